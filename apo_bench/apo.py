@@ -1,0 +1,48 @@
+"""Adversarial Preference Optimization: the policy and its reward model take turns in a min-max game.
+
+Cheng et al., "Adversarial Preference Optimization: Enhancing Your Alignment via RM-LLM Game", arXiv:2311.08045.
+
+Each round, with the policy fixed, the reward model learns to tell golden responses from the policy's current samples while
+staying faithful to human preference pairs (the max step); then, with the reward model fixed, the policy learns to please it
+(the min step), by whatever update the player brings. No new annotation is bought: the golden responses are the same each round.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from apo_bench.lab import Lab, PolicyUpdate, golden_over_samples
+from apo_bench.losses import APOLoss
+
+
+@dataclass(frozen=True)
+class APO:
+    """APO with any player. Two parameters turn it into its own controls, so that nothing else can differ:
+
+    opponent "initial": the reward model is refitted on the initial policy's fresh samples, not the current one's (golden_refresh).
+    refit "once": and only in the first round (golden_static).
+    """
+
+    player: PolicyUpdate  # the policy's move
+    rounds: int = 3
+    samples_per_prompt: int = 4  # per golden response
+    apo_coeff: float = 0.1  # weight of golden-over-sample pairs beside human pairs
+    opponent: Literal["current", "initial"] = "current"  # whose samples the golden responses are held up against
+    refit: Literal["every_round", "once"] = "every_round"
+    start: Literal["base", "previous"] = "base"  # each round's reward model starts from the base model (the paper) or goes on
+
+    def run(self, lab: Lab) -> None:
+        human, golden = lab.pairs(), lab.golden()
+        golden_prompts = [one.prompt for one in golden]
+        loss = APOLoss(self.apo_coeff, self.samples_per_prompt)
+        policy, reward_model = lab.initial_policy, None
+        for round_ in range(self.rounds):
+            if reward_model is None or self.refit == "every_round":
+                # max step: r = argmin  L_rank(human) + apo_coeff L_rank(golden > samples of the opponent)
+                opponent = policy if self.opponent == "current" else lab.initial_policy
+                samples = lab.sample(opponent, golden_prompts, n=self.samples_per_prompt, draw=round_)
+                duels = golden_over_samples(golden, samples)
+                previous = reward_model if self.start == "previous" else None
+                reward_model = lab.train_reward_model(human, duels, loss=loss, start=previous)
+            # min step: the policy's turn against the fixed reward model
+            policy = self.player.update(lab, policy, reward_model, draw=round_)
+            lab.finish_round(policy, reward_model)

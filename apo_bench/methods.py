@@ -1,0 +1,132 @@
+"""`use: file.py@Class` or `use: module@Class` and its parameters -> a method.
+
+A method is a frozen dataclass with `run(lab)`, `update(lab, policy, reward_model, draw)`, or both; its fields are its parameters.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from apo_bench.errors import InputError
+from apo_bench.shipped import find_beside
+from apo_bench.types import identity
+
+
+def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: str | None = None) -> Any:
+    """The method that `use` names, with these parameters; a parameter that is a mapping with `use` is itself a method.
+
+    `base` is the experiment file's folder. Values are checked against the fields' types as strictly as the experiment file's
+    own. Raises InputError, one line that starts with the arm's name (or `use`) and names the parameter.
+    """
+    where = arm or use
+    cls = _class(use, base, where)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for name in parameters:
+        if name not in fields:
+            _refuse(where, f"unknown parameter {name!r} of {cls.__name__}; it has: {', '.join(fields) or 'none'}")
+    for name, field in fields.items():
+        if name not in parameters and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            _refuse(where, f"{cls.__name__} needs the parameter {name!r}")
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+        values = {name: _value(hints[name], value, base, f"{where}.{name}") for name, value in parameters.items()}
+        return cls(**values)
+    except InputError:
+        raise
+    except Exception as error:  # a method's own checks, or annotations that name nothing
+        _refuse(where, f"{cls.__name__}: {type(error).__name__}: {error}")
+
+
+def source_files(use: str, parameters: Mapping[str, Any], *, base: Path | None) -> tuple[Path, ...]:
+    """The python files of a method and of the methods among its parameters, each once."""
+    nested = [source_files(*part, base=base) for value in parameters.values() if (part := _nested(value))]
+    own = Path(inspect.getfile(_class(use, base, use))).resolve()
+    return tuple(dict.fromkeys((own, *(path for paths in nested for path in paths))))
+
+
+def _class(use: Any, base: Path | None, where: str) -> type:
+    place, _, name = use.rpartition("@") if isinstance(use, str) else ("", "", "")
+    if not place or not name:
+        _refuse(where, f"use: a method is module@Class or file.py@Class, got {use!r}")
+    module = _load_file(place, base, where) if place.endswith(".py") else _import(place, where)
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type):
+        _refuse(where, f"use: {place} has no class {name!r}; it has: {', '.join(_methods_in(module)) or 'no method'}")
+    if not dataclasses.is_dataclass(cls) or not getattr(cls, "__dataclass_params__").frozen:  # noqa: B009 (pyright knows no such attribute)
+        _refuse(where, f"use: {use}: a method is a frozen dataclass")
+    if not any(callable(getattr(cls, verb, None)) for verb in ("run", "update")):
+        _refuse(where, f"use: {use}: a method has run(lab) or update(lab, policy, reward_model, draw)")
+    return cls
+
+
+def _load_file(place: str, base: Path | None, where: str) -> ModuleType:
+    path = find_beside(place, base)
+    if path is None or not path.is_file():
+        _refuse(where, f"use: {place}: no such file beside the experiment, in the working directory or among the shipped methods")
+    path = path.resolve()
+    source = path.read_bytes()
+    # Named by place and content: two files called dpo.py do not meet, and a file that has changed is read again.
+    name = f"apo_bench_method_{path.stem}_{identity(str(path), repr(source))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        _refuse(where, f"use: {path}: cannot be imported: {type(error).__name__}: {error}")
+    return module
+
+
+def _import(place: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        _refuse(where, f"use: {place}: cannot be imported: {type(error).__name__}: {error}")
+
+
+def _value(hint: Any, value: Any, base: Path | None, where: str) -> Any:
+    adapter = _adapter(hint)
+    try:
+        if nested := _nested(value):
+            return adapter.validate_python(resolve(*nested, base=base, arm=where))
+        return adapter.validate_json(json.dumps(value), strict=True)  # as JSON, where a list is good for a tuple
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "needs_python_object":
+            _refuse(where, f"a method is wanted here, a mapping with `use` (got {value!r})")
+        _refuse(where, f"{first['msg'].removeprefix('Value error, ')} (got {value!r})")
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
+    except PydanticUserError:  # a pydantic model brings its own configuration
+        return TypeAdapter(hint)
+
+
+def _nested(value: Any) -> tuple[Any, dict[str, Any]] | None:
+    if not isinstance(value, Mapping) or "use" not in value:
+        return None
+    return value["use"], {name: inner for name, inner in value.items() if name != "use"}
+
+
+def _methods_in(module: ModuleType) -> Iterator[str]:
+    for name, value in vars(module).items():
+        if isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value):
+            yield name
+
+
+def _refuse(where: str, message: str) -> NoReturn:
+    raise InputError(" ".join(f"{where}: {message}".split())) from None

@@ -1,0 +1,1 @@
+"""Models behind plain functions: text (tokenizers), policy (sampling, log-probabilities), reward (neural), ngram (linear)."""

@@ -1,0 +1,89 @@
+"""Neural reward models: sequence classification with one label, on any backbone, in fp32."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apo_bench.config import NeuralReward
+from apo_bench.losses import RewardLoss
+from apo_bench.models.policy import fit_embedding, on_device, token_ids
+from apo_bench.models.text import encode_scored, load_tokenizer, pad, word_tokenizer
+from apo_bench.types import Pair, Prompt
+
+
+def new_reward_model(spec: NeuralReward, start: str | Path | None, vocabulary: Sequence[str] | None, seed: int) -> tuple[Any, Any]:
+    """(model, tokenizer): from the folder `start`, or the spec's architecture; the seed draws the head (and a new body)."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if start is not None:
+            tokenizer = load_tokenizer(start, spec.trust_remote_code)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                start, num_labels=1, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+            )
+            fit_embedding(model, tokenizer)
+        else:
+            assert spec.architecture is not None
+            assert vocabulary is not None
+            tokenizer = word_tokenizer(vocabulary)
+            fields = dict(spec.architecture)
+            config = AutoConfig.for_model(fields.pop("model_type"), **fields, **token_ids(tokenizer), num_labels=1)
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    return on_device(model), tokenizer
+
+
+def parameters(model: Any) -> int:
+    """Weights that take part in matrix products for every token: all but the looked-up embedding."""
+    return sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
+
+
+def pair_items(tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward) -> list[dict[str, Any]]:
+    """Encoded pairs for `training.fit`."""
+    items: list[dict[str, Any]] = []
+    for pair in pairs:
+        sides = [encode_scored(tokenizer, pair.prompt, text, spec.axis_input, spec.max_tokens).ids for text in (pair.chosen, pair.rejected)]
+        items.append({"sides": sides, "golden": pair.source == "golden_over_sample", "size": 1, "length": sum(map(len, sides))})
+    return items
+
+
+def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """All chosen sides, then all rejected ones: (2B, T)."""
+    ids, attention = pad([item["sides"][side] for side in (0, 1) for item in items], pad_id)
+    return {"input_ids": ids, "attention_mask": attention, "golden": torch.tensor([item["golden"] for item in items])}
+
+
+def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: RewardLoss) -> Tensor:
+    """One loss term per pair, (B,)."""
+    scores = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.squeeze(-1)
+    chosen, rejected = scores.chunk(2)
+    return loss(chosen - rejected, batch["golden"])
+
+
+@torch.no_grad()
+def score(folder: Path, items: Sequence[tuple[Prompt, str]], spec: NeuralReward) -> tuple[list[float], dict[str, float]]:
+    """A score for each (prompt, response), each distinct one computed once, and the counts spent (charged per item)."""
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(folder, spec.trust_remote_code)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code)
+    on_device(model).eval()
+    encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
+    distinct = sorted({tuple(one.ids) for one in encoded}, key=lambda ids: (len(ids), ids))
+    scores: dict[tuple[int, ...], float] = {}
+    for start in range(0, len(distinct), spec.score_batch_size):
+        batch = distinct[start : start + spec.score_batch_size]
+        ids, mask = pad(batch, tokenizer.pad_token_id)
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits.squeeze(-1)
+        scores.update(zip(batch, logits.float().tolist(), strict=True))
+    tokens = sum(len(one.ids) for one in encoded)
+    counts: dict[str, float] = {
+        "scored_responses": len(items),
+        "scored_tokens": tokens,
+        "flops": 2 * parameters(model) * tokens,
+        "truncated_scored": sum(one.truncated for one in encoded),
+    }
+    return [scores[tuple(one.ids)] for one in encoded], counts

@@ -1,0 +1,118 @@
+"""Conversations to token ids, for policies and for reward models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apo_bench.types import Prompt
+
+PAD = "<|apo_pad|>"
+HUMAN_TURN = "\n\nHuman:"
+# A word-level tokenizer's own template; it has no place for a system message.
+WORD_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} "
+    "{% elif m['role'] == 'assistant' %}<assistant> {{ m['content'] }} <eos> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and whether something was cut off their left."""
+
+    ids: list[int]
+    truncated: bool = False
+
+
+def word_tokenizer(vocabulary: Sequence[str]) -> Any:
+    """A word-level tokenizer with a chat template, as an ordinary transformers tokenizer that any tool loads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
+    words = {word: number for number, word in enumerate([*special, *dict.fromkeys(vocabulary)])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        chat_template=WORD_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """A tokenizer whose padding token is its own, never the end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, system_prompt: str | None, max_tokens: int) -> Encoded:
+    """The ids a policy continues. The system prompt is always given explicitly (None: no system message at all)."""
+    if tokenizer.chat_template:
+        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        if system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": system_prompt})
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    else:
+        text = transcript(prompt) + "\n\nAssistant:"
+    return _left_truncated(tokenizer(text, add_special_tokens=False)["input_ids"], max_tokens)
+
+
+def encode_response(tokenizer: Any, text: str, max_tokens: int) -> list[int]:
+    """A response's ids with the end-of-sequence token; one too long is cut on the right and then has no end."""
+    if not tokenizer.chat_template:
+        text = " " + text
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:max_tokens]
+
+
+def encode_scored(tokenizer: Any, prompt: Prompt, response: str, axis_input: bool, max_tokens: int) -> Encoded:
+    """The ids a reward model reads: the conversation with the response, and the axis's name first if it is an input."""
+    if tokenizer.chat_template:
+        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        messages.append({"role": "assistant", "content": response})
+        if axis_input:
+            messages.insert(0, {"role": "system", "content": prompt.axis})
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        return _left_truncated(tokenizer(text, add_special_tokens=False)["input_ids"], max_tokens)
+    axis = f"{prompt.axis}: " if axis_input else ""
+    body = tokenizer(f"{axis}{transcript(prompt)}\n\nAssistant: {response}", add_special_tokens=False)["input_ids"]
+    room = max_tokens - tokenizer.num_special_tokens_to_add()
+    kept = _left_truncated(body, room, keep=len(tokenizer(axis, add_special_tokens=False)["input_ids"]) if axis_input else 0)
+    return Encoded(tokenizer.build_inputs_with_special_tokens(kept.ids), kept.truncated)
+
+
+def transcript(prompt: Prompt) -> str:
+    """The conversation in the Human/Assistant form of Anthropic's HH data."""
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[message.role]}: {message.content}" for message in prompt.messages)
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both (B, T)."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), value, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        place = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
+        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, place] = 1
+    return ids, mask
+
+
+def _left_truncated(ids: list[int], max_tokens: int, keep: int = 0) -> Encoded:
+    """Cut on the left, but keep the first `keep` ids."""
+    if len(ids) <= max_tokens:
+        return Encoded(ids)
+    return Encoded(ids[:keep] + ids[len(ids) - (max_tokens - keep) :], truncated=True)

@@ -1,0 +1,192 @@
+"""The only writer under a run folder: content-addressed artifacts and atomic files.
+
+An artifact is a folder `store/<kind>/<key>/` whose key hashes everything that can change its content. It is built under a
+temporary name and renamed when complete, so that whatever has its final name is whole; a checksum of every file is kept in
+its manifest and compared when the artifact is first read. Equal keys are computed once, also by several processes.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from apo_bench import __version__
+
+MANIFEST = "manifest.json"
+TIMING = "timing.json"  # measured values live apart: they are outside byte-identity
+VERSIONED = ("torch", "transformers", "accelerate", "tokenizers", "peft", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact. `counts` are the amounts its making spent; every arm that uses it is charged them in full."""
+
+    key: str
+    folder: Path
+    counts: Mapping[str, float]
+    wall_s: float
+    peak_memory_bytes: float
+
+
+class RunStore:
+    """Artifacts of one run folder."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.run_folder = run_folder
+        self.root = run_folder / "store"
+        self._verified: dict[tuple[str, str], Artifact] = {}
+        self.built: list[str] = []  # kind/key of what this process computed itself
+
+    def artifact(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Artifact:
+        """Return the artifact these inputs name, building it if it is not there.
+
+        `inputs` must be JSON-ready and name everything that can change the result. `build(folder)` writes the files and
+        returns the counts. A damaged artifact is moved aside and built again.
+        """
+        key = digest({"kind": kind, **inputs})
+        if (kind, key) in self._verified:
+            return self._verified[kind, key]
+        final = self.root / kind / key
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.parent / f".{key}.lock"):
+            if final.exists() and (damage := _damage(final)):
+                aside = _free_name(final.with_name(f"{key}.damaged"))
+                final.rename(aside)
+                print(f"{final}: {damage}; moved to {aside.name} and computed again")
+            if not final.exists():
+                self._build(kind, key, final, inputs, build)
+        found = self._open(key, final)
+        self._verified[kind, key] = found
+        return found
+
+    def open(self, kind: str, key: str) -> Artifact:
+        """An artifact known to exist. Raises FileNotFoundError if it does not."""
+        return self._verified.get((kind, key)) or self._open(key, self.root / kind / key)
+
+    def _open(self, key: str, folder: Path) -> Artifact:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        timing = json.loads((folder / TIMING).read_text())
+        return Artifact(key, folder, manifest["counts"], timing["wall_s"], timing["peak_memory_bytes"])
+
+    def _build(self, kind: str, key: str, final: Path, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> None:
+        for left_over in final.parent.glob(f".{key}.tmp*"):  # of a killed process: we hold the lock
+            shutil.rmtree(left_over)
+        folder = final.with_name(f".{key}.tmp{os.getpid()}")
+        folder.mkdir()
+        started = time.monotonic()
+        try:
+            counts = {name: float(amount) for name, amount in build(folder).items()}
+            files = {str(path.relative_to(folder)): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+            manifest = {"kind": kind, "key": key, "inputs": inputs, "counts": counts, "files": files, **origin()}
+            write_json(folder / MANIFEST, manifest)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+            write_json(folder / TIMING, {"wall_s": time.monotonic() - started, "peak_memory_bytes": peak})
+            folder.rename(final)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self.built.append(f"{kind}/{key}")
+
+
+def digest(value: Any) -> str:
+    """A short hash of a JSON-ready value; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()[:24]
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """A short hash of files' contents, by name and in order of name."""
+    return digest([(path.name, _checksum(path)) for path in sorted(paths, key=lambda path: (path.name, str(path)))])
+
+
+def digest_folder(folder: Path) -> str:
+    """A short hash of a model folder's files."""
+    return digest([(str(path.relative_to(folder)), _checksum(path)) for path in sorted(folder.rglob("*")) if path.is_file()])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+@cache
+def code_hash() -> str:
+    """Hash of the sources whose change can change an artifact."""
+    here = Path(__file__).parent
+    return digest_files([here / "losses.py", here / "training.py", *(here / "models").glob("*.py")])
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that can change an artifact, without importing them."""
+    found = {"apo-bench": __version__}
+    for name in VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def origin() -> dict[str, Any]:
+    """Where a result comes from: library versions and the commit, if the code lies in a git checkout."""
+    import subprocess
+
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return {"versions": versions(), "commit": None, "dirty": None}
+
+    def git(*words: str) -> str | None:
+        try:
+            return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"versions": versions(), "commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a finished artifact, or None."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        timing = json.loads((folder / TIMING).read_text())
+        _ = timing["wall_s"], timing["peak_memory_bytes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"unreadable manifest ({type(error).__name__})"
+    for name, expected in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _checksum(folder / name) != expected:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def _free_name(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}{number}")
+    return candidate

@@ -1,0 +1,108 @@
+"""Frozen records that flow from room to room. Standard library only."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["user", "assistant"]
+Split = Literal["rm", "policy", "gold", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("rm", "policy", "gold", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a policy is asked: a conversation that ends with the user's turn.
+
+    `cluster_id` names the unit that is split, counted and resampled; prompts of one cluster are not independent.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    axis: str
+    cluster_id: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """A policy's answer. `tokens` counts generated tokens, the end-of-sequence token included."""
+
+    prompt: Prompt
+    text: str
+    tokens: int
+    finish: Literal["eos", "turn", "length"]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A golden response to a prompt: what the adversarial reward model holds up against the policy's samples."""
+
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference pair. `source` says whose preference it is; the APO loss weighs by it."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    source: Literal["human", "golden_over_sample", "best_over_worst"] = "human"
+
+    @property
+    def id(self) -> str:
+        """Content identity: two equal pairs are one annotation."""
+        return identity(self.prompt.id, self.chosen, self.rejected)
+
+
+@dataclass(frozen=True)
+class Group:
+    """k responses to one prompt with the reward model's scores, in sampling order."""
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the response to imitate."""
+
+    prompt: Prompt
+    response: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A handle to a policy in the run's store; methods hand it on and never open it."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A handle to a trained reward model in the run's store."""
+
+    key: str
+
+
+def identity(*parts: str) -> str:
+    """A short content hash of strings, stable over processes and machines."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()[:16]
+
+
+def prompt_id(axis: str, messages: tuple[Message, ...]) -> str:
+    """The id every task gives a prompt: its axis and its conversation."""
+    return identity(axis, *(f"{message.role}\n{message.content}" for message in messages))

@@ -1,0 +1,39 @@
+"""Iterative Direct Preference Optimization (Rafailov et al., arXiv:2305.18290) on the best against the worst of n samples."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from apo_bench.lab import Lab, best_worst
+from apo_bench.losses import DPOLoss, RankingLoss
+from apo_bench.types import Policy, RewardModel
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Sample n, prefer the best to the worst by the reward model. Alone, the reward model is fitted once, to human pairs."""
+
+    rounds: int = 3
+    prompts_per_round: int | None = None  # None: all policy prompts, every round
+    samples_per_prompt: int = 4
+    beta: float = 0.1
+    reference: Literal["initial", "round_start"] = "initial"
+    learning_rate: float | None = None  # None: the experiment's
+    epochs: float | None = None
+
+    def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
+        prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)
+        samples = lab.sample(policy, prompts, n=self.samples_per_prompt, draw=draw)
+        pairs = best_worst(lab.score(reward_model, samples))
+        if not pairs:  # every group tied: nothing to learn this round
+            return policy
+        reference = lab.initial_policy if self.reference == "initial" else policy
+        return lab.train_policy(
+            policy, pairs, DPOLoss(self.beta), reference=reference, learning_rate=self.learning_rate, epochs=self.epochs
+        )
+
+    def run(self, lab: Lab) -> None:
+        reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
+        policy = lab.initial_policy
+        for round_ in range(self.rounds):
+            policy = self.update(lab, policy, reward_model, draw=round_)
+            lab.finish_round(policy, reward_model)

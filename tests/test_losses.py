@@ -1,0 +1,84 @@
+"""Losses against numbers derived by hand, and DPO against TRL."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, SFTLoss, token_logps
+
+
+def test_ranking_loss_is_minus_log_sigmoid():
+    """-log sigmoid(0) = log 2; -log sigmoid(log 3) = log(1 + 1/3) = log(4/3); -log sigmoid(-log 3) = log(1 + 3) = log 4."""
+    margin = torch.tensor([0.0, math.log(3), -math.log(3)])
+    terms = RankingLoss()(margin, torch.tensor([False, True, False]))
+    assert terms.tolist() == pytest.approx([math.log(2), math.log(4 / 3), math.log(4)])
+
+
+def test_apo_loss_weighs_golden_pairs_by_coefficient_over_samples():
+    """apo_coeff 0.1 over 4 samples is 0.025 a pair; human pairs weigh 1: terms log 2, 0.025 log 2, 0.025 log 4."""
+    terms = APOLoss(apo_coeff=0.1, samples_per_prompt=4)(torch.tensor([0.0, 0.0, -math.log(3)]), torch.tensor([False, True, True]))
+    assert terms.tolist() == pytest.approx([math.log(2), 0.025 * math.log(2), 0.025 * math.log(4)])
+
+
+def test_dpo_loss_by_hand():
+    """Log-ratios: chosen -1 - (-2) = 1, rejected -3 - (-2) = -1; beta 0.5 * 2 = 1; -log sigmoid(1) = log(1 + e^-1)."""
+    term = DPOLoss(beta=0.5)(*(torch.tensor([value]) for value in (-1.0, -3.0, -2.0, -2.0)))
+    assert term.item() == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+def test_token_logps_and_sft_by_hand():
+    """Two equal logits give log 1/2, logits (log 3, 0) give log 3/4 and log 1/4. Tokens 0, 1, 0: position 1 is token 1 under logits
+    (log 3, 0): log 1/4; position 2 is token 0 under (0, 0): log 1/2. With both in the response, SFT is log 4 + log 2 = log 8."""
+    logits = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0], [5.0, 5.0]]])
+    logps = token_logps(logits, torch.tensor([[0, 1, 0]]))
+    assert logps[0].tolist() == pytest.approx([0.0, math.log(1 / 4), math.log(1 / 2)])
+    assert SFTLoss()(logps, torch.tensor([[0, 1, 1]])).item() == pytest.approx(math.log(8))
+    assert SFTLoss()(logps, torch.tensor([[0, 0, 1]])).item() == pytest.approx(math.log(2))
+
+
+def test_losses_are_told_apart_by_class_and_fields():
+    assert DPOLoss(0.1) == DPOLoss(0.1) != DPOLoss(0.2)
+
+
+def test_dpo_equals_trl_on_one_batch(tmp_path: Path, tiny_policy: Any):
+    """The same prompts, pairs and models through TRL's DPOTrainer.compute_loss."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    from apo_bench.models import policy as policies
+    from apo_bench.types import Message, Pair, Prompt, prompt_id
+
+    folder, spec = tiny_policy
+    rows = [("how do i wash it", "rinse and dry", "no"), ("how", "boil", "rinse rinse rinse dry"), ("wash it", "dry it", "no how")]
+
+    def pair(text: str, chosen: str, rejected: str) -> Pair:
+        messages = (Message("user", text),)
+        return Pair(Prompt(prompt_id("helpful", messages), messages, "helpful", text), chosen, rejected)
+
+    model, tokenizer = policies.load_policy(folder)
+    with torch.no_grad():  # a policy that has moved away from its reference
+        torch.manual_seed(0)
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    reference, _ = policies.load_policy(folder)
+    items = policies.training_items(tokenizer, [pair(*row) for row in rows], DPOLoss(0.3), spec)
+    policies.add_reference(reference, tokenizer, items, batch_size=2)
+    batch = policies.collate(items, tokenizer.pad_token_id)
+    ours = policies.loss_terms(model.eval(), batch, DPOLoss(0.3)).mean().item()
+
+    def side(prompt: str, text: str) -> dict[str, Any]:
+        return {"prompt": [{"role": "user", "content": prompt}], "text": [{"role": "assistant", "content": text}]}
+
+    dataset = Dataset.from_list([
+        {"prompt": side(p, c)["prompt"], "chosen": side(p, c)["text"], "rejected": side(p, r)["text"]} for p, c, r in rows
+    ])  # fmt: skip
+    arguments = trl.DPOConfig(
+        output_dir=str(tmp_path), beta=0.3, use_cpu=True, report_to=[], per_device_train_batch_size=3, max_length=64, disable_dropout=True, bf16=False,
+    )  # fmt: skip
+    trainer = trl.DPOTrainer(model=model, ref_model=reference, args=arguments, train_dataset=dataset, processing_class=tokenizer)
+    theirs = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader()))).item()
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert abs(ours - math.log(2)) > 1e-3  # not the trivial value of an unmoved policy
