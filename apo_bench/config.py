@@ -119,6 +119,7 @@ class NeuralReward(Strict):
     architecture: dict[str, Any] | None = None
     initial: Literal["policy"] | None = None
     axis_input: bool = False  # put the axis's name before the text, where the axes pull against each other
+    axis_heads: bool = False  # or give each axis an output of its own on a shared body
     max_tokens: int = Field(default=256, ge=2)
     score_batch_size: int = Field(default=64, ge=1)
     training: Recipe
@@ -176,6 +177,7 @@ class Evaluation(Strict):
 
     sampling: Sampling
     prompts: int | None = Field(default=None, ge=2)
+    held_out_golden: int = Field(default=64, ge=4)  # golden responses kept from every arm, to examine reward models on
     kl_prompts: int = Field(default=64, ge=2)
     ece_bins: int = Field(default=10, ge=2)
     diagnostic_pairs: int | None = Field(default=None, ge=2)  # held-out human pairs a reward model is examined on

@@ -5,7 +5,7 @@ All of it is charged to `_bench`. Gold reward models are trained once per experi
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_files,
 from apo_bench.tasks import Task
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, identity
 
-HELD_OUT_GOLDEN = 64  # golden responses kept from every arm, for the reward models' diagnostics
+CHARGED = "charged.json"
 FLOOR = NgramReward()  # every neural reward model is reported beside a linear one on the same pairs
 
 
@@ -36,11 +36,11 @@ class Bench:
     store: RunStore
     hardware: Mapping[str, Any]
     progress: Callable[[str], None] = lambda stage: None
-    ledger: Ledger = field(default_factory=lambda: Ledger("_bench", {}))
+    charged: dict[str, Mapping[str, float]] = field(default_factory=dict)  # each artifact of the bench's own, with its counts
 
     def lab(self, seed: int, reward_model: RewardSpec | None = None, *, arm: str = "_bench") -> Lab:
         """A Lab for one arm-seed; arms get the experiment's budget and only the data that methods may see."""
-        ledger = self.ledger if arm == "_bench" else Ledger(arm, self.experiment.budget)
+        ledger = Ledger(arm, {} if arm == "_bench" else self.experiment.budget)
         return self._lab(seed, self.initial_policy, reward_model or self.experiment.models.reward, ledger)
 
     @cached_property
@@ -50,7 +50,7 @@ class Bench:
         policy = base_policy(self.store, spec, self.task.vocabulary)
         if spec.warmup is None:
             return policy
-        lab = self._lab(0, policy, self.experiment.models.reward, self.ledger)
+        lab = self._lab(0, policy, self.experiment.models.reward, Ledger("_bench", {}))
         return lab.train_policy(policy, self.task.demonstrations, SFTLoss(), recipe=spec.warmup)
 
     def gold(self, gold: Gold, seed: int) -> RewardModel:
@@ -65,13 +65,14 @@ class Bench:
             pairs=self.task.pairs["rm"],
             prompts={"rm": self.task.prompts["rm"], "policy": self.task.prompts["policy"]},
             golden=tuple(golden for golden in self._golden if golden.prompt.id not in kept_back),
+            axes=self.task.axes,
             vocabulary=self.task.vocabulary,
         )
 
     @cached_property
     def held_out_golden(self) -> tuple[Golden, ...]:
         in_chance_order = sorted(self._golden, key=lambda golden: identity("held out", golden.prompt.id))
-        return tuple(in_chance_order[: min(HELD_OUT_GOLDEN, len(in_chance_order) // 4)])
+        return tuple(in_chance_order[: min(self.experiment.evaluation.held_out_golden, len(in_chance_order) // 4)])
 
     @cached_property
     def test_prompts(self) -> tuple[Prompt, ...]:
@@ -100,35 +101,36 @@ class Bench:
         }
 
         def build(folder: Path) -> Mapping[str, float]:
-            examination = _Examination(self, round_, seed)
-            for name, rows in examination.tables().items():
+            within = replace(self, charged={})
+            for name, rows in _Examination(within, round_, seed).tables().items():
                 pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", index=False)
-            return {}
+            return _write_charged(folder, within)
 
-        return self.store.artifact("evaluations", inputs, build)
+        return self._charged(self.store.artifact("evaluations", inputs, build))
 
     def gold_accuracy(self) -> Artifact:
         """How well each gold reward model tells held-out human pairs apart, beside an n-gram floor on the same gold pairs."""
         trained = {gold: [self.gold(gold, seed) for seed in gold.seeds] for gold in self.experiment.models.gold}
 
         def build(folder: Path) -> Mapping[str, float]:
+            within = replace(self, charged={})
             rows: list[dict[str, Any]] = []
             for gold, models in trained.items():
-                margins = [self.margins(self.lab(seed, gold.model), model) for seed, model in zip(gold.seeds, models, strict=True)]
+                margins = [self.margins(within.lab(seed, gold.model), model) for seed, model in zip(gold.seeds, models, strict=True)]
                 for seed, values in [*zip(gold.seeds, margins, strict=True), (-1, np.mean(margins, axis=0))]:
                     rows += [{"gold": gold.name, "seed": seed, **row} for row in self.accuracy_rows(values)]
-            lab = self.lab(0, FLOOR)
+            lab = within.lab(0, FLOOR)
             floor = lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
             rows += [{"gold": "_floor", "seed": 0, **row} for row in self.accuracy_rows(self.margins(lab, floor))]
             pd.DataFrame(rows).to_parquet(folder / "gold.parquet", index=False)
-            return {}
+            return _write_charged(folder, within)
 
         inputs = {
             "golds": {gold.name: [model.key for model in models] for gold, models in trained.items()},
             "pairs": digest([pair.id for pair in (*self.test_pairs, *self.task.pairs["gold"])]),
             **self._made_by(),
         }
-        return self.store.artifact("gold_accuracy", inputs, build)
+        return self._charged(self.store.artifact("gold_accuracy", inputs, build))
 
     def floor_accuracy(self, seed: int) -> list[dict[str, Any]]:
         """The n-gram floor for proxies: the same human pairs that an arm of this seed gets."""
@@ -155,6 +157,11 @@ class Bench:
             })  # fmt: skip
         return rows
 
+    def _charged(self, artifact: Artifact) -> Artifact:
+        """Take over what an examination used: a replayed one must leave the same account as one just made."""
+        self.charged.update(json.loads((artifact.folder / CHARGED).read_text()))
+        return artifact
+
     def _made_by(self) -> dict[str, Any]:
         code = [code_hash(), digest_files([Path(__file__), *self.task.source_files])]
         return {"code": code, "versions": versions(), "hardware": dict(self.hardware)}
@@ -170,11 +177,17 @@ class Bench:
             initial_policy=initial_policy,
             hardware=self.hardware,
             progress=self.progress,
+            charged=self.charged if ledger.arm == "_bench" else None,
         )
 
     @cached_property
     def _golden(self) -> tuple[Golden, ...]:
         return tuple(Golden(prompt, self.task.golden[prompt.id]) for prompt in self.task.prompts["rm"] if prompt.id in self.task.golden)
+
+
+def _write_charged(folder: Path, bench: Bench) -> Mapping[str, float]:
+    (folder / CHARGED).write_text(json.dumps({key: dict(counts) for key, counts in bench.charged.items()}, sort_keys=True))
+    return {}
 
 
 class _Examination:

@@ -7,7 +7,6 @@ replayable (finished verbs return at once) and blind (no gold reward model, dev 
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from apo_bench.budget import UNITS, Ledger
+from apo_bench.budget import Ledger
 from apo_bench.config import NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
 from apo_bench.errors import InputError
 from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_folder, versions
@@ -32,6 +31,7 @@ class TrainingData:
     pairs: tuple[Pair, ...]
     prompts: Mapping[Literal["rm", "policy"], tuple[Prompt, ...]]
     golden: tuple[Golden, ...]
+    axes: tuple[str, ...]
     vocabulary: tuple[str, ...] | None = None
 
 
@@ -65,12 +65,13 @@ class Lab:
         initial_policy: Policy,
         hardware: Mapping[str, Any],
         progress: Callable[[str], None] = lambda stage: None,
+        charged: dict[str, Mapping[str, float]] | None = None,
     ) -> None:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
         self.wall_s = 0.0  # what the arm's artifacts took to make, whoever made them
         self.peak_memory_bytes = 0.0
-        self.other_counts: Counter[str] = Counter()  # such as truncated prompts: counted, not budgeted
+        self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
         self._store, self._ledger, self._seed, self._data = store, ledger, seed, data
         self._policy_model, self._reward_model, self._hardware, self._progress = policy_model, reward_model, dict(hardware), progress
 
@@ -161,6 +162,7 @@ class Lab:
             "loss": _described(loss),
             "spec": self._spec(),
             "base": self._base(),
+            "axes": list(self._data.axes),
             "start": start.key if start else None,
         }
 
@@ -172,7 +174,7 @@ class Lab:
 
             body = self._policy_folder(self.initial_policy) if spec.initial else spec.path
             origin = self._store.open("reward_models", start.key).folder if start else body
-            return train_reward_model(origin, pairs, loss, self._data.vocabulary, spec, seed, folder)
+            return train_reward_model(origin, pairs, loss, self._data.axes, self._data.vocabulary, spec, seed, folder)
 
         return RewardModel(self._memo("reward_models", inputs, build).key)
 
@@ -231,7 +233,7 @@ class Lab:
         named = {**inputs, "seed": self._seed, "hardware": self._hardware, "code": code_hash(), "versions": versions()}
         artifact = self._store.artifact(kind, named, build)
         self._ledger.charge(artifact.counts)
-        self.other_counts.update({name: amount for name, amount in artifact.counts.items() if name not in UNITS})
+        self.charged[artifact.key] = artifact.counts
         self.wall_s += artifact.wall_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
         return artifact

@@ -6,7 +6,6 @@ A method is a frozen dataclass with `run(lab)`, `update(lab, policy, reward_mode
 import dataclasses
 import importlib
 import importlib.util
-import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,17 +46,41 @@ def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: 
 
 
 def source_files(use: str, parameters: Mapping[str, Any], *, base: Path | None) -> tuple[Path, ...]:
-    """The python files of a method and of the methods among its parameters, each once."""
+    """The python files of a method and of the methods among its parameters, each once.
+
+    Nothing is imported but the packages above a module: a replay hashes these files and does without torch.
+    """
     nested = [source_files(*part, base=base) for value in parameters.values() if (part := _nested(value))]
-    own = Path(inspect.getfile(_class(use, base, use))).resolve()
-    return tuple(dict.fromkeys((own, *(path for paths in nested for path in paths))))
+    place, _ = _split(use, use)
+    return tuple(dict.fromkeys((_file(place, base, use), *(path for paths in nested for path in paths))))
 
 
-def _class(use: Any, base: Path | None, where: str) -> type:
+def _split(use: Any, where: str) -> tuple[str, str]:
     place, _, name = use.rpartition("@") if isinstance(use, str) else ("", "", "")
     if not place or not name:
         _refuse(where, f"use: a method is module@Class or file.py@Class, got {use!r}")
-    module = _load_file(place, base, where) if place.endswith(".py") else _import(place, where)
+    return place, name
+
+
+def _file(place: str, base: Path | None, where: str) -> Path:
+    if place.endswith(".py"):
+        path = find_beside(place, base)
+        if path is None or not path.is_file():
+            _refuse(where, f"use: {place}: no such file beside the experiment, in the working directory or among the shipped methods")
+        return path.resolve()
+    try:
+        spec = importlib.util.find_spec(place)
+    except Exception as error:
+        _refuse(where, f"use: {place}: cannot be imported: {type(error).__name__}: {error}")
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        _refuse(where, f"use: {place}: no such module")
+    return Path(spec.origin).resolve()
+
+
+def _class(use: Any, base: Path | None, where: str) -> type:
+    place, name = _split(use, where)
+    path = _file(place, base, where)
+    module = _load_file(path, where) if place.endswith(".py") else _import(place, where)
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
         _refuse(where, f"use: {place} has no class {name!r}; it has: {', '.join(_methods_in(module)) or 'no method'}")
@@ -68,11 +91,7 @@ def _class(use: Any, base: Path | None, where: str) -> type:
     return cls
 
 
-def _load_file(place: str, base: Path | None, where: str) -> ModuleType:
-    path = find_beside(place, base)
-    if path is None or not path.is_file():
-        _refuse(where, f"use: {place}: no such file beside the experiment, in the working directory or among the shipped methods")
-    path = path.resolve()
+def _load_file(path: Path, where: str) -> ModuleType:
     source = path.read_bytes()
     # Named by place and content: two files called dpo.py do not meet, and a file that has changed is read again.
     name = f"apo_bench_method_{path.stem}_{identity(str(path), repr(source))}"

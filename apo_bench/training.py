@@ -180,14 +180,15 @@ def train_reward_model(
     start: str | Path | None,
     pairs: Sequence[Pair],
     loss: RewardLoss,
+    axes: Sequence[str],
     vocabulary: Sequence[str] | None,
     spec: NeuralReward,
     seed: int,
     into: Path,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Train a reward model from the folder `start` (None: the spec's architecture), save it in `into`, return the counts."""
-    model, tokenizer = rewards.new_reward_model(spec, start, vocabulary, seed)
-    items = rewards.pair_items(tokenizer, pairs, spec)
+    model, tokenizer = rewards.new_reward_model(spec, start, axes, vocabulary, seed)
+    items = rewards.pair_items(model, tokenizer, pairs, spec)
     size, share = rewards.parameters(model), _trainable_share(model, spec.training)
     with tempfile.TemporaryDirectory() as scratch:
         model, took = fit(

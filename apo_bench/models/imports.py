@@ -101,7 +101,7 @@ def resolve_model(path: str, base: Path | None) -> str:
         return os.path.abspath(folder)
     local = Path(path).expanduser()
     for root in (base, Path.cwd()):
-        if root is not None and (root / local).exists():
+        if path and root is not None and (root / local).exists():
             return os.path.abspath(root / local)
     if not path or path in (".", "..") or path.startswith(("./", "../", "/", "~")):
         raise InputError(f"path: {path!r}: no such model folder")

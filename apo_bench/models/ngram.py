@@ -65,7 +65,7 @@ class NgramRewardModel:
         fitted = {}
         for name in sorted(set(names.tolist())):
             chosen = np.flatnonzero(names == name)
-            mine = [pairs[i] for i in chosen]
+            mine = [pairs[int(i)] for i in chosen]
             counts = _resample([pair.prompt.cluster_id for pair in mine], generator) if seed is not None else np.ones(len(mine))
             fitted[name] = _fit(mine, factors[chosen] * counts, spec, name)
         return cls(spec, fitted)

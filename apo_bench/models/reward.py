@@ -1,4 +1,4 @@
-"""Neural reward models: sequence classification with one label, on any backbone, in fp32."""
+"""Neural reward models: sequence classification on any backbone, in fp32, with one label, or one for each axis."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,22 +8,28 @@ import torch
 from torch import Tensor
 
 from apo_bench.config import NeuralReward
+from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
 from apo_bench.models.policy import fit_embedding, on_device, token_ids
 from apo_bench.models.text import encode_scored, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
 
+ANY_AXIS = "any"  # the one label's name where the axes share it
 
-def new_reward_model(spec: NeuralReward, start: str | Path | None, vocabulary: Sequence[str] | None, seed: int) -> tuple[Any, Any]:
+
+def new_reward_model(
+    spec: NeuralReward, start: str | Path | None, axes: Sequence[str], vocabulary: Sequence[str] | None, seed: int
+) -> tuple[Any, Any]:
     """(model, tokenizer): from the folder `start`, or the spec's architecture; the seed draws the head (and a new body)."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    names = list(axes) if spec.axis_heads else [ANY_AXIS]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if start is not None:
             tokenizer = load_tokenizer(start, spec.trust_remote_code)
             model = AutoModelForSequenceClassification.from_pretrained(
-                start, num_labels=1, dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+                start, num_labels=len(names), dtype=torch.float32, trust_remote_code=spec.trust_remote_code
             )
             fit_embedding(model, tokenizer)
         else:
@@ -31,9 +37,19 @@ def new_reward_model(spec: NeuralReward, start: str | Path | None, vocabulary: S
             assert vocabulary is not None
             tokenizer = word_tokenizer(vocabulary)
             fields = dict(spec.architecture)
-            config = AutoConfig.for_model(fields.pop("model_type"), **fields, **token_ids(tokenizer), num_labels=1)
+            config = AutoConfig.for_model(fields.pop("model_type"), **fields, **token_ids(tokenizer), num_labels=len(names))
             model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
     return on_device(model), tokenizer
+
+
+def label(model: Any, axis: str) -> int:
+    """The output that scores this axis. Raises InputError for an axis the model has none for."""
+    labels = model.config.label2id
+    if ANY_AXIS not in labels and axis not in labels:
+        raise InputError(f"reward model: no output for axis {axis!r}; it has {', '.join(labels)}")
+    return labels.get(axis, 0)
 
 
 def parameters(model: Any) -> int:
@@ -41,25 +57,29 @@ def parameters(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
 
 
-def pair_items(tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward) -> list[dict[str, Any]]:
+def pair_items(model: Any, tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward) -> list[dict[str, Any]]:
     """Encoded pairs for `training.fit`."""
     items: list[dict[str, Any]] = []
     for pair in pairs:
         sides = [encode_scored(tokenizer, pair.prompt, text, spec.axis_input, spec.max_tokens).ids for text in (pair.chosen, pair.rejected)]
-        items.append({"sides": sides, "golden": pair.source == "golden_over_sample", "size": 1, "length": sum(map(len, sides))})
+        items.append({
+            "sides": sides, "golden": pair.source == "golden_over_sample", "label": label(model, pair.prompt.axis),
+            "size": 1, "length": sum(map(len, sides)),
+        })  # fmt: skip
     return items
 
 
 def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
     """All chosen sides, then all rejected ones: (2B, T)."""
     ids, attention = pad([item["sides"][side] for side in (0, 1) for item in items], pad_id)
-    return {"input_ids": ids, "attention_mask": attention, "golden": torch.tensor([item["golden"] for item in items])}
+    per_pair = {name: torch.tensor([item[name] for item in items]) for name in ("golden", "label")}
+    return {"input_ids": ids, "attention_mask": attention, **per_pair}
 
 
 def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: RewardLoss) -> Tensor:
     """One loss term per pair, (B,)."""
-    scores = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.squeeze(-1)
-    chosen, rejected = scores.chunk(2)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (2B, labels)
+    chosen, rejected = logits.gather(1, batch["label"].repeat(2)[:, None]).squeeze(1).chunk(2)
     return loss(chosen - rejected, batch["golden"])
 
 
@@ -73,11 +93,11 @@ def score(folder: Path, items: Sequence[tuple[Prompt, str]], spec: NeuralReward)
     on_device(model).eval()
     encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
     distinct = sorted({tuple(one.ids) for one in encoded}, key=lambda ids: (len(ids), ids))
-    scores: dict[tuple[int, ...], float] = {}
+    scores: dict[tuple[int, ...], list[float]] = {}  # by label
     for start in range(0, len(distinct), spec.score_batch_size):
         batch = distinct[start : start + spec.score_batch_size]
         ids, mask = pad(batch, tokenizer.pad_token_id)
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits.squeeze(-1)
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         scores.update(zip(batch, logits.float().tolist(), strict=True))
     tokens = sum(len(one.ids) for one in encoded)
     counts: dict[str, float] = {
@@ -86,4 +106,4 @@ def score(folder: Path, items: Sequence[tuple[Prompt, str]], spec: NeuralReward)
         "flops": 2 * parameters(model) * tokens,
         "truncated_scored": sum(one.truncated for one in encoded),
     }
-    return [scores[tuple(one.ids)] for one in encoded], counts
+    return [scores[tuple(one.ids)][label(model, prompt.axis)] for one, (prompt, _) in zip(encoded, items, strict=True)], counts

@@ -87,10 +87,12 @@ def encode_scored(tokenizer: Any, prompt: Prompt, response: str, axis_input: boo
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         return _left_truncated(tokenizer(text, add_special_tokens=False)["input_ids"], max_tokens)
     axis = f"{prompt.axis}: " if axis_input else ""
-    body = tokenizer(f"{axis}{transcript(prompt)}\n\nAssistant: {response}", add_special_tokens=False)["input_ids"]
-    room = max_tokens - tokenizer.num_special_tokens_to_add()
-    kept = _left_truncated(body, room, keep=len(tokenizer(axis, add_special_tokens=False)["input_ids"]) if axis_input else 0)
-    return Encoded(tokenizer.build_inputs_with_special_tokens(kept.ids), kept.truncated)
+    text = f"{axis}{transcript(prompt)}\n\nAssistant: {response}"
+    bare, whole = (tokenizer(text, add_special_tokens=special)["input_ids"] for special in (False, True))
+    specials = len(whole) - len(bare)
+    before = next(place for place in range(specials + 1) if whole[place : place + len(bare)] == bare)  # such as [CLS]
+    kept = _left_truncated(bare, max_tokens - specials, keep=len(tokenizer(axis, add_special_tokens=False)["input_ids"]) if axis else 0)
+    return Encoded(whole[:before] + kept.ids + whole[before + len(bare) :], kept.truncated)
 
 
 def transcript(prompt: Prompt) -> str:

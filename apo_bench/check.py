@@ -1,0 +1,126 @@
+"""Whether an experiment can be run, found out without a GPU, a network or a model: said before anything is written."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from apo_bench import methods, tasks
+from apo_bench.config import Experiment, NgramReward, PolicyModel, RewardSpec, load_experiment
+from apo_bench.errors import InputError
+from apo_bench.models.imports import IMPORT_NAMES, resolve_model
+from apo_bench.tasks import Task, load_task
+
+
+def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> list[str]:
+    """Check the file's keys, its task and data, every arm's method, the models and the budget; return notes.
+
+    A note says what could not be checked here, or what is lawful but probably not meant. Raises InputError, one line naming the file
+    and the first key found wrong.
+    """
+    experiment = load_experiment(path, overrides)
+    base = path.parent
+    try:
+        for pair in (*experiment.compare.primary, *experiment.compare.secondary):
+            if pair.a == pair.b:
+                raise InputError(f"compare: arm {pair.a!r} is compared with itself")
+        _check_arms(experiment, base)
+        notes = [*_check_models(experiment, base)]
+        if _comes_from_the_hub(experiment, base):
+            return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
+        task = load_task(experiment.task.use, experiment.task.options, base=base)
+        _check_against_task(experiment, task)
+        return [*notes, *_budget_notes(experiment, task)]
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
+
+
+def _check_arms(experiment: Experiment, base: Path) -> None:
+    for name, arm in experiment.arms.items():
+        method = methods.resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}")
+        if not callable(getattr(method, "run", None)):
+            raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
+
+
+def _models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | RewardSpec]]:
+    yield "models.policy", experiment.models.policy
+    yield "models.reward", experiment.models.reward
+    for place, gold in enumerate(experiment.models.gold):
+        yield f"models.gold.{place}.model", gold.model
+
+
+def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
+    for key, model in _models(experiment):
+        if isinstance(model, NgramReward):
+            continue
+        if model.architecture is not None:
+            _check_architecture(f"{key}.architecture", model.architecture)
+        if model.path is not None:
+            yield from _check_model_path(key, model.path, base)
+
+
+def _check_model_path(key: str, path: str, base: Path) -> Iterator[str]:
+    try:
+        found = resolve_model(path, base)
+    except InputError as error:
+        if path not in IMPORT_NAMES:
+            raise InputError(f"{key}.{error}") from None
+        yield f"{key}.{error}"
+        return
+    if not os.path.isabs(found):
+        yield f"{key}.path: {path} is taken for a hub id and was not checked"
+    elif not (Path(found) / "config.json").is_file():
+        raise InputError(f"{key}.path: {found} is not a model folder (it has no config.json)")
+
+
+def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
+    """transformers takes unknown fields without a word; a misspelt one would be a model of another size."""
+    from transformers import CONFIG_MAPPING
+
+    own = dict(fields)
+    kind = own.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise InputError(f"{key}.model_type: transformers has no model type {kind!r}")
+    known = CONFIG_MAPPING[kind]()
+    for field in own:
+        if field in ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "num_labels"):
+            raise InputError(f"{key}.{field}: follows from the task and may not be given")
+        if not hasattr(known, field):
+            raise InputError(f"{key}.{field}: {kind} has no such field")
+    try:
+        CONFIG_MAPPING[kind](**own)
+    except Exception as error:
+        raise InputError(" ".join(f"{key}: {error}".split())) from None
+
+
+def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
+    """A task that can read local files has the option `data_files`; left at null, its data are downloaded."""
+    folder = tasks.find_task(experiment.task.use, base)
+    description = folder / f"{folder.name}.yaml"
+    options = tasks._merge_options(description, tasks._read_description(description).options, experiment.task.options)
+    return options.get("data_files", "") is None
+
+
+def _check_against_task(experiment: Experiment, task: Task) -> None:
+    for axis in experiment.compare.axes:
+        if axis not in (*task.axes, "all"):
+            raise InputError(f"compare.axes: task {task.name} has no axis {axis!r}; it has: {', '.join(task.axes)}, all")
+    if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
+        raise InputError(f"compare.scorer: task {task.name} has no ground truth")
+    for key, model in _models(experiment):
+        if not isinstance(model, NgramReward) and model.architecture is not None and task.vocabulary is None:
+            raise InputError(f"{key}.architecture: task {task.name} has no vocabulary for a tokenizer; give a path")
+    if experiment.models.policy.warmup is not None and not task.demonstrations:
+        raise InputError(f"models.policy.warmup: task {task.name} has no demonstrations to warm a policy up on")
+    if experiment.evaluation.prompts is not None and experiment.evaluation.prompts > len(task.prompts["test"]):
+        raise InputError(f"evaluation.prompts: {experiment.evaluation.prompts} asked for, {len(task.prompts['test'])} in the test split")
+
+
+def _budget_notes(experiment: Experiment, task: Task) -> Iterator[str]:
+    there = {"human_pairs": len(task.pairs["rm"]), "golden_responses": len(task.golden)}
+    for unit, budget in experiment.budget.items():
+        if budget == 0:
+            yield f"budget.{unit}: 0, so an arm that needs any fails"
+        elif budget > there.get(unit, float("inf")):
+            yield f"budget.{unit}: {budget:.12g}, but the task has {there[unit]}"

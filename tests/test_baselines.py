@@ -1,0 +1,207 @@
+"""The shipped methods: each keeps the contract, is short, and does what its name says."""
+
+import ast
+import io
+import tokenize
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_world import tiny_bench, tiny_lab
+
+from apo_bench.config import PolicyModel
+from apo_bench.contract import check_method
+from apo_bench.evaluate import Bench
+from apo_bench.lab import best_of, best_worst
+from apo_bench.losses import RankingLoss
+from apo_bench.methods import resolve
+from apo_bench.models.policy import load_policy
+from apo_bench.models.text import encode_prompt, encode_response
+from apo_bench.types import Demonstration, Pair, Policy, RewardModel
+
+ROOT = Path(__file__).parents[1]
+METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.py"))]
+RJS, DPO, SFT = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "dpo.py@DPO", "sft.py@SFT"))
+SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
+SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "rejection sampling": (RJS, {"rounds": 1, **SMALL}),
+    "dpo": (DPO, {"rounds": 2, **SMALL}),
+    "dpo from the round's start": (DPO, {"rounds": 1, "reference": "round_start", "learning_rate": 1e-4, "epochs": 2.0, **SMALL}),
+    "sft on chosen": (SFT, {"on": "chosen"}),
+    "sft on golden": (SFT, {"on": "golden"}),
+    "apo with rejection sampling": ("apo_bench.apo@APO", {"rounds": 2, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL}}),
+    "apo with dpo": (
+        "apo_bench.apo@APO",
+        {"rounds": 1, "samples_per_prompt": 2, "start": "previous", "player": {"use": DPO, **SMALL}},
+    ),
+    "golden_refresh": (
+        "apo_bench.apo@APO",
+        {"rounds": 1, "samples_per_prompt": 2, "opponent": "initial", "refit": "once", "player": {"use": RJS, **SMALL}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_method_keeps_the_contract(name: str) -> None:
+    results = check_method(*SHIPPED[name])
+    assert [result.name for result in results] == ["deterministic", "budget respected", "blind", "replayable"]
+    assert [result for result in results if not result.passed] == []
+
+
+def test_every_shipped_file_is_put_to_the_contract() -> None:
+    used = {use.partition("@")[0] for use, _ in SHIPPED.values()}
+    for path in METHODS:
+        name = "apo_bench.apo" if path.name == "apo.py" else f"baselines/{path.name}"
+        assert name in used, f"{path} is not in SHIPPED"
+
+
+def code_lines(source: str) -> int:
+    """Lines with code: no docstring, comment or blank line."""
+    documented = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    strings = [node.body[0] for node in documented if ast.get_docstring(node) is not None]
+    docstrings = {line for string in strings for line in range(string.lineno, (string.end_lineno or 0) + 1)}
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.ENCODING}
+    tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in silent]
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - docstrings)
+
+
+def test_lines_of_code_are_counted_rightly() -> None:
+    assert (
+        code_lines('"""Doc.\n\nMore."""\n\nx = 1  # said\n# only said\n\n\ndef f():\n    """Doc."""\n    return (\n        1\n    )\n') == 5
+    )
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.name)
+def test_a_method_file_stays_short(path: Path) -> None:
+    assert code_lines(path.read_text(encoding="utf-8")) < 60
+
+
+# --- what they do -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return tiny_bench(tmp_path_factory.mktemp("baselines"))
+
+
+@pytest.fixture(scope="module")
+def reward_model(bench: Bench) -> RewardModel:
+    lab = tiny_lab(bench)
+    return lab.train_reward_model(lab.pairs(64), loss=RankingLoss())
+
+
+def mean_score(bench: Bench, reward_model: RewardModel, policy: Policy) -> float:
+    """On fresh samples to all policy prompts."""
+    lab = tiny_lab(bench)
+    groups = lab.score(reward_model, lab.sample(policy, lab.prompts(), draw=99))
+    return float(np.mean([group.scores for group in groups]))
+
+
+def test_the_best_of_n_score_higher_than_their_mean(bench: Bench, reward_model: RewardModel) -> None:
+    lab = tiny_lab(bench)
+    groups = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=20), n=4))
+    best = lab.score(reward_model, [(one.prompt, one.response) for one in best_of(groups)])
+    for group, winner in zip(groups, best, strict=True):
+        assert winner.prompt == group.prompt
+        assert winner.scores[0] == pytest.approx(max(group.scores), abs=1e-5)
+    gain = np.mean([winner.scores[0] for winner in best]) - np.mean([np.mean(group.scores) for group in groups])
+    assert gain > 0.5 * np.mean([np.std(group.scores) for group in groups]) > 0  # the maximum of 4 draws: about one sd above the mean
+
+
+def test_rejection_sampling_pleases_its_reward_model_more(bench: Bench, reward_model: RewardModel) -> None:
+    method = resolve(RJS, {"samples_per_prompt": 4, "epochs": 4.0}, base=None)
+    lab = tiny_lab(bench)
+    policy = method.update(lab, lab.initial_policy, reward_model, draw=0)
+    assert mean_score(bench, reward_model, policy) > mean_score(bench, reward_model, lab.initial_policy)
+
+
+def log_ratios(bench: Bench, policy: Policy, pairs: Sequence[Pair]) -> np.ndarray:
+    """log p(chosen) - log p(rejected), one sequence at a time and without padding: independent of the training code."""
+    spec: PolicyModel = bench.experiment.models.policy
+    model, tokenizer = load_policy(bench.store.open("policies", policy.key).folder)
+    model.eval()
+
+    @torch.no_grad()
+    def logp(pair: Pair, text: str) -> float:
+        start = encode_prompt(tokenizer, pair.prompt, spec.system_prompt, spec.max_prompt_tokens).ids
+        end = encode_response(tokenizer, text, spec.max_response_tokens)
+        rows = model(input_ids=torch.tensor([start + end])).logits[0].log_softmax(dim=-1)
+        return sum(float(rows[len(start) + place - 1, token]) for place, token in enumerate(end))
+
+    return np.asarray([logp(pair, pair.chosen) - logp(pair, pair.rejected) for pair in pairs])
+
+
+@pytest.mark.parametrize("reference", ["initial", "round_start"])
+def test_dpo_raises_the_margin_of_chosen_over_rejected(bench: Bench, reward_model: RewardModel, reference: str) -> None:
+    """Its pairs are the best over the worst by the reward model; on them log p(chosen) / p(rejected) must grow."""
+    method = resolve(DPO, {"prompts_per_round": 16, "samples_per_prompt": 2, "reference": reference, "epochs": 2.0}, base=None)
+    lab = tiny_lab(bench)
+    policy = method.update(lab, lab.initial_policy, reward_model, draw=0)
+    pairs = best_worst(lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=16, draw=0), n=2, draw=0)))
+    assert len(pairs) > 8
+    before, after = (log_ratios(bench, one, pairs) for one in (lab.initial_policy, policy))
+    assert (after - before).mean() > 0.1
+    assert (after > before).mean() > 0.8
+
+
+def test_dpos_references_part_ways_in_round_two(bench: Bench) -> None:
+    rounds = {}
+    for reference in ("initial", "round_start"):
+        lab = tiny_lab(bench, {"human_pairs": 16})
+        resolve(DPO, {"rounds": 2, "reference": reference, **SMALL}, base=None).run(lab)
+        rounds[reference] = lab.rounds
+    assert rounds["initial"][0] == rounds["round_start"][0]
+    assert rounds["initial"][1].policy != rounds["round_start"][1].policy
+    assert len({round_.reward_model for each in rounds.values() for round_ in each}) == 1  # alone, it is fitted once
+
+
+class TiedLab:
+    """A Lab whose reward model likes everything alike; every other verb would fail."""
+
+    initial_policy = Policy("initial")
+
+    def __init__(self, bench: Bench) -> None:
+        self.lab = tiny_lab(bench)
+
+    def prompts(self, *words: Any, **names: Any) -> Any:
+        return self.lab.prompts("policy", n=3)
+
+    def sample(self, policy: Policy, prompts: Any, n: int, draw: int) -> Any:
+        return self.lab.sample(self.lab.initial_policy, prompts, n=n, draw=draw)
+
+    def score(self, reward_model: RewardModel, samples: Any) -> Any:
+        from apo_bench.types import Group
+
+        return [Group(one.prompt, (one.text, f"{one.text} again"), (0.0, 0.0)) for one in samples]
+
+
+def test_dpo_stays_where_every_group_is_tied(bench: Bench) -> None:
+    policy = Policy("now")
+    assert resolve(DPO, {}, base=None).update(TiedLab(bench), policy, RewardModel("flat"), draw=0) is policy
+
+
+@pytest.mark.parametrize("on", ["chosen", "golden"])
+def test_sft_makes_what_it_imitates_likelier(bench: Bench, on: str) -> None:
+    lab = tiny_lab(bench, {"human_pairs": 32, "golden_responses": 16})
+    resolve(SFT, {"on": on, "epochs": 3.0}, base=None).run(lab)
+    shown = (
+        [Demonstration(pair.prompt, pair.chosen) for pair in tiny_lab(bench).pairs(32)]
+        if on == "chosen"
+        else [Demonstration(one.prompt, one.text) for one in tiny_lab(bench).golden(16)]
+    )
+    as_pairs = [Pair(one.prompt, one.response, "sorry") for one in shown]
+    before, after = (log_ratios(bench, policy, as_pairs).mean() for policy in (lab.initial_policy, lab.rounds[0].policy))
+    assert after > before
+    assert lab.rounds[0].reward_model is None
+    assert (lab.used["human_pairs"], lab.used["golden_responses"]) == ((32, 0) if on == "chosen" else (0, 16))
+    assert lab.used["sampled_responses"] == lab.used["rm_updates"] == 0
+
+
+def test_sfts_rounds_go_on_from_each_other(bench: Bench) -> None:
+    lab = tiny_lab(bench, {"human_pairs": 16})
+    resolve(SFT, {"rounds": 2}, base=None).run(lab)
+    assert len({round_.policy for round_ in lab.rounds}) == 2
+    assert lab.used["policy_updates"] == 2

@@ -1,0 +1,292 @@
+"""The command line: exit statuses, one-line errors, the printed table."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import apo_bench.check
+from apo_bench import __version__
+from apo_bench.cli import app
+from apo_bench.methods import resolve
+from apo_bench.shipped import shipped_root
+
+Tree = dict[str, Any]
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+
+
+def refusal(*words: str) -> str:
+    result = call(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr.removeprefix("error: ").rstrip("\n")
+
+
+def test_help_names_every_command() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    for command in ("run", "report", "check", "check-method", "import-model"):
+        assert f"  {command} " in result.stdout
+    assert call("--version").stdout == f"{__version__}\n"
+
+
+def test_the_installed_command_reports_bad_input_with_status_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from apo_bench.cli import main; main()", "run", "absent.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: absent.yaml: no such file\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("seeds", "--set seeds: expected key=value, such as budget.flops=1e15"),
+        ("=1", "--set =1: expected key=value, such as budget.flops=1e15"),
+        ("a..b=1", "--set a..b=1: expected key=value, such as budget.flops=1e15"),
+        ("seeds=[0", "--set seeds: not valid YAML (line 1): expected ',' or ']', but got '<stream end>'"),
+        ("seeds={a: 1, a: 2}", "--set seeds: key 'a' occurs twice (line 1)"),
+    ],
+)
+def test_bad_assignments(assignment: str, expected: str) -> None:
+    assert refusal("run", "experiments/quickstart.yaml", "--set", assignment) == expected
+
+
+def test_an_assignment_given_twice() -> None:
+    assert refusal("run", "any.yaml", "--set", "seeds=[0]", "--set", "seeds=[1]") == "--set seeds: given twice"
+
+
+def test_assignments_are_yaml(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    path = write_experiment(tree)
+    assert call("check", str(path), "--set", "seeds=[3]", "--set", "models.policy.training.learning_rate=1e-3").exit_code == 0
+    assert refusal("check", str(path), "--set", "seeds=[3, 3]") == f"{path}: seeds: 3 occurs twice"
+    assert f"{path}: models.policy.training.learning_rate: " in refusal(
+        "check", str(path), "--set", "models.policy.training.learning_rate=x"
+    )
+
+
+def test_shipped_experiments_are_valid_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = sorted((shipped_root() / "experiments").glob("*.yaml"))
+    assert shipped
+    result = call("check")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("ok  ") == len(shipped)
+    assert call("check", "experiments/quickstart.yaml").exit_code == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"budget": {"human_pairs": 10**6, "flops": 0}}, ["budget.human_pairs: 1000000, but the task has ", "budget.flops: 0"]),
+        ({"policy": {"path": "someone/some-model"}}, ["models.policy.path: someone/some-model is taken for a hub id and was not checked"]),
+        ({"policy": {"path": "smollm2"}}, ["models.policy.path: smollm2 is not imported"]),
+        ({"task": {"use": "hh"}, "policy": {"path": "a/b"}}, ["task hh: its data come from the hub", "a/b is taken for a hub id"]),
+    ],
+)
+def test_notes(
+    tree: Tree,
+    write_experiment: Callable[[Tree], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: Tree,
+    expected: list[str],
+) -> None:
+    monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "models"))
+    if "policy" in changes:
+        for key in ("architecture", "warmup"):
+            del tree["models"]["policy"][key]
+        tree["models"]["policy"].update(changes["policy"])
+    tree.update({key: value for key, value in changes.items() if key != "policy"})
+    notes = apo_bench.check.check_experiment(write_experiment(tree))
+    assert len(notes) == len(expected)
+    for text in expected:
+        assert any(text in note for note in notes)
+
+
+def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
+    policy = tree["models"]["policy"]
+    kept = {key: policy.pop(key) for key in ("architecture", "warmup")}
+    (tmp_path / "beside" / "empty").mkdir(parents=True)
+    policy["path"] = "empty"
+    path = write_experiment(tree)
+    assert (
+        refusal("check", str(path))
+        == f"{path}: models.policy.path: {tmp_path / 'beside' / 'empty'} is not a model folder (it has no config.json)"
+    )
+    policy["path"] = "./absent"
+    write_experiment(tree)
+    assert refusal("check", str(path)) == f"{path}: models.policy.path: './absent': no such model folder"
+    del policy["path"]
+    policy.update(kept)
+    tree["task"] = {"use": "hh", "options": {"data_files": ["absent.jsonl"]}}
+    write_experiment(tree)
+    assert refusal("check", str(path)).startswith(f"{path}: ")
+    tree["task"] = "sim_hh"
+    tree["arms"]["player"] = {"use": "mine.py@Player"}
+    (path.parent / "mine.py").write_text(PLAYER)
+    write_experiment(tree)
+    assert (
+        refusal("check", str(path))
+        == f"{path}: arms.player: use: mine.py@Player has no run(lab); it can only be the player of another method"
+    )
+
+
+PLAYER = """
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Player:
+    def update(self, lab, policy, reward_model, draw):
+        return policy
+"""
+
+
+def readme(language: str) -> str:
+    """The README's one code block in a language."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    _, block = text.split(f"```{language}\n")
+    return block.split("```")[0]
+
+
+def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
+    """Only the three model ids are not checked, each a note."""
+    assert len(readme("yaml").splitlines()) <= 20
+    path = tmp_path / "mine.yaml"
+    path.write_text(readme("yaml"))
+    assert [note.split(" ")[1] for note in apo_bench.check.check_experiment(path)] == [
+        "my-org/my-model",
+        "my-org/my-encoder",
+        "my-org/another-encoder",
+    ]
+    (tmp_path / "best_once.py").write_text(readme("python"))
+    assert resolve("best_once.py@BestOnce", {"samples_per_prompt": 4}, base=tmp_path).samples_per_prompt == 4
+
+
+# --- run: the runner's part is tested with it; here, what the command makes of its answer -------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    folder: Path
+    failures: tuple[str, ...]
+
+
+SUMMARY = """arm,round,axis,scorer,mean,seed_sd,n_seeds,n_prompts
+rjs,0,all,ground_truth,0.5,0.01,2,20
+rjs,1,all,ground_truth,0.61234,0.0123,2,20
+rjs,1,all,linear,1.5,,1,20
+rjs,1,all,linear.0,1.4,0.1,2,20
+rjs,1,all,distinct_1,0.25,0.1,2,20
+apo_rjs,10,all,ground_truth,0.75,0.02,2,20
+apo_rjs,2,all,ground_truth,0.25,0.02,2,20
+"""
+CONTRASTS = """arm_a,arm_b,axis,scorer,difference,ci_low,ci_high,p_value,p_adjusted,n_seeds,n_clusters,scope,family,test
+apo_rjs,rjs,all,linear,0.125,-0.0625,0.3125,0.00025,0.0005,2,20,fresh seeds,primary,t
+apo_rjs,rjs,helpful,linear,,,,,,0,0,uninformative gold on helpful,primary,none: chance
+rjs,apo_rjs,all,proxy,9.5,8.5,10.5,0.25,,2,20,fresh seeds,descriptive,t
+"""
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    folder = tmp_path / "finished"
+    (folder / "report").mkdir(parents=True)
+    (folder / "report" / "summary.csv").write_text(SUMMARY)
+    (folder / "report" / "contrasts.csv").write_text(CONTRASTS)
+    return folder
+
+
+def test_run_prints_the_table_and_where_the_report_is(
+    tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown are each arm's last round (10 comes after 2) and the primary contrasts, not gold seeds or counters."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words: asked.append(words) or Answer(finished, ()))
+    path = write_experiment(tree)
+    result = call("run", str(path), "--set", "seeds=[0]", "--workers", "3", "--out", str(finished))
+    assert result.exit_code == 0, result.output
+    assert asked == [(path, {"seeds": [0]}, finished, 3)]
+    lines = result.stdout.splitlines()
+    assert lines[-1] == str(finished / "report" / "report.md")
+    assert max(map(len, lines[:-1])) <= 100
+    rows = [" ".join(line.split()) for line in lines]
+    assert "rjs 1 all 0.612 ± 0.012 1.500" in rows
+    assert "apo_rjs 10 all 0.750 ± 0.020 -" in rows
+    assert "apo_rjs - rjs all linear 0.125 -0.062 to 0.312 0.0005" in rows
+    assert "apo_rjs - rjs helpful linear - - none: chance" in rows
+    assert sum(" all " in row or " helpful " in row for row in rows) == 4
+    for hidden in ("linear.0", "distinct_1", "9.5", "0.250"):
+        assert hidden not in result.stdout
+
+
+def test_failed_arm_seeds_are_named_and_exit_1(
+    tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words: Answer(finished, ("rjs, seed 1: budget exceeded",)))
+    result = call("run", str(write_experiment(tree)))
+    assert result.exit_code == 1
+    assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
+    assert str(finished / "report" / "report.md") in result.stdout
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("apo_bench.runner.run", stop)
+    result = call("run", str(write_experiment(tree)))
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; run the same command to continue\n"
+
+
+def test_a_bug_keeps_its_traceback(tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("apo_bench.runner.run", stumble)
+    assert isinstance(call("run", str(write_experiment(tree))).exception, KeyError)
+
+
+def test_an_experiment_that_was_accepted_is_not_checked_again(
+    tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay has to be quick; one that asks something else is checked like a new one."""
+    path = write_experiment(tree)
+    from apo_bench.config import load_experiment
+
+    (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
+    checked: list[dict[str, Any]] = []
+    monkeypatch.setattr("apo_bench.check.check_experiment", lambda path, overrides: checked.append(overrides))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words: Answer(finished, ()))
+    assert call("run", str(path), "--out", str(finished)).exit_code == 0
+    assert checked == []
+    assert call("run", str(path), "--out", str(finished), "--set", "seeds=[5]").exit_code == 0
+    assert checked == [{"seeds": [5]}]
+
+
+def test_report_needs_a_run_folder(tmp_path: Path) -> None:
+    assert refusal("report", str(tmp_path)) == f"{tmp_path}: not a finished run folder (no manifest.json)"
+
+
+def test_import_model_knows_its_names(tmp_path: Path) -> None:
+    assert refusal("import-model", "gpt5", "--to", str(tmp_path / "x")) == "import-model: no model named 'gpt5'; models: smollm2, minilm"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("parameters", ["[1]", "3", "{a: 1, a: 2}", "{a"])
+def test_check_method_takes_a_mapping(parameters: str) -> None:
+    assert refusal("check-method", "baselines/sft.py@SFT", "--with", parameters).startswith("--with: ")

@@ -1,0 +1,73 @@
+"""The smallest real experiment: a simulated world with one prompt a cluster, and models of a few thousand weights."""
+
+import copy
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from apo_bench.budget import Ledger
+from apo_bench.config import Experiment, RewardSpec
+from apo_bench.evaluate import Bench
+from apo_bench.lab import Lab, TrainingData
+from apo_bench.store import RunStore
+from apo_bench.tasks import Task, load_task
+
+LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+RECIPE = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 16}
+RJS = "baselines/rejection_sampling.py@RejectionSampling"
+SMALL_TURN = {"prompts_per_round": 8, "samples_per_prompt": 2}
+TREE: dict[str, Any] = {
+    "name": "tiny",
+    "task": {"use": "sim_hh", "options": {"prompts_per_cluster": 1, "pairs_per_prompt": 1, "demonstrations_per_cluster": 2}},
+    "seeds": [0, 1],
+    "models": {
+        "policy": {
+            "architecture": LLAMA, "max_prompt_tokens": 24, "max_response_tokens": 24, "warmup": RECIPE, "training": RECIPE,
+            "sampling": {"max_new_tokens": 10, "batch_size": 64},
+        },
+        "reward": {"kind": "neural", "initial": "policy", "max_tokens": 48, "training": RECIPE},
+        "gold": [{"name": "linear", "model": {"kind": "ngram"}, "seeds": [0, 1]}],
+    },
+    "evaluation": {"sampling": {"max_new_tokens": 10}, "prompts": 14, "kl_prompts": 6, "diagnostic_pairs": 30},
+    "budget": {"human_pairs": 32, "golden_responses": 6},
+    "arms": {
+        "rjs": {"use": RJS, "rounds": 1, **SMALL_TURN},
+        "apo_rjs": {"use": "apo_bench.apo@APO", "rounds": 2, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL_TURN}},
+    },
+    "compare": {"primary": [{"a": "apo_rjs", "b": "rjs"}]},
+}  # fmt: skip
+
+
+def tiny_tree() -> dict[str, Any]:
+    """The experiment as its file spells it, to be changed at will."""
+    return copy.deepcopy(TREE)
+
+
+@cache
+def tiny_task() -> Task:
+    return load_task("sim_hh", TREE["task"]["options"], base=None)
+
+
+def tiny_bench(folder: Path, **changes: Any) -> Bench:
+    """A bench of its own store; `changes` are fields of the experiment."""
+    experiment = Experiment.model_validate_json(json.dumps(tiny_tree())).model_copy(update=changes)
+    return Bench(experiment, tiny_task(), RunStore(folder), {"threads": 1, "device": "cpu"})
+
+
+def tiny_lab(
+    bench: Bench, budget: Mapping[Any, float] | None = None, seed: int = 0, *,
+    arm: str = "arm", store: RunStore | None = None, reward_model: RewardSpec | None = None, data: TrainingData | None = None,
+) -> Lab:  # fmt: skip
+    """An arm's Lab on the bench's store, with any budget, seed, reward model or data."""
+    return Lab(
+        store=store or bench.store,
+        ledger=Ledger(arm, budget or {}),
+        seed=seed,
+        data=data or bench.training_data,
+        policy_model=bench.experiment.models.policy,
+        reward_model=reward_model or bench.experiment.models.reward,
+        initial_policy=bench.initial_policy,
+        hardware=bench.hardware,
+    )
