@@ -10,7 +10,7 @@ staying faithful to human preference pairs (the max step); then, with the reward
 from dataclasses import dataclass
 from typing import Literal
 
-from apo_bench.lab import Lab, PolicyUpdate, golden_over_samples
+from apo_bench.lab import Count, Lab, PolicyUpdate, Positive, golden_over_samples
 from apo_bench.losses import APOLoss
 
 
@@ -23,9 +23,9 @@ class APO:
     """
 
     player: PolicyUpdate  # the policy's move
-    rounds: int = 3
-    samples_per_prompt: int = 4  # per golden response
-    apo_coeff: float = 0.1  # weight of golden-over-sample pairs beside human pairs
+    rounds: Count = 3
+    samples_per_prompt: Count = 4  # per golden response
+    apo_coeff: Positive = 0.1  # weight of golden-over-sample pairs beside human pairs
     opponent: Literal["current", "initial"] = "current"  # whose samples the golden responses are held up against
     refit: Literal["every_round", "once"] = "every_round"
     start: Literal["base", "previous"] = "base"  # each round's reward model starts from the base model (the paper) or goes on

@@ -303,7 +303,20 @@ _PlainLoader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # PyYAML follows YAML 1.1, where 1e-3 is text; experiment files write learning rates that way.
-_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+_EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+_PlainLoader.add_implicit_resolver(*_EXPONENT)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Quotes the text that _PlainLoader would read as a number."""
+
+
+_PlainDumper.add_implicit_resolver(*_EXPONENT)
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """The experiment as YAML that `load_experiment` reads back as it is, every default written out."""
+    return yaml.dump(experiment.model_dump(mode="json"), Dumper=_PlainDumper, sort_keys=False)
 
 
 def load_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:

@@ -110,12 +110,12 @@ class Bench:
 
     def gold_accuracy(self) -> Artifact:
         """How well each gold reward model tells held-out human pairs apart, beside an n-gram floor on the same gold pairs."""
-        trained = {gold: [self.gold(gold, seed) for seed in gold.seeds] for gold in self.experiment.models.gold}
+        trained = [(gold, [self.gold(gold, seed) for seed in gold.seeds]) for gold in self.experiment.models.gold]
 
         def build(folder: Path) -> Mapping[str, float]:
             within = replace(self, charged={})
             rows: list[dict[str, Any]] = []
-            for gold, models in trained.items():
+            for gold, models in trained:
                 margins = [self.margins(within.lab(seed, gold.model), model) for seed, model in zip(gold.seeds, models, strict=True)]
                 for seed, values in [*zip(gold.seeds, margins, strict=True), (-1, np.mean(margins, axis=0))]:
                     rows += [{"gold": gold.name, "seed": seed, **row} for row in self.accuracy_rows(values)]
@@ -126,7 +126,7 @@ class Bench:
             return _write_charged(folder, within)
 
         inputs = {
-            "golds": {gold.name: [model.key for model in models] for gold, models in trained.items()},
+            "golds": {gold.name: [model.key for model in models] for gold, models in trained},
             "pairs": digest([pair.id for pair in (*self.test_pairs, *self.task.pairs["gold"])]),
             **self._made_by(),
         }

@@ -46,10 +46,10 @@ def draw(summary: pd.DataFrame, arms: tuple[str, ...], scorers: tuple[str, ...],
 
 
 def _grid(table: pd.DataFrame, arms: tuple[str, ...], scorers: tuple[str, ...], axes: tuple[str, ...], x: str, label: str) -> Figure:
-    width, height = 2.9 * len(scorers) + 0.6, 2.2 * len(axes) + 1.1
+    width, height = 3.1 * len(scorers) + 0.6, 2.2 * len(axes) + 1.1
     figure = Figure(figsize=(width, height), dpi=150)
     # margins in inches, by hand: matplotlib's own layout takes as long as the drawing
-    figure.subplots_adjust(left=0.7 / width, right=1 - 0.1 / width, bottom=0.55 / height, top=1 - 0.55 / height, wspace=0.2, hspace=0.12)
+    figure.subplots_adjust(left=0.7 / width, right=1 - 0.1 / width, bottom=0.55 / height, top=1 - 0.55 / height, wspace=0.3, hspace=0.12)
     panels = figure.subplots(len(axes), len(scorers), squeeze=False, sharex="all")
     for row, axis in enumerate(axes):
         for column, scorer in enumerate(scorers):
@@ -58,7 +58,7 @@ def _grid(table: pd.DataFrame, arms: tuple[str, ...], scorers: tuple[str, ...], 
             if row == 0:
                 panel.set_title(scorer)
             if column == 0:
-                panel.set_ylabel(f"{axis}\nmean score" if len(axes) > 1 else "mean score")
+                panel.set_ylabel(f"{axis}: mean score" if len(axes) > 1 else "mean score")
     figure.supxlabel(label, fontsize=9, y=0.1 / height)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=min(len(arms), 6), frameon=False)

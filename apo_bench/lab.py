@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+from annotated_types import Ge, Gt
 
 from apo_bench.budget import Ledger
 from apo_bench.config import NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
@@ -22,6 +23,8 @@ from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_folder
 from apo_bench.types import Demonstration, Golden, Group, Pair, Policy, Prompt, Response, RewardModel, identity
 
 T = TypeVar("T")
+Count = Annotated[int, Ge(1)]  # field types for methods: what an experiment file gives is checked against them
+Positive = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from apo_bench.budget import STOCKS, UNITS
-from apo_bench.config import Experiment, load_experiment
+from apo_bench.budget import UNITS
+from apo_bench.config import Experiment, dump_experiment, load_experiment
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.methods import resolve, source_files
 from apo_bench.models.imports import resolve_model
@@ -78,12 +76,11 @@ def run(
     as_json = json.dumps(dict(overrides or {}), sort_keys=True)
     experiment, task = _load(experiment_path, as_json)
     folder = (out or Path("results") / experiment.name).resolve()
-    for arm, choice in experiment.arms.items():
-        resolve(choice.use, choice.parameters, base=experiment_path.parent, arm=f"{experiment_path}: arms.{arm}")
     jobs = [Job(experiment_path, as_json, folder, arm, seed) for arm in experiment.arms for seed in experiment.seeds]
-    unresolved = load_experiment(experiment_path, overrides)
-    write_text(folder / "experiment.yaml", yaml.safe_dump(unresolved.model_dump(mode="json"), sort_keys=False))
     missing = [job for job in jobs if _finished(job) is None]
+    for job in missing:
+        _method(job)  # whatever is wrong with a method is said before anything is written
+    write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
     failures: list[Failure] = []
     if missing:
         golds = [
@@ -93,7 +90,7 @@ def run(
         # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
         failures = _run_all([first, *golds, *missing], workers or os.cpu_count() or 1)
     records = {job: record for job in jobs if (record := _finished(job))}
-    _write_tables(folder, experiment, records)
+    _write_tables(folder, experiment, records, gold_pairs=len(task.pairs["gold"]))
     _write_manifest(folder, experiment, task, failures, records, as_json, experiment_path)
     from apo_bench.report import write_report
 
@@ -132,12 +129,10 @@ def work(job: Job, report: Report) -> str | None:
 def _run_arm(bench: Any, job: Job, report: Report) -> None:
     from apo_bench.lab import Round
 
-    choice = bench.experiment.arms[job.arm]
-    method = resolve(choice.use, choice.parameters, base=job.experiment.parent, arm=f"{job.experiment}: arms.{job.arm}")
     lab = bench.lab(job.seed, arm=job.arm)
-    method.run(lab)
+    _method(job).run(lab)
     if not lab.rounds:
-        raise InputError(f"{job.experiment}: arms.{job.arm}: {choice.use} finished no round (lab.finish_round was not called)")
+        raise InputError(f"{job.experiment}: arms.{job.arm}: it finished no round (lab.finish_round was not called)")
     rounds = [Round(bench.initial_policy, lab.rounds[0].reward_model), *lab.rounds]  # round 0: nobody has moved yet
     evaluations = []
     for number, round_ in enumerate(rounds):
@@ -158,6 +153,11 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
         "bench": bench.charged,
     }
     write_json(job.record, record)
+
+
+def _method(job: Job) -> Any:
+    choice = _load(job.experiment, job.overrides)[0].arms[job.arm]
+    return resolve(choice.use, choice.parameters, base=job.experiment.parent, arm=f"{job.experiment}: arms.{job.arm}")
 
 
 def _bench(job: Job, report: Report) -> Any:
@@ -312,7 +312,7 @@ def _progress(jobs: Sequence[Job]) -> Iterator[Callable[..., None]]:
 # --- tables -------------------------------------------------------------------------------------------------------------------------
 
 
-def _write_tables(folder: Path, experiment: Experiment, records: Mapping[Job, Mapping[str, Any]]) -> None:
+def _write_tables(folder: Path, experiment: Experiment, records: Mapping[Job, Mapping[str, Any]], gold_pairs: int) -> None:
     """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values."""
     import pandas as pd
 
@@ -342,11 +342,8 @@ def _write_tables(folder: Path, experiment: Experiment, records: Mapping[Job, Ma
         ]
         found["reward_models"].append(pd.DataFrame(record["floor"]).assign(arm="_floor", seed=job.seed, round=0))
     bench = {key: counts for record in records.values() for key, counts in record["bench"].items()}  # each artifact once
-    ledger += [
-        {"arm": "_bench", "seed": -1, "unit": unit, "used": sum(counts.get(unit, 0.0) for counts in bench.values()), "budget": float("nan")}
-        for unit in UNITS
-        if unit not in STOCKS and bench
-    ]
+    spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(gold_pairs)}
+    ledger += [{"arm": "_bench", "seed": -1, "unit": unit, "used": spent[unit], "budget": float("nan")} for unit in UNITS if records]
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items() if frames}
     tables |= {name: pd.DataFrame(rows) for name, rows in (("ledger", ledger), ("timings", timings)) if rows}
     shutil.rmtree(folder / "tables", ignore_errors=True)  # of an earlier question; whatever still holds is in the store

@@ -118,7 +118,7 @@ def fit(
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=recipe.batch_size // micro,
         learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
+        lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,  # plain constant has no warmup
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,

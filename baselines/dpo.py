@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from apo_bench.lab import Lab, best_worst
+from apo_bench.lab import Count, Lab, Positive, best_worst
 from apo_bench.losses import DPOLoss, RankingLoss
 from apo_bench.types import Policy, RewardModel
 
@@ -12,13 +12,13 @@ from apo_bench.types import Policy, RewardModel
 class DPO:
     """Sample n, prefer the best to the worst by the reward model. Alone, the reward model is fitted once, to human pairs."""
 
-    rounds: int = 3
-    prompts_per_round: int | None = None  # None: all policy prompts, every round
-    samples_per_prompt: int = 4
-    beta: float = 0.1
+    rounds: Count = 3
+    prompts_per_round: Count | None = None  # None: all policy prompts, every round
+    samples_per_prompt: Count = 4
+    beta: Positive = 0.1
     reference: Literal["initial", "round_start"] = "initial"
-    learning_rate: float | None = None  # None: the experiment's
-    epochs: float | None = None
+    learning_rate: Positive | None = None  # None: the experiment's
+    epochs: Positive | None = None
 
     def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
         prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from apo_bench.lab import Lab, best_of
+from apo_bench.lab import Count, Lab, Positive, best_of
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.types import Policy, RewardModel
 
@@ -11,11 +11,11 @@ from apo_bench.types import Policy, RewardModel
 class RejectionSampling:
     """Sample n, keep the best, imitate it. Alone, the reward model is fitted once, to human pairs."""
 
-    rounds: int = 3
-    prompts_per_round: int | None = None  # None: all policy prompts, every round
-    samples_per_prompt: int = 4
-    learning_rate: float | None = None  # None: the experiment's
-    epochs: float | None = None
+    rounds: Count = 3
+    prompts_per_round: Count | None = None  # None: all policy prompts, every round
+    samples_per_prompt: Count = 4
+    learning_rate: Positive | None = None  # None: the experiment's
+    epochs: Positive | None = None
 
     def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
         prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)

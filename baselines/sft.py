@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from apo_bench.lab import Lab
+from apo_bench.lab import Count, Lab, Positive
 from apo_bench.losses import SFTLoss
 from apo_bench.types import Demonstration
 
@@ -13,9 +13,9 @@ class SFT:
     """Imitate the annotation directly, one pass of the recipe a round."""
 
     on: Literal["chosen", "golden"] = "chosen"
-    rounds: int = 1
-    learning_rate: float | None = None  # None: the experiment's
-    epochs: float | None = None
+    rounds: Count = 1
+    learning_rate: Positive | None = None  # None: the experiment's
+    epochs: Positive | None = None
 
     def run(self, lab: Lab) -> None:
         if self.on == "chosen":

@@ -67,7 +67,7 @@ def sample(
     """n responses to each prompt, prompt by prompt, and the counts spent.
 
     Prompts of like length share a batch. A response ends at the end-of-sequence token, at the next human turn, or at
-    max_new_tokens. The draw depends on the seed and the batch, never on the global generator.
+    max_new_tokens; the padding token is never drawn. The draw depends on the seed and the batch, never on the global generator.
     """
     from transformers import GenerationConfig
 
@@ -84,6 +84,7 @@ def sample(
         max_new_tokens=sampling.max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted(ends),
+        suppress_tokens=[tokenizer.pad_token_id],  # padding is no word; an added one has a row that nothing trained
     )
     stop = {} if tokenizer.chat_template else {"stop_strings": [HUMAN_TURN], "tokenizer": tokenizer}
     order = sorted(range(len(prompts)), key=lambda place: (len(encoded[place].ids), place))
@@ -185,18 +186,25 @@ def kl(folder: Path, reference: Path, responses: Sequence[Response], spec: Polic
     base, _ = load_policy(reference, spec.trust_remote_code)
     items = training_items(tokenizer, [Demonstration(one.prompt, one.text) for one in responses], SFTLoss(), spec)
     for item, one in zip(items, responses, strict=True):
-        if one.finish != "eos":  # the policy did not end here, so the end token is no part of what it sampled
-            item["sides"] = [(ids[:-1], mask[:-1]) for ids, mask in item["sides"]]
+        [(ids, mask)] = item["sides"]
+        if one.finish != "eos" and ids[-1] == tokenizer.eos_token_id:  # the policy did not end here: it sampled no end token
+            item["sides"] = [(ids[:-1], mask[:-1])]
     order = sorted(range(len(items)), key=lambda place: items[place]["length"])
     sums: dict[int, float] = {}
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         batch = collate([items[place] for place in places], tokenizer.pad_token_id)
         inputs = {name: batch[name].to(policy.device) for name in ("input_ids", "attention_mask")}
-        p, q = (model.eval()(**inputs).logits[:, :-1].float().log_softmax(dim=-1) for model in (policy, base))
+        p, q = (_drawn_from(model.eval()(**inputs).logits[:, :-1], tokenizer.pad_token_id) for model in (policy, base))
         per_token = (p.exp() * (p - q)).sum(dim=-1).cpu() * batch["response_mask"][:, 1:]
         sums.update(zip(places, per_token.sum(dim=1).tolist(), strict=True))
     return [sums[place] for place in range(len(items))]
+
+
+def _drawn_from(logits: Tensor, pad_id: int) -> Tensor:
+    """Log-probabilities (B, T, V) that `sample` draws from at temperature 1: those without the padding token."""
+    padding = torch.arange(logits.shape[-1], device=logits.device) == pad_id
+    return logits.float().masked_fill(padding, -1e4).log_softmax(dim=-1)  # finite, so that 0 * difference is 0
 
 
 def fit_embedding(model: Any, tokenizer: Any) -> None:

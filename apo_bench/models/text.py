@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apo_bench.errors import InputError
 from apo_bench.types import Prompt
 
 PAD = "<|apo_pad|>"
@@ -59,7 +60,7 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt, system_prompt: str | None, max_tokens: int) -> Encoded:
-    """The ids a policy continues. The system prompt is always given explicitly (None: no system message at all)."""
+    """The ids a policy continues. A system prompt, "" too, keeps a template's default out; None leaves it to the template."""
     if tokenizer.chat_template:
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         if system_prompt is not None:
@@ -78,14 +79,22 @@ def encode_response(tokenizer: Any, text: str, max_tokens: int) -> list[int]:
 
 
 def encode_scored(tokenizer: Any, prompt: Prompt, response: str, axis_input: bool, max_tokens: int) -> Encoded:
-    """The ids a reward model reads: the conversation with the response, and the axis's name first if it is an input."""
+    """The ids a reward model reads: the conversation with the response, and the axis's name first if it is an input.
+
+    Raises InputError where the chat template would leave the axis out.
+    """
     if tokenizer.chat_template:
         messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
         messages.append({"role": "assistant", "content": response})
+        text, head = tokenizer.apply_chat_template(messages, tokenize=False), ""
         if axis_input:
-            messages.insert(0, {"role": "system", "content": prompt.axis})
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-        return _left_truncated(tokenizer(text, add_special_tokens=False)["input_ids"], max_tokens)
+            bare, axis = text, {"role": "system", "content": prompt.axis}
+            text = tokenizer.apply_chat_template([axis, *messages], tokenize=False)
+            if text == bare:
+                raise InputError("axis_input: the tokenizer's chat template has no place for a system message; use axis_heads")
+            head = text[: text.index(prompt.axis) + len(prompt.axis)]
+        ids, kept = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text, head))
+        return _left_truncated(ids, max_tokens, keep=len(kept))
     axis = f"{prompt.axis}: " if axis_input else ""
     text = f"{axis}{transcript(prompt)}\n\nAssistant: {response}"
     bare, whole = (tokenizer(text, add_special_tokens=special)["input_ids"] for special in (False, True))
@@ -117,4 +126,5 @@ def _left_truncated(ids: list[int], max_tokens: int, keep: int = 0) -> Encoded:
     """Cut on the left, but keep the first `keep` ids."""
     if len(ids) <= max_tokens:
         return Encoded(ids)
+    keep = min(keep, max_tokens)
     return Encoded(ids[:keep] + ids[len(ids) - (max_tokens - keep) :], truncated=True)

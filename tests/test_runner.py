@@ -1,0 +1,294 @@
+"""Whole runs of a tiny experiment, in processes as users start them: complete, repeatable, and safe to interrupt."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from tiny_world import RJS, tiny_tree
+
+from apo_bench import runner
+from apo_bench.budget import STOCKS, UNITS
+from apo_bench.errors import InputError
+
+MAIN = "from apo_bench.cli import main; main()"
+PATIENCE_S = 300
+KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "unit", "measure"}
+COLUMNS = {
+    "scores": ["arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"],
+    "metrics": ["arm", "seed", "round", "axis", "metric", "value", "standard_error", "n"],
+    "reward_models": ["arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"],
+    "gold": ["gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"],
+    "ledger": ["arm", "seed", "unit", "used", "budget"],
+    "timings": ["arm", "seed", "measure", "value"],
+}
+
+
+def write(folder: Path, tree: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def start(*words: str | Path) -> subprocess.Popen[str]:
+    """The command line in a process group of its own, so that it can be killed with its workers."""
+    command = [sys.executable, "-c", MAIN, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, errors
+
+
+def go(*words: str | Path) -> tuple[int, str]:
+    return finished(start("run", *words))
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "tables").glob("*.parquet")) if path.name != "timings.parquet"}
+
+
+def artifacts(folder: Path) -> set[str]:
+    """Finished artifacts, by kind and key."""
+    return {str(path.parent.relative_to(folder / "store")) for path in (folder / "store").glob("*/*/manifest.json")}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("experiments"), tiny_tree())
+
+
+@pytest.fixture(scope="module")
+def done(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with two workers. Tests that change something take a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "two_workers"
+    result = runner.run(experiment, None, folder, workers=2)
+    assert (result.folder, result.failures) == (folder, ())
+    return folder
+
+
+def test_tables_have_their_columns_and_are_sorted_and_unique(done: Path) -> None:
+    assert {path.stem for path in (done / "tables").iterdir()} >= set(COLUMNS)
+    for name, columns in COLUMNS.items():
+        table = pd.read_parquet(done / "tables" / f"{name}.parquet")
+        assert sorted(table.columns) == sorted(columns), name
+        keys = [column for column in table if column in KEYS]
+        assert len(table) > 0, name
+        assert not table.duplicated(keys).any(), name
+        assert table.equals(table.sort_values(keys, ignore_index=True)), name
+
+
+def test_every_arm_seed_and_round_is_there(done: Path) -> None:
+    scores = pd.read_parquet(done / "tables" / "scores.parquet")
+    rounds = {("rjs", 0), ("rjs", 1), ("apo_rjs", 0), ("apo_rjs", 1), ("apo_rjs", 2)}
+    expected = {(arm, seed, round_) for arm, round_ in rounds for seed in (0, 1)}
+    for name in ("scores", "metrics"):
+        table = pd.read_parquet(done / "tables" / f"{name}.parquet")
+        assert set(zip(table["arm"], table["seed"], table["round"], strict=True)) == expected
+    assert (scores.groupby(["arm", "seed", "round"]).size() == 14 * 7).all()  # prompts x scorers
+    models = pd.read_parquet(done / "tables" / "reward_models.parquet")
+    assert set(zip(models["arm"], models["seed"], models["round"], strict=True)) == expected | {("_floor", 0, 0), ("_floor", 1, 0)}
+    assert (models["metric"] != "").all()
+
+
+def test_round_0_is_the_initial_policy_for_every_arm(done: Path) -> None:
+    scores = pd.read_parquet(done / "tables" / "scores.parquet").query("round == 0 and scorer != 'proxy'")
+    sides = [scores.query(f"arm == '{arm}'").drop(columns="arm").reset_index(drop=True) for arm in ("rjs", "apo_rjs")]
+    assert sides[0].equals(sides[1])
+    kl = pd.read_parquet(done / "tables" / "metrics.parquet").query("metric == 'kl'")
+    assert (kl.query("round == 0")["value"] == 0).all()
+    assert (kl.query("round > 0 and axis == 'all'")["value"] > 0).all()
+
+
+def test_the_ledger_counts_what_the_arms_did(done: Path) -> None:
+    """rjs: 32 pairs in batches of 16 are 2 updates; 8 prompts x 2 samples, all scored; 8 best ones in 1 update.
+    apo_rjs, 2 rounds: 6 golden x 2 + 8 x 2 = 28 samples a round, 16 scored; 32 + up to 12 pairs are 3 updates."""
+    ledger = pd.read_parquet(done / "tables" / "ledger.parquet")
+    for seed in (0, 1):
+        rjs, apo = (ledger.query(f"arm == '{arm}' and seed == {seed}").set_index("unit")["used"] for arm in ("rjs", "apo_rjs"))
+        assert set(rjs.index) == set(apo.index) == set(UNITS)
+        names = ("human_pairs", "golden_responses", "sampled_responses", "scored_responses", "rm_updates", "policy_updates")
+        assert [rjs[name] for name in names] == [32, 0, 16, 16, 2, 1]
+        assert [apo[name] for name in names] == [32, 6, 56, 32, 6, 2]
+    budget = ledger.query("arm == 'rjs' and seed == 0").set_index("unit")["budget"]
+    assert (budget["human_pairs"], budget["golden_responses"]) == (32, 6)
+    assert budget.drop(["human_pairs", "golden_responses"]).isna().all()
+    bench = ledger.query("arm == '_bench'")
+    assert set(bench["unit"]) == set(UNITS) - set(STOCKS)
+    assert bench.set_index("unit")["used"]["flops"] > 0
+
+
+def test_the_manifest_says_what_was_run(done: Path) -> None:
+    manifest = json.loads((done / "manifest.json").read_text())
+    assert {"commit", "dirty", "versions", "provenance", "splits", "notes", "seeds", "arms", "command"} <= set(manifest)
+        manifest
+    )
+    assert manifest["failures"] == []
+    assert (manifest["name"], manifest["task"], manifest["seeds"]) == ("tiny", "sim_hh", [0, 1])
+    assert manifest["arms"] == {"rjs": RJS, "apo_rjs": "apo_bench.apo@APO"}
+    assert manifest["splits"]["test"] == {"pairs": 132, "prompts": 132, "clusters": 132}
+    assert (done / "report" / "report.md").is_file()
+
+
+def test_a_replay_imports_no_torch_and_leaves_the_same_bytes(experiment: Path, done: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(done, tmp_path / "copy")
+    script = """
+import sys
+from pathlib import Path
+from apo_bench import runner
+result = runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2)
+assert result.failures == ()
+heavy = [name for name in ("torch", "transformers") if name in sys.modules]
+assert not heavy, f"imported {heavy}"
+"""
+    replay = subprocess.run([sys.executable, "-c", script, str(experiment), str(folder)], capture_output=True, text=True)
+    assert replay.returncode == 0, replay.stderr
+    assert tables(folder) == tables(done)
+    assert (folder / "tables" / "timings.parquet").read_bytes() == (done / "tables" / "timings.parquet").read_bytes()
+    assert artifacts(folder) == artifacts(done)
+    for path in (done / "report").iterdir():
+        if path.suffix in (".md", ".csv"):
+            assert (folder / "report" / path.name).read_bytes() == path.read_bytes()
+
+
+def wait_for(process: subprocess.Popen[str], condition: Any) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process.poll() is None, f"it ended before it could be stopped: {process.communicate()}"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_interrupted_with_one_worker_it_goes_on_to_the_same_tables(experiment: Path, done: Path, tmp_path: Path) -> None:
+    """Ctrl-C (SIGINT to the whole group, as a terminal sends it) ends with status 130 and one line; the same command continues."""
+    folder = tmp_path / "one_worker"
+    words = (experiment, "--out", folder, "--workers", "1")
+    process = start("run", *words)
+    wait_for(process, lambda: (folder / "store" / "scores").is_dir())  # the first arm is at work
+    os.killpg(process.pid, signal.SIGINT)
+    status, errors = finished(process)
+    assert (status, errors.splitlines()[-1]) == (130, "interrupted; run the same command to continue")
+    assert "Traceback" not in errors
+    assert not (folder / "tables").exists()
+    before = artifacts(folder)
+    assert before
+    assert not list((folder / "store").glob("arm_seeds/*.json"))
+    status, errors = go(*words)
+    assert status == 0, errors
+    assert before <= artifacts(folder) == artifacts(done)
+    assert tables(folder) == tables(done)
+
+
+def test_killed_it_goes_on_to_the_same_tables(experiment: Path, done: Path, tmp_path: Path) -> None:
+    """SIGKILL to the run and its workers, once an arm-seed is recorded and others are under way."""
+    folder = tmp_path / "killed"
+    words = (experiment, "--out", folder, "--workers", "2")
+    process = start("run", *words)
+    wait_for(process, lambda: list((folder / "store").glob("arm_seeds/*.json")))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "tables").exists()
+    before = artifacts(folder)
+    assert before < artifacts(done)
+    status, errors = go(*words)
+    assert status == 0, errors
+    assert before <= artifacts(folder) == artifacts(done)
+    assert not list((folder / "store").glob("*/.*.tmp*"))
+    assert tables(folder) == tables(done)
+
+
+def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> None:
+    """apo_rjs wants 28 samples a round, rjs 16 in all: of 40, apo_rjs has none left when its second round's player asks for 16.
+    `idle` finishes no round; `broken` has a bug, whose traceback is kept."""
+    folder = shutil.copytree(done, tmp_path / "copy")
+    tree = tiny_tree()
+    tree["budget"]["sampled_responses"] = 40
+    tree["arms"] |= {"broken": {"use": "methods.py@Broken"}, "idle": {"use": "methods.py@Idle"}}
+    tree["seeds"] = [0]
+    path = write(tmp_path / "failing", tree)
+    method = "@dataclass(frozen=True)\nclass {}:\n    def run(self, lab):\n        {}\n"
+    (path.parent / "methods.py").write_text(
+        "from dataclasses import dataclass\n" + method.format("Broken", "1 / 0") + method.format("Idle", "lab.pairs()")
+    )
+    status, errors = go(path, "--out", folder, "--workers", "1")
+    assert status == 1
+    log = folder / "logs" / "broken.0.log"
+    expected = {
+        "apo_rjs": "budget exceeded: arm apo_rjs, unit sampled_responses: asked 16, left 0",
+        "broken": f"ZeroDivisionError: division by zero (see {log})",
+        "idle": f"{path}: arms.idle: methods.py@Idle finished no round (lab.finish_round was not called)",
+    }
+    assert [line for line in errors.splitlines() if line.startswith("failed: ")] == [
+        f"failed: {arm}, seed 0: {message}" for arm, message in expected.items()
+    ]
+    assert "Traceback" not in errors
+    assert "1 / 0" in log.read_text()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {one["arm"]: one["message"] for one in manifest["failures"]} == expected
+    scores = pd.read_parquet(folder / "tables" / "scores.parquet")
+    assert set(zip(scores["arm"], scores["seed"], strict=True)) == {("rjs", 0)}
+    assert artifacts(folder) == artifacts(done)  # equal work: nothing was trained for another budget
+
+
+def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(done, tmp_path / "copy")
+    tree = tiny_tree()
+    tree["arms"]["rjs"]["learning_rate"] = 5e-3
+    records = {record.name: record.stat().st_mtime_ns for record in (folder / "store" / "arm_seeds").iterdir()}
+    assert runner.run(write(tmp_path / "changed", tree), None, folder, workers=1).failures == ()
+    progress = {line.partition("] ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[")}
+    assert {line for line in progress if "rjs" in line} == {"rjs seed 0: done", "rjs seed 1: done"}
+    changed = {record.name for record in (folder / "store" / "arm_seeds").iterdir() if record.stat().st_mtime_ns != records[record.name]}
+    assert changed == {"rjs.0.json", "rjs.1.json"}
+    before, after = (pd.read_parquet(one / "tables" / "scores.parquet") for one in (done, folder))
+    same = [one.query("arm == 'apo_rjs' or round == 0").reset_index(drop=True) for one in (before, after)]
+    assert same[0].equals(same[1])
+    moved = [one.query("arm == 'rjs' and round == 1").reset_index(drop=True) for one in (before, after)]
+    assert not moved[0].equals(moved[1])
+    new = [name.partition("/")[0] for name in artifacts(folder) - artifacts(done)]
+    assert new.count("policies") == 2  # one a seed; its samples and reward model were there
+    assert "reward_models" not in new
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("arms.rjs.round", 2, "unknown parameter 'round'"),
+        ("arms.rjs.use", "absent.py@RJS", "absent.py: no such file"),
+        ("arms.rjs.rounds", "two", "Input should be a valid integer"),
+        ("task.use", "absent", "absent"),
+        ("task.options", {"prompt_per_cluster": 1}, "prompt_per_cluster"),
+        ("seeds", [0, 0], "0 occurs twice"),
+        ("models.policy.architecture", None, "give exactly one of path and architecture"),
+        ("compare.primary", [{"a": "rjs", "b": "absent"}], "no arm named 'absent'"),
+    ],
+)
+def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, folder = write(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
+    for out in (folder, None):
+        with pytest.raises(InputError) as caught:
+            runner.run(path, {key: value}, out, workers=1)
+        assert said in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["experiments", "tiny.yaml"]
+
+
+def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None:
+    tree = tiny_tree()
+    tree["models"]["policy"] |= {"path": "./no_such_model"}
+    del tree["models"]["policy"]["architecture"], tree["models"]["policy"]["warmup"]
+    with pytest.raises(InputError, match="no such model folder"):
+        runner.run(write(tmp_path, tree), None, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
