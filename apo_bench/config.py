@@ -118,6 +118,7 @@ class NeuralReward(Strict):
     path: str | None = None
     architecture: dict[str, Any] | None = None
     initial: Literal["policy"] | None = None
+    warmup: Recipe | None = None  # with an architecture: first learn the task's demonstrations as a language model
     axis_input: bool = False  # put the axis's name before the text, where the axes pull against each other
     axis_heads: bool = False  # or give each axis an output of its own on a shared body
     max_tokens: int = Field(default=256, ge=2)
@@ -129,6 +130,8 @@ class NeuralReward(Strict):
     def _one_origin(self) -> Self:
         if sum(origin is not None for origin in (self.path, self.architecture, self.initial)) != 1:
             raise ValueError("give exactly one of path, architecture and initial")
+        if self.warmup is not None and self.architecture is None:
+            raise ValueError("warmup goes with architecture, and only with it")
         return self
 
 
@@ -140,6 +143,7 @@ class NgramReward(Strict):
     ngrams: tuple[int, int] = (1, 2)
     strength: float = Field(default=1.0, gt=0)  # inverse L2 penalty, scikit-learn's C
     per_axis: bool = True
+    bootstrap: bool = True  # a seed resamples clusters of pairs; without, every seed gives the same model
 
 
 RewardSpec = NeuralReward | NgramReward

@@ -6,6 +6,7 @@ It runs the method for real, on a very small simulated world with very small mod
 import ast
 import contextlib
 import dataclasses
+import importlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ OPEN_MODULES = {
     "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "numpy", "operator", "statistics", "torch", "typing",
     "apo_bench.apo", "apo_bench.lab", "apo_bench.losses", "apo_bench.types",
 }  # fmt: skip
+CLOSED_ATTRIBUTES = {"load", "save", "loadtxt", "savetxt", "genfromtxt", "fromfile", "tofile", "memmap", "hub"}
 CLOSED_CALLS = {"open", "exec", "eval", "compile", "__import__", "globals", "vars", "getattr", "setattr"}
 KNOWN_BEFOREHAND: tuple[Unit, ...] = (
     "human_pairs", "golden_responses", "sampled_responses", "scored_responses", "rm_updates", "policy_updates",
@@ -133,6 +135,7 @@ class _Trial:
         lab = bench.lab(SEED, arm="method")
         store.built.clear()
         self.method.run(lab)
+        assert stop_after is None or verbs <= stop_after, "stopped between two verbs, it went on: it catches what it must not"
         return lab, store
 
     def reference(self) -> Lab:
@@ -164,6 +167,7 @@ class _Trial:
                 continue
             except InputError as error:
                 raise AssertionError(f"with {half:g} of {unit} it stopped with: {error}") from None
+            assert lab.rounds, f"with {half:g} of {unit} it finished no round and did not say why: it catches BudgetExceeded"
             assert lab.used[unit] <= half, f"{unit}: used {lab.used[unit]:g} of a budget of {half:g}"
         return f"half of each unit: stopped by {', '.join(stopped) or 'none'}; the others were adapted to"
 
@@ -201,18 +205,36 @@ def weights(store: RunStore, key: str) -> dict[str, str]:
 
 
 def closed_doors(source: str) -> str | None:
-    """The first thing in a method's source that reaches past the Lab: an import, a call or a private attribute."""
+    """The first thing in a method's source that reaches past the Lab: an import, a call or an attribute.
+
+    A lint that finds slips, not a sandbox that stops an adversary.
+    """
     for node in ast.walk(ast.parse(source)):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or "."]
-        for name in names:
-            if name not in OPEN_MODULES and name.split(".")[0] not in OPEN_MODULES - {"apo_bench"}:
-                return f"line {node.lineno}: imports {name}, which is not open to methods"  # pyright: ignore[reportAttributeAccessIssue]
+        line = f"line {getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import) and (closed := [alias.name for alias in node.names if not _is_open(alias.name)]):
+            return f"{line}: imports {closed[0]}, which is not open to methods"
+        if isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            if not _is_open(module):
+                return f"{line}: imports {module}, which is not open to methods"
+            if borrowed := [alias.name for alias in node.names if _is_borrowed(module, alias.name)]:
+                return f"{line}: imports {borrowed[0]}, which {module} only borrows"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLOSED_CALLS:
-            return f"line {node.lineno}: calls {node.func.id}()"
+            return f"{line}: calls {node.func.id}()"
         if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
-            return f"line {node.lineno}: reads the private attribute {node.attr}"
+            return f"{line}: reads the private attribute {node.attr}"
+        if isinstance(node, ast.Attribute) and node.attr in CLOSED_ATTRIBUTES:
+            return f"{line}: reaches for a file with {node.attr}"
     return None
+
+
+def _is_open(module: str) -> bool:
+    return module in OPEN_MODULES or module.split(".")[0] in OPEN_MODULES
+
+
+def _is_borrowed(module: str, name: str) -> bool:
+    """Whether one of our modules has this name from elsewhere: `from apo_bench.lab import Path` is a way to files."""
+    if not module.startswith("apo_bench"):
+        return False
+    home = getattr(getattr(importlib.import_module(module), name, None), "__module__", "builtins")
+    return home != "builtins" and not home.startswith("apo_bench")

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from apo_bench.budget import Ledger
-from apo_bench.config import Experiment, Gold, NgramReward, RewardSpec, Sampling
+from apo_bench.config import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Sampling
 from apo_bench.lab import Lab, Round, TrainingData, base_policy
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.stats import clustered_mean, ece
@@ -24,7 +24,7 @@ from apo_bench.tasks import Task
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, identity
 
 CHARGED = "charged.json"
-FLOOR = NgramReward()  # every neural reward model is reported beside a linear one on the same pairs
+FLOOR = NgramReward(bootstrap=False)  # every neural reward model is reported beside a linear one on the same pairs
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,7 @@ class Bench:
     @cached_property
     def initial_policy(self) -> Policy:
         """The base policy, warmed up on the task's demonstrations if it is an architecture; one for the whole experiment."""
-        spec = self.experiment.models.policy
-        policy = base_policy(self.store, spec, self.task.vocabulary)
-        if spec.warmup is None:
-            return policy
-        lab = self._lab(0, policy, self.experiment.models.reward, Ledger("_bench", {}))
-        return lab.train_policy(policy, self.task.demonstrations, SFTLoss(), recipe=spec.warmup)
+        return self._language_model(self.experiment.models.policy)
 
     def gold(self, gold: Gold, seed: int) -> RewardModel:
         """A gold reward model for one training seed, on all pairs of the gold split."""
@@ -174,11 +169,30 @@ class Bench:
             data=self.training_data,
             policy_model=self.experiment.models.policy,
             reward_model=reward_model,
+            reward_body=self._reward_body(reward_model),
             initial_policy=initial_policy,
             hardware=self.hardware,
             progress=self.progress,
             charged=self.charged if ledger.arm == "_bench" else None,
         )
+
+    def _reward_body(self, spec: RewardSpec) -> Policy | None:
+        """The language model that a reward model starts from, where it is one of the run's own."""
+        if not isinstance(spec, NeuralReward):
+            return None
+        if spec.initial:
+            return self.initial_policy
+        if spec.warmup:
+            own = {"architecture": spec.architecture, "path": None, "warmup": spec.warmup}
+            return self._language_model(self.experiment.models.policy.model_copy(update=own))
+        return None
+
+    def _language_model(self, spec: PolicyModel) -> Policy:
+        base = base_policy(self.store, spec, self.task.vocabulary)
+        if spec.warmup is None:
+            return base
+        lab = self._lab(0, base, FLOOR, Ledger("_bench", {}))
+        return lab.train_policy(base, self.task.demonstrations, SFTLoss(), recipe=spec.warmup)
 
     @cached_property
     def _golden(self) -> tuple[Golden, ...]:
@@ -240,8 +254,10 @@ class _Examination:
         nats = self._kl(kl_prompts)
         rows = []
         for axis, chosen in _by_axis(kl_prompts):
-            mean, low, high, clusters = clustered_mean(nats[chosen], [kl_prompts[place].cluster_id for place in chosen])
-            error = (high - low) / 2 / float(student.ppf(0.975, clusters - 1))  # the standard error its 95 % interval came from
+            mean, error = float(nats[chosen].mean()), 0.0
+            if np.ptp(nats[chosen]) > 0:  # before the first move every response has 0 nats, and no error
+                _, low, high, clusters = clustered_mean(nats[chosen], [kl_prompts[place].cluster_id for place in chosen])
+                error = (high - low) / 2 / float(student.ppf(0.975, clusters - 1))  # the standard error its 95 % interval came from
             rows.append({"axis": axis, "metric": "kl", "value": mean, "standard_error": error, "n": len(chosen)})
         for axis, chosen in _by_axis([one.prompt for one in self.responses]):
             words = [self.responses[place].text.split() for place in chosen]

@@ -65,6 +65,7 @@ class Lab:
         data: TrainingData,
         policy_model: PolicyModel,
         reward_model: RewardSpec,
+        reward_body: Policy | None = None,
         initial_policy: Policy,
         hardware: Mapping[str, Any],
         progress: Callable[[str], None] = lambda stage: None,
@@ -77,6 +78,7 @@ class Lab:
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
         self._store, self._ledger, self._seed, self._data = store, ledger, seed, data
         self._policy_model, self._reward_model, self._hardware, self._progress = policy_model, reward_model, dict(hardware), progress
+        self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
 
     @property
     def used(self) -> Mapping[Unit, float]:
@@ -166,6 +168,7 @@ class Lab:
             "spec": self._spec(),
             "base": self._base(),
             "axes": list(self._data.axes),
+            "vocabulary": list(self._data.vocabulary or ()) if getattr(spec, "architecture", None) else None,
             "start": start.key if start else None,
         }
 
@@ -175,7 +178,7 @@ class Lab:
                 return _train_ngram(pairs, loss, spec, seed, folder)
             from apo_bench.training import train_reward_model
 
-            body = self._policy_folder(self.initial_policy) if spec.initial else spec.path
+            body = self._policy_folder(self._reward_body) if self._reward_body else spec.path
             origin = self._store.open("reward_models", start.key).folder if start else body
             return train_reward_model(origin, pairs, loss, self._data.axes, self._data.vocabulary, spec, seed, folder)
 
@@ -273,7 +276,7 @@ class Lab:
         """What a reward model starts from, by content where it lies here, so that a moved folder keeps its keys."""
         if not isinstance(self._reward_model, NeuralReward):
             return None
-        return self.initial_policy.key if self._reward_model.initial else path_identity(self._reward_model.path)
+        return self._reward_body.key if self._reward_body else path_identity(self._reward_model.path)
 
     def _scores(self, folder: Path, items: Sequence[tuple[Prompt, str]]) -> tuple[list[float], Mapping[str, float]]:
         if isinstance(self._reward_model, NeuralReward):
@@ -351,7 +354,7 @@ def _train_ngram(pairs: Sequence[Pair], loss: Any, spec: NgramReward, seed: int,
         raise InputError(f"models.reward.kind: an n-gram model cannot be trained with {type(loss).__name__}")
     golden = torch.tensor([pair.source == "golden_over_sample" for pair in pairs])
     weights = loss(torch.zeros(len(pairs)), golden) / math.log(2)  # softplus(0) = log 2
-    NgramRewardModel.fit(pairs, weights.tolist(), spec, seed).save(folder)
+    NgramRewardModel.fit(pairs, weights.tolist(), spec, seed if spec.bootstrap else None).save(folder)
     return {"rm_updates": 1}
 
 

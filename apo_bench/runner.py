@@ -28,6 +28,7 @@ from apo_bench.store import code_hash, digest, digest_files, origin, versions, w
 from apo_bench.tasks import Task, load_task
 
 GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
+PRODUCTS = ("manifest.json", "tables/scores.parquet", "report/report.md", "report/summary.csv", "report/contrasts.csv", "report/budget.csv")
 Report = Callable[[str], None]
 
 
@@ -90,12 +91,32 @@ def run(
         # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
         failures = _run_all([first, *golds, *missing], workers or os.cpu_count() or 1)
     records = {job: record for job in jobs if (record := _finished(job))}
-    _write_tables(folder, experiment, records, gold_pairs=len(task.pairs["gold"]))
-    _write_manifest(folder, experiment, task, failures, records, as_json, experiment_path)
-    from apo_bench.report import write_report
+    manifest = _manifest(experiment, task, failures, records, as_json, experiment_path)
+    answer = _answer_key(folder, manifest, records)
+    written = folder / "store" / "answer.json"
+    if not _says(written, answer):  # a replay has nothing new to write
+        _write_tables(folder, experiment, records, gold_pairs=len(task.pairs["gold"]))
+        write_json(folder / "manifest.json", manifest)
+        from apo_bench.report import write_report
 
-    write_report(folder)
+        write_report(folder)
+        write_json(written, answer)
     return RunResult(folder, tuple(failures))
+
+
+def _answer_key(folder: Path, manifest: Mapping[str, Any], records: Mapping[Job, Any]) -> str:
+    """Names everything that tables and report are made from."""
+    here = Path(__file__).parent
+    code = digest_files([here / f"{name}.py" for name in ("runner", "report", "results", "figures", "stats")])
+    question = digest_files([folder / "experiment.yaml"])
+    return digest([manifest, [record["key"] for record in records.values()], question, code])
+
+
+def _says(path: Path, value: Any) -> bool:
+    try:
+        return json.loads(path.read_text()) == value and all((path.parents[1] / part).exists() for part in PRODUCTS)
+    except (OSError, ValueError):
+        return False
 
 
 # --- one job, in a worker -----------------------------------------------------------------------------------------------------
@@ -366,9 +387,9 @@ def _write_tables(folder: Path, experiment: Experiment, records: Mapping[Job, Ma
         temporary.replace(path)
 
 
-def _write_manifest(
-    folder: Path, experiment: Experiment, task: Task, failures: Sequence[Failure], records: Mapping[Job, Any], overrides: str, path: Path
-) -> None:
+def _manifest(
+    experiment: Experiment, task: Task, failures: Sequence[Failure], records: Mapping[Job, Any], overrides: str, path: Path
+) -> dict[str, Any]:
     counts = dict(task.counts)
     splits = {split: {what: counts.pop(f"{split}.{what}") for what in ("pairs", "prompts", "clusters")} for split in task.pairs}
     by_axis = {name: counts.pop(name) for name in list(counts) if name.partition(".")[0] in task.pairs}
@@ -378,7 +399,7 @@ def _write_manifest(
         f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in _TRUNCATED.items() if truncated[name]
     ]
     sets = "".join(f" --set '{key}={json.dumps(value)}'" for key, value in json.loads(overrides).items())
-    write_json(folder / "manifest.json", {
+    return {
         "name": experiment.name,
         "task": task.name,
         "provenance": task.provenance,
@@ -390,7 +411,7 @@ def _write_manifest(
         "arms": {name: arm.use for name, arm in experiment.arms.items()},
         "command": f"apo-bench run experiments/{path.name}{sets}",
         **origin(),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 _TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}

@@ -82,13 +82,12 @@ class _Items(Dataset[dict[str, Any]]):
 
 
 class _Loop(Trainer):
-    """Trainer with our batches and our loss. The batch carries no `labels`, and the loss is already normalised."""
+    """Trainer with our batches and our loss; a batch carries no `labels`, which would bring in Trainer's own scaling."""
 
     def __init__(self, *, terms: Terms, batches: Updates, **fields: Any) -> None:
         super().__init__(**fields)
         self.terms, self.batches = terms, batches
         self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = True
         self.tokens = 0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -98,8 +97,8 @@ class _Loop(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         shares = inputs.pop("share")
         self.tokens += int(inputs["attention_mask"].sum())
-        # accelerate averages gradients over processes, so each counts its part of the sum world-size-fold
-        return (self.terms(model, inputs) * shares).sum() * self.args.world_size
+        # The shares are whole already, so undo what comes: Trainer divides by the micro-batches, accelerate averages over processes.
+        return (self.terms(model, inputs) * shares).sum() * self.current_gradient_accumulation_steps * self.args.world_size
 
 
 def fit(

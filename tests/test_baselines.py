@@ -37,10 +37,6 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
         "apo_bench.apo@APO",
         {"rounds": 1, "samples_per_prompt": 2, "start": "previous", "player": {"use": DPO, **SMALL}},
     ),
-    "golden_refresh": (
-        "apo_bench.apo@APO",
-        {"rounds": 1, "samples_per_prompt": 2, "opponent": "initial", "refit": "once", "player": {"use": RJS, **SMALL}},
-    ),
 }
 
 

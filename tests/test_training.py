@@ -333,12 +333,12 @@ def test_sft_lowers_the_loss_and_leaves_a_folder(start: Path, tmp_path: Path) ->
     losses = json.loads((tmp_path / "trained" / "training_losses.json").read_text())
     assert len(losses) == counts["policy_updates"] == 40
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) / 2
-    plain, tokenizer = (kind.from_pretrained(tmp_path / "trained") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (start, tmp_path / "trained"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "trained")
     ids = torch.tensor([tokenizer("<user> how do i boil <assistant>")["input_ids"]])
-    before = AutoModelForCausalLM.from_pretrained(start)
     boil = tokenizer.convert_tokens_to_ids("boil")
     with torch.no_grad():
-        assert plain(ids).logits[0, -1].softmax(-1)[boil] > 2 * before(ids).logits[0, -1].softmax(-1)[boil]
+        assert after(input_ids=ids).logits[0, -1].softmax(-1)[boil] > 2 * before(input_ids=ids).logits[0, -1].softmax(-1)[boil]
 
 
 def test_dpo_prefers_what_is_chosen(start: Path, tmp_path: Path) -> None:

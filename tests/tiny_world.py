@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.budget import Ledger
-from apo_bench.config import Experiment, RewardSpec
+from apo_bench.config import Experiment, NeuralReward, RewardSpec
 from apo_bench.evaluate import Bench
 from apo_bench.lab import Lab, TrainingData
 from apo_bench.store import RunStore
@@ -61,13 +61,15 @@ def tiny_lab(
     arm: str = "arm", store: RunStore | None = None, reward_model: RewardSpec | None = None, data: TrainingData | None = None,
 ) -> Lab:  # fmt: skip
     """An arm's Lab on the bench's store, with any budget, seed, reward model or data."""
+    spec = reward_model or bench.experiment.models.reward
     return Lab(
         store=store or bench.store,
         ledger=Ledger(arm, budget or {}),
         seed=seed,
         data=data or bench.training_data,
         policy_model=bench.experiment.models.policy,
-        reward_model=reward_model or bench.experiment.models.reward,
+        reward_model=spec,
+        reward_body=bench.initial_policy if isinstance(spec, NeuralReward) and spec.initial else None,
         initial_policy=bench.initial_policy,
         hardware=bench.hardware,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from apo_bench.errors import InputError
@@ -62,10 +63,7 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
 def encode_prompt(tokenizer: Any, prompt: Prompt, system_prompt: str | None, max_tokens: int) -> Encoded:
     """The ids a policy continues. A system prompt, "" too, keeps a template's default out; None leaves it to the template."""
     if tokenizer.chat_template:
-        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        if system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": system_prompt})
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = _chat(tokenizer, prompt, system_prompt, add_generation_prompt=True)
     else:
         text = transcript(prompt) + "\n\nAssistant:"
     return _left_truncated(tokenizer(text, add_special_tokens=False)["input_ids"], max_tokens)
@@ -84,12 +82,9 @@ def encode_scored(tokenizer: Any, prompt: Prompt, response: str, axis_input: boo
     Raises InputError where the chat template would leave the axis out.
     """
     if tokenizer.chat_template:
-        messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
-        messages.append({"role": "assistant", "content": response})
-        text, head = tokenizer.apply_chat_template(messages, tokenize=False), ""
+        text, head = _chat(tokenizer, prompt, "", response), ""
         if axis_input:
-            bare, axis = text, {"role": "system", "content": prompt.axis}
-            text = tokenizer.apply_chat_template([axis, *messages], tokenize=False)
+            bare, text = text, _chat(tokenizer, prompt, prompt.axis, response)
             if text == bare:
                 raise InputError("axis_input: the tokenizer's chat template has no place for a system message; use axis_heads")
             head = text[: text.index(prompt.axis) + len(prompt.axis)]
@@ -102,6 +97,21 @@ def encode_scored(tokenizer: Any, prompt: Prompt, response: str, axis_input: boo
     before = next(place for place in range(specials + 1) if whole[place : place + len(bare)] == bare)  # such as [CLS]
     kept = _left_truncated(bare, max_tokens - specials, keep=len(tokenizer(axis, add_special_tokens=False)["input_ids"]) if axis else 0)
     return Encoded(whole[:before] + kept.ids + whole[before + len(bare) :], kept.truncated)
+
+
+def _chat(tokenizer: Any, prompt: Prompt, system: str | None, response: str | None = None, **options: Any) -> str:
+    """The conversation in the template's form. A template that refuses system messages needs no empty one to silence it."""
+    messages = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    if response is not None:
+        messages.append({"role": "assistant", "content": response})
+    if system is None:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    try:
+        return tokenizer.apply_chat_template([{"role": "system", "content": system}, *messages], tokenize=False, **options)
+    except TemplateError as error:
+        if system:
+            raise InputError(f"system message {system!r}: the tokenizer's chat template refuses it: {error}") from None
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
 
 
 def transcript(prompt: Prompt) -> str:
