@@ -1,5 +1,6 @@
 """Whether an experiment can be run, found out without a GPU, a network or a model: said before anything is written."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,8 +57,12 @@ def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
             continue
         if model.architecture is not None:
             _check_architecture(f"{key}.architecture", model.architecture)
+            _check_context(key, model, model.architecture, experiment)
         if model.path is not None:
             yield from _check_model_path(key, model.path, base)
+            config = Path(resolve_model(model.path, base)) / "config.json" if model.path not in IMPORT_NAMES else None
+            if config is not None and config.is_file():
+                _check_context(key, model, json.loads(config.read_text(encoding="utf-8")), experiment)
 
 
 def _check_model_path(key: str, path: str, base: Path) -> Iterator[str]:
@@ -72,6 +77,20 @@ def _check_model_path(key: str, path: str, base: Path) -> Iterator[str]:
         yield f"{key}.path: {path} is taken for a hub id and was not checked"
     elif not (Path(found) / "config.json").is_file():
         raise InputError(f"{key}.path: {found} is not a model folder (it has no config.json)")
+
+
+def _check_context(key: str, model: PolicyModel | RewardSpec, config: Mapping[str, Any], experiment: Experiment) -> None:
+    """Prompt and response together must fit the positions a model has, where its configuration says how many."""
+    context = config.get("max_position_embeddings", config.get("n_positions"))
+    if context is None or isinstance(model, NgramReward):
+        return
+    if isinstance(model, PolicyModel):
+        longest = max(model.max_response_tokens, model.sampling.max_new_tokens, experiment.evaluation.sampling.max_new_tokens)
+        field, wanted = "max_prompt_tokens", model.max_prompt_tokens + longest
+    else:
+        field, wanted = "max_tokens", model.max_tokens
+    if wanted > context:
+        raise InputError(f"{key}.{field}: {wanted} tokens with the longest response, but the model's context has {context}")
 
 
 def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
@@ -98,7 +117,7 @@ def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
     """A task that can read local files has the option `data_files`; left at null, its data are downloaded."""
     folder = tasks.find_task(experiment.task.use, base)
     description = folder / f"{folder.name}.yaml"
-    options = tasks._merge_options(description, tasks._read_description(description).options, experiment.task.options)
+    options = tasks.merge_options(description, tasks.read_description(description).options, experiment.task.options)
     return options.get("data_files", "") is None
 
 

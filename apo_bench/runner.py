@@ -8,7 +8,6 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,29 +18,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from apo_bench.budget import UNITS
 from apo_bench.config import Experiment, dump_experiment, load_experiment
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.methods import resolve, source_files
 from apo_bench.models.imports import resolve_model
-from apo_bench.store import code_hash, digest, digest_files, origin, versions, write_json, write_text
+from apo_bench.store import code_hash, digest, digest_files, versions, write_json, write_text
+from apo_bench.tables import TRUNCATED, Failure, Records, manifest, write_tables
 from apo_bench.tasks import Task, load_task
 
 GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
 PRODUCTS = ("manifest.json", "tables/scores.parquet", "report/report.md", "report/summary.csv", "report/contrasts.csv", "report/budget.csv")
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An arm-seed that did not finish; the others went on."""
-
-    arm: str
-    seed: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.arm}, seed {self.seed}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -90,26 +77,26 @@ def run(
         first = Job(experiment_path, as_json, folder, INITIAL, 0)
         # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
         failures = _run_all([first, *golds, *missing], workers or os.cpu_count() or 1)
-    records = {job: record for job in jobs if (record := _finished(job))}
-    manifest = _manifest(experiment, task, failures, records, as_json, experiment_path)
-    answer = _answer_key(folder, manifest, records)
+    records = {(job.arm, job.seed): record for job in jobs if (record := _finished(job))}
+    about = manifest(experiment, task, failures, records, overrides or {}, experiment_path)
+    answer = _answer_key(folder, about, records)
     written = folder / "store" / "answer.json"
     if not _says(written, answer):  # a replay has nothing new to write
-        _write_tables(folder, experiment, records, gold_pairs=len(task.pairs["gold"]))
-        write_json(folder / "manifest.json", manifest)
         from apo_bench.report import write_report
 
+        write_tables(folder, experiment, records, gold_pairs=len(task.pairs["gold"]))
+        write_json(folder / "manifest.json", about)
         write_report(folder)
         write_json(written, answer)
     return RunResult(folder, tuple(failures))
 
 
-def _answer_key(folder: Path, manifest: Mapping[str, Any], records: Mapping[Job, Any]) -> str:
+def _answer_key(folder: Path, about: Mapping[str, Any], records: Records) -> str:
     """Names everything that tables and report are made from."""
     here = Path(__file__).parent
-    code = digest_files([here / f"{name}.py" for name in ("runner", "report", "results", "figures", "stats")])
+    code = digest_files([here / f"{name}.py" for name in ("tables", "report", "results", "figures", "stats")])
     question = digest_files([folder / "experiment.yaml"])
-    return digest([manifest, [record["key"] for record in records.values()], question, code])
+    return digest([about, [record["key"] for record in records.values()], question, code])
 
 
 def _says(path: Path, value: Any) -> bool:
@@ -166,7 +153,7 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
             for one, evaluation in zip(rounds, evaluations, strict=True)
         ],
         "used": lab.used,
-        "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in _TRUNCATED},
+        "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
         "wall_s": lab.wall_s,
         "peak_memory_bytes": lab.peak_memory_bytes,
         "floor": bench.floor_accuracy(job.seed),
@@ -328,90 +315,3 @@ def _progress(jobs: Sequence[Job]) -> Iterator[Callable[..., None]]:
                 progress.update(running[job.label], description=f"{job.label}: {stage}")
 
         yield bar
-
-
-# --- tables -------------------------------------------------------------------------------------------------------------------------
-
-
-def _write_tables(folder: Path, experiment: Experiment, records: Mapping[Job, Mapping[str, Any]], gold_pairs: int) -> None:
-    """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values."""
-    import pandas as pd
-
-    @cache
-    def part(evaluation: str, name: str) -> Any:
-        return pd.read_parquet(folder / "store" / "evaluations" / evaluation / f"{name}.parquet")
-
-    found: dict[str, list[Any]] = {"scores": [], "metrics": [], "reward_models": [], "responses": []}
-    ledger: list[dict[str, Any]] = []
-    timings: list[dict[str, Any]] = []
-    for job, record in records.items():
-        for number, one in enumerate(record["rounds"]):
-            for name, frames in found.items():
-                frames.append(part(one["evaluation"], name).assign(arm=job.arm, seed=job.seed, round=number))
-        ledger += [
-            {
-                "arm": job.arm,
-                "seed": job.seed,
-                "unit": unit,
-                "used": record["used"][unit],
-                "budget": experiment.budget.get(unit, float("nan")),
-            }
-            for unit in UNITS
-        ]
-        timings += [
-            {"arm": job.arm, "seed": job.seed, "measure": name, "value": float(record[name])} for name in ("wall_s", "peak_memory_bytes")
-        ]
-        found["reward_models"].append(pd.DataFrame(record["floor"]).assign(arm="_floor", seed=job.seed, round=0))
-    bench = {key: counts for record in records.values() for key, counts in record["bench"].items()}  # each artifact once
-    spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(gold_pairs)}
-    ledger += [{"arm": "_bench", "seed": -1, "unit": unit, "used": spent[unit], "budget": float("nan")} for unit in UNITS if records]
-    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items() if frames}
-    tables |= {name: pd.DataFrame(rows) for name, rows in (("ledger", ledger), ("timings", timings)) if rows}
-    shutil.rmtree(folder / "tables", ignore_errors=True)  # of an earlier question; whatever still holds is in the store
-    if "reward_models" in tables:
-        rows = tables["reward_models"]
-        tables["reward_models"] = rows[rows["metric"] != ""].drop_duplicates(subset=["arm", "seed", "round", "axis", "metric"])
-    for key in {record["gold"] for record in records.values()}:  # one: all arm-seeds share their gold
-        tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / key / "gold.parquet")
-    for name, table in tables.items():
-        keys = [
-            key
-            for key in ("arm", "gold", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "metric", "unit", "measure")
-            if key in table
-        ]
-        ordered = table[[*keys, *(column for column in table if column not in keys)]].sort_values(keys, ignore_index=True)
-        path = folder / "tables" / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{name}.tmp")
-        ordered.to_parquet(temporary, index=False)
-        temporary.replace(path)
-
-
-def _manifest(
-    experiment: Experiment, task: Task, failures: Sequence[Failure], records: Mapping[Job, Any], overrides: str, path: Path
-) -> dict[str, Any]:
-    counts = dict(task.counts)
-    splits = {split: {what: counts.pop(f"{split}.{what}") for what in ("pairs", "prompts", "clusters")} for split in task.pairs}
-    by_axis = {name: counts.pop(name) for name in list(counts) if name.partition(".")[0] in task.pairs}
-    notes = [f"{name}: {value}" for name, value in counts.items() if value]
-    truncated = {name: sum(record["truncated"][name] for record in records.values()) for name in ("truncated_prompts", "truncated_scored")}
-    notes += [
-        f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in _TRUNCATED.items() if truncated[name]
-    ]
-    sets = "".join(f" --set '{key}={json.dumps(value)}'" for key, value in json.loads(overrides).items())
-    return {
-        "name": experiment.name,
-        "task": task.name,
-        "provenance": task.provenance,
-        "splits": splits,
-        "splits_by_axis": by_axis,
-        "notes": notes,
-        "failures": [{"arm": one.arm, "seed": one.seed, "message": one.message} for one in failures],
-        "seeds": list(experiment.seeds),
-        "arms": {name: arm.use for name, arm in experiment.arms.items()},
-        "command": f"apo-bench run experiments/{path.name}{sets}",
-        **origin(),
-    }  # fmt: skip
-
-
-_TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}

@@ -137,8 +137,8 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
     """
     folder = find_task(use, base)
     path = folder / f"{folder.name}.yaml"
-    about = _read_description(path)
-    options = _merge_options(path, about.options, options)
+    about = read_description(path)
+    options = merge_options(path, about.options, options)
     modules: dict[str, ModuleType] = {}
 
     def named(key: str, reference: str) -> Any:
@@ -326,7 +326,8 @@ class _TaskLoader(yaml.SafeLoader):
 _TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(cast(yaml.ScalarNode, node)))
 
 
-def _read_description(path: Path) -> Description:
+def read_description(path: Path) -> Description:
+    """A task's YAML, validated. Raises InputError."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
     except FileNotFoundError:
@@ -347,7 +348,8 @@ def _read_description(path: Path) -> Description:
         raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}".replace("\n", " ")) from None
 
 
-def _merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's options with those an experiment gives. Raises InputError for one the task does not have."""
     for key, value in given.items():
         if key not in defaults:
             raise InputError(f"{path}: options.{key}: no such option; options: {', '.join(defaults) or 'none'}")

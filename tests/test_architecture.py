@@ -30,6 +30,7 @@ ORDER = [
     ["stats"],
     ["evaluate"],
     ["contract"],
+    ["tables"],
     ["results"],
     ["figures"],
     ["report"],

@@ -142,6 +142,17 @@ def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp
     )
 
 
+def test_check_refuses_a_prompt_longer_than_the_context(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    """32 prompt tokens and 16 response tokens are 48: a context of 48 holds them, one of 47 does not."""
+    tree["models"]["policy"]["architecture"]["max_position_embeddings"] = 48
+    assert apo_bench.check.check_experiment(write_experiment(tree)) == []
+    tree["models"]["policy"]["architecture"]["max_position_embeddings"] = 47
+    path = write_experiment(tree)
+    assert refusal("check", str(path)) == (
+        f"{path}: models.policy.max_prompt_tokens: 48 tokens with the longest response, but the model's context has 47"
+    )
+
+
 PLAYER = """
 from dataclasses import dataclass
 

@@ -76,7 +76,8 @@ def test_dpo_equals_trl_on_one_batch(tmp_path: Path, tiny_policy: Any):
         {"prompt": side(p, c)["prompt"], "chosen": side(p, c)["text"], "rejected": side(p, r)["text"]} for p, c, r in rows
     ])  # fmt: skip
     arguments = trl.DPOConfig(
-        output_dir=str(tmp_path), beta=0.3, use_cpu=True, report_to=[], per_device_train_batch_size=3, max_length=64, disable_dropout=True, bf16=False,
+        output_dir=str(tmp_path), beta=0.3, use_cpu=True, report_to=[], per_device_train_batch_size=3, max_length=64, bf16=False,
+        disable_dropout=True,
     )  # fmt: skip
     trainer = trl.DPOTrainer(model=model, ref_model=reference, args=arguments, train_dataset=dataset, processing_class=tokenizer)
     theirs = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader()))).item()

@@ -1,0 +1,109 @@
+"""Records of finished arm-seeds -> the run folder's tables and manifest. Only `timings` holds measured values."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from apo_bench.budget import UNITS
+from apo_bench.config import Experiment
+from apo_bench.store import origin
+from apo_bench.tasks import Task
+
+Records = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> what the arm-seed ended with
+TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An arm-seed that did not finish; the others went on."""
+
+    arm: str
+    seed: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}: {self.message}"
+
+
+def write_tables(folder: Path, experiment: Experiment, records: Records, gold_pairs: int) -> None:
+    """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values."""
+    import pandas as pd  # here, so that a replay, which has nothing to write, does without
+
+    @cache
+    def part(evaluation: str, name: str) -> Any:
+        return pd.read_parquet(folder / "store" / "evaluations" / evaluation / f"{name}.parquet")
+
+    found: dict[str, list[Any]] = {"scores": [], "metrics": [], "reward_models": [], "responses": []}
+    ledger: list[dict[str, Any]] = []
+    timings: list[dict[str, Any]] = []
+    for (arm, seed), record in records.items():
+        for number, one in enumerate(record["rounds"]):
+            for name, frames in found.items():
+                frames.append(part(one["evaluation"], name).assign(arm=arm, seed=seed, round=number))
+        ledger += [
+            {
+                "arm": arm,
+                "seed": seed,
+                "unit": unit,
+                "used": record["used"][unit],
+                "budget": experiment.budget.get(unit, float("nan")),
+            }
+            for unit in UNITS
+        ]
+        timings += [{"arm": arm, "seed": seed, "measure": name, "value": float(record[name])} for name in ("wall_s", "peak_memory_bytes")]
+        found["reward_models"].append(pd.DataFrame(record["floor"]).assign(arm="_floor", seed=seed, round=0))
+    bench = {key: counts for record in records.values() for key, counts in record["bench"].items()}  # each artifact once
+    spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(gold_pairs)}
+    ledger += [{"arm": "_bench", "seed": -1, "unit": unit, "used": spent[unit], "budget": float("nan")} for unit in UNITS if records]
+    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items() if frames}
+    tables |= {name: pd.DataFrame(rows) for name, rows in (("ledger", ledger), ("timings", timings)) if rows}
+    shutil.rmtree(folder / "tables", ignore_errors=True)  # of an earlier question; whatever still holds is in the store
+    if "reward_models" in tables:
+        rows = tables["reward_models"]
+        tables["reward_models"] = rows[rows["metric"] != ""].drop_duplicates(subset=["arm", "seed", "round", "axis", "metric"])
+    for key in {record["gold"] for record in records.values()}:  # one: all arm-seeds share their gold
+        tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / key / "gold.parquet")
+    for name, table in tables.items():
+        keys = [
+            key
+            for key in ("arm", "gold", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "metric", "unit", "measure")
+            if key in table
+        ]
+        ordered = table[[*keys, *(column for column in table if column not in keys)]].sort_values(keys, ignore_index=True)
+        path = folder / "tables" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{name}.tmp")
+        ordered.to_parquet(temporary, index=False)
+        temporary.replace(path)
+
+
+def manifest(
+    experiment: Experiment, task: Task, failures: Sequence[Failure], records: Records, overrides: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    """What the report says of the run besides its rows: data, notes, failures, versions, and the command that made it."""
+    counts = dict(task.counts)
+    splits = {split: {what: counts.pop(f"{split}.{what}") for what in ("pairs", "prompts", "clusters")} for split in task.pairs}
+    by_axis = {name: counts.pop(name) for name in list(counts) if name.partition(".")[0] in task.pairs}
+    notes = [f"{name}: {value}" for name, value in counts.items() if value]
+    truncated = {name: sum(record["truncated"][name] for record in records.values()) for name in ("truncated_prompts", "truncated_scored")}
+    notes += [
+        f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]
+    ]
+    sets = "".join(f" --set '{key}={json.dumps(value)}'" for key, value in overrides.items())
+    return {
+        "name": experiment.name,
+        "task": task.name,
+        "provenance": task.provenance,
+        "splits": splits,
+        "splits_by_axis": by_axis,
+        "notes": notes,
+        "failures": [{"arm": one.arm, "seed": one.seed, "message": one.message} for one in failures],
+        "seeds": list(experiment.seeds),
+        "arms": {name: arm.use for name, arm in experiment.arms.items()},
+        "command": f"apo-bench run experiments/{path.name}{sets}",
+        **origin(),
+    }  # fmt: skip
