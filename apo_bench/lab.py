@@ -319,13 +319,13 @@ def path_identity(path: str | None) -> str | None:
 
 
 def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -> tuple[Pair, ...]:
-    """Golden above each of the samples on its prompt (the APO paper's duels); a sample equal to the golden gives no pair."""
+    """Golden above each of the samples on its prompt (the APO paper's duels).
+
+    A sample equal to the golden response stays in: its margin is 0 whatever the weights, so it has no gradient, and the number
+    of updates does not depend on how well the opponent plays. Arms stay matched.
+    """
     texts = {one.prompt.id: one.text for one in golden}
-    return tuple(
-        Pair(sample.prompt, texts[sample.prompt.id], sample.text, "golden_over_sample")
-        for sample in samples
-        if texts[sample.prompt.id] != sample.text
-    )
+    return tuple(Pair(sample.prompt, texts[sample.prompt.id], sample.text, "golden_over_sample") for sample in samples)
 
 
 def best_of(groups: Sequence[Group]) -> tuple[Demonstration, ...]:

@@ -502,13 +502,13 @@ def test_best_worst_gives_no_pair_for_ties(some: list[Group]) -> None:
 
 
 @given(st.lists(st.sampled_from(PROMPTS), unique=True, min_size=1), st.data())
-def test_golden_over_samples_gives_each_sample_a_duel_but_no_tie(prompts: list[Prompt], data: st.DataObject) -> None:
+def test_golden_over_samples_gives_each_sample_a_duel(prompts: list[Prompt], data: st.DataObject) -> None:
     golden = [Golden(prompt, data.draw(texts)) for prompt in prompts]
     samples = [Response(prompt, data.draw(texts), 1, "eos") for prompt in prompts for _ in range(3)]
     duels = golden_over_samples(golden, samples)
     gold = {one.prompt: one.text for one in golden}
-    assert [(pair.prompt, pair.rejected) for pair in duels] == [(one.prompt, one.text) for one in samples if one.text != gold[one.prompt]]
-    assert all(pair.chosen == gold[pair.prompt] != pair.rejected and pair.source == "golden_over_sample" for pair in duels)
+    assert [(pair.prompt, pair.rejected) for pair in duels] == [(one.prompt, one.text) for one in samples]
+    assert all(pair.chosen == gold[pair.prompt] and pair.source == "golden_over_sample" for pair in duels)
 
 
 def test_builders_by_hand() -> None:
@@ -517,4 +517,5 @@ def test_builders_by_hand() -> None:
     assert best_of(some) == (Demonstration(one, "b"), Demonstration(two, "x"))
     assert best_worst(some) == (Pair(one, "b", "a", "best_over_worst"),)
     samples = [Response(one, "g", 1, "eos"), Response(one, "s", 1, "eos")]
-    assert golden_over_samples([Golden(one, "g")], samples) == (Pair(one, "g", "s", "golden_over_sample"),)
+    duels = tuple(Pair(one, "g", text, "golden_over_sample") for text in ("g", "s"))
+    assert golden_over_samples([Golden(one, "g")], samples) == duels

@@ -560,7 +560,7 @@ REAL_PAIRS = {"rm": (586, 567), "policy": (215, 182), "gold": (1122, 1176), "dev
 
 
 def test_sim_hh_loads_by_the_same_rules():
-    """400 verb-object combinations; no prompt of a test combination is asked, compared or demonstrated anywhere else."""
+    """576 verb-object combinations; no prompt of a test combination is asked, compared or demonstrated anywhere else."""
     small = {"prompts_per_cluster": 2, "pairs_per_prompt": 1, "demonstrations_per_cluster": 2}
     task = load_task("sim_hh", small, base=None)
     assert sum(task.counts[f"{split}.clusters"] for split in SPLITS) == len({p.cluster_id for split in SPLITS for p in task.prompts[split]})
