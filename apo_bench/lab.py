@@ -318,6 +318,17 @@ def path_identity(path: str | None) -> str | None:
     return digest_folder(Path(path)) if path and Path(path).is_dir() else path
 
 
+def play_alone(lab: Lab, player: PolicyUpdate, rounds: int) -> None:
+    """A player without an adversary: the reward model is fitted once, to human pairs, and the policy moves each round."""
+    from apo_bench.losses import RankingLoss  # here, since losses bring torch, and a replay does without
+
+    reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
+    policy = lab.initial_policy
+    for round_ in range(rounds):
+        policy = player.update(lab, policy, reward_model, draw=round_)
+        lab.finish_round(policy, reward_model)
+
+
 def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -> tuple[Pair, ...]:
     """Golden above each of the samples on its prompt (the APO paper's duels).
 

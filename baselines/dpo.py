@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from apo_bench.lab import Count, Lab, Positive, best_worst
-from apo_bench.losses import DPOLoss, RankingLoss
+from apo_bench.lab import Count, Lab, Positive, best_worst, play_alone
+from apo_bench.losses import DPOLoss
 from apo_bench.types import Policy, RewardModel
 
 
@@ -32,8 +32,4 @@ class DPO:
         )
 
     def run(self, lab: Lab) -> None:
-        reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-        policy = lab.initial_policy
-        for round_ in range(self.rounds):
-            policy = self.update(lab, policy, reward_model, draw=round_)
-            lab.finish_round(policy, reward_model)
+        play_alone(lab, self, self.rounds)

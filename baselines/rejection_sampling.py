@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from apo_bench.lab import Count, Lab, Positive, best_of
-from apo_bench.losses import RankingLoss, SFTLoss
+from apo_bench.lab import Count, Lab, Positive, best_of, play_alone
+from apo_bench.losses import SFTLoss
 from apo_bench.types import Policy, RewardModel
 
 
@@ -24,8 +24,4 @@ class RejectionSampling:
         return lab.train_policy(policy, best, SFTLoss(), learning_rate=self.learning_rate, epochs=self.epochs)
 
     def run(self, lab: Lab) -> None:
-        reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-        policy = lab.initial_policy
-        for round_ in range(self.rounds):
-            policy = self.update(lab, policy, reward_model, draw=round_)
-            lab.finish_round(policy, reward_model)
+        play_alone(lab, self, self.rounds)
