@@ -49,7 +49,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        return f"{self.arm} seed {self.seed}" if self.arm != INITIAL else "initial policy"
+        return "initial policy" if self.arm == INITIAL else f"{self.arm.removeprefix('_')} seed {self.seed}"
 
     @property
     def record(self) -> Path:
@@ -71,6 +71,8 @@ def run(
     write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
     failures: list[Failure] = []
     if missing:
+        sizes = (f"{split} {task.counts[f'{split}.prompts']}/{task.counts[f'{split}.clusters']}" for split in task.prompts)
+        print(f"{task.name}: no cluster in two splits; prompts/clusters: {', '.join(sizes)}", file=sys.stderr)
         golds = [
             Job(experiment_path, as_json, folder, GOLD, seed) for seed in sorted({s for gold in experiment.models.gold for s in gold.seeds})
         ]

@@ -23,7 +23,7 @@ def load_policy(folder: str | Path, trust_remote_code: bool = False) -> tuple[An
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
     fit_embedding(model, tokenizer)
     return on_device(model), tokenizer
 

@@ -29,7 +29,7 @@ def new_reward_model(
         if start is not None:
             tokenizer = load_tokenizer(start, spec.trust_remote_code)
             model = AutoModelForSequenceClassification.from_pretrained(
-                start, num_labels=len(names), dtype=torch.float32, trust_remote_code=spec.trust_remote_code
+                start, num_labels=len(names), dtype=torch.float32, use_safetensors=True, trust_remote_code=spec.trust_remote_code
             )
             fit_embedding(model, tokenizer)
         else:
@@ -89,7 +89,9 @@ def score(folder: Path, items: Sequence[tuple[Prompt, str]], spec: NeuralReward)
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(folder, spec.trust_remote_code)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=spec.trust_remote_code)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=spec.trust_remote_code
+    )
     on_device(model).eval()
     encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
     distinct = sorted({tuple(one.ids) for one in encoded}, key=lambda ids: (len(ids), ids))
