@@ -1,5 +1,6 @@
 """Whether an experiment can be run, found out without a GPU, a network or a model: said before anything is written."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench import methods, tasks
-from apo_bench.config import Experiment, NgramReward, PolicyModel, RewardSpec, load_experiment
+from apo_bench.config import Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec, load_experiment
 from apo_bench.errors import InputError
 from apo_bench.models.imports import IMPORT_NAMES, resolve_model
 from apo_bench.tasks import Task, load_task
@@ -59,13 +60,13 @@ def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
             _check_architecture(f"{key}.architecture", model.architecture)
             _check_context(key, model, model.architecture, experiment)
         if model.path is not None:
-            yield from _check_model_path(key, model.path, base)
-            config = Path(resolve_model(model.path, base)) / "config.json" if model.path not in IMPORT_NAMES else None
-            if config is not None and config.is_file():
-                _check_context(key, model, json.loads(config.read_text(encoding="utf-8")), experiment)
+            yield from _check_model_path(key, model, model.path, base, experiment)
+        recipes = (model.training, model.warmup)
+        if any(recipe is not None and recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
+            yield f"{key}: lora needs peft, which is not installed; run: pip install peft"
 
 
-def _check_model_path(key: str, path: str, base: Path) -> Iterator[str]:
+def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, base: Path, experiment: Experiment) -> Iterator[str]:
     try:
         found = resolve_model(path, base)
     except InputError as error:
@@ -75,14 +76,21 @@ def _check_model_path(key: str, path: str, base: Path) -> Iterator[str]:
         return
     if not os.path.isabs(found):
         yield f"{key}.path: {path} is taken for a hub id and was not checked"
-    elif not (Path(found) / "config.json").is_file():
+        return
+    config = Path(found) / "config.json"
+    if not config.is_file():
         raise InputError(f"{key}.path: {found} is not a model folder (it has no config.json)")
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{key}.path: {config} is not JSON") from None
+    _check_context(key, model, fields, experiment)
 
 
-def _check_context(key: str, model: PolicyModel | RewardSpec, config: Mapping[str, Any], experiment: Experiment) -> None:
+def _check_context(key: str, model: PolicyModel | NeuralReward, config: Mapping[str, Any], experiment: Experiment) -> None:
     """Prompt and response together must fit the positions a model has, where its configuration says how many."""
     context = config.get("max_position_embeddings", config.get("n_positions"))
-    if context is None or isinstance(model, NgramReward):
+    if context is None:
         return
     if isinstance(model, PolicyModel):
         longest = max(model.max_response_tokens, model.sampling.max_new_tokens, experiment.evaluation.sampling.max_new_tokens)

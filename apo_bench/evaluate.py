@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from apo_bench.budget import Ledger
-from apo_bench.config import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Sampling
+from apo_bench.config import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Sampling, Unit
 from apo_bench.lab import Lab, Round, TrainingData, base_policy
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.stats import clustered_mean, ece
@@ -129,7 +129,8 @@ class Bench:
 
     def floor_accuracy(self, seed: int) -> list[dict[str, Any]]:
         """The n-gram floor for proxies: the same human pairs that an arm of this seed gets."""
-        lab = self._lab(seed, self.initial_policy, FLOOR, Ledger("_floor", _stocks(self.experiment.budget)))
+        granted: dict[Unit, float] = {unit: amount for unit, amount in self.experiment.budget.items() if unit == "human_pairs"}
+        lab = self._lab(seed, self.initial_policy, FLOOR, Ledger("_floor", granted))
         floor = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
         rows = self.accuracy_rows(self.margins(lab, floor))
         return [{"metric": "accuracy_human", "n": row.pop("n_pairs"), **_without(row, "metric", "n_clusters")} for row in rows]
@@ -369,10 +370,6 @@ def _in_order(groups: Sequence[Group], items: Sequence[tuple[Prompt, str]] | Seq
     """Scores of grouped items, back in the items' order."""
     queues = {group.prompt.id: iter(group.scores) for group in groups}
     return np.asarray([next(queues[item[0].id if isinstance(item, tuple) else item.prompt.id]) for item in items])
-
-
-def _stocks(budget: Mapping[Any, float]) -> dict[Any, float]:
-    return {unit: amount for unit, amount in budget.items() if unit == "human_pairs"}
 
 
 def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:

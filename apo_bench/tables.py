@@ -89,7 +89,7 @@ def manifest(
     splits = {split: {what: counts.pop(f"{split}.{what}") for what in ("pairs", "prompts", "clusters")} for split in task.pairs}
     by_axis = {name: counts.pop(name) for name in list(counts) if name.partition(".")[0] in task.pairs}
     notes = [f"{name}: {value}" for name, value in counts.items() if value]
-    truncated = {name: sum(record["truncated"][name] for record in records.values()) for name in ("truncated_prompts", "truncated_scored")}
+    truncated = {name: sum(record["truncated"][name] for record in records.values()) for name in TRUNCATED}
     notes += [
         f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]
     ]

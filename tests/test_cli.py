@@ -1,5 +1,6 @@
 """The command line: exit statuses, one-line errors, the printed table."""
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -151,6 +152,28 @@ def test_check_refuses_a_prompt_longer_than_the_context(tree: Tree, write_experi
     assert refusal("check", str(path)) == (
         f"{path}: models.policy.max_prompt_tokens: 48 tokens with the longest response, but the model's context has 47"
     )
+
+
+def test_check_reads_a_model_folders_own_context(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
+    """A folder's config.json counts like an architecture: 48 tokens do not fit 40 positions. A broken one is one line."""
+    policy = tree["models"]["policy"]
+    for key in ("architecture", "warmup"):
+        del policy[key]
+    folder = tmp_path / "beside" / "model"
+    folder.mkdir(parents=True)
+    policy["path"] = "./model"
+    path = write_experiment(tree)
+    (folder / "config.json").write_text('{"max_position_embeddings": 40}')
+    assert "models.policy.max_prompt_tokens: 48 tokens" in refusal("check", str(path))
+    (folder / "config.json").write_text("{")
+    assert refusal("check", str(path)) == f"{path}: models.policy.path: {folder / 'config.json'} is not JSON"
+
+
+def test_check_notes_that_lora_needs_peft(tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None if name == "peft" else real(name, package))
+    (note,) = apo_bench.check.check_experiment(write_experiment(tree))
+    assert note.startswith("models.reward: lora needs peft")
 
 
 PLAYER = """
