@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench import methods, tasks
-from apo_bench.config import Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec, load_experiment
+from apo_bench.config import Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
 from apo_bench.errors import InputError
+from apo_bench.experiment_file import load_experiment
 from apo_bench.models.imports import IMPORT_NAMES, resolve_model
 from apo_bench.tasks import Task, load_task
 

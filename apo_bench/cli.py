@@ -60,7 +60,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The run folder; results/<name> if not given.")] = None,
 ) -> None:
     """Run an experiment, or go on with it."""
-    from apo_bench.config import load_experiment
+    from apo_bench.experiment_file import load_experiment
 
     path, overrides = _find(experiment), _overrides(set_)
     wanted = load_experiment(path, overrides)
@@ -113,7 +113,7 @@ def check_method(
     with_: Annotated[str, typer.Option("--with", metavar="YAML", help="Its parameters, such as '{rounds: 2}'.")] = "{}",
 ) -> None:
     """Put a method through the contract every method keeps."""
-    from apo_bench.config import parse_yaml
+    from apo_bench.experiment_file import parse_yaml
 
     parameters = parse_yaml(with_, "--with")
     if not isinstance(parameters, dict):
@@ -145,7 +145,7 @@ def _find(experiment: Path) -> Path:
 
 
 def _overrides(assignments: list[str] | None) -> dict[str, Any]:
-    from apo_bench.config import parse_yaml
+    from apo_bench.experiment_file import parse_yaml
 
     overrides: dict[str, Any] = {}
     for assignment in assignments or ():
@@ -160,7 +160,7 @@ def _overrides(assignments: list[str] | None) -> dict[str, Any]:
 
 def _already_accepted(resolved: Path, wanted: Any) -> bool:
     """Whether this very experiment was checked before: a replay then does without loading its task and methods."""
-    from apo_bench.config import load_experiment
+    from apo_bench.experiment_file import load_experiment
 
     try:
         return resolved.is_file() and load_experiment(resolved) == wanted

@@ -1,24 +1,26 @@
-"""Experiment YAML -> Experiment. Unknown keys are refused; every error names file and key in one line."""
+"""What an experiment file may say. Unknown keys are refused, and nothing is converted."""
 
-import json
 import math
 import re
-import reprlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
-
-from apo_bench.errors import InputError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Unit = Literal[
     "human_pairs", "golden_responses", "sampled_responses", "sampled_tokens", "scored_responses", "scored_tokens",
     "rm_updates", "rm_train_tokens", "policy_updates", "policy_train_tokens", "flops",
 ]  # fmt: skip
 Match = Literal["annotation", "samples", "updates", "flops"]
+
+
+def _not_negative(budget: dict[str, float]) -> dict[str, float]:
+    for unit, value in budget.items():
+        if not value >= 0:
+            raise ValueError(f"{unit}: a budget is 0 or more, got {value}")
+    return budget
+
+
+Budget = Annotated[dict[Unit, float], AfterValidator(_not_negative)]
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch both accept
@@ -94,6 +96,7 @@ class PolicyModel(Strict):
 
     path: str | None = None
     architecture: dict[str, Any] | None = None
+    seed: Seed = 0  # of an architecture's first weights and its warm-up; one policy for the whole experiment
     system_prompt: str | None = ""
     max_prompt_tokens: int = Field(default=256, ge=1)
     max_response_tokens: int = Field(default=256, ge=1)
@@ -183,15 +186,20 @@ class Evaluation(Strict):
     prompts: int | None = Field(default=None, ge=2)
     held_out_golden: int = Field(default=64, ge=4)  # golden responses kept from every arm, to examine reward models on
     kl_prompts: int = Field(default=64, ge=2)
+    dev_prompts: int | None = Field(default=None, ge=2)  # asked after each round to choose rounds and settings; None: none
     ece_bins: int = Field(default=10, ge=2)
     diagnostic_pairs: int | None = Field(default=None, ge=2)  # held-out human pairs a reward model is examined on
 
 
 class Arm(BaseModel):
-    """A method and its parameters; `use` is module@Class or file.py@Class, the other keys are the method's fields."""
+    """A method and its parameters; `use` is module@Class or file.py@Class, the other keys are the method's fields.
+
+    `budget` replaces units of the experiment's budget for this arm: what a control may spend more of, or a budget curve less.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     use: str = Field(pattern=r"^[^@]+@[A-Za-z_]\w*$")
+    budget: Budget = {}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -209,7 +217,9 @@ class Compare(Strict):
     secondary: tuple[Comparison, ...] = ()
     scorer: str = "gold"  # "gold" is the first gold model's mean over its seeds; or a gold's name, or ground_truth
     axes: tuple[str, ...] = Field(("all",), min_length=1)  # axes of the primary family; "all" pools them
-    round: Literal["final"] = "final"
+    round: Literal["final", "dev_best"] = "final"  # dev_best: each arm-seed's round of the highest dev_score
+    matched_kl: bool = False  # contrasts also where both arms are equally far from the initial policy
+    curves: dict[str, tuple[str, ...]] = {}  # name -> arms that differ in what annotation they may use
     correction: Literal["holm"] = "holm"
 
     @field_validator("axes")
@@ -223,6 +233,26 @@ class Compare(Strict):
         return self
 
 
+class Tune(Strict):
+    """Equal tuning for all arms: so many trials each, drawn from the arm's own grid, judged by dev_score on seeds of their own.
+
+    `grids` maps an arm to dotted parameters ("player.learning_rate") and the values to try.
+    """
+
+    trials: int = Field(ge=2)
+    seeds: tuple[Seed, ...] = Field((1000,), min_length=1)
+    grids: dict[str, dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]] = Field(min_length=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct(seeds)
+
+
+Factor = Literal["world", "initial_policy", "gold"]
+Level = int | dict[str, Any]  # a seed, or fields that replace those of the section
+
+
 class Experiment(Strict):
     """One question: arms x seeds on one task under one budget, and the contrasts that answer it."""
 
@@ -231,9 +261,11 @@ class Experiment(Strict):
     seeds: tuple[Seed, ...] = Field(min_length=1)
     models: Models
     evaluation: Evaluation
-    budget: dict[Unit, float] = {}
+    budget: Budget = {}
     arms: dict[str, Arm] = Field(min_length=1)
     compare: Compare
+    tune: Tune | None = None
+    vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = {}  # the whole experiment again, at every level
 
     @field_validator("task", mode="before")
     @classmethod
@@ -244,14 +276,6 @@ class Experiment(Strict):
     @classmethod
     def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _distinct(seeds)
-
-    @field_validator("budget")
-    @classmethod
-    def _not_negative(cls, budget: dict[str, float]) -> dict[str, float]:
-        for unit, value in budget.items():
-            if not value >= 0:
-                raise ValueError(f"{unit}: a budget is 0 or more, got {value}")
-        return budget
 
     @field_validator("arms")
     @classmethod
@@ -270,10 +294,30 @@ class Experiment(Strict):
                         raise ValueError(
                             f"compare.{kind}.{place}.{side}: no arm named {getattr(pair, side)!r}; arms: {', '.join(self.arms)}"
                         )
+        for name, arms in self.compare.curves.items():
+            if unknown := [arm for arm in arms if arm not in self.arms]:
+                raise ValueError(f"compare.curves.{name}: no arm named {unknown[0]!r}; arms: {', '.join(self.arms)}")
+        if self.compare.round == "dev_best" and self.evaluation.dev_prompts is None:
+            raise ValueError("compare.round: dev_best needs evaluation.dev_prompts")
+        if self.tune is not None:
+            self._check_tuning(self.tune)
         known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold)}
         if self.compare.scorer not in known:
             raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")
         return self
+
+    def _check_tuning(self, tune: Tune) -> None:
+        """Trials are equally many for every arm, and on seeds that no result is reported for."""
+        if self.evaluation.dev_prompts is None:
+            raise ValueError("tune: needs evaluation.dev_prompts")
+        if both := sorted(set(tune.seeds) & set(self.seeds)):
+            raise ValueError(f"tune.seeds: {both[0]} is a seed of the experiment; tuning needs seeds of its own")
+        if set(tune.grids) != set(self.arms):
+            odd = sorted(set(tune.grids) ^ set(self.arms))[0]
+            raise ValueError(f"tune.grids: {odd!r} is {'no arm' if odd in tune.grids else 'missing; every arm is tuned alike'}")
+        for arm, grid in tune.grids.items():
+            if (points := math.prod(map(len, grid.values()))) < tune.trials:
+                raise ValueError(f"tune.grids.{arm}: {points} settings for {tune.trials} trials; every arm gets equally many")
 
 
 def _distinct(values: Any) -> Any:
@@ -283,121 +327,3 @@ def _distinct(values: Any) -> Any:
             raise ValueError(f"{value!r} occurs twice")
         seen.add(value)
     return values
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (PyYAML keeps the last, silently) and reads 1e-3 as a number, a date as text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise InputError(f"key {key!r} is not text (line {line}); put it in quotes")
-            if key in keys:
-                raise InputError(f"key {key!r} occurs twice (line {line})")
-            keys.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-# PyYAML follows YAML 1.1, where 1e-3 is text; experiment files write learning rates that way.
-_EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
-_PlainLoader.add_implicit_resolver(*_EXPONENT)
-
-
-class _PlainDumper(yaml.SafeDumper):
-    """Quotes the text that _PlainLoader would read as a number."""
-
-
-_PlainDumper.add_implicit_resolver(*_EXPONENT)
-
-
-def dump_experiment(experiment: Experiment) -> str:
-    """The experiment as YAML that `load_experiment` reads back as it is, every default written out."""
-    return yaml.dump(experiment.model_dump(mode="json"), Dumper=_PlainDumper, sort_keys=False)
-
-
-def load_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Read and validate an experiment file. Nothing is guessed: the text "3" is no number, true is not 1.
-
-    `overrides` maps dotted keys ("models.policy.path") to values and is applied before validation.
-    Raises InputError, one line naming file and key.
-    """
-    tree = _read(path)
-    for key, value in (overrides or {}).items():
-        _assign(tree, key, value)
-    try:  # as JSON, where strictness takes a list for a tuple
-        return Experiment.model_validate_json(json.dumps(tree), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = _key(first, tree)
-        message = first["msg"].removeprefix("Value error, ")
-        shown = (
-            "" if isinstance(first["input"], dict | list) or first["type"] == "json_invalid" else f" (got {reprlib.repr(first['input'])})"
-        )
-        more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise InputError(_one_line(f"{path}: {key + ': ' if key else ''}{message}{shown}{more}")) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(_one_line(f"{path}: not plain data: {error}")) from None
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text, by the rules of experiment files. Raises InputError, one line that starts with `source`."""
-    try:
-        return yaml.load(text, Loader=_PlainLoader)
-    except InputError as error:
-        raise InputError(_one_line(f"{source}: {error}")) from None
-    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        raise InputError(_one_line(f"{source}: not valid YAML{where}: {getattr(error, 'problem', None) or error}")) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
-    tree = parse_yaml(text, str(path))
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: an experiment is a mapping of keys, got {type(tree).__name__}")
-    return tree
-
-
-def _key(error: ErrorDetails, tree: Any) -> str:
-    """The dotted key an error is about, as the file spells it: pydantic's own marks, such as a union's member, are left out."""
-    parts: list[str] = []
-    for part in error["loc"]:
-        try:
-            tree = tree[part]
-        except (TypeError, KeyError, IndexError):
-            if error["type"] != "missing" or part != error["loc"][-1]:
-                continue
-        parts.append(str(part))
-    return ".".join(parts)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        child = tree.setdefault(parent, {})
-        if isinstance(child, str) and parent == "task":
-            child = tree[parent] = {"use": child}
-        if not isinstance(child, dict):
-            raise InputError(f"--set {dotted}: {parent!r} is not a mapping")
-        tree = child
-    tree[last] = value

@@ -10,8 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from apo_bench.config import Comparison, Experiment, Unit, load_experiment
+from apo_bench.config import Comparison, Experiment, Unit
 from apo_bench.errors import InputError
+from apo_bench.experiment_file import load_experiment
 from apo_bench.stats import Contrast, contrast, holm
 
 COLUMNS = {

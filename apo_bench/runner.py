@@ -18,8 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config import Experiment, dump_experiment, load_experiment
+from apo_bench.config import Experiment
 from apo_bench.errors import BudgetExceeded, InputError
+from apo_bench.experiment_file import dump_experiment, load_experiment
 from apo_bench.methods import resolve, source_files
 from apo_bench.models.imports import resolve_model
 from apo_bench.store import code_hash, digest, digest_files, versions, write_json, write_text

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "apo_bench"
 ORDER = [
     ["types", "errors"],
     ["config"],
+    ["experiment_file"],
     ["shipped"],
     ["tasks"],
     ["budget", "store", "losses"],
@@ -41,7 +42,9 @@ ORDER = [
 RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
-NO_TORCH_AT_START = ["types", "errors", "config", "shipped", "tasks", "budget", "store", "methods", "stats", "results", "report", "lab"]
+NO_TORCH_AT_START = [
+    "types", "errors", "config", "experiment_file", "shipped", "tasks", "budget", "store", "methods", "stats", "results", "report", "lab",
+]  # fmt: skip
 METHOD_LINES = 60
 
 

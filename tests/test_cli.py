@@ -300,7 +300,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
 ) -> None:
     """A replay has to be quick; one that asks something else is checked like a new one."""
     path = write_experiment(tree)
-    from apo_bench.config import load_experiment
+    from apo_bench.experiment_file import load_experiment
 
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[dict[str, Any]] = []

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from apo_bench.cli import app
-from apo_bench.config import Experiment, NeuralReward, NgramReward, load_experiment, parse_yaml
+from apo_bench.config import Experiment, NeuralReward, NgramReward
 from apo_bench.errors import InputError
+from apo_bench.experiment_file import load_experiment, parse_yaml
 
 Tree = dict[str, Any]
 ABSENT = object()
