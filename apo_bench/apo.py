@@ -20,6 +20,9 @@ class APO:
 
     opponent "initial": the reward model is refitted on the initial policy's fresh samples, not the current one's (golden_refresh).
     refit "once": and only in the first round (golden_static).
+
+    The others are the paper's ablations of the reward-model step. How many human pairs and golden responses there are is the budget's
+    to say.
     """
 
     player: PolicyUpdate  # the policy's move
@@ -29,11 +32,13 @@ class APO:
     opponent: Literal["current", "initial"] = "current"  # whose samples the golden responses are held up against
     refit: Literal["every_round", "once"] = "every_round"
     start: Literal["base", "previous"] = "base"  # each round's reward model starts from the base model (the paper) or goes on
+    human_pairs: bool = True  # without, the reward model is an adversary and nothing else, as in GAIL (arXiv:1606.03476)
+    duel: Literal["ranking", "difference"] = "ranking"  # what a golden-over-sample pair costs; difference: as in a WGAN
 
     def run(self, lab: Lab) -> None:
-        human, golden = lab.pairs(), lab.golden()
+        human, golden = lab.pairs() if self.human_pairs else (), lab.golden()
         golden_prompts = [one.prompt for one in golden]
-        loss = APOLoss(self.apo_coeff, self.samples_per_prompt)
+        loss = APOLoss(self.apo_coeff, self.samples_per_prompt, self.duel)
         policy, reward_model = lab.initial_policy, None
         for round_ in range(self.rounds):
             if reward_model is None or self.refit == "every_round":

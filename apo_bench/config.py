@@ -267,6 +267,11 @@ class Experiment(Strict):
     tune: Tune | None = None
     vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = {}  # the whole experiment again, at every level
 
+    def budget_of(self, arm: str) -> dict[Unit, float]:
+        """What an arm may spend: the experiment's budget with the arm's own units in place of its."""
+        own = self.arms[arm].budget if arm in self.arms else {}
+        return {**self.budget, **own}
+
     @field_validator("task", mode="before")
     @classmethod
     def _bare_task(cls, value: object) -> object:

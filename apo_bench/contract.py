@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apo_bench.bench import Bench
 from apo_bench.config import Experiment, Unit
 from apo_bench.errors import BudgetExceeded, InputError
-from apo_bench.evaluate import Bench
 from apo_bench.lab import Lab
 from apo_bench.methods import resolve, source_files
 from apo_bench.store import RunStore
 from apo_bench.tasks import Task, load_task
+from apo_bench.types import BestOfNPolicy, Policy
 
 SEED = 7
 OPEN_MODULES = {
@@ -149,7 +150,7 @@ class _Trial:
         again, store = self.run("second")
         assert again.rounds == self.reference().rounds, "two runs with one seed finished different rounds"
         for round_ in again.rounds:
-            here, there = (weights(RunStore(self.folder / place), round_.policy.key) for place in ("first", "second"))
+            here, there = (weights(RunStore(self.folder / place), round_.policy) for place in ("first", "second"))
             assert here == there, f"two runs with one seed gave other weights to policy {round_.policy.key}"
         return f"{len(again.rounds)} rounds, {len(store.built)} artifacts, equal weights in two fresh runs"
 
@@ -198,9 +199,16 @@ class _Trial:
         return "a replay computes nothing, and a run stopped after 1 and 3 verbs ends the same"
 
 
-def weights(store: RunStore, key: str) -> dict[str, str]:
-    """Checksums of a policy's weight files."""
-    manifest = json.loads((store.open("policies", key).folder / "manifest.json").read_text())
+def weights(store: RunStore, policy: Policy) -> dict[str, str]:
+    """Checksums of a policy's weight files; a best-of-n policy's are its base's and its reward model's."""
+    if isinstance(policy, BestOfNPolicy):
+        chooser = _checksums(store, "reward_models", policy.reward_model.key)
+        return weights(store, policy.policy) | {f"reward model: {name}": value for name, value in chooser.items()}
+    return _checksums(store, "policies", policy.key)
+
+
+def _checksums(store: RunStore, kind: str, key: str) -> dict[str, str]:
+    manifest = json.loads((store.open(kind, key).folder / "manifest.json").read_text())
     return {name: value for name, value in manifest["files"].items() if name.endswith(".safetensors")}
 
 

@@ -1,11 +1,9 @@
-"""Every round's policy and reward model, examined on held-out data that methods never see.
-
-All of it is charged to `_bench`. Gold reward models are trained once per experiment on the gold split, and select nothing.
-"""
+"""Every round's policy and reward model, examined on held-out data that methods never see. All of it is charged to `_bench`."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,207 +12,67 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from apo_bench.budget import Ledger
-from apo_bench.config import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Sampling, Unit
-from apo_bench.lab import Lab, Round, TrainingData, base_policy
-from apo_bench.losses import RankingLoss, SFTLoss
-from apo_bench.stats import clustered_mean, ece
-from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_files, versions
-from apo_bench.tasks import Task
-from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, identity
+from apo_bench.bench import Bench, balanced, by_axis, in_order, margins_of, write_charged
+from apo_bench.config import Gold, Sampling
+from apo_bench.stats import clustered_mean, ece, reliability
+from apo_bench.store import Artifact, code_hash, digest, versions
+from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
 
-CHARGED = "charged.json"
-FLOOR = NgramReward(bootstrap=False)  # every neural reward model is reported beside a linear one on the same pairs
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What examines the arms of one experiment: held-out data, gold reward models, and the initial policy's warm-up."""
-
-    experiment: Experiment
-    task: Task
-    store: RunStore
-    hardware: Mapping[str, Any]
-    progress: Callable[[str], None] = lambda stage: None
-    charged: dict[str, Mapping[str, float]] = field(default_factory=dict)  # each artifact of the bench's own, with its counts
-
-    def lab(self, seed: int, reward_model: RewardSpec | None = None, *, arm: str = "_bench") -> Lab:
-        """A Lab for one arm-seed; arms get the experiment's budget and only the data that methods may see."""
-        ledger = Ledger(arm, {} if arm == "_bench" else self.experiment.budget)
-        return self._lab(seed, self.initial_policy, reward_model or self.experiment.models.reward, ledger)
-
-    @cached_property
-    def initial_policy(self) -> Policy:
-        """The base policy, warmed up on the task's demonstrations if it is an architecture; one for the whole experiment."""
-        return self._language_model(self.experiment.models.policy)
-
-    def gold(self, gold: Gold, seed: int) -> RewardModel:
-        """A gold reward model for one training seed, on all pairs of the gold split."""
-        return self.lab(seed, gold.model).train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
-
-    @cached_property
-    def training_data(self) -> TrainingData:
-        """What methods may see; some golden responses are kept back for diagnostics."""
-        kept_back = {golden.prompt.id for golden in self.held_out_golden}
-        return TrainingData(
-            pairs=self.task.pairs["rm"],
-            prompts={"rm": self.task.prompts["rm"], "policy": self.task.prompts["policy"]},
-            golden=tuple(golden for golden in self._golden if golden.prompt.id not in kept_back),
-            axes=self.task.axes,
-            vocabulary=self.task.vocabulary,
-        )
-
-    @cached_property
-    def held_out_golden(self) -> tuple[Golden, ...]:
-        in_chance_order = sorted(self._golden, key=lambda golden: identity("held out", golden.prompt.id))
-        return tuple(in_chance_order[: min(self.experiment.evaluation.held_out_golden, len(in_chance_order) // 4)])
-
-    @cached_property
-    def test_prompts(self) -> tuple[Prompt, ...]:
-        """The test prompts asked: equally many of each axis where the experiment limits them."""
-        return balanced(self.task.prompts["test"], self.experiment.evaluation.prompts)
-
-    @cached_property
-    def test_pairs(self) -> tuple[Pair, ...]:
-        pairs = self.task.pairs["test"]
-        limit = self.experiment.evaluation.diagnostic_pairs
-        return pairs if limit is None else tuple(sorted(pairs, key=lambda pair: identity("diagnostic", pair.id))[:limit])
-
-    def evaluate(self, round_: Round, seed: int) -> Artifact:
-        """Scores, metrics and reward-model diagnostics of one round, as parquet files in an artifact."""
-        golds = {f"{gold.name}.{number}": self.gold(gold, number).key for gold in self.experiment.models.gold for number in gold.seeds}
-        inputs = {
-            "policy": round_.policy.key,
-            "reward_model": round_.reward_model.key if round_.reward_model else None,
-            "initial_policy": self.initial_policy.key,
-            "golds": golds,
-            "seed": seed,
-            "evaluation": self.experiment.evaluation.model_dump(),
-            "task": self.task.fingerprint,
-            "prompts": digest([prompt.id for prompt in self.test_prompts]),
-            **self._made_by(),
-        }
-
-        def build(folder: Path) -> Mapping[str, float]:
-            within = replace(self, charged={})
-            for name, rows in _Examination(within, round_, seed).tables().items():
-                pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", index=False)
-            return _write_charged(folder, within)
-
-        return self._charged(self.store.artifact("evaluations", inputs, build))
-
-    def gold_accuracy(self) -> Artifact:
-        """How well each gold reward model tells held-out human pairs apart, beside an n-gram floor on the same gold pairs."""
-        trained = [(gold, [self.gold(gold, seed) for seed in gold.seeds]) for gold in self.experiment.models.gold]
-
-        def build(folder: Path) -> Mapping[str, float]:
-            within = replace(self, charged={})
-            rows: list[dict[str, Any]] = []
-            for gold, models in trained:
-                margins = [self.margins(within.lab(seed, gold.model), model) for seed, model in zip(gold.seeds, models, strict=True)]
-                for seed, values in [*zip(gold.seeds, margins, strict=True), (-1, np.mean(margins, axis=0))]:
-                    rows += [{"gold": gold.name, "seed": seed, **row} for row in self.accuracy_rows(values)]
-            lab = within.lab(0, FLOOR)
-            floor = lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
-            rows += [{"gold": "_floor", "seed": 0, **row} for row in self.accuracy_rows(self.margins(lab, floor))]
-            pd.DataFrame(rows).to_parquet(folder / "gold.parquet", index=False)
-            return _write_charged(folder, within)
-
-        inputs = {
-            "golds": {gold.name: [model.key for model in models] for gold, models in trained},
-            "pairs": digest([pair.id for pair in (*self.test_pairs, *self.task.pairs["gold"])]),
-            **self._made_by(),
-        }
-        return self._charged(self.store.artifact("gold_accuracy", inputs, build))
-
-    def floor_accuracy(self, seed: int) -> list[dict[str, Any]]:
-        """The n-gram floor for proxies: the same human pairs that an arm of this seed gets."""
-        granted: dict[Unit, float] = {unit: amount for unit, amount in self.experiment.budget.items() if unit == "human_pairs"}
-        lab = self._lab(seed, self.initial_policy, FLOOR, Ledger("_floor", granted))
-        floor = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-        rows = self.accuracy_rows(self.margins(lab, floor))
-        return [{"metric": "accuracy_human", "n": row.pop("n_pairs"), **_without(row, "metric", "n_clusters")} for row in rows]
-
-    def margins(self, lab: Lab, reward_model: RewardModel) -> np.ndarray:
-        """Score of chosen minus rejected on the held-out human pairs, (pairs,)."""
-        sides = [side for pair in self.test_pairs for side in ((pair.prompt, pair.chosen), (pair.prompt, pair.rejected))]
-        scores = _in_order(lab.score(reward_model, sides), sides)
-        return scores[0::2] - scores[1::2]
-
-    def accuracy_rows(self, margins: np.ndarray) -> list[dict[str, Any]]:
-        """Accuracy by axis with an interval over clusters; a tied score is half right."""
-        rows = []
-        right = (margins > 0) + 0.5 * (margins == 0)
-        for axis, chosen in _by_axis([pair.prompt for pair in self.test_pairs]):
-            mean, low, high, clusters = clustered_mean(right[chosen], [self.test_pairs[place].prompt.cluster_id for place in chosen])
-            rows.append({
-                "axis": axis, "metric": "accuracy", "value": mean, "ci_low": low, "ci_high": high,
-                "n_pairs": len(chosen), "n_clusters": clusters,
-            })  # fmt: skip
-        return rows
-
-    def _charged(self, artifact: Artifact) -> Artifact:
-        """Take over what an examination used: a replayed one must leave the same account as one just made."""
-        self.charged.update(json.loads((artifact.folder / CHARGED).read_text()))
-        return artifact
-
-    def _made_by(self) -> dict[str, Any]:
-        code = [code_hash(), digest_files([Path(__file__), *self.task.source_files])]
-        return {"code": code, "versions": versions(), "hardware": dict(self.hardware)}
-
-    def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
-        return Lab(
-            store=self.store,
-            ledger=ledger,
-            seed=seed,
-            data=self.training_data,
-            policy_model=self.experiment.models.policy,
-            reward_model=reward_model,
-            reward_body=self._reward_body(reward_model),
-            initial_policy=initial_policy,
-            hardware=self.hardware,
-            progress=self.progress,
-            charged=self.charged if ledger.arm == "_bench" else None,
-        )
-
-    def _reward_body(self, spec: RewardSpec) -> Policy | None:
-        """The language model that a reward model starts from, where it is one of the run's own."""
-        if not isinstance(spec, NeuralReward):
-            return None
-        if spec.initial:
-            return self.initial_policy
-        if spec.warmup:
-            own = {"architecture": spec.architecture, "path": None, "warmup": spec.warmup}
-            return self._language_model(self.experiment.models.policy.model_copy(update=own))
-        return None
-
-    def _language_model(self, spec: PolicyModel) -> Policy:
-        base = base_policy(self.store, spec, self.task.vocabulary)
-        if spec.warmup is None:
-            return base
-        lab = self._lab(0, base, FLOOR, Ledger("_bench", {}))
-        return lab.train_policy(base, self.task.demonstrations, SFTLoss(), recipe=spec.warmup)
-
-    @cached_property
-    def _golden(self) -> tuple[Golden, ...]:
-        return tuple(Golden(prompt, self.task.golden[prompt.id]) for prompt in self.task.prompts["rm"] if prompt.id in self.task.golden)
+NAN = float("nan")
+Rows = list[dict[str, Any]]
+EMPTY: dict[str, dict[str, Any]] = {  # a table without rows keeps its columns; these rows are left out of the run's tables
+    "reward_models": {"axis": "", "metric": "", "value": NAN, "ci_low": NAN, "ci_high": NAN, "n": 0},
+    "reliability": {"axis": "", "bin": -1, "low": NAN, "high": NAN, "confidence": NAN, "accuracy": NAN, "n": 0},
+}
 
 
-def _write_charged(folder: Path, bench: Bench) -> Mapping[str, float]:
-    (folder / CHARGED).write_text(json.dumps({key: dict(counts) for key, counts in bench.charged.items()}, sort_keys=True))
-    return {}
+def evaluate(bench: Bench, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
+    """Scores, metrics and reward-model diagnostics of one round, as parquet files in an artifact.
+
+    `first` is the arm's first-round reward model, from which scores drift.
+    """
+    golds = {f"{gold.name}.{number}": bench.gold(gold, number).key for gold in bench.experiment.models.gold for number in gold.seeds}
+    inputs = {
+        "policy": round_.policy.key,
+        "reward_model": round_.reward_model.key if round_.reward_model else None,
+        "first": first.key if first else None,
+        "initial_policy": bench.initial_policy.key,
+        "golds": golds,
+        "referee": bench.referee(seed).key if bench.dev_prompts else None,
+        "seed": seed,
+        "evaluation": bench.experiment.evaluation.model_dump(),
+        "task": bench.task.fingerprint,
+        "prompts": digest([prompt.id for prompt in bench.test_prompts]),
+        **bench.made_by(),
+    }
+
+    def build(folder: Path) -> Mapping[str, float]:
+        within = replace(bench, charged={})
+        for name, rows in Examination(within, round_, seed, first).tables().items():
+            pd.DataFrame(rows or [EMPTY[name]]).to_parquet(folder / f"{name}.parquet", index=False)
+        return write_charged(folder, within)
+
+    return bench.account(bench.store.artifact("evaluations", inputs, build))
 
 
-class _Examination:
-    """One round's rows. A class only so that its parts can share the sampled responses."""
+class Examination:
+    """One round's rows. A class only so that its parts can share what was sampled and scored."""
 
-    def __init__(self, bench: Bench, round_: Round, seed: int) -> None:
-        self.bench, self.round, self.seed = bench, round_, seed
+    def __init__(self, bench: Bench, round_: Round, seed: int, first: RewardModel | None = None) -> None:
+        self.bench, self.round, self.seed, self.first = bench, round_, seed, first
         self.lab = bench.lab(seed)
         self.settings = bench.experiment.evaluation
-        self.responses = self.lab.sample(round_.policy, bench.test_prompts, n=1, sampling=self.settings.sampling)
 
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
+    @cached_property
+    def responses(self) -> tuple[Response, ...]:
+        return self.lab.sample(self.round.policy, self.bench.test_prompts, n=1, sampling=self.settings.sampling)
+
+    @cached_property
+    def fewer_prompts(self) -> tuple[Prompt, ...]:
+        return balanced(self.bench.test_prompts, self.settings.kl_prompts)
+
+    def tables(self) -> dict[str, Rows]:
+        inference_flops = self._inference_flops()  # first, before anything else is charged
         scores = self.scores()
         rows = [
             {
@@ -230,17 +88,20 @@ class _Examination:
         texts = [{"prompt_id": one.prompt.id, "text": one.text, "tokens": one.tokens, "finish": one.finish} for one in self.responses]
         return {
             "scores": rows,
-            "metrics": self.metrics(),
-            "reward_models": self.reward_model_rows(scores) or [_NO_DIAGNOSTIC],
+            "metrics": [*self.divergence(), *self.diversity(), inference_flops, *self.dev_score()],
+            "reward_models": [] if self.round.reward_model is None else self.reward_model_rows(self.round.reward_model, scores),
+            "reliability": [] if self.round.reward_model is None else self.reliability_rows(self.round.reward_model),
             "responses": texts,
         }
 
     def scores(self) -> dict[str, Sequence[float] | np.ndarray]:
+        """Of every scorer, a value for each of the responses."""
         found: dict[str, Sequence[float] | np.ndarray] = {}
+        items = [(one.prompt, one.text) for one in self.responses]
         if self.round.reward_model:
-            found["proxy"] = self._scored(self.lab, self.round.reward_model)
+            found["proxy"] = self._scored(self.round.reward_model, items)
         for gold in self.bench.experiment.models.gold:
-            by_seed = {number: self._scored(self.bench.lab(number, gold.model), self.bench.gold(gold, number)) for number in gold.seeds}
+            by_seed = self._gold_scores(gold, items)
             found |= {f"{gold.name}.{number}": values for number, values in by_seed.items()}
             found[gold.name] = np.mean(list(by_seed.values()), axis=0)
         if truth := self.bench.task.ground_truth:
@@ -250,65 +111,118 @@ class _Examination:
         found["length"] = [float(one.tokens) for one in self.responses]
         return found
 
-    def metrics(self) -> list[dict[str, Any]]:
-        kl_prompts = balanced(self.bench.test_prompts, self.settings.kl_prompts)
-        nats = self._kl(kl_prompts)
-        rows = []
-        for axis, chosen in _by_axis(kl_prompts):
-            mean, error = float(nats[chosen].mean()), 0.0
-            if np.ptp(nats[chosen]) > 0:  # before the first move every response has 0 nats, and no error
-                _, low, high, clusters = clustered_mean(nats[chosen], [kl_prompts[place].cluster_id for place in chosen])
-                error = (high - low) / 2 / float(student.ppf(0.975, clusters - 1))  # the standard error its 95 % interval came from
-            rows.append({"axis": axis, "metric": "kl", "value": mean, "standard_error": error, "n": len(chosen)})
-        for axis, chosen in _by_axis([one.prompt for one in self.responses]):
+    def divergence(self) -> Rows:
+        """KL to the initial policy in nats per response; of a best-of-n policy, which has no density of its own, the bound.
+
+        KL(best of n || policy) <= log n - (n - 1)/n (Beirami et al., arXiv:2401.01879); known here only if that policy is the initial one.
+        """
+        policy, prompts = self.round.policy, self.fewer_prompts
+        if isinstance(policy, BestOfNPolicy):
+            bound = math.log(policy.n) - (policy.n - 1) / policy.n
+            known = policy.policy == self.bench.initial_policy
+            return [_metric(axis, "kl_bound", bound, 0.0, len(chosen)) for axis, chosen in by_axis(prompts) if known]
+        nats = self._kl(prompts)
+        return [
+            _metric(
+                axis, "kl", float(nats[chosen].mean()), _standard_error(nats[chosen], [prompts[place] for place in chosen]), len(chosen)
+            )
+            for axis, chosen in by_axis(prompts)
+        ]
+
+    def diversity(self) -> Rows:
+        """Distinct n-grams, and the share of answers cut off by the token limit."""
+        rows: Rows = []
+        for axis, chosen in by_axis([one.prompt for one in self.responses]):
             words = [self.responses[place].text.split() for place in chosen]
             unfinished = [float(self.responses[place].finish == "length") for place in chosen]
-            for metric, value in (
-                ("distinct_1", distinct(words, 1)),
-                ("distinct_2", distinct(words, 2)),
-                ("unfinished", np.mean(unfinished)),
-            ):
-                rows.append({"axis": axis, "metric": metric, "value": float(value), "standard_error": float("nan"), "n": len(chosen)})
+            rows += [
+                _metric(axis, "distinct_1", distinct(words, 1), NAN, len(chosen)),
+                _metric(axis, "distinct_2", distinct(words, 2), NAN, len(chosen)),
+                _metric(axis, "unfinished", float(np.mean(unfinished)), NAN, len(chosen)),
+            ]
         return rows
 
-    def reward_model_rows(self, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Accuracy and calibration on held-out human pairs, accuracy on golden over current samples, correlation with gold."""
-        if not self.round.reward_model:
+    def dev_score(self) -> Rows:
+        """The referee's mean score of the answers to dev prompts; no row where none are asked."""
+        prompts = self.bench.dev_prompts
+        if not prompts:
             return []
-        bench, nan = self.bench, float("nan")
-        margins = bench.margins(self.lab, self.round.reward_model)
+        answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
+        values = self._scored(self.bench.referee(self.seed), [(one.prompt, one.text) for one in answers])
+        return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
+
+    def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
+        """Accuracy and calibration on held-out human pairs, accuracy on golden over current samples, drift, agreement with gold."""
+        margins = margins_of(self.sides)
         rows = [
-            {
-                "axis": row["axis"],
-                "metric": "accuracy_human",
-                **_without(row, "axis", "metric", "n_pairs", "n_clusters"),
-                "n": row["n_pairs"],
-            }
-            for row in bench.accuracy_rows(margins)
+            _diagnostic(row["axis"], "accuracy_human", row["n_pairs"], row["value"], row["ci_low"], row["ci_high"])
+            for row in self.bench.accuracy_rows(margins)
         ]
-        for axis, chosen in _by_axis([pair.prompt for pair in bench.test_pairs]):
-            confidence, right = 1 / (1 + np.exp(-np.abs(margins[chosen]))), margins[chosen] > 0
-            value = ece(confidence, right, self.settings.ece_bins)
-            rows.append({"axis": axis, "metric": "ece", "value": value, "ci_low": nan, "ci_high": nan, "n": len(chosen)})
-        if golden := bench.held_out_golden:
-            samples = self.lab.sample(self.round.policy, [one.prompt for one in golden], n=1, draw=-1)
-            sides = [(one.prompt, text) for one, sample in zip(golden, samples, strict=True) for text in (one.text, sample.text)]
-            values = _in_order(self.lab.score(self.round.reward_model, sides), sides)
-            above = (values[0::2] > values[1::2]) + 0.5 * (values[0::2] == values[1::2])
-            for axis, chosen in _by_axis([one.prompt for one in golden]):
-                mean, low, high, _ = clustered_mean(above[chosen], [golden[place].prompt.cluster_id for place in chosen])
-                rows.append({"axis": axis, "metric": "accuracy_golden", "value": mean, "ci_low": low, "ci_high": high, "n": len(chosen)})
-        first_gold = np.asarray(scores[bench.experiment.models.gold[0].name])
-        proxy = np.asarray(scores["proxy"])
-        for axis, chosen in _by_axis([one.prompt for one in self.responses]):
-            varied = np.ptp(proxy[chosen]) > 0 and np.ptp(first_gold[chosen]) > 0
-            value = float(np.corrcoef(proxy[chosen], first_gold[chosen])[0, 1]) if varied else nan
-            rows.append({"axis": axis, "metric": "gold_correlation", "value": value, "ci_low": nan, "ci_high": nan, "n": len(chosen)})
+        fixed = self.sides if self.first in (None, reward_model) else self.bench.sides(self.lab, self.first)
+        for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
+            confidence, right = _confidence(margins[chosen])
+            here, before = self.sides[chosen].ravel(), fixed[chosen].ravel()
+            rows += [
+                _diagnostic(axis, "ece", len(chosen), ece(confidence, right, self.settings.ece_bins)),
+                _diagnostic(axis, "fixed_mean", len(here), float(here.mean())),
+                _diagnostic(axis, "fixed_sd", len(here), float(here.std(ddof=1))),
+                _diagnostic(axis, "fixed_correlation", len(here), _correlation(here, before)),
+            ]
+        proxy, gold = (np.asarray(scores[name]) for name in ("proxy", self.bench.experiment.models.gold[0].name))
+        for axis, chosen in by_axis([one.prompt for one in self.responses]):
+            rows.append(_diagnostic(axis, "gold_correlation", len(chosen), _correlation(proxy[chosen], gold[chosen])))
+        return [*rows, *self._golden_accuracy(reward_model), *self._gold_agreement(reward_model)]
+
+    def reliability_rows(self, reward_model: RewardModel) -> Rows:
+        """The reliability curve on held-out human pairs; the reward model's confidence is sigmoid(|margin|)."""
+        margins = margins_of(self.sides)
+        rows: Rows = []
+        for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
+            confidence, right = _confidence(margins[chosen])
+            for one in reliability(confidence, right, self.settings.ece_bins):
+                rows.append({"axis": axis, "bin": round(one.low * self.settings.ece_bins), **asdict(one)})
         return rows
 
-    def _scored(self, lab: Lab, reward_model: RewardModel) -> np.ndarray:
-        items = [(one.prompt, one.text) for one in self.responses]
-        return _in_order(lab.score(reward_model, items), items)
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """The round's reward model on both sides of the held-out human pairs: the fixed responses that its scores drift on."""
+        assert self.round.reward_model is not None
+        return self.bench.sides(self.lab, self.round.reward_model)
+
+    def _golden_accuracy(self, reward_model: RewardModel) -> Rows:
+        golden = self.bench.held_out_golden
+        if not golden:
+            return []
+        samples = self.lab.sample(self.round.policy, [one.prompt for one in golden], n=1, draw=-1)
+        sides = [(one.prompt, text) for one, sample in zip(golden, samples, strict=True) for text in (one.text, sample.text)]
+        values = self._scored(reward_model, sides)
+        above = (values[0::2] > values[1::2]) + 0.5 * (values[0::2] == values[1::2])
+        return _shares("accuracy_golden", above, [one.prompt for one in golden])
+
+    def _gold_agreement(self, reward_model: RewardModel) -> Rows:
+        """How often the reward model and gold order two of the policy's own answers to a prompt alike; equal answers are left out."""
+        answers = self.lab.sample(self.round.policy, self.fewer_prompts, n=2, draw=-3, sampling=self.settings.sampling)
+        answers = [one for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for one in pair]
+        if not answers:
+            return []
+        items = [(one.prompt, one.text) for one in answers]
+        gold = np.mean(list(self._gold_scores(self.bench.experiment.models.gold[0], items).values()), axis=0)
+        proxy = self._scored(reward_model, items)
+        alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
+        return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [one.prompt for one in answers[0::2]])
+
+    def _inference_flops(self) -> dict[str, Any]:
+        """What an answer costs once training is done; choosing among n pays for n."""
+        before = self.lab.used["flops"]
+        answers = self.responses
+        return _metric("all", "inference_flops", (self.lab.used["flops"] - before) / len(answers), NAN, len(answers))
+
+    def _scored(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> np.ndarray:
+        return in_order(self.lab.score(reward_model, items), items)
+
+    def _gold_scores(self, gold: Gold, items: Sequence[tuple[Prompt, str]]) -> dict[int, np.ndarray]:
+        """By training seed."""
+        return {seed: in_order(self.bench.lab(seed, gold.model).score(self.bench.gold(gold, seed), items), items) for seed in gold.seeds}
 
     def _kl(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Nats per response, on untruncated samples at temperature 1."""
@@ -336,41 +250,41 @@ class _Examination:
         return np.asarray(json.loads((bench.store.artifact("kl", inputs, build).folder / "nats.json").read_text()))
 
 
-_NO_DIAGNOSTIC: dict[str, Any] = {"axis": "", "metric": "", "value": float("nan"), "ci_low": float("nan"), "ci_high": float("nan"), "n": 0}
-
-
-def balanced(prompts: Sequence[Prompt], n: int | None) -> tuple[Prompt, ...]:
-    """At most n prompts, as evenly over the axes as they allow, in an order that depends on their ids alone."""
-    order = sorted(prompts, key=lambda prompt: identity("balanced", prompt.id))
-    if n is None or n >= len(order):
-        return tuple(order)
-    rank: dict[str, int] = {}
-    ranked = []
-    for prompt in order:
-        rank[prompt.axis] = rank.get(prompt.axis, 0) + 1
-        ranked.append((rank[prompt.axis], prompt))
-    return tuple(prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])[:n])
-
-
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
     """Share of distinct n-grams among all n-grams of the texts; NaN if there is none."""
     grams = [tuple(words[place : place + n]) for words in texts for place in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else float("nan")
+    return len(set(grams)) / len(grams) if grams else NAN
 
 
-def _by_axis(prompts: Sequence[Prompt]) -> Iterable[tuple[str, list[int]]]:
-    """Places of each axis's prompts, and of all."""
-    axes = dict.fromkeys(prompt.axis for prompt in prompts)
-    for axis in axes:
-        yield axis, [place for place, prompt in enumerate(prompts) if prompt.axis == axis]
-    yield "all", list(range(len(prompts)))
+def _metric(axis: str, metric: str, value: float, standard_error: float, n: int) -> dict[str, Any]:
+    return {"axis": axis, "metric": metric, "value": value, "standard_error": standard_error, "n": n}
 
 
-def _in_order(groups: Sequence[Group], items: Sequence[tuple[Prompt, str]] | Sequence[Response]) -> np.ndarray:
-    """Scores of grouped items, back in the items' order."""
-    queues = {group.prompt.id: iter(group.scores) for group in groups}
-    return np.asarray([next(queues[item[0].id if isinstance(item, tuple) else item.prompt.id]) for item in items])
+def _diagnostic(axis: str, metric: str, n: int, value: float, ci_low: float = NAN, ci_high: float = NAN) -> dict[str, Any]:
+    return {"axis": axis, "metric": metric, "value": value, "ci_low": ci_low, "ci_high": ci_high, "n": n}
 
 
-def _without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in names}
+def _shares(metric: str, hits: np.ndarray, prompts: Sequence[Prompt]) -> Rows:
+    """A share by axis, with an interval over clusters."""
+    rows = []
+    for axis, chosen in by_axis(prompts):
+        mean, low, high, _ = clustered_mean(hits[chosen], [prompts[place].cluster_id for place in chosen])
+        rows.append(_diagnostic(axis, metric, len(chosen), mean, low, high))
+    return rows
+
+
+def _standard_error(values: np.ndarray, prompts: Sequence[Prompt]) -> float:
+    """What the 95 % interval over clusters came from; 0 where all values are equal, as before the first move."""
+    if np.ptp(values) == 0:
+        return 0.0
+    _, low, high, clusters = clustered_mean(values, [prompt.cluster_id for prompt in prompts])
+    return (high - low) / 2 / float(student.ppf(0.975, clusters - 1))
+
+
+def _confidence(margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the reward model in what it prefers, and whether it is right to."""
+    return 1 / (1 + np.exp(-np.abs(margins))), margins > 0
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else NAN

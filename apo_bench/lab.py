@@ -6,7 +6,6 @@ replayable (finished verbs return at once) and blind (no gold reward model, dev 
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
@@ -20,30 +19,24 @@ from apo_bench.budget import Ledger
 from apo_bench.config import NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
 from apo_bench.errors import InputError
 from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_folder, versions
-from apo_bench.types import Demonstration, Golden, Group, Pair, Policy, Prompt, Response, RewardModel, identity
+from apo_bench.types import (
+    BestOfNPolicy,
+    Demonstration,
+    Golden,
+    Group,
+    Pair,
+    Policy,
+    Prompt,
+    Response,
+    RewardModel,
+    Round,
+    TrainingData,
+    identity,
+)  # fmt: skip
 
 T = TypeVar("T")
 Count = Annotated[int, Ge(1)]  # field types for methods: what an experiment file gives is checked against them
 Positive = Annotated[float, Gt(0)]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What methods may see of a task: the rm split's pairs, the rm and policy splits' prompts, golden responses."""
-
-    pairs: tuple[Pair, ...]
-    prompts: Mapping[Literal["rm", "policy"], tuple[Prompt, ...]]
-    golden: tuple[Golden, ...]
-    axes: tuple[str, ...]
-    vocabulary: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """A finished round: the policy that came out of it and the reward model it was trained to please."""
-
-    policy: Policy
-    reward_model: RewardModel | None
 
 
 @runtime_checkable
@@ -106,8 +99,16 @@ class Lab:
     def sample(
         self, policy: Policy, prompts: Sequence[Prompt], n: int = 1, draw: int = 0, sampling: Sampling | None = None
     ) -> tuple[Response, ...]:
-        """n responses of a policy to each prompt, prompt by prompt; at the experiment's sampling settings unless given others."""
+        """n responses of a policy to each prompt, prompt by prompt; at the experiment's sampling settings unless given others.
+
+        A best-of-n policy pays for all it samples and scores.
+        """
         sampling = sampling or self._policy_model.sampling
+        if isinstance(policy, BestOfNPolicy):
+            tried = self.sample(policy.policy, prompts, n * policy.n, draw, sampling)
+            scores = self._scores_of(policy.reward_model, [(one.prompt, one.text) for one in tried])
+            groups = (range(start, start + policy.n) for start in range(0, len(tried), policy.n))
+            return tuple(tried[max(group, key=scores.__getitem__)] for group in groups)  # among equals the first
         self._before(f"sampling {len(prompts)} x {n}", sampled_responses=len(prompts) * n)
         inputs = {
             "policy": policy.key,
@@ -137,16 +138,7 @@ class Lab:
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
         """The reward model's scores, grouped by prompt in order of first appearance."""
         items = [(one.prompt, one.text) if isinstance(one, Response) else one for one in responses]
-        self._before(f"scoring {len(items)}", scored_responses=len(items))
-        texts = digest([(prompt.id, text) for prompt, text in items])
-        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": texts}
-
-        def build(folder: Path) -> Mapping[str, float]:
-            scores, counts = self._scores(self._store.open("reward_models", reward_model.key).folder, items)
-            (folder / "scores.json").write_text(json.dumps(scores))
-            return counts
-
-        scores = json.loads((self._memo("scores", inputs, build).folder / "scores.json").read_text())
+        scores = self._scores_of(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
         for (prompt, text), value in zip(items, scores, strict=True):
             _, texts_of, scores_of = grouped.setdefault(prompt.id, (prompt, [], []))
@@ -175,7 +167,9 @@ class Lab:
         def build(folder: Path) -> Mapping[str, float]:
             seed = self._derived_seed("train_reward_model")
             if isinstance(spec, NgramReward):
-                return _train_ngram(pairs, loss, spec, seed, folder)
+                from apo_bench.models.ngram import train
+
+                return train(pairs, loss, spec, seed, folder)
             from apo_bench.training import train_reward_model
 
             body = self._policy_folder(self._reward_body) if self._reward_body else spec.path
@@ -187,7 +181,7 @@ class Lab:
     def train_policy(
         self,
         policy: Policy,
-        data: Sequence[Demonstration] | Sequence[Pair],
+        data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group],
         loss: Any,
         *,
         reference: Policy | None = None,
@@ -195,7 +189,7 @@ class Lab:
         epochs: float | None = None,
         recipe: Recipe | None = None,
     ) -> Policy:
-        """A policy trained from `policy` on demonstrations or pairs, whichever the loss trains on; `reference` is for DPO.
+        """A policy trained from `policy` on demonstrations, pairs or groups, whichever the loss trains on; `reference` is for DPO.
 
         The experiment's recipe, with the learning rate or epochs given here in place of its own.
         """
@@ -204,11 +198,10 @@ class Lab:
         if not data:
             raise InputError("lab.train_policy: no data to train on")
         self._before(f"policy on {len(data)} {loss.trains_on}", policy_updates=recipe.updates(len(data)))
-        rows = [(one.prompt.id, one.id if isinstance(one, Pair) else one.response) for one in data]
         inputs = {
             "policy": policy.key,
             "reference": reference.key if reference else None,
-            "data": digest(rows),
+            "data": digest([_row(one) for one in data]),
             "loss": _described(loss),
             "recipe": recipe.model_dump(),
             "format": self._format(),
@@ -221,6 +214,12 @@ class Lab:
             return train_policy(start, data, loss, other, self._policy_model, recipe, self._derived_seed("train_policy"), folder)
 
         return Policy(self._memo("policies", inputs, build).key)
+
+    def best_of_n(self, policy: Policy, reward_model: RewardModel, n: int) -> Policy:
+        """A policy that answers with the best of n samples of `policy` by the reward model; nothing is spent until it is sampled."""
+        if n < 1:
+            raise InputError(f"lab.best_of_n: n is 1 or more, got {n}")
+        return BestOfNPolicy(identity("best of n", policy.key, reward_model.key, str(n)), policy, reward_model, n)
 
     def finish_round(self, policy: Policy, reward_model: RewardModel | None = None) -> None:
         """Record a round's outcome; each is evaluated on held-out prompts, out of the method's sight."""
@@ -263,6 +262,8 @@ class Lab:
         return int(identity(str(self._seed), *purpose), 16) % 2**63
 
     def _policy_folder(self, policy: Policy) -> Path:
+        if isinstance(policy, BestOfNPolicy):
+            raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
         return self._store.open("policies", policy.key).folder
 
     def _format(self) -> dict[str, Any]:
@@ -278,6 +279,18 @@ class Lab:
             return None
         return self._reward_body.key if self._reward_body else path_identity(self._reward_model.path)
 
+    def _scores_of(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> list[float]:
+        self._before(f"scoring {len(items)}", scored_responses=len(items))
+        texts = digest([(prompt.id, text) for prompt, text in items])
+        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": texts}
+
+        def build(folder: Path) -> Mapping[str, float]:
+            scores, counts = self._scores(self._store.open("reward_models", reward_model.key).folder, items)
+            (folder / "scores.json").write_text(json.dumps(scores))
+            return counts
+
+        return json.loads((self._memo("scores", inputs, build).folder / "scores.json").read_text())
+
     def _scores(self, folder: Path, items: Sequence[tuple[Prompt, str]]) -> tuple[list[float], Mapping[str, float]]:
         if isinstance(self._reward_model, NeuralReward):
             from apo_bench.models.reward import score
@@ -288,42 +301,54 @@ class Lab:
         return NgramRewardModel.load(folder).score(items), {"scored_responses": len(items)}
 
 
-def base_policy(store: RunStore, spec: PolicyModel, vocabulary: Sequence[str] | None) -> Policy:
-    """The policy before any warm-up, as an ordinary model folder in the store: a copy of `path`, or a new `architecture`."""
-    inputs = {
-        "architecture": spec.architecture,
-        "path": path_identity(spec.path),
-        "vocabulary": list(vocabulary or ()) if spec.architecture else None,
-        "code": code_hash(),
-        "versions": versions(),
-    }
-
-    def build(folder: Path) -> Mapping[str, float]:
-        from apo_bench.models.policy import load_policy, new_policy, save_model
-
-        if spec.path is not None:
-            save_model(*load_policy(spec.path, spec.trust_remote_code), folder)
-        else:
-            if vocabulary is None:
-                raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
-            save_model(*new_policy(spec.architecture or {}, vocabulary, seed=0), folder)
-        return {}
-
-    return Policy(store.artifact("policies", inputs, build).key)
-
-
 @cache
 def path_identity(path: str | None) -> str | None:
     """A model folder by its content; a hub id by its name."""
     return digest_folder(Path(path)) if path and Path(path).is_dir() else path
 
 
-def play_alone(lab: Lab, player: PolicyUpdate, rounds: int) -> None:
-    """A player without an adversary: the reward model is fitted once, to human pairs, and the policy moves each round."""
+@dataclass(frozen=True)
+class Player:
+    """What players have in common: they sample n answers to a round's prompts, have them scored, and train on what `learn` makes of them.
+
+    Alone, a player's reward model is fitted once, to human pairs.
+    """
+
+    rounds: Count = 3
+    prompts_per_round: Count | None = None  # None: all policy prompts, every round
+    samples_per_prompt: Count = 4
+    learning_rate: Positive | tuple[Positive, ...] | None = None  # None: the experiment's; several: one a round
+    epochs: Positive | None = None
+
+    def learn(self, lab: Lab, policy: Policy, groups: Sequence[Group], rate: float | None) -> Policy:
+        """The policy trained on scored samples of it; each player has its own way."""
+        raise NotImplementedError
+
+    def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
+        prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)
+        samples = lab.sample(policy, prompts, n=self.samples_per_prompt, draw=draw)
+        return self.learn(lab, policy, lab.score(reward_model, samples), self._rate(draw))
+
+    def run(self, lab: Lab) -> None:
+        play_alone(lab, self, self.rounds)
+
+    def _rate(self, round_: int) -> float | None:
+        if not isinstance(self.learning_rate, tuple):
+            return self.learning_rate
+        if round_ >= len(self.learning_rate):
+            raise InputError(f"learning_rate: {len(self.learning_rate)} given, one a round, but round {round_ + 1} is played")
+        return self.learning_rate[round_]
+
+
+def play_alone(lab: Lab, player: PolicyUpdate, rounds: int, start: Policy | None = None) -> None:
+    """A player without an adversary: the reward model is fitted once, to human pairs, and the policy moves each round.
+
+    It moves from `start`, or the initial policy.
+    """
     from apo_bench.losses import RankingLoss  # here, since losses bring torch, and a replay does without
 
     reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-    policy = lab.initial_policy
+    policy = start or lab.initial_policy
     for round_ in range(rounds):
         policy = player.update(lab, policy, reward_model, draw=round_)
         lab.finish_round(policy, reward_model)
@@ -354,19 +379,11 @@ def best_worst(groups: Sequence[Group]) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def _train_ngram(pairs: Sequence[Pair], loss: Any, spec: NgramReward, seed: int, folder: Path) -> Mapping[str, float]:
-    """The linear model knows ranking losses only: each pair's weight is the loss's slope in softplus(-margin)."""
-    import torch
-
-    from apo_bench.losses import APOLoss, RankingLoss
-    from apo_bench.models.ngram import NgramRewardModel
-
-    if not isinstance(loss, APOLoss | RankingLoss):
-        raise InputError(f"models.reward.kind: an n-gram model cannot be trained with {type(loss).__name__}")
-    golden = torch.tensor([pair.source == "golden_over_sample" for pair in pairs])
-    weights = loss(torch.zeros(len(pairs)), golden) / math.log(2)  # softplus(0) = log 2
-    NgramRewardModel.fit(pairs, weights.tolist(), spec, seed if spec.bootstrap else None).save(folder)
-    return {"rm_updates": 1}
+def _row(one: Demonstration | Pair | Group) -> tuple[Any, ...]:
+    """What an item is, for a memo key."""
+    if isinstance(one, Group):
+        return one.prompt.id, one.responses, one.scores
+    return one.prompt.id, one.id if isinstance(one, Pair) else one.response
 
 
 def _described(loss: Any) -> dict[str, Any]:

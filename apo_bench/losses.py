@@ -30,17 +30,21 @@ class RankingLoss:
 
 @dataclass(frozen=True)
 class APOLoss:
-    """The APO reward model's loss (arXiv:2311.08045): ranking on human pairs, weight 1, plus ranking on golden-over-sample pairs.
+    """The APO reward model's loss (arXiv:2311.08045): ranking on human pairs, weight 1, plus golden-over-sample pairs.
 
     A golden response is compared with `samples_per_prompt` samples, so each such pair weighs apo_coeff / samples_per_prompt.
+    `duel` is what such a pair costs: "ranking", as a human pair; "difference", the bare -margin, a critic's as in a WGAN
+    (Arjovsky et al., arXiv:1701.07875), which nothing but the recipe bounds.
     """
 
     apo_coeff: float
     samples_per_prompt: int
+    duel: Literal["ranking", "difference"] = "ranking"
 
     def __call__(self, margin: Tensor, golden: Tensor) -> Tensor:
-        weight = torch.where(golden, self.apo_coeff / self.samples_per_prompt, 1.0)
-        return weight * F.softplus(-margin)
+        ranking = F.softplus(-margin)
+        duel = ranking if self.duel == "ranking" else -margin
+        return torch.where(golden, self.apo_coeff / self.samples_per_prompt * duel, ranking)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,27 @@ class DPOLoss:
         return F.softplus(-self.beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
 
 
-PolicyLoss = SFTLoss | DPOLoss
+@dataclass(frozen=True)
+class RRHFLoss:
+    """Rank Responses to align with Human Feedback (Yuan et al., arXiv:2304.05302, Eqs. 2-5), over all n responses to a prompt.
+
+    Responses are compared by their length-normalised log-probabilities p = log pi(y | x) / |y|: every response that is likelier than
+    one scored above it costs the difference. Added is the negative log-likelihood of the best-scored one; among equals the first.
+    """
+
+    ranking_weight: float = 1.0
+    trains_on: ClassVar[Literal["groups"]] = "groups"
+
+    def __call__(self, logps: Tensor, lengths: Tensor, scores: Tensor) -> Tensor:
+        """All (B, n): log-probabilities summed over tokens, token counts, the reward model's scores. Returns (B,)."""
+        p = logps / lengths
+        worse = scores[:, :, None] < scores[:, None, :]  # (B, i, j): i is scored below j
+        ranking = ((p[:, :, None] - p[:, None, :]).clamp(min=0) * worse).sum(dim=(1, 2))
+        best = logps.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
+        return self.ranking_weight * ranking - best
+
+
+PolicyLoss = SFTLoss | DPOLoss | RRHFLoss
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -5,31 +5,27 @@ whose key still holds is not run again, so a finished run replays without import
 """
 
 import json
-import logging
-import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apo_bench import tune
 from apo_bench.config import Experiment
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.experiment_file import dump_experiment, load_experiment
+from apo_bench.jobs import GOLD, INITIAL, Job, Report, run_all
 from apo_bench.methods import resolve, source_files
 from apo_bench.models.imports import resolve_model
 from apo_bench.store import code_hash, digest, digest_files, versions, write_json, write_text
 from apo_bench.tables import TRUNCATED, Failure, Records, manifest, write_tables
 from apo_bench.tasks import Task, load_task
 
-GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
 PRODUCTS = ("manifest.json", "tables/scores.parquet", "report/report.md", "report/summary.csv", "report/contrasts.csv", "report/budget.csv")
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,60 +34,118 @@ class RunResult:
     failures: tuple[Failure, ...]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker is told: where the question is, and which part of it to answer."""
-
-    experiment: Path
-    overrides: str  # JSON, so that a job is hashable
-    folder: Path
-    arm: str
-    seed: int
-
-    @property
-    def label(self) -> str:
-        return "initial policy" if self.arm == INITIAL else f"{self.arm.removeprefix('_')} seed {self.seed}"
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "store" / "arm_seeds" / f"{self.arm}.{self.seed}.json"
-
-
 def run(
-    experiment_path: Path, overrides: Mapping[str, Any] | None = None, out: Path | None = None, workers: int | None = None
+    experiment_path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    variation: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Run an experiment, or go on with it, and write its report. Raises InputError before anything is written."""
+    """Run an experiment, or go on with it, and write its report. Raises InputError before anything is written.
+
+    `variation` says which level of a varied experiment this is; it only names the run in its manifest.
+    """
     experiment_path = experiment_path.resolve()
     as_json = json.dumps(dict(overrides or {}), sort_keys=True)
     experiment, task = _load(experiment_path, as_json)
     folder = (out or Path("results") / experiment.name).resolve()
-    jobs = [Job(experiment_path, as_json, folder, arm, seed) for arm in experiment.arms for seed in experiment.seeds]
-    missing = [job for job in jobs if _finished(job) is None]
-    for job in missing:
-        _method(job)  # whatever is wrong with a method is said before anything is written
+    question = Job(experiment_path, as_json, folder, arm="", seed=0)
+    for arm in experiment.arms:
+        if any(_finished(replace(question, arm=arm, seed=seed)) is None for seed in experiment.seeds):
+            _method(replace(question, arm=arm))  # whatever is wrong with a method is said before anything is written
     write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
-    failures: list[Failure] = []
-    if missing:
-        sizes = (f"{split} {task.counts[f'{split}.prompts']}/{task.counts[f'{split}.clusters']}" for split in task.prompts)
-        print(f"{task.name}: no cluster in two splits; prompts/clusters: {', '.join(sizes)}", file=sys.stderr)
-        golds = [
-            Job(experiment_path, as_json, folder, GOLD, seed) for seed in sorted({s for gold in experiment.models.gold for s in gold.seeds})
-        ]
-        first = Job(experiment_path, as_json, folder, INITIAL, 0)
-        # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
-        failures = _run_all([first, *golds, *missing], workers or os.cpu_count() or 1)
+    runner = _Runner(question, experiment, task, workers or os.cpu_count() or 1)
+    tuned = runner.tune()
+    jobs = [
+        replace(question, arm=arm, seed=seed, overrides=_with(as_json, tune.overrides(arm, tuned[arm]["chosen"]) if arm in tuned else {}))
+        for arm in experiment.arms
+        if arm not in runner.untuned
+        for seed in experiment.seeds
+    ]
+    runner.work(jobs)
     records = {(job.arm, job.seed): record for job in jobs if (record := _finished(job))}
-    about = manifest(experiment, task, failures, records, overrides or {}, experiment_path)
+    about = manifest(experiment, task, runner.failures, records, overrides or {}, experiment_path)
+    about |= {"tuned": tuned} if tuned else {}
+    about |= {"variation": dict(variation)} if variation else {}
     answer = _answer_key(folder, about, records)
     written = folder / "store" / "answer.json"
     if not _says(written, answer):  # a replay has nothing new to write
         from apo_bench.report import write_report
 
-        write_tables(folder, experiment, records, gold_pairs=len(task.pairs["gold"]))
+        write_tables(folder, experiment, records, runner.trials, gold_pairs=len(task.pairs["gold"]))
         write_json(folder / "manifest.json", about)
         write_report(folder)
         write_json(written, answer)
-    return RunResult(folder, tuple(failures))
+    return RunResult(folder, tuple(runner.failures))
+
+
+class _Runner:
+    """What has been run of one question, and what failed."""
+
+    def __init__(self, question: Job, experiment: Experiment, task: Task, workers: int) -> None:
+        self.question, self.experiment, self.task, self.workers = question, experiment, task, workers
+        self.failures: list[Failure] = []
+        self.trials: dict[tuple[str, int, int], Mapping[str, Any]] = {}  # (arm, trial, seed) -> record
+        self.untuned: set[str] = set()
+        self._prepared = False
+
+    def work(self, jobs: Sequence[Job]) -> list[Failure]:
+        """Run what is missing; failures of the arms' own seeds are kept."""
+        missing = [job for job in jobs if _finished(job) is None]
+        if not missing:
+            return []
+        first = []
+        if not self._prepared:
+            sizes = (
+                f"{split} {self.task.counts[f'{split}.prompts']}/{self.task.counts[f'{split}.clusters']}" for split in self.task.prompts
+            )
+            print(f"{self.task.name}: no cluster in two splits; prompts/clusters: {', '.join(sizes)}", file=sys.stderr)
+            seeds = sorted({seed for gold in self.experiment.models.gold for seed in gold.seeds})
+            first = [replace(self.question, arm=INITIAL), *(replace(self.question, arm=GOLD, seed=seed) for seed in seeds)]
+            self._prepared = True
+        # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
+        failures = run_all([*first, *missing], work, self.workers)
+        self.failures += [one for one in failures if not any(job.trial is not None for job in missing) or one.arm.startswith("_")]
+        return failures
+
+    def tune(self) -> dict[str, Any]:
+        """Each arm's trials and the setting chosen by their dev scores; an arm whose trials all failed is a failure."""
+        asked = self.experiment.tune
+        if asked is None:
+            return {}
+        settings = {arm: tune.trials(arm, grid, asked.trials) for arm, grid in asked.grids.items()}
+        jobs = [
+            replace(self.question, arm=arm, seed=seed, trial=number, overrides=_with(self.question.overrides, tune.overrides(arm, setting)))
+            for arm, tried in settings.items()
+            for number, setting in enumerate(tried)
+            for seed in asked.seeds
+        ]
+        failures = self.work(jobs)
+        self.trials = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := _finished(job))}
+        tuned: dict[str, Any] = {}
+        for arm, tried in settings.items():
+            scores = [self._outcome(arm, number) for number in range(len(tried))]
+            try:
+                chosen = tried[tune.best(scores)]
+            except ValueError as error:
+                why = next((one.message for one in failures if one.arm == arm), "unknown")
+                self.untuned.add(arm)
+                self.failures += [Failure(arm, seed, f"tuning: {error}: {why}") for seed in self.experiment.seeds]
+                continue
+            rows = [{"setting": one, "dev_score": None if score != score else score} for one, score in zip(tried, scores, strict=True)]
+            tuned[arm] = {"chosen": chosen, "trials": rows}
+        return tuned
+
+    def _outcome(self, arm: str, number: int) -> float:
+        """Mean over the tuning seeds; NaN if one of them failed."""
+        assert self.experiment.tune is not None
+        records = [self.trials.get((arm, number, seed)) for seed in self.experiment.tune.seeds]
+        scores = [tune.outcome(record["dev_scores"], self.experiment.compare.round) if record else float("nan") for record in records]
+        return sum(scores) / len(scores)
+
+
+def _with(overrides: str, more: Mapping[str, Any]) -> str:
+    return json.dumps({**json.loads(overrides), **more}, sort_keys=True)
 
 
 def _answer_key(folder: Path, about: Mapping[str, Any], records: Records) -> str:
@@ -138,32 +192,34 @@ def work(job: Job, report: Report) -> str | None:
 
 
 def _run_arm(bench: Any, job: Job, report: Report) -> None:
-    from apo_bench.lab import Round
+    from apo_bench.evaluate import Examination, evaluate
+    from apo_bench.types import Round
 
     lab = bench.lab(job.seed, arm=job.arm)
     _method(job).run(lab)
     if not lab.rounds:
         raise InputError(f"{job.experiment}: arms.{job.arm}: it finished no round (lab.finish_round was not called)")
-    rounds = [Round(bench.initial_policy, lab.rounds[0].reward_model), *lab.rounds]  # round 0: nobody has moved yet
-    evaluations = []
-    for number, round_ in enumerate(rounds):
-        report(f"evaluating round {number}")
-        evaluations.append(bench.evaluate(round_, job.seed).key)
-    record = {
-        "key": _record_key(job),
-        "rounds": [
-            {"policy": one.policy.key, "reward_model": one.reward_model.key if one.reward_model else None, "evaluation": evaluation}
-            for one, evaluation in zip(rounds, evaluations, strict=True)
-        ],
-        "used": lab.used,
-        "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
-        "wall_s": lab.wall_s,
-        "peak_memory_bytes": lab.peak_memory_bytes,
-        "floor": bench.floor_accuracy(job.seed),
-        "gold": bench.gold_accuracy().key,
-        "bench": bench.charged,
-    }
-    write_json(job.record, record)
+    record: dict[str, Any] = {"key": _record_key(job), "used": lab.used}
+    if job.trial is not None:  # tuning sees dev prompts, and nothing else
+        report("scoring on dev prompts")
+        record["dev_scores"] = [Examination(bench, one, job.seed).dev_score()[0]["value"] for one in lab.rounds]
+    else:
+        first = lab.rounds[0].reward_model
+        rounds = [Round(bench.initial_policy, first), *lab.rounds]  # round 0: nobody has moved yet
+        record["rounds"] = []
+        for number, one in enumerate(rounds):
+            report(f"evaluating round {number}")
+            evaluation = evaluate(bench, one, job.seed, first).key
+            reward_model = one.reward_model.key if one.reward_model else None
+            record["rounds"].append({"policy": one.policy.key, "reward_model": reward_model, "evaluation": evaluation})
+        record |= {
+            "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
+            "wall_s": lab.wall_s,
+            "peak_memory_bytes": lab.peak_memory_bytes,
+            "floor": bench.floor_accuracy(job.seed),
+            "gold": bench.gold_accuracy().key,
+        }
+    write_json(job.record, {**record, "bench": bench.charged})
 
 
 def _method(job: Job) -> Any:
@@ -174,7 +230,7 @@ def _method(job: Job) -> Any:
 def _bench(job: Job, report: Report) -> Any:
     import torch
 
-    from apo_bench.evaluate import Bench
+    from apo_bench.bench import Bench
     from apo_bench.store import RunStore
 
     experiment, task = _load(job.experiment, job.overrides)
@@ -205,13 +261,14 @@ def _record_key(job: Job) -> str:
     return digest({
         "models": experiment.models.model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
-        "budget": experiment.budget,
+        "budget": experiment.budget_of(job.arm),
+        "tuning": job.trial is not None,
         "arm": choice.model_dump(mode="json"),
         "seed": job.seed,
         "task": [task.fingerprint, digest_files(task.source_files)],
         "code": [
             code_hash(),
-            digest_files([here / "lab.py", here / "evaluate.py", here / "budget.py"]),
+            digest_files([here / f"{name}.py" for name in ("lab", "bench", "evaluate", "budget")]),
             digest_files(source_files(choice.use, choice.parameters, base=job.experiment.parent)),
         ],
         "versions": versions(),
@@ -225,96 +282,3 @@ def _finished(job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if record.get("key") == _record_key(job) else None
-
-
-# --- many jobs, in processes ----------------------------------------------------------------------------------------------------
-
-
-def _run_all(jobs: Sequence[Job], workers: int) -> list[Failure]:
-    context = multiprocessing.get_context("spawn")
-    failures: list[Failure] = []
-    with context.Manager() as manager, _progress(jobs) as show:
-        stages = manager.Queue()
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker)
-        futures: dict[Future[str | None], Job] = {pool.submit(_work_in_process, job, stages): job for job in jobs}
-        try:
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                while not stages.empty():
-                    show(*stages.get(), finished=False)
-                for future in done:
-                    job = futures[future]
-                    error = future.exception()
-                    message = f"{type(error).__name__}: {error}" if error else future.result()
-                    show(job, "failed" if message else "done", finished=True)
-                    if message:
-                        failures.append(Failure(job.arm, job.seed, message))
-        except KeyboardInterrupt:
-            for process in list((pool._processes or {}).values()):  # they would otherwise finish their arm first
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return sorted(failures, key=lambda failure: (failure.arm, failure.seed))
-
-
-def _start_worker() -> None:
-    """One torch thread a process: two on shared cores are many times slower, and other counts give other bits."""
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    logging.disable(logging.WARNING)
-    import torch
-
-    torch.set_num_threads(1)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
-
-def _work_in_process(job: Job, stages: Any) -> str | None:
-    return work(job, lambda stage: stages.put((job, stage)))
-
-
-@contextmanager
-def _progress(jobs: Sequence[Job]) -> Iterator[Callable[..., None]]:
-    """A bar with the time left on a terminal; a line per finished job elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    if not sys.stderr.isatty():
-        done = 0
-
-        def line(job: Job, stage: str, *, finished: bool) -> None:
-            nonlocal done
-            if finished:
-                done += 1
-                print(f"[{done}/{len(jobs)}] {job.label}: {stage}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-
-    from rich.console import Console
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        total = progress.add_task("arms x seeds", total=len(jobs))
-        running: dict[str, Any] = {}
-
-        def bar(job: Job, stage: str, *, finished: bool) -> None:
-            if finished:
-                progress.advance(total)
-                if job.label in running:
-                    progress.remove_task(running.pop(job.label))
-            elif job.label not in running:
-                running[job.label] = progress.add_task(f"{job.label}: {stage}", total=None)
-            else:
-                progress.update(running[job.label], description=f"{job.label}: {stage}")
-
-        yield bar

@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from apo_bench.budget import UNITS
+from apo_bench.budget import STOCKS, UNITS
 from apo_bench.config import Experiment
 from apo_bench.store import origin
 from apo_bench.tasks import Task
 
 Records = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> what the arm-seed ended with
+Trials = Mapping[tuple[str, int, int], Mapping[str, Any]]  # (arm, trial, seed) -> what a trial of tuning ended with
 TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}
 
 
@@ -29,7 +30,7 @@ class Failure:
         return f"{self.arm}, seed {self.seed}: {self.message}"
 
 
-def write_tables(folder: Path, experiment: Experiment, records: Records, gold_pairs: int) -> None:
+def write_tables(folder: Path, experiment: Experiment, records: Records, trials: Trials, gold_pairs: int) -> None:
     """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values."""
     import pandas as pd  # here, so that a replay, which has nothing to write, does without
 
@@ -37,7 +38,7 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, gold_pa
     def part(evaluation: str, name: str) -> Any:
         return pd.read_parquet(folder / "store" / "evaluations" / evaluation / f"{name}.parquet")
 
-    found: dict[str, list[Any]] = {"scores": [], "metrics": [], "reward_models": [], "responses": []}
+    found: dict[str, list[Any]] = {"scores": [], "metrics": [], "reward_models": [], "reliability": [], "responses": []}
     ledger: list[dict[str, Any]] = []
     timings: list[dict[str, Any]] = []
     for (arm, seed), record in records.items():
@@ -50,13 +51,16 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, gold_pa
                 "seed": seed,
                 "unit": unit,
                 "used": record["used"][unit],
-                "budget": experiment.budget.get(unit, float("nan")),
+                "budget": experiment.budget_of(arm).get(unit, float("nan")),
             }
             for unit in UNITS
         ]
         timings += [{"arm": arm, "seed": seed, "measure": name, "value": float(record[name])} for name in ("wall_s", "peak_memory_bytes")]
         found["reward_models"].append(pd.DataFrame(record["floor"]).assign(arm="_floor", seed=seed, round=0))
-    bench = {key: counts for record in records.values() for key, counts in record["bench"].items()}  # each artifact once
+    ledger += _tuning_rows(trials)
+    bench = {
+        key: counts for record in (*records.values(), *trials.values()) for key, counts in record["bench"].items()
+    }  # each artifact once
     spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(gold_pairs)}
     ledger += [{"arm": "_bench", "seed": -1, "unit": unit, "used": spent[unit], "budget": float("nan")} for unit in UNITS if records]
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items() if frames}
@@ -65,12 +69,14 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, gold_pa
     if "reward_models" in tables:
         rows = tables["reward_models"]
         tables["reward_models"] = rows[rows["metric"] != ""].drop_duplicates(subset=["arm", "seed", "round", "axis", "metric"])
+    if "reliability" in tables:
+        tables["reliability"] = tables["reliability"][tables["reliability"]["n"] > 0]
     for key in {record["gold"] for record in records.values()}:  # one: all arm-seeds share their gold
         tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / key / "gold.parquet")
     for name, table in tables.items():
         keys = [
             key
-            for key in ("arm", "gold", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "metric", "unit", "measure")
+            for key in ("arm", "gold", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "metric", "bin", "unit", "measure")
             if key in table
         ]
         ordered = table[[*keys, *(column for column in table if column not in keys)]].sort_values(keys, ignore_index=True)
@@ -79,6 +85,18 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, gold_pa
         temporary = path.with_name(f".{name}.tmp")
         ordered.to_parquet(temporary, index=False)
         temporary.replace(path)
+
+
+def _tuning_rows(trials: Trials) -> list[dict[str, Any]]:
+    """What an arm's trials spent, by tuning seed: flows added up; a stock is the largest, since trials see the same items."""
+    spent: dict[tuple[str, int, Any], list[float]] = {}
+    for (arm, _, seed), record in trials.items():
+        for unit in UNITS:
+            spent.setdefault((arm, seed, unit), []).append(record["used"][unit])
+    return [
+        {"arm": f"_tune.{arm}", "seed": seed, "unit": unit, "used": max(used) if unit in STOCKS else sum(used), "budget": float("nan")}
+        for (arm, seed, unit), used in spent.items()
+    ]
 
 
 def manifest(

@@ -25,7 +25,7 @@ from apo_bench.errors import InputError
 from apo_bench.losses import PolicyLoss, RewardLoss
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
-from apo_bench.types import Demonstration, Pair
+from apo_bench.types import Demonstration, Group, Pair
 
 Terms = Callable[[Any, Mapping[str, Tensor]], Tensor]
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
@@ -146,10 +146,10 @@ def fit(
 
 
 def train_policy(
-    folder: Path, data: Sequence[Demonstration] | Sequence[Pair], loss: PolicyLoss, reference: Path | None,
+    folder: Path, data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group], loss: PolicyLoss, reference: Path | None,
     spec: PolicyModel, recipe: Recipe, seed: int, into: Path,
 ) -> dict[str, float]:  # fmt: skip
-    """Train the policy in `folder` on demonstrations or pairs, save it in `into`, and return the counts spent.
+    """Train the policy in `folder` on demonstrations, pairs or groups, save it in `into`, and return the counts spent.
 
     Losses that compare with a reference policy read its log-probabilities once, before training.
     """

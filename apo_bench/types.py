@@ -1,6 +1,7 @@
 """Frozen records that flow from room to room. Standard library only."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,6 +93,34 @@ class RewardModel:
     """A handle to a trained reward model in the run's store."""
 
     key: str
+
+
+@dataclass(frozen=True)
+class BestOfNPolicy(Policy):
+    """A policy that samples n answers from another and gives the one a reward model scores highest. It has no weights of its own."""
+
+    policy: Policy
+    reward_model: RewardModel
+    n: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What methods may see of a task: the rm split's pairs, the rm and policy splits' prompts, golden responses."""
+
+    pairs: tuple[Pair, ...]
+    prompts: Mapping[Literal["rm", "policy"], tuple[Prompt, ...]]
+    golden: tuple[Golden, ...]
+    axes: tuple[str, ...]
+    vocabulary: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """A finished round: the policy that came out of it and the reward model it was trained to please."""
+
+    policy: Policy
+    reward_model: RewardModel | None
 
 
 def identity(*parts: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from tiny_world import SMALL_TURN, tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.apo import APO
-from apo_bench.evaluate import Bench
+from apo_bench.bench import Bench
 from apo_bench.lab import Round
 from apo_bench.losses import APOLoss
 from apo_bench.methods import resolve

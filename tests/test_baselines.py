@@ -14,7 +14,7 @@ from tiny_world import tiny_bench, tiny_lab
 
 from apo_bench.config import PolicyModel
 from apo_bench.contract import check_method
-from apo_bench.evaluate import Bench
+from apo_bench.bench import Bench
 from apo_bench.lab import best_of, best_worst
 from apo_bench.losses import RankingLoss
 from apo_bench.methods import resolve

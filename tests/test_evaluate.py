@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import tiny_bench, tiny_lab, tiny_task
 
-from apo_bench.evaluate import Bench, _in_order, balanced, distinct
+from apo_bench.bench import Bench, balanced, in_order
+from apo_bench.evaluate import distinct, evaluate
 from apo_bench.lab import Round
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.store import Artifact

@@ -14,7 +14,7 @@ from tiny_world import LLAMA, RECIPE, tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.config import NeuralReward, NgramReward, Recipe, Sampling
 from apo_bench.errors import BudgetExceeded, InputError
-from apo_bench.evaluate import Bench
+from apo_bench.bench import Bench
 from apo_bench.lab import Lab, Round, TrainingData, best_of, best_worst, golden_over_samples
 from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, SFTLoss
 from apo_bench.store import RunStore

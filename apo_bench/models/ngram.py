@@ -12,16 +12,19 @@ both sides of the training pairs.
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 
 from apo_bench.config import NgramReward
 from apo_bench.errors import InputError
+from apo_bench.losses import APOLoss, RankingLoss, RewardLoss
 from apo_bench.types import Pair, Prompt
 
 SHARED = "all"  # the one weight vector's name where the axes share it
@@ -163,3 +166,17 @@ def _resample(clusters: Sequence[str], generator: np.random.Generator) -> np.nda
     distinct, place = np.unique(clusters, return_inverse=True)
     drawn = np.bincount(generator.integers(len(distinct), size=len(distinct)), minlength=len(distinct))
     return drawn[place].astype(float)
+
+
+def train(pairs: Sequence[Pair], loss: RewardLoss, spec: NgramReward, seed: int, into: Path) -> Mapping[str, float]:
+    """Fit a model to pairs, save it in `into`, and return the counts. The seed counts where the spec bootstraps.
+
+    A linear fit knows ranking losses only, and each pair's weight is the loss's factor before softplus(-margin). Raises InputError for
+    other losses.
+    """
+    if not (isinstance(loss, RankingLoss) or (isinstance(loss, APOLoss) and loss.duel == "ranking")):
+        raise InputError(f"models.reward.kind: an n-gram model cannot be trained with {loss}")
+    golden = torch.tensor([pair.source == "golden_over_sample" for pair in pairs])
+    weights = loss(torch.zeros(len(pairs)), golden) / math.log(2)  # softplus(0) = log 2
+    NgramRewardModel.fit(pairs, weights.tolist(), spec, seed if spec.bootstrap else None).save(into)
+    return {"rm_updates": 1}

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from apo_bench.config import PolicyModel, Sampling
-from apo_bench.losses import DPOLoss, PolicyLoss, SFTLoss, token_logps
+from apo_bench.errors import InputError
+from apo_bench.losses import DPOLoss, PolicyLoss, RRHFLoss, SFTLoss, token_logps
 from apo_bench.models.text import HUMAN_TURN, encode_prompt, encode_response, load_tokenizer, pad, word_tokenizer
-from apo_bench.types import Demonstration, Pair, Prompt, Response, identity
+from apo_bench.types import Demonstration, Group, Pair, Prompt, Response, identity
 
 
 def on_device(model: Any) -> Any:
@@ -121,9 +122,12 @@ def _response(tokenizer: Any, prompt: Prompt, row: list[int], ends: set[int]) ->
 
 
 def training_items(
-    tokenizer: Any, data: Sequence[Demonstration] | Sequence[Pair], loss: PolicyLoss, spec: PolicyModel
+    tokenizer: Any, data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group], loss: PolicyLoss, spec: PolicyModel
 ) -> list[dict[str, Any]]:
-    """Encoded items for `training.fit`: `size` is an item's part of the update's denominator, `length` buckets it."""
+    """Encoded items for `training.fit`: `size` is an item's part of the update's denominator, `length` buckets it.
+
+    Raises InputError for data that the loss does not train on, and for groups of different sizes.
+    """
 
     def encode(prompt: Prompt, response: str) -> tuple[list[int], list[int]]:
         start = encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids
@@ -133,21 +137,32 @@ def training_items(
     items: list[dict[str, Any]] = []
     for one in data:
         if isinstance(one, Demonstration):
-            sides = [encode(one.prompt, one.response)]
+            kind, texts = "demonstrations", (one.response,)
+        elif isinstance(one, Pair):
+            kind, texts = "pairs", (one.chosen, one.rejected)
         else:
-            sides = [encode(one.prompt, one.chosen), encode(one.prompt, one.rejected)]
+            kind, texts = "groups", one.responses
+        if kind != loss.trains_on:
+            raise InputError(f"lab.train_policy: {type(loss).__name__} trains on {loss.trains_on}, got {kind}")
+        sides = [encode(one.prompt, text) for text in texts]
         size = sum(sides[0][1]) if isinstance(loss, SFTLoss) else 1
         items.append({"sides": sides, "size": size, "length": sum(len(ids) for ids, _ in sides)})
+        if isinstance(one, Group):
+            items[-1]["scores"] = one.scores
+    if len({len(item["sides"]) for item in items}) > 1:
+        raise InputError("lab.train_policy: groups of different sizes; give each prompt the same number of responses")
     return items
 
 
 def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
-    """Sides stacked: all first sides (chosen), then all second ones (rejected)."""
+    """Sides stacked: all first sides (chosen), then all second ones (rejected), and so on."""
     sides = [item["sides"][side] for side in range(len(items[0]["sides"])) for item in items]
     ids, attention = pad([side[0] for side in sides], pad_id)
     batch = {"input_ids": ids, "attention_mask": attention, "response_mask": pad([side[1] for side in sides], 0)[0]}
     if "reference" in items[0]:
         batch["reference"] = torch.tensor([item["reference"] for item in items])  # (B, 2)
+    if "scores" in items[0]:
+        batch["scores"] = torch.tensor([item["scores"] for item in items])  # (B, n)
     return batch
 
 
@@ -157,8 +172,13 @@ def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: PolicyLoss) -> Ten
     logps = token_logps(logits, batch["input_ids"])
     if isinstance(loss, SFTLoss):
         return loss(logps, batch["response_mask"])
+    sums = (logps * batch["response_mask"]).sum(dim=1)
+    if isinstance(loss, RRHFLoss):
+        groups = len(batch["scores"])
+        lengths = batch["response_mask"].sum(dim=1)
+        return loss(sums.view(-1, groups).T, lengths.view(-1, groups).T, batch["scores"])
     assert isinstance(loss, DPOLoss)
-    chosen, rejected = (logps * batch["response_mask"]).sum(dim=1).chunk(2)
+    chosen, rejected = sums.chunk(2)
     return loss(chosen, rejected, *batch["reference"].unbind(dim=1))
 
 
