@@ -13,6 +13,7 @@ from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
 from apo_bench.models.imports import IMPORT_NAMES, resolve_model
 from apo_bench.tasks import Task, load_task
+from apo_bench.variation import variations
 
 
 def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> list[str]:
@@ -24,6 +25,8 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> 
     experiment = load_experiment(path, overrides)
     base = path.parent
     try:
+        if experiment.vary:
+            return _check_variations(experiment, path, overrides)
         for pair in (*experiment.compare.primary, *experiment.compare.secondary):
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
@@ -37,6 +40,25 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> 
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
+
+
+def _check_variations(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> list[str]:
+    """Every variation is an experiment of its own. A note that only some have starts with their labels."""
+    found = variations(experiment)
+    options = _options(experiment, path.parent)
+    for place, level in enumerate(experiment.vary.get("world", ())):
+        if isinstance(level, int) and "world_seed" not in options:
+            there = ", ".join(options) or "none"
+            raise InputError(f"vary.world.{place}: task {experiment.task.use} has no option world_seed; options: {there}")
+    labels: dict[str, list[str]] = {}
+    for one in found:
+        try:
+            notes = check_experiment(path, one.over(overrides))
+        except InputError as error:
+            raise InputError(f"vary: {one.label}: {str(error).removeprefix(f'{path}: ')}") from None
+        for note in notes:
+            labels.setdefault(note, []).append(one.label)
+    return [note if len(those) == len(found) else f"{', '.join(those)}: {note}" for note, those in labels.items()]
 
 
 def _check_arms(experiment: Experiment, base: Path) -> None:
@@ -124,10 +146,14 @@ def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
 
 def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
     """A task that can read local files has the option `data_files`; left at null, its data are downloaded."""
+    return _options(experiment, base).get("data_files", "") is None
+
+
+def _options(experiment: Experiment, base: Path) -> dict[str, Any]:
+    """All options of the task, with the experiment's; no data are read."""
     folder = tasks.find_task(experiment.task.use, base)
     description = folder / f"{folder.name}.yaml"
-    options = tasks.merge_options(description, tasks.read_description(description).options, experiment.task.options)
-    return options.get("data_files", "") is None
+    return tasks.merge_options(description, tasks.read_description(description).options, experiment.task.options)
 
 
 def _check_against_task(experiment: Experiment, task: Task) -> None:

@@ -17,7 +17,7 @@ from apo_bench.shipped import find_beside, shipped_root
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 WIDTH = 100
-LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "truncated_prompts", "unfinished")
+LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "unfinished", "kl_bound", "dev_score", "inference_flops")
 
 app = typer.Typer(
     help="Is this alignment method really better, at the same cost?",
@@ -29,6 +29,7 @@ app = typer.Typer(
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]
+Tiny = Annotated[bool, typer.Option("--tiny", help="With tiny random models and small sizes, to see that the file works.")]
 
 
 @contextmanager
@@ -57,23 +58,32 @@ def run(
     experiment: Path,
     set_: Set = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; results/<name> if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; results/<name> if not given, with --tiny results/<name>-tiny.")] = None,
+    tiny: Tiny = False,
 ) -> None:
-    """Run an experiment, or go on with it."""
+    """Run an experiment, or go on with it; with `vary`, at every level of what varies."""
     from apo_bench.experiment_file import load_experiment
 
-    path, overrides = _find(experiment), _overrides(set_)
+    path = _find(experiment)
+    made = _made_tiny(path) if tiny else {}
+    overrides = made | _overrides(set_)
     wanted = load_experiment(path, overrides)
-    folder = out or Path("results") / wanted.name
+    folder = out or Path("results") / f"{wanted.name}{'-tiny' if tiny else ''}"
     if not _already_accepted(folder / "experiment.yaml", wanted):
         from apo_bench.check import check_experiment
 
         check_experiment(path, overrides)  # whatever is wrong with the input is said before anything is written
 
-    import apo_bench.runner
+    if wanted.vary:
+        from apo_bench.variation import run_variations
 
-    result = apo_bench.runner.run(path, overrides, folder, workers)
-    _print_summary(result.folder)
+        result = run_variations(path, overrides, folder, workers, made)
+        _print_spread(result.folder)
+    else:
+        import apo_bench.runner
+
+        result = apo_bench.runner.run(path, overrides, folder, workers, tiny=made)
+        _print_summary(result.folder)
     for failure in result.failures:
         typer.echo(f"failed: {failure}", err=True)
     if result.failures:
@@ -83,7 +93,13 @@ def run(
 @app.command()
 @plain_errors()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Rebuild a run folder's report; needs no model."""
+    """Rebuild a run folder's report, and those of its variations; needs no model."""
+    from apo_bench import variation
+
+    if variation.is_varied(folder):
+        variation.rebuild(folder)
+        _print_spread(folder)
+        return
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{folder}: not a finished run folder (no manifest.json)")
     from apo_bench.report import write_report
@@ -94,13 +110,16 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
 
 @app.command()
 @plain_errors()
-def check(experiments: Annotated[list[Path] | None, typer.Argument(metavar="[EXPERIMENT]...")] = None, set_: Set = None) -> None:
+def check(
+    experiments: Annotated[list[Path] | None, typer.Argument(metavar="[EXPERIMENT]...")] = None, set_: Set = None, tiny: Tiny = False
+) -> None:
     """Validate experiments (all shipped ones if none is named)."""
     from apo_bench.check import check_experiment
 
     overrides = _overrides(set_)
     for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
-        notes = check_experiment(_find(experiment), overrides)
+        path = _find(experiment)
+        notes = check_experiment(path, (_made_tiny(path) if tiny else {}) | overrides)
         typer.echo(f"ok  {experiment}")
         for note in notes:
             typer.echo(f"    note: {note}")
@@ -144,6 +163,15 @@ def _find(experiment: Path) -> Path:
     return find_beside(experiment, None) or experiment
 
 
+def _made_tiny(path: Path) -> dict[str, Any]:
+    """The overrides that `--tiny` stands for; what `--set` says goes over them."""
+    from apo_bench.experiment_file import load_experiment
+    from apo_bench.models.imports import models_folder
+    from apo_bench.tiny import tiny_overrides
+
+    return tiny_overrides(load_experiment(path), path, models_folder())
+
+
 def _overrides(assignments: list[str] | None) -> dict[str, Any]:
     from apo_bench.experiment_file import parse_yaml
 
@@ -180,10 +208,28 @@ def _train_quietly() -> None:
 
 def _print_summary(folder: Path) -> None:
     """Each arm's last round and the primary contrasts, at most 100 columns wide; then the report's path."""
+    _print_tables(_scores(_rows(folder / "report" / "summary.csv")), _contrasts(_rows(folder / "report" / "contrasts.csv")))
+    typer.echo(str(folder / "report" / "report.md"))
+
+
+def _print_tables(*tables: Table) -> None:
     console = Console()
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    console.print(_scores(_rows(folder / "report" / "summary.csv")))
-    console.print(_contrasts(_rows(folder / "report" / "contrasts.csv")))
+    for table in tables:
+        console.print(table)
+
+
+def _print_spread(folder: Path) -> None:
+    """The primary contrasts over variations, at most 100 columns wide; then the report's path."""
+    heads = ("primary contrast", "axis", "scorer", "mean", "SD", "95 % interval", "p (Holm)", "+/-")
+    table = Table(*heads, box=SIMPLE_HEAD, padding=0, title="Is it really better, elsewhere too?")
+    for row in _rows(folder / "report" / "spread.csv"):
+        if row["family"] == "primary":
+            interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
+            p = f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]
+            names = (f"{row['arm_a']} - {row['arm_b']}", row["axis"], row["scorer"])
+            table.add_row(*names, _short(row["mean"]), _short(row["sd"]), interval, p, f"{row['n_positive']}/{row['n_negative']}")
+    _print_tables(table)
     typer.echo(str(folder / "report" / "report.md"))
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -130,4 +131,4 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise InputError(f"--set {dotted}: {parent!r} is not a mapping")
         tree = child
-    tree[last] = value
+    tree[last] = deepcopy(value)  # an override of a part may follow, and the caller's mapping is not ours to change

@@ -1,19 +1,19 @@
-"""A run folder's tables -> the frames a report prints: summary, contrasts, budget, gold's sign agreement. No model, no torch."""
+"""A run folder read: its tables, and what they say of policies, reward models and gold by round. No model, no torch."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from apo_bench.config import Comparison, Experiment, Unit
+from apo_bench.config import Comparison, Experiment
 from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
-from apo_bench.stats import Contrast, contrast, holm
 
 COLUMNS = {
     "scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
@@ -21,17 +21,10 @@ COLUMNS = {
     "reward_models": ("arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"),
     "gold": ("gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"),
     "ledger": ("arm", "seed", "unit", "used", "budget"),
+    "reliability": ("arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"),
 }
 REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report
-KINDS = {
-    "human_pairs": "annotation",
-    "golden_responses": "annotation",
-    "sampled_responses": "samples",
-    "rm_updates": "updates",
-    "policy_updates": "updates",
-    "flops": "flops",
-}
-FLOPS_TOLERANCE = 0.05
+SINCE = ("reliability",)  # younger than the first run folders, which are reported without a word about it
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
 POOLED = "all"
 UNINFORMATIVE = "uninformative gold"
@@ -76,14 +69,28 @@ class Run:
     @cached_property
     def final_round(self) -> dict[str, int]:
         """The last round of each arm, over the seeds that came through; an arm without one is absent."""
-        rounds = _without(self.tables["scores"], self.failed).groupby("arm")["round"].max()
+        rounds = without(self.tables["scores"], self.failed).groupby("arm")["round"].max()
         return {arm: int(rounds[arm]) for arm in self.arms if arm in rounds.index}
 
     @cached_property
     def final(self) -> pd.DataFrame:
         """Scores at each arm's final round, of the seeds that came through."""
-        scores = _without(self.tables["scores"], self.failed)
+        scores = without(self.tables["scores"], self.failed)
         return scores[scores["round"] == scores["arm"].map(self.final_round)]
+
+    @cached_property
+    def arm_seeds(self) -> dict[str, list[int]]:
+        """The seeds of each arm that came through; an arm without one is absent."""
+        return {arm: sorted(self.final.loc[self.final["arm"] == arm, "seed"].unique().tolist()) for arm in self.final_round}
+
+    @cached_property
+    def dev_round(self) -> dict[tuple[str, int], int]:
+        """Each arm-seed's round of the highest dev_score among 1..R, the first among equals; without a dev_score it is absent."""
+        table = self.tables["metrics"]
+        rows = table[(table["metric"] == "dev_score") & (table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
+        rows = without(rows, self.failed).sort_values("round", kind="stable", ignore_index=True)
+        best = rows.loc[rows.groupby(["arm", "seed"])["value"].idxmax()]
+        return {(arm, int(seed)): int(one) for arm, seed, one in zip(best["arm"], best["seed"], best["round"], strict=True)}
 
 
 def read_run(folder: Path) -> Run:
@@ -101,7 +108,7 @@ def read_run(folder: Path) -> Run:
         path = folder / "tables" / f"{name}.parquet"
         if not path.exists() and (name not in REQUIRED or manifest.get("failures")):
             tables[name] = pd.DataFrame({column: [] for column in columns})
-            absent.append(name)
+            absent += [name] if name not in SINCE else []
             continue
         tables[name] = _read_table(path, columns)
     scores = tables["scores"]
@@ -125,7 +132,8 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     return table.loc[:, list(columns)]
 
 
-def _without(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
+def without(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
+    """The rows of arm-seeds that did not fail."""
     if not failed:
         return frame
     return frame[~pd.MultiIndex.from_frame(frame[["arm", "seed"]]).isin(list(failed))]
@@ -157,10 +165,48 @@ def summary(run: Run) -> pd.DataFrame:
     known = [*run.judges, *by_seed]
     scorers = [*known, *sorted(present - set(known))]
     table = table[table["arm"].isin(run.arms)].astype({"round": int, "n_seeds": int, "n_prompts": int})
-    for column, order in (("arm", run.arms), ("axis", (*run.axes, POOLED)), ("scorer", scorers)):
-        table[column] = pd.Categorical(table[column], categories=order, ordered=True)
-    ordered = table.sort_values(["arm", "round", "axis", "scorer"]).reset_index(drop=True)
-    return ordered.astype(dict.fromkeys(("arm", "axis", "scorer"), str))
+    return _ordered(table, run, "scorer", scorers)
+
+
+def reward_models(run: Run) -> pd.DataFrame:
+    """The diagnostics of the arms' reward models: arm, round, axis, metric, mean and seed_sd over seeds, n_seeds."""
+    table = run.tables["reward_models"].dropna(subset=["value"])
+    table = table[table["arm"].isin(run.arms)]
+    grouped = table.groupby(["arm", "round", "axis", "metric"])
+    found = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
+    return _ordered(found.astype({"round": int, "n_seeds": int}), run, "metric", sorted(found["metric"].unique()))
+
+
+def reliability(run: Run) -> pd.DataFrame:
+    """arm, round, bin, confidence, accuracy, n on all axes: of the pairs of all seeds together, so bins weigh by their n."""
+    table = run.tables["reliability"]
+    table = table[(table["axis"] == POOLED) & table["arm"].isin(run.arms)]
+    weighted = table.assign(**{name: table[name] * table["n"] for name in ("confidence", "accuracy")})
+    sums = weighted.groupby(["arm", "round", "bin"])[["confidence", "accuracy", "n"]].sum().reset_index()
+    return sums.assign(**{name: sums[name] / sums["n"] for name in ("confidence", "accuracy")}).astype({"round": int, "bin": int, "n": int})
+
+
+def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """A row per arm, round and axis; columns n_seeds and, for every scorer and metric, `<name>` and `<name>_sd` over seeds.
+
+    Diagnostics of reward models are called rm_<metric>. What was not measured is NaN.
+    """
+    named = diagnostics.assign(scorer="rm_" + diagnostics["metric"].astype(str))
+    keys = ["arm", "round", "axis"]
+    long = pd.concat([summary, named])[[*keys, "scorer", "mean", "seed_sd", "n_seeds"]]
+    wide = {value: long.pivot(index=keys, columns="scorer", values=value) for value in ("mean", "seed_sd")}
+    table = long.groupby(keys)[["n_seeds"]].max()
+    for name in dict.fromkeys(long["scorer"]):
+        table[name], table[f"{name}_sd"] = wide["mean"][name], wide["seed_sd"][name]
+    return _ordered(table.reset_index(), run)
+
+
+def _ordered(table: pd.DataFrame, run: Run, column: str = "", values: Iterable[str] = ()) -> pd.DataFrame:
+    """Rows by arm and axis in the run's order, then by `column` in the order of `values`."""
+    orders = {"arm": run.arms, "axis": (*run.axes, POOLED), **({column: tuple(values)} if column else {})}
+    table = table.assign(**{name: pd.Categorical(table[name], categories=order, ordered=True) for name, order in orders.items()})
+    keys = ["arm", "round", "axis", *([column] if column else [])]
+    return table.sort_values(keys).reset_index(drop=True).astype(dict.fromkeys(orders, str))
 
 
 def gold_accuracy(run: Run) -> pd.DataFrame:
@@ -189,12 +235,6 @@ def uninformative(run: Run, scorer: str, axis: str) -> str:
     return ""
 
 
-CONTRAST_COLUMNS = [
-    "arm_a", "arm_b", "axis", "scorer", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_seeds", "n_clusters", "scope",
-    "family", "standard_error", "df", "round", "test", "n_dropped",
-]  # fmt: skip
-
-
 def comparisons(run: Run) -> list[tuple[str, Comparison]]:
     """(family, comparison), primary ones first; a pair that is both is primary."""
     compare, seen, found = run.experiment.compare, set(), []
@@ -206,80 +246,10 @@ def comparisons(run: Run) -> list[tuple[str, Comparison]]:
     return found
 
 
-def contrasts(run: Run) -> pd.DataFrame:
-    """Every declared pair x axis (and "all") x proxy, gold, ground truth, at the final round.
-
-    Family "primary": the primary pairs on compare.axes and compare.scorer, Holm-adjusted together; "secondary": the secondary pairs on the
-    same; "descriptive": the rest. Where no test is made p_value is NaN and `scope` or `test` says why.
-    """
-    compare, rows = run.experiment.compare, []
-    axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
-    scorers = list(dict.fromkeys([*run.judges, run.scorer]))
-    for family, pair in comparisons(run):
-        for axis in axes:
-            for scorer in scorers:
-                declared = scorer == run.scorer and axis in compare.axes
-                rows.append({**_contrast(run, pair, axis, scorer), "family": family if declared else "descriptive"})
-    table = pd.DataFrame(rows)
-    primary = table["family"] == "primary"
-    table["p_adjusted"] = np.nan
-    table.loc[primary, "p_adjusted"] = holm(table.loc[primary, "p_value"].to_numpy(dtype=float))
-    return table[CONTRAST_COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
-
-
-def _contrast(run: Run, pair: Comparison, axis: str, scorer: str) -> dict[str, Any]:
-    rounds = [run.final_round.get(arm) for arm in (pair.a, pair.b)]
-    names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer}
-    names["round"] = "/".join("none" if one is None else str(one) for one in dict.fromkeys(rounds))
-    rows = run.final[(run.final["scorer"] == scorer) & run.final["arm"].isin([pair.a, pair.b])]
-    rows = rows if axis == POOLED else rows[rows["axis"] == axis]
-    rows = rows[rows["seed"].isin(shared_seeds(rows, pair))]
-    if rows.empty:
-        return {**names, **_nothing("no seed of both arms has such scores")}
-    try:
-        result = contrast(rows, pair.a, pair.b)
-    except ValueError as error:
-        return {**names, **_nothing(str(error))}
-    found = {field: getattr(result, field) for field in Contrast.__dataclass_fields__}
-    if reason := uninformative(run, scorer, axis):
-        found |= {"p_value": np.nan, "scope": reason, "test": "none: the gold model is not shown to be better than chance"}
-    return {**names, **found}
-
-
-def _nothing(reason: str) -> dict[str, Any]:
-    numbers = dict.fromkeys(("difference", "standard_error", "df", "ci_low", "ci_high", "p_value"), np.nan)
-    return {**numbers, "n_seeds": 0, "n_clusters": 0, "n_dropped": 0, "scope": "no result", "test": f"none: {reason}"}
-
-
 def shared_seeds(rows: pd.DataFrame, pair: Comparison) -> list[int]:
     """The seeds that have rows in both arms; what a seed of one arm alone would be compared with is missing."""
     first, second = (set(rows.loc[rows["arm"] == arm, "seed"]) for arm in (pair.a, pair.b))
     return sorted(first & second)
-
-
-def budget(run: Run) -> pd.DataFrame:
-    """Per compared pair and unit: means over shared seeds, their ratio a / b, and whether what the experiment declares matched is.
-
-    A count matches when it is equal in every seed, flops when they differ by at most 5 % of the larger in every seed. A unit that an arm
-    never spent is 0. `kind` and `matched` are empty for units that no match speaks of.
-    """
-    ledger = run.tables["ledger"]
-    order = {unit: i for i, unit in enumerate(get_args(Unit))}
-    rows = []
-    for _, pair in comparisons(run):
-        both = _without(ledger[ledger["arm"].isin([pair.a, pair.b])], run.failed)
-        seeds = shared_seeds(both, pair)
-        used = both.groupby(["arm", "unit", "seed"])["used"].sum().to_dict()
-        for unit in sorted({*KINDS, *both["unit"]}, key=lambda unit: (order.get(unit, len(order)), unit)):
-            a, b = (np.array([float(used.get((arm, unit, seed), 0.0)) for seed in seeds]) for arm in (pair.a, pair.b))
-            kind = KINDS.get(unit, "")
-            means = (float(a.mean()), float(b.mean())) if seeds else (np.nan, np.nan)
-            tolerance = FLOPS_TOLERANCE * np.maximum(a, b) if kind == "flops" else 0
-            matched = "" if not kind else "yes" if seeds and (np.abs(a - b) <= tolerance).all() else "no"
-            ratio = means[0] / means[1] if means[1] else np.nan
-            declared = "yes" if kind in pair.matched else "no"
-            rows.append((pair.a, pair.b, unit, *means, ratio, kind, declared, matched))
-    return pd.DataFrame(rows, columns=["arm_a", "arm_b", "unit", "used_a", "used_b", "ratio", "kind", "declared", "matched"])
 
 
 def sign_agreement(run: Run) -> pd.DataFrame:

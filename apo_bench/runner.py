@@ -25,7 +25,10 @@ from apo_bench.store import code_hash, digest, digest_files, versions, write_jso
 from apo_bench.tables import TRUNCATED, Failure, Records, manifest, write_tables
 from apo_bench.tasks import Task, load_task
 
-PRODUCTS = ("manifest.json", "tables/scores.parquet", "report/report.md", "report/summary.csv", "report/contrasts.csv", "report/budget.csv")
+PRODUCTS = (
+    "manifest.json", "tables/scores.parquet", "report/report.md",
+    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget")),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ def run(
     out: Path | None = None,
     workers: int | None = None,
     variation: Mapping[str, Any] | None = None,
+    tiny: Mapping[str, Any] | None = None,
 ) -> RunResult:
     """Run an experiment, or go on with it, and write its report. Raises InputError before anything is written.
 
-    `variation` says which level of a varied experiment this is; it only names the run in its manifest.
+    `variation` says which level of a varied experiment this is, `tiny` which overrides are those of `--tiny`; both only name the run in
+    its manifest.
     """
     experiment_path = experiment_path.resolve()
     as_json = json.dumps(dict(overrides or {}), sort_keys=True)
@@ -64,7 +69,7 @@ def run(
     ]
     runner.work(jobs)
     records = {(job.arm, job.seed): record for job in jobs if (record := _finished(job))}
-    about = manifest(experiment, task, runner.failures, records, overrides or {}, experiment_path)
+    about = manifest(experiment, task, runner.failures, records, overrides or {}, experiment_path, tiny)
     about |= {"tuned": tuned} if tuned else {}
     about |= {"variation": dict(variation)} if variation else {}
     answer = _answer_key(folder, about, records)
@@ -151,7 +156,8 @@ def _with(overrides: str, more: Mapping[str, Any]) -> str:
 def _answer_key(folder: Path, about: Mapping[str, Any], records: Records) -> str:
     """Names everything that tables and report are made from."""
     here = Path(__file__).parent
-    code = digest_files([here / f"{name}.py" for name in ("tables", "report", "results", "figures", "stats")])
+    made_by = ("tables", "report", "sections", "markdown", "contrasts", "costs", "results", "figures", "stats")
+    code = digest_files([here / f"{name}.py" for name in made_by])
     question = digest_files([folder / "experiment.yaml"])
     return digest([about, [record["key"] for record in records.values()], question, code])
 

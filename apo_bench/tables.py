@@ -100,7 +100,13 @@ def _tuning_rows(trials: Trials) -> list[dict[str, Any]]:
 
 
 def manifest(
-    experiment: Experiment, task: Task, failures: Sequence[Failure], records: Records, overrides: Mapping[str, Any], path: Path
+    experiment: Experiment,
+    task: Task,
+    failures: Sequence[Failure],
+    records: Records,
+    overrides: Mapping[str, Any],
+    path: Path,
+    tiny: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What the report says of the run besides its rows: data, notes, failures, versions, and the command that made it."""
     counts = dict(task.counts)
@@ -111,7 +117,9 @@ def manifest(
     notes += [
         f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]
     ]
-    sets = "".join(f" --set '{key}={json.dumps(value)}'" for key, value in overrides.items())
+    made = tiny or {}  # overrides that `--tiny` stands for
+    own = {key: value for key, value in overrides.items() if key not in made or made[key] != value}
+    options = "".join([" --tiny" if made else "", *(f" --set '{key}={json.dumps(value)}'" for key, value in own.items())])
     return {
         "name": experiment.name,
         "task": task.name,
@@ -122,6 +130,6 @@ def manifest(
         "failures": [{"arm": one.arm, "seed": one.seed, "message": one.message} for one in failures],
         "seeds": list(experiment.seeds),
         "arms": {name: arm.use for name, arm in experiment.arms.items()},
-        "command": f"apo-bench run experiments/{path.name}{sets}",
+        "command": f"apo-bench run experiments/{path.name}{options}",
         **origin(),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from apo_bench.types import Demonstration
 class SFT:
     """Imitate the annotation directly, one pass of the recipe a round. With `then`, that is only the start, and a player's rounds count."""
 
-    on: Literal["chosen", "golden"] = "chosen"
+    imitate: Literal["chosen", "golden"] = "chosen"
     rounds: Count = 1
     learning_rate: Positive | None = None  # None: the experiment's
     epochs: Positive | None = None
@@ -20,7 +20,7 @@ class SFT:
     then_rounds: Count = 3
 
     def run(self, lab: Lab) -> None:
-        if self.on == "chosen":
+        if self.imitate == "chosen":
             demonstrations = [Demonstration(pair.prompt, pair.chosen) for pair in lab.pairs()]
         else:
             demonstrations = [Demonstration(golden.prompt, golden.text) for golden in lab.golden()]

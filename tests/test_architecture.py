@@ -29,14 +29,20 @@ ORDER = [
     ["apo"],
     ["methods"],
     ["stats"],
+    ["bench"],
     ["evaluate"],
     ["contract"],
+    ["tune"],
     ["tables"],
-    ["results"],
-    ["figures"],
+    ["results", "figures", "markdown"],
+    ["contrasts", "costs"],
+    ["sections"],
     ["report"],
+    ["spread"],
+    ["jobs"],
     ["runner"],
-    ["check"],
+    ["variation"],
+    ["check", "tiny"],
     ["cli"],
 ]
 RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
@@ -133,7 +139,7 @@ def test_lines_of_code_are_counted_without_words_about_them(tmp_path: Path) -> N
     assert code_lines(path) == 6
 
 
-@pytest.mark.parametrize("module", ["stats", "results", "figures", "report"])
+@pytest.mark.parametrize("module", ["stats", "results", "figures", "markdown", "contrasts", "costs", "sections", "report", "spread"])
 def test_reports_are_made_without_torch(module: str) -> None:
     path = PACKAGE / f"{module}.py"
     assert not TORCH & {name.partition(".")[0] for name in imported(path)}

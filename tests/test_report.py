@@ -1,6 +1,5 @@
 """Reports of synthetic runs with known numbers, checked against independent computations."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,47 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from run_folder import SEEDS, experiment, frame, measured, write_run
 from scipy import stats as scipy_stats
 
 from apo_bench.errors import InputError
+from apo_bench.markdown import letter
 from apo_bench.report import write_report
 from apo_bench.results import COLUMNS, read_run, sign_agreement
 
-ARMS, SEEDS, ROUNDS, AXES = ("rjs", "golden_refresh", "apo_rjs"), (0, 1, 2), (0, 1, 2), ("harmless", "helpful")
+ARMS, ROUNDS, AXES = ("rjs", "golden_refresh", "apo_rjs"), (0, 1, 2), ("harmless", "helpful")
 N = 12  # prompts an axis
-
-
-def experiment(**changes: Any) -> dict[str, Any]:
-    recipe = {"learning_rate": 1e-3}
-    apo = {"use": "apo_bench.apo@APO", "player": {"use": "baselines/rejection_sampling.py@RejectionSampling"}}
-    return {
-        "name": "synthetic",
-        "task": "sim_hh",
-        "seeds": list(SEEDS),
-        "models": {
-            "policy": {
-                "architecture": {"model_type": "llama"},
-                "warmup": recipe,
-                "training": recipe,
-                "sampling": {"max_new_tokens": 8},
-            },
-            "reward": {"kind": "neural", "initial": "policy", "training": recipe},
-            "gold": [{"name": "encoder", "model": {"kind": "ngram"}}],
-        },
-        "evaluation": {"sampling": {"max_new_tokens": 8}},
-        "budget": {"human_pairs": 100},
-        "arms": {
-            "rjs": {"use": "baselines/rejection_sampling.py@RejectionSampling"},
-            "golden_refresh": {**apo, "opponent": "initial"},
-            "apo_rjs": apo,
-        },
-        "compare": {
-            "primary": [{"a": "apo_rjs", "b": "golden_refresh", "matched": ["annotation", "samples", "updates", "flops"]}],
-            "secondary": [{"a": "apo_rjs", "b": "rjs", "matched": ["samples"]}],
-            "axes": ["all", "harmless"],
-        },
-    } | changes
 
 
 def scores() -> pd.DataFrame:
@@ -111,29 +79,6 @@ def tables() -> dict[str, pd.DataFrame]:
     }
 
 
-def write_run(folder: Path, made: dict[str, pd.DataFrame], settings: dict[str, Any] | None = None, **manifest: Any) -> Path:
-    (folder / "tables").mkdir(parents=True)
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(settings or experiment()))
-    facts = {
-        "name": "synthetic",
-        "commit": "abc",
-        "dirty": False,
-        "versions": {"python": "3.11"},
-        "provenance": "Made by a test.",
-        "splits": {"test": {"pairs": 80, "prompts": 24, "clusters": 20}},
-        "notes": ["identical pairs dropped: 3"],
-        "failures": [],
-        "seeds": list(SEEDS),
-        "arms": {"rjs": "x@Y"},
-        "task": "sim_hh",
-        "command": "apo-bench run x.yaml",
-    }
-    (folder / "manifest.json").write_text(json.dumps(facts | manifest))
-    for name, table in made.items():
-        table.to_parquet(folder / "tables" / f"{name}.parquet")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(tmp_path_factory.mktemp("run"), tables())).parent
@@ -148,6 +93,7 @@ def test_contrast_columns_and_families(report: Path) -> None:
     named = "arm_a,arm_b,axis,scorer,difference,ci_low,ci_high,p_value,p_adjusted,n_seeds,n_clusters,scope"
     assert ",".join(table.columns).startswith(named + ",family,")
     assert len(table) == 2 * 3 * 3  # pairs, axes and "all", proxy and gold and truth
+    assert set(table["at"]) == {"final"}  # nothing was scored on dev, and equal KL was not asked for
     primary = table[table.family == "primary"]
     assert sorted(zip(primary.axis, primary.scorer, strict=True)) == [("all", "encoder"), ("harmless", "encoder")]
     assert set(table[table.family == "secondary"].arm_b) == {"rjs"}
@@ -227,11 +173,114 @@ def test_the_report_opens_with_the_missed_match_and_the_answer(report: Path) -> 
     assert "two-way t test over seeds (paired) and clusters of prompts" in lines[6]
     assert "Scope: new seeds and new prompts" in lines[6]
     assert "## Warnings" not in text
-    for heading in ("Scores at the final round", "Contrasts", "By round", "Reward models by round", "Gold reward models", "Budget"):
+    for heading in (
+        "Scores at the final round", "Scores by round beside the reward model", "Contrasts", "Answers by round", "Reward models by round",
+        "Gold reward models", "Budget",
+    ):  # fmt: skip
         assert f"\n## {heading}\n" in text
     assert "| encoder | harmless | 0.660 | 0.600 to 0.800 | 0.680 to 0.700 (2 seeds) | 80 | 40 | 0.610 | better than chance |" in text
     assert "identical pairs dropped: 3" in text
     assert all(line.count("|") == text.splitlines()[place - 1].count("|") for place, line in enumerate(lines) if line.startswith("| ---"))
+
+
+def whole_run() -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
+    """Tables, experiment and manifest keys of a run that used everything: dev, tuning, curves, equal KL, best of n, a variation."""
+    made = tables()
+    kl = (made["metrics"]["arm"] == "rjs") & (made["metrics"]["metric"] == "kl") & (made["metrics"]["round"] > 0)
+    made["metrics"].loc[kl, ["metric", "value"]] = ["kl_bound", 0.75]
+    dev = {(arm, seed): (0.0, 0.5, 0.25 + 0.1 * seed) for arm in ARMS for seed in SEEDS}
+    flops = {(arm, seed): (1e8, *[4e8 if arm == "rjs" else 1e8] * 2) for arm in ARMS for seed in SEEDS}
+    made["metrics"] = pd.concat([made["metrics"], measured("dev_score", dev), measured("inference_flops", flops)])
+    diagnostics = {"accuracy_human": 0.7, "accuracy_golden": 0.6, "ece": 0.05, "gold_agreement": 0.55, "fixed_mean": 0.2, "fixed_sd": 1.0}
+    own = [
+        (arm, seed, round_, "all", metric, value + 0.1 * seed, 0.5, 0.9, 50)
+        for arm in ARMS
+        for seed in SEEDS
+        for round_ in ROUNDS
+        for metric, value in diagnostics.items()
+    ]
+    made["reward_models"] = pd.concat([made["reward_models"], frame("reward_models", own)])
+    bins = [
+        (arm, 0, round_, "all", 5 + k, 0.5 + k / 10, 0.6 + k / 10, 0.55 + k / 10, 0.6, 9)
+        for arm in ARMS
+        for round_ in ROUNDS
+        for k in (0, 1)
+    ]
+    made["reliability"] = frame("reliability", bins)
+    tuning = [(f"_tune.{arm}", 1000, unit, 7.0, np.nan) for arm in ARMS for unit in ("policy_updates", "flops", "human_pairs")]
+    made["ledger"] = pd.concat([made["ledger"], frame("ledger", tuning)])
+    settings = experiment()
+    settings["compare"] |= {"matched_kl": True, "curves": {"plain to APO": ["rjs", "apo_rjs"]}}
+    settings["evaluation"] |= {"dev_prompts": 8}
+    settings["tune"] = {"trials": 2, "grids": {arm: {"rounds": [1, 2]} for arm in ARMS}}
+    trials = [{"setting": {"rounds": rounds}, "dev_score": 0.1 * rounds} for rounds in (1, 2)]
+    return made, settings, {"tuned": {arm: {"chosen": {"rounds": 2}, "trials": trials} for arm in ARMS}, "variation": {"world": 1}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made, settings, about = whole_run()
+    return write_report(write_run(tmp_path_factory.mktemp("whole"), made, settings, **about)).parent
+
+
+def test_a_run_that_used_everything(whole: Path) -> None:
+    """By hand, over seeds 0, 1, 2: rjs has human accuracy 0.7, 0.8, 0.9 (mean 0.8, SD 0.1), golden 0.7, ECE 0.15; dev 0.5 in round 1."""
+    text = (whole / "report.md").read_text()
+    lines = text.splitlines()
+    assert lines[0] == "# synthetic: world 1"
+    for heading in (
+        "## Rounds chosen on dev",
+        "## Scores against annotation",
+        "### At equal KL",
+        "### At the round chosen on dev",
+        "## Tuning",
+    ):
+        assert f"\n{heading}\n" in text
+    rjs = next(line for line in lines if line.startswith("| `rjs` | 1 |") and "<= " in line)
+    assert rjs.endswith("| <= 0.750 | 0.800 ± 0.100 | 0.700 ± 0.100 | 0.150 ± 0.100 | 0.500 ± 0.000 |")
+    initial = [line for line in lines if line.startswith("| *initial policy* | 0 |")]
+    assert len(initial) == 2  # once at the final round, once by round
+    assert initial[0].endswith("| - | 1.000e+08 |")
+    assert initial[1].endswith("| 0.000 | - | - | - | 0.000 |")
+    assert any(line.startswith("| `rjs` | 2 | 3 |") and line.endswith("| 1.000e+12 | 4.000e+08 |") for line in lines)
+    assert "- gold_agreement: share of pairs" in text
+    assert "| `apo_rjs` | round 1: 3 of 3 |" in text
+    assert "| `apo_rjs` | 2 | rounds = 2 | 0.200 | 0.100 to 0.200 | 7 |" in text
+    assert "| plain to APO | `apo_rjs` | 100 | 20 | 120 | 3 |" in text
+    assert "the KL of rjs is an upper bound" in text
+    assert "_tune" not in text
+    assert {path.stem for path in (whole / "figures").glob("*.png")} == {
+        "by_round",
+        "by_kl",
+        "by_annotation",
+        "reward_models",
+        "reliability",
+    }
+    assert all(f"figures/{path.name})" in text for path in (whole / "figures").glob("*.png"))
+    assert all(line.count("|") == lines[place - 1].count("|") for place, line in enumerate(lines) if line.startswith("| ---"))
+
+
+def test_the_table_by_round_holds_every_axis_and_metric(whole: Path) -> None:
+    table = csv(whole, "by_round").set_index(["arm", "round", "axis"])
+    assert len(table) == len(ARMS) * len(ROUNDS) * 3
+    assert (table.loc[("rjs", 1, "all"), "rm_fixed_mean"], table.loc[("rjs", 1, "all"), "rm_fixed_mean_sd"]) == pytest.approx((0.3, 0.1))
+    assert table.loc[("rjs", 1, "harmless"), "rm_accuracy_human"] == pytest.approx(0.71)
+    assert np.isnan(table.loc[("rjs", 1, "harmless"), "dev_score"])
+    summary = csv(whole, "summary")
+    gold = summary[(summary.arm == "rjs") & (summary["round"] == 1) & (summary.axis == "all") & (summary.scorer == "encoder")].iloc[0]
+    assert (table.loc[("rjs", 1, "all"), "encoder"], table.loc[("rjs", 1, "all"), "encoder_sd"]) == (gold["mean"], gold.seed_sd)
+
+
+def test_a_run_that_used_everything_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
+    made, settings, about = whole_run()
+    again = write_report(write_run(tmp_path / "run", made, settings, **about)).parent
+    for path in (path for path in whole.rglob("*") if path.is_file()):
+        assert (again / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
+
+
+def test_notes_do_not_run_out_of_letters() -> None:
+    """26 letters, then 26 * 26 pairs, as columns of a spreadsheet: 25 is z, 26 aa, 51 az, 52 ba, 701 zz, 702 aaa."""
+    assert [letter(place) for place in (0, 25, 26, 51, 52, 701, 702)] == ["a", "z", "aa", "az", "ba", "zz", "aaa"]
 
 
 def test_gold_sign_agreement_by_hand(tmp_path: Path) -> None:

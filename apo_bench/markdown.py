@@ -1,0 +1,60 @@
+"""Markdown tables, and numbers as a report writes them. A dash stands for what is missing."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+Row = Any  # one row of a frame, its columns as attributes
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """A frame's rows, columns as attributes."""
+    return list(frame.itertuples())
+
+
+def table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    headers = list(headers)
+    return [f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *rows)]
+
+
+def plain(value: object) -> str:
+    """Text from a file as one table cell or line."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def letter(place: int) -> str:
+    """The name of a note: a to z, then aa, ab, ... as spreadsheets name columns."""
+    before, last = divmod(place, 26)
+    return (letter(before - 1) if before else "") + chr(ord("a") + last)
+
+
+def mean_sd(values: pd.Series) -> str:
+    """Mean and sample SD of values."""
+    return pm(float(values.mean()), float(values.std()))
+
+
+def pm(mean: float, sd: float) -> str:
+    return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
+
+
+def number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.3f}"
+
+
+def probability(value: float) -> str:
+    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
