@@ -247,7 +247,7 @@ def test_run_prints_the_table_and_where_the_report_is(
 ) -> None:
     """Shown are each arm's last round (10 comes after 2) and the primary contrasts, not gold seeds or counters."""
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("apo_bench.runner.run", lambda *words: asked.append(words) or Answer(finished, ()))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny: asked.append(words) or Answer(finished, ()))
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "seeds=[0]", "--workers", "3", "--out", str(finished))
     assert result.exit_code == 0, result.output
@@ -268,7 +268,7 @@ def test_run_prints_the_table_and_where_the_report_is(
 def test_failed_arm_seeds_are_named_and_exit_1(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apo_bench.runner.run", lambda *words: Answer(finished, ("rjs, seed 1: budget exceeded",)))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny: Answer(finished, ("rjs, seed 1: budget exceeded",)))
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 1
     assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
@@ -278,7 +278,7 @@ def test_failed_arm_seeds_are_named_and_exit_1(
 def test_an_interrupted_run_says_how_to_go_on(
     tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("apo_bench.runner.run", stop)
@@ -288,7 +288,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_a_bug_keeps_its_traceback(tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stumble(*_: Any) -> None:
+    def stumble(*_: Any, **__: Any) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr("apo_bench.runner.run", stumble)
@@ -305,7 +305,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[dict[str, Any]] = []
     monkeypatch.setattr("apo_bench.check.check_experiment", lambda path, overrides: checked.append(overrides))
-    monkeypatch.setattr("apo_bench.runner.run", lambda *words: Answer(finished, ()))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny: Answer(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
     assert call("run", str(path), "--out", str(finished), "--set", "seeds=[5]").exit_code == 0
@@ -314,6 +314,61 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
 
 def test_report_needs_a_run_folder(tmp_path: Path) -> None:
     assert refusal("report", str(tmp_path)) == f"{tmp_path}: not a finished run folder (no manifest.json)"
+
+
+# --- what varies ------------------------------------------------------------------------------------------------------------------
+
+SPREAD = """arm_a,arm_b,axis,scorer,at,family,mean,sd,ci_low,ci_high,p_value,p_adjusted,test,n_positive,n_negative
+apo_rjs,rjs,all,linear,final,primary,0.125,0.0625,-0.0625,0.3125,0.00025,0.0005,t,3,0
+apo_rjs,rjs,helpful,linear,final,primary,0.125,,,,,,none: one level only,0,1
+apo_rjs,rjs,all,proxy,final,descriptive,9.5,0.5,8.5,10.5,0.25,,t,3,0
+"""
+
+
+@pytest.fixture
+def varied(finished: Path) -> Path:
+    (finished / "report" / "spread.csv").write_text(SPREAD)
+    return finished
+
+
+def test_run_at_every_level_prints_the_spread(
+    tree: Tree, write_experiment: Callable[[Tree], Path], varied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The primary rows, within 100 columns; what failed in a variation is named, with status 1."""
+    asked: list[tuple[Any, ...]] = []
+    answer = Answer(varied, ("world=1: rjs, seed 1: budget exceeded",))
+    monkeypatch.setattr("apo_bench.variation.run_variations", lambda *words: asked.append(words) or answer)
+    path = write_experiment(tree)
+    result = call("run", str(path), "--set", "vary={world: [0, 1]}", "--workers", "3", "--out", str(varied))
+    assert result.exit_code == 1
+    assert result.stderr == "failed: world=1: rjs, seed 1: budget exceeded\n"
+    assert asked == [(path, {"vary": {"world": [0, 1]}}, varied, 3, {})]
+    lines = result.stdout.splitlines()
+    assert lines[-1] == str(varied / "report" / "report.md")
+    assert max(map(len, lines[:-1])) <= 100
+    rows = [" ".join(line.split()) for line in lines]
+    assert "apo_rjs - rjs all linear 0.125 0.062 -0.062 to 0.312 0.0005 3/0" in rows
+    assert "apo_rjs - rjs helpful linear 0.125 - - none: one level only 0/1" in rows
+    assert "9.5" not in result.stdout
+
+
+def test_report_of_what_varies(tree: Tree, write_experiment: Callable[[Tree], Path], varied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rebuilt: list[Path] = []
+    monkeypatch.setattr("apo_bench.variation.rebuild", rebuilt.append)
+    (varied / "experiment.yaml").write_text(write_experiment(tree | {"vary": {"world": [0, 1]}}).read_text())
+    result = call("report", str(varied))
+    assert result.exit_code == 0, result.output
+    assert rebuilt == [varied]
+    assert "3/0" in result.stdout
+
+
+def test_check_and_run_refuse_a_variation_that_is_none(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
+    path = write_experiment(tree | {"vary": {"world": [0, {"world_sed": 1}]}})
+    for words in (("check", str(path)), ("run", str(path), "--out", str(tmp_path / "out"))):
+        said = refusal(*words)
+        assert said.startswith(f"{path}: vary: world=1: ")
+        assert "options.world_sed: no such option" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_import_model_knows_its_names(tmp_path: Path) -> None:
