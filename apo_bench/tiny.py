@@ -1,4 +1,4 @@
-"""`--tiny`: any experiment with models of a few thousand random weights and sizes to match, to see that its file works.
+"""`--tiny`: any experiment with models of 40,000 random weights and sizes to match, to see that its file works.
 
 Nothing it reports means anything. Task and data stay as they are; so do rounds, samples and learning rates, adapters and what is frozen.
 """
@@ -21,7 +21,8 @@ from apo_bench.store import digest_files
 # The most that each size may be; what an experiment leaves open is set to it.
 POLICY = {"max_prompt_tokens": 48, "max_response_tokens": 16}
 REWARD = {"max_tokens": 64, "score_batch_size": 64}
-RECIPE = {"epochs": 1, "batch_size": 16, "warmup_steps": 1}
+RECIPE = {"epochs": 1, "batch_size": 8, "warmup_steps": 0}
+LONG_RECIPE = {"epochs": 0.1, "warmup_steps": 0}  # of a warm-up and of gold models, which learn from all that the task has
 SAMPLING = {"max_new_tokens": 8, "batch_size": 64}
 EVALUATION = {"prompts": 16, "kl_prompts": 8, "held_out_golden": 8, "diagnostic_pairs": 32}
 DEV_PROMPTS, PROMPTS_PER_ROUND, SEEDS, TRIALS, LEVELS = 8, 8, 2, 2, 2
@@ -56,13 +57,13 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
         return {**model, "path": folders[model["path"]], "trust_remote_code": False}
 
     def policy(model: dict[str, Any]) -> dict[str, Any]:
-        return _capped(_recipes(swapped(model)), POLICY) | {"sampling": _capped(model["sampling"], SAMPLING)}
+        return _capped(_recipes(swapped(model), RECIPE), POLICY) | {"sampling": _capped(model["sampling"], SAMPLING)}
 
-    def reward(model: dict[str, Any]) -> dict[str, Any]:
-        return _capped(_recipes(swapped(model)), REWARD) if model["kind"] == "neural" else model
+    def reward(model: dict[str, Any], recipe: Mapping[str, float] = RECIPE) -> dict[str, Any]:
+        return _capped(_recipes(swapped(model), recipe), REWARD) if model["kind"] == "neural" else model
 
     def gold(one: dict[str, Any]) -> dict[str, Any]:
-        return {**one, "model": reward(one["model"]), "seeds": one["seeds"][:SEEDS]}
+        return {**one, "model": reward(one["model"], LONG_RECIPE), "seeds": one["seeds"][:SEEDS]}
 
     def gold_level(one: dict[str, Any]) -> dict[str, Any]:
         try:  # a level of `vary` is as the file spells it, perhaps without what has a default
@@ -70,7 +71,7 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
         except ValidationError:
             return one  # refused with the right words when the experiment is checked
 
-    evaluation = _capped(tree["evaluation"], EVALUATION) | {"sampling": _capped(tree["evaluation"]["sampling"], SAMPLING)}
+    evaluation: dict[str, Any] = _capped(tree["evaluation"], EVALUATION) | {"sampling": _capped(tree["evaluation"]["sampling"], SAMPLING)}
     if evaluation["dev_prompts"] is not None:
         evaluation["dev_prompts"] = min(evaluation["dev_prompts"], DEV_PROMPTS)
     made: dict[str, Any] = {
@@ -138,18 +139,19 @@ def byte_tokenizer() -> Any:
     )
 
 
-def _capped(section: Mapping[str, Any], most: Mapping[str, Any]) -> dict[str, Any]:
+def _capped(section: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, Any]:
     return {**section, **{key: cap if section[key] is None else min(section[key], cap) for key, cap in most.items()}}
 
 
-def _recipes(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {**model, **{key: _recipe(model[key]) for key in ("training", "warmup") if model.get(key)}}
+def _recipes(model: Mapping[str, Any], training: Mapping[str, float]) -> dict[str, Any]:
+    caps = {"training": training, "warmup": LONG_RECIPE}
+    return {**model, **{key: _recipe(model[key], most) for key, most in caps.items() if model.get(key)}}
 
 
-def _recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _recipe(recipe: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, Any]:
     """Adapters go to all linear layers: the names of a large model's are not those of a tiny one's."""
     lora = recipe["lora"] and {**recipe["lora"], "target_modules": "all-linear"}
-    return _capped(recipe, RECIPE) | {"micro_batch_size": None, "lora": lora}
+    return _capped(recipe, most) | {"micro_batch_size": None, "lora": lora}
 
 
 def _arm(arm: Mapping[str, Any], budget: Mapping[str, float], path: Path, name: str) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def _share(amount: float, whole: float | None, cap: int | None) -> float:
 def _small_turns(use: str, parameters: Mapping[str, Any], path: Path, where: str) -> dict[str, Any]:
     """A method, and those among its parameters, with few prompts a round wherever that is a parameter."""
     inner = partial(_small_turns, path=path)
-    own = {
+    own: dict[str, Any] = {
         key: inner(value["use"], {name: part for name, part in value.items() if name != "use"}, where=f"{where}.{key}")
         if isinstance(value, Mapping) and "use" in value
         else value
