@@ -1,5 +1,6 @@
 """What an experiment file may say. Unknown keys are refused, and nothing is converted."""
 
+import json
 import math
 import re
 from typing import Annotated, Any, Literal, Self
@@ -197,7 +198,7 @@ class Arm(BaseModel):
     `budget` replaces units of the experiment's budget for this arm: what a control may spend more of, or a budget curve less.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     use: str = Field(pattern=r"^[^@]+@[A-Za-z_]\w*$")
     budget: Budget = {}
 
@@ -321,6 +322,13 @@ class Experiment(Strict):
             odd = sorted(set(tune.grids) ^ set(self.arms))[0]
             raise ValueError(f"tune.grids: {odd!r} is {'no arm' if odd in tune.grids else 'missing; every arm is tuned alike'}")
         for arm, grid in tune.grids.items():
+            if "." in arm:  # its parameters are dotted keys
+                raise ValueError(f"tune.grids.{arm}: an arm with a dot in its name cannot be tuned")
+            for parameter, values in grid.items():
+                if parameter.partition(".")[0] in ("use", "budget"):
+                    raise ValueError(f"tune.grids.{arm}.{parameter}: no parameter of a method")
+                if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
+                    raise ValueError(f"tune.grids.{arm}.{parameter}: a value occurs twice")
             if (points := math.prod(map(len, grid.values()))) < tune.trials:
                 raise ValueError(f"tune.grids.{arm}: {points} settings for {tune.trials} trials; every arm gets equally many")
 

@@ -55,11 +55,11 @@ def run(
     experiment, task = _load(experiment_path, as_json)
     folder = (out or Path("results") / experiment.name).resolve()
     question = Job(experiment_path, as_json, folder, arm="", seed=0)
-    for arm in experiment.arms:
-        if any(_finished(replace(question, arm=arm, seed=seed)) is None for seed in experiment.seeds):
-            _method(replace(question, arm=arm))  # whatever is wrong with a method is said before anything is written
-    write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
     runner = _Runner(question, experiment, task, workers or os.cpu_count() or 1)
+    for job in runner.trial_jobs() or [replace(question, arm=arm, seed=seed) for arm in experiment.arms for seed in experiment.seeds]:
+        if _finished(job) is None:
+            _method(job)  # whatever is wrong with a method or a setting is said before anything is written
+    write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
     tuned = runner.tune()
     jobs = [
         replace(question, arm=arm, seed=seed, overrides=_with(as_json, tune.overrides(arm, tuned[arm]["chosen"]) if arm in tuned else {}))
@@ -92,6 +92,8 @@ class _Runner:
         self.failures: list[Failure] = []
         self.trials: dict[tuple[str, int, int], Mapping[str, Any]] = {}  # (arm, trial, seed) -> record
         self.untuned: set[str] = set()
+        asked = experiment.tune
+        self.settings = {arm: tune.trials(arm, grid, asked.trials) for arm, grid in asked.grids.items()} if asked else {}
         self._prepared = False
 
     def work(self, jobs: Sequence[Job]) -> list[Failure]:
@@ -113,22 +115,22 @@ class _Runner:
         self.failures += [one for one in failures if not any(job.trial is not None for job in missing) or one.arm.startswith("_")]
         return failures
 
+    def trial_jobs(self) -> list[Job]:
+        """What tuning runs; empty where nothing is tuned."""
+        return [
+            replace(self.question, arm=arm, seed=seed, trial=number, overrides=_with(self.question.overrides, tune.overrides(arm, setting)))
+            for arm, tried in self.settings.items()
+            for number, setting in enumerate(tried)
+            for seed in (self.experiment.tune.seeds if self.experiment.tune else ())
+        ]
+
     def tune(self) -> dict[str, Any]:
         """Each arm's trials and the setting chosen by their dev scores; an arm whose trials all failed is a failure."""
-        asked = self.experiment.tune
-        if asked is None:
-            return {}
-        settings = {arm: tune.trials(arm, grid, asked.trials) for arm, grid in asked.grids.items()}
-        jobs = [
-            replace(self.question, arm=arm, seed=seed, trial=number, overrides=_with(self.question.overrides, tune.overrides(arm, setting)))
-            for arm, tried in settings.items()
-            for number, setting in enumerate(tried)
-            for seed in asked.seeds
-        ]
+        jobs = self.trial_jobs()
         failures = self.work(jobs)
         self.trials = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := _finished(job))}
         tuned: dict[str, Any] = {}
-        for arm, tried in settings.items():
+        for arm, tried in self.settings.items():
             scores = [self._outcome(arm, number) for number in range(len(tried))]
             try:
                 chosen = tried[tune.best(scores)]
@@ -191,7 +193,7 @@ def work(job: Job, report: Report) -> str | None:
     except InputError as error:
         return f"{error}"
     except Exception as error:
-        log = job.folder / "logs" / f"{job.arm}.{job.seed}.log"
+        log = job.folder / "logs" / f"{job.record.stem}.log"
         write_text(log, traceback.format_exc())
         return f"{type(error).__name__}: {error}".splitlines()[0] + f" (see {log})"
     return None
@@ -248,7 +250,7 @@ def _bench(job: Job, report: Report) -> Any:
 def _load(path: Path, overrides: str) -> tuple[Experiment, Task]:
     """The experiment, with model names resolved to folders or hub ids, and its task."""
     experiment = load_experiment(path, json.loads(overrides))
-    task = load_task(experiment.task.use, experiment.task.options, base=path.parent)
+    task = _task(experiment.task.use, json.dumps(experiment.task.options, sort_keys=True), path.parent)
     models = experiment.models
 
     def resolved(spec: Any) -> Any:
@@ -257,6 +259,12 @@ def _load(path: Path, overrides: str) -> tuple[Experiment, Task]:
     golds = tuple(gold.model_copy(update={"model": resolved(gold.model)}) for gold in models.gold)
     models = models.model_copy(update={"policy": resolved(models.policy), "reward": resolved(models.reward), "gold": golds})
     return experiment.model_copy(update={"models": models}), task
+
+
+@cache
+def _task(use: str, options: str, base: Path) -> Task:
+    """One for all settings of an experiment; options as JSON, since a cache needs them hashable."""
+    return load_task(use, json.loads(options), base=base)
 
 
 def _record_key(job: Job) -> str:

@@ -10,10 +10,11 @@ from tiny_world import SMALL_TURN, tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.apo import APO
 from apo_bench.bench import Bench
-from apo_bench.lab import Round
+from apo_bench.config import NgramReward
+from apo_bench.errors import InputError
 from apo_bench.losses import APOLoss
 from apo_bench.methods import resolve
-from apo_bench.types import Golden, Message, Pair, Policy, Prompt, Response, RewardModel
+from apo_bench.types import Golden, Message, Pair, Policy, Prompt, Response, RewardModel, Round
 
 ONE, TWO = (Prompt(name, (Message("user", name),), "helpful", name) for name in ("one", "two"))
 HUMAN = (Pair(ONE, "good", "bad"),)
@@ -43,7 +44,7 @@ class RecordingLab:
 
     def train_reward_model(self, *pair_sets: Sequence[Pair], loss: Any, start: RewardModel | None = None) -> RewardModel:
         human, duels = pair_sets
-        assert human == HUMAN
+        assert human == (HUMAN if ("pairs",) in self.verbs else ())
         assert [(duel.prompt, duel.chosen, duel.source) for duel in duels] == [
             (one.prompt, one.text, "golden_over_sample") for one in GOLDEN for _ in range(2)
         ]
@@ -125,6 +126,16 @@ def test_the_defaults_are_the_papers() -> None:
     )
 
 
+def test_without_human_pairs_none_is_asked_for_and_the_game_is_the_same() -> None:
+    """The recording lab checks that the reward model then learns from duels alone."""
+    assert verbs_of(rounds=2, human_pairs=False) == verbs_of(rounds=2)[1:]
+
+
+def test_a_duel_of_differences_changes_the_loss_alone() -> None:
+    expected = [(*verb[:2], APOLoss(0.3, 2, "difference"), verb[3]) if verb[0] == "reward model" else verb for verb in verbs_of(rounds=2)]
+    assert verbs_of(rounds=2, duel="difference") == expected
+
+
 # --- real games ---------------------------------------------------------------------------------------------------------------
 
 BUDGET = {"human_pairs": 24, "golden_responses": 4}
@@ -187,6 +198,46 @@ def test_apo_and_golden_refresh_cost_the_same_in_all_that_is_known_beforehand(ga
         assert (used["rm_updates"], used["policy_updates"]) == (2 * 2, 2 * 1)
     static = games["static"][1]
     assert (static["sampled_responses"], static["rm_updates"], static["policy_updates"]) == (24 + 16, 2, 2)
+
+
+def test_without_human_pairs_none_is_bought(bench: Bench) -> None:
+    """8 duels a round, in one update of 16: the human pairs' 24 are gone from the fit and from the account."""
+    rounds, used = play(bench, rounds=1, human_pairs=False)
+    assert (used["human_pairs"], used["golden_responses"], used["rm_updates"]) == (0, 4, 1)
+    assert rounds[0].reward_model is not None
+    lab = tiny_lab(bench, BUDGET)
+    samples = lab.sample(lab.initial_policy, [one.prompt for one in lab.golden()], n=2, draw=0)
+    golden = {one.prompt: one.text for one in lab.golden()}
+    duels = [Pair(one.prompt, golden[one.prompt], one.text, "golden_over_sample") for one in samples]
+    assert lab.train_reward_model(duels, loss=APOLoss(3.0, 2)) == rounds[0].reward_model
+
+
+def test_a_reward_model_that_goes_on_is_another_from_round_two(bench: Bench, games: dict[str, Any]) -> None:
+    """As many updates, and in round 1 there is nothing to go on from."""
+    rounds, used = play(bench, rounds=2, start="previous")
+    apo, apo_used = games["apo"]
+    assert rounds[0] == apo[0]
+    assert rounds[1].reward_model != apo[1].reward_model
+    assert used["rm_updates"] == apo_used["rm_updates"]
+
+
+def test_differences_are_too_much_for_an_ngram_model(bench: Bench) -> None:
+    lab = tiny_lab(bench, BUDGET, reward_model=NgramReward())
+    with pytest.raises(InputError, match=r"^models\.reward\.kind: an n-gram model cannot be trained with APOLoss[^\n]*$"):
+        APO(player=RecordingPlayer(), rounds=1, samples_per_prompt=2, duel="difference").run(lab)
+    assert lab.used["rm_updates"] == 0
+
+
+def test_best_of_n_as_player_is_the_opponent_of_the_next_round(bench: Bench) -> None:
+    """Its samples are chosen by the last reward model: 4 golden x 2 answers of n = 3 tries, 24 tries and scores; before that, none."""
+    n, used = 3, []
+    for opponent in ("current", "initial"):
+        player = {"use": "baselines/best_of_n.py@BestOfN", "n": [n]}
+        rounds, spent = play(bench, rounds=2, opponent=opponent, player=player)
+        used.append((spent["sampled_responses"], spent["scored_responses"], spent["policy_updates"]))
+        lab = tiny_lab(bench)
+        assert [one.policy for one in rounds] == [lab.best_of_n(lab.initial_policy, one.reward_model, n) for one in rounds]
+    assert used == [(8 + 24, 24, 0), (8 + 8, 0, 0)]
 
 
 def test_without_golden_responses_there_is_no_game(bench: Bench) -> None:

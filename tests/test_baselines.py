@@ -12,31 +12,44 @@ import pytest
 import torch
 from tiny_world import tiny_bench, tiny_lab
 
+from apo_bench.bench import Bench
 from apo_bench.config import PolicyModel
 from apo_bench.contract import check_method
-from apo_bench.bench import Bench
 from apo_bench.lab import best_of, best_worst
-from apo_bench.losses import RankingLoss
+from apo_bench.losses import RankingLoss, RRHFLoss, SFTLoss
 from apo_bench.methods import resolve
 from apo_bench.models.policy import load_policy
 from apo_bench.models.text import encode_prompt, encode_response
-from apo_bench.types import Demonstration, Pair, Policy, RewardModel
+from apo_bench.types import Demonstration, Pair, Policy, RewardModel, Round
 
 ROOT = Path(__file__).parents[1]
 METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.py"))]
-RJS, DPO, SFT = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "dpo.py@DPO", "sft.py@SFT"))
+APO = "apo_bench.apo@APO"
+RJS, RRHF, DPO = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "rrhf.py@RRHF", "dpo.py@DPO"))
+SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
-SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {
+REFRESH, STATIC = {"opponent": "initial"}, {"opponent": "initial", "refit": "once"}
+
+
+def apo(player: str, rounds: int = 1, moves: dict[str, Any] = SMALL, **parameters: Any) -> tuple[str, dict[str, Any]]:
+    return APO, {"rounds": rounds, "samples_per_prompt": 2, "player": {"use": player, **moves}, **parameters}
+
+
+SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player in APO and in a control of it, every ablation once
     "rejection sampling": (RJS, {"rounds": 1, **SMALL}),
-    "dpo": (DPO, {"rounds": 2, **SMALL}),
-    "dpo from the round's start": (DPO, {"rounds": 1, "reference": "round_start", "learning_rate": 1e-4, "epochs": 2.0, **SMALL}),
-    "sft on chosen": (SFT, {"on": "chosen"}),
-    "sft on golden": (SFT, {"on": "golden"}),
-    "apo with rejection sampling": ("apo_bench.apo@APO", {"rounds": 2, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL}}),
-    "apo with dpo": (
-        "apo_bench.apo@APO",
-        {"rounds": 1, "samples_per_prompt": 2, "start": "previous", "player": {"use": DPO, **SMALL}},
-    ),
+    "rrhf": (RRHF, {"rounds": 2, "learning_rate": [1e-3, 1e-4], **SMALL}),
+    "dpo from the round's start": (DPO, {"rounds": 2, "reference": "round_start", "learning_rate": 1e-4, "epochs": 2.0, **SMALL}),
+    "best of n": (BEST, {"n": [2, 3]}),
+    "sft on chosen": (SFT, {"imitate": "chosen"}),
+    "sft on golden, then rrhf": (SFT, {"imitate": "golden", "then": {"use": RRHF, **SMALL}, "then_rounds": 1}),
+    "apo with rejection sampling": apo(RJS, 2),
+    "apo with rrhf, without human pairs": apo(RRHF, human_pairs=False),
+    "apo with dpo, going on": apo(DPO, 2, start="previous"),
+    "apo with best of n, by differences": apo(BEST, 2, {"n": [3]}, duel="difference"),
+    "golden_refresh with rejection sampling": apo(RJS, **REFRESH),
+    "golden_refresh with rrhf": apo(RRHF, **REFRESH),
+    "golden_static with dpo": apo(DPO, 2, **STATIC),
+    "golden_static with best of n": apo(BEST, 2, {"n": [2]}, **STATIC),
 }
 
 
@@ -113,6 +126,42 @@ def test_rejection_sampling_pleases_its_reward_model_more(bench: Bench, reward_m
     assert mean_score(bench, reward_model, policy) > mean_score(bench, reward_model, lab.initial_policy)
 
 
+def test_rrhf_trains_on_all_scored_samples(bench: Bench, reward_model: RewardModel) -> None:
+    """The same samples, scored and handed over as groups, with its weight, its rate of round 2 and its epochs."""
+    method = resolve(RRHF, {**SMALL, "ranking_weight": 2.0, "learning_rate": [1e-3, 5e-4], "epochs": 2.0}, base=None)
+    lab = tiny_lab(bench)
+    groups = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=6, draw=1), n=2, draw=1))
+    expected = lab.train_policy(lab.initial_policy, groups, RRHFLoss(2.0), learning_rate=5e-4, epochs=2.0)
+    assert method.update(lab, lab.initial_policy, reward_model, draw=1) == expected
+
+
+def test_rrhf_pleases_its_reward_model_more(bench: Bench, reward_model: RewardModel) -> None:
+    lab = tiny_lab(bench)
+    policy = resolve(RRHF, {"samples_per_prompt": 4, "epochs": 2.0}, base=None).update(lab, lab.initial_policy, reward_model, draw=0)
+    assert mean_score(bench, reward_model, policy) > mean_score(bench, reward_model, lab.initial_policy)
+
+
+def test_best_of_n_trains_no_policy_and_pleases_more_the_more_it_tries(bench: Bench) -> None:
+    """n = 1, 2, 8 as rounds, one reward model for all; means over all policy prompts, whose expected maxima rise with n."""
+    lab = tiny_lab(bench, {"human_pairs": 32})
+    resolve(BEST, {"n": [1, 2, 8]}, base=None).run(lab)
+    (model,) = {round_.reward_model for round_ in lab.rounds}
+    assert model is not None
+    assert [round_.policy for round_ in lab.rounds] == [lab.best_of_n(lab.initial_policy, model, n) for n in (1, 2, 8)]
+    assert lab.used["policy_updates"] == lab.used["sampled_responses"] == 0
+    means = [mean_score(bench, model, round_.policy) for round_ in lab.rounds]
+    assert means[0] == mean_score(bench, model, lab.initial_policy)
+    assert means[2] > means[1] > means[0]
+
+
+def test_best_of_n_as_player_always_chooses_among_the_initial_policys_samples(bench: Bench, reward_model: RewardModel) -> None:
+    """Of a list of n, round by round; the last goes on."""
+    lab = tiny_lab(bench)
+    method = resolve(BEST, {"n": [2, 5]}, base=None)
+    moves = [method.update(lab, Policy("elsewhere"), reward_model, draw=draw) for draw in range(3)]
+    assert moves == [lab.best_of_n(lab.initial_policy, reward_model, n) for n in (2, 5, 5)]
+
+
 def log_ratios(bench: Bench, policy: Policy, pairs: Sequence[Pair]) -> np.ndarray:
     """log p(chosen) - log p(rejected), one sequence at a time and without padding: independent of the training code."""
     spec: PolicyModel = bench.experiment.models.policy
@@ -181,7 +230,7 @@ def test_dpo_stays_where_every_group_is_tied(bench: Bench) -> None:
 @pytest.mark.parametrize("on", ["chosen", "golden"])
 def test_sft_makes_what_it_imitates_likelier(bench: Bench, on: str) -> None:
     lab = tiny_lab(bench, {"human_pairs": 32, "golden_responses": 16})
-    resolve(SFT, {"on": on, "epochs": 3.0}, base=None).run(lab)
+    resolve(SFT, {"imitate": on, "epochs": 3.0}, base=None).run(lab)
     shown = (
         [Demonstration(pair.prompt, pair.chosen) for pair in tiny_lab(bench).pairs(32)]
         if on == "chosen"
@@ -193,6 +242,22 @@ def test_sft_makes_what_it_imitates_likelier(bench: Bench, on: str) -> None:
     assert lab.rounds[0].reward_model is None
     assert (lab.used["human_pairs"], lab.used["golden_responses"]) == ((32, 0) if on == "chosen" else (0, 16))
     assert lab.used["sampled_responses"] == lab.used["rm_updates"] == 0
+
+
+def test_sft_may_be_the_start_of_a_players_rounds(bench: Bench) -> None:
+    """Two passes over 8 golden responses, which are no rounds; then the player moves from there, by a reward model of the human pairs."""
+    lab, by_hand = (tiny_lab(bench, {"human_pairs": 16, "golden_responses": 8}) for _ in range(2))
+    resolve(SFT, {"imitate": "golden", "rounds": 2, "then": {"use": RJS, **SMALL}, "then_rounds": 2}, base=None).run(lab)
+    policy, shown = by_hand.initial_policy, [Demonstration(one.prompt, one.text) for one in by_hand.golden()]
+    for _ in range(2):
+        policy = by_hand.train_policy(policy, shown, SFTLoss())
+    model, player = by_hand.train_reward_model(by_hand.pairs(), loss=RankingLoss()), resolve(RJS, SMALL, base=None)
+    expected = []
+    for draw in range(2):
+        policy = player.update(by_hand, policy, model, draw=draw)
+        expected.append(Round(policy, model))
+    assert lab.rounds == expected
+    assert lab.used == by_hand.used
 
 
 def test_sfts_rounds_go_on_from_each_other(bench: Bench) -> None:

@@ -127,6 +127,17 @@ BAD_VALUES = [
     ("compare.axes", [], "compare.axes"),
     ("compare.axes", ["all", "all"], "compare.axes: 'all' occurs twice"),
     ("compare.round", "best", "compare.round"),
+    ("compare.round", "dev_best", "compare.round: dev_best needs evaluation.dev_prompts"),
+    ("compare.curves", {"plain": ["rjs", "rj"]}, "compare.curves.plain: no arm named 'rj'; arms: rjs, apo_rjs"),
+    ("evaluation.dev_prompts", 1, "evaluation.dev_prompts"),
+    ("models.policy.seed", -1, "models.policy.seed"),
+    ("arms.rjs.budget", {"human_pairs": -1}, "arms.rjs.budget: human_pairs: a budget is 0 or more"),
+    ("arms.rjs.budget", {"gpu_hours": 1}, "arms.rjs.budget.gpu_hours"),
+    ("arms.rjs.budget", {"flops": math.inf}, "arms.rjs.budget.flops"),
+    ("arms.rjs.budget", {"flops": math.nan}, "arms.rjs.budget"),
+    ("arms.rjs.budget", 3, "arms.rjs.budget"),
+    ("vary", {"world": [1]}, "vary.world"),
+    ("vary", {"weather": [1, 2]}, "vary.weather"),
 ]
 
 
@@ -138,6 +149,66 @@ def test_bad_values(tree: Tree, write_experiment: Callable[[Tree], Path], key: s
         change(tree, key, value)
     path = write_experiment(tree)
     assert refusal(path).startswith(f"{path}: {expected}")
+
+
+TUNE: Tree = {
+    "trials": 2,
+    "grids": {"rjs": {"learning_rate": [1e-3, 1e-4]}, "apo_rjs": {"player.learning_rate": [1e-3, 1e-4], "apo_coeff": [0.1, 1.0]}},
+}
+BAD_TUNING = [
+    ("evaluation.dev_prompts", None, "tune: needs evaluation.dev_prompts"),
+    ("tune.trials", 1, "tune.trials"),
+    ("tune.trials", 3, "tune.grids.rjs: 2 settings for 3 trials; every arm gets equally many"),
+    ("tune.seeds", [5, 1], "tune.seeds: 1 is a seed of the experiment; tuning needs seeds of its own"),
+    ("tune.seeds", [7, 7], "tune.seeds: 7 occurs twice"),
+    ("tune.seeds", [], "tune.seeds"),
+    ("tune.grids", {}, "tune.grids"),
+    ("tune.grids.apo_rjs", ABSENT, "tune.grids: 'apo_rjs' is missing; every arm is tuned alike"),
+    ("tune.grids.apo", {"rounds": [1, 2]}, "tune.grids: 'apo' is no arm"),
+    ("tune.grids.rjs", {}, "tune.grids.rjs: 1 settings for 2 trials"),
+    ("tune.grids.rjs.learning_rate", [], "tune.grids.rjs.learning_rate"),
+    ("tune.grids.rjs.learning_rate", 1e-3, "tune.grids.rjs.learning_rate"),
+    ("tune.grids.rjs.learning_rate", [1e-3, 1e-4, 1e-3], "tune.grids.rjs.learning_rate: a value occurs twice"),
+    ("tune.grids.rjs.learning_rate", [[1e-3, 1e-4], [1e-3, 1e-4]], "tune.grids.rjs.learning_rate: a value occurs twice"),
+    ("tune.grids.rjs", {"budget.human_pairs": [10, 20]}, "tune.grids.rjs.budget.human_pairs: no parameter of a method"),
+    ("tune.grids.rjs", {"use": ["a.py@A", "b.py@B"]}, "tune.grids.rjs.use: no parameter of a method"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), BAD_TUNING, ids=[f"{key}-{i}" for i, (key, _, _) in enumerate(BAD_TUNING)])
+def test_tuning_is_equal_for_all_arms_or_refused(
+    tree: Tree, write_experiment: Callable[[Tree], Path], key: str, value: Any, expected: str
+) -> None:
+    tree["tune"], tree["evaluation"]["dev_prompts"] = copy.deepcopy(TUNE), 8
+    path = write_experiment(change(tree, key, value))
+    assert refusal(path).startswith(f"{path}: {expected}")
+
+
+def test_a_tuned_experiment_and_its_defaults(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["tune"], tree["evaluation"]["dev_prompts"] = copy.deepcopy(TUNE), 8
+    asked = load_experiment(write_experiment(tree)).tune
+    assert asked is not None
+    assert (asked.trials, asked.seeds) == (2, (1000,))
+    assert asked.grids["apo_rjs"] == {"player.learning_rate": (1e-3, 1e-4), "apo_coeff": (0.1, 1.0)}
+
+
+def test_an_arm_with_a_dot_in_its_name_is_not_tuned(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    """A setting is a dotted key of the experiment: arms.v1.2.learning_rate would be another arm's."""
+    tree["arms"]["v1.2"] = tree["arms"]["rjs"]
+    path = write_experiment(tree)
+    assert "v1.2" in load_experiment(path).arms
+    tree["tune"], tree["evaluation"]["dev_prompts"] = copy.deepcopy(TUNE), 8
+    tree["tune"]["grids"]["v1.2"] = TUNE["grids"]["rjs"]
+    assert refusal(write_experiment(tree)).startswith(f"{path}: tune.grids.v1.2: an arm with a dot in its name cannot be tuned")
+
+
+def test_an_arms_own_budget_replaces_the_experiments_unit_by_unit(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["arms"]["rjs"]["budget"] = {"human_pairs": 40, "flops": 1e12}
+    experiment = load_experiment(write_experiment(tree))
+    assert experiment.budget == {"human_pairs": 100, "golden_responses": 20}
+    assert experiment.budget_of("rjs") == {"human_pairs": 40, "golden_responses": 20, "flops": 1e12}
+    assert experiment.budget_of("apo_rjs") == experiment.budget_of("somebody else") == experiment.budget
+    assert "budget" not in experiment.arms["rjs"].parameters  # it is no field of the method
 
 
 BAD_TEXTS = {

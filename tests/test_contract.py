@@ -4,9 +4,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tiny_world import tiny_bench, tiny_lab
 
-from apo_bench.contract import CheckResult, check_method, closed_doors
+from apo_bench.contract import CheckResult, check_method, closed_doors, weights
 from apo_bench.errors import InputError
+from apo_bench.losses import RankingLoss
 
 IMPORTS = """
 from dataclasses import dataclass, field
@@ -88,6 +90,45 @@ class Bad:
     )
     assert failed["deterministic"] == "two runs with one seed finished different rounds"
     assert "replayable" in failed
+
+
+def test_a_best_of_n_policys_weights_are_its_bases_and_its_reward_models(tmp_path: Path) -> None:
+    """Two reward models on other pairs: equal below, different in the reward model's file alone."""
+    bench = tiny_bench(tmp_path)
+    lab = tiny_lab(bench)
+    few, more = (lab.train_reward_model(lab.pairs(n), loss=RankingLoss()) for n in (8, 12))
+    base = weights(bench.store, bench.initial_policy)
+    one, two, nested = (
+        weights(bench.store, policy)
+        for policy in (
+            lab.best_of_n(bench.initial_policy, few, 2),
+            lab.best_of_n(bench.initial_policy, more, 2),
+            lab.best_of_n(lab.best_of_n(bench.initial_policy, more, 2), few, 2),
+        )
+    )
+    assert set(base) == {"model.safetensors"}
+    assert set(one) == set(two) == {"model.safetensors", "reward model: model.safetensors"}
+    assert one["model.safetensors"] == two["model.safetensors"] == base["model.safetensors"]
+    assert one["reward model: model.safetensors"] != two["reward model: model.safetensors"]
+    assert nested["reward model: model.safetensors"] == one["reward model: model.safetensors"]
+
+
+def test_chance_in_best_of_n_is_seen(tmp_path: Path) -> None:
+    """It trains no policy, yet a reward model of pairs drawn by chance is another method each time."""
+    failed = caught(
+        tmp_path,
+        """
+import numpy as np
+
+@dataclass(frozen=True)
+class Bad:
+    def run(self, lab):
+        pairs = lab.pairs()
+        order = np.random.default_rng().permutation(len(pairs))
+        model = lab.train_reward_model([pairs[place] for place in order], loss=RankingLoss())
+        lab.finish_round(lab.best_of_n(lab.initial_policy, model, 2), model)""",
+    )
+    assert failed["deterministic"] == "two runs with one seed finished different rounds"
 
 
 def test_reaching_past_the_lab(tmp_path: Path) -> None:

@@ -8,17 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import LLAMA, RECIPE, tiny_bench, tiny_lab, tiny_task
 
+from apo_bench.bench import Bench
 from apo_bench.config import NeuralReward, NgramReward, Recipe, Sampling
 from apo_bench.errors import BudgetExceeded, InputError
-from apo_bench.bench import Bench
-from apo_bench.lab import Lab, Round, TrainingData, best_of, best_worst, golden_over_samples
-from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, SFTLoss
+from apo_bench.lab import Lab, Player, best_of, best_worst, golden_over_samples, play_alone
+from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss
+from apo_bench.models.policy import load_policy
+from apo_bench.models.text import encode_prompt, encode_response
 from apo_bench.store import RunStore
-from apo_bench.types import Demonstration, Golden, Group, Message, Pair, Policy, Prompt, Response, RewardModel
+from apo_bench.types import (
+    BestOfNPolicy,
+    Demonstration,
+    Golden,
+    Group,
+    Message,
+    Pair,
+    Policy,
+    Prompt,
+    Response,
+    RewardModel,
+    Round,
+    TrainingData,
+)  # fmt: skip
 
 NOTHING = dict.fromkeys(
     (
@@ -279,6 +295,23 @@ def test_policies_are_keyed_by_everything_that_can_change_them(bench: Bench, hum
     assert lab.train_policy(start, shown, SFTLoss(), learning_rate=recipe.learning_rate, recipe=recipe) == other
 
 
+def test_groups_are_keyed_by_answers_scores_and_weight(bench: Bench, reward_model: RewardModel) -> None:
+    lab = tiny_lab(bench)
+    start = lab.initial_policy
+    some = lab.score(reward_model, lab.sample(start, lab.prompts(n=3), n=2))
+    turned = [dataclasses.replace(some[0], scores=some[0].scores[::-1]), *some[1:]]
+    other = [dataclasses.replace(some[0], responses=("sorry", some[0].responses[1])), *some[1:]]
+    policies = [
+        lab.train_policy(start, some, RRHFLoss()),
+        lab.train_policy(start, some, RRHFLoss(2.0)),
+        lab.train_policy(start, turned, RRHFLoss()),
+        lab.train_policy(start, other, RRHFLoss()),
+        lab.train_policy(start, some[:2], RRHFLoss()),
+    ]
+    assert len({policy.key for policy in policies}) == len(policies)
+    assert built(bench, lambda: lab.train_policy(start, some, RRHFLoss())) == []
+
+
 def test_scores_are_keyed_by_model_and_items(bench: Bench, human: tuple[Pair, ...], reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
     items = [(pair.prompt, pair.chosen) for pair in human[:4]]
@@ -456,6 +489,202 @@ def test_an_ngram_reward_model_takes_ranking_losses_only(bench: Bench, human: tu
     assert len(lab.score(model, [(pair.prompt, pair.chosen) for pair in human])) == len({pair.prompt for pair in human})
     with pytest.raises(InputError, match="an n-gram model cannot be trained with SFTLoss"):
         lab.train_reward_model(human, loss=SFTLoss())
+
+
+def by_token(bench: Bench, policy: Policy, prompt: Prompt, text: str) -> float:
+    """Log-probability of an answer by token, alone and without padding: independent of the training code."""
+    spec = bench.experiment.models.policy
+    model, tokenizer = load_policy(bench.store.open("policies", policy.key).folder)
+    start = encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids
+    end = encode_response(tokenizer, text, spec.max_response_tokens)
+    with torch.no_grad():
+        rows = model.eval()(input_ids=torch.tensor([start + end])).logits[0].log_softmax(dim=-1)
+    return sum(float(rows[len(start) + place - 1, token]) for place, token in enumerate(end)) / len(end)
+
+
+def test_rrhf_makes_the_best_likelier_and_gives_way_to_no_worse(bench: Bench, reward_model: RewardModel) -> None:
+    """On 4 samples a prompt: the best's likelihood rises, and so does the share of pairs of answers that it orders as the scores do."""
+    lab = tiny_lab(bench)
+    some = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=12), n=4, draw=33))
+    policy = lab.train_policy(lab.initial_policy, some, RRHFLoss(3.0), epochs=6)
+    assert lab.used["policy_updates"] == 6  # 12 groups in one update, six times
+    best, alike = [], []
+    for one in (lab.initial_policy, policy):
+        p = [[by_token(bench, one, group.prompt, text) for text in group.responses] for group in some]
+        best.append(sum(values[max(range(4), key=group.scores.__getitem__)] for values, group in zip(p, some, strict=True)))
+        alike.append([
+            values[i] > values[j]
+            for values, group in zip(p, some, strict=True) for i in range(4) for j in range(4) if group.scores[i] > group.scores[j]
+        ])  # fmt: skip
+    assert best[1] > best[0]
+    assert len(alike[0]) == len(alike[1]) > 30
+    assert sum(alike[1]) > sum(alike[0])
+
+
+def test_groups_of_other_sizes_or_for_another_loss_leave_nothing(bench: Bench, reward_model: RewardModel) -> None:
+    lab = tiny_lab(bench)
+    one, two = lab.prompts(n=2)
+    uneven = [Group(one, ("sorry", "great"), (0.0, 1.0)), Group(two, ("sorry",), (0.0,))]
+
+    def refused() -> None:
+        with pytest.raises(InputError, match=r"^lab\.train_policy: groups of different sizes[^\n]*$"):
+            lab.train_policy(lab.initial_policy, uneven, RRHFLoss())
+        with pytest.raises(InputError, match="SFTLoss trains on demonstrations, got groups"):
+            lab.train_policy(lab.initial_policy, uneven[:1], SFTLoss())
+
+    assert built(bench, refused) == []
+    assert lab.used == NOTHING
+
+
+# --- best of n ----------------------------------------------------------------------------------------------------------------
+
+
+def test_best_of_n_gives_each_answers_best_of_n_tries(bench: Bench, reward_model: RewardModel) -> None:
+    """2 answers of n = 3 to each of 5 prompts are 30 tries. The same tries, sampled and scored as a method might, and chosen by hand."""
+    prompts = tiny_lab(bench).prompts(n=5)
+    lab, by_hand = tiny_lab(bench), tiny_lab(bench)
+    policy = lab.best_of_n(lab.initial_policy, reward_model, 3)
+    assert lab.used == NOTHING  # nothing is spent until it is sampled
+    answers = lab.sample(policy, prompts, n=2, draw=8)
+    tries = by_hand.sample(by_hand.initial_policy, prompts, n=6, draw=8)
+    assert len(answers) == 10
+    for place, answer in enumerate(answers):
+        mine = tries[place * 3 : place * 3 + 3]
+        assert {one.prompt for one in mine} == {answer.prompt} == {prompts[place // 2]}
+        scores = [by_hand.score(reward_model, [one])[0].scores[0] for one in mine]
+        assert scores[mine.index(answer)] == pytest.approx(max(scores), abs=1e-5)
+    assert any(answer != tries[place * 3] for place, answer in enumerate(answers))  # not always the first
+    assert (lab.used["sampled_responses"], lab.used["scored_responses"]) == (30, 30)
+    for unit in ("sampled_responses", "sampled_tokens"):
+        assert lab.used[unit] == by_hand.used[unit]
+    assert lab.sample(policy, prompts, n=2, draw=8) == answers
+    assert lab.used["sampled_responses"] == 60
+
+
+def test_the_first_of_equals_is_the_answer(bench: Bench, reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores 1, 3, 3, 2 over the four tries: the second."""
+    lab = tiny_lab(bench)
+    policy = lab.best_of_n(lab.initial_policy, reward_model, 4)
+    monkeypatch.setattr(Lab, "_scores_of", lambda self, model, items: [1.0, 3.0, 3.0, 2.0] * (len(items) // 4))
+    tries = lab.sample(lab.initial_policy, lab.prompts(n=3), n=4, draw=9)
+    assert lab.sample(policy, lab.prompts(n=3), draw=9) == tries[1::4]
+
+
+def test_best_of_1_is_the_policy_itself(bench: Bench, reward_model: RewardModel) -> None:
+    lab = tiny_lab(bench)
+    prompts = lab.prompts(n=6)
+    best = lab.sample(lab.best_of_n(lab.initial_policy, reward_model, 1), prompts, n=2, draw=10)
+    assert best == lab.sample(lab.initial_policy, prompts, n=2, draw=10)
+    assert lab.used["scored_responses"] == 12  # it asks the reward model even so
+
+
+def test_best_of_n_policies_are_told_apart(bench: Bench, reward_model: RewardModel, shown: list[Demonstration]) -> None:
+    lab = tiny_lab(bench)
+    other = lab.train_policy(lab.initial_policy, shown, SFTLoss())
+    another = lab.train_reward_model(lab.pairs(20), loss=APOLoss(0.1, 4))
+    policies = [
+        lab.best_of_n(lab.initial_policy, reward_model, 2),
+        lab.best_of_n(lab.initial_policy, reward_model, 3),
+        lab.best_of_n(other, reward_model, 2),
+        lab.best_of_n(lab.initial_policy, another, 2),
+    ]
+    assert len({policy.key for policy in [lab.initial_policy, *policies]}) == 5
+    assert lab.best_of_n(lab.initial_policy, reward_model, 2) == policies[0] != Policy(policies[0].key)
+    assert isinstance(policies[0], BestOfNPolicy)
+    with pytest.raises(InputError, match="n is 1 or more, got 0"):
+        lab.best_of_n(lab.initial_policy, reward_model, 0)
+
+
+def test_a_best_of_n_policy_has_no_weights_to_train(
+    bench: Bench, reward_model: RewardModel, shown: list[Demonstration], human: tuple[Pair, ...]
+) -> None:
+    lab = tiny_lab(bench)
+    policy = lab.best_of_n(lab.initial_policy, reward_model, 2)
+
+    def refused() -> None:
+        for reference, data, loss, start in ((None, shown, SFTLoss(), policy), (policy, human, DPOLoss(0.1), lab.initial_policy)):
+            with pytest.raises(InputError, match=r"^lab: a best-of-n policy has no weights[^\n]*$"):
+                lab.train_policy(start, data, loss, reference=reference)
+
+    assert built(bench, refused) == []
+    assert lab.used == NOTHING
+
+
+def test_best_of_n_may_not_overspend(bench: Bench, reward_model: RewardModel) -> None:
+    """2 prompts x 3 tries want 6 of each unit. Short of samples it stops before; short of scores, after sampling."""
+    for unit, sampled in (("sampled_responses", 0), ("scored_responses", 6)):
+        lab = tiny_lab(bench, {unit: 5})
+        with pytest.raises(BudgetExceeded, match=f"unit {unit}: asked 6, left 5"):
+            lab.sample(lab.best_of_n(lab.initial_policy, reward_model, 3), lab.prompts(n=2))
+        assert (lab.used["sampled_responses"], lab.used["scored_responses"]) == (sampled, 0)
+
+
+# --- players ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Watcher(Player):
+    """Notes what it is given, and moves to a policy named after its rate."""
+
+    seen: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
+
+    def learn(self, lab: Lab, policy: Policy, groups: Any, rate: float | None) -> Policy:
+        self.seen.append((policy, groups, rate))
+        return lab.initial_policy
+
+
+@pytest.mark.parametrize(("rates", "expected"), [(None, [None] * 3), (0.5, [0.5] * 3), ((0.5, 0.2, 0.1), [0.5, 0.2, 0.1])])
+def test_learning_rates_are_one_for_all_rounds_or_one_a_round(bench: Bench, rates: Any, expected: list[float | None]) -> None:
+    """Each round 4 fresh prompts with 2 answers each, scored by the one reward model."""
+    lab = tiny_lab(bench, {"human_pairs": 20})
+    player = Watcher(rounds=3, prompts_per_round=4, samples_per_prompt=2, learning_rate=rates)
+    player.run(lab)
+    assert [rate for _, _, rate in player.seen] == expected
+    for round_, (policy, groups, _) in enumerate(player.seen):
+        assert policy == lab.initial_policy
+        assert [group.prompt for group in groups] == list(lab.prompts(n=4, draw=round_))
+        assert {len(group.responses) for group in groups} == {2}
+    assert len({one.reward_model for one in lab.rounds}) == 1
+    assert lab.used["scored_responses"] == 3 * 8
+
+
+def test_too_few_learning_rates_are_an_error(bench: Bench) -> None:
+    lab = tiny_lab(bench, {"human_pairs": 20})
+    player = Watcher(rounds=3, prompts_per_round=4, samples_per_prompt=2, learning_rate=(0.5, 0.2))
+    with pytest.raises(InputError, match=r"^learning_rate: 2 given, one a round, but round 3 is played$"):
+        player.run(lab)
+    assert len(lab.rounds) == 2
+
+
+@dataclass(frozen=True)
+class Imitator(Player):
+    def learn(self, lab: Lab, policy: Policy, groups: Any, rate: float | None) -> Policy:
+        return lab.train_policy(policy, best_of(groups), SFTLoss(), learning_rate=rate)
+
+
+def test_an_arms_learning_rates_reach_the_memo_keys(bench: Bench) -> None:
+    """Rates (a, b) and (a, c) part in round 2; a alone is (a, a); and none is the experiment's, here 1e-2."""
+    keys = {}
+    for rates in (None, 1e-2, (1e-2, 1e-2), (1e-2, 1e-3), 1e-3):
+        lab = tiny_lab(bench, {"human_pairs": 20})
+        Imitator(rounds=2, prompts_per_round=4, samples_per_prompt=2, learning_rate=rates).run(lab)
+        keys[rates] = [one.policy.key for one in lab.rounds]
+    assert keys[None] == keys[1e-2] == keys[1e-2, 1e-2]
+    assert keys[1e-2, 1e-3][0] == keys[1e-2][0]
+    assert len({keys[1e-2][1], keys[1e-2, 1e-3][1], keys[1e-3][1]}) == 3
+    assert keys[1e-3][0] != keys[1e-2][0]
+
+
+def test_a_player_may_begin_elsewhere(bench: Bench, shown: list[Demonstration]) -> None:
+    """The first move is from there; the reward model is the one it would have anyway."""
+    lab, plain = tiny_lab(bench, {"human_pairs": 20}), tiny_lab(bench, {"human_pairs": 20})
+    start = lab.train_policy(lab.initial_policy, shown, SFTLoss())
+    player, other = (Watcher(prompts_per_round=4, samples_per_prompt=2) for _ in range(2))
+    play_alone(lab, player, 2, start=start)
+    play_alone(plain, other, 2)
+    assert [policy for policy, _, _ in player.seen] == [start, lab.initial_policy]
+    assert [policy for policy, _, _ in other.seen] == [lab.initial_policy] * 2
+    assert lab.rounds[0].reward_model == plain.rounds[0].reward_model
 
 
 def test_rounds_are_recorded_in_order(bench: Bench, reward_model: RewardModel) -> None:

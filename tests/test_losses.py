@@ -1,13 +1,16 @@
 """Losses against numbers derived by hand, and DPO against TRL."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, SFTLoss, token_logps
+from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, token_logps
 
 
 def test_ranking_loss_is_minus_log_sigmoid():
@@ -21,6 +24,19 @@ def test_apo_loss_weighs_golden_pairs_by_coefficient_over_samples():
     """apo_coeff 0.1 over 4 samples is 0.025 a pair; human pairs weigh 1: terms log 2, 0.025 log 2, 0.025 log 4."""
     terms = APOLoss(apo_coeff=0.1, samples_per_prompt=4)(torch.tensor([0.0, 0.0, -math.log(3)]), torch.tensor([False, True, True]))
     assert terms.tolist() == pytest.approx([math.log(2), 0.025 * math.log(2), 0.025 * math.log(4)])
+
+
+def test_a_duel_may_cost_the_bare_difference():
+    """Weight 0.025 as above: a human pair at margin 0 costs log 2 as ever; duels at 0, -log 3 and 2 cost 0, 0.025 log 3 and -0.05.
+
+    The gradient of a duel is -0.025 whatever its margin: a critic is not satisfied by winning clearly.
+    """
+    margin = torch.tensor([0.0, 0.0, -math.log(3), 2.0], requires_grad=True)
+    terms = APOLoss(0.1, 4, "difference")(margin, torch.tensor([False, True, True, True]))
+    assert terms.tolist() == pytest.approx([math.log(2), 0, 0.025 * math.log(3), -0.05])
+    terms.sum().backward()
+    assert margin.grad is not None
+    assert margin.grad.tolist() == pytest.approx([-0.5, -0.025, -0.025, -0.025])
 
 
 def test_dpo_loss_by_hand():
@@ -39,8 +55,65 @@ def test_token_logps_and_sft_by_hand():
     assert SFTLoss()(logps, torch.tensor([[0, 0, 1]])).item() == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize(
+    ("scores", "expected", "gradient"),
+    [
+        ([0.0, 1.0, 1.0], 9.0, [1.0, -4 / 3, -1.0]),
+        ([2.0, 1.0, 0.0], 2.0, [-1.0, 0.0, 0.0]),
+        ([5.0, 5.0, 5.0], 2.0, [-1.0, 0.0, 0.0]),
+        ([0.0, 0.0, 7.0], 6.0, [1 / 2, 1 / 3, -3.0]),
+    ],
+    ids=["likelier but worse", "in order", "all tied", "two against one"],
+)
+def test_rrhf_loss_by_hand(scores: list[float], expected: float, gradient: list[float]):
+    """Summed log-probabilities -2, -6, -3 over 2, 3, 1 tokens: p = -1, -2, -3, in that order of likelihood.
+
+    Likelier but worse: the first is scored below both others and costs (-1 + 2) + (-1 + 3) = 3; the tied two cost nothing though the
+    second is likelier; the best is the first of the tied two, 6 nats. 3 + 6 = 9. Gradient: 2 * 1/2; -1/3 - 1; -1/1.
+    In order, and tied: only the best's 2 nats. Two against one: (-1 + 3) + (-2 + 3) = 3 and the best's 3 nats; 1/2, 1/3, -2 - 1.
+    """
+    logps = torch.tensor([[-2.0, -6.0, -3.0]], requires_grad=True)
+    loss = RRHFLoss()(logps, torch.tensor([[2, 3, 1]]), torch.tensor([scores]))
+    assert loss.tolist() == pytest.approx([expected])
+    loss.sum().backward()
+    assert logps.grad is not None
+    assert logps.grad[0].tolist() == pytest.approx(gradient)
+
+
+def test_rrhf_weighs_ranking_beside_the_best():
+    """The first case above: 0.5 * 3 + 6."""
+    loss = RRHFLoss(0.5)(torch.tensor([[-2.0, -6.0, -3.0]]), torch.tensor([[2, 3, 1]]), torch.tensor([[0.0, 1.0, 1.0]]))
+    assert loss.item() == pytest.approx(7.5)
+
+
+def slow_rrhf(logps: Sequence[float], lengths: Sequence[int], scores: Sequence[float], weight: float) -> float:
+    """One group in plain python: for each two responses, then the first of the best."""
+    total, best = 0.0, 0
+    for i in range(len(logps)):
+        for j in range(len(logps)):
+            if scores[i] < scores[j] and logps[i] / lengths[i] > logps[j] / lengths[j]:
+                total += weight * (logps[i] / lengths[i] - logps[j] / lengths[j])
+        if scores[i] > scores[best]:
+            best = i
+    return total - logps[best]
+
+
+RESPONSE = st.tuples(st.floats(-50, -0.01), st.integers(1, 30), st.sampled_from([-1.0, 0.0, 0.5, 2.0]))
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 4), st.floats(0.1, 10))
+def test_rrhf_equals_a_slow_loop(data: st.DataObject, n: int, batch: int, weight: float):
+    groups = data.draw(st.lists(st.lists(RESPONSE, min_size=n, max_size=n), min_size=batch, max_size=batch))
+    logps, lengths, scores = ([[response[part] for response in group] for group in groups] for part in range(3))
+    losses = RRHFLoss(weight)(*(torch.tensor(values, dtype=torch.float64) for values in (logps, lengths, scores)))
+    expected = [slow_rrhf(*columns, weight) for columns in zip(logps, lengths, scores, strict=True)]
+    assert losses.tolist() == pytest.approx(expected)
+
+
 def test_losses_are_told_apart_by_class_and_fields():
     assert DPOLoss(0.1) == DPOLoss(0.1) != DPOLoss(0.2)
+    assert RRHFLoss() == RRHFLoss(1.0) != RRHFLoss(2.0)
+    assert APOLoss(0.1, 4) == APOLoss(0.1, 4, "ranking") != APOLoss(0.1, 4, "difference")
 
 
 def test_dpo_equals_trl_on_one_batch(tmp_path: Path, tiny_policy: Any):

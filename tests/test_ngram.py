@@ -8,7 +8,8 @@ from scipy.optimize import brentq
 
 from apo_bench.config import NgramReward
 from apo_bench.errors import InputError
-from apo_bench.models.ngram import NgramRewardModel
+from apo_bench.losses import APOLoss, RankingLoss, SFTLoss
+from apo_bench.models.ngram import NgramRewardModel, train
 from apo_bench.types import Message, Pair, Prompt, prompt_id
 
 UNIGRAMS = NgramReward(ngrams=(1, 1), strength=2.0)
@@ -103,6 +104,24 @@ def test_order_of_pairs_does_not_matter() -> None:
     pairs = [_pair(f"good w{i}", f"bad w{(i * 7) % 10}", cluster=f"c{i}") for i in range(9)]
     forward, backward = (_scores(NgramRewardModel.fit(some, None, NgramReward(), None), ["good w1"]) for some in (pairs, pairs[::-1]))
     assert forward == pytest.approx(backward, abs=1e-4)
+
+
+def test_duels_weigh_their_part_of_the_coefficient(tmp_path) -> None:
+    """apo_coeff 2 over 4 samples: each duel counts half a human pair, and ranking alone counts it whole."""
+    pairs = [*[_pair("good", "bad")] * 2, *[Pair(_prompt(), "bad", "good", "golden_over_sample")] * 2]
+    for loss, weights in ((APOLoss(2.0, 4), [1.0, 1.0, 0.5, 0.5]), (RankingLoss(), [1.0] * 4)):
+        folder = tmp_path / type(loss).__name__
+        folder.mkdir()
+        assert train(pairs, loss, UNIGRAMS.model_copy(update={"bootstrap": False}), 3, folder) == {"rm_updates": 1}
+        expected = _scores(NgramRewardModel.fit(pairs, weights, UNIGRAMS, None), ["good", "bad"])
+        assert _scores(NgramRewardModel.load(folder), ["good", "bad"]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [APOLoss(0.1, 4, "difference"), SFTLoss()])
+def test_losses_that_are_no_ranking_are_refused(tmp_path, loss) -> None:
+    with pytest.raises(InputError, match=r"^models\.reward\.kind: an n-gram model cannot be trained with [^\n]*$"):
+        train([_pair("good", "bad")], loss, UNIGRAMS, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_user_can_get_wrong(tmp_path) -> None:

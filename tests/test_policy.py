@@ -13,11 +13,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from apo_bench.config import PolicyModel, Recipe, Sampling
-from apo_bench.losses import DPOLoss, SFTLoss, token_logps
+from apo_bench.errors import InputError
+from apo_bench.losses import DPOLoss, RRHFLoss, SFTLoss, token_logps
 from apo_bench.models import policy as policies
 from apo_bench.models.text import PAD, encode_prompt, encode_response, word_tokenizer
 from apo_bench.training import train_policy
-from apo_bench.types import Demonstration, Message, Pair, Prompt, Response, prompt_id
+from apo_bench.types import Demonstration, Group, Message, Pair, Prompt, Response, prompt_id
 
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 ONE_TOKEN = Sampling(max_new_tokens=1)
@@ -304,6 +305,87 @@ def test_training_items_by_hand(tiny_policy: Any) -> None:
     assert pair == {"sides": [([3, 5, 4, 6, 1], [0, 0, 0, 1, 1]), ([3, 5, 4, 7, 8, 1], [0, 0, 0, 1, 1, 1])], "size": 1, "length": 11}
 
 
+def logp_alone(model: Any, tokenizer: Any, question: str, answer: str) -> tuple[float, int]:
+    """Of one answer in a pass of its own, without padding: log-probability and tokens, the end among them."""
+    start, end = encode_prompt(tokenizer, prompt(question), "", 16).ids, encode_response(tokenizer, answer, 8)
+    ids = torch.tensor([start + end])
+    with torch.no_grad():
+        return token_logps(model(ids).logits, ids)[0, len(start) :].sum().item(), len(end)
+
+
+def test_group_items_by_hand(tiny_policy: Any) -> None:
+    """As a pair's sides, for as many as there are; a group weighs 1. In a batch: all first answers, all second ones, all third."""
+    folder, spec = tiny_policy
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    groups = [Group(prompt("how"), ("do", "i wash", ""), (0.5, -1.0, 0.5)), Group(prompt("do"), ("i", "how", "it"), (1.0, 2.0, 3.0))]
+    items = policies.training_items(tokenizer, groups, RRHFLoss(), spec)
+    mask = [0, 0, 0, 1, 1]
+    assert items[0] == {
+        "sides": [([3, 5, 4, 6, 1], mask), ([3, 5, 4, 7, 8, 1], [*mask, 1]), ([3, 5, 4, 1], mask[:-1])],
+        "size": 1, "length": 15, "scores": (0.5, -1.0, 0.5),
+    }  # fmt: skip
+    batch = policies.collate(items, tokenizer.pad_token_id)
+    assert batch["input_ids"][:, 1].tolist() == [5, 6] * 3
+    assert batch["input_ids"][:, 3].tolist() == [6, 7, 7, 5, 1, 9]
+    assert batch["response_mask"].sum(dim=1).tolist() == [2, 2, 3, 2, 1, 2]
+    assert batch["scores"].tolist() == [[0.5, -1.0, 0.5], [1.0, 2.0, 3.0]]
+
+
+GROUPS = [
+    Group(prompt("how do i wash"), ("rinse and dry", "no", "boil it", "no no no no no no"), (2.0, 0.0, 1.0, 2.0)),
+    Group(prompt("dry"), ("it", "rinse rinse rinse", "", "wash it and dry it and rinse"), (0.0, 1.0, 0.0, -1.0)),
+    Group(prompt("i"), ("no", "how do", "dry dry", "boil"), (-1.0, 3.0, 2.0, 1.0)),
+]
+
+
+def rrhf_terms(tiny_policy: Any, groups: Sequence[Group], padding: int = 0) -> list[float]:
+    folder, spec = tiny_policy
+    model, tokenizer = policies.load_policy(folder)
+    batch = policies.collate(policies.training_items(tokenizer, groups, RRHFLoss(2.0), spec), tokenizer.pad_token_id)
+    for name, fill in (("input_ids", tokenizer.pad_token_id), ("attention_mask", 0), ("response_mask", 0)):
+        batch[name] = torch.nn.functional.pad(batch[name], (0, padding), value=fill)
+    with torch.no_grad():
+        return policies.loss_terms(model.eval(), batch, RRHFLoss(2.0)).tolist()
+
+
+def test_rrhf_terms_against_single_passes(tiny_policy: Any) -> None:
+    """Each answer alone, without padding, and the loss summed over pairs of answers in python. The ranking part is not idle."""
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    rankings = []
+    for group, term in zip(GROUPS, rrhf_terms(tiny_policy, GROUPS), strict=True):
+        found = [logp_alone(model, tokenizer, group.prompt.messages[0].content, text) for text in group.responses]
+        p = [logp / count for logp, count in found]
+        k = range(len(p))
+        ranking = sum(p[i] - p[j] for i in k for j in k if group.scores[i] < group.scores[j] and p[i] > p[j])
+        best = max(k, key=lambda place: group.scores[place])
+        assert term == pytest.approx(2.0 * ranking - found[best][0], abs=1e-4)
+        rankings.append(ranking)
+    assert max(rankings) > 0.05
+
+
+def test_padding_changes_no_rrhf_term(tiny_policy: Any) -> None:
+    """Lengths are the responses' own: alone, beside longer groups, and with 9 more columns of padding, a group costs the same."""
+    together = rrhf_terms(tiny_policy, GROUPS)
+    assert [rrhf_terms(tiny_policy, [group])[0] for group in GROUPS] == pytest.approx(together, abs=1e-4)
+    assert rrhf_terms(tiny_policy, GROUPS, padding=9) == pytest.approx(together, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("data", "loss", "said"),
+    [
+        (GROUPS, SFTLoss(), "SFTLoss trains on demonstrations, got groups"),
+        (GROUPS, DPOLoss(0.1), "DPOLoss trains on pairs, got groups"),
+        ([Demonstration(PROMPTS[0], "no")], RRHFLoss(), "RRHFLoss trains on groups, got demonstrations"),
+        ([*GROUPS, Pair(PROMPTS[0], "no", "dry")], RRHFLoss(), "RRHFLoss trains on groups, got pairs"),
+        ([*GROUPS, Group(PROMPTS[0], ("no", "dry"), (0.0, 1.0))], RRHFLoss(), "groups of different sizes; give each prompt the same"),
+    ],
+)  # fmt: skip
+def test_data_of_another_kind_are_refused_in_one_line(tiny_policy: Any, data: Any, loss: Any, said: str) -> None:
+    folder, spec = tiny_policy
+    with pytest.raises(InputError, match=rf"^lab\.train_policy: {said}[^\n]*$"):
+        policies.training_items(AutoTokenizer.from_pretrained(folder), data, loss, spec)
+
+
 def test_reference_log_probabilities_against_single_passes(tiny_policy: Any) -> None:
     """Each side alone, without padding; pairs in no order of length, batches of 2."""
     folder, spec = tiny_policy
@@ -312,14 +394,8 @@ def test_reference_log_probabilities_against_single_passes(tiny_policy: Any) -> 
     items = policies.training_items(tokenizer, [Pair(prompt(p), c, r) for p, c, r in texts], DPOLoss(0.1), spec)
     policies.add_reference(model, tokenizer, items, batch_size=2)
 
-    def logp(question: str, answer: str) -> float:
-        start = encode_prompt(tokenizer, prompt(question), "", 16).ids
-        ids = torch.tensor([start + encode_response(tokenizer, answer, 8)])
-        with torch.no_grad():
-            return token_logps(model(ids).logits, ids)[0, len(start) :].sum().item()
-
     for item, (question, *answers) in zip(items, texts, strict=True):
-        assert item["reference"] == pytest.approx([logp(question, answer) for answer in answers], abs=1e-4)
+        assert item["reference"] == pytest.approx([logp_alone(model, tokenizer, question, answer)[0] for answer in answers], abs=1e-4)
 
 
 def test_a_new_policy_depends_on_its_seed_alone() -> None:

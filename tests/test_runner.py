@@ -13,20 +13,26 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from tiny_world import RJS, tiny_tree
+from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench import runner
+from apo_bench.bench import Bench
 from apo_bench.budget import UNITS
 from apo_bench.errors import InputError
+from apo_bench.experiment_file import load_experiment
+from apo_bench.jobs import Job
+from apo_bench.methods import resolve
+from apo_bench.store import RunStore
 
 MAIN = "from apo_bench.cli import main; main()"
 PATIENCE_S = 300
-KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "unit", "measure"}
+KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "bin", "unit", "measure"}
 COLUMNS = {
     "scores": ["arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"],
     "metrics": ["arm", "seed", "round", "axis", "metric", "value", "standard_error", "n"],
     "reward_models": ["arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"],
     "gold": ["gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"],
+    "reliability": ["arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"],
     "ledger": ["arm", "seed", "unit", "used", "budget"],
     "timings": ["arm", "seed", "measure", "value"],
 }
@@ -142,8 +148,8 @@ def test_the_manifest_says_what_was_run(done: Path) -> None:
     assert (done / "report" / "report.md").is_file()
 
 
-def test_a_replay_imports_no_torch_and_leaves_the_same_bytes(experiment: Path, done: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(done, tmp_path / "copy")
+def replayed(experiment: Path, folder: Path) -> None:
+    """Run it again in a process that may not import torch."""
     script = """
 import sys
 from pathlib import Path
@@ -155,6 +161,11 @@ assert not heavy, f"imported {heavy}"
 """
     replay = subprocess.run([sys.executable, "-c", script, str(experiment), str(folder)], capture_output=True, text=True)
     assert replay.returncode == 0, replay.stderr
+
+
+def test_a_replay_imports_no_torch_and_leaves_the_same_bytes(experiment: Path, done: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(done, tmp_path / "copy")
+    replayed(experiment, folder)
     assert tables(folder) == tables(done)
     assert (folder / "tables" / "timings.parquet").read_bytes() == (done / "tables" / "timings.parquet").read_bytes()
     assert artifacts(folder) == artifacts(done)
@@ -261,6 +272,195 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     new = [name.partition("/")[0] for name in artifacts(folder) - artifacts(done)]
     assert new.count("policies") == 2  # one a seed; its samples and reward model were there
     assert "reward_models" not in new
+
+
+# --- arms' own budgets --------------------------------------------------------------------------------------------------------
+
+
+def key_of(path: Path, arm: str, overrides: dict[str, Any] | None = None, seed: int = 0, trial: int | None = None) -> str:
+    return runner._record_key(Job(path, json.dumps(overrides or {}), path.parent / "run", arm, seed, trial))
+
+
+def test_an_arms_record_is_named_by_its_own_budget_and_not_by_anothers(experiment: Path) -> None:
+    own = {"arms.rjs.budget": {"human_pairs": 20}}
+    assert key_of(experiment, "rjs", own) != key_of(experiment, "rjs")
+    assert key_of(experiment, "rjs", own) != key_of(experiment, "rjs", {"arms.rjs.budget": {"human_pairs": 21}})
+    assert key_of(experiment, "apo_rjs", own) == key_of(experiment, "apo_rjs")
+    assert key_of(experiment, "rjs", own) != key_of(experiment, "rjs", own, seed=1)
+    assert key_of(experiment, "rjs", trial=0) == key_of(experiment, "rjs", trial=1) != key_of(experiment, "rjs")
+
+
+def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(done: Path, tmp_path: Path) -> None:
+    """The ledger holds the arm's own budget; the floor is still fitted to the experiment's 32 pairs."""
+    folder = shutil.copytree(done, tmp_path / "copy")
+    tree = tiny_tree()
+    tree["arms"]["rjs"]["budget"] = {"human_pairs": 20}
+    assert runner.run(write(tmp_path / "own", tree), None, folder, workers=1).failures == ()
+    before, after = (pd.read_parquet(one / "tables" / "ledger.parquet") for one in (done, folder))
+    pairs = after.query("unit == 'human_pairs' and arm != '_bench'").set_index(["arm", "seed"])
+    expected = {("apo_rjs", 0): 32, ("apo_rjs", 1): 32, ("rjs", 0): 20, ("rjs", 1): 20}
+    assert pairs["used"].to_dict() == pairs["budget"].to_dict() == expected
+    assert after.query("arm == 'rjs' and unit == 'golden_responses'")["budget"].eq(6).all()
+    same = [one.query("arm == 'apo_rjs'").reset_index(drop=True) for one in (before, after)]
+    assert same[0].equals(same[1])
+    floors = [pd.read_parquet(one / "tables" / "reward_models.parquet").query("arm == '_floor'") for one in (done, folder)]
+    assert floors[0].reset_index(drop=True).equals(floors[1].reset_index(drop=True))
+
+
+# --- tuning -------------------------------------------------------------------------------------------------------------------
+
+
+def tuned_tree() -> dict[str, Any]:
+    """Two arms, two trials each on one seed, then one seed with what was chosen."""
+    tree = tiny_tree()
+    tree["seeds"] = [0]
+    tree["evaluation"]["dev_prompts"] = 8
+    tree["arms"]["apo_rjs"]["rounds"] = 1
+    tree["tune"] = {
+        "trials": 2,
+        "grids": {"rjs": {"samples_per_prompt": [3, 4]}, "apo_rjs": {"player.learning_rate": [1e-4, 2e-2]}},
+    }
+    return tree
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The experiment and the folder of its run."""
+    path, folder = write(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
+    assert runner.run(path, None, folder, workers=1).failures == ()
+    return path, folder
+
+
+def records(folder: Path, kind: str) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "store" / kind).glob("*.json"))}
+
+
+def choices(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text())["tuned"]
+
+
+def test_each_arm_takes_the_setting_of_the_highest_dev_score(tuned: tuple[Path, Path]) -> None:
+    trials = records(tuned[1], "trials")
+    assert set(trials) == {f"{arm}.{number}.1000" for arm in ("rjs", "apo_rjs") for number in (0, 1)}
+    grids = tuned_tree()["tune"]["grids"]
+    assert set(choices(tuned[1])) == set(grids)
+    for arm, choice in choices(tuned[1]).items():
+        settings = [{name: value} for name, values in grids[arm].items() for value in values]
+        by_round = [trials[f"{arm}.{number}.1000"]["dev_scores"] for number in (0, 1)]
+        assert [len(scores) for scores in by_round] == [1, 1]
+        first, second = (scores[0] for scores in by_round)
+        assert first != second
+        assert choice["trials"] == [{"setting": settings[0], "dev_score": first}, {"setting": settings[1], "dev_score": second}]
+        assert choice["chosen"] == settings[0 if first > second else 1]
+
+
+def test_arms_run_with_what_was_chosen(tuned: tuple[Path, Path]) -> None:
+    """The chosen setting played once more on the run's store: nothing is computed, and it ends in the recorded policies."""
+    path, folder = tuned
+    store = RunStore(folder)
+    bench = Bench(load_experiment(path), tiny_task(), store, {"threads": 1, "device": "cpu"})
+    played, chosen = tuned_tree()["arms"], choices(folder)
+    played["rjs"] |= chosen["rjs"]["chosen"]
+    played["apo_rjs"]["player"]["learning_rate"] = chosen["apo_rjs"]["chosen"]["player.learning_rate"]
+    for name, parameters in played.items():
+        record, lab = records(folder, "arm_seeds")[f"{name}.0"], bench.lab(0, arm=name)
+        resolve(parameters.pop("use"), parameters, base=None).run(lab)
+        assert [one.policy.key for one in lab.rounds] == [one["policy"] for one in record["rounds"][1:]]
+        assert lab.used == record["used"]
+    assert store.built == []
+
+
+def test_trials_are_charged_apart(tuned: tuple[Path, Path]) -> None:
+    """rjs tried 8 x 3 and 8 x 4 samples, apo_rjs twice 6 x 2 + 8 x 2; human pairs are a stock, the same 32 in both trials."""
+    ledger = pd.read_parquet(tuned[1] / "tables" / "ledger.parquet")
+    assert set(ledger["arm"]) == {"rjs", "apo_rjs", "_tune.rjs", "_tune.apo_rjs", "_bench"}
+    rows = ledger[ledger["arm"].str.startswith("_tune.")]
+    assert set(rows["seed"]) == {1000}
+    assert rows["budget"].isna().all()
+    used = rows.pivot(index="unit", columns="arm", values="used")
+    assert set(used.index) == set(UNITS)
+    assert used.loc["sampled_responses"].to_dict() == {"_tune.rjs": 24 + 32, "_tune.apo_rjs": 2 * 28}
+    assert used.loc["human_pairs"].to_dict() == {"_tune.rjs": 32, "_tune.apo_rjs": 32}
+    assert used.loc["golden_responses"].to_dict() == {"_tune.rjs": 0, "_tune.apo_rjs": 6}
+    assert used.loc["policy_updates"].to_dict() == {"_tune.rjs": 2, "_tune.apo_rjs": 2}
+    scores = pd.read_parquet(tuned[1] / "tables" / "scores.parquet")
+    assert set(zip(scores["arm"], scores["seed"], strict=True)) == {("rjs", 0), ("apo_rjs", 0)}
+
+
+def test_a_tuned_run_replays_without_computing_and_without_torch(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    path, first = tuned
+    folder = shutil.copytree(first, tmp_path / "copy")
+    replayed(path, folder)
+    assert tables(folder) == tables(first)
+    assert artifacts(folder) == artifacts(first)
+    assert (folder / "manifest.json").read_bytes() == (first / "manifest.json").read_bytes()
+
+
+def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alone(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    """A budget of 100 samples lets rjs try 8 x 4 but not 8 x 50, greedy neither 8 x 50 nor 8 x 40."""
+    folder = shutil.copytree(tuned[1], tmp_path / "copy")
+    tree = tuned_tree()
+    tree["budget"]["sampled_responses"] = 100
+    tree["arms"]["greedy"] = {"use": RJS, "rounds": 1, **SMALL_TURN}
+    tree["tune"]["grids"] |= {"rjs": {"samples_per_prompt": [50, 4]}, "greedy": {"samples_per_prompt": [50, 40]}}
+    result = runner.run(write(tmp_path / "greedy", tree), None, folder, workers=1)
+    message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: asked 400, left 100"
+    assert [str(one) for one in result.failures] == [f"greedy, seed 0: {message}"]
+    assert json.loads((folder / "manifest.json").read_text())["failures"] == [{"arm": "greedy", "seed": 0, "message": message}]
+    now, before = choices(folder), choices(tuned[1])
+    assert set(now) == {"rjs", "apo_rjs"}
+    assert now["rjs"]["chosen"] == {"samples_per_prompt": 4}
+    assert now["rjs"]["trials"] == [{"setting": {"samples_per_prompt": 50}, "dev_score": None}, before["rjs"]["trials"][1]]
+    ledger = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'").set_index("arm")["used"]
+    assert (ledger["rjs"], ledger["_tune.rjs"], "greedy" in ledger.index) == (32, 32, False)
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        ({"sample_per_prompt": [2, 3]}, "arms.rjs: unknown parameter 'sample_per_prompt' of RejectionSampling"),
+        ({"samples_per_prompt": [2, 0]}, "arms.rjs.samples_per_prompt: Input should be greater than or equal to 1 (got 0)"),
+        ({"learning_rate.first": [1e-3, 1e-4]}, "arms.rjs.learning_rate: "),
+    ],
+)
+def test_a_setting_that_is_wrong_is_said_before_anything_is_written(tmp_path: Path, grid: dict[str, Any], said: str) -> None:
+    tree = tuned_tree()
+    tree["tune"]["grids"]["rjs"] = grid
+    path, folder = write(tmp_path, tree), tmp_path / "run"
+    with pytest.raises(InputError) as caught:
+        runner.run(path, None, folder, workers=1)
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    """Trials of one arm on one seed do not overwrite each other's traceback."""
+    folder = shutil.copytree(tuned[1], tmp_path / "copy")
+    tree = tuned_tree()
+    tree["arms"]["rjs"] = {"use": "methods.py@Broken"}
+    tree["tune"]["grids"]["rjs"] = {"by": [0, 1]}
+    path = write(tmp_path / "broken", tree)
+    (path.parent / "methods.py").write_text(
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Broken:\n    by: int = 0\n"
+        "    def run(self, lab):\n        raise RuntimeError(f'by {self.by}')\n"
+    )
+    for number in (0, 1):
+        job = Job(path, json.dumps({"arms.rjs.by": number}), folder, "rjs", 1000, number)
+        log = folder / "logs" / f"rjs.{number}.1000.log"
+        assert runner.work(job, lambda stage: None) == f"RuntimeError: by {number} (see {log})"
+        assert f"RuntimeError: by {number}" in log.read_text()
+    assert len(list(log.parent.iterdir())) == 2
+
+
+def test_settings_share_one_task(experiment: Path) -> None:
+    """The simulated world takes a second to make; trials need not make it again."""
+    tasks = [runner._load(experiment, json.dumps({"arms.rjs.learning_rate": rate}))[1] for rate in (0.1, 0.2)]
+    assert tasks[0] is tasks[1]
+    assert runner._load(experiment, json.dumps({"task.options.world_seed": 5}))[1] is not tasks[0]
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from apo_bench.config import Lora, NeuralReward, PolicyModel, Recipe, Sampling
 from apo_bench.errors import InputError
-from apo_bench.losses import APOLoss, DPOLoss, PolicyLoss, RankingLoss, SFTLoss
+from apo_bench.losses import APOLoss, DPOLoss, PolicyLoss, RankingLoss, RRHFLoss, SFTLoss
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.training import Fit, Updates, fit, train_flops, train_policy, train_reward_model
-from apo_bench.types import Demonstration, Pair
+from apo_bench.types import Demonstration, Group, Pair
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -50,6 +50,13 @@ def pairs(n: int) -> list[Pair]:
     """Every third one golden over a sample."""
     texts = zip(sentences(n, 1), sentences(n, 2), sentences(n, 3), strict=True)
     return [Pair(prompt(q), c, r, "human" if place % 3 else "golden_over_sample") for place, (q, c, r) in enumerate(texts)]
+
+
+def groups(n: int) -> list[Group]:
+    """Three answers of differing lengths, the scores in no order and sometimes tied."""
+    scores = np.random.default_rng(6).integers(0, 4, size=(n, 3)).astype(float).tolist()
+    columns = zip(sentences(n, 1), scores, *(sentences(n, seed) for seed in (2, 3, 4)), strict=True)
+    return [Group(prompt(question), tuple(answers), tuple(values)) for question, values, *answers in columns]
 
 
 def fit_policy(data: Sequence[Any], recipe: Recipe, scratch: Path, loss: PolicyLoss | None = None, seed: int = 0) -> tuple[Any, Fit]:
@@ -81,6 +88,7 @@ KINDS = {
     "reward pairs": (fit_reward, pairs),
     "demonstrations": (fit_policy, demonstrations),
     "policy pairs": (partial(fit_policy, loss=DPOLoss(0.5)), pairs),
+    "groups": (partial(fit_policy, loss=RRHFLoss(3.0)), groups),
 }
 
 
@@ -349,6 +357,25 @@ def test_dpo_prefers_what_is_chosen(start: Path, tmp_path: Path) -> None:
     losses = json.loads((tmp_path / "dpo" / "training_losses.json").read_text())
     assert losses[0] == pytest.approx(math.log(2), abs=1e-3)
     assert losses[-1] < 0.3
+
+
+def test_rrhf_turns_to_the_best_answer(start: Path, tmp_path: Path) -> None:
+    """Scored "rinse" over "boil" over "no". In the end "rinse" is the likeliest by token, and "boil", never imitated, before "no"."""
+    data = [Group(prompt(text), (f"rinse {text}", f"boil {text}", f"no {text}"), (2.0, 1.0, 0.0)) for text in sentences(32, 1, most=4)]
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 5})
+    counts = train_policy(start, data, RRHFLoss(5.0), None, SPEC, recipe, 0, tmp_path / "rrhf")
+    assert counts["policy_updates"] == 10
+    losses = json.loads((tmp_path / "rrhf" / "training_losses.json").read_text())
+    assert losses[-1] < losses[0]
+    for folder, low, high in ((start, 0.0, 0.2), (tmp_path / "rrhf", 0.8, 1.0)):
+        model, tokenizer = policies.load_policy(folder)
+        batch = policies.collate(policies.training_items(tokenizer, data, RRHFLoss(), SPEC), 0)
+        with torch.no_grad():
+            logits = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        taken = logits[:, :-1].log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None]).squeeze(2) * batch["response_mask"][:, 1:]
+        by_token = (taken.sum(1) / batch["response_mask"].sum(1)).view(3, -1)
+        in_order = (by_token[0] > by_token[1]) & (by_token[1] > by_token[2])
+        assert low <= in_order.float().mean().item() <= high
 
 
 def test_a_reward_model_learns_a_planted_preference(tmp_path: Path) -> None:

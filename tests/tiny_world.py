@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apo_bench.bench import Bench
 from apo_bench.budget import Ledger
 from apo_bench.config import Experiment, NeuralReward, RewardSpec
-from apo_bench.bench import Bench
 from apo_bench.lab import Lab, TrainingData
 from apo_bench.store import RunStore
 from apo_bench.tasks import Task, load_task
