@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from apo_bench import methods, tasks
-from apo_bench.config import Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
+from apo_bench import methods, tasks, tune
+from apo_bench.config import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
 from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
 from apo_bench.models.imports import IMPORT_NAMES, resolve_model
 from apo_bench.tasks import Task, load_task
+from apo_bench.types import Split
 from apo_bench.variation import variations
 
 
@@ -30,7 +31,9 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> 
         for pair in (*experiment.compare.primary, *experiment.compare.secondary):
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
-        _check_arms(experiment, base)
+        for name, arm in experiment.arms.items():
+            _check_arm(name, arm, base)
+        _check_trials(experiment, path, overrides)
         notes = [*_check_models(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
@@ -61,11 +64,23 @@ def _check_variations(experiment: Experiment, path: Path, overrides: Mapping[str
     return [note if len(those) == len(found) else f"{', '.join(those)}: {note}" for note, those in labels.items()]
 
 
-def _check_arms(experiment: Experiment, base: Path) -> None:
-    for name, arm in experiment.arms.items():
-        method = methods.resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}")
-        if not callable(getattr(method, "run", None)):
-            raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
+def _check_arm(name: str, arm: Arm, base: Path) -> None:
+    method = methods.resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}")
+    if not callable(getattr(method, "run", None)):
+        raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
+
+
+def _check_trials(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> None:
+    """Every setting that tuning will try is one its method takes."""
+    if experiment.tune is None:
+        return
+    for name, grid in experiment.tune.grids.items():
+        for setting in tune.trials(name, grid, experiment.tune.trials):
+            tried = load_experiment(path, {**(overrides or {}), **tune.overrides(name, setting)})
+            try:
+                _check_arm(name, tried.arms[name], path.parent)
+            except InputError as error:
+                raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
 
 
 def _models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | RewardSpec]]:
@@ -167,8 +182,27 @@ def _check_against_task(experiment: Experiment, task: Task) -> None:
             raise InputError(f"{key}.architecture: task {task.name} has no vocabulary for a tokenizer; give a path")
     if experiment.models.policy.warmup is not None and not task.demonstrations:
         raise InputError(f"models.policy.warmup: task {task.name} has no demonstrations to warm a policy up on")
-    if experiment.evaluation.prompts is not None and experiment.evaluation.prompts > len(task.prompts["test"]):
-        raise InputError(f"evaluation.prompts: {experiment.evaluation.prompts} asked for, {len(task.prompts['test'])} in the test split")
+    evaluation = experiment.evaluation
+    asked: tuple[tuple[str, int | None, Split], ...] = (
+        ("prompts", evaluation.prompts, "test"),
+        ("dev_prompts", evaluation.dev_prompts, "dev"),
+    )
+    for key, wanted, split in asked:
+        if wanted is not None and wanted > len(task.prompts[split]):
+            raise InputError(f"evaluation.{key}: {wanted} asked for, {len(task.prompts[split])} in the {split} split")
+    for name, arm in experiment.arms.items():
+        for key, wanted in _prompts_per_round(arm.parameters):
+            if wanted > len(task.prompts["policy"]):
+                raise InputError(f"arms.{name}.{key}: {wanted} asked for, {len(task.prompts['policy'])} in the policy split")
+
+
+def _prompts_per_round(parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """(dotted key, value) wherever a method, or one among its parameters, says how many prompts a round has."""
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", wanted) for key, wanted in _prompts_per_round(value))
+        elif name == "prompts_per_round" and isinstance(value, int):
+            yield name, value
 
 
 def _budget_notes(experiment: Experiment, task: Task) -> Iterator[str]:
@@ -176,5 +210,8 @@ def _budget_notes(experiment: Experiment, task: Task) -> Iterator[str]:
     for unit, budget in experiment.budget.items():
         if budget == 0:
             yield f"budget.{unit}: 0, so an arm that needs any fails"
-        elif budget > there.get(unit, float("inf")):
-            yield f"budget.{unit}: {budget:.12g}, but the task has {there[unit]}"
+    sources = {"budget": experiment.budget} | {f"arms.{name}.budget": arm.budget for name, arm in experiment.arms.items()}
+    for key, budgets in sources.items():
+        for unit, budget in budgets.items():
+            if budget > there.get(unit, float("inf")):
+                yield f"{key}.{unit}: {budget:.12g}, but the task has {there[unit]}"

@@ -14,6 +14,15 @@ Unit = Literal[
 Match = Literal["annotation", "samples", "updates", "flops"]
 
 
+def _distinct(values: Any) -> Any:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{value!r} occurs twice")
+        seen.add(value)
+    return values
+
+
 def _not_negative(budget: dict[str, float]) -> dict[str, float]:
     for unit, value in budget.items():
         if not value >= 0:
@@ -220,7 +229,7 @@ class Compare(Strict):
     axes: tuple[str, ...] = Field(("all",), min_length=1)  # axes of the primary family; "all" pools them
     round: Literal["final", "dev_best"] = "final"  # dev_best: each arm-seed's round of the highest dev_score
     matched_kl: bool = False  # contrasts also where both arms are equally far from the initial policy
-    curves: dict[str, tuple[str, ...]] = {}  # name -> arms that differ in what annotation they may use
+    curves: dict[str, Annotated[tuple[str, ...], AfterValidator(_distinct), Field(min_length=1)]] = {}  # arms by annotation bought
     correction: Literal["holm"] = "holm"
 
     @field_validator("axes")
@@ -331,12 +340,3 @@ class Experiment(Strict):
                     raise ValueError(f"tune.grids.{arm}.{parameter}: a value occurs twice")
             if (points := math.prod(map(len, grid.values()))) < tune.trials:
                 raise ValueError(f"tune.grids.{arm}: {points} settings for {tune.trials} trials; every arm gets equally many")
-
-
-def _distinct(values: Any) -> Any:
-    seen = set()
-    for value in values:
-        if value in seen:
-            raise ValueError(f"{value!r} occurs twice")
-        seen.add(value)
-    return values

@@ -158,15 +158,16 @@ class Examination:
             _diagnostic(row["axis"], "accuracy_human", row["n_pairs"], row["value"], row["ci_low"], row["ci_high"])
             for row in self.bench.accuracy_rows(margins)
         ]
-        fixed = self.sides if self.first in (None, reward_model) else self.bench.sides(self.lab, self.first)
+        before = self.sides if self.first == reward_model else self.bench.sides(self.lab, self.first) if self.first else None
         for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
             confidence, right = _confidence(margins[chosen])
-            here, before = self.sides[chosen].ravel(), fixed[chosen].ravel()
+            here = self.sides[chosen].ravel()
+            drift = NAN if before is None else _correlation(here, before[chosen].ravel())
             rows += [
                 _diagnostic(axis, "ece", len(chosen), ece(confidence, right, self.settings.ece_bins)),
                 _diagnostic(axis, "fixed_mean", len(here), float(here.mean())),
                 _diagnostic(axis, "fixed_sd", len(here), float(here.std(ddof=1))),
-                _diagnostic(axis, "fixed_correlation", len(here), _correlation(here, before)),
+                _diagnostic(axis, "fixed_correlation", len(here), drift),
             ]
         proxy, gold = (np.asarray(scores[name]) for name in ("proxy", self.bench.experiment.models.gold[0].name))
         for axis, chosen in by_axis([one.prompt for one in self.responses]):

@@ -63,7 +63,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int) -> list[Failure]:
                     message = f"{type(error).__name__}: {error}" if error else future.result()
                     show(job, "failed" if message else "done", finished=True)
                     if message:
-                        failures.append(Failure(job.arm, job.seed, message))
+                        failures.append(Failure(job.arm, job.seed, message, job.trial))
         except KeyboardInterrupt:
             for process in list((pool._processes or {}).values()):  # they would otherwise finish their arm first
                 process.terminate()

@@ -327,17 +327,19 @@ class Player:
     def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
         prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)
         samples = lab.sample(policy, prompts, n=self.samples_per_prompt, draw=draw)
-        return self.learn(lab, policy, lab.score(reward_model, samples), self._rate(draw))
+        return self.learn(lab, policy, lab.score(reward_model, samples), of_round(self.learning_rate, draw, "learning_rate"))
 
     def run(self, lab: Lab) -> None:
         play_alone(lab, self, self.rounds)
 
-    def _rate(self, round_: int) -> float | None:
-        if not isinstance(self.learning_rate, tuple):
-            return self.learning_rate
-        if round_ >= len(self.learning_rate):
-            raise InputError(f"learning_rate: {len(self.learning_rate)} given, one a round, but round {round_ + 1} is played")
-        return self.learning_rate[round_]
+
+def of_round(values: T | tuple[T, ...], round_: int, name: str) -> T:
+    """The value for a round (0, 1, ...), where one is given for all rounds or one a round. Raises InputError if they run out."""
+    if not isinstance(values, tuple):
+        return values
+    if round_ >= len(values):
+        raise InputError(f"{name}: {len(values)} given, one a round, but round {round_ + 1} is played")
+    return values[round_]
 
 
 def play_alone(lab: Lab, player: PolicyUpdate, rounds: int, start: Policy | None = None) -> None:

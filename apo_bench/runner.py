@@ -5,6 +5,7 @@ whose key still holds is not run again, so a finished run replays without import
 """
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -77,7 +78,7 @@ def run(
     if not _says(written, answer):  # a replay has nothing new to write
         from apo_bench.report import write_report
 
-        write_tables(folder, experiment, records, runner.trials, gold_pairs=len(task.pairs["gold"]))
+        write_tables(folder, experiment, records, runner.trials, pairs_used=_pairs_used(experiment, task))
         write_json(folder / "manifest.json", about)
         write_report(folder)
         write_json(written, answer)
@@ -97,7 +98,7 @@ class _Runner:
         self._prepared = False
 
     def work(self, jobs: Sequence[Job]) -> list[Failure]:
-        """Run what is missing; failures of the arms' own seeds are kept."""
+        """Run what is missing; a failed trial is not a failure of the run."""
         missing = [job for job in jobs if _finished(job) is None]
         if not missing:
             return []
@@ -112,7 +113,7 @@ class _Runner:
             self._prepared = True
         # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
         failures = run_all([*first, *missing], work, self.workers)
-        self.failures += [one for one in failures if not any(job.trial is not None for job in missing) or one.arm.startswith("_")]
+        self.failures += [one for one in failures if one.trial is None]
         return failures
 
     def trial_jobs(self) -> list[Job]:
@@ -127,7 +128,7 @@ class _Runner:
     def tune(self) -> dict[str, Any]:
         """Each arm's trials and the setting chosen by their dev scores; an arm whose trials all failed is a failure."""
         jobs = self.trial_jobs()
-        failures = self.work(jobs)
+        errors = {(one.arm, one.trial): one.message for one in self.work(jobs)}
         self.trials = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := _finished(job))}
         tuned: dict[str, Any] = {}
         for arm, tried in self.settings.items():
@@ -135,12 +136,14 @@ class _Runner:
             try:
                 chosen = tried[tune.best(scores)]
             except ValueError as error:
-                why = next((one.message for one in failures if one.arm == arm), "unknown")
                 self.untuned.add(arm)
-                self.failures += [Failure(arm, seed, f"tuning: {error}: {why}") for seed in self.experiment.seeds]
+                self.failures += [Failure(arm, seed, f"tuning: {error}: {errors[arm, 0]}") for seed in self.experiment.seeds]
                 continue
-            rows = [{"setting": one, "dev_score": None if score != score else score} for one, score in zip(tried, scores, strict=True)]
-            tuned[arm] = {"chosen": chosen, "trials": rows}
+            tuned[arm] = {"chosen": chosen, "trials": []}
+            for number, (setting, score) in enumerate(zip(tried, scores, strict=True)):
+                failed = math.isnan(score)
+                outcome = {"dev_score": None, "error": errors[arm, number]} if failed else {"dev_score": score}
+                tuned[arm]["trials"].append({"setting": setting, **outcome})
         return tuned
 
     def _outcome(self, arm: str, number: int) -> float:
@@ -149,6 +152,11 @@ class _Runner:
         records = [self.trials.get((arm, number, seed)) for seed in self.experiment.tune.seeds]
         scores = [tune.outcome(record["dev_scores"], self.experiment.compare.round) if record else float("nan") for record in records]
         return sum(scores) / len(scores)
+
+
+def _pairs_used(experiment: Experiment, task: Task) -> int:
+    """Human pairs that the bench itself learns from: the gold models', and the referee's where there is one."""
+    return len(task.pairs["gold"]) + (len(task.pairs["dev"]) if experiment.evaluation.dev_prompts else 0)
 
 
 def _with(overrides: str, more: Mapping[str, Any]) -> str:
@@ -282,7 +290,7 @@ def _record_key(job: Job) -> str:
         "task": [task.fingerprint, digest_files(task.source_files)],
         "code": [
             code_hash(),
-            digest_files([here / f"{name}.py" for name in ("lab", "bench", "evaluate", "budget")]),
+            digest_files([here / f"{name}.py" for name in ("lab", "bench", "evaluate", "stats", "budget")]),
             digest_files(source_files(choice.use, choice.parameters, base=job.experiment.parent)),
         ],
         "versions": versions(),

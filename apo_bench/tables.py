@@ -25,12 +25,13 @@ class Failure:
     arm: str
     seed: int
     message: str
+    trial: int | None = None  # of tuning
 
     def __str__(self) -> str:
         return f"{self.arm}, seed {self.seed}: {self.message}"
 
 
-def write_tables(folder: Path, experiment: Experiment, records: Records, trials: Trials, gold_pairs: int) -> None:
+def write_tables(folder: Path, experiment: Experiment, records: Records, trials: Trials, pairs_used: int) -> None:
     """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values."""
     import pandas as pd  # here, so that a replay, which has nothing to write, does without
 
@@ -61,7 +62,7 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, trials:
     bench = {
         key: counts for record in (*records.values(), *trials.values()) for key, counts in record["bench"].items()
     }  # each artifact once
-    spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(gold_pairs)}
+    spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(pairs_used)}
     ledger += [{"arm": "_bench", "seed": -1, "unit": unit, "used": spent[unit], "budget": float("nan")} for unit in UNITS if records]
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items() if frames}
     tables |= {name: pd.DataFrame(rows) for name, rows in (("ledger", ledger), ("timings", timings)) if rows}

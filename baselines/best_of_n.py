@@ -6,7 +6,7 @@ answers that its predecessor chose.
 
 from dataclasses import dataclass
 
-from apo_bench.lab import Count, Lab, play_alone
+from apo_bench.lab import Count, Lab, of_round, play_alone
 from apo_bench.types import Policy, RewardModel
 
 
@@ -14,10 +14,10 @@ from apo_bench.types import Policy, RewardModel
 class BestOfN:
     """Choose among n samples of the initial policy; several n are rounds, one after the other."""
 
-    n: tuple[Count, ...] = (4,)
+    n: Count | tuple[Count, ...] = 4
 
     def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
-        return lab.best_of_n(lab.initial_policy, reward_model, self.n[min(draw, len(self.n) - 1)])
+        return lab.best_of_n(lab.initial_policy, reward_model, of_round(self.n, draw, "n"))
 
     def run(self, lab: Lab) -> None:
-        play_alone(lab, self, len(self.n))
+        play_alone(lab, self, len(self.n) if isinstance(self.n, tuple) else 1)

@@ -232,7 +232,7 @@ def test_best_of_n_as_player_is_the_opponent_of_the_next_round(bench: Bench) -> 
     """Its samples are chosen by the last reward model: 4 golden x 2 answers of n = 3 tries, 24 tries and scores; before that, none."""
     n, used = 3, []
     for opponent in ("current", "initial"):
-        player = {"use": "baselines/best_of_n.py@BestOfN", "n": [n]}
+        player = {"use": "baselines/best_of_n.py@BestOfN", "n": n}
         rounds, spent = play(bench, rounds=2, opponent=opponent, player=player)
         used.append((spent["sampled_responses"], spent["scored_responses"], spent["policy_updates"]))
         lab = tiny_lab(bench)

@@ -15,6 +15,7 @@ from tiny_world import tiny_bench, tiny_lab
 from apo_bench.bench import Bench
 from apo_bench.config import PolicyModel
 from apo_bench.contract import check_method
+from apo_bench.errors import InputError
 from apo_bench.lab import best_of, best_worst
 from apo_bench.losses import RankingLoss, RRHFLoss, SFTLoss
 from apo_bench.methods import resolve
@@ -45,11 +46,11 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "apo with rejection sampling": apo(RJS, 2),
     "apo with rrhf, without human pairs": apo(RRHF, human_pairs=False),
     "apo with dpo, going on": apo(DPO, 2, start="previous"),
-    "apo with best of n, by differences": apo(BEST, 2, {"n": [3]}, duel="difference"),
+    "apo with best of n, by differences": apo(BEST, 2, {"n": 3}, duel="difference"),
     "golden_refresh with rejection sampling": apo(RJS, **REFRESH),
     "golden_refresh with rrhf": apo(RRHF, **REFRESH),
     "golden_static with dpo": apo(DPO, 2, **STATIC),
-    "golden_static with best of n": apo(BEST, 2, {"n": [2]}, **STATIC),
+    "golden_static with best of n": apo(BEST, 2, {"n": 2}, **STATIC),
 }
 
 
@@ -155,11 +156,14 @@ def test_best_of_n_trains_no_policy_and_pleases_more_the_more_it_tries(bench: Be
 
 
 def test_best_of_n_as_player_always_chooses_among_the_initial_policys_samples(bench: Bench, reward_model: RewardModel) -> None:
-    """Of a list of n, round by round; the last goes on."""
+    """Of a list of n one a round, and no round more; a single n holds for all."""
     lab = tiny_lab(bench)
-    method = resolve(BEST, {"n": [2, 5]}, base=None)
-    moves = [method.update(lab, Policy("elsewhere"), reward_model, draw=draw) for draw in range(3)]
-    assert moves == [lab.best_of_n(lab.initial_policy, reward_model, n) for n in (2, 5, 5)]
+    for n, wanted in ([2, 5], (2, 5)), (3, (3, 3, 3)):
+        method = resolve(BEST, {"n": n}, base=None)
+        moves = [method.update(lab, Policy("elsewhere"), reward_model, draw=draw) for draw in range(len(wanted))]
+        assert moves == [lab.best_of_n(lab.initial_policy, reward_model, one) for one in wanted]
+    with pytest.raises(InputError, match="n: 2 given, one a round, but round 3 is played"):
+        resolve(BEST, {"n": [2, 5]}, base=None).update(lab, Policy("elsewhere"), reward_model, draw=2)
 
 
 def log_ratios(bench: Bench, policy: Policy, pairs: Sequence[Pair]) -> np.ndarray:

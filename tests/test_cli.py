@@ -143,6 +143,24 @@ def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp
     )
 
 
+def test_check_refuses_more_prompts_than_a_split_has(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    """With 2 prompts a cluster, sim_hh has 134 clusters and so 268 policy prompts, and 20 clusters, 40 prompts, in dev."""
+    tree["evaluation"]["dev_prompts"] = 41
+    path = write_experiment(tree)
+    assert refusal("check", str(path)) == f"{path}: evaluation.dev_prompts: 41 asked for, 40 in the dev split"
+    tree["evaluation"]["dev_prompts"] = 40
+    tree["arms"]["apo_rjs"]["player"]["prompts_per_round"] = 269
+    write_experiment(tree)
+    assert refusal("check", str(path)) == f"{path}: arms.apo_rjs.player.prompts_per_round: 269 asked for, 268 in the policy split"
+
+
+def test_check_resolves_every_setting_that_tuning_tries(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["evaluation"]["dev_prompts"] = 10
+    tree["tune"] = {"trials": 2, "grids": {"rjs": {"rounds": [1, 2]}, "apo_rjs": {"player.rate": [1, 2]}}}
+    message = refusal("check", str(write_experiment(tree)))
+    assert "tune.grids.apo_rjs: {'player.rate': 1}: arms.apo_rjs.player: unknown parameter 'rate'" in message
+
+
 def test_check_refuses_a_prompt_longer_than_the_context(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
     """32 prompt tokens and 16 response tokens are 48: a context of 48 holds them, one of 47 does not."""
     tree["models"]["policy"]["architecture"]["max_position_embeddings"] = 48

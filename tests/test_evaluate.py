@@ -224,6 +224,8 @@ def test_drift_on_fixed_responses(bench: Bench, rounds: tuple[Round, Round], lat
         assert rows.loc[("fixed_mean", "all"), "n"] == 60
         assert rows.loc[("fixed_mean", "helpful"), "n"] + rows.loc[("fixed_mean", "harmless"), "n"] == 60
     assert np.corrcoef(before, now)[0, 1] < 0.9
+    unknown = table(evaluate(bench, later, 0, None), "reward_models")  # of an arm whose first round had no reward model
+    assert unknown.loc[unknown["metric"] == "fixed_correlation", "value"].isna().all()
 
 
 def test_agreement_with_gold_on_own_answers(bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]) -> None:

@@ -383,6 +383,9 @@ def test_trials_are_charged_apart(tuned: tuple[Path, Path]) -> None:
     assert used.loc["human_pairs"].to_dict() == {"_tune.rjs": 32, "_tune.apo_rjs": 32}
     assert used.loc["golden_responses"].to_dict() == {"_tune.rjs": 0, "_tune.apo_rjs": 6}
     assert used.loc["policy_updates"].to_dict() == {"_tune.rjs": 2, "_tune.apo_rjs": 2}
+    task = tiny_task()
+    learnt_from = ledger.query("arm == '_bench' and unit == 'human_pairs'")["used"].item()
+    assert learnt_from == len(task.pairs["gold"]) + len(task.pairs["dev"])  # the gold models' pairs and the referee's
     scores = pd.read_parquet(tuned[1] / "tables" / "scores.parquet")
     assert set(zip(scores["arm"], scores["seed"], strict=True)) == {("rjs", 0), ("apo_rjs", 0)}
 
@@ -410,7 +413,9 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     now, before = choices(folder), choices(tuned[1])
     assert set(now) == {"rjs", "apo_rjs"}
     assert now["rjs"]["chosen"] == {"samples_per_prompt": 4}
-    assert now["rjs"]["trials"] == [{"setting": {"samples_per_prompt": 50}, "dev_score": None}, before["rjs"]["trials"][1]]
+    error = "budget exceeded: arm rjs, unit sampled_responses: asked 400, left 100"
+    failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "error": error}
+    assert now["rjs"]["trials"] == [failed, before["rjs"]["trials"][1]]
     ledger = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'").set_index("arm")["used"]
     assert (ledger["rjs"], ledger["_tune.rjs"], "greedy" in ledger.index) == (32, 32, False)
 
