@@ -246,10 +246,12 @@ class Compare(Strict):
 class Tune(Strict):
     """Equal tuning for all arms: so many trials each, drawn from the arm's own grid, judged by dev_score on seeds of their own.
 
-    `grids` maps an arm to dotted parameters ("player.learning_rate") and the values to try.
+    `grids` maps an arm to dotted parameters ("player.learning_rate") and the values to try. A trial that ends farther than `max_kl` nats
+    from the initial policy, on dev prompts, is never taken: a referee can be fooled, and far away it is.
     """
 
     trials: int = Field(ge=2)
+    max_kl: float | None = Field(default=None, gt=0)
     seeds: tuple[Seed, ...] = Field((1000,), min_length=1)
     grids: dict[str, dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]] = Field(min_length=1)
 

@@ -111,12 +111,12 @@ class Examination:
         found["length"] = [float(one.tokens) for one in self.responses]
         return found
 
-    def divergence(self) -> Rows:
+    def divergence(self, prompts: Sequence[Prompt] | None = None) -> Rows:
         """KL to the initial policy in nats per response; of a best-of-n policy, which has no density of its own, the bound.
 
         KL(best of n || policy) <= log n - (n - 1)/n (Beirami et al., arXiv:2401.01879); known here only if that policy is the initial one.
         """
-        policy, prompts = self.round.policy, self.fewer_prompts
+        policy, prompts = self.round.policy, prompts or self.fewer_prompts
         if isinstance(policy, BestOfNPolicy):
             bound = math.log(policy.n) - (policy.n - 1) / policy.n
             known = policy.policy == self.bench.initial_policy

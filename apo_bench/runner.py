@@ -132,26 +132,33 @@ class _Runner:
         self.trials = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := _finished(job))}
         tuned: dict[str, Any] = {}
         for arm, tried in self.settings.items():
-            scores = [self._outcome(arm, number) for number in range(len(tried))]
+            outcomes = [self._outcome(arm, number) for number in range(len(tried))]
+            scores, kl = zip(*outcomes, strict=True)
             try:
-                chosen = tried[tune.best(scores)]
+                chosen = tried[tune.best(scores, kl, self.experiment.tune.max_kl if self.experiment.tune else None)]
             except ValueError as error:
+                why = f": {errors[arm, 0]}" if (arm, 0) in errors else ""
                 self.untuned.add(arm)
-                self.failures += [Failure(arm, seed, f"tuning: {error}: {errors[arm, 0]}") for seed in self.experiment.seeds]
+                self.failures += [Failure(arm, seed, f"tuning: {error}{why}") for seed in self.experiment.seeds]
                 continue
             tuned[arm] = {"chosen": chosen, "trials": []}
-            for number, (setting, score) in enumerate(zip(tried, scores, strict=True)):
-                failed = math.isnan(score)
-                outcome = {"dev_score": None, "error": errors[arm, number]} if failed else {"dev_score": score}
-                tuned[arm]["trials"].append({"setting": setting, **outcome})
+            for number, (setting, (score, nats)) in enumerate(zip(tried, outcomes, strict=True)):
+                about = {"dev_score": None, "error": errors[arm, number]} if math.isnan(score) else {"dev_score": score}
+                tuned[arm]["trials"].append({"setting": setting, **about, "kl": None if math.isnan(nats) else nats})
         return tuned
 
-    def _outcome(self, arm: str, number: int) -> float:
-        """Mean over the tuning seeds; NaN if one of them failed."""
+    def _outcome(self, arm: str, number: int) -> tuple[float, float]:
+        """Dev score and KL in nats at the round that counts, means over the tuning seeds; NaN if one of them failed, or is not known."""
         assert self.experiment.tune is not None
-        records = [self.trials.get((arm, number, seed)) for seed in self.experiment.tune.seeds]
-        scores = [tune.outcome(record["dev_scores"], self.experiment.compare.round) if record else float("nan") for record in records]
-        return sum(scores) / len(scores)
+        found = []
+        for seed in self.experiment.tune.seeds:
+            if record := self.trials.get((arm, number, seed)):
+                place = tune.taken_round(record["dev_scores"], self.experiment.compare.round)
+                found.append((record["dev_scores"][place], math.nan if record["kl"][place] is None else record["kl"][place]))
+            else:
+                found.append((math.nan, math.nan))
+        scores, kl = zip(*found, strict=True)
+        return sum(scores) / len(scores), sum(kl) / len(kl)
 
 
 def _pairs_used(experiment: Experiment, task: Task) -> int:
@@ -218,7 +225,10 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
     record: dict[str, Any] = {"key": _record_key(job), "used": lab.used}
     if job.trial is not None:  # tuning sees dev prompts, and nothing else
         report("scoring on dev prompts")
-        record["dev_scores"] = [Examination(bench, one, job.seed).dev_score()[0]["value"] for one in lab.rounds]
+        examined = [Examination(bench, one, job.seed) for one in lab.rounds]
+        record["dev_scores"] = [one.dev_score()[0]["value"] for one in examined]
+        kl = ([row["value"] for row in one.divergence(bench.dev_prompts) if row["axis"] == "all"] for one in examined)
+        record["kl"] = [values[0] if values else None for values in kl]
     else:
         first = lab.rounds[0].reward_model
         rounds = [Round(bench.initial_policy, first), *lab.rounds]  # round 0: nobody has moved yet

@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -210,18 +210,30 @@ def tuning(run: Run) -> list[str]:
     """What was tuned for each arm, how much it mattered on dev, and what it cost."""
     rows = []
     for one in rows_of(costs.tuning(run)):
-        chosen = ", ".join(f"{name} = {json.dumps(value)}" for name, value in (json.loads(one.chosen) or {}).items())
+        chosen = _setting(json.loads(one.chosen) or {})
         trials = str(one.trials) if one.scored == one.trials else f"{one.trials}, {one.scored} with a score"
         span = "-" if math.isnan(one.lowest) else f"{number(one.lowest)} to {number(one.highest)}"
         spent = [count(getattr(one, unit)) for unit in costs.TUNING]
         rows.append([f"`{one.arm}`", trials, plain(chosen) or "-", number(one.dev_score), span, *spent])
     tune = run.experiment.tune
     seeds = f" on seed {', '.join(map(str, tune.seeds))}" if tune else ""
+    limit = f", and those that ended more than {tune.max_kl:g} nats from the initial policy set aside" if tune and tune.max_kl else ""
     note = (
-        f"Every arm had equally many trials over its own grid{seeds}, judged by dev_score. What they spent, all trials together, is "
+        f"Every arm had equally many trials over its own grid{seeds}, judged by dev_score{limit}. What they spent, all trials together, is "
         "beside each arm's budget and is not in the arms' own costs below."
     )
-    return [*table(["arm", "trials", "chosen", "dev_score", "range over trials", *costs.TUNING], rows), "", note]
+    tried = []
+    for arm, tuned in run.manifest["tuned"].items():
+        for one in tuned.get("trials", []):
+            numbers = [number(math.nan if one.get(name) is None else one[name]) for name in ("dev_score", "kl")]
+            remark = "chosen" if one["setting"] == tuned.get("chosen") else plain(one.get("error") or "")
+            tried.append([f"`{arm}`", plain(_setting(one["setting"])), *numbers, remark])
+    lines = [*table(["arm", "trials", "chosen", "dev_score", "range over trials", *costs.TUNING], rows), "", note, ""]
+    return [*lines, *table(["arm", "tried", "dev_score", "KL (nats)", ""], tried)]
+
+
+def _setting(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
 
 
 def budget(run: Run, frame: pd.DataFrame) -> list[str]:

@@ -25,20 +25,23 @@ def trials(arm: str, grid: Mapping[str, Sequence[Any]], n: int) -> tuple[Setting
     return tuple(settings[place] for place in sorted(by_chance[:n]))
 
 
-def best(dev_scores: Sequence[float]) -> int:
-    """The trial with the highest score, among equals the first; NaN, a trial that failed, is never taken.
+def best(dev_scores: Sequence[float], kl: Sequence[float], max_kl: float | None = None) -> int:
+    """The trial with the highest score, among equals the first, of those within `max_kl` nats of the initial policy.
 
-    Raises ValueError if every trial failed.
+    NaN, a trial that failed or whose distance is not known where it matters, is never taken. Raises ValueError if none is left.
     """
-    places = [place for place, score in enumerate(dev_scores) if not math.isnan(score)]
-    if not places:
+    finished = [place for place, score in enumerate(dev_scores) if not math.isnan(score)]
+    if not finished:
         raise ValueError("every trial failed")
-    return max(places, key=lambda place: dev_scores[place])
+    near = [place for place in finished if max_kl is None or kl[place] <= max_kl]
+    if not near:
+        raise ValueError(f"no trial ended within {max_kl:g} nats of the initial policy")
+    return max(near, key=lambda place: dev_scores[place])
 
 
-def outcome(by_round: Sequence[float], rule: str) -> float:
-    """A trial's score from its dev scores of rounds 1, 2, ...: the last, or for "dev_best" the highest."""
-    return max(by_round) if rule == "dev_best" else by_round[-1]
+def taken_round(dev_scores: Sequence[float], rule: str) -> int:
+    """Which of rounds 1, 2, ... (from 0) a trial is judged by: the last, or for "dev_best" the one of the highest dev score."""
+    return max(range(len(dev_scores)), key=lambda place: dev_scores[place]) if rule == "dev_best" else len(dev_scores) - 1
 
 
 def overrides(arm: str, setting: Mapping[str, Any]) -> dict[str, Any]:

@@ -350,7 +350,10 @@ def test_each_arm_takes_the_setting_of_the_highest_dev_score(tuned: tuple[Path, 
         assert [len(scores) for scores in by_round] == [1, 1]
         first, second = (scores[0] for scores in by_round)
         assert first != second
-        assert choice["trials"] == [{"setting": settings[0], "dev_score": first}, {"setting": settings[1], "dev_score": second}]
+        kl = [trials[f"{arm}.{number}.1000"]["kl"][-1] for number in (0, 1)]
+        assert all(nats > 0 for nats in kl)
+        expected = zip(settings, (first, second), kl, strict=True)
+        assert choice["trials"] == [{"setting": setting, "dev_score": score, "kl": nats} for setting, score, nats in expected]
         assert choice["chosen"] == settings[0 if first > second else 1]
 
 
@@ -414,7 +417,7 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     assert set(now) == {"rjs", "apo_rjs"}
     assert now["rjs"]["chosen"] == {"samples_per_prompt": 4}
     error = "budget exceeded: arm rjs, unit sampled_responses: asked 400, left 100"
-    failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "error": error}
+    failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "error": error, "kl": None}
     assert now["rjs"]["trials"] == [failed, before["rjs"]["trials"][1]]
     ledger = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'").set_index("arm")["used"]
     assert (ledger["rjs"], ledger["_tune.rjs"], "greedy" in ledger.index) == (32, 32, False)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apo_bench.tune import best, outcome, overrides, trials
+from apo_bench.tune import best, overrides, taken_round, trials
 
 NAN = math.nan
 values = st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True)
@@ -49,18 +49,29 @@ def test_a_whole_grid_is_tried_in_its_order() -> None:
     [([0.1, 0.3, 0.2], 1), ([0.3, 0.1, 0.3], 0), ([NAN, -2.0, NAN, -3.0], 1), ([-1.0, NAN], 0), ([-math.inf, NAN], 0)],
 )
 def test_the_best_is_the_first_of_the_highest_and_never_a_failed_one(scores: list[float], expected: int) -> None:
-    assert best(scores) == expected
+    assert best(scores, [NAN] * len(scores)) == expected
 
 
 @pytest.mark.parametrize("scores", [[], [NAN], [NAN, NAN]])
 def test_where_every_trial_failed_none_is_best(scores: list[float]) -> None:
     with pytest.raises(ValueError, match="every trial failed"):
-        best(scores)
+        best(scores, [0.0] * len(scores), 1.0)
 
 
-@pytest.mark.parametrize(("rule", "expected"), [("final", 0.2), ("dev_best", 0.7)])
-def test_a_trials_outcome_is_by_the_experiments_own_rule(rule: str, expected: float) -> None:
-    assert outcome([0.1, 0.7, 0.2], rule) == expected
+def test_a_trial_too_far_from_the_initial_policy_is_never_taken() -> None:
+    """The highest score is 9 nats away, the next unknown; of those within 5, both ends included, the better is the last."""
+    scores, kl = [0.9, 0.8, 0.3, 0.4], [9.0, NAN, 1.0, 5.0]
+    assert best(scores, kl, 5.0) == 3
+    assert best(scores, kl, 4.0) == 2
+    assert best(scores, kl) == 0
+    with pytest.raises(ValueError, match=r"no trial ended within 0\.5 nats"):
+        best(scores, kl, 0.5)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("final", 2), ("dev_best", 1)])
+def test_a_trial_is_judged_by_the_experiments_own_rule(rule: str, expected: int) -> None:
+    assert taken_round([0.1, 0.7, 0.2], rule) == expected
+    assert taken_round([0.7, 0.7], "dev_best") == 0  # among equals the first
 
 
 def test_a_setting_replaces_keys_of_its_arm() -> None:
