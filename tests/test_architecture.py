@@ -49,8 +49,8 @@ RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
 TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = [
-    "types", "errors", "config", "experiment_file", "shipped", "tasks", "budget", "store", "methods", "stats", "lab", "tune", "results", "contrasts",
-    "costs", "sections", "report", "spread", "jobs", "runner", "variation",
+    "types", "errors", "config", "experiment_file", "shipped", "tasks", "budget", "store", "methods", "stats", "lab", "tune", "results",
+    "contrasts", "costs", "sections", "report", "spread", "jobs", "runner", "variation",
 ]  # fmt: skip
 METHOD_LINES = 60
 
