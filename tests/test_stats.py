@@ -157,6 +157,14 @@ def test_an_arm_is_not_compared_with_itself() -> None:
         contrast(frame(np.eye(3), np.eye(3)), "a", "a")
 
 
+def test_where_no_mean_varies_the_residual_is_what_is_left() -> None:
+    """D = [[1, 0], [0, 1]]: seed and cluster means are 1/2, A = B = 0; residuals +-1/2, C = 4 * 1/4 / 1 = 1, V = C/4, one degree."""
+    result = contrast(frame(np.eye(2), np.zeros((2, 2))), "a", "b")
+    assert (result.difference, result.standard_error, result.df) == (0.5, 0.5, 1.0)
+    rounded = contrast(frame(np.eye(2) + [[0.0, 1e-14], [0.0, 0.0]], np.zeros((2, 2))), "a", "b")
+    assert rounded.standard_error == pytest.approx(0.5)
+
+
 matrices = hnp.arrays(float, st.tuples(st.integers(2, 5), st.integers(2, 7)), elements=st.floats(-100, 100, width=32))
 
 
@@ -188,7 +196,9 @@ def test_variance_equals_a_plain_loop(values: np.ndarray) -> None:
     pairs = itertools.product(range(n_seeds), range(n_clusters))
     c = sum((values[s, p] - seeds[s] - clusters[p] + mean) ** 2 for s, p in pairs) / ((n_seeds - 1) * (n_clusters - 1))
     variance, _ = paired_variance(values)
-    assert variance == pytest.approx(max(a / n_seeds, b / n_clusters, a / n_seeds + b / n_clusters - c / n_seeds / n_clusters), abs=1e-8)
+    largest, residual = max(a / n_seeds, b / n_clusters), c / n_seeds / n_clusters
+    expected = max(largest, a / n_seeds + b / n_clusters - residual) if largest > 1e-12 * residual else residual
+    assert variance == pytest.approx(expected, abs=1e-8)
 
 
 def rejection_rate(n_seeds: int, seed_sd: float, prompt_sd: float, nulls: int = 4000, n_clusters: int = 100) -> float:
