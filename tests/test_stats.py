@@ -161,7 +161,7 @@ def test_where_no_mean_varies_the_residual_is_what_is_left() -> None:
     """D = [[1, 0], [0, 1]]: seed and cluster means are 1/2, A = B = 0; residuals +-1/2, C = 4 * 1/4 / 1 = 1, V = C/4, one degree."""
     result = contrast(frame(np.eye(2), np.zeros((2, 2))), "a", "b")
     assert (result.difference, result.standard_error, result.df) == (0.5, 0.5, 1.0)
-    rounded = contrast(frame(np.eye(2) + [[0.0, 1e-14], [0.0, 0.0]], np.zeros((2, 2))), "a", "b")
+    rounded = contrast(frame(np.array([[1.0, 1e-14], [0.0, 1.0]]), np.zeros((2, 2))), "a", "b")
     assert rounded.standard_error == pytest.approx(0.5)
 
 
