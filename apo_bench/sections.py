@@ -14,6 +14,7 @@ from apo_bench.markdown import count, mean_sd, number, plain, pm, rows_of, table
 from apo_bench.results import POOLED, Run
 
 BESIDE = {"accuracy_human": "RM: human pairs", "accuracy_golden": "RM: golden over samples", "ece": "RM: ECE"}
+LINEAR = "a linear n-gram model fitted to what the experiment's own budget grants"
 DRIFT = {  # what the other diagnostics of a reward model say
     "gold_correlation": "correlation of its scores with gold's, on the policy's own answers",
     "gold_agreement": "share of pairs of the policy's own answers to one prompt that it orders as gold does; one half is chance",
@@ -77,9 +78,10 @@ def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> list
     notes = ["Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"]
     notes[0] += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in set(summary["scorer"]) else "."
     if beside:
+        linear = "" if math.isnan(floor) else f"; {LINEAR} has {number(floor)}"
         notes.append(
-            "RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting"
-            f"{'' if math.isnan(floor) else f'; a linear n-gram model on the same pairs has {number(floor)}'}). Golden over samples: share "
+            f"RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
+            "samples: share "
             "of golden responses scored above the current policy's sample. ECE: expected calibration error on the human pairs, "
             f"{run.experiment.evaluation.ece_bins} equal-width bins on [0, 1]."
         )
@@ -175,7 +177,7 @@ def _by_axis(run: Run, diagnostics: pd.DataFrame) -> list[str]:
                 floor = number(floors.get(axis, math.nan))
                 rows.append([plain(axis), f"`{arm}`", str(round_), *[cells.get((arm, round_, name), "-") for name in names], floor])
     headers = ["axis", "arm", "round", *[BESIDE.get(name, name) for name in names], "n-gram floor"]
-    return [*table(headers, rows), "", "The floor is the human-pair accuracy of a linear n-gram model on the same pairs."]
+    return [*table(headers, rows), "", f"The floor is the accuracy on human pairs of {LINEAR}."]
 
 
 def gold(run: Run) -> list[str]:
