@@ -41,7 +41,7 @@ def draw_scores(summary: pd.DataFrame, arms: Sequence[str], scorers: Sequence[st
     wanted = summary[summary["scorer"].isin(scorers) & summary["axis"].isin(axes) & summary["arm"].isin(arms)]
     if wanted.empty:
         return []
-    size = (3.1, 2.2) if len(arms) <= MANY else (3.9, 3.2)
+    size = _panel_size(arms)
     written = []
     against = wanted.merge(kl_or_bound(summary), on=["arm", "round", "axis"])
     bounded = set(against.loc[against["bound"], "arm"])
@@ -61,7 +61,7 @@ def draw_scores(summary: pd.DataFrame, arms: Sequence[str], scorers: Sequence[st
                         panel.set_title(scorer)
                     if column == 0:
                         panel.set_ylabel(f"{axis}: mean score" if len(axes) > 1 else "mean score")
-            written += _save(figure, folder / stem)
+            written += save(figure, folder / stem)
     return written
 
 
@@ -76,12 +76,12 @@ def draw_reward_models(diagnostics: pd.DataFrame, arms: Sequence[str], folder: P
     columns = min(3, len(metrics))
     with rc_context(STYLE):
         handles = [_handle(arms, arm) for arm in arms]
-        size = (3.1, 2.2) if len(arms) <= MANY else (3.9, 3.2)
+        size = _panel_size(arms)
         figure, panels = _canvas(-(-len(metrics) // columns), columns, handles, "round (0: initial policy)", size)
         for panel, metric in _filled(panels, metrics):
             _lines(panel, diagnostics[diagnostics["metric"] == metric], arms, "round")
             panel.set_title(metric)
-        return _save(figure, folder / "reward_models")
+        return save(figure, folder / "reward_models")
 
 
 def draw_reliability(table: pd.DataFrame, arms: Sequence[str], folder: Path) -> list[Path]:
@@ -111,7 +111,7 @@ def draw_reliability(table: pd.DataFrame, arms: Sequence[str], folder: Path) -> 
             panel.set_xticks([0.5, 0.75, 1])
         for row in panels:
             row[0].set_ylabel("accuracy")
-        return _save(figure, folder / "reliability")
+        return save(figure, folder / "reliability")
 
 
 def draw_by_annotation(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -130,7 +130,7 @@ def draw_by_annotation(table: pd.DataFrame, folder: Path) -> list[Path]:
             _lines(panel, named, curves, "annotation")
             panel.set_title(scorer)
             panel.set_ylabel("mean score at the final round")
-        return _save(figure, folder / "by_annotation")
+        return save(figure, folder / "by_annotation")
 
 
 def kl_or_bound(summary: pd.DataFrame) -> pd.DataFrame:
@@ -140,6 +140,11 @@ def kl_or_bound(summary: pd.DataFrame) -> pd.DataFrame:
         for scorer, bound in (("kl", False), ("kl_bound", True))
     ]
     return pd.concat(parts).drop_duplicates(["arm", "round", "axis"])
+
+
+def _panel_size(arms: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches."""
+    return (3.1, 2.2) if len(arms) <= MANY else (3.9, 3.2)
 
 
 def _canvas(
@@ -209,7 +214,8 @@ def _lines(panel: Axes, table: pd.DataFrame, names: Sequence[str], x: str, hollo
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg, without dates or versions, and return both paths."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")

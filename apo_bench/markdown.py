@@ -1,4 +1,4 @@
-"""Markdown tables, and numbers as a report writes them. A dash stands for what is missing."""
+"""Markdown tables, and numbers and claims as a report writes them. A dash stands for what is missing."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+ALPHA = 0.05
 Row = Any  # one row of a frame, its columns as attributes
 
 
@@ -52,6 +53,18 @@ def signed(value: float) -> str:
 
 def probability(value: float) -> str:
     return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def claim(a: str, b: str, where: str, difference: float, p_adjusted: float) -> str:
+    """What a tested difference of two arms permits to be said first."""
+    if p_adjusted < ALPHA:
+        return f"**{a} scored {'higher' if difference > 0 else 'lower'} than {b}** ({where})"
+    return f"**No difference between {a} and {b} could be shown** ({where})"
+
+
+def tested(p_adjusted: float, p_value: float, test: str) -> str:
+    """The p-values behind a claim, and the test that gave them."""
+    return f"Holm-adjusted p = {probability(p_adjusted)} (unadjusted {probability(p_value)}; {test})"
 
 
 def count(value: float) -> str:

@@ -9,10 +9,9 @@ import pandas as pd
 
 from apo_bench import costs, results, sections
 from apo_bench.contrasts import MATCHED_KL, contrasts
-from apo_bench.markdown import Row, count, letter, number, plain, probability, rows_of, signed, table
+from apo_bench.markdown import Row, claim, count, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.results import POOLED, Run
 
-ALPHA = 0.05
 CAPTIONS = {
     "by_round": "Scores by round; bands or bars: sample SD over seeds",
     "by_kl": "Scores against KL to the initial policy; the last round is numbered, hollow markers stand at an upper bound on the KL",
@@ -101,12 +100,8 @@ def _sentence(row: Row) -> str:
     counts = f"{row.n_seeds} {'seed' if row.n_seeds == 1 else 'seeds'}, {row.n_clusters} clusters of prompts"
     if math.isnan(row.p_adjusted):
         return f"**No test of {a} against {b}** ({where}): {size}; {plain(row.test.removeprefix('none: '))}. Scope: {row.scope}; {counts}."
-    if row.p_adjusted < ALPHA:
-        claim = f"**{a} scored {'higher' if row.difference > 0 else 'lower'} than {b}** ({where})"
-    else:
-        claim = f"**No difference between {a} and {b} could be shown** ({where})"
-    tested = f"Holm-adjusted p = {probability(row.p_adjusted)} (unadjusted {probability(row.p_value)}; {row.test})"
-    return f"{claim}: {size}, {tested}. Scope: {row.scope}; {counts}."
+    said = claim(a, b, where, row.difference, row.p_adjusted)
+    return f"{said}: {size}, {tested(row.p_adjusted, row.p_value, row.test)}. Scope: {row.scope}; {counts}."
 
 
 def _missed(budget: pd.DataFrame) -> list[str]:

@@ -81,9 +81,8 @@ def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> list
         linear = "" if math.isnan(floor) else f"; {LINEAR} has {number(floor)}"
         notes.append(
             f"RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
-            "samples: share "
-            "of golden responses scored above the current policy's sample. ECE: expected calibration error on the human pairs, "
-            f"{run.experiment.evaluation.ece_bins} equal-width bins on [0, 1]."
+            "samples: share of golden responses scored above the current policy's sample. ECE: expected calibration error on the human "
+            f"pairs, {run.experiment.evaluation.ece_bins} equal-width bins on [0, 1]."
         )
     if dev:
         notes.append("dev_score: mean score of answers to dev prompts by a reward model that is the same for all arms of a seed.")
@@ -258,7 +257,7 @@ def budget(run: Run, frame: pd.DataFrame) -> list[str]:
     arms = [arm for arm in (*run.arms, "_bench") if arm in set(ledger["arm"])]
     cost = []
     for arm in arms:
-        declared = run.experiment.budget | run.experiment.arms[arm].budget if arm in run.arms else {}
+        declared = run.experiment.budget_of(arm) if arm in run.arms else {}
         limits = {unit: f" of {count(declared[unit])}" if unit in declared else "" for unit in units}
         cells = [f"{count(used.get((arm, unit), 0.0))}{limits[unit]}" for unit in units]
         cost.append([f"`{arm}`", *cells])

@@ -14,17 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
 from apo_bench import markdown
 from apo_bench.experiment_file import load_experiment
-from apo_bench.figures import COLOURS, STYLE
-from apo_bench.markdown import Row, number, plain, probability, rows_of, signed
+from apo_bench.figures import COLOURS, STYLE, save
+from apo_bench.markdown import Row, claim, number, plain, probability, rows_of, signed, tested
+from apo_bench.results import POOLED, UNINFORMATIVE
 from apo_bench.stats import holm
 
-ALPHA = 0.05
 NEW = {  # what the levels of a factor are draws from; whatever does not vary with it is the same in all of them
     "world": "new worlds",
     "initial_policy": "new base policies; world, prompts and gold data as they are",
@@ -34,7 +33,6 @@ KEY = ["arm_a", "arm_b", "axis", "scorer", "at"]  # what is one contrast in ever
 NUMBERS = ["difference", "ci_low", "ci_high"]  # what a variation says of it
 READ = [*KEY, "family", *NUMBERS, "scope"]
 SUMMARY = ["arm", "round", "axis", "scorer", "mean"]
-UNINFORMATIVE = "uninformative gold"  # how a contrast's scope starts where gold could not be shown to beat chance
 
 
 @dataclass(frozen=True)
@@ -200,7 +198,7 @@ def _warnings(parts: Mapping[str, _Part], table: pd.DataFrame) -> list[str]:
 
 def _sentence(row: Row) -> str:
     a, b = f"`{row.arm_a}`", f"`{row.arm_b}`"
-    where = f"{row.scorer}, {'all axes pooled' if row.axis == 'all' else row.axis}{'' if row.at == 'final' else f', {row.at}'}"
+    where = f"{row.scorer}, {'all axes pooled' if row.axis == POOLED else row.axis}{'' if row.at == 'final' else f', {row.at}'}"
     if not row.n_variations:
         return f"**No result for {a} against {b}** ({where})."
     size = f"mean difference {signed(row.mean)} over {row.n_variations} variations (SD {number(row.sd)})"
@@ -208,12 +206,8 @@ def _sentence(row: Row) -> str:
     signs = f"higher in {row.n_positive}, lower in {row.n_negative}" + (f", missing in {row.n_missing}" if row.n_missing else "")
     if math.isnan(row.p_adjusted):
         return f"**No test of {a} against {b}** ({where}): {size}; {row.test.removeprefix('none: ')}. {signs.capitalize()}."
-    if row.p_adjusted < ALPHA:
-        claim = f"**{a} scored {'higher' if row.mean > 0 else 'lower'} than {b}** ({where})"
-    else:
-        claim = f"**No difference between {a} and {b} could be shown** ({where})"
-    p = f"Holm-adjusted p = {probability(row.p_adjusted)} (unadjusted {probability(row.p_value)}; {row.test})"
-    return f"{claim}: {size}, {p}; {signs}. Scope: {row.scope}."
+    said = claim(a, b, where, row.mean, row.p_adjusted)
+    return f"{said}: {size}, {tested(row.p_adjusted, row.p_value, row.test)}; {signs}. Scope: {row.scope}."
 
 
 def _contrasts(table: pd.DataFrame, labels: Sequence[str]) -> list[str]:
@@ -224,11 +218,11 @@ def _contrasts(table: pd.DataFrame, labels: Sequence[str]) -> list[str]:
         note = notes.setdefault(f"Test: {row['test']}. Scope: {row['scope']}.", str(len(notes) + 1))
         at = "" if row["at"] == "final" else f" ({row['at']})"
         numbers = [_interval(*(row[f"{column}.{label}"] for column in NUMBERS)) for label in labels]
-        tested = [] if factors else [probability(row["p_value"]), probability(row["p_adjusted"])]
+        p_values = [] if factors else [probability(row["p_value"]), probability(row["p_adjusted"])]
         cells.append([
             f"`{row['arm_a']}` - `{row['arm_b']}`{at}", row["axis"], row["scorer"], row["family"], *numbers,
             _interval(row["mean"], row["ci_low"], row["ci_high"]), number(row["sd"]), *[number(row[factor]) for factor in factors],
-            *tested, f"{row['n_positive']} / {row['n_negative']}", str(row["n_missing"]), note,
+            *p_values, f"{row['n_positive']} / {row['n_negative']}", str(row["n_missing"]), note,
         ])  # fmt: skip
     heads = ["contrast", "axis", "scorer", "family", *labels, "mean", "SD", *[f"SD by {factor[3:]}" for factor in factors]]
     lines = markdown.table([*heads, *([] if factors else ["p", "p (Holm)"]), "higher / lower", "missing", "note"], cells)
@@ -303,7 +297,6 @@ def _draw(table: pd.DataFrame, labels: Sequence[str], folder: Path) -> list[Path
     depth = 0.2 * len(names) + 0.45
     left = 0.075 * max(map(len, names)) + 0.25
     width, height = 2.6 * len(scorers) + left, depth * len(places) + 0.5
-    folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=150)
         # margins in inches, by hand: matplotlib's own layout takes as long as the drawing
@@ -323,15 +316,11 @@ def _draw(table: pd.DataFrame, labels: Sequence[str], folder: Path) -> list[Path
                 panel.set_ylim(len(names) - 0.5, -0.5)
                 if down == 0:
                     a, b, axis, at = place
-                    where = "" if (axis, at) == ("all", "final") else f" ({axis}{'' if at == 'final' else f', {at}'})"
+                    where = "" if (axis, at) == (POOLED, "final") else f" ({axis}{'' if at == 'final' else f', {at}'})"
                     panel.set_title(f"{a} - {b}{where}", loc="left")
                 if across == len(places) - 1:
                     panel.set_xlabel(f"{scorer}: difference")
-        FigureCanvasAgg(figure)
-        written = [folder / "spread.png", folder / "spread.svg"]
-        for path, metadata in zip(written, ({"Software": None}, {"Date": None, "Creator": None}), strict=True):
-            figure.savefig(path, metadata=metadata)
-    return written
+        return save(figure, folder / "spread")
 
 
 def _forest(panel: Any, line: int, value: float, low: float, high: float, *, mean: bool) -> None:

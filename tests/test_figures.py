@@ -26,7 +26,7 @@ def summary(arms: list[str], bounded: tuple[str, ...] = ()) -> pd.DataFrame:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures by name, instead of files."""
     kept: dict[str, Any] = {}
-    monkeypatch.setattr(figures, "_save", lambda figure, stem: [kept.setdefault(stem.name, figure)])
+    monkeypatch.setattr(figures, "save", lambda figure, stem: [kept.setdefault(stem.name, figure)])
     return kept
 
 
