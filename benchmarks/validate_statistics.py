@@ -5,7 +5,7 @@
 Simulates scores of arms that do not differ, and of arms that differ by a known amount, and counts how often `contrast`,
 `two_way_bootstrap` and the tests people make instead are wrong. With --run, also splits the seeds of a finished run (of
 experiments/aa_calibration.yaml) into halves that differ in nothing but their seeds. Writes validation.md and its tables as csv.
-The same --seed gives the same files, byte for byte. About five minutes on one core, under 1 GB.
+The same --seed gives the same files, byte for byte. About ten minutes on one core, under 1 GB.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def measure(counts: Settings) -> Tables:
         found.append(experiments.null_rates(group, cells(), n, seed, wrong=group in FULLY_COMPARED))
         _say(f"nulls: {group}")
     if counts.bootstrap_nulls:
-        found.append(experiments.bootstrap_rates("grid", grid, counts.bootstrap_nulls, counts.draws, seed))
+        for group, cells in (("grid", grid), ("shapes", experiments.bootstrap_shapes())):
+            found.append(experiments.bootstrap_rates(group, cells, counts.bootstrap_nulls, counts.draws, seed))
         _say("nulls: bootstrap")
     tables = Tables(
         nulls=pd.concat(found, ignore_index=True),

@@ -66,6 +66,9 @@ def test_a_family_is_asked_once() -> None:
         "compared twice": [("a", "b"), ("b", "a")],
         "cannot be compared with itself": [("a", "a")],
         "a pair names two arms, got 'ab'": ["ab"],
+        "a pair names two arms, got 3": [3],
+        "pairs are a list of two arms each, got None": None,
+        "an arm is one label": [(["a"], "b")],
         "contrasts: arm 'x' has no rows": [("a", "x")],
     }
     for message, pairs in bad.items():

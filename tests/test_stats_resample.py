@@ -80,11 +80,42 @@ def test_interval_and_p_value_say_the_same() -> None:
 
 
 def test_skewed_scores_give_a_skewed_interval() -> None:
-    """One cluster in forty is far above the rest: the interval reaches farther up than down."""
+    """One cluster in forty is far above the rest: the interval reaches farther up than that of the two-way test, and down as far."""
     a = np.random.default_rng(12).normal(scale=0.1, size=(6, 40))
     a[:, 0] += 8
-    found = two_way_bootstrap(frame(a, np.zeros((6, 40))), "a", "b", draws=4000, seed=5)
-    assert found.ci_high - found.difference > 1.3 * (found.difference - found.ci_low)
+    scores = frame(a, np.zeros((6, 40)))
+    found, exact = two_way_bootstrap(scores, "a", "b", draws=4000, seed=5), contrast(scores, "a", "b")
+    assert found.ci_low == exact.ci_low
+    assert found.ci_high - found.difference > 1.05 * (exact.ci_high - exact.difference)
+
+
+def test_one_event_among_many_scores_is_no_finding() -> None:
+    """A single 1 among 200 scores of arm a, none in b: D = 1/200, A/S = B/P = C/(SP) = (1/200)^2, so T = 1 and p = P(|t_9| > 1) = .343.
+
+    No draw goes below 0, where its draws alone would put the interval's end.
+    """
+    a = np.zeros((10, 20))
+    a[0, 0] = 1
+    found = two_way_bootstrap(frame(a, np.zeros((10, 20))), "a", "b", draws=1000, seed=0)
+    assert found.difference == found.standard_error == pytest.approx(1 / 200)
+    assert found.p_value == pytest.approx(0.3434, abs=1e-3)
+    assert found.ci_low < 0 < found.ci_high
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_rare_events_are_not_declared_different(paired: bool) -> None:
+    """One score in a hundred is 1, in both arms: of 200 true nulls at most 5 % + 3 sqrt(.05 * .95 / 200) = 9.6 % are rejected."""
+    rng, rejected = np.random.default_rng(13), 0
+    for _ in range(200):
+        a, b = (rng.random((2, 5, 60)) < 0.01).astype(float)
+        rejected += two_way_bootstrap(frame(a, b, None if paired else [5, 6, 7, 8, 9]), "a", "b", draws=200, seed=1).p_value < 0.05
+    assert rejected <= 19
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    scores = frame(effects(6, 10), effects(6, 10, seed=1))
+    shuffled = scores.sample(frac=1, random_state=2)
+    assert two_way_bootstrap(scores, "a", "b", draws=500, seed=1) == two_way_bootstrap(shuffled, "a", "b", draws=500, seed=1)
 
 
 def test_it_is_the_seed_that_decides() -> None:

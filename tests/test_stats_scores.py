@@ -34,7 +34,14 @@ from apo_bench.stats import contrast, lay_out
         (lambda s: s.assign(value=10**400), "arm 'a': column value is not numeric"),
         (lambda s: s.assign(value=s.value * 1e300), "arms 'a' and 'b': column value is too small or too large"),
         (lambda s: s.assign(seed=[[seed] for seed in s.seed]), "arm 'a': column seed holds a label that is not hashable"),
-        (lambda s: s.assign(seed=[seed if arm == "a" else str(seed) for arm, seed in zip(s.arm, s.seed, strict=True)]), "seed 0 .* text"),
+        (
+            lambda s: s.assign(seed=[seed if arm == "a" else str(seed) for arm, seed in zip(s.arm, s.seed, strict=True)]),
+            "seeds .column seed. are text in one of the arms",
+        ),
+        (
+            lambda s: s.assign(seed=s.seed.astype(float).astype(object).where(s.arm == "a", s.seed.astype(str))),
+            "are text in one of the arms",
+        ),
         (lambda s: s.assign(seed=[seed if seed else f"{arm}!" for arm, seed in zip(s.arm, s.seed, strict=True)]), "arm 'a' has seed 'a!'"),
     ],
 )
@@ -85,9 +92,23 @@ def test_what_a_frame_is_made_of_does_not_matter(change) -> None:
     assert (other.difference, other.p_value) == pytest.approx((one.difference, one.p_value))
 
 
-def test_scores_come_as_a_frame() -> None:
-    with pytest.raises(ValueError, match="contrast: arm 'a': rows come as a DataFrame, got dict"):
-        contrast({"arm": ["a", "b"]}, "a", "b")  # pyright: ignore[reportArgumentType]
+@pytest.mark.parametrize(("given", "name"), [({"arm": ["a", "b"]}, "dict"), (None, "NoneType"), ([1], "list")])
+def test_scores_come_as_a_frame(given, name: str) -> None:
+    with pytest.raises(ValueError, match=f"contrast: arm 'a': rows come as a DataFrame, got {name}"):
+        contrast(given, "a", "b")
+
+
+@pytest.mark.parametrize("arm", [["a"], {"a": 1}, None])
+def test_an_arm_is_one_label(arm) -> None:
+    with pytest.raises(ValueError, match=r"^contrast: an arm is one label \(column arm\), got"):
+        contrast(frame(np.eye(3), np.eye(3)), arm, "b")
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    scores = frame(*np.random.default_rng(11).normal(size=(2, 3, 12)))
+    found, other = (lay_out(one, "a", "b") for one in (scores, scores.sample(frac=1, random_state=1)))
+    np.testing.assert_array_equal(found.differences, other.differences)
+    np.testing.assert_array_equal(found.prompts, other.prompts)
 
 
 def test_paired_seeds_is_a_truth_value_or_none() -> None:

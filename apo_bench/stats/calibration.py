@@ -42,6 +42,9 @@ def _bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int, caller: 
     p, hit = numbers(confidence, f"{caller}: a confidence"), numbers(correct, f"{caller}: an outcome")
     if p.ndim != 1 or len(p) == 0 or p.shape != hit.shape:
         raise ValueError(f"{caller}: {p.shape} confidences and {hit.shape} outcomes; give two equally long lists of at least one")
+    for x, what in ((p, "a confidence"), (hit, "an outcome")):
+        if missing := int(np.isnan(x).sum()):
+            raise ValueError(f"{caller}: {what} is missing (NaN) for {missing} items; leave them out")
     if not ((p >= 0) & (p <= 1)).all() or not np.isin(hit, (0, 1)).all():
         raise ValueError(f"{caller}: a confidence is outside [0, 1] or an outcome is neither 0 nor 1")
     edges = np.arange(bins + 1) / bins

@@ -1,7 +1,7 @@
 """What every function here asks of its arguments; errors are one line and begin with the name of the function that was called."""
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -40,6 +40,21 @@ def check_columns(frame: Any, columns: Sequence[Any], caller: str) -> None:
     for column in columns:
         if (times := names.count(column)) != 1:
             raise ValueError(f"{caller}: column {column} {'is missing' if times == 0 else f'occurs {times} times'}")
+
+
+def check_arm(arm: Any, caller: str) -> None:
+    """The name of an arm: one label, not a list of them."""
+    if not isinstance(arm, Hashable) or arm is None:
+        raise ValueError(f"{caller}: an arm is one label (column arm), got {shown(arm)}")
+
+
+def coded(labels: Any) -> tuple[Array, Array]:
+    """Labels as 0 .. n-1 and the distinct labels, in an order that the rows' order does not change."""
+    codes, names = pd.factorize(labels)
+    order = sorted(range(len(names)), key=lambda place: str(names[place]))
+    ranks = np.empty(len(names), dtype=int)
+    ranks[order] = np.arange(len(names))
+    return ranks[codes], np.asarray(names, dtype=object)[order]
 
 
 def check_labels(labels: pd.Series, what: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from apo_bench.stats.checks import ROUNDING, Array, numbers
+from apo_bench.stats.checks import ROUNDING, Array, check_arm, numbers, shown
 from apo_bench.stats.crossed import contrast_of
 from apo_bench.stats.scores import Layout, lay_out
 
@@ -41,6 +41,8 @@ def contrasts(
     """
     if correction not in ("holm", "bh", "none"):
         raise ValueError(f"contrasts: correction is holm, bh or none, got {correction!r}")
+    if not isinstance(pairs, Iterable):
+        raise ValueError(f"contrasts: pairs are a list of two arms each, got {shown(pairs)}")
     asked, seen, rows = [_pair(one) for one in pairs], set(), []
     for a, b in asked:
         if frozenset((a, b)) in seen:
@@ -55,8 +57,10 @@ def contrasts(
 
 
 def _pair(asked: Any) -> tuple[str, str]:
-    if isinstance(asked, str) or len(both := tuple(asked)) != 2:
+    if isinstance(asked, str) or not isinstance(asked, Iterable) or len(both := tuple(asked)) != 2:
         raise ValueError(f"contrasts: a pair names two arms, got {asked!r}")
+    for arm in both:
+        check_arm(arm, "contrasts")
     return both
 
 

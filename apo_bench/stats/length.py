@@ -17,6 +17,7 @@ from apo_bench.stats.checks import (
     check_count,
     check_labels,
     check_seed,
+    coded,
     numbers,
     shown,
 )
@@ -104,7 +105,7 @@ def length_controlled_win_rate(
     rows, n_missing = _checked(preferences)
     value, longer = rows["value"].to_numpy(), (rows["length_a"] - rows["length_b"]).to_numpy()
     x, names, notes = _design(longer, _difficulties(rows["prompt_id"], difficulty))
-    clusters, seeds = (pd.factorize(rows[column])[0] for column in ("cluster_id", "seed"))
+    clusters, seeds = (coded(rows[column])[0] for column in ("cluster_id", "seed"))
     n_clusters, n_seeds = int(clusters.max()) + 1, int(seeds.max()) + 1
     win_rate = float(value.mean())
 

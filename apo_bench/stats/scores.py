@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats.checks import Array, check_columns, check_labels, numbers
+from apo_bench.stats.checks import Array, check_arm, check_columns, check_labels, coded, numbers
 
 NEEDED = ("arm", "seed", "prompt_id", "value")
 
@@ -50,6 +50,8 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
     """
     if paired_seeds is not None and not isinstance(paired_seeds, bool | np.bool_):
         raise ValueError(f"{caller}: paired_seeds is True, False or None, got {paired_seeds!r}")
+    for arm in (a, b):
+        check_arm(arm, caller)
     if a == b:
         raise ValueError(f"{caller}: arm {a!r} cannot be compared with itself")
     rows = {arm: _arm_rows(scores, arm, caller) for arm in (a, b)}
@@ -63,6 +65,7 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
 
 def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
     named = f"{caller}: arm {arm!r}"
+    check_columns(scores, NEEDED, named)
     columns = [*NEEDED, *(["cluster_id"] if "cluster_id" in scores else [])]
     check_columns(scores, columns, named)
     if unnamed := int(scores["arm"].isna().to_numpy().sum()):
@@ -83,9 +86,8 @@ def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
 
 def _pairing(rows: dict[str, pd.DataFrame], asked: bool | None, caller: str) -> bool:
     (a, first), (b, second) = ((arm, set(frame["seed"])) for arm, frame in rows.items())
-    alike = sorted({str(seed) for seed in first} & {str(seed) for seed in second})
-    if asked is None and alike and not first & second:
-        raise ValueError(f"{caller}: seed {alike[0]} (column seed) is a number in one of the arms {a!r}, {b!r} and text in the other")
+    if asked is None and not first & second and {isinstance(seed, str) for seed in first} ^ {isinstance(seed, str) for seed in second}:
+        raise ValueError(f"{caller}: seeds (column seed) are text in one of the arms {a!r}, {b!r} and not in the other")
     if (asked is not None and not asked) or (asked is None and not first & second):
         return False
     lonely = [
@@ -101,8 +103,8 @@ def _balanced(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> Layou
     together = pd.concat(rows.values())
     column = "cluster_id" if "cluster_id" in together else "prompt_id"
     problem = f"{caller}: arms {' and '.join(repr(arm) for arm in rows)}: "
-    prompts, prompt_names = pd.factorize(together["prompt_id"].to_numpy())
-    clusters, cluster_names = pd.factorize(together[column].to_numpy())
+    prompts, prompt_names = coded(together["prompt_id"].to_numpy())
+    clusters, cluster_names = coded(together[column].to_numpy())
     cluster_of = np.zeros(len(prompt_names), dtype=int)
     cluster_of[prompts] = clusters
     if (cluster_of[prompts] != clusters).any():

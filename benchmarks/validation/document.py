@@ -172,7 +172,8 @@ def _shapes(tables: Tables, _: Settings) -> str:
 Method-by-prompt SD {LARGE_METHOD_SD:g}; 300 / 30 clusters. "Skewed": residuals, seed and method-by-prompt effects are centred exponentials
 (skewness 2) in both arms; "{SKEWED_ARM}": seed and method-by-prompt effects in arm a only, so that no skewness cancels;
 "{COLLAPSE}": the seeds' effects are normal in both arms, with one SD, except that arm a's fall by 10 or 30 of these SDs in
-one seed of ten, the true mean difference being 0 all the same; "whole numbers": normal scores, rounded, most of them ties.
+one seed of ten, the true mean difference being 0 all the same; "whole numbers": normal scores, rounded, most of them ties; "rare events":
+one score in a hundred is 1, the others 0, independent of each other (no seed SD, method-by-prompt SD 0).
 
 {by_share(table, ["scores", "seeds"])}"""
 
@@ -221,14 +222,19 @@ def _bootstrap(tables: Tables, counts: Settings) -> str:
     table = tables.nulls[tables.nulls["test"] == BOOTSTRAP]
     if table.empty:
         return ""
+    shapes = of_group(table, "shapes").assign(scores=lambda rows: [scores_of(row) for row in rows.to_dict("records")])
     return f"""## The two-way bootstrap
 
 Fewer than {SHAPE_SEEDS} seeds drawn again show no shape: interval and p-value are then the contrast's. From {SHAPE_SEEDS} on:
 {counts.bootstrap_nulls} data sets a cell, {counts.draws:,} draws each, the public function. Rejections in %, 300 / 30 clusters; two
 standard errors are {200 * binomial_error(MOST, counts.bootstrap_nulls):.1f} points, so a single cell says little. All cells together:
-{100 * table["rejected"].mean():.1f} %.
+{100 * table["rejected"].mean():.1f} %. Interval and p-value are never bolder than the contrast's.
 
-{by_share(of_group(table, "grid"), ["seeds", "method SD"])}"""
+{by_share(of_group(table, "grid"), ["seeds", "method SD"])}
+
+On the skewed scores and rare events [of above](#skewed-and-tied-scores):
+
+{by_share(shapes, ["scores", "seeds"])}"""
 
 
 def _wrong(tables: Tables, _: Settings) -> str:

@@ -42,11 +42,11 @@ def grid() -> list[World]:
 
 
 def other_shapes() -> list[World]:
-    """Skewed in both arms; skewed with effects in arm a only; one seed in ten of arm a collapses; rounded to whole numbers."""
+    """Skewed in both arms; skewed with effects in arm a only; one seed in ten of arm a collapses; whole numbers; rare events."""
     one_arm = {"seed_ratio": (1.0, 0.0), "method_ratio": (1.0, 0.0)}
     collapses = [{"depth": depth, "seed_ratio": (1.0, ordinary_share(depth))} for depth in DEPTHS]
     kinds: list[dict[str, Any]] = [{"shape": "skewed"}, {"shape": "skewed", **one_arm}, *collapses, {"shape": "tied"}]
-    return [
+    varied = [
         World((s, s), share, LARGE_METHOD_SD, paired, size, **kind)
         for kind in kinds
         for size in (1, 10)
@@ -55,6 +55,7 @@ def other_shapes() -> list[World]:
         for paired in (True, False)
         if share or "depth" not in kind
     ]
+    return varied + [World((s, s), 0.0, 0.0, paired, size, shape="rare") for size in (1, 10) for s in SEEDS for paired in (True, False)]
 
 
 def unequal_seeds() -> list[World]:
@@ -130,6 +131,11 @@ def null_rates(group: str, worlds: Iterable[World], nulls: int, seed: int, *, wr
                 found[one.label].append(one.p_values(part, others))
         rows += [_rejections(group, world, test, np.concatenate(p_values)) for test, p_values in found.items()]
     return pd.DataFrame(rows)
+
+
+def bootstrap_shapes() -> list[World]:
+    """Where an interval from draws could differ from the contrast's: skewed scores, and rare events."""
+    return [world for world in other_shapes() if world.shape in ("skewed", "rare")]
 
 
 def bootstrap_rates(group: str, worlds: Iterable[World], nulls: int, draws: int, seed: int) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from validation.layout import markdown, pairing_of, percent_range
 
 SKEWED_ARM = "skewed, effects in one arm"
+RARE_EVENTS = "rare events"
 COLLAPSE = "one seed in ten of arm a collapses"
 
 REASONS = {
@@ -44,7 +45,7 @@ def scores_of(row: dict[Any, Any]) -> str:
         return SKEWED_ARM if row["method_sd_b"] == 0 else "skewed"
     if row["collapse_depth"]:
         return f"{COLLAPSE} by {row['collapse_depth']:g} SDs"
-    return {"normal": "normal", "tied": "whole numbers"}[row["shape"]]
+    return {"normal": "normal", "tied": "whole numbers", "rare": RARE_EVENTS}[row["shape"]]
 
 
 def reason(row: dict[Any, Any]) -> str:

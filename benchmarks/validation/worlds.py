@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 P = 300  # prompts, unless a cell says otherwise
 LARGE_METHOD_SD = 1.0
 COLLAPSES = 0.1  # of arm a's seeds, where they do
+RARE = 0.01  # of the scores are 1, the others 0
 SEED_SHARES = {"no": 0.0, "small": 0.4, "large": 0.95}  # the seeds' part of the variance of the mean difference
 
 
@@ -26,7 +27,8 @@ class World:
     """One cell. `seed_share`, the seeds' part of the variance of the mean difference, fixes the seed SDs.
 
     `seed_ratio` is theirs between the arms, `method_ratio` that of the method-by-prompt SDs; `spread` stretches all of an arm, so that
-    difficulty no longer cancels; `depth`: one seed in ten of arm a collapses, by so many SDs of its other seeds.
+    difficulty no longer cancels; `depth`: one seed in ten of arm a collapses, by so many SDs of its other seeds. "rare": independent events
+    in place of all this.
     """
 
     seeds: tuple[int, int]
@@ -34,7 +36,7 @@ class World:
     method_sd: float = 0.0
     paired: bool = True
     cluster_size: int = 1
-    shape: Literal["normal", "skewed", "tied"] = "normal"
+    shape: Literal["normal", "skewed", "tied", "rare"] = "normal"
     seed_ratio: tuple[float, float] = (1.0, 1.0)
     method_ratio: tuple[float, float] = (1.0, 1.0)
     spread: tuple[float, float] = (1.0, 1.0)
@@ -75,6 +77,8 @@ def draw(world: World, rng: np.random.Generator, n: int, rivals: int = 1) -> lis
     difficulty = math.sqrt(0.5) * (np.repeat(by_cluster, world.cluster_size, axis=-1) + by_prompt)
     easy_seed = 0.5 * _normal(rng, (n, world.seeds[0], 1)) if world.paired else 0.0
     effects = _skewed if world.shape == "skewed" else _normal
+    if world.shape == "rare":
+        return [(rng.random((n, world.seeds[arm], world.prompts)) < RARE).astype(float) for arm in (0, *[1] * rivals)]
     arms = []
     for arm in (0, *[1] * rivals):
         n_seeds, spread = world.seeds[arm], world.spread[arm]
