@@ -9,8 +9,9 @@ from typing import Any
 
 from apo_bench import methods, tasks, tune
 from apo_bench.config import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, NotHere
 from apo_bench.experiment_file import load_experiment
+from apo_bench.judging import panel
 from apo_bench.models.imports import IMPORT_NAMES, resolve_model
 from apo_bench.tasks import Task, load_task
 from apo_bench.types import Split
@@ -39,7 +40,7 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> 
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
         task = load_task(experiment.task.use, experiment.task.options, base=base)
         _check_against_task(experiment, task)
-        return [*notes, *_budget_notes(experiment, task)]
+        return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task)]
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
@@ -68,6 +69,15 @@ def _check_arm(name: str, arm: Arm, base: Path) -> None:
     method = methods.resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}")
     if not callable(getattr(method, "run", None)):
         raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
+
+
+def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
+    at = panel.surroundings(experiment, task, base, base)
+    for name, choice in experiment.judges.items():
+        try:
+            panel.open_judge(name, choice, at)
+        except NotHere as error:
+            yield str(error)
 
 
 def _check_trials(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> None:

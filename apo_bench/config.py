@@ -35,6 +35,7 @@ Budget = Annotated[dict[Unit, float], AfterValidator(_not_negative)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch both accept
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # also a file's or folder's name
+_CLASS = r"^[^@]+@[A-Za-z_]\w*$"
 
 
 class Strict(BaseModel):
@@ -208,12 +209,44 @@ class Arm(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
-    use: str = Field(pattern=r"^[^@]+@[A-Za-z_]\w*$")
+    use: str = Field(pattern=_CLASS)
     budget: Budget = {}
 
     @property
     def parameters(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class JudgeChoice(BaseModel):
+    """A judge and its parameters; `use` is module@Class or file.py@Class, the other keys are the judge's fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    use: str = Field(pattern=_CLASS)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Judging(Strict):
+    """Which responses the judges compare: the same for every judge, in both orders, at compare.round.
+
+    `pairs`: the declared comparisons, every two arms, or all arms against `reference`. `seeds` "same" compares the arms' policies of one
+    seed, "next" arm a's of one seed with arm b's of the following one (of the experiment's list).
+    """
+
+    pairs: Literal["declared", "round_robin", "reference"] = "declared"
+    reference: str | None = None
+    seeds: Literal["same", "next"] = "same"
+    prompts: int | None = Field(default=None, ge=2)  # of the prompts that were answered, as evenly over the axes as they allow; None: all
+    audit_pairs: int = Field(default=200, ge=0)  # held-out human pairs that each judge is examined on; 0: none
+    attacks: bool = True  # and attacks planted in them
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> Self:
+        if (self.pairs == "reference") != (self.reference is not None):
+            raise ValueError("reference goes with pairs: reference, and only with it")
+        return self
 
 
 class Comparison(Strict):
@@ -225,7 +258,7 @@ class Comparison(Strict):
 class Compare(Strict):
     primary: tuple[Comparison, ...] = Field(min_length=1)
     secondary: tuple[Comparison, ...] = ()
-    scorer: str = "gold"  # "gold" is the first gold model's mean over its seeds; or a gold's name, or ground_truth
+    scorer: str = "gold"  # "gold" is the first gold model's mean over its seeds; or a gold's name, ground_truth, judge/NAME
     axes: tuple[str, ...] = Field(("all",), min_length=1)  # axes of the primary family; "all" pools them
     round: Literal["final", "dev_best"] = "final"  # dev_best: each arm-seed's round of the highest dev_score
     matched_kl: bool = False  # contrasts also where both arms are equally far from the initial policy
@@ -276,6 +309,8 @@ class Experiment(Strict):
     budget: Budget = {}
     arms: dict[str, Arm] = Field(min_length=1)
     compare: Compare
+    judges: dict[str, JudgeChoice] = {}
+    judging: Judging = Judging()
     tune: Tune | None = None
     vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = {}  # the whole experiment again, at every level
 
@@ -294,13 +329,13 @@ class Experiment(Strict):
     def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return _distinct(seeds)
 
-    @field_validator("arms")
+    @field_validator("arms", "judges")
     @classmethod
-    def _arm_names(cls, arms: dict[str, Arm]) -> dict[str, Arm]:
-        for name in arms:
+    def _file_names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
             if not re.fullmatch(_NAME, name):
-                raise ValueError(f"arm name {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
-        return arms
+                raise ValueError(f"name {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
+        return named
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -318,7 +353,10 @@ class Experiment(Strict):
             raise ValueError("compare.round: dev_best needs evaluation.dev_prompts")
         if self.tune is not None:
             self._check_tuning(self.tune)
-        known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold)}
+        if self.judging.reference not in (None, *self.arms):
+            raise ValueError(f"judging.reference: no arm named {self.judging.reference!r}; arms: {', '.join(self.arms)}")
+        judges = (f"judge/{name}" for name in self.judges)
+        known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold), *judges}
         if self.compare.scorer not in known:
             raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")
         return self

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.config import Comparison
+from apo_bench.config import Compare, Comparison
+from apo_bench.judged import as_contrast
 from apo_bench.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
 from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of, effect_size, holm, lay_out
 
@@ -46,8 +47,10 @@ def points(run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def contrasts(run: Run) -> pd.DataFrame:
+def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every declared pair x axis (and "all") x proxy, gold, ground truth, at every point of `points`.
+
+    Where a judge is the declared scorer, its win rates stand for scores at compare.round: `rates`, of `apo_bench.judged.win_rates`.
 
     Family "primary": the primary pairs on compare.axes and compare.scorer at compare.round, adjusted together by Holm; "secondary": the
     secondary pairs on the same, adjusted together by Benjamini and Hochberg; "descriptive": the rest, not adjusted. Where no test is
@@ -56,7 +59,8 @@ def contrasts(run: Run) -> pd.DataFrame:
     """
     compare, found = run.experiment.compare, []
     axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
-    scorers = list(dict.fromkeys([*run.judges, run.scorer]))
+    judge = run.scorer.removeprefix("judge/") if run.scorer.startswith("judge/") else None
+    scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if judge is None else run.scorers))
     doubts = {(scorer, axis): uninformative(run, scorer, axis) for scorer in scorers for axis in axes}
     scores = run.tables["scores"]
     scores = without(scores[scores["scorer"].isin(scorers)], run.failed)
@@ -73,6 +77,8 @@ def contrasts(run: Run) -> pd.DataFrame:
                     names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
                     about = {"family": family if declared else "descriptive", "round": drawn.round, "kl": drawn.kl}
                     found.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
+    if judge is not None:
+        found += [_judged(rates, family, pair, axis, judge, compare) for family, pair in comparisons(run) for axis in axes]
     table = pd.DataFrame(found)
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
@@ -99,6 +105,18 @@ def _contrast(drawn: Drawn, pair: Comparison, axis: str, scorer: str, doubt: str
     if doubt:
         return found | {"p_value": np.nan, "scope": doubt, "test": "none: the gold model is not shown to be better than chance"}
     return found | ({"test": f"{found['test']}; {drawn.note}"} if drawn.note else {})
+
+
+def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str, judge: str, compare: Compare) -> dict[str, Any]:
+    """A judge's win rate as a contrast; missing where nothing was judged."""
+    about = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"judge/{judge}", "at": compare.round}
+    about["family"] = family if axis in compare.axes else "descriptive"
+    if rates is not None:
+        names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "judge": judge}
+        rows = rates[(rates[list(names)] == pd.Series(names)).all(axis=1)]
+        if len(rows) == 1:
+            return as_contrast(rows.to_dict("records")[0]) | about  # pyright: ignore[reportArgumentType] (columns are text)
+    return about | {"round": "none", "kl": np.nan, **_nothing("nothing was judged")}
 
 
 def _nothing(reason: str) -> dict[str, Any]:

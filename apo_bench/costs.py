@@ -59,7 +59,7 @@ def by_annotation(run: Run) -> pd.DataFrame:
     rows = []
     for curve, arms in run.experiment.compare.curves.items():
         spent = {arm: [float(used.get((arm, unit), 0.0)) for unit in ANNOTATION] for arm in arms if arm in run.final_round}
-        for scorer in (one for one in run.judges if one != "proxy"):
+        for scorer in (one for one in run.scorers if one != "proxy"):
             for arm in sorted(spent, key=lambda arm: sum(spent[arm])):
                 if found := final.get((arm, scorer)):
                     rows.append((curve, arm, *spent[arm], sum(spent[arm]), scorer, found["mean"], found["std"], int(found["size"])))

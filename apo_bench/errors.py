@@ -5,6 +5,10 @@ class InputError(ValueError):
     """A file, key or value the user gave is wrong. The command line prints it and exits with status 2."""
 
 
+class NotHere(InputError):
+    """What the user gave is right, but this machine lacks what it takes: a key in the environment, an imported model, a package."""
+
+
 class BudgetExceeded(RuntimeError):
     """An arm asked for more of a unit than its budget has left."""
 

@@ -20,14 +20,26 @@ from apo_bench.shipped import find_beside
 from apo_bench.types import identity
 
 
-def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: str | None = None) -> Any:
-    """The method that `use` names, with these parameters; a parameter that is a mapping with `use` is itself a method.
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a frozen dataclass must have to be one, and how a refusal calls it."""
+
+    name: str
+    verbs: Mapping[str, str]  # one of these, with how it is called
+
+
+METHOD = Kind("method", {"run": "run(lab)", "update": "update(lab, policy, reward_model, draw)"})
+JUDGE = Kind("judge", {"open": "open(at)"})
+
+
+def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: str | None = None, kind: Kind = METHOD) -> Any:
+    """The method (or judge) that `use` names, with these parameters; a parameter that is a mapping with `use` is itself one.
 
     `base` is the experiment file's folder. Values are checked against the fields' types as strictly as the experiment file's
-    own. Raises InputError, one line that starts with the arm's name (or `use`) and names the parameter.
+    own. Raises InputError, one line that starts with `arm` (or `use`) and names the parameter.
     """
     where = arm or use
-    cls = _class(use, base, where)
+    cls = _class(use, base, where, kind)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in parameters:
         if name not in fields:
@@ -37,7 +49,7 @@ def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: 
             _refuse(where, f"{cls.__name__} needs the parameter {name!r}")
     try:
         hints = get_type_hints(cls, include_extras=True)
-        values = {name: _value(hints[name], value, base, f"{where}.{name}") for name, value in parameters.items()}
+        values = {name: _value(hints[name], value, base, f"{where}.{name}", kind) for name, value in parameters.items()}
         return cls(**values)
     except InputError:
         raise
@@ -77,17 +89,17 @@ def _file(place: str, base: Path | None, where: str) -> Path:
     return Path(spec.origin).resolve()
 
 
-def _class(use: Any, base: Path | None, where: str) -> type:
+def _class(use: Any, base: Path | None, where: str, kind: Kind) -> type:
     place, name = _split(use, where)
     path = _file(place, base, where)
     module = _load_file(path, where) if place.endswith(".py") else _import(place, where)
     cls = getattr(module, name, None)
     if not isinstance(cls, type):
-        _refuse(where, f"use: {place} has no class {name!r}; it has: {', '.join(_methods_in(module)) or 'no method'}")
+        _refuse(where, f"use: {place} has no class {name!r}; it has: {', '.join(_dataclasses_in(module)) or f'no {kind.name}'}")
     if not dataclasses.is_dataclass(cls) or not getattr(cls, "__dataclass_params__").frozen:  # noqa: B009 (pyright knows no such attribute)
-        _refuse(where, f"use: {use}: a method is a frozen dataclass")
-    if not any(callable(getattr(cls, verb, None)) for verb in ("run", "update")):
-        _refuse(where, f"use: {use}: a method has run(lab) or update(lab, policy, reward_model, draw)")
+        _refuse(where, f"use: {use}: a {kind.name} is a frozen dataclass")
+    if not any(callable(getattr(cls, verb, None)) for verb in kind.verbs):
+        _refuse(where, f"use: {use}: a {kind.name} has {' or '.join(kind.verbs.values())}")
     return cls
 
 
@@ -115,16 +127,16 @@ def _import(place: str, where: str) -> ModuleType:
         _refuse(where, f"use: {place}: cannot be imported: {type(error).__name__}: {error}")
 
 
-def _value(hint: Any, value: Any, base: Path | None, where: str) -> Any:
+def _value(hint: Any, value: Any, base: Path | None, where: str, kind: Kind) -> Any:
     adapter = _adapter(hint)
     try:
         if nested := _nested(value):
-            return adapter.validate_python(resolve(*nested, base=base, arm=where))
+            return adapter.validate_python(resolve(*nested, base=base, arm=where, kind=kind))
         return adapter.validate_json(json.dumps(value), strict=True)  # as JSON, where a list is good for a tuple
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "needs_python_object":
-            _refuse(where, f"a method is wanted here, a mapping with `use` (got {value!r})")
+            _refuse(where, f"a {kind.name} is wanted here, a mapping with `use` (got {value!r})")
         _refuse(where, f"{first['msg'].removeprefix('Value error, ')} (got {value!r})")
 
 
@@ -141,7 +153,7 @@ def _nested(value: Any) -> tuple[Any, dict[str, Any]] | None:
     return value["use"], {name: inner for name, inner in value.items() if name != "use"}
 
 
-def _methods_in(module: ModuleType) -> Iterator[str]:
+def _dataclasses_in(module: ModuleType) -> Iterator[str]:
     for name, value in vars(module).items():
         if isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value):
             yield name

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from apo_bench.config import Comparison
+from apo_bench.judged import NOT_AUDITED, as_scores, doubt
 from apo_bench.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
 from apo_bench.stats.planning import Components, Size, components, mde_table, plan_size
 from apo_bench.stats.scores import Layout, lay_out
 
 ALPHA = 0.05
+JUDGE = "judge/"
 SEEDS = (3, 5, 10, 20)
 CLUSTERS = (0.25, 0.5, 1, 2, 4)  # times the run's own
 
@@ -42,16 +45,16 @@ class Plan:
 
 def planned(run: Run, *, power: float = 0.8, effect: float | None = None) -> tuple[Plan, ...]:
     """A Plan for each primary pair on each of compare.axes, from the scores its contrast is made of (compare.scorer, compare.round)."""
-    scores = _declared(run)
     asked = [(pair, axis) for family, pair in comparisons(run) if family == "primary" for axis in run.experiment.compare.axes]
     plans = []
     for pair, axis in asked:
         plan = Plan(pair.a, pair.b, axis)
+        scores = _declared(run, pair)
         rows = scores if axis == POOLED else scores[scores["axis"] == axis]
         rows = rows[rows["seed"].isin(shared_seeds(rows, pair))]
-        doubt = uninformative(run, run.scorer, axis)
-        if doubt or rows.empty:
-            plans.append(replace(plan, note=f"no test is made: {doubt}" if doubt else "no seed of both arms has such scores"))
+        reason = _doubt(run, axis)
+        if reason or rows.empty:
+            plans.append(replace(plan, note=f"no test is made: {reason}" if reason else "no seed of both arms has such scores"))
             continue
         try:
             layout = lay_out(rows, pair.a, pair.b, caller="power")
@@ -84,8 +87,18 @@ def sentences(plans: Sequence[Plan], *, power: float, effect: float | None = Non
     ]
 
 
-def _declared(run: Run) -> pd.DataFrame:
-    """The declared scorer's rows at the declared round."""
+def _doubt(run: Run, axis: str) -> str:
+    """Why no test is made of the declared scorer, or ""."""
+    if not run.scorer.startswith(JUDGE):
+        return uninformative(run, run.scorer, axis)
+    reason = doubt(run.tables["judge_audit"], run.scorer.removeprefix(JUDGE), axis, run.axes)
+    return "" if reason == NOT_AUDITED else reason
+
+
+def _declared(run: Run, pair: Comparison) -> pd.DataFrame:
+    """The declared scorer's rows at the declared round; a judge's verdicts as scores whose difference is the win rate's from 1/2."""
+    if run.scorer.startswith(JUDGE):
+        return as_scores(run.tables["judgments"], run.scorer.removeprefix(JUDGE), pair.a, pair.b)
     scores = run.final
     if run.experiment.compare.round == "dev_best":
         scores = without(run.tables["scores"], run.failed)

@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from apo_bench import costs, looks, results, sections
+from apo_bench import costs, judged, looks, results, sections, sections_judging
 from apo_bench.contrasts import MATCHED_KL, contrasts
 from apo_bench.markdown import Row, claim, count, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.results import POOLED, Run
@@ -36,33 +36,44 @@ def write_report(folder: Path) -> Path:
 
     run = results.read_run(folder)
     summary, diagnostics = results.summary(run), results.reward_models(run)
+    judgments, audit = run.tables["judgments"], run.tables["judge_audit"]
+    rates = judged.win_rates(judgments, audit, run.axes) if len(judgments) else None
     frames = {
         "summary": summary,
         "by_round": results.by_round(run, summary, diagnostics),
-        "contrasts": contrasts(run),
+        "contrasts": contrasts(run, rates),
         "budget": costs.budget(run),
     }
+    if rates is not None:
+        held = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
+        frames |= {
+            "judged": rates,
+            "judge_audit": audit,
+            "judges_agreement": judged.agreement_of_judges(judgments),
+            "judges_against_scores": judged.against_scores(judgments, results.without(held, run.failed)),
+        }
     target = folder / "report"
     target.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         frame.to_csv(target / f"{name}.csv", index=False, float_format="%.12g", lineterminator="\n")
     shown, drawings = run.axes if len(run.axes) == 1 else (POOLED, *run.axes), target / "figures"
     drawn = [
-        *figures.draw_scores(summary, run.arms, run.judges, shown, drawings),
+        *figures.draw_scores(summary, run.arms, run.scorers, shown, drawings),
         *figures.draw_by_annotation(costs.by_annotation(run), drawings),
         *figures.draw_reward_models(diagnostics[diagnostics["axis"] == POOLED], run.arms, drawings),
         *figures.draw_reliability(results.reliability(run), run.arms, drawings),
     ]
-    lines = compose(run, summary, diagnostics, frames["contrasts"], frames["budget"], [path.stem for path in drawn])
+    lines = compose(run, summary, diagnostics, frames, [path.stem for path in drawn])
     path = target / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return path
 
 
 def compose(
-    run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame, compared: pd.DataFrame, budget: pd.DataFrame, figures: Sequence[str]
+    run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame, frames: Mapping[str, pd.DataFrame], figures: Sequence[str]
 ) -> list[str]:
-    """The lines of report.md."""
+    """The lines of report.md. `frames` are those of the csv files; judged ones only where a judge was asked."""
+    compared, budget = frames["contrasts"], frames["budget"]
 
     def drawn(*names: str) -> list[str]:
         lines = [f"![{CAPTIONS[name]}](figures/{name}.png)" for name in names if name in figures]
@@ -77,12 +88,17 @@ def compose(
     planned = len(run.experiment.seeds)
     lines += [f"- {_sentence(row, planned)}" for row in rows_of(compared[compared["family"] == "primary"])]
     lines += ["", *[f"- {_matches(budget, pair.a, pair.b)}" for family, pair in results.comparisons(run) if family == "primary"]]
-    if warnings := _warnings(run, compared):
+    if warnings := [*_warnings(run, compared), *_of_judges(run, frames)]:
         lines += ["", "## Warnings", "", *[f"- {plain(warning)}" for warning in warnings]]
     lines += ["", "## Scores at the final round", "", *sections.final(run, summary)]
     lines += ["", "## Scores by round beside the reward model", "", *drawn("by_round", "by_kl")]
     lines += sections.by_round(run, summary, diagnostics)
     lines += ["", "## Contrasts", "", *_contrasts(run, compared)]
+    if "judged" in frames:
+        about = (frames[name] for name in ("judges_agreement", "judges_against_scores"))
+        names = sorted(frames["judged"]["judge"].unique())
+        lines += ["", "## Judged", "", *sections_judging.judged(frames["judged"])]
+        lines += ["", *sections_judging.trust(frames["judge_audit"], names, *about)]
     if run.dev_round:
         lines += ["", "## Rounds chosen on dev", "", *sections.chosen_on_dev(run)]
     if run.experiment.compare.curves:
@@ -102,9 +118,11 @@ def _sentence(row: Row, planned: int) -> str:
     a, b = f"`{row.arm_a}`", f"`{row.arm_b}`"
     if math.isnan(row.difference):
         return f"**No result for {a} against {b}** ({where}): {plain(row.test.removeprefix('none: '))}."
-    size = f"difference {signed(row.difference)}"
+    rate = row.scorer.startswith("judge/")  # whose difference is that of the win rate from 1/2
+    size = f"win rate {number(0.5 + row.difference)}" if rate else f"difference {signed(row.difference)}"
     if not math.isnan(row.ci_low):
-        size += f", 95 % interval {signed(row.ci_low)} to {signed(row.ci_high)}"
+        low, high = (number(0.5 + end) if rate else signed(end) for end in (row.ci_low, row.ci_high))
+        size += f", 95 % interval {low} to {high}"
     seeds = f"{row.n_seeds} of {planned} planned seeds" if row.n_seeds < planned else f"{planned} {'seed' if planned == 1 else 'seeds'}"
     counts = f"{seeds}, {row.n_clusters} clusters of prompts"
     if math.isnan(row.p_adjusted):
@@ -166,6 +184,16 @@ def _warnings(run: Run, compared: pd.DataFrame) -> list[str]:
     found += [f"Table {name} is absent; what it would show is missing." for name in run.absent]
     if run.manifest.get("dirty"):
         found.append("The code had uncommitted changes.")
+    return found
+
+
+def _of_judges(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Judges that nothing may rest on, and those that were left without answers."""
+    found = sections_judging.warnings(frames["judged"]) if "judged" in frames else []
+    for name, about in (run.manifest.get("judges") or {}).items():
+        if unanswered := about.get("unanswered"):
+            reasons = ", ".join(f"{count(times)} {reason}" for reason, times in sorted(unanswered.items()))
+            found.append(f"Judge {name}: questions without an answer: {reasons}; the same command asks again.")
     return found
 
 

@@ -22,9 +22,14 @@ COLUMNS = {
     "gold": ("gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"),
     "ledger": ("arm", "seed", "unit", "used", "budget"),
     "reliability": ("arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"),
-}
+    "judgments": (
+        "arm_a", "arm_b", "seed_a", "seed_b", "round", "prompt_id", "cluster_id", "axis", "judge", "order", "verdict", "value", "failure",
+        "length_a", "length_b",
+    ),
+    "judge_audit": ("judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"),
+}  # fmt: skip
 REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report
-SINCE = ("reliability",)  # younger than the first run folders, which are reported without a word about it
+OPTIONAL = ("reliability", "judgments", "judge_audit")  # absent without a word: from before there were any, or nothing was asked
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
 POOLED = "all"
 UNINFORMATIVE = "uninformative gold"
@@ -52,7 +57,7 @@ class Run:
         return tuple(gold.name for gold in self.experiment.models.gold)
 
     @cached_property
-    def judges(self) -> tuple[str, ...]:
+    def scorers(self) -> tuple[str, ...]:
         """The scorers whose differences are reported, in order: proxy, gold means, ground truth; those that have rows."""
         present = set(self.tables["scores"]["scorer"].unique())
         return tuple(scorer for scorer in ("proxy", *self.golds, "ground_truth") if scorer in present)
@@ -108,7 +113,7 @@ def read_run(folder: Path) -> Run:
         path = folder / "tables" / f"{name}.parquet"
         if not path.exists() and (name not in REQUIRED or manifest.get("failures")):
             tables[name] = pd.DataFrame({column: [] for column in columns})
-            absent += [name] if name not in SINCE else []
+            absent += [name] if name not in OPTIONAL else []
             continue
         tables[name] = _read_table(path, columns)
     scores = tables["scores"]
@@ -117,6 +122,11 @@ def read_run(folder: Path) -> Run:
     if bad := int((~np.isfinite(scores["value"].to_numpy(dtype=float))).sum()):
         raise InputError(f"{folder / 'tables' / 'scores.parquet'}: value: {bad} rows are NaN or infinite")
     return Run(experiment, manifest, tables, tuple(absent))
+
+
+def read_responses(folder: Path) -> pd.DataFrame:
+    """arm, seed, round, prompt_id, text, tokens, finish of every answer to a test prompt. Raises InputError as `read_run` does."""
+    return _read_table(folder / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -162,7 +172,7 @@ def summary(run: Run) -> pd.DataFrame:
     table = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique"), n_prompts=("n", "min")).reset_index()
     present = set(table["scorer"])
     by_seed = [scorer for gold in run.golds for scorer in sorted(present) if scorer.startswith(f"{gold}.")]
-    known = [*run.judges, *by_seed]
+    known = [*run.scorers, *by_seed]
     scorers = [*known, *sorted(present - set(known))]
     table = table[table["arm"].isin(run.arms)].astype({"round": int, "n_seeds": int, "n_prompts": int})
     return _ordered(table, run, "scorer", scorers)

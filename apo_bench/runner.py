@@ -36,7 +36,7 @@ PRODUCTS = (
 @dataclass(frozen=True)
 class RunResult:
     folder: Path
-    failures: tuple[Failure, ...]
+    failures: tuple[Any, ...]  # what failed, each with its line: arm-seeds, then judges that were left without answers
 
 
 def run(
@@ -58,9 +58,12 @@ def run(
     folder = (out or Path("results") / experiment.name).resolve()
     question = Job(experiment_path, as_json, folder, arm="", seed=0)
     runner = _Runner(question, experiment, task, workers or os.cpu_count() or 1)
-    for job in runner.trial_jobs() or [replace(question, arm=arm, seed=seed) for arm in experiment.arms for seed in experiment.seeds]:
-        if _finished(job) is None:
-            _method(job)  # whatever is wrong with a method or a setting is said before anything is written
+    first = runner.trial_jobs() or [replace(question, arm=arm, seed=seed) for arm in experiment.arms for seed in experiment.seeds]
+    missing = [job for job in first if _finished(job) is None]
+    for job in missing:
+        _method(job)  # whatever is wrong with a method or a setting is said before anything is written
+    if missing:
+        _open_judges(question, experiment, task)
     write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
     tuned = runner.tune()
     jobs = [
@@ -76,7 +79,7 @@ def run(
     about |= {"variation": dict(variation)} if variation else {}
     about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
     answer = _answer_key(folder, about, records)
-    written = folder / "store" / "answer.json"
+    written, unanswered = folder / "store" / "answer.json", []
     if not _says(written, answer):  # a replay has nothing new to write
         from apo_bench.report import write_report
 
@@ -84,9 +87,27 @@ def run(
         write_json(folder / "manifest.json", about)
         if records:
             looks.record(folder, experiment)
+            unanswered = _ask_judges(question, experiment, task)
         write_report(folder)
-        write_json(written, answer)
-    return RunResult(folder, tuple(runner.failures))
+        if not unanswered:
+            write_json(written, answer)
+    return RunResult(folder, (*runner.failures, *unanswered))
+
+
+def _open_judges(question: Job, experiment: Experiment, task: Task) -> None:
+    """What a judge lacks (a key in the environment, a model, a ground truth) is said before anything is spent."""
+    if experiment.judges:
+        from apo_bench.judging import panel
+
+        at = panel.surroundings(experiment, task, question.folder, question.experiment.parent)
+        for name, choice in experiment.judges.items():
+            panel.open_judge(name, choice, at)
+
+
+def _ask_judges(question: Job, experiment: Experiment, task: Task) -> list[Any]:
+    from apo_bench.judging import panel
+
+    return panel.judge_run(question.folder, experiment, task, question.experiment.parent)
 
 
 class _Runner:
@@ -177,8 +198,21 @@ def _with(overrides: str, more: Mapping[str, Any]) -> str:
 def _answer_key(folder: Path, about: Mapping[str, Any], records: Records) -> str:
     """Names everything that tables and report are made from."""
     here = Path(__file__).parent
-    made_by = ("tables", "report", "sections", "markdown", "contrasts", "costs", "results", "figures", "looks")
-    code = digest_files([*(here / f"{name}.py" for name in made_by), *sorted((here / "stats").glob("*.py"))])
+    made_by = (
+        "tables",
+        "report",
+        "sections",
+        "sections_judging",
+        "judged",
+        "markdown",
+        "contrasts",
+        "costs",
+        "results",
+        "figures",
+        "looks",
+    )
+    rooms = [path for room in ("stats", "judging") for path in sorted((here / room).rglob("*.py"))]
+    code = digest_files([*(here / f"{name}.py" for name in made_by), *rooms])
     question = digest_files([folder / "experiment.yaml"])
     return digest([about, [record["key"] for record in records.values()], question, code])
 
@@ -271,12 +305,20 @@ def _bench(job: Job, report: Report) -> Any:
 @cache
 def _load(path: Path, overrides: str) -> tuple[Experiment, Task]:
     """The experiment, with model names resolved to folders or hub ids, and its task."""
-    experiment = load_experiment(path, json.loads(overrides))
-    task = _task(experiment.task.use, json.dumps(experiment.task.options, sort_keys=True), path.parent)
+    return _resolved(load_experiment(path, json.loads(overrides)), path.parent)
+
+
+def reopen(folder: Path, base: Path) -> tuple[Experiment, Task]:
+    """The experiment of a run folder and its task; `base` is the folder that their files are relative to."""
+    return _resolved(load_experiment(folder / "experiment.yaml"), base)
+
+
+def _resolved(experiment: Experiment, base: Path) -> tuple[Experiment, Task]:
+    task = _task(experiment.task.use, json.dumps(experiment.task.options, sort_keys=True), base)
     models = experiment.models
 
     def resolved(spec: Any) -> Any:
-        return spec.model_copy(update={"path": resolve_model(spec.path, path.parent)}) if getattr(spec, "path", None) else spec
+        return spec.model_copy(update={"path": resolve_model(spec.path, base)}) if getattr(spec, "path", None) else spec
 
     golds = tuple(gold.model_copy(update={"model": resolved(gold.model)}) for gold in models.gold)
     models = models.model_copy(update={"policy": resolved(models.policy), "reward": resolved(models.reward), "gold": golds})

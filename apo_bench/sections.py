@@ -29,7 +29,7 @@ Cells = Mapping[tuple[str, int, str], str]  # (arm, round, name) -> cell
 def final(run: Run, summary: pd.DataFrame) -> list[str]:
     """Scores of every arm at its last round, by axis, with what training and answering cost."""
     axes = run.axes if len(run.axes) == 1 else (POOLED, *run.axes)
-    columns = [(scorer, axis) for scorer in run.judges for axis in axes]
+    columns = [(scorer, axis) for scorer in run.scorers for axis in axes]
     scores = pd.concat([results.seed_means(run.final, axis).assign(axis=axis) for axis in axes])
     cells = {key: mean_sd(group["value"]) for key, group in scores.groupby(["arm", "scorer", "axis"])}
     start = {(one.scorer, one.axis): number(one.mean) for one in rows_of(_initial(summary))}
@@ -61,7 +61,7 @@ def inference_flops(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
 def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> list[str]:
     """The scores of every round, and beside them the reward model's accuracy and calibration, all axes pooled."""
     cells = _cells(summary, "scorer")
-    scorers = [*(one for one in run.judges if one != "proxy"), *(one for one in run.judges if one == "proxy")]
+    scorers = [*(one for one in run.scorers if one != "proxy"), *(one for one in run.scorers if one == "proxy")]
     measured = _cells(diagnostics, "metric")
     beside = [metric for metric in BESIDE if metric in set(diagnostics["metric"])]
     dev = ["dev_score"] if "dev_score" in set(summary["scorer"]) else []
@@ -92,7 +92,7 @@ def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> list
 
 def answers(run: Run, summary: pd.DataFrame) -> list[str]:
     """What else was measured of the answers, by round."""
-    known = (*run.judges, *NOT_THE_ANSWERS)
+    known = (*run.scorers, *NOT_THE_ANSWERS)
     single = tuple(f"{gold}." for gold in run.golds)
     names = [name for name in dict.fromkeys(summary["scorer"]) if name not in known and not name.startswith(single)]
     if not names:
@@ -107,7 +107,7 @@ def answers(run: Run, summary: pd.DataFrame) -> list[str]:
 
 def chosen_on_dev(run: Run) -> list[str]:
     """How often dev chose which round, and the scores there beside those at the final round."""
-    scorers = [scorer for scorer in run.judges if scorer != "proxy"]
+    scorers = [scorer for scorer in run.scorers if scorer != "proxy"]
     means = results.seed_means(run.tables["scores"], POOLED)
     value = {(one.arm, one.seed, one.round, one.scorer): one.value for one in rows_of(means[means["scorer"].isin(scorers)])}
     rows = []

@@ -125,6 +125,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
+def write_table(path: Path, table: Any) -> None:
+    """Write a frame as parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    table.to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+
+
 @cache
 def code_hash() -> str:
     """Hash of the sources whose change can change an artifact."""

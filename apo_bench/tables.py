@@ -10,7 +10,7 @@ from typing import Any
 
 from apo_bench.budget import STOCKS, UNITS
 from apo_bench.config import Experiment
-from apo_bench.store import origin
+from apo_bench.store import origin, write_table
 from apo_bench.tasks import Task
 
 Records = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> what the arm-seed ended with
@@ -81,11 +81,7 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, trials:
             if key in table
         ]
         ordered = table[[*keys, *(column for column in table if column not in keys)]].sort_values(keys, ignore_index=True)
-        path = folder / "tables" / f"{name}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{name}.tmp")
-        ordered.to_parquet(temporary, index=False)
-        temporary.replace(path)
+        write_table(folder / "tables" / f"{name}.parquet", ordered)
 
 
 def _tuning_rows(trials: Trials) -> list[dict[str, Any]]:

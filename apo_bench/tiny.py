@@ -1,6 +1,7 @@
 """`--tiny`: any experiment with models of 40,000 random weights and sizes to match, to see that its file works.
 
 Nothing it reports means anything. Task and data stay as they are; so do rounds, samples and learning rates, adapters and what is frozen.
+Judges behind a server are left out.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ LONG_RECIPE = {"epochs": 0.1, "warmup_steps": 0}  # of a warm-up and of gold mod
 SAMPLING = {"max_new_tokens": 8, "batch_size": 64}
 EVALUATION = {"prompts": 16, "kl_prompts": 8, "held_out_golden": 8, "diagnostic_pairs": 32}
 DEV_PROMPTS, PROMPTS_PER_ROUND, SEEDS, TRIALS, LEVELS = 8, 8, 2, 2, 2
+JUDGING = {"prompts": 8, "audit_pairs": 8}
 BUDGET = {"human_pairs": 64, "golden_responses": 16}
 LEAST = 4  # of an arm's own budget, which keeps its proportion to the experiment's
 
@@ -54,7 +56,7 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
             return model
         if model["path"] not in folders:
             folders[model["path"]] = _spelled(tiny_model(cache_folder, seed=len(folders)))
-        return {**model, "path": folders[model["path"]], "trust_remote_code": False}
+        return {**model, "path": folders[model["path"]], **({"trust_remote_code": False} if "trust_remote_code" in model else {})}
 
     def policy(model: dict[str, Any]) -> dict[str, Any]:
         return _capped(_recipes(swapped(model), RECIPE), POLICY) | {"sampling": _capped(model["sampling"], SAMPLING)}
@@ -79,8 +81,13 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
         "models": {"policy": policy(models["policy"]), "reward": reward(models["reward"]), "gold": [gold(one) for one in models["gold"]]},
         "evaluation": evaluation,
         "budget": _capped(BUDGET | budget, BUDGET),
+        "judging": _capped(tree["judging"], JUDGING),
         "arms": {name: _arm(arm, budget, path, name) for name, arm in tree["arms"].items()},
     }
+    if tree["judges"]:
+        made["judges"] = {name: swapped(one) for name, one in tree["judges"].items() if "base_url" not in one}  # nobody is called
+        if tree["compare"]["scorer"].removeprefix("judge/") in tree["judges"].keys() - made["judges"].keys():
+            made["compare"] = {**tree["compare"], "scorer": "gold"}
     if tree["tune"]:
         made["tune"] = {**tree["tune"], "trials": TRIALS, "seeds": tree["tune"]["seeds"][:1]}
     if tree["vary"]:

@@ -35,21 +35,36 @@ ORDER = [
     ["stats.families", "stats.resample", "stats.claims", "stats.preferences", "stats.planning"],
     ["stats.length", "stats.strengths"],
     ["stats"],
+    ["markdown"],
+    ["judging", "judging.verdicts", "judging.journal"],
+    ["judging.asking", "judging.templates"],
+    ["judging.endpoint", "judging.pace"],
+    ["judging.chat"],
+    ["judging.chat_judge", "judging.local_judge", "judging.reward_judge", "judging.simulated"],
+    ["judging.labels", "golden"],
+    ["judging.attacks"],
+    ["judging.audit"],
     ["bench"],
     ["evaluate"],
     ["contract"],
     ["tune"],
     ["tables"],
-    ["results", "figures", "markdown"],
-    ["contrasts", "costs"],
+    ["results", "figures"],
+    ["judged"],
+    ["judging.panel", "contrasts", "costs"],
+    ["judging.auditing", "exchange", "exchange.export"],
+    ["exchange.importing"],
+    ["exchange.annotations"],
     ["planned"],
-    ["sections"],
+    ["sections", "sections_judging"],
     ["report"],
     ["spread"],
     ["jobs"],
     ["runner"],
     ["variation"],
     ["check", "tiny"],
+    ["terminal"],
+    ["judging_commands"],
     ["cli"],
 ]
 RANK = {module: rank for rank, row in enumerate(ORDER) for module in row}
@@ -57,7 +72,9 @@ TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = [
     "types", "errors", "config", "experiment_file", "shipped", "tasks", "budget", "store", "methods", "stats", "lab", "tune", "results",
-    "contrasts", "costs", "looks", "planned", "sections", "report", "spread", "jobs", "runner", "variation",
+    "contrasts", "costs", "looks", "planned", "sections", "report", "spread", "jobs", "runner", "variation", "judged", "sections_judging",
+    "golden", "exchange.annotations", "judging.panel", "judging.auditing", "judging.simulated", "judging.chat_judge",
+    "judging.local_judge", "judging.reward_judge",
 ]  # fmt: skip
 METHOD_LINES = 60
 
@@ -148,7 +165,22 @@ def test_lines_of_code_are_counted_without_words_about_them(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "module", ["stats", "looks", "results", "figures", "markdown", "contrasts", "costs", "planned", "sections", "report", "spread"]
+    "module",
+    [
+        "stats",
+        "looks",
+        "results",
+        "figures",
+        "markdown",
+        "contrasts",
+        "costs",
+        "planned",
+        "sections",
+        "judged",
+        "sections_judging",
+        "report",
+        "spread",
+    ],
 )
 def test_reports_are_made_without_torch(module: str) -> None:
     paths = (PACKAGE / module).glob("*.py") if (PACKAGE / module).is_dir() else [PACKAGE / f"{module}.py"]

@@ -24,6 +24,10 @@ from apo_bench.results import read_run
 from apo_bench.shipped import shipped_root
 
 Tree = dict[str, Any]
+SIMULATED = {"use": "apo_bench.judging.simulated@SimulatedJudge"}
+GPT = {
+    "use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY",
+}  # fmt: skip
 
 
 def call(*words: str) -> Result:
@@ -41,7 +45,8 @@ def refusal(*words: str) -> str:
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    for command in ("run", "report", "power", "check", "check-method", "import-model"):
+    commands = ("run", "report", "power", "check", "check-method", "import-model", "judge", "audit-judge", "golden", "export")
+    for command in (*commands, "import-judgments"):
         assert f"  {command} " in result.stdout
     assert call("--version").stdout == f"{__version__}\n"
 
@@ -98,6 +103,11 @@ def test_shipped_experiments_are_valid_from_anywhere(tmp_path: Path, monkeypatch
         ({"policy": {"path": "someone/some-model"}}, ["models.policy.path: someone/some-model is taken for a hub id and was not checked"]),
         ({"policy": {"path": "smollm2"}}, ["models.policy.path: smollm2 is not imported"]),
         ({"task": {"use": "hh"}, "policy": {"path": "a/b"}}, ["task hh: its data come from the hub", "a/b is taken for a hub id"]),
+        ({"judges": {"gpt": GPT, "sim": SIMULATED}}, ["judges.gpt: api_key_env: the environment variable NO_SUCH_KEY is not set"]),
+        (
+            {"judges": {"own": {"use": "apo_bench.judging.local_judge@LocalJudge", "path": "smollm2"}}},
+            ["judges.own: path: smollm2 is not imported"],
+        ),
     ],
 )
 def test_notes(
@@ -118,6 +128,21 @@ def test_notes(
     assert len(notes) == len(expected)
     for text in expected:
         assert any(text in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ({**SIMULATED, "noise": "much"}, "judges.j.noise"),
+        ({**GPT, "base_url": "ftp://somewhere"}, "judges.j: ChatJudge: base_url: must be http://... or https://..."),
+        ({**GPT, "max_usd": 1.0}, "judges.j: ChatJudge: max_usd: a cost limit needs the prices"),
+        ({"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "silver"}, "no gold reward model 'silver'; there are: linear"),
+        ({"use": "apo_bench.judging.local_judge@LocalJudge", "path": "./absent"}, "judges.j: path: './absent': no such model folder"),
+    ],
+)
+def test_check_refuses_judges(tree: Tree, write_experiment: Callable[[Tree], Path], judge: Tree, said: str) -> None:
+    tree["judges"] = {"j": judge}
+    assert said in refusal("check", str(write_experiment(tree)))
 
 
 def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:

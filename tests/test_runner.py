@@ -321,6 +321,71 @@ def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(don
     assert floors[0].reset_index(drop=True).equals(floors[1].reset_index(drop=True))
 
 
+# --- judges -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(done: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same run with two judges, one of which is the scorer: its experiment and its folder."""
+    root = tmp_path_factory.mktemp("judged")
+    tree = tiny_tree()
+    tree["judges"] = {
+        "sim": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.2, "failure_rate": 0.1},
+        "gold": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "linear"},
+    }
+    tree["judging"], tree["compare"]["scorer"] = {"audit_pairs": 30}, "judge/sim"
+    shutil.copytree(done, root / "run")
+    path = write(root, tree)
+    assert runner.run(path, None, root / "run", workers=1).failures == ()
+    return path, root / "run"
+
+
+def test_judges_are_asked_after_a_run_and_no_arm_is_run_again(judged: tuple[Path, Path], done: Path) -> None:
+    _, folder = judged
+    assert artifacts(folder) >= artifacts(done)
+    for name in ("scores", "metrics", "ledger"):
+        assert tables(folder)[f"{name}.parquet"] == tables(done)[f"{name}.parquet"]
+    rows = pd.read_parquet(folder / "tables" / "judgments.parquet")
+    assert rows.groupby("judge").size().to_dict() == {"sim": 14 * 2 * 2, "gold": 14 * 2 * 2}  # prompts x seeds x orders
+    assert set(rows["round"]) == {"2/1"}
+    assert "(judge/sim, all axes pooled)" in (folder / "report" / "report.md").read_text().split("## Scores")[0]
+    contrasts = pd.read_csv(folder / "report" / "contrasts.csv")
+    assert set(contrasts.loc[contrasts["family"] == "primary", "scorer"]) == {"judge/sim"}
+
+
+def test_the_gold_judge_prefers_what_gold_scores_higher(judged: tuple[Path, Path]) -> None:
+    """Both orders of a comparison have the sign of the difference in the table's own gold scores; identical answers are ties."""
+    _, folder = judged
+    rows = pd.read_parquet(folder / "tables" / "judgments.parquet").query("judge == 'gold'")
+    scores = pd.read_parquet(folder / "tables" / "scores.parquet").query("scorer == 'linear'")
+    value = scores.set_index(["arm", "seed", "round", "prompt_id"])["value"]
+    for one in rows.to_dict("records"):
+        a, b = value[one["arm_a"], one["seed_a"], 2, one["prompt_id"]], value[one["arm_b"], one["seed_b"], 1, one["prompt_id"]]
+        assert one["value"] == (0.5 if abs(a - b) < 1e-9 else float(a > b))
+
+
+def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(judged: tuple[Path, Path], tmp_path: Path) -> None:
+    path, folder = judged
+    copy = shutil.copytree(folder, tmp_path / "run")
+    replayed(path, copy)
+    assert tables(copy) == tables(folder)
+    journal = copy / "store" / "judging" / "sim.jsonl"
+    asked = journal.read_bytes()
+    tree = yaml.safe_load(path.read_text())
+    tree["judges"]["other"] = {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 1.0}
+    assert runner.run(write(tmp_path, tree), None, copy, workers=1).failures == ()
+    assert journal.read_bytes() == asked
+    assert set(pd.read_parquet(copy / "tables" / "judgments.parquet")["judge"]) == {"sim", "gold", "other"}
+
+
+def test_a_judge_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path: Path) -> None:
+    tree = tiny_tree()
+    tree["judges"] = {"rm": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "absent"}}
+    with pytest.raises(InputError, match=r"judges.rm: .*no gold reward model 'absent'"):
+        runner.run(write(tmp_path, tree), None, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
+
+
 # --- tuning -------------------------------------------------------------------------------------------------------------------
 
 

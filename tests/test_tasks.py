@@ -451,6 +451,22 @@ def test_hh_golden_file(hh: Any, tmp_path: Path):
     refuses(r"options\.golden: .*absent\.jsonl: no such file", lambda: hh(golden="absent.jsonl"))
 
 
+def test_hh_golden_file_with_messages(hh: Any, tmp_path: Path):
+    """Turns are taken as they are: the second speaks of a transcript, and is none."""
+    said = "\n\nHuman: One\n\nHuman: Human: two\n\nAssistant:"
+    more = [hh_row(i, "helpful", prompt=said.replace("One", f"One {i}")) for i in range(20)]
+    golden = [{"messages": [["user", f"One {i}\n\nHuman: two"]], "response": f"Golden {i}"} for i in range(20)]
+    task = hh(more, golden=write_jsonl(tmp_path / "golden.jsonl", golden))
+    asked = [prompt for prompt in task.prompts["rm"] if prompt.messages[0].content.endswith("Human: two")]
+    assert asked
+    assert task.golden == {one.id: f"Golden {one.messages[0].content.split()[1]}" for one in asked}
+    twice = write_jsonl(tmp_path / "twice.jsonl", [golden[0], golden[0]])
+    refuses(r"twice\.jsonl: line 2: messages: a second", lambda: hh(golden=twice))
+    for turns in (None, "user", [["user"]], [["user", 1]], [{"role": "user", "content": "One"}]):
+        wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"messages": turns, "response": "x"}])
+        refuses(r"wrong\.jsonl: line 1: messages: a list of \[role, text\] turns", lambda name=wrong: hh(golden=name))
+
+
 def test_hh_max_rows_takes_the_first_of_each_axis(hh: Any):
     task = hh(max_rows=100)
     pairs = [pair for split in SPLITS for pair in task.pairs[split]]

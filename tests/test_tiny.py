@@ -231,3 +231,30 @@ def test_every_shipped_experiment_can_be_tiny(cache: Path) -> None:
     for path in sorted((shipped_root() / "experiments").glob("*.yaml")):
         small = load_experiment(path, tiny_overrides(load_experiment(path), path, cache))
         assert small.name == load_experiment(path).name
+
+
+# --- judges -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_judges_are_made_small_and_nobody_is_called(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> None:
+    """A local judge gets a tiny model, one behind a server is left out; what was scored by it is scored by gold."""
+    tree["judges"] = {
+        "local": {"use": "apo_bench.judging.local_judge@LocalJudge", "path": "someone/large"},
+        "gpt": {"use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "http://127.0.0.1:9", "api_key_env": None},
+        "sim": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.5},
+    }
+    tree["compare"]["scorer"] = "judge/gpt"
+    path = write_experiment(tree)
+    made = load_experiment(path, tiny_overrides(load_experiment(path), path, cache))
+    assert list(made.judges) == ["local", "sim"]
+    assert Path(made.judges["local"].parameters["path"]).parent == cache
+    assert made.judges["sim"].parameters == {"noise": 0.5}
+    assert (made.judging.prompts, made.judging.audit_pairs, made.compare.scorer) == (8, 8, "gold")
+
+
+def test_a_tiny_run_asks_a_local_judge(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, in_cache: None) -> None:
+    tree["judges"] = {"local": {"use": "apo_bench.judging.local_judge@LocalJudge", "path": "someone/large"}}
+    path = write_experiment(tree)
+    result = call("run", str(path), "--tiny", "--workers", "2", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    assert "| local |" in (tmp_path / "run" / "report" / "report.md").read_text()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, NotHere
 
 ImportName = Literal["smollm2", "minilm"]
 IMPORT_NAMES: tuple[ImportName, ...] = get_args(ImportName)
@@ -97,7 +97,7 @@ def resolve_model(path: str, base: Path | None) -> str:
     if path in _WHEELS:
         folder = models_folder() / path
         if not _is_import(folder, path):
-            raise InputError(f"path: {path} is not imported ({folder}); run: apo-bench import-model {path}")
+            raise NotHere(f"path: {path} is not imported ({folder}); run: apo-bench import-model {path}")
         return os.path.abspath(folder)
     local = Path(path).expanduser()
     for root in (base, Path.cwd()):

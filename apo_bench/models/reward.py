@@ -15,6 +15,7 @@ from apo_bench.models.text import encode_scored, load_tokenizer, pad, word_token
 from apo_bench.types import Pair, Prompt
 
 ANY_AXIS = "any"  # the one label's name where the axes share it
+UNNAMED = "LABEL_0"  # transformers' own name for the one output of a model from elsewhere
 
 
 def new_reward_model(
@@ -47,7 +48,7 @@ def new_reward_model(
 def label(model: Any, axis: str) -> int:
     """The output that scores this axis. Raises InputError for an axis the model has none for."""
     labels = model.config.label2id
-    if ANY_AXIS not in labels and axis not in labels:
+    if set(labels) not in ({ANY_AXIS}, {UNNAMED}) and axis not in labels:
         raise InputError(f"reward model: no output for axis {axis!r}; it has {', '.join(labels)}")
     return labels.get(axis, 0)
 

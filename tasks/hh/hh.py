@@ -204,14 +204,23 @@ def _read_golden(value: Any, base: Path | None) -> dict[Turns, tuple[str, bool]]
     path = _file("golden", value, base)
     answers: dict[Turns, tuple[str, bool]] = {}
     for where, row in _read_jsonl(path):
-        turns = _turns(where, _text(where, row, "prompt").strip().removesuffix(LAST_ANSWER))
+        told = "messages" in row
+        turns = _messages(where, row) if told else _turns(where, _text(where, row, "prompt").strip().removesuffix(LAST_ANSWER))
         if turns in answers:
-            raise InputError(f"{where}: prompt: a second golden response to one prompt")
+            raise InputError(f"{where}: {'messages' if told else 'prompt'}: a second golden response to one prompt")
         response = _text(where, row, "response").strip()
         if not response:
             raise InputError(f"{where}: response: empty")
         answers[turns] = response, False
     return answers
+
+
+def _messages(where: str, row: dict[str, Any]) -> Turns:
+    """The turns of a row that `apo-bench golden` wrote: as they are, no transcript to be split."""
+    turns = row["messages"]
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and [*map(type, turn)] == [str, str] for turn in turns):
+        raise InputError(f"{where}: messages: a list of [role, text] turns is needed")
+    return tuple((role, text) for role, text in turns)
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

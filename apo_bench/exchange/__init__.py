@@ -1,0 +1,1 @@
+"""What other tools and people exchange with a run: responses out, verdicts in."""

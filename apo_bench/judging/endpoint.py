@@ -1,0 +1,107 @@
+"""Where a model is served, at what price, and how it is sampled: the settings of a chat client, checked."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from apo_bench.errors import InputError, NotHere
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model is served, what it costs, and how hard it may be asked.
+
+    `api_key_env` names the environment variable with the API key; None: none is needed. `timeout_s` is for one attempt, answer
+    included, and a call has at most `max_attempts`. `max_wait_s` is the longest wait between two, also where Retry-After asks for more.
+    Raises InputError that names the field.
+    """
+
+    base_url: str
+    model: str
+    api_key_env: str | None
+    concurrency: int = 16
+    timeout_s: float = 60.0
+    max_attempts: int = 6
+    max_wait_s: float = 60.0
+    usd_per_million_prompt_tokens: float = 0.0
+    usd_per_million_completion_tokens: float = 0.0
+    max_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_url(self.base_url)
+        require(bool(self.model), "model", "a name is wanted", self.model)
+        # Not shown: it may be a key by mistake.
+        name = self.api_key_env is None or re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env) is not None
+        require(name, "api_key_env", "the name of an environment variable, in capitals, is wanted, not the key itself")
+        for field_ in ("concurrency", "max_attempts"):
+            require(getattr(self, field_) >= 1, field_, "must be at least 1", getattr(self, field_))
+        for field_ in ("timeout_s", "max_wait_s"):
+            require(0 < getattr(self, field_) < math.inf, field_, "must be above 0", getattr(self, field_))
+        for field_ in ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"):
+            require(0 <= getattr(self, field_) < math.inf, field_, "must be at least 0", getattr(self, field_))
+        if self.max_usd is not None:
+            require(0 <= self.max_usd < math.inf, "max_usd", "must be at least 0", self.max_usd)
+            require(self.priced, "max_usd", "a cost limit needs the prices, usd_per_million_prompt_tokens and ..._completion_tokens")
+
+    @property
+    def priced(self) -> bool:
+        return self.usd_per_million_prompt_tokens > 0 or self.usd_per_million_completion_tokens > 0
+
+    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.usd_per_million_prompt_tokens + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn. None: not sent, for servers that refuse it. `max_tokens_key` is what the server calls `max_tokens`,
+    `extra` further fields of the request, as they are. Raises InputError that names the field.
+    """
+
+    max_tokens: int = 512
+    temperature: float | None = 0.0
+    seed: int | None = 0
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.max_tokens >= 1, "max_tokens", "must be at least 1", self.max_tokens)
+        require(self.temperature is None or 0 <= self.temperature < math.inf, "temperature", "must be at least 0", self.temperature)
+        taken = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "n", "stream"} & set(self.extra)
+        require(not taken, "extra", f"not a place for {', '.join(sorted(taken))}")
+
+    def body(self) -> dict[str, Any]:
+        """These settings as fields of a request."""
+        sent = {self.max_tokens_key: self.max_tokens, "temperature": self.temperature, "seed": self.seed}
+        return {name: value for name, value in sent.items() if value is not None} | dict(self.extra)
+
+
+def require(held: bool, name: str, wanted: str, *got: object) -> None:
+    """Raises InputError about the field `name` unless `held`."""
+    if not held:
+        raise InputError(f"{name}: {wanted}" + "".join(f", got {value!r}" for value in got))
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        raise InputError("base_url: not a URL") from None
+    # The URL is not shown before it is known to hold no secret.
+    require("@" not in parts.netloc, "base_url: credentials", "belong into the environment (api_key_env), not into the URL")
+    require(not parts.query and not parts.fragment, "base_url", "must have no query and no fragment")
+    require(whole and url.isascii() and url.isprintable() and " " not in url, "base_url", "must be http://... or https://...", url)
+
+
+def api_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "")
+    if not key:
+        raise NotHere(f"api_key_env: the environment variable {variable} is not set")
+    require(key.isascii() and key.isprintable() and " " not in key, "api_key_env", f"{variable} holds characters that no key has")
+    return key

@@ -1,0 +1,161 @@
+"""Pairs that people have judged, to judge a judge by: PandaLM's votes, HH's preferences, a task's pairs."""
+
+import gzip
+import json
+import runpy
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from apo_bench.errors import InputError
+from apo_bench.shipped import shipped_root
+from apo_bench.tasks import Task, normalise, read_description
+from apo_bench.types import Message, Pair, Prompt, identity, prompt_id
+
+Label = Literal["a", "tie", "b"]
+VOTES: Mapping[int, Label] = {0: "tie", 1: "a", 2: "b"}
+PANDALM_AXIS = "overall"
+IDENTICAL = "identical responses"
+NO_MAJORITY = "no majority of annotators"
+NOT_TEXT = "a response that is true or false, not text"
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """Two responses to a prompt, and which of them people prefer."""
+
+    prompt: Prompt
+    a: str
+    b: str
+    label: Label
+
+    @property
+    def id(self) -> str:
+        """Content identity; it does not know the label."""
+        return identity(self.prompt.id, self.a, self.b)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled pairs in the order of their hashes, so that the first n are a random n and the first m of them are the same.
+
+    `left_out` counts, by reason, what the source holds and `pairs` does not; pairs beyond the first n are not in it.
+    """
+
+    name: str
+    pairs: tuple[LabelledPair, ...]
+    left_out: Mapping[str, int]
+
+
+def read_labelled(path: Path, n: int | None = None) -> Labelled:
+    """The labelled pairs of a file, whose format its content tells; at most `n`, chosen by hash.
+
+    A JSON list is PandaLM's (instruction, input, response1, response2, annotator1 to 3; the label is what two of the three say). JSON
+    lines with chosen and rejected are HH's, in every form that the task `hh` reads and with its prompts' ids and clusters.
+    Raises InputError, one line that names file, line or item, and key, for anything else, and where no pair is left.
+    """
+    match _opening(path):
+        case "[":
+            return _checked(str(path), _pandalm(path), n)
+        case "{":
+            return _checked(str(path), _hh(path), n)
+    raise InputError(f"{path}: line 1: neither a JSON list (PandaLM) nor JSON lines with chosen and rejected (HH)")
+
+
+def labelled_pairs(task: Task, n: int | None = None) -> Labelled:
+    """The preference pairs of a task's test split, which no model was trained on; at most `n`, chosen by hash."""
+    return _checked(f"{task.name} test", map(_labelled, task.pairs["test"]), n)
+
+
+def _checked(name: str, found: Iterable[LabelledPair | str], n: int | None) -> Labelled:
+    """`found` holds pairs, and a reason for each that was left out."""
+    if n is not None and n < 1:
+        raise InputError(f"{name}: n: a whole number from 1 is needed, got {n}")
+    left_out: Counter[str] = Counter()
+    pairs = []
+    for one in found:
+        if isinstance(one, str):
+            left_out[one] += 1
+        elif one.a.strip() == one.b.strip():
+            left_out[IDENTICAL] += 1
+        else:
+            pairs.append(one)
+    if not pairs:
+        raise InputError(f"{name}: no labelled pair ({left_out.total()} left out)")
+    return Labelled(Path(name).name, tuple(sorted(pairs, key=lambda pair: pair.id)[:n]), dict(left_out))
+
+
+def _labelled(pair: Pair) -> LabelledPair:
+    """A hash says which side is a, so that labels are balanced."""
+    if int(pair.id, 16) % 2:
+        return LabelledPair(pair.prompt, pair.rejected, pair.chosen, "b")
+    return LabelledPair(pair.prompt, pair.chosen, pair.rejected, "a")
+
+
+def _prompt(axis: str, messages: tuple[Message, ...], cluster: str) -> Prompt:
+    """The prompt as the tasks make it."""
+    return Prompt(prompt_id(axis, messages), messages, axis, identity(normalise(cluster)))
+
+
+def _hh(path: Path) -> Iterator[LabelledPair | str]:
+    """The rows of the shipped task's own reader."""
+    folder = shipped_root() / "tasks" / "hh"
+    options = {**read_description(folder / "hh.yaml").options, "data_files": [str(path.absolute())]}
+    for row in runpy.run_path(str(folder / "hh.py"))["rows"](base=None, **options):
+        if "dropped" in row:
+            yield row["dropped"]
+        else:
+            messages = tuple(Message(role, text) for role, text in row["messages"])
+            yield _labelled(Pair(_prompt(row["axis"], messages, row["cluster"]), row["chosen"], row["rejected"]))
+
+
+def _pandalm(path: Path) -> Iterator[LabelledPair | str]:
+    try:
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno}: broken JSON: {error.msg} (column {error.colno})") from None
+    for number, item in enumerate(items, 1):
+        where = f"{path}: item {number}"
+        if not isinstance(item, dict):
+            raise InputError(f"{where}: an object is needed, got {type(item).__name__}")
+        votes: Counter[Label] = Counter(_vote(where, item, f"annotator{i}") for i in (1, 2, 3))
+        label, most = votes.most_common(1)[0]
+        question = "\n\n".join(filter(None, (_text(where, item, key) for key in ("instruction", "input"))))
+        if any(isinstance(item.get(key), bool) for key in ("response1", "response2")):
+            yield NOT_TEXT  # six published items: what a model's "True" has become
+            continue
+        a, b = (_text(where, item, key) for key in ("response1", "response2"))
+        prompt = _prompt(PANDALM_AXIS, (Message("user", question),), question)
+        yield LabelledPair(prompt, a, b, label) if most > 1 else NO_MAJORITY
+
+
+def _vote(where: str, item: dict[str, Any], key: str) -> Label:
+    value = item.get(key)
+    if type(value) is not int or value not in VOTES:
+        raise InputError(f"{where}: {key}: {f'0, 1 or 2 is needed, got {value!r}' if key in item else 'missing'}")
+    return VOTES[value]
+
+
+def _text(where: str, item: dict[str, Any], key: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {key}: {f'text is needed, got {type(value).__name__}' if key in item else 'missing'}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: {key}: holds half a surrogate pair, which is no text") from None
+    return value
+
+
+def _opening(path: Path) -> str:
+    """The first character that is no white space."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,185 @@
+"""A language model on this machine as a judge: its verdict is the likelier of the two labels as the next token. Nothing is sampled."""
+
+import inspect
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from apo_bench.errors import InputError
+from apo_bench.judging import templates
+from apo_bench.judging.templates import template_for, templates_of
+from apo_bench.judging.verdicts import Judge, Question, Surroundings, Verdict
+from apo_bench.models.imports import resolve_model
+from apo_bench.store import code_hash, digest_files, digest_folder, versions
+
+TOO_LONG = "too long"
+NO_PROBABILITY = "no probability"
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class LocalJudge:
+    """Judges by log P(A) - log P(B) of the next token; a tie where that is at most `tie_margin` either way.
+
+    `path` is a folder, the name of an imported model or a hub id, `template` one without reasons: there is no room for them. Nothing
+    is ever cut: a question of more tokens than `max_tokens`, or than the model has places for, fails as too long.
+    """
+
+    path: str
+    template: str = "by_axis"
+    tie_margin: Annotated[float, Ge(0)] = 0.0  # log-odds
+    batch_size: Annotated[int, Ge(1)] = 8
+    max_tokens: Annotated[int, Ge(1)] = 2048
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if any(template.reasoned for template in templates_of(self.template)):
+            raise InputError(f"LocalJudge: template: {self.template!r} asks for reasons, and a next token has no room for them")
+
+    def open(self, at: Surroundings) -> Judge:
+        """Raises InputError for a path that is not there. The model is loaded with the first question."""
+        return _Open(self, resolve_model(self.path, Path(at.base) if at.base else None))
+
+
+@dataclass(frozen=True)
+class _Open(Judge):
+    spec: LocalJudge
+    model: str
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "kind": "local",
+            **asdict(self.spec),
+            "path": self._content,
+            "templates": {template.name: template.digest for template in templates_of(self.spec.template)},
+            "code": [digest_files([Path(__file__), Path(templates.__file__)]), code_hash()],
+            "versions": versions(),
+        }
+
+    def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
+        """Those too long first, then the shortest: questions of like length share a batch."""
+        reader = self._reader
+        fitting: list[tuple[Question, list[int]]] = []
+        for question in questions:
+            ids = reader.encode(template_for(self.spec.template, question.prompt.axis).messages(question))
+            if len(ids) > min(self.spec.max_tokens, reader.places):
+                yield question, Verdict(None, TOO_LONG, text=f"{len(ids)} tokens", calls=0)
+            else:
+                fitting.append((question, ids))
+        fitting.sort(key=lambda one: (len(one[1]), one[0].id))
+        for start in range(0, len(fitting), self.spec.batch_size):
+            batch, started = fitting[start : start + self.spec.batch_size], time.monotonic()
+            logps = reader.label_logps([ids for _, ids in batch])
+            latency_s = time.monotonic() - started
+            for (question, ids), (first, second) in zip(batch, logps, strict=True):
+                yield question, self._verdict(first, second, len(ids), latency_s)
+
+    @cached_property
+    def _content(self) -> str:
+        return digest_folder(Path(self.model)) if Path(self.model).is_dir() else self.model
+
+    @cached_property
+    def _reader(self) -> "Reader":
+        from apo_bench.models.policy import load_policy
+
+        return Reader(*load_policy(self.model, self.spec.trust_remote_code))
+
+    def _verdict(self, first: float, second: float, tokens: int, latency_s: float) -> Verdict:
+        odds, text = first - second, f"log P(A) = {first:.4f}, log P(B) = {second:.4f}"
+        if math.isnan(odds):
+            return Verdict(None, NO_PROBABILITY, text=text, prompt_tokens=tokens, latency_s=latency_s)
+        choice = "tie" if abs(odds) <= self.spec.tie_margin else "first" if odds > 0 else "second"
+        probability = (1 + math.tanh(odds / 2)) / 2  # P(A) / (P(A) + P(B))
+        return Verdict(choice, text=text, probability=probability, prompt_tokens=tokens, latency_s=latency_s)
+
+
+class Reader:
+    """A causal model, in fp32, that reads messages and is asked for the label that comes next.
+
+    A label may be spelled by two tokens, "A" and " A", each as the tokenizer makes it of what follows the template's generation
+    prompt; those of them that are one token for both labels count, and their probabilities add up. Raises InputError where none is.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.places: float = getattr(model.config, "max_position_embeddings", None) or math.inf
+        self.controls = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and len(token.content) > 1]
+        self.labels = label_tokens(tokenizer, templates.LABELS)
+        self.one_place = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def encode(self, messages: Messages) -> list[int]:
+        """The ids up to the answer. What the tokenizer would take for a control token, such as the end of a turn, is data here as well:
+        a space parts its first character from the rest."""
+        system, user = messages
+        content = user["content"]
+        for control in self.controls:
+            content = content.replace(control, f"{control[0]} {control[1:]}")
+        return _ids(self.tokenizer, as_text(self.tokenizer, [system, {**user, "content": content}]))
+
+    def label_logps(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """log P of each label after each sequence, (B, 2). Padded on the right, where a causal model does not look."""
+        import torch
+
+        from apo_bench.models.text import pad
+
+        padding = self.tokenizer.pad_token_id
+        ids, mask = (part.to(self.model.device) for part in pad(sequences, padding))
+        last = mask.sum(dim=1) - 1  # (B,)
+        kept, column = torch.unique(last, return_inverse=True)
+        only = {"logits_to_keep": kept} if self.one_place else {}  # all places' logits would be most of the memory
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits  # (B, T or kept, V)
+            logits = logits[torch.arange(len(ids)), column if only else last].float()  # (B, V)
+            logits[:, padding] = -math.inf  # padding is no word; an added one has a row that nothing trained
+            logps = logits.log_softmax(dim=-1)
+            return torch.stack([logps[:, spellings].logsumexp(dim=-1) for spellings in self.labels], dim=1).tolist()
+
+
+def as_text(tokenizer: Any, messages: Messages) -> str:
+    """A system and a user message in the chat template's form, up to where the answer begins.
+
+    The system message is always sent, which keeps a template's own out; a template that refuses or drops it gets it at the head of the
+    user's. Without a template, the Human/Assistant form of Anthropic's HH data.
+    """
+    from jinja2 import TemplateError
+
+    system, user = (message["content"] for message in messages)
+    together = f"{system}\n\n{user}"
+    if not tokenizer.chat_template:
+        return f"\n\nHuman: {together}\n\nAssistant:"
+
+    def templated(sent: Messages) -> str:
+        # A model that thinks first is told not to; other templates have no such switch and do not mind.
+        return tokenizer.apply_chat_template(sent, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+
+    try:
+        text = templated(messages)
+    except TemplateError:
+        text = ""
+    return text if system in text else templated([{"role": "user", "content": together}])
+
+
+def label_tokens(tokenizer: Any, labels: Sequence[str]) -> list[list[int]]:
+    """For each label the ids that spell it after a generation prompt, bare and after a space. Raises InputError where none does."""
+    before = as_text(tokenizer, [{"role": "system", "content": "Judge."}, {"role": "user", "content": "Which?"}])
+    start = _ids(tokenizer, before)
+    spellings: dict[tuple[int, ...], None] = {}  # (id of the first label, of the second)
+    for space in ("", " "):
+        longer = [_ids(tokenizer, before + space + label) for label in labels]
+        ends = tuple(ids[-1] for ids in longer)
+        if all(ids[:-1] == start for ids in longer) and len(set(ends)) == len(labels) and tokenizer.unk_token_id not in ends:
+            spellings[ends] = None
+    if not spellings:
+        raise InputError(f"LocalJudge: path: its tokenizer has no single token for each of the labels {' and '.join(labels)}")
+    return [list(ids) for ids in zip(*spellings, strict=True)]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,112 @@
+"""A reward model as a judge: the response with the higher score is the better one."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from apo_bench.errors import InputError
+from apo_bench.judging.verdicts import Judge, Question, Scorer, Surroundings, Verdict
+from apo_bench.models.imports import resolve_model
+from apo_bench.store import code_hash, digest_files, digest_folder, versions
+from apo_bench.types import Prompt
+
+TOO_LONG = "too long"
+NO_SCORE = "no score"
+Scored = tuple[Prompt, str]
+
+
+@dataclass(frozen=True)
+class RewardModelJudge:
+    """Judges by the difference of two scores, a log-odds under Bradley-Terry; a tie where it is at most `tie_margin` either way.
+
+    The scores are those of `gold`, a gold reward model of the run, or of the sequence-classification model in `path`: a folder, or
+    a hub id. The other fields are about the latter: an input of more than `max_tokens` is not cut, and the question fails as too
+    long. Raises InputError unless exactly one of `gold` and `path` is given.
+    """
+
+    gold: str | None = None
+    path: str | None = None
+    tie_margin: Annotated[float, Ge(0)] = 0.0
+    max_tokens: Annotated[int, Ge(2)] = 512
+    batch_size: Annotated[int, Ge(1)] = 64
+    axis_input: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.gold is None) == (self.path is None):
+            raise InputError(f"RewardModelJudge: give exactly one of gold and path, got gold={self.gold!r} and path={self.path!r}")
+
+    def open(self, at: Surroundings) -> Judge:
+        """Raises InputError for a gold model that is not there, or where there is no run, and for a path that is not there."""
+        if self.path is not None:
+            return _Open(self, resolve_model(self.path, Path(at.base) if at.base else None), None, "")
+        if at.gold is None:
+            raise InputError(f"RewardModelJudge: gold: {self.gold!r} is a reward model of a run, and there is none here; give a path")
+        if self.gold is None or self.gold not in at.golds:
+            raise InputError(f"RewardModelJudge: gold: no gold reward model {self.gold!r}; there are: {', '.join(at.golds) or 'none'}")
+        return _Open(self, None, at.gold, at.golds[self.gold])
+
+
+@dataclass(frozen=True)
+class _Open(Judge):
+    spec: RewardModelJudge
+    model: str | None
+    gold: Scorer | None
+    gold_id: str
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        code = {"code": [digest_files([Path(__file__)]), code_hash()], "versions": versions()}
+        return {"kind": "reward model", **asdict(self.spec), "path": self._content, "gold_id": self.gold_id, **code}
+
+    def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
+        """All are scored before the first is given, each distinct response once: the model is loaded for a call and not kept."""
+        pairs = {one: ((one.prompt, one.first), (one.prompt, one.second)) for one in questions}
+        lengths = self._lengths(list(dict.fromkeys(item for pair in pairs.values() for item in pair)))
+        fitting = [pair for pair in pairs.values() if all(lengths.get(item, 0) <= self.spec.max_tokens for item in pair)]
+        items = list(dict.fromkeys(item for pair in fitting for item in pair))
+        scores = dict(zip(items, self._scores(items), strict=True)) if items else {}
+        for one, pair in pairs.items():
+            yield one, self._verdict([scores.get(item) for item in pair], tokens=sum(lengths.get(item, 0) for item in pair))
+
+    @cached_property
+    def _content(self) -> str | None:
+        return digest_folder(Path(self.model)) if self.model and Path(self.model).is_dir() else self.model
+
+    def _verdict(self, scores: Sequence[float | None], tokens: int) -> Verdict:
+        first, second = scores
+        if first is None or second is None:
+            return Verdict(None, TOO_LONG, text=f"{tokens} tokens", calls=0)
+        difference, text = first - second, f"score(A) = {first:.6g}, score(B) = {second:.6g}"
+        if math.isnan(difference):
+            return Verdict(None, NO_SCORE, text=text, prompt_tokens=tokens)
+        choice = "tie" if abs(difference) <= self.spec.tie_margin else "first" if difference > 0 else "second"
+        return Verdict(choice, text=text, probability=(1 + math.tanh(difference / 2)) / 2, prompt_tokens=tokens)
+
+    def _lengths(self, items: Sequence[Scored]) -> dict[Scored, int]:
+        """What the model in `path` would read of each item, in tokens; a gold model counts its own."""
+        if self.model is None:
+            return {}
+        from apo_bench.models.text import encode_scored, load_tokenizer
+
+        tokenizer = load_tokenizer(self.model, self.spec.trust_remote_code)
+        # One more than fits, so that an input too long counts as that.
+        return {item: len(encode_scored(tokenizer, *item, self.spec.axis_input, self.spec.max_tokens + 1).ids) for item in items}
+
+    def _scores(self, items: Sequence[Scored]) -> Sequence[float]:
+        if self.gold is not None and self.spec.gold is not None:
+            return self.gold(self.spec.gold, items)
+        from apo_bench.config import NeuralReward, Recipe
+        from apo_bench.models.reward import score
+
+        assert self.model is not None
+        spec = NeuralReward(
+            path=self.model, max_tokens=self.spec.max_tokens, score_batch_size=self.spec.batch_size, axis_input=self.spec.axis_input,
+            trust_remote_code=self.spec.trust_remote_code, training=Recipe(learning_rate=1.0),
+        )  # fmt: skip
+        return score(Path(self.model), items, spec)[0]  # it is not trained: the recipe is only what a spec must have

@@ -1,0 +1,106 @@
+"""What a judge is asked, from versioned files in `prompts/`, and how its answer is read.
+
+A file has a system part and a user part. Once results rest on a version it stays as it is; a change is a new version beside it. The
+conversation and the responses are fenced as data by a code that occurs in none of them, so nothing in a text can close its fence.
+"""
+
+import string
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+from apo_bench.errors import InputError
+from apo_bench.judging.verdicts import Choice, Question
+from apo_bench.store import digest
+from apo_bench.types import identity
+
+PROMPTS = Path(__file__).with_name("prompts")
+NAMES = tuple(sorted(path.stem for path in PROMPTS.glob("*.txt")))
+SYSTEM, USER = "=== system ===\n", "\n=== user ===\n"
+LABELS = ("A", "B")
+CHOICES: dict[str, Choice] = {"a": "first", "b": "second", "tie": "tie"}
+DECORATION = string.whitespace + "\u00a0*_`\"'\u2018\u2019\u201c\u201d.,:;!()[]{}<>#-"  # no question mark: "A?" is a doubt
+BY_AXIS = {"by_axis": "{}.v1", "by_axis.reasoned": "{}.reasoned.v1"}
+ABOUT = {"helpful": "helpfulness", "harmless": "harmlessness"}  # what an axis is judged on; any other overall
+
+
+@dataclass(frozen=True)
+class Template:
+    """A question's wording. `digest` is the hash of its file, `labels` what the responses are called.
+
+    `system` is the same for every question, so that a server can keep what it has read of it.
+    """
+
+    name: str
+    digest: str
+    reasoned: bool
+    system: str
+    user: str
+    labels: tuple[str, str] = LABELS
+
+    def messages(self, question: Question) -> list[dict[str, str]]:
+        """The system and the user message, each a role and its content."""
+        turns = [(message.role, message.content) for message in question.prompt.messages]
+        fence = fence_of([*(content for _, content in turns), question.first, question.second])
+        conversation = "\n".join(f"<{role} {fence}>\n{content}\n</{role} {fence}>" for role, content in turns)
+        # One pass: what is put in is not looked at again.
+        user = self.user.format(fence=fence, conversation=conversation, first=question.first, second=question.second)
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+
+    def read(self, answer: str) -> Choice | None:
+        """The verdict in an answer, or None where there is not exactly one.
+
+        Without reasoning the whole answer is A, B or tie, perhaps after "Verdict:"; with it, the last line is "Verdict:" and one of
+        them, and no other line states another verdict. Case, white space, and quotes, brackets, full stops and markdown around a word
+        do not matter: **A**, [[A]], `Verdict: "b".` are read.
+        """
+        if not self.reasoned:
+            head, verdict = _stated(answer)
+            return verdict if head in ("", "verdict") else None
+        lines = [_stated(line) for line in answer.splitlines() if line.strip(DECORATION)]
+        verdicts: set[Choice | None] = {verdict for head, verdict in lines if head == "verdict"}
+        return verdicts.pop() if len(verdicts) == 1 and lines[-1][0] == "verdict" else None
+
+
+def template_for(choice: str, axis: str) -> Template:
+    """The template that `choice` names for a prompt's axis.
+
+    "by_axis" and "by_axis.reasoned" ask for what the axis is about, helpfulness or harmlessness, and of any other axis for everything
+    together; any other choice is one template's name. Raises InputError for an unknown one.
+    """
+    return load_template(BY_AXIS[choice].format(ABOUT.get(axis, "overall")) if choice in BY_AXIS else choice)
+
+
+def templates_of(choice: str) -> tuple[Template, ...]:
+    """Every template that `choice` may mean, in order of name: what a judge's identity must tell. Raises InputError as template_for."""
+    found = {template_for(choice, axis) for axis in (*ABOUT, "")}
+    return tuple(sorted(found, key=lambda template: template.name))
+
+
+@cache
+def load_template(name: str) -> Template:
+    """The template of this name, such as "overall.v1" or "helpfulness.reasoned.v1". Raises InputError for an unknown one."""
+    if name not in NAMES:
+        raise InputError(f"template: no template named {name!r}; there are: {', '.join((*BY_AXIS, *NAMES))}")
+    return parse_template(name, (PROMPTS / f"{name}.txt").read_text(encoding="utf-8"))
+
+
+def parse_template(name: str, text: str) -> Template:
+    """A template from its file's text."""
+    system, _, user = text.removeprefix(SYSTEM).partition(USER)
+    return Template(name, digest(text), ".reasoned." in name, system.strip(), user.strip())
+
+
+def fence_of(texts: Iterable[str]) -> str:
+    """Eight hex digits that occur in none of the texts, in neither case; the same for the same texts in any order."""
+    ordered = sorted(texts)
+    codes = (identity(str(number), *ordered)[:8] for number in count())
+    return next(code for code in codes if not any(code in text.casefold() for text in ordered))
+
+
+def _stated(text: str) -> tuple[str, Choice | None]:
+    """What stands before the last colon, in lower case and bare, and the choice after it."""
+    head, _, tail = text.strip(DECORATION).rpartition(":")
+    return head.strip(DECORATION).casefold(), CHOICES.get(tail.strip(DECORATION).casefold())

@@ -1,0 +1,94 @@
+"""How fast is a judge behind HTTP? python benchmarks/judging_speed.py [--comparisons 1000] [--latency-ms 100] [--concurrency 64]
+
+Comparisons in both orders against tests/chat_server.py, which takes the same time for every answer, in a process of its own on this
+machine. Ideal is calls x latency / concurrency; "bare sockets" is what the machine and the server let through when nothing is done
+with the same requests but to send them and wait. Then the same questions again, all of them known to the journal. Asked for: at least 95 %
+of ideal, and less than 2 s for the rerun. CPU is this process's own.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from chat_server import Plan, serving, worth_questions
+
+from apo_bench.judging.asking import ask
+from apo_bench.judging.chat_judge import ChatJudge
+from apo_bench.judging.journal import Journal
+from apo_bench.judging.templates import template_for
+from apo_bench.judging.verdicts import Surroundings, Verdict
+
+T = TypeVar("T")
+FILLER = "A sentence such as one finds in an answer to a question. " * 8
+
+
+def timed(work: Callable[[], T]) -> tuple[T, float, float]:
+    """What came out, seconds by the clock, and seconds of CPU."""
+    gc.collect()  # what was there before is not collected on this work's time
+    start, cpu = time.perf_counter(), time.process_time()
+    found = work()
+    return found, time.perf_counter() - start, time.process_time() - cpu
+
+
+async def bare(port: int, bodies: list[bytes], concurrency: int) -> None:
+    """Sends the bodies, so many at a time, and reads the answers."""
+    left = iter(bodies)
+
+    async def worker() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body in left:
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+        writer.close()
+
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comparisons", type=int, default=1000)
+    parser.add_argument("--latency-ms", type=float, default=100.0)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    asked = worth_questions(given.comparisons, FILLER)
+    ideal_s = len(asked) * given.latency_ms / 1000 / given.concurrency
+
+    with serving(Plan(latency_s=given.latency_ms / 1000)) as server, TemporaryDirectory() as folder:
+        judge = ChatJudge("loopback", server.base_url, api_key_env=None, concurrency=given.concurrency).open(Surroundings())
+        messages = [template_for("by_axis", "helpful").messages(question) for question in asked]
+        bodies = [json.dumps({"messages": one}).encode() for one in messages]
+        port = int(server.base_url.rpartition(":")[2].partition("/")[0])
+        for repeat in range(given.repeats):
+            _, bare_s, _ = timed(lambda: asyncio.run(bare(port, bodies, given.concurrency)))
+            path = Path(folder) / f"{repeat}.jsonl"
+            with Journal(path).open() as journal:
+                found, wall_s, cpu_s = timed(lambda journal=journal: ask(judge, asked, journal))
+            assert all(verdict.choice for verdict in found.values()), "a verdict is missing"
+            rate = f"{ideal_s / wall_s:.1%} of ideal, {cpu_s / len(asked) * 1e3:.2f} ms of CPU a call; bare sockets {ideal_s / bare_s:.1%}"
+            print(f"{len(asked)} calls: {wall_s:.2f} s of {ideal_s:.2f} s, {rate}")
+
+        def again() -> dict[str, Verdict]:
+            with Journal(path).open() as journal:
+                return ask(judge, asked, journal)
+
+        known, wall_s, _ = timed(again)
+        assert {id_: one.choice for id_, one in known.items()} == {id_: one.choice for id_, one in found.items()}
+        assert len(server.requests()) == 2 * len(asked) * given.repeats, "a known question was asked again"
+        print(f"all of them known: {wall_s:.2f} s")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
