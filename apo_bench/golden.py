@@ -10,16 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from apo_bench import __version__
 from apo_bench.errors import InputError
 from apo_bench.judging.asking import spent_usd
 from apo_bench.judging.chat import ChatClient, Reply
-from apo_bench.judging.endpoint import Endpoint, Sampling, require
+from apo_bench.judging.endpoint import ChatSettings, require
 from apo_bench.judging.journal import Journal
 from apo_bench.methods import Kind, resolve
 from apo_bench.store import digest, write_text
@@ -31,57 +31,19 @@ WRITER = Kind("golden writer", {"messages": "messages(prompt)"})
 
 
 @dataclass(frozen=True)
-class GoldenWriter:
+class GoldenWriter(ChatSettings):
     """The model that answers, and how it is asked.
 
     `api_key_env` names the environment variable with the API key, null where none is needed. `system_prompt` null: no system message, which
-    some servers replace by a default of their own; "" sends an empty one. `served_as` is a name for a server that moves: answers are kept
-    under it instead of under `base_url`. `max_usd` counts all that the file's journal was charged. The rest is as in endpoint.Endpoint and
-    endpoint.Sampling. Raises InputError that names the field.
+    some servers replace by a default of their own; "" sends an empty one. `max_usd` counts all that the file's journal was charged. The
+    other fields are those of ChatSettings. Raises InputError that names the field.
     """
 
-    model: str
-    base_url: str
-    api_key_env: str | None
     system_prompt: str | None = None
-    served_as: str | None = None
-    temperature: float | None = 0.0
-    max_tokens: int = 512
-    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    seed: int | None = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    concurrency: int = 16
-    timeout_s: float = 60.0
-    max_attempts: int = 6
-    max_wait_s: float = 60.0
-    usd_per_million_prompt_tokens: float = 0.0
-    usd_per_million_completion_tokens: float = 0.0
-    max_usd: float | None = None
-
-    def __post_init__(self) -> None:
-        try:
-            _ = self.endpoint, self.sampling  # each checks itself
-        except InputError as error:
-            raise InputError(f"GoldenWriter: {error}") from None
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(**{part.name: getattr(self, part.name) for part in fields(Endpoint)})
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(**{part.name: getattr(self, part.name) for part in fields(Sampling)})
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What can change an answer. Prices and pace are not."""
-        return {
-            "kind": "golden",
-            "model": self.model,
-            "server": self.served_as or self.base_url.rstrip("/"),
-            "system_prompt": self.system_prompt,
-            "sampling": self.sampling.body(),
-        }
+        return {"kind": "golden", **super().identity, "system_prompt": self.system_prompt}
 
     def messages(self, prompt: Prompt) -> list[dict[str, str]]:
         """The conversation as it is sent."""

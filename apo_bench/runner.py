@@ -78,7 +78,8 @@ def run(
     about |= {"tuned": tuned} if tuned else {}
     about |= {"variation": dict(variation)} if variation else {}
     about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
-    answer = _answer_key(folder, about, records)
+    judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=experiment_path.parent)]
+    answer = _answer_key(folder, about, records, judges)
     written, unanswered = folder / "store" / "answer.json", []
     if not _says(written, answer):  # a replay has nothing new to write
         from apo_bench.report import write_report
@@ -195,24 +196,12 @@ def _with(overrides: str, more: Mapping[str, Any]) -> str:
     return json.dumps({**json.loads(overrides), **more}, sort_keys=True)
 
 
-def _answer_key(folder: Path, about: Mapping[str, Any], records: Records) -> str:
+def _answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
     """Names everything that tables and report are made from."""
     here = Path(__file__).parent
-    made_by = (
-        "tables",
-        "report",
-        "sections",
-        "sections_judging",
-        "judged",
-        "markdown",
-        "contrasts",
-        "costs",
-        "results",
-        "figures",
-        "looks",
-    )
-    rooms = [path for room in ("stats", "judging") for path in sorted((here / room).rglob("*.py"))]
-    code = digest_files([*(here / f"{name}.py" for name in made_by), *rooms])
+    made_by = "tables report sections sections_judging judged markdown contrasts costs results figures looks".split()
+    rooms = [*(here / "stats").glob("*.py"), *(here / "judging").glob("*.py"), *(here / "judging" / "prompts").glob("*.txt")]
+    code = digest_files([*(here / f"{name}.py" for name in made_by), *rooms, *judges])
     question = digest_files([folder / "experiment.yaml"])
     return digest([about, [record["key"] for record in records.values()], question, code])
 

@@ -243,7 +243,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
     """Only the three model ids are not checked, each a note."""
-    (experiment,), (_, method) = blocks("README.md", "yaml"), blocks("README.md", "python")
+    (experiment, _), (_, method) = blocks("README.md", "yaml"), blocks("README.md", "python")
     assert len(experiment.splitlines()) <= 20
     path = tmp_path / "mine.yaml"
     path.write_text(experiment)
@@ -254,6 +254,23 @@ def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
     ]
     (tmp_path / "best_once.py").write_text(method)
     assert resolve("best_once.py@BestOnce", {"samples_per_prompt": 4}, base=tmp_path).samples_per_prompt == 4
+
+
+def test_the_pages_judges_are_valid(
+    tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of README.md and docs/judging.md: of a machine with neither key nor imported model, what is lacking is a note."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "models"))
+    tree["models"]["gold"][0]["name"] = "gpt2"
+    for page, lacking in (
+        (blocks("README.md", "yaml")[1], ["judges.gpt"]),
+        (blocks("docs/judging.md", "yaml")[0], ["judges.gpt", "judges.local"]),
+    ):
+        shown = yaml.safe_load(page)
+        tree["judges"], tree["judging"] = shown["judges"], shown["judging"]
+        tree["compare"]["scorer"] = shown.get("compare", {}).get("scorer", "gold")
+        assert [note.split(":")[0] for note in apo_bench.check.check_experiment(write_experiment(tree))] == lacking
 
 
 def test_the_pages_statistics_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,7 +264,7 @@ from pathlib import Path
 from apo_bench.golden import GoldenWriter, write_golden
 from test_golden import SYSTEM, load
 folder = Path(sys.argv[2])
-writer = GoldenWriter("model", sys.argv[1], None, SYSTEM, concurrency=2)
+writer = GoldenWriter("model", sys.argv[1], None, system_prompt=SYSTEM, concurrency=2)
 write_golden(load(folder), folder / "golden.jsonl", writer)
 """
 
@@ -372,7 +372,7 @@ def test_a_wrong_setting_is_named(given: dict[str, Any], said: str) -> None:
 
 def test_settings_make_a_writer() -> None:
     made = golden_writer({"model": "m", "base_url": "http://host/v1/", "api_key_env": None, "system_prompt": "Hi."}, "writer.yaml")
-    assert made == GoldenWriter("m", "http://host/v1/", None, "Hi.")
+    assert made == GoldenWriter("m", "http://host/v1/", None, system_prompt="Hi.")
     with pytest.raises(InputError, match=r"writer\.yaml: GoldenWriter needs the parameter 'base_url'"):
         golden_writer({"model": "m"}, "writer.yaml")
 

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -77,6 +77,55 @@ class Sampling:
         """These settings as fields of a request."""
         sent = {self.max_tokens_key: self.max_tokens, "temperature": self.temperature, "seed": self.seed}
         return {name: value for name, value in sent.items() if value is not None} | dict(self.extra)
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """A chat model as a user writes it down: where it is, how it is sampled, how hard it may be asked and what it costs.
+
+    `served_as` is a name for a server that moves: answers are kept under it instead of under `base_url`. Settings of sampling that a server
+    refuses are null. The rest is as in Endpoint and Sampling. Raises InputError that names class and field.
+    """
+
+    model: str
+    base_url: str
+    api_key_env: str | None
+    served_as: str | None = None
+    temperature: float | None = 0.0
+    max_tokens: int = 512
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    seed: int | None = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: int = 16
+    timeout_s: float = 60.0
+    max_attempts: int = 6
+    max_wait_s: float = 60.0
+    usd_per_million_prompt_tokens: float = 0.0
+    usd_per_million_completion_tokens: float = 0.0
+    max_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            self.check()
+        except InputError as error:
+            raise InputError(f"{type(self).__name__}: {error}") from None
+
+    def check(self) -> None:
+        """Raises InputError that names a field. A subclass checks its own fields too."""
+        _ = self.endpoint, self.sampling
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(**{part.name: getattr(self, part.name) for part in fields(Endpoint)})
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**{part.name: getattr(self, part.name) for part in fields(Sampling)})
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What can change an answer. The server is part of it: many local ones answer to any model's name. Prices and pace are not."""
+        return {"model": self.model, "server": self.served_as or self.base_url.rstrip("/"), "sampling": self.sampling.body()}
 
 
 def require(held: bool, name: str, wanted: str, *got: object) -> None:
