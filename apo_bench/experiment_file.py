@@ -90,16 +90,21 @@ def parse_yaml(text: str, source: str) -> Any:
         raise InputError(_one_line(f"{source}: not valid YAML{where}: {getattr(error, 'problem', None) or error}")) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, source: str) -> Any:
+    """The value of a YAML file, by the rules of experiment files. Raises InputError, one line that starts with `source`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{source}: no such file") from None
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{source}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
-    tree = parse_yaml(text, str(path))
+        raise InputError(f"{source}: not UTF-8 (byte {error.start})") from None
+    return parse_yaml(text, source)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    tree = read_yaml(path, str(path))
     if not isinstance(tree, dict):
         raise InputError(f"{path}: an experiment is a mapping of keys, got {type(tree).__name__}")
     return tree

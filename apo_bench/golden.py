@@ -158,6 +158,9 @@ def _ask(
                 journal.add(_key(writer, prompt), _record(reply))
             else:
                 unanswered[prompt.id] = reply.failure
+                if reply.lost_usd:
+                    lost = f"lost.{_key(writer, prompt)}"
+                    journal.add(lost, {"lost_usd": journal.records.get(lost, {}).get("lost_usd", 0.0) + reply.lost_usd})
             progress(done, len(missing))
     return unanswered
 

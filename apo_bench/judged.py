@@ -89,6 +89,8 @@ def win_rates(
                 orders = 2 if judge in twice else 1
                 numbers = _rate(verdicts, its, orders, confidence) | _missing(verdicts, its, orders)
                 numbers |= _length_controlled(its, draws, seed, confidence)
+                if math.isnan(numbers["win_rate"]):  # what is left are identical responses, or prompts that some seed lacks
+                    numbers |= dict.fromkeys(("tie_share", "lc_win_rate", "lc_low", "lc_high"), math.nan)
                 found.append(names | _held(numbers, doubt(audit, str(judge), axis, axes)))
     return pd.DataFrame(found, columns=COLUMNS).astype(dict.fromkeys(COUNTS, int))
 
@@ -188,6 +190,15 @@ def against_scores(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFram
                 counts = (len(told), len(known) - len(told), len(part) - len(known), n_clusters)
                 found.append((judge, scorer, axis, mean, low, high, *counts))
     return pd.DataFrame(found, columns=AGAINST)
+
+
+def marked(frame: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], columns: Sequence[str] = ("judge",)) -> pd.DataFrame:
+    """`frame`, which has an axis, with a column `informative`: why no claim may rest on a judge in `columns`, "not audited", or ""."""
+    found = []
+    for row in frame.to_dict("records"):
+        doubts = {row[name]: doubt(audit, str(row[name]), row["axis"], axes) for name in columns}
+        found.append("; ".join(f"{judge}: {reason}" for judge, reason in doubts.items() if reason))
+    return frame.assign(informative=found)
 
 
 def _rounds(pair: pd.DataFrame) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """The commands about judges and other outside voices: ask, audit, golden responses, export, import."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +35,7 @@ def judge(folder: Folder, judge: JudgeSpec) -> None:
     folder = folder.resolve()
     experiment, task = runner.reopen(folder, Path.cwd())
     choice = experiment.judges.get(judge)
-    name, choice = (judge, choice) if choice else _chosen(judge)
+    name, choice = (judge, choice) if choice else _chosen(judge, experiment.judges)
     unanswered = panel.add_judge(folder, name, choice, experiment, task)
     write_report(folder)
     terminal.print_summary(folder)
@@ -75,16 +75,14 @@ def golden(
     n: Annotated[int | None, typer.Option(min=1, help="At most so many prompts, by hash, the axes in turn.")] = None,
 ) -> None:
     """Golden responses from any chat model, for the reward model's prompts; answers that are there are not asked for again."""
-    from apo_bench.experiment_file import parse_yaml
+    from apo_bench.experiment_file import parse_yaml, read_yaml
     from apo_bench.golden import golden_writer, write_golden
     from apo_bench.tasks import load_task
 
     chosen, source = parse_yaml(options, "--options"), f"--writer {writer}"
     if not isinstance(chosen, Mapping):
         raise InputError(f"--options: a mapping is needed, got {options!r}")
-    if not writer.is_file():
-        raise InputError(f"{source}: no such file")
-    settings = golden_writer(parse_yaml(writer.read_text(encoding="utf-8"), source), source)
+    settings = golden_writer(read_yaml(writer, source), source)
     loaded = load_task(task, {key: value for key, value in chosen.items() if key != "golden"}, base=Path.cwd())
     made = write_golden(loaded, out, settings, n=n)
     cost = f"{made.prompt_tokens:,} prompt and {made.completion_tokens:,} completion tokens, {made.cost_usd:.4f} USD"
@@ -154,22 +152,19 @@ def import_judgments(
     typer.echo(str(said))
 
 
-def _chosen(given: str) -> tuple[str, Any]:
+def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
     """The judge that `--judge` describes, and its name. Raises InputError, naming the option and key."""
     from pydantic import ValidationError
 
     from apo_bench.config import JudgeChoice
-    from apo_bench.experiment_file import parse_yaml
+    from apo_bench.experiment_file import parse_yaml, read_yaml
 
-    source = "--judge"
-    if given.endswith((".yaml", ".yml")):
-        source, path = f"--judge {given}", Path(given)
-        if not path.is_file():
-            raise InputError(f"{source}: no such file")
-        given = path.read_text(encoding="utf-8")
-    found = parse_yaml(given, source)
+    file = given.endswith((".yaml", ".yml"))
+    source = f"--judge {given}" if file else "--judge"
+    found = read_yaml(Path(given), source) if file else parse_yaml(given, source)
     if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
-        raise InputError(f"{source}: a mapping with name: and use: is needed, such as '{{name: gpt, use: module@Class, ...}}'")
+        there = f"; this run's own judges: {', '.join(own)}" if own else ""
+        raise InputError(f"{source}: a mapping with name: and use: is needed, such as '{{name: gpt, use: module@Class, ...}}'{there}")
     name = found["name"]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"{source}: name: {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")

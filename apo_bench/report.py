@@ -49,8 +49,8 @@ def write_report(folder: Path) -> Path:
         frames |= {
             "judged": rates,
             "judge_audit": audit,
-            "judges_agreement": judged.agreement_of_judges(judgments),
-            "judges_against_scores": judged.against_scores(judgments, results.without(held, run.failed)),
+            "judges_agreement": judged.marked(judged.agreement_of_judges(judgments), audit, run.axes, ("judge", "other")),
+            "judges_against_scores": judged.marked(judged.against_scores(judgments, results.without(held, run.failed)), audit, run.axes),
         }
     target = folder / "report"
     target.mkdir(parents=True, exist_ok=True)
@@ -191,6 +191,8 @@ def _of_judges(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[str]:
     """Judges that nothing may rest on, and those that were left without answers."""
     found = sections_judging.warnings(frames["judged"]) if "judged" in frames else []
     for name, about in (run.manifest.get("judges") or {}).items():
+        if message := about.get("left_out"):
+            found.append(f"Judge {name}: {message}; left out.")
         if unanswered := about.get("unanswered"):
             reasons = ", ".join(f"{count(times)} {reason}" for reason, times in sorted(unanswered.items()))
             found.append(f"Judge {name}: questions without an answer: {reasons}; the same command asks again.")

@@ -62,7 +62,7 @@ def run(
     missing = [job for job in first if _finished(job) is None]
     for job in missing:
         _method(job)  # whatever is wrong with a method or a setting is said before anything is written
-    if missing:
+    if missing or not (folder / "store" / "answer.json").exists():
         _open_judges(question, experiment, task)
     write_text(folder / "experiment.yaml", dump_experiment(load_experiment(experiment_path, overrides)))
     tuned = runner.tune()
@@ -84,6 +84,7 @@ def run(
     if not _says(written, answer):  # a replay has nothing new to write
         from apo_bench.report import write_report
 
+        _open_judges(question, experiment, task)  # before the tables of an earlier answer go
         write_tables(folder, experiment, records, runner.trials, pairs_used=_pairs_used(experiment, task))
         write_json(folder / "manifest.json", about)
         if records:
@@ -96,13 +97,10 @@ def run(
 
 
 def _open_judges(question: Job, experiment: Experiment, task: Task) -> None:
-    """What a judge lacks (a key in the environment, a model, a ground truth) is said before anything is spent."""
-    if experiment.judges:
-        from apo_bench.judging import panel
+    """What a judge lacks (a key in the environment, a model, a ground truth) is said before anything is spent or lost."""
+    from apo_bench.judging import panel
 
-        at = panel.surroundings(experiment, task, question.folder, question.experiment.parent)
-        for name, choice in experiment.judges.items():
-            panel.open_judge(name, choice, at)
+    panel.open_judges(question.folder, experiment, task, question.experiment.parent)
 
 
 def _ask_judges(question: Job, experiment: Experiment, task: Task) -> list[Any]:

@@ -33,7 +33,7 @@ QUALITIES = {  # of an audit: the column, its metric, and what it means
     "length bias": ("length_bias", "the latter less the former"),
     "missing": ("missing", "share of pairs without both verdicts"),
 }
-ATTACK = "attack_"
+ATTACK, DOUBT = "attack_", "not to be relied on"
 
 
 def judged(rates: pd.DataFrame) -> list[str]:
@@ -59,7 +59,7 @@ def trust(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFrame, aga
     """How far the judges can be trusted, under a heading: their audit on people's labels and attacks, each other, and the scores.
 
     `audit`: judge, axis, metric, value, ci_low, ci_high, n, n_missing. `between`, `against`: `agreement_of_judges` and `against_scores`
-    of `apo_bench.judged`. Either may be empty.
+    of `apo_bench.judged`, `marked`. Either may be empty.
     """
     lines = [f"### How far the {'judge' if len(judges) == 1 else 'judges'} can be trusted", "", *_audited(audit, judges)]
     lines += _attacks(audit[audit["judge"].isin(list(judges))])
@@ -68,23 +68,23 @@ def trust(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFrame, aga
         for one in rows_of(_without_copies(between)):
             shares = [_interval(one.kappa, one.ci_low, one.ci_high), _interval(one.raw, one.raw_low, one.raw_high)]
             names = [f"{plain(one.judge)}, {plain(one.other)}", plain(one.axis)]
-            rows.append([*names, *shares, count(one.n), count(one.n_missing), plain(one.note)])
+            rows.append([*names, *shares, count(one.n), count(one.n_missing), plain(one.note), plain(one.informative)])
         note = (
             "Comparisons that both judges were asked, each a win of the first arm, a tie or a loss; missing: without both orders' verdicts "
             "from both. Kappa: agreement beyond chance, which is 0. Intervals are robust to clusters of prompts."
         )
-        lines += ["", *table(["judges", "axis", "kappa", "same label", "n", "missing", ""], rows), "", note]
+        lines += ["", *table(["judges", "axis", "kappa", "same label", "n", "missing", "", DOUBT], rows), "", note]
     if len(against):
         rows = []
         for one in rows_of(_without_copies(against)):
             sizes = [count(one.n), count(one.n_equal), count(one.n_missing)]
             names = [plain(one.judge), plain(one.scorer), plain(one.axis)]
-            rows.append([*names, _interval(one.agree, one.ci_low, one.ci_high), *sizes])
+            rows.append([*names, _interval(one.agree, one.ci_low, one.ci_high), *sizes, plain(one.informative)])
         note = (
             "Same winner: share of comparisons on which the judge prefers the response with the higher score, undecided 1/2; chance is "
             "1/2. Equal scores name no winner and are left out. Intervals are robust to clusters of prompts."
         )
-        lines += ["", *table(["judge", "scorer", "axis", "same winner", "n", "equal scores", "missing"], rows), "", note]
+        lines += ["", *table(["judge", "scorer", "axis", "same winner", "n", "equal scores", "missing", DOUBT], rows), "", note]
     return lines
 
 

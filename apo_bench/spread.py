@@ -20,6 +20,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to i
 from apo_bench import markdown
 from apo_bench.experiment_file import load_experiment
 from apo_bench.figures import COLOURS, STYLE, save
+from apo_bench.judging.audit import UNINFORMATIVE as UNINFORMATIVE_JUDGE
 from apo_bench.markdown import Row, claim, number, plain, probability, rows_of, signed, tested
 from apo_bench.results import POOLED, UNINFORMATIVE
 from apo_bench.stats import holm
@@ -31,7 +32,8 @@ NEW = {  # what the levels of a factor are draws from; whatever does not vary wi
 }
 KEY = ["arm_a", "arm_b", "axis", "scorer", "at"]  # what is one contrast in every variation
 NUMBERS = ["difference", "ci_low", "ci_high"]  # what a variation says of it
-READ = [*KEY, "family", *NUMBERS, "scope"]
+READ = [*KEY, "family", *NUMBERS, "scope", "test"]
+DOUBTS = (UNINFORMATIVE, f"none: {UNINFORMATIVE_JUDGE}")  # how a scope, or a test, begins where no claim may rest on a scorer
 SUMMARY = ["arm", "round", "axis", "scorer", "mean"]
 
 
@@ -91,7 +93,7 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
     `contrasts` has the columns READ and `variation`. One factor: a t interval over its levels, Holm-adjusted over the primary family.
     Several: their levels are crossed, so that the variations are no independent draws; SDs by factor and no interval or p-value.
-    No p-value either where gold is uninformative in a variation, as within a run.
+    No p-value either where gold, or a judge, is uninformative in a variation, as within a run.
     """
     factors = [part.split("=", 1)[0] for part in labels[0].split(",")]
     rows = []
@@ -100,7 +102,8 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
         values = cells["difference"]
         numbers = asdict(over_levels(values))
         scope = NEW[factors[0]]
-        blind = int(group["scope"].fillna("").astype(str).str.startswith(UNINFORMATIVE).sum())
+        said = group[["scope", "test"]].fillna("").astype(str)
+        blind = int((said["scope"].str.startswith(DOUBTS) | said["test"].str.startswith(DOUBTS)).sum())
         if len(factors) > 1:
             numbers |= {"ci_low": math.nan, "ci_high": math.nan, "p_value": math.nan}
             numbers["test"], scope = (
@@ -108,7 +111,8 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
                 "these levels",
             )
         elif blind:
-            numbers |= {"p_value": math.nan, "test": f"none: {UNINFORMATIVE} in {blind} of {len(labels)} variations"}
+            who = UNINFORMATIVE_JUDGE if str(group["scorer"].iloc[0]).startswith("judge/") else UNINFORMATIVE
+            numbers |= {"p_value": math.nan, "test": f"none: {who} in {blind} of {len(labels)} variations"}
         counts = {"n_variations": values.notna(), "n_missing": values.isna(), "n_positive": values > 0, "n_negative": values < 0}
         row = dict(zip(KEY, key, strict=True)) | {"family": group["family"].iloc[0], **numbers, "scope": scope}
         row |= {name: int(which.sum()) for name, which in counts.items()}
@@ -172,7 +176,7 @@ class _Part:
 def _read(folder: Path) -> _Part:
     if not (folder / "report" / "contrasts.csv").is_file():
         return _Part(pd.DataFrame(columns=READ), pd.DataFrame(columns=SUMMARY), None, (), False)
-    texts = dict.fromkeys((*KEY, "family", "scope", "arm"), str)  # an arm may be called 1, or null
+    texts = dict.fromkeys((*KEY, "family", "scope", "test", "arm"), str)  # an arm may be called 1, or null
     contrasts, summary = (
         pd.read_csv(folder / "report" / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""])
         for name in ("contrasts", "summary")

@@ -1,6 +1,7 @@
 """What a command prints: tables that fit 100 columns, and errors in one line."""
 
 import csv
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,10 @@ from rich.table import Table
 from apo_bench.errors import InputError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
+OF_THE_MACHINE = {  # a path that cannot be written, or no room for it: the user's to mend
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.EFBIG, errno.EDQUOT,
+}  # fmt: skip
 WIDTH = 100
 LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "unfinished", "kl_bound", "dev_score", "inference_flops")
 
@@ -25,6 +30,11 @@ def plain_errors() -> Iterator[None]:
         yield
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command to continue", err=True)

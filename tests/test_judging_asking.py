@@ -131,6 +131,18 @@ def test_a_judge_is_told_what_was_spent_and_another_judge_has_its_own_answers(tm
     }
 
 
+def test_what_another_version_wrote_is_asked_again(tmp_path):
+    """A record without `final`, and one with a field that no verdict has."""
+    put(Scripted(), questions("a", "aaa"), tmp_path / "j")
+    with Journal(tmp_path / "j").open() as journal:
+        first, second = (key for key, record in journal.records.items() if "choice" in record)
+        journal.add(first, {"choice": "first"})
+        journal.add(second, {**{k: v for k, v in journal.records[second].items() if k != "key"}, "mood": "good"})
+    again = Scripted()
+    assert [one.choice for one in put(again, questions("a", "aaa"), tmp_path / "j")] == ["second", "first"]
+    assert len(again.asked) == 2
+
+
 def test_progress_counts_what_is_asked(tmp_path):
     said: list[tuple[int, int]] = []
     with Journal(tmp_path / "j").open() as journal:

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apo_bench.errors import InputError
-from apo_bench.judging.asking import ask
+from apo_bench.judging.asking import ask, spent_usd
 from apo_bench.judging.chat import CUT_OFF, ChatClient, Reply, read_reply
 from apo_bench.judging.chat_judge import ChatJudge, OpenChatJudge
 from apo_bench.judging.endpoint import Endpoint, Sampling
@@ -309,7 +309,8 @@ def test_a_lasting_fault_is_reported_after_the_last_attempt(fault: str, reason: 
 def test_a_refused_request_is_not_tried_again_and_others_go_on(fault: str) -> None:
     with serving(Plan(script=[fault])) as server:
         replies = dict(client(server, concurrency=1).replies(many(5), SAMPLING))
-        assert replies[0].failure == f"HTTP {fault}: fault {fault} for Bearer none"  # on one line
+        assert (replies[0].failure, replies[0].answered) == (f"HTTP {fault}", True)  # the same request would be refused again
+        assert replies[0].text == f"fault {fault} for Bearer none"  # on one line
         assert [replies[i].text for i in range(1, 5)] == ["A"] * 4
         assert len(server.requests()) == 5
 
@@ -576,6 +577,24 @@ def test_after_a_kill_only_what_is_missing_is_asked_and_two_processes_never_writ
         assert server.ends("billed").total() <= 400 + 8
 
 
+def test_what_answers_that_were_lost_may_have_cost_counts_towards_the_limit_of_later_runs(tmp_path: Path) -> None:
+    """Every reply is cut in the middle, after it was paid for. A call is set aside as what it can cost at most, at 1 USD a token; the limit
+    has room for three such. The first run uses it up, and the next ones send nothing.
+    """
+    (question,) = worth_questions(1)[:1]
+    messages = template_for("overall.v1", "helpful").messages(question)
+    worst = most_tokens(messages) + 4
+    settings = {"usd_per_million_prompt_tokens": 1e6, "usd_per_million_completion_tokens": 1e6, "max_usd": 3.5 * worst, "max_tokens": 4}
+    with serving(Plan(faults={"truncate": 1.0})) as server:
+        for _ in range(3):
+            one = judge(server, template="overall.v1", concurrency=1, max_attempts=2, **settings)
+            with Journal(tmp_path / "calls.jsonl").open() as journal:
+                found = ask(one, worth_questions(4), journal)
+                assert spent_usd(journal) <= 3.5 * worst
+            assert {verdict.failure for verdict in found.values()} <= {"unreadable reply", "connection lost", OVER_COST}
+        assert len(server.requests()) <= 4
+
+
 # The key
 
 
@@ -599,7 +618,7 @@ def test_the_key_is_told_to_the_server_and_to_nobody_else(
             assert told == {f"Bearer {KEY}"}
         (tmp_path / "run" / f"{len(script)}.txt").write_text("\n".join(shown))
     assert "You are Bearer ***." in (tmp_path / "run" / "8.jsonl").read_text()
-    assert "HTTP 400: fault 400 for Bearer ***" in shown[0]
+    assert "fault 400 for Bearer ***" in (tmp_path / "run" / "8.jsonl").read_text() + shown[0]
     assert "HTTP 401: fault 401 for Bearer ***" in shown[6]
     with serving() as server:
         judge(server).compare(questions[0].prompt, "worth 1", "worth 2")

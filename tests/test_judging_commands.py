@@ -73,6 +73,22 @@ def test_what_is_no_judge_is_one_line(folder: Path, given: str, said: str) -> No
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_name_that_is_no_judge_is_told_which_there_are(folder: Path) -> None:
+    assert "this run's own judges: sim" in refused("judge", folder, "--judge", "smi")
+
+
+def test_files_that_cannot_be_read_or_written_are_one_line(folder: Path, tmp_path: Path) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("name: é".encode("latin-1"))
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert "latin.yaml: not UTF-8" in refused("judge", folder, "--judge", latin)
+    assert "latin.yaml: not UTF-8" in refused("golden", "sim_hh", "--writer", latin, "--out", tmp_path / "g.jsonl")
+    assert "absent.yaml: no such file" in refused("golden", "sim_hh", "--writer", tmp_path / "absent.yaml", "--out", tmp_path / "g.jsonl")
+    assert str(taken) in refused("export", folder, "--format", "pairs", "--out", taken)
+    assert str(taken) in refused("export", folder, "--format", "annotate", "--out", taken / "sheet.csv")
+
+
 def test_judge_needs_a_finished_run(tmp_path: Path) -> None:
     assert "not a finished run folder" in refused("judge", tmp_path, "--judge", f"{{name: x, use: {SIMULATED}}}")
 

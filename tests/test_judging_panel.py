@@ -196,6 +196,36 @@ def test_a_judge_is_added_and_stays_when_the_tables_are_made_anew(tmp_path: Path
         panel.add_judge(folder, "sim", choice, experiment, tiny_task())
 
 
+def test_imported_verdicts_on_responses_that_are_gone_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a person's verdicts on six comparisons (two pairs of arms, three seeds) on the first prompt, those on a changed answer go."""
+    folder = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED}})
+    rows, _ = judged(folder)
+    human = rows[(rows["order"] == "ab") & (rows["prompt_id"] == PROMPTS[0].id)].assign(judge="human")
+    (folder / "imported").mkdir()
+    human.to_parquet(folder / "imported" / "human.parquet")
+    again, _ = judged(folder)
+    assert (again["judge"] == "human").sum() == len(human) == 6
+    responses = pd.read_parquet(folder / "tables" / "responses.parquet")
+    changed = (responses["arm"] == "rjs") & (responses["seed"] == 1)
+    responses.loc[changed, "text"] += " then dip"
+    responses.to_parquet(folder / "tables" / "responses.parquet")
+    again, _ = judged(folder)
+    assert (again["judge"] == "human").sum() == 5
+    said = "1 of 6 imported verdicts are on responses that the run no longer has"
+    assert f"judge human: {said}; left out" in capsys.readouterr().err
+    assert json.loads((folder / "manifest.json").read_text())["judges"]["human"] == {"left_out": said}
+
+
+def test_what_a_judge_took_is_all_of_its_journal(tmp_path: Path) -> None:
+    """Calls are those of comparisons and audit together: an unparsable answer's retry is a second call."""
+    folder = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED, "noise": 0.5, "failure_rate": 0.2}})
+    judged(folder)
+    records = Journal(folder / "store" / "judging" / "sim.jsonl").records.values()
+    calls = sum(record.get("calls", 0) for record in records)
+    timings = pd.read_parquet(folder / "tables" / "timings.parquet").set_index("measure")["value"]
+    assert timings["calls"] == calls > len([record for record in records if "choice" in record])
+
+
 @pytest.mark.parametrize(
     ("choice", "said"),
     [

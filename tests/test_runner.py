@@ -378,6 +378,26 @@ def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(ju
     assert set(pd.read_parquet(copy / "tables" / "judgments.parquet")["judge"]) == {"sim", "gold", "other"}
 
 
+def test_a_judge_that_cannot_be_opened_leaves_an_earlier_answer_as_it_is(judged: tuple[Path, Path], tmp_path: Path) -> None:
+    """One that is new in the experiment, and one that was added and whose key is gone: an error, and every table is there."""
+    path, folder = judged
+    copy = shutil.copytree(folder, tmp_path / "run")
+    tree = yaml.safe_load(path.read_text())
+    chat = {
+        "use": "apo_bench.judging.chat_judge@ChatJudge",
+        "model": "m",
+        "base_url": "http://127.0.0.1:9/v1",
+        "api_key_env": "NO_SUCH_KEY",
+    }
+    with pytest.raises(InputError, match=r"judges.gpt: api_key_env: the environment variable NO_SUCH_KEY is not set"):
+        runner.run(write(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy, workers=1)
+    (copy / "judges.json").write_text(json.dumps({"gpt": chat}))
+    with pytest.raises(InputError, match="NO_SUCH_KEY"):
+        runner.run(write(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy, workers=1)
+    assert tables(copy) == tables(folder)
+    assert (copy / "report" / "report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
+
+
 def test_a_judge_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path: Path) -> None:
     tree = tiny_tree()
     tree["judges"] = {"rm": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "absent"}}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_judged import AUDIT, BY_HAND, LENGTHS, NAN, NO_AUDIT, A, audited, scored, three_seeds, verdicts
 
-from apo_bench.judged import against_scores, agreement_of_judges, win_rates
+from apo_bench.judged import against_scores, agreement_of_judges, marked, win_rates
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit
 from apo_bench.judging.journal import Journal
@@ -116,10 +116,13 @@ def test_trust_by_hand():
 def test_judges_beside_each_other_and_the_scores():
     both = pd.concat([three_seeds(np.random.default_rng(i), judge=judge) for i, judge in enumerate("xy")])
     scores = scored({"p00": (2, 1), "p01": (1, 1), "p02": (0, 1)})
-    lines = trust(NO_AUDIT, ["x", "y"], agreement_of_judges(both), against_scores(both, scores))
+    axes = ["harmless", "helpful"]
+    between = marked(agreement_of_judges(both), NO_AUDIT, axes, ("judge", "other"))
+    lines = trust(NO_AUDIT, ["x", "y"], between, marked(against_scores(both, scores), NO_AUDIT, axes))
     rows = cells(lines, "same label")
     assert [(row["judges"], row["axis"]) for row in rows] == [("x, y", "all"), ("x, y", "harmless"), ("x, y", "helpful")]
     assert {len(row["same label"].split(" to ")) for row in rows} == {2}
+    assert {row["not to be relied on"] for row in rows} == {"x: not audited; y: not audited"}
     against = cells(lines, "same winner")
     assert [(row["judge"], row["scorer"], row["axis"]) for row in against][:2] == [("x", "gold", "all"), ("x", "gold", "harmless")]
     assert against[0]["n"] != "0"

@@ -76,7 +76,16 @@ def test_spread_by_factor_by_hand() -> None:
 
 def contrasts(differences: Mapping[str, float], **other: Any) -> pd.DataFrame:
     """One contrast's row in each variation, with an interval of 0.5 to each side."""
-    about = {"arm_a": "a", "arm_b": "b", "axis": "all", "scorer": "truth", "at": "final", "family": "primary", "scope": "new seeds"} | other
+    about = {
+        "arm_a": "a",
+        "arm_b": "b",
+        "axis": "all",
+        "scorer": "truth",
+        "at": "final",
+        "family": "primary",
+        "scope": "new seeds",
+        "test": "t",
+    } | other
     rows = [about | {"variation": v, "difference": d, "ci_low": d - 0.5, "ci_high": d + 0.5} for v, d in differences.items()]
     return pd.DataFrame(rows)
 
@@ -111,6 +120,14 @@ def test_holm_over_the_primary_family_only() -> None:
     p = 1 - math.sqrt(12 / 14)
     assert list(table["p_value"]) == pytest.approx([p, p, p])
     assert list(table["p_adjusted"]) == pytest.approx([2 * p, 2 * p, math.nan], nan_ok=True)
+
+
+def test_no_test_on_an_uninformative_judge() -> None:
+    rows = contrasts(dict(zip(WORLDS, [1.0, 2.0, 3.0], strict=True)), scorer="judge/coin")
+    rows.loc[[0, 2], "test"] = "none: uninformative judge on helpful: accuracy 0.500 includes chance"
+    (row,) = spread(rows, WORLDS).to_dict("records")
+    assert math.isnan(row["p_value"])
+    assert row["test"] == "none: uninformative judge in 2 of 3 variations"
 
 
 def test_no_test_on_an_uninformative_gold() -> None:

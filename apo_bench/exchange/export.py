@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from apo_bench.errors import InputError
-from apo_bench.judged import comparisons
+from apo_bench.judged import comparisons, doubt
 from apo_bench.judging.verdicts import Compared, Order, both_orders
 from apo_bench.markdown import rows_of
 from apo_bench.results import Run, read_responses, read_run
@@ -120,9 +120,10 @@ def transcript(prompt: Prompt) -> str:
 def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Path | None = None) -> Exported:
     """Write out/<judge>.jsonl: TRL's conversational preference format, the response that the judge prefers as chosen.
 
-    Fields prompt, chosen and rejected; beside them judge, axis, prompt_id, who wrote which, and `value`: 1, or 3/4 where one order was a
-    tie. Ties and comparisons without a verdict are left out and counted. None: every judge of the run. These are the run's test prompts:
-    a policy trained on the pairs cannot be evaluated on them. Raises InputError where there is no such judge or no such comparison.
+    Fields prompt, chosen and rejected; beside them judge, axis, prompt_id, who wrote which, `value`: 1, or 3/4 where one order was a tie,
+    and `informative`: "", or why nothing may rest on this judge on this axis. Ties and comparisons without a verdict are left out and
+    counted. None: every judge of the run. These are the run's test prompts: a policy trained on the pairs cannot be evaluated on them.
+    Raises InputError where there is no such judge or no such comparison.
     """
     answers = read_answers(folder, base)
     table = comparisons(answers.run.tables["judgments"])
@@ -137,7 +138,9 @@ def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Pat
     paths = []
     for name, rows in decided.groupby("judge", sort=True):
         paths.append(out / f"{name}.jsonl")
-        write_text(paths[-1], "".join(json.dumps(_preferred(answers, row)) + "\n" for row in rows_of(rows)))
+        doubts = {axis: doubt(answers.run.tables["judge_audit"], str(name), axis, answers.run.axes) for axis in answers.run.axes}
+        preferred = (_preferred(answers, row) | {"informative": doubts.get(row.axis, "")} for row in rows_of(rows))
+        write_text(paths[-1], "".join(json.dumps(one) + "\n" for one in preferred))
     return Exported(tuple(paths), len(decided), {"missing": int(missing.sum()), "ties": int(tie.sum())})
 
 

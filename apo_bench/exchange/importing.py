@@ -20,15 +20,14 @@ from pydantic import ValidationError
 
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import Key, Shown, key_path
+from apo_bench.judging.panel import IMPORTED, still_shown  # the folder: tables are written anew by every run, what is there is not
 from apo_bench.judging.verdicts import Choice, value_of
 from apo_bench.markdown import rows_of
-from apo_bench.results import COLUMNS, read_responses, read_run
+from apo_bench.results import COLUMNS, read_run
 from apo_bench.store import write_table
-from apo_bench.types import identity
 
 CHOICES: Mapping[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "1.0": "first", "2.0": "second"}  # 1.0: a column of numbers
 EMPTY, NO_ROW = "left empty", "no row in the sheet"  # why a verdict is missing
-IMPORTED = "imported"  # the run's folder of imported verdicts: its tables are written anew by every run, these are not
 COMPARISON = ["arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id"]
 SORTED = ["judge", *COMPARISON, "order"]
 
@@ -145,13 +144,9 @@ def _row(one: Shown, judge: str, choice: Choice | None, failure: str = "") -> di
 
 def _check_shown(folder: Path, rows: pd.DataFrame) -> None:
     """Verdicts on responses that the run no longer holds (it was run again, say) are no verdicts on this run."""
-    texts = {one: part.tolist() for one, part in read_responses(folder).groupby(["arm", "seed", "prompt_id"])["text"]}
-    for row in rows_of(rows):
-        a, b = (texts.get(one, []) for one in ((row.arm_a, row.seed_a, row.prompt_id), (row.arm_b, row.seed_b, row.prompt_id)))
-        shown = ((x, y) if row.order == "ab" else (y, x) for x in a for y in b)
-        if row.question not in {identity(row.prompt_id, *pair) for pair in shown}:  # Question.id
-            names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
-            raise InputError(f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?")
+    for row in rows_of(rows[~still_shown(folder, rows)].head(1)):
+        names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
+        raise InputError(f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?")
 
 
 def as_judgments(rows: list[dict[str, Any]]) -> pd.DataFrame:

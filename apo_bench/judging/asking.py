@@ -27,7 +27,7 @@ def ask(
         journal.add(identity, {"identity": dict(judge.identity)})
     keys = {id_: f"{identity}.{id_}" for id_ in distinct}
     found = {id_: NOT_ASKED for id_, one in distinct.items() if one.first == one.second}
-    known = {id_: _read(journal.records[keys[id_]]) for id_ in distinct if id_ not in found and keys[id_] in journal.records}
+    known = {id_: read for id_ in distinct if id_ not in found and (read := _read(journal.records.get(keys[id_])))}
     found |= {id_: verdict for id_, (verdict, final) in known.items() if final}
     again = {id_: verdict for id_, (verdict, final) in known.items() if not final}  # asked once, before a crash
     first = [one for id_, one in distinct.items() if id_ not in found and id_ not in again]
@@ -42,6 +42,9 @@ def ask(
             earlier = again.get(question.id)
             total = verdict if earlier is None else _together(earlier, verdict)
             readable = total.choice is not None
+            if not verdict.answered and verdict.lost_usd:
+                lost = f"lost.{keys[question.id]}"
+                journal.add(lost, {"lost_usd": journal.records.get(lost, {}).get("lost_usd", 0.0) + verdict.lost_usd})
             if verdict.answered:
                 final = readable or attempt == 1
                 journal.add(keys[question.id], {**_written(total), "final": final})
@@ -55,8 +58,8 @@ def ask(
 
 
 def spent_usd(journal: Journal) -> float:
-    """What was paid, by the journal, for all answers in it."""
-    return math.fsum(record.get("cost_usd", 0.0) for record in journal.records.values())
+    """What was paid, by the journal, for all answers in it, and may have been for those that were lost on the way."""
+    return math.fsum(record.get("cost_usd", 0.0) + record.get("lost_usd", 0.0) for record in journal.records.values())
 
 
 def _together(earlier: Verdict, verdict: Verdict) -> Verdict:
@@ -69,6 +72,7 @@ def _together(earlier: Verdict, verdict: Verdict) -> Verdict:
         prompt_tokens=earlier.prompt_tokens + verdict.prompt_tokens,
         completion_tokens=earlier.completion_tokens + verdict.completion_tokens,
         cost_usd=earlier.cost_usd + verdict.cost_usd,
+        lost_usd=earlier.lost_usd + verdict.lost_usd,
     )
 
 
@@ -77,5 +81,11 @@ def _written(verdict: Verdict) -> Mapping[str, Any]:
     return {name: value for name, value in asdict(verdict).items() if not (isinstance(value, float) and math.isnan(value))}
 
 
-def _read(record: Mapping[str, Any]) -> tuple[Verdict, bool]:
-    return Verdict(**{name: value for name, value in record.items() if name not in ("key", "final")}), bool(record["final"])
+def _read(record: Mapping[str, Any] | None) -> tuple[Verdict, bool] | None:
+    """The verdict of a record, and whether it is final; None for one that another version wrote: it is asked again."""
+    try:
+        return Verdict(**{name: value for name, value in (record or {}).items() if name not in ("key", "final")}), bool(
+            (record or {})["final"]
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

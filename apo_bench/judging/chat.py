@@ -29,8 +29,9 @@ SHOWN = 200  # characters of a server's error message
 class Reply:
     """What came of one call. `failure` "": `text` is the whole answer; otherwise why there is none.
 
-    `answered` tells failures apart: the model did answer, refusing or cut off, or nobody did, and a later run may ask again. Tokens are
-    the server's count, None where it gave none.
+    `answered` tells failures apart: there is an answer (the model's refusal, one cut off, the server's word that it will not take this
+    request), or nobody answered, and a later run may ask again. Tokens are the server's count, None where it gave none. `lost_usd` is the
+    most that attempts whose answer was lost on the way may have cost.
     """
 
     text: str = ""
@@ -39,6 +40,7 @@ class Reply:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: float = 0.0
+    lost_usd: float = 0.0
     latency_s: float = math.nan
 
 
@@ -114,13 +116,16 @@ class ChatClient:
 
 @dataclass(eq=False)
 class _Trouble(Exception):
-    """An attempt without a reply. `again`: another may do better. `hopeless`: if not, neither will other calls. `lost`: it may have been
-    paid for all the same. `wait_s`: what the server asked for.
+    """An attempt without a reply. `again`: another may do better. `hopeless`: if not, neither will other calls. `final`: the server will
+    not take this very request, whenever it is sent. `lost`: it may have been paid for all the same. `wait_s`: what the server asked for,
+    `said` what else it said.
     """
 
     reason: str
+    said: str = ""
     again: bool = True
     hopeless: bool = False
+    final: bool = False
     lost: bool = False
     overloaded: bool = False
     wait_s: float | None = None
@@ -177,16 +182,17 @@ class _Batch(Generic[K]):
         """One call with its attempts."""
         body = {**self.body, "messages": messages}
         worst_usd = self.endpoint.cost_usd(most_tokens(messages), self.max_tokens) if self.endpoint.max_usd is not None else 0.0
-        attempt = 0
+        attempt, lost_usd = 0, 0.0
         while isinstance(got := await self._attempt(body, worst_usd), _Trouble):
             attempt += 1
+            lost_usd += worst_usd if got.lost else 0.0
             if not got.again or attempt == self.endpoint.max_attempts:
-                reply = Reply(failure=self.client.clean(got.reason), answered=False)
+                reply = Reply(self.client.clean(got.said), self.client.clean(got.reason), answered=got.final, lost_usd=lost_usd)
                 if got.hopeless:
-                    self.stopped = self.stopped or reply
+                    self.stopped = self.stopped or replace(reply, lost_usd=0.0)
                 return reply
             await self.client.sleep(wait_s(attempt - 1, got.wait_s, self.endpoint.max_wait_s, self.client.rng))
-        return got
+        return replace(got, lost_usd=lost_usd)
 
     async def _attempt(self, body: Mapping[str, Any], worst_usd: float) -> "Reply | _Trouble":
         """One request in its place, if there is money for it and the batch has not been stopped."""
@@ -241,8 +247,9 @@ class _Batch(Generic[K]):
         status, said = error.status_code, self.client.clean(_message(error))[:SHOWN]
         broke = _code(error) == "insufficient_quota"  # a 429 that no waiting cures
         if broke or not (status in TRY_AGAIN or status >= 500):
-            hopeless = broke or status in HOPELESS or status < 400
-            return _Trouble(f"HTTP {status}: {said}" if said else f"HTTP {status}", again=False, hopeless=hopeless)
+            if not (broke or status in HOPELESS or status < 400):  # such as a prompt that is too long
+                return _Trouble(f"HTTP {status}", said, again=False, final=True)
+            return _Trouble(f"HTTP {status}: {said}" if said else f"HTTP {status}", again=False, hopeless=True)
         wait = retry_after_s(error.response.headers.get("retry-after"), self.client.now())
         return _Trouble(f"HTTP {status}", overloaded=status in OVERLOADED, wait_s=wait)
 

@@ -66,5 +66,6 @@ class OpenChatJudge(Judge):
             prompt_tokens=reply.prompt_tokens or 0,
             completion_tokens=reply.completion_tokens or 0,
             cost_usd=reply.cost_usd,
+            lost_usd=reply.lost_usd,
             latency_s=reply.latency_s,
         )

@@ -25,9 +25,10 @@ from apo_bench.judging.labels import labelled_pairs
 from apo_bench.judging.verdicts import ORDERS, Compared, Judge, Order, Question, Surroundings, Verdict, both_orders, value_of
 from apo_bench.methods import JUDGE, resolve
 from apo_bench.results import Run, comparisons, read_responses, read_run
+from apo_bench.stats.checks import Array
 from apo_bench.store import RunStore, code_hash, digest, digest_files, versions, write_json, write_table
 from apo_bench.tasks import Task
-from apo_bench.types import Prompt
+from apo_bench.types import Prompt, identity
 
 ADDED = "judges.json"  # in the run folder: judges that its experiment does not name
 IMPORTED = "imported"  # likewise: verdicts from outside, a table for each judge
@@ -98,14 +99,35 @@ def judge_run(folder: Path, experiment: Experiment, task: Task, base: Path | Non
 
     Answers already in a judge's journal are not asked for again. Raises InputError where a judge cannot be opened.
     """
-    judges = {**{name: (one, base) for name, one in experiment.judges.items()}, **{n: (one, Path.cwd()) for n, one in _added(folder)}}
-    run = read_run(folder)
-    asked = list(compared(run, folder, task))
-    opinions = {
-        name: _opinion(name, open_judge(name, one, surroundings(experiment, task, folder, where)), folder, run, task, asked)
-        for name, (one, where) in judges.items()
-    }
-    return _record(folder, opinions, [pd.read_parquet(path) for path in sorted((folder / IMPORTED).glob("*.parquet"))])
+    judges, run = open_judges(folder, experiment, task, base), read_run(folder)
+    asked = list(compared(run, folder, task)) if judges else []
+    opinions = {name: _opinion(name, judge, folder, run, task, asked) for name, judge in judges.items()}
+    imported, left_out = [], {}
+    for path in sorted((folder / IMPORTED).glob("*.parquet")):
+        rows = pd.read_parquet(path)
+        shown = still_shown(folder, rows)
+        imported.append(rows[shown])
+        if not shown.all():
+            left_out[path.stem] = f"{int((~shown).sum())} of {len(rows)} imported verdicts are on responses that the run no longer has"
+            print(f"judge {path.stem}: {left_out[path.stem]}; left out", file=sys.stderr)
+    return _record(folder, opinions, imported, left_out)
+
+
+def open_judges(folder: Path, experiment: Experiment, task: Task, base: Path | None) -> dict[str, Judge]:
+    """The experiment's judges and those added to the run folder later, by name. Raises InputError for one that cannot be opened."""
+    chosen = {**{name: (one, base) for name, one in experiment.judges.items()}, **{n: (one, Path.cwd()) for n, one in _added(folder)}}
+    return {name: open_judge(name, one, surroundings(experiment, task, folder, where)) for name, (one, where) in chosen.items()}
+
+
+def still_shown(folder: Path, rows: pd.DataFrame) -> Array:
+    """Which verdicts are on responses that the run holds, after whatever round."""
+    texts = {one: part.tolist() for one, part in read_responses(folder).groupby(["arm", "seed", "prompt_id"])["text"]}
+    known = []
+    for row in rows.to_dict("records"):
+        a, b = (texts.get((row[f"arm_{side}"], row[f"seed_{side}"], row["prompt_id"]), []) for side in ("a", "b"))
+        shown = ((x, y) if row["order"] == "ab" else (y, x) for x in a for y in b)
+        known.append(row["question"] in {identity(row["prompt_id"], *pair) for pair in shown})  # Question.id
+    return np.array(known, dtype=bool)
 
 
 def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experiment, task: Task) -> list[Unanswered]:
@@ -185,7 +207,6 @@ def _opinion(name: str, judge: Judge, folder: Path, run: Run, task: Task, asked:
             audited = audit(judge, labelled, journal, attacks=ATTACKS if settings.attacks else {})
         else:
             audited = None
-        cost = spent_usd(journal)
         if journal.n_damaged:
             print(f"{journal.path}: {journal.n_damaged} damaged lines were left out and asked again", file=sys.stderr)
     rows = [
@@ -196,7 +217,7 @@ def _opinion(name: str, judge: Judge, folder: Path, run: Run, task: Task, asked:
     missing = Counter(one.failure for one in verdicts.values() if one.choice is None and not one.answered)
     if audited is not None:
         missing.update(audited.unanswered)
-    timings = _timings(name, verdicts.values(), cost)
+    timings = _timings(name, journal, judge)
     about = (pd.DataFrame(columns=AUDITED) if audited is None else audited.rows).assign(judge=name)
     return Opinion(pd.DataFrame(rows), about, timings, judge.identity, len(verdicts), dict(missing))
 
@@ -210,21 +231,18 @@ def _row(name: str, one: Compared, order: Order, question: Question, verdict: Ve
     }  # fmt: skip
 
 
-def _timings(name: str, verdicts: Any, cost: float) -> pd.DataFrame:
-    """What a judge took: measured, so beside byte-identity. Cost is all that its journal was charged, audits included."""
-    called = [one for one in verdicts if one.calls]
-    latencies = [one.latency_s for one in called if not math.isnan(one.latency_s)]
-    measured = {
-        "calls": sum(one.calls for one in called),
-        "prompt_tokens": sum(one.prompt_tokens for one in called),
-        "completion_tokens": sum(one.completion_tokens for one in called),
-        "judge_usd": cost,
-        "latency_s": float(np.median(latencies)) if latencies else math.nan,
-    }
+def _timings(name: str, journal: Journal, judge: Judge) -> pd.DataFrame:
+    """What this judge took in this run folder, its audit included; `judge_usd`: all that the journal was charged, whatever the settings."""
+    own = [one for key, one in journal.records.items() if key.startswith(f"{digest(dict(judge.identity))}.")]
+    latencies = [one["latency_s"] for one in own if "latency_s" in one]
+    measured = {name: sum(one.get(name, 0) for one in own) for name in ("calls", "prompt_tokens", "completion_tokens")}
+    measured |= {"judge_usd": spent_usd(journal), "latency_s": float(np.median(latencies)) if latencies else math.nan}
     return pd.DataFrame([{"arm": f"_judge.{name}", "seed": -1, "measure": key, "value": float(value)} for key, value in measured.items()])
 
 
-def _record(folder: Path, opinions: Mapping[str, Opinion], imported: Sequence[pd.DataFrame] = ()) -> list[Unanswered]:
+def _record(
+    folder: Path, opinions: Mapping[str, Opinion], imported: Sequence[pd.DataFrame] = (), left_out: Mapping[str, str] | None = None
+) -> list[Unanswered]:
     """Write the opinions' rows in place of what these judges said before; say which judges were left without answers."""
     keys = {
         "judgments": ["judge", "arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id", "order"],
@@ -241,13 +259,14 @@ def _record(folder: Path, opinions: Mapping[str, Opinion], imported: Sequence[pd
         before = pd.read_parquet(path) if path.exists() else pd.DataFrame()
         if len(before):
             who = before["judge"] if "judge" in before else before["arm"].str.removeprefix("_judge.")
-            before = before[~who.isin(list(opinions))]
+            before = before[~who.isin([*opinions, *(name for rows in imported for name in set(rows["judge"]))])]
         whole = [one for one in (before, *frames) if len(one)]
         if whole:
             write_table(path, pd.concat(whole, ignore_index=True).sort_values(keys[name], ignore_index=True))
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     about = {name: {"identity": dict(one.identity), "unanswered": dict(one.unanswered)} for name, one in opinions.items()}
+    about |= {name: {"left_out": message} for name, message in (left_out or {}).items()}
     write_json(path, manifest | {"judges": {**manifest.get("judges", {}), **about}})
     return [Unanswered(name, _said(one)) for name, one in opinions.items() if one.unanswered]
 

@@ -43,7 +43,7 @@ class Verdict:
     `choice` None: missing, and `failure` says why. `answered` tells the two kinds of failure apart: the judge did answer, without a
     verdict (it is asked once more, and then that is final), or nobody answered (the next run asks again). `text` is the judge's raw
     answer, `probability` the chance it gives to the first response where it gives one. `calls`, tokens and `cost_usd` add up over all
-    that was answered; `latency_s` is the last answer's.
+    that was answered, `lost_usd` is the most that answers lost on the way may have cost; `latency_s` is the last answer's.
     """
 
     choice: Choice | None
@@ -55,6 +55,7 @@ class Verdict:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
+    lost_usd: float = 0.0
     latency_s: float = math.nan
 
     def __post_init__(self) -> None:
