@@ -22,8 +22,8 @@ def table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def plain(value: object) -> str:
-    """Text from a file as one table cell or line."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    """Text from a file, or from a server, as one table cell or line in which no tag or image is one."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[")
 
 
 def letter(place: int) -> str:

@@ -14,6 +14,7 @@ from apo_bench.judging.journal import Journal
 from apo_bench.judging.labels import Labelled, LabelledPair
 from apo_bench.judging.simulated import SimulatedJudge
 from apo_bench.judging.verdicts import Surroundings
+from apo_bench.markdown import plain
 from apo_bench.sections_judging import judged, trust, warnings
 from apo_bench.types import Message, Prompt
 
@@ -163,3 +164,8 @@ def test_a_real_audit_reaches_the_report(tmp_path: Any, noise: float, verdict: s
     rates = win_rates(verdicts(BY_HAND), table, ["helpful"], draws=100)
     assert rates["p_value"].isna().tolist() == [verdict != "informative"] * 2
     assert set(rates["arm_a"]) == {A}
+
+
+def test_text_from_a_server_is_inert_in_a_report():
+    """No tag, no image, no further cell or line."""
+    assert plain("<script>x</script> ![i](http://e)\n| a") == "&lt;script>x&lt;/script> !\\[i](http://e) \\| a"
