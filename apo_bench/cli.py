@@ -39,10 +39,16 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; results/<name> if not given, with --tiny results/<name>-tiny.")] = None,
     tiny: Tiny = False,
+    arms: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these arms now; the report comes when none is left.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="N,...", help="Likewise, only these seeds.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start afresh; a folder that is there gets another name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run and write nothing.")] = False,
 ) -> None:
     """Run an experiment, or go on with it; with `vary`, at every level of what varies."""
+    import apo_bench.runner
     from apo_bench.experiment_file import load_experiment
 
+    part = apo_bench.runner.Part(_listed(arms), _numbers(seeds))
     path = _find(experiment)
     made = _made_tiny(path) if tiny else {}
     overrides = made | _overrides(set_)
@@ -52,6 +58,14 @@ def run(
         from apo_bench.check import check_experiment
 
         check_experiment(path, overrides)  # whatever is wrong with the input is said before anything is written
+    part.check(wanted)
+    if (part != apo_bench.runner.ALL or dry_run) and wanted.vary:
+        raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
+    if dry_run:
+        terminal.print_preview(apo_bench.runner.preview(path, overrides, folder, part))
+        return
+    if fresh and (aside := apo_bench.runner.set_aside(folder)):
+        typer.echo(f"{folder} is now {aside}", err=True)
 
     if wanted.vary:
         from apo_bench.variation import run_variations
@@ -59,10 +73,11 @@ def run(
         result = run_variations(path, overrides, folder, workers, made)
         terminal.print_spread(result.folder)
     else:
-        import apo_bench.runner
-
-        result = apo_bench.runner.run(path, overrides, folder, workers, tiny=made)
-        terminal.print_summary(result.folder)
+        result = apo_bench.runner.run(path, overrides, folder, workers, tiny=made, part=part)
+        if result.n_left:
+            typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
+        else:
+            terminal.print_summary(result.folder)
     for failure in result.failures:
         typer.echo(f"failed: {failure}", err=True)
     if result.failures:
@@ -141,8 +156,9 @@ def check_method(
     if not isinstance(parameters, dict):
         raise InputError(f"--with: parameters are a mapping, got {with_!r}")
     from apo_bench import contract
+    from apo_bench.models import policy
 
-    _train_quietly()
+    policy.in_one_thread()
     results = contract.check_method(spec, parameters)
     for result in results:
         typer.echo(f"{'passed' if result.passed else 'FAILED'}  {result.name}: {result.detail}")
@@ -160,6 +176,17 @@ def import_model(
     from apo_bench.models import imports
 
     typer.echo(str(imports.import_model(name, to)))  # pyright: ignore[reportArgumentType] (it refuses unknown names itself)
+
+
+def _listed(names: str | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(name.strip() for name in names.split(","))
+
+
+def _numbers(given: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if given is None else tuple(int(one) for one in given.split(","))
+    except ValueError:
+        raise InputError(f"--seeds {given}: whole numbers, separated by commas") from None
 
 
 def _find(experiment: Path) -> Path:
@@ -197,16 +224,6 @@ def _already_accepted(resolved: Path, wanted: Any) -> bool:
         return resolved.is_file() and load_experiment(resolved) == wanted
     except InputError:
         return False
-
-
-def _train_quietly() -> None:
-    """For training in this process: one thread, as the runner's workers have, and no progress bar per file."""
-    import torch
-    from transformers.utils import logging
-
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def main() -> None:

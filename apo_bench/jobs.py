@@ -74,16 +74,12 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int) -> list[Failure]:
 
 
 def _start_worker() -> None:
-    """One torch thread a process: two on shared cores are many times slower, and other counts give other bits."""
+    """Whatever reads the environment is told of one thread before it is imported."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1")
     logging.disable(logging.WARNING)
-    import torch
+    from apo_bench.models.policy import in_one_thread
 
-    torch.set_num_threads(1)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    in_one_thread()
 
 
 def _work(work: Work, job: Job, stages: Any) -> str | None:

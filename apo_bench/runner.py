@@ -22,7 +22,7 @@ from apo_bench.experiment_file import dump_experiment, load_experiment
 from apo_bench.jobs import GOLD, INITIAL, Job, Report, run_all
 from apo_bench.methods import resolve, source_files
 from apo_bench.models.imports import resolve_model
-from apo_bench.store import code_hash, digest, digest_files, versions, write_json, write_text
+from apo_bench.store import code_hash, digest, digest_files, free_name, versions, write_json, write_text
 from apo_bench.tables import TRUNCATED, Failure, Records, manifest, write_tables
 from apo_bench.tasks import Task, load_task
 
@@ -37,6 +37,27 @@ PRODUCTS = (
 class RunResult:
     folder: Path
     failures: tuple[Any, ...]  # what failed, each with its line: arm-seeds, then judges that were left without answers
+    n_left: int = 0  # arm-seeds that were not asked for and have not been run: then there are no tables and no report yet
+
+
+@dataclass(frozen=True)
+class Part:
+    """The arm-seeds of an experiment that are to run now; None: all."""
+
+    arms: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+    def has(self, job: Job) -> bool:
+        return (self.arms is None or job.arm in self.arms) and (self.seeds is None or job.trial is not None or job.seed in self.seeds)
+
+    def check(self, experiment: Experiment) -> None:
+        """Raises InputError for an arm or seed that the experiment does not have."""
+        for name, asked, there in (("arms", self.arms, list(experiment.arms)), ("seeds", self.seeds, list(experiment.seeds))):
+            if odd := [one for one in asked or () if one not in there]:
+                raise InputError(f"--{name} {odd[0]}: the experiment has no such {name[:-1]}; it has: {', '.join(map(str, there))}")
+
+
+ALL = Part()
 
 
 def run(
@@ -46,20 +67,22 @@ def run(
     workers: int | None = None,
     variation: Mapping[str, Any] | None = None,
     tiny: Mapping[str, Any] | None = None,
+    part: Part = ALL,
 ) -> RunResult:
     """Run an experiment, or go on with it, and write its report. Raises InputError before anything is written.
 
     `variation` says which level of a varied experiment this is, `tiny` which overrides are those of `--tiny`; both only name the run in
-    its manifest.
+    its manifest. Of a `part` alone no table is made, lest somebody looks before the planned seeds are there: the run after which no
+    arm-seed is missing makes them.
     """
     experiment_path = experiment_path.resolve()
     as_json = json.dumps(dict(overrides or {}), sort_keys=True)
     experiment, task = _load(experiment_path, as_json)
+    part.check(experiment)
     folder = (out or Path("results") / experiment.name).resolve()
     question = Job(experiment_path, as_json, folder, arm="", seed=0)
-    runner = _Runner(question, experiment, task, workers or os.cpu_count() or 1)
-    first = runner.trial_jobs() or [replace(question, arm=arm, seed=seed) for arm in experiment.arms for seed in experiment.seeds]
-    missing = [job for job in first if _finished(job) is None]
+    runner = _Runner(question, experiment, task, workers or os.cpu_count() or 1, part)
+    missing = [job for job in runner.first_jobs() if _finished(job) is None]
     for job in missing:
         _method(job)  # whatever is wrong with a method or a setting is said before anything is written
     if missing or not (folder / "store" / "answer.json").exists():
@@ -72,7 +95,10 @@ def run(
         if arm not in runner.untuned
         for seed in experiment.seeds
     ]
-    runner.work(jobs)
+    runner.work([job for job in jobs if part.has(job)])
+    left = [job for job in jobs if not part.has(job) and (job.arm in runner.put_off or _finished(job) is None)]
+    if left:
+        return RunResult(folder, tuple(runner.failures), len(left))
     records = {(job.arm, job.seed): record for job in jobs if (record := _finished(job))}
     about = manifest(experiment, task, runner.failures, records, overrides or {}, experiment_path, tiny)
     about |= {"tuned": tuned} if tuned else {}
@@ -96,6 +122,31 @@ def run(
     return RunResult(folder, (*runner.failures, *unanswered))
 
 
+def preview(
+    experiment_path: Path, overrides: Mapping[str, Any] | None = None, out: Path | None = None, part: Part = ALL
+) -> list[tuple[Job, bool]]:
+    """The jobs that `run` would begin with (tuning's trials, where there is tuning), and whether each is finished. Writes nothing."""
+    path, as_json = experiment_path.resolve(), json.dumps(dict(overrides or {}), sort_keys=True)
+    experiment, task = _load(path, as_json)
+    part.check(experiment)
+    question = Job(path, as_json, (out or Path("results") / experiment.name).resolve(), arm="", seed=0)
+    return [(job, _finished(job) is not None) for job in _Runner(question, experiment, task, 1, part).first_jobs()]
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Give a run folder another name, so that the next run starts afresh; its new name, or None where there is none.
+
+    Raises InputError for a folder that is no run's.
+    """
+    if not folder.exists():
+        return None
+    if not (folder / "experiment.yaml").is_file():
+        raise InputError(f"{folder}: not a run folder (no experiment.yaml); it is left as it is")
+    aside = free_name(folder.with_name(f"{folder.name}.before"))
+    folder.rename(aside)
+    return aside
+
+
 def _open_judges(question: Job, experiment: Experiment, task: Task) -> None:
     """What a judge lacks (a key in the environment, a model, a ground truth) is said before anything is spent or lost."""
     from apo_bench.judging import panel
@@ -112,11 +163,12 @@ def _ask_judges(question: Job, experiment: Experiment, task: Task) -> list[Any]:
 class _Runner:
     """What has been run of one question, and what failed."""
 
-    def __init__(self, question: Job, experiment: Experiment, task: Task, workers: int) -> None:
-        self.question, self.experiment, self.task, self.workers = question, experiment, task, workers
+    def __init__(self, question: Job, experiment: Experiment, task: Task, workers: int, part: Part = ALL) -> None:
+        self.question, self.experiment, self.task, self.workers, self.part = question, experiment, task, workers, part
         self.failures: list[Failure] = []
         self.trials: dict[tuple[str, int, int], Mapping[str, Any]] = {}  # (arm, trial, seed) -> record
         self.untuned: set[str] = set()
+        self.put_off: set[str] = set()  # arms whose tuning is another run's part
         asked = experiment.tune
         self.settings = {arm: tune.trials(arm, grid, asked.trials) for arm, grid in asked.grids.items()} if asked else {}
         self._prepared = False
@@ -140,6 +192,11 @@ class _Runner:
         self.failures += [one for one in failures if one.trial is None]
         return failures
 
+    def first_jobs(self) -> list[Job]:
+        """What is run first: trials, or where nothing is tuned all arm-seeds; of the part that was asked for."""
+        arms = [replace(self.question, arm=arm, seed=seed) for arm in self.experiment.arms for seed in self.experiment.seeds]
+        return [job for job in self.trial_jobs() or arms if self.part.has(job)]
+
     def trial_jobs(self) -> list[Job]:
         """What tuning runs; empty where nothing is tuned."""
         return [
@@ -152,10 +209,13 @@ class _Runner:
     def tune(self) -> dict[str, Any]:
         """Each arm's trials and the setting chosen by their dev scores; an arm whose trials all failed is a failure."""
         jobs = self.trial_jobs()
-        errors = {(one.arm, one.trial): one.message for one in self.work(jobs)}
+        errors = {(one.arm, one.trial): one.message for one in self.work([job for job in jobs if self.part.has(job)])}
+        self.put_off = {job.arm for job in jobs if not self.part.has(job) and _finished(job) is None}
         self.trials = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := _finished(job))}
         tuned: dict[str, Any] = {}
         for arm, tried in self.settings.items():
+            if arm in self.put_off:
+                continue
             outcomes = [self._outcome(arm, number) for number in range(len(tried))]
             scores, kl = zip(*outcomes, strict=True)
             try:

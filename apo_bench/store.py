@@ -60,7 +60,7 @@ class RunStore:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.parent / f".{key}.lock"):
             if final.exists() and (damage := _damage(final)):
-                aside = _free_name(final.with_name(f"{key}.damaged"))
+                aside = free_name(final.with_name(f"{key}.damaged"))
                 final.rename(aside)
                 print(f"{final}: {damage}; moved to {aside.name} and computed again")
             if not final.exists():
@@ -192,7 +192,8 @@ def _damage(folder: Path) -> str | None:
     return None
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """The path, or the path with the first number that is not taken."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1

@@ -2,7 +2,7 @@
 
 import csv
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,19 @@ def print_tables(*tables: Table | str) -> None:
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     for table in tables:
         console.print(table)
+
+
+def print_preview(jobs: Sequence[tuple[Any, bool]]) -> None:
+    """What would run, an arm a line, and what is finished."""
+    table = Table("arm", "to run", "finished", box=SIMPLE_HEAD, padding=0, title="Nothing is run")
+    for arm in dict.fromkeys(job.arm for job, _ in jobs):
+        cells = (", ".join(_job(job) for job, finished in jobs if job.arm == arm and finished == wanted) for wanted in (False, True))
+        table.add_row(arm, *(cell or "-" for cell in cells))
+    print_tables(table)
+
+
+def _job(job: Any) -> str:
+    return f"seed {job.seed}" if job.trial is None else f"trial {job.trial + 1} on seed {job.seed}"
 
 
 def print_spread(folder: Path) -> None:

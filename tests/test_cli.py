@@ -21,6 +21,7 @@ from apo_bench.cli import app
 from apo_bench.methods import resolve
 from apo_bench.planned import planned
 from apo_bench.results import read_run
+from apo_bench.runner import Part
 from apo_bench.shipped import shipped_root
 
 Tree = dict[str, Any]
@@ -292,6 +293,7 @@ def test_the_pages_statistics_run_as_they_stand(tmp_path: Path, monkeypatch: pyt
 class Answer:
     folder: Path
     failures: tuple[str, ...]
+    n_left: int = 0
 
 
 SUMMARY = """arm,round,axis,scorer,mean,seed_sd,n_seeds,n_prompts
@@ -324,11 +326,11 @@ def test_run_prints_the_table_and_where_the_report_is(
 ) -> None:
     """Shown are each arm's last round (10 comes after 2) and the primary contrasts, not gold seeds or counters."""
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny: asked.append(words) or Answer(finished, ()))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny, part: asked.append((*words, part)) or Answer(finished, ()))
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "seeds=[0]", "--workers", "3", "--out", str(finished))
     assert result.exit_code == 0, result.output
-    assert asked == [(path, {"seeds": [0]}, finished, 3)]
+    assert asked == [(path, {"seeds": [0]}, finished, 3, Part())]
     lines = result.stdout.splitlines()
     assert lines[-1] == str(finished / "report" / "report.md")
     assert max(map(len, lines[:-1])) <= 100
@@ -343,10 +345,44 @@ def test_run_prints_the_table_and_where_the_report_is(
         assert hidden not in result.stdout
 
 
+def test_a_part_is_run_and_has_no_table(
+    tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Part] = []
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny, part: asked.append(part) or Answer(tmp_path / "run", (), n_left=3))
+    result = call("run", str(write_experiment(tree)), "--arms", "rjs, apo_rjs", "--seeds", "1", "--out", str(tmp_path / "run"))
+    assert (result.exit_code, result.stdout) == (0, "3 arm-seeds are left; tables and report are made when none is\n")
+    assert asked == [Part(("rjs", "apo_rjs"), (1,))]
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
+    result = call("run", str(write_experiment(tree)), "--dry-run", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    assert "rjs seed 0, seed 1 -" in [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--arms", "dpo"), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
+        (("--seeds", "9"), "--seeds 9: the experiment has no such seed; it has: 0, 1"),
+        (("--seeds", "one"), "--seeds one: whole numbers, separated by commas"),
+        (("--fresh",), "not a run folder (no experiment.yaml); it is left as it is"),
+    ],
+)
+def test_parts_that_are_none(
+    tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    assert said in refusal("run", str(write_experiment(tree)), "--out", str(tmp_path / "mine"), *words)
+    assert not list((tmp_path / "mine").iterdir())
+
+
 def test_failed_arm_seeds_are_named_and_exit_1(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny: Answer(finished, ("rjs, seed 1: budget exceeded",)))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny, part: Answer(finished, ("rjs, seed 1: budget exceeded",)))
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 1
     assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
@@ -383,7 +419,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[dict[str, Any]] = []
     monkeypatch.setattr("apo_bench.check.check_experiment", lambda path, overrides: checked.append(overrides))
-    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny: Answer(finished, ()))
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny, part: Answer(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
     assert call("run", str(path), "--out", str(finished), "--set", "seeds=[5]").exit_code == 0

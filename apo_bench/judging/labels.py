@@ -119,6 +119,8 @@ def _pandalm(path: Path) -> Iterator[LabelledPair | str]:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno}: broken JSON: {error.msg} (column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or lists too deep
+        raise InputError(f"{path}: broken JSON: {error}") from None
     for number, item in enumerate(items, 1):
         where = f"{path}: item {number}"
         if not isinstance(item, dict):

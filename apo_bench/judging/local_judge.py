@@ -87,8 +87,9 @@ class _Open(Judge):
 
     @cached_property
     def _reader(self) -> "Reader":
-        from apo_bench.models.policy import load_policy
+        from apo_bench.models.policy import in_one_thread, load_policy
 
+        in_one_thread()
         return Reader(*load_policy(self.model, self.spec.trust_remote_code))
 
     def _verdict(self, first: float, second: float, tokens: int, latency_s: float) -> Verdict:

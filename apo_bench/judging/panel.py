@@ -75,8 +75,9 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
         import torch
 
         from apo_bench.bench import Bench
+        from apo_bench.models.policy import in_one_thread
 
-        torch.set_num_threads(1)  # as the run's workers: other thread counts give other bits
+        in_one_thread()
         hardware = {"threads": 1, "device": "cuda" if torch.cuda.is_available() else "cpu"}
         return Bench(experiment, task, RunStore(folder), hardware)
 

@@ -102,9 +102,11 @@ class _Open(Judge):
         if self.gold is not None and self.spec.gold is not None:
             return self.gold(self.spec.gold, items)
         from apo_bench.config import NeuralReward, Recipe
+        from apo_bench.models.policy import in_one_thread
         from apo_bench.models.reward import score
 
         assert self.model is not None
+        in_one_thread()
         spec = NeuralReward(
             path=self.model, max_tokens=self.spec.max_tokens, score_batch_size=self.spec.batch_size, axis_input=self.spec.axis_input,
             trust_remote_code=self.spec.trust_remote_code, training=Recipe(learning_rate=1.0),

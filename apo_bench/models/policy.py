@@ -19,6 +19,16 @@ def on_device(model: Any) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def in_one_thread() -> None:
+    """One torch thread, as the run's workers have (two on shared cores are many times slower, and other counts give other bits), and no
+    progress bar for every file."""
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_policy(folder: str | Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """(model, tokenizer) in fp32; the embedding grows where the tokenizer was given a padding token of its own."""
     from transformers import AutoModelForCausalLM
