@@ -128,6 +128,61 @@ def power(
 
 @app.command()
 @plain_errors()
+def plan(
+    experiment: Path,
+    set_: Set = None,
+    tiny: Tiny = False,
+    pilot: Annotated[Path | None, typer.Option(metavar="DIR", help="A finished run to take variances from.")] = None,
+    response_tokens: Annotated[float | None, typer.Option(help="The mean length of an answer, where the task's own are no guide.")] = None,
+) -> None:
+    """What every arm would spend, counted without a model; nothing is written."""
+    path = _find(experiment).resolve()
+    overrides = (_made_tiny(path) if tiny else {}) | _overrides(set_)
+    from apo_bench import runner
+    from apo_bench.check import check_experiment
+    from apo_bench.plan.display import tables
+    from apo_bench.plan.projecting import plan as projected
+    from apo_bench.results import read_run
+
+    check_experiment(path, overrides)
+    if pilot is not None:
+        refuse_unfinished(pilot)
+    wanted, task = runner.opened(path, overrides)
+    found = projected(wanted, task, base=path.parent, pilot=read_run(pilot) if pilot else None, response_tokens=response_tokens)
+    terminal.print_tables(*tables(found))
+    if found.failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@plain_errors()
+def status(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """What of a run is finished, at work or failed, and how long the rest may take; from its files alone."""
+    from apo_bench.status import read_status, tables
+
+    for one in _run_folders(folder):
+        terminal.print_tables(*tables(read_status(one)))
+
+
+@app.command()
+@plain_errors()
+def gc(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also what arm-seeds without a result have made.")] = False,
+) -> None:
+    """Free what is in a run's store that no row needs; an unchanged run then still computes nothing."""
+    from apo_bench.sweep import sweep
+
+    for one in _run_folders(folder):
+        swept = sweep(one, dry_run=dry_run, unfinished=unfinished)
+        for path in swept.paths if dry_run else ():
+            typer.echo(str(path))
+        typer.echo(f"{one}: {len(swept.paths)} {'would go' if dry_run else 'gone'}, {swept.bytes:,} bytes; {swept.kept} artifacts stay")
+
+
+@app.command()
+@plain_errors()
 def check(
     experiments: Annotated[list[Path] | None, typer.Argument(metavar="[EXPERIMENT]...")] = None, set_: Set = None, tiny: Tiny = False
 ) -> None:
@@ -176,6 +231,17 @@ def import_model(
     from apo_bench.models import imports
 
     typer.echo(str(imports.import_model(name, to)))  # pyright: ignore[reportArgumentType] (it refuses unknown names itself)
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """The folder of a run, or those of its variations that have been begun."""
+    from apo_bench import variation
+    from apo_bench.experiment_file import load_experiment
+
+    if not variation.is_varied(folder):
+        return [folder]
+    parts = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
+    return [part for part in parts if (part / "experiment.yaml").is_file()]
 
 
 def _listed(names: str | None) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apo_bench.store import write_json
 from apo_bench.tables import Failure
 
 GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
@@ -36,6 +38,11 @@ class Job:
         return "initial policy" if self.arm == INITIAL else f"{self.arm.removeprefix('_')} seed {self.seed}"
 
     @property
+    def progress(self) -> Path:
+        """What it is doing, from when a run begins until its record is written."""
+        return self.folder / "store" / "progress" / self.record.name
+
+    @property
     def record(self) -> Path:
         """Where what it ends with is written."""
         if self.trial is not None:
@@ -45,6 +52,8 @@ class Job:
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int) -> list[Failure]:
     """Run jobs side by side, each in one thread. `work` is a module's function, since it is sent to other processes by name."""
+    for job in jobs:
+        write_json(job.progress, {"stage": "waiting", "pid": os.getpid()})
     context = multiprocessing.get_context("spawn")
     failures: list[Failure] = []
     with context.Manager() as manager, _progress(jobs) as show:
@@ -83,7 +92,21 @@ def _start_worker() -> None:
 
 
 def _work(work: Work, job: Job, stages: Any) -> str | None:
-    return work(job, lambda stage: stages.put((job, stage)))
+    """Run one job, and say in its progress file what it is doing and why it failed; none is left of a finished one."""
+    said: dict[str, Any] = {"pid": os.getpid(), "steps": 0, "rounds": 0}
+
+    def report(stage: str) -> None:
+        said["rounds" if re.fullmatch(r"round \d+ done", stage) else "steps"] += 1
+        write_json(job.progress, {**said, "stage": stage})
+        stages.put((job, stage))
+
+    report("starting")
+    message = work(job, report)
+    if message:
+        write_json(job.progress, {**said, "stage": "failed", "error": message})
+    else:
+        job.progress.unlink(missing_ok=True)
+    return message
 
 
 @contextmanager

@@ -105,9 +105,9 @@ def run(
     about |= {"variation": dict(variation)} if variation else {}
     about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
     judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=experiment_path.parent)]
-    answer = _answer_key(folder, about, records, judges)
+    answer = answer_key(folder, about, records, judges)
     written, unanswered = folder / "store" / "answer.json", []
-    if not _says(written, answer):  # a replay has nothing new to write
+    if not says(written, answer):  # a replay has nothing new to write
         from apo_bench.report import write_report
 
         _open_judges(question, experiment, task)  # before the tables of an earlier answer go
@@ -254,7 +254,7 @@ def _with(overrides: str, more: Mapping[str, Any]) -> str:
     return json.dumps({**json.loads(overrides), **more}, sort_keys=True)
 
 
-def _answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
+def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
     """Names everything that tables and report are made from."""
     here = Path(__file__).parent
     made_by = "tables report sections sections_judging judged markdown contrasts costs results figures looks".split()
@@ -264,7 +264,7 @@ def _answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges
     return digest([about, [record["key"] for record in records.values()], question, code])
 
 
-def _says(path: Path, value: Any) -> bool:
+def says(path: Path, value: Any) -> bool:
     try:
         return json.loads(path.read_text()) == value and all((path.parents[1] / part).exists() for part in PRODUCTS)
     except (OSError, ValueError):
@@ -330,7 +330,7 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
             "floor": bench.floor_accuracy(job.seed),
             "gold": bench.gold_accuracy().key,
         }
-    write_json(job.record, {**record, "bench": bench.charged})
+    write_json(job.record, {**record, "bench": bench.charged, "artifacts": bench.store.used})
 
 
 def _method(job: Job) -> Any:
@@ -353,6 +353,11 @@ def _bench(job: Job, report: Report) -> Any:
 def _load(path: Path, overrides: str) -> tuple[Experiment, Task]:
     """The experiment, with model names resolved to folders or hub ids, and its task."""
     return _resolved(load_experiment(path, json.loads(overrides)), path.parent)
+
+
+def opened(path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Experiment, Task]:
+    """The experiment of a file, with model names resolved to folders or hub ids, and its task."""
+    return _load(path.resolve(), json.dumps(dict(overrides or {}), sort_keys=True))
 
 
 def reopen(folder: Path, base: Path) -> tuple[Experiment, Task]:

@@ -47,6 +47,11 @@ class RunStore:
         self._verified: dict[tuple[str, str], Artifact] = {}
         self.built: list[str] = []  # kind/key of what this process computed itself
 
+    @property
+    def used(self) -> list[str]:
+        """Keys of all artifacts that were asked for, whoever built them."""
+        return sorted(key for _, key in self._verified)
+
     def artifact(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Artifact:
         """Return the artifact these inputs name, building it if it is not there.
 

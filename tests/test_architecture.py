@@ -46,6 +46,8 @@ ORDER = [
     ["judging.audit"],
     ["bench"],
     ["evaluate"],
+    ["plan", "plan.sizes"],
+    ["plan.counting"],
     ["contract"],
     ["tune"],
     ["tables"],
@@ -56,11 +58,15 @@ ORDER = [
     ["exchange.importing"],
     ["exchange.annotations"],
     ["planned"],
+    ["plan.projecting"],
+    ["plan.display"],
     ["sections", "sections_judging"],
     ["report"],
     ["spread"],
     ["jobs"],
     ["runner"],
+    ["status"],
+    ["sweep"],
     ["variation"],
     ["check", "tiny"],
     ["terminal"],
@@ -73,7 +79,7 @@ HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "dataset
 NO_TORCH_AT_START = [
     "types", "errors", "config", "experiment_file", "shipped", "tasks", "budget", "store", "methods", "stats", "lab", "tune", "results",
     "contrasts", "costs", "looks", "planned", "sections", "report", "spread", "jobs", "runner", "variation", "judged", "sections_judging",
-    "golden", "exchange.annotations", "judging.panel", "judging.auditing", "judging.simulated", "judging.chat_judge",
+    "status", "sweep", "golden", "exchange.annotations", "judging.panel", "judging.auditing", "judging.simulated", "judging.chat_judge",
     "judging.local_judge", "judging.reward_judge",
 ]  # fmt: skip
 METHOD_LINES = 60

@@ -57,7 +57,7 @@ def test_jobs_that_fail_stop_no_other(tmp_path: Path, capfd: pytest.CaptureFixtu
         Failure("fails", 1, "no luck with seed 1"),
         Failure("fails", 2, "no luck with seed 2"),
     ]
-    assert {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()} == {"works.1.json": None, "works.4.1.json": 4}
+    assert {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == {"works.1.json": None, "works.4.1.json": 4}
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("[")]
     assert [line.partition("] ")[0] for line in lines] == [f"[{number}/5" for number in range(1, 6)]
     assert {line.partition("] ")[2] for line in lines} == {

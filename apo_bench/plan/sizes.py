@@ -1,0 +1,177 @@
+"""How large an experiment's models are and how long its texts, found without loading a weight: what each step is expected to spend."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apo_bench.config import NeuralReward, PolicyModel, Recipe
+from apo_bench.errors import InputError
+from apo_bench.models import policy as policies
+from apo_bench.models import reward as rewards
+from apo_bench.models.text import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
+from apo_bench.types import Demonstration, Group, Pair, Prompt
+
+CHARACTERS = 4  # taken for one token where there is no tokenizer
+BYTES = 4  # a weight is kept in fp32
+Counts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model on torch's meta device, which holds no weights, and its tokenizer; None where this machine does not have them."""
+
+    model: Any
+    tokenizer: Any
+    _texts: dict[str, int] = field(default_factory=dict, kw_only=True)
+    _prompts: dict[str, int] = field(default_factory=dict, kw_only=True)
+
+    def text(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        if text not in self._texts:
+            self._texts[text] = len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if self.tokenizer else characters(text)
+        return self._texts[text]
+
+    @property
+    def bytes(self) -> float:
+        """What a checkpoint takes on disk; NaN where that is not known."""
+        return math.nan if self.model is None else BYTES * sum(weight.numel() for weight in self.model.parameters())
+
+    def train_flops(self, active: float, recipe: Recipe, tokens: float) -> float:
+        from apo_bench import training  # brings in the Trainer
+
+        if self.model is None:
+            return math.nan
+        return training.train_flops(int(active), training._trainable_share(self.model, recipe), round(tokens))
+
+
+@dataclass(frozen=True)
+class PolicySize(Shape):
+    """What sampling from a policy and training it are expected to spend."""
+
+    spec: PolicyModel
+
+    def prompt(self, prompt: Prompt) -> int:
+        """Tokens of a prompt, template included."""
+        if prompt.id not in self._prompts:
+            limit = self.spec.max_prompt_tokens
+            if self.tokenizer:
+                length = len(encode_prompt(self.tokenizer, prompt, self.spec.system_prompt, limit).ids)
+            else:
+                length = min(limit, characters(transcript(prompt)))
+            self._prompts[prompt.id] = length
+        return self._prompts[prompt.id]
+
+    def response(self, text: str, limit: int | None = None) -> int:
+        """Tokens of a response with its end; `limit` in place of max_response_tokens."""
+        return min(limit or self.spec.max_response_tokens, self.text(text) + 1)
+
+    def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
+        """n responses to each prompt, of so many tokens."""
+        read = n * sum(map(self.prompt, prompts))
+        return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": 2 * self._active * (read + sum(tokens))}
+
+    def trained(self, data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group], loss: Any, recipe: Recipe) -> Counts:
+        """Raises InputError for data that the loss does not train on."""
+        length = 0
+        for one in data:
+            kind, texts = _texts(one)
+            if kind != loss.trains_on:
+                raise InputError(f"lab.train_policy: {type(loss).__name__} trains on {loss.trains_on}, got {kind}")
+            length += sum(self.prompt(one.prompt) + self.response(text) for text in texts)
+        tokens = length * _passes(recipe, len(data))
+        reference = 2 * self._active * length if loss.trains_on == "pairs" else 0.0  # its log-probabilities are read once
+        flops = reference + self.train_flops(self._active, recipe, tokens)
+        return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": flops}
+
+    @property
+    def _active(self) -> float:
+        return math.nan if self.model is None else policies.parameters(self.model)
+
+
+@dataclass(frozen=True)
+class RewardSize(Shape):
+    """What scoring with a neural reward model and training it are expected to spend."""
+
+    spec: NeuralReward
+
+    def conversation(self, prompt: Prompt, text: str) -> int:
+        """Tokens of a prompt with a response: the two parts' counts added up, which is exact up to a token where they meet."""
+        if prompt.id not in self._prompts:
+            if self.tokenizer:
+                unlimited = 2**30
+                length = len(encode_scored(self.tokenizer, prompt, "", self.spec.axis_input, unlimited).ids)
+            else:
+                length = characters(transcript(prompt))
+            self._prompts[prompt.id] = length
+        return min(self.spec.max_tokens, self._prompts[prompt.id] + self.text(text))
+
+    def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
+        tokens = sum(self.conversation(prompt, text) for prompt, text in items)
+        return {"scored_responses": len(items), "scored_tokens": tokens, "flops": 2 * self._active * tokens}
+
+    def trained(self, pairs: Sequence[Pair]) -> Counts:
+        recipe = self.spec.training
+        length = sum(self.conversation(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected))
+        tokens = length * _passes(recipe, len(pairs))
+        flops = self.train_flops(self._active, recipe, tokens)
+        return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": flops}
+
+    @property
+    def _active(self) -> float:
+        return math.nan if self.model is None else rewards.parameters(self.model)
+
+
+def policy_size(spec: PolicyModel, vocabulary: Sequence[str] | None) -> PolicySize:
+    """A policy's size from its architecture, or from a model folder's configuration."""
+    from transformers import AutoModelForCausalLM
+
+    return PolicySize(*_shape(AutoModelForCausalLM, spec, spec.trust_remote_code, vocabulary), spec)
+
+
+def reward_size(spec: NeuralReward, policy: PolicyModel, axes: Sequence[str], vocabulary: Sequence[str] | None) -> RewardSize:
+    """A neural reward model's size; one that starts from the policy has the policy's body."""
+    from transformers import AutoModelForSequenceClassification
+
+    labels = len(axes) if spec.axis_heads else 1
+    body = policy if spec.initial else spec
+    return RewardSize(*_shape(AutoModelForSequenceClassification, body, spec.trust_remote_code, vocabulary, num_labels=labels), spec)
+
+
+def characters(text: str) -> int:
+    """Tokens of a text where there is no tokenizer."""
+    return math.ceil(len(text) / CHARACTERS)
+
+
+def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any) -> tuple[Any, Any]:
+    """(model, tokenizer); two times None for a hub id that is not on this machine."""
+    import torch
+    from transformers import AutoConfig
+
+    if spec.architecture is not None:
+        if vocabulary is None:
+            raise InputError("architecture: the task has no vocabulary to build a tokenizer from; give a path")
+        tokenizer, fields = word_tokenizer(vocabulary), dict(spec.architecture)
+        config = AutoConfig.for_model(fields.pop("model_type"), **fields, **policies.token_ids(tokenizer), **more)
+    else:
+        assert spec.path is not None
+        try:
+            config = AutoConfig.from_pretrained(spec.path, local_files_only=True, trust_remote_code=trust, **more)
+            tokenizer = load_tokenizer(spec.path, trust)
+        except OSError:
+            return None, None
+    with torch.device("meta"):
+        model = auto.from_config(config, trust_remote_code=trust)
+        policies.fit_embedding(model, tokenizer)
+    return model, tokenizer
+
+
+def _passes(recipe: Recipe, items: int) -> float:
+    """How often each item is read; a broken last epoch reads a random part of them."""
+    return recipe.updates(items) / math.ceil(items / recipe.batch_size)
+
+
+def _texts(one: Demonstration | Pair | Group) -> tuple[str, tuple[str, ...]]:
+    if isinstance(one, Demonstration):
+        return "demonstrations", (one.response,)
+    return ("pairs", (one.chosen, one.rejected)) if isinstance(one, Pair) else ("groups", one.responses)
