@@ -42,7 +42,7 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> 
         _check_against_task(experiment, task)
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task)]
     except InputError as error:
-        message = str(error)
+        message = " ".join(str(error).split())
         raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
 
 
@@ -155,7 +155,7 @@ def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
 
     own = dict(fields)
     kind = own.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise InputError(f"{key}.model_type: transformers has no model type {kind!r}")
     known = CONFIG_MAPPING[kind]()
     for field in own:

@@ -59,10 +59,12 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     path = folder / LOOKS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, list):
+            raise TypeError
         return [{"seeds": list(one["seeds"]), "prompts": one["prompts"]} for one in found]
     except FileNotFoundError:
         return []
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON: {error}") from None
     except (KeyError, TypeError):
         raise InputError(f"{path}: not a list of looks, each with seeds and prompts") from None

@@ -28,6 +28,17 @@ COLUMNS = {
     ),
     "judge_audit": ("judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"),
 }  # fmt: skip
+WHOLE = ("seed", "round", "seed_a", "seed_b", "bin", "n", "n_pairs", "n_clusters", "n_missing")  # whole numbers, everywhere
+TEXTS = (  # texts, everywhere; `round` of a judgment too
+    "arm", "arm_a", "arm_b", "prompt_id", "cluster_id", "axis", "scorer", "metric", "gold", "unit", "judge", "order", "text", "finish",
+    "question",
+)  # fmt: skip
+MAY_LACK = ("n", "verdict", "failure")
+UNIQUE = {"scores": ["arm", "seed", "round", "prompt_id", "axis", "scorer"]}
+MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
+    "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "changed_after_a_look": dict,
+    "tuned": dict, "judges": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
+}  # fmt: skip
 REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report
 OPTIONAL = ("reliability", "judgments", "judge_audit")  # absent without a word: from before there were any, or nothing was asked
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
@@ -69,7 +80,7 @@ class Run:
 
     @cached_property
     def failed(self) -> set[tuple[str, int]]:
-        return {(str(one["arm"]), int(one["seed"])) for one in self.manifest.get("failures", []) if one.get("seed") is not None}
+        return {(str(one["arm"]), int(one["seed"])) for one in self.manifest.get("failures") or () if one.get("seed") is not None}
 
     @cached_property
     def final_round(self) -> dict[str, int]:
@@ -106,8 +117,9 @@ def read_run(folder: Path) -> Run:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; is {folder} the folder of a run?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON: {error}") from None
+    _check_manifest(path, manifest)
     tables, absent = {}, []
     for name, columns in COLUMNS.items():
         path = folder / "tables" / f"{name}.parquet"
@@ -115,8 +127,11 @@ def read_run(folder: Path) -> Run:
             tables[name] = pd.DataFrame({column: [] for column in columns})
             absent += [name] if name not in OPTIONAL else []
             continue
-        tables[name] = _read_table(path, columns)
+        tables[name] = read_table(path, columns)
     scores = tables["scores"]
+    for name, keys in UNIQUE.items():
+        if twice := int(tables[name].duplicated(keys).sum()):
+            raise InputError(f"{folder / 'tables' / name}.parquet: {twice} rows have the same {', '.join(keys)} as another")
     if scores.empty and not manifest.get("failures"):
         raise InputError(f"{folder / 'tables' / 'scores.parquet'}: no rows, so there is nothing to report")
     if bad := int((~np.isfinite(scores["value"].to_numpy(dtype=float))).sum()):
@@ -126,20 +141,50 @@ def read_run(folder: Path) -> Run:
 
 def read_responses(folder: Path) -> pd.DataFrame:
     """arm, seed, round, prompt_id, text, tokens, finish of every answer to a test prompt. Raises InputError as `read_run` does."""
-    return _read_table(folder / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
+    return read_table(folder / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """These columns of a parquet file. Raises InputError, naming file and column."""
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as parquet: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # what a damaged byte makes of a file, its reader and pandas tell in errors of every kind
+        raise InputError(" ".join(f"{path}: not readable as parquet: {error or type(error).__name__}".split())) from None
     for column in columns:
         if column not in table:
             raise InputError(f"{path}: column {column} is missing")
+        if reason := _misfit(table[column], column, is_text=column in TEXTS or (column == "round" and "judge" in columns)):
+            raise InputError(f"{path}: column {column}: {reason}")
     return table.loc[:, list(columns)]
+
+
+def _misfit(values: pd.Series, column: str, *, is_text: bool) -> str:
+    """Why these cannot be a column's values, or ""."""
+    known = values.dropna()
+    if column not in MAY_LACK and (is_text or column in WHOLE) and len(known) < len(values):
+        return f"{len(values) - len(known)} rows have none"
+    if is_text or column in ("verdict", "failure"):
+        return "" if all(isinstance(value, str) for value in known) else "texts are needed"
+    if len(known) and not pd.api.types.is_numeric_dtype(values):
+        return f"numbers are needed, got {values.dtype}"
+    return "whole numbers are needed" if column in WHOLE and bool((known % 1 != 0).any()) else ""
+
+
+def _check_manifest(path: Path, manifest: Any) -> None:
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path}: a mapping of keys is needed, got {type(manifest).__name__}")
+    for key, kind in MANIFEST.items():
+        if not isinstance(manifest.get(key), kind | None):
+            raise InputError(f"{path}: {key}: {kind.__name__} is needed, got {type(manifest[key]).__name__}")
+    for place, one in enumerate(manifest.get("failures") or ()):
+        if not isinstance(one, dict) or not isinstance(one.get("arm"), str) or not isinstance(one.get("seed"), int | None):
+            raise InputError(f"{path}: failures.{place}: arm, seed and message are needed")
+    for key in ("splits", "judges", "tuned"):
+        for name, one in (manifest.get(key) or {}).items():
+            if not isinstance(one, dict):
+                raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(one).__name__}")
 
 
 def without(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
@@ -163,8 +208,11 @@ def summary(run: Run) -> pd.DataFrame:
     """arm, round, axis, scorer, mean, seed_sd, n_seeds, n_prompts; the metrics (kl, distinct_n, ...) are scorers here.
 
     `mean` is over seeds of the mean over clusters; `seed_sd` the sample SD over seeds (NaN for one); failed arm-seeds count where they
-    have rows. `n_prompts` is the smallest over seeds.
+    have rows. `n_prompts` is the smallest over seeds. Raises InputError where other tables have an axis that the scores lack.
     """
+    for name in ("metrics", "reward_models"):
+        if run.axes and (odd := set(run.tables[name]["axis"]) - {*run.axes, POOLED}):
+            raise InputError(f"tables/{name}.parquet: axis: {min(odd)!r} is none of tables/scores.parquet's axes")
     parts = [seed_means(run.tables["scores"], axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
     metrics = run.tables["metrics"].rename(columns={"metric": "scorer"}).dropna(subset=["value"])
     long = pd.concat([*parts, metrics[["arm", "round", "scorer", "seed", "value", "n", "axis"]]] if len(metrics) else parts)

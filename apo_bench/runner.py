@@ -267,7 +267,7 @@ def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges:
 def says(path: Path, value: Any) -> bool:
     try:
         return json.loads(path.read_text()) == value and all((path.parents[1] / part).exists() for part in PRODUCTS)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -409,6 +409,6 @@ def _finished(job: Job) -> dict[str, Any] | None:
     """The record of a finished arm-seed, if it still answers this question."""
     try:
         record = json.loads(job.record.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if record.get("key") == _record_key(job) else None
+    return record if isinstance(record, dict) and record.get("key") == _record_key(job) else None

@@ -16,13 +16,15 @@ import importlib.util
 import inspect
 import math
 import sys
+import traceback
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeGuard, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -133,7 +135,7 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
     """Load a task by name or by the path of its folder, with `options` over its defaults.
 
     `base` is the experiment file's folder. Raises InputError, one line naming file and key: unknown task, key or option, a bad row, a split
-    or axis left empty, a conversation in two splits.
+    or axis left empty, a conversation in two splits, python that fails.
     """
     folder = find_task(use, base)
     path = folder / f"{folder.name}.yaml"
@@ -143,13 +145,25 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
 
     def named(key: str, reference: str) -> Any:
         function = _function(path, key, reference, modules)
-        return function(**options, **({"base": base} if "base" in inspect.signature(function).parameters else {}))
+        with _blamed(path, key):
+            return function(**options, **({"base": base} if "base" in inspect.signature(function).parameters else {}))
+
+    def each(key: str, reference: str) -> Iterator[Any]:
+        found = named(key, reference)
+        with _blamed(path, key):
+            yield from found
+
+    def function_of(key: str, reference: str) -> Any:
+        found = named(key, reference)
+        if not callable(found):
+            raise InputError(f"{path}: metadata.apo_bench.{key}: {reference} has to return a function, got {type(found).__name__}")
+        return found
 
     reader = _Reader(path, about)
-    for number, row in enumerate(named("rows", about.rows), 1):
+    for number, row in enumerate(each("rows", about.rows), 1):
         reader.add_row(number, row)
     if about.demonstrations:
-        for number, row in enumerate(named("demonstrations", about.demonstrations), 1):
+        for number, row in enumerate(each("demonstrations", about.demonstrations), 1):
             reader.add_demonstration(number, row)
     pairs: dict[Split, tuple[Pair, ...]] = {split: tuple(reader.pairs[split]) for split in SPLITS}
     prompts: dict[Split, tuple[Prompt, ...]] = {split: tuple(reader.prompts[split].values()) for split in SPLITS}
@@ -162,10 +176,16 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
     counts = {**reader.dropped, **_counts(axes, pairs, prompts)}
     _refuse_empty(path, about.splits, axes, counts)
 
-    answer = named("golden", about.golden) if about.golden not in ("chosen", "rows") else lambda prompt: reader.golden.get(prompt.id)
-    golden = {prompt.id: text for prompt in prompts["rm"] if (text := answer(prompt)) and text.strip()}
+    answer = function_of("golden", about.golden) if about.golden not in ("chosen", "rows") else lambda prompt: reader.golden.get(prompt.id)
+    with _blamed(path, "golden"):
+        answers = {prompt.id: answer(prompt) for prompt in prompts["rm"]}
+    golden = {id_: text for id_, text in answers.items() if _is_text(text) and text.strip()}
+    if odd := [text for text in answers.values() if text is not None and not _is_text(text)]:
+        raise InputError(f"{path}: metadata.apo_bench.golden: Unicode text or None is needed, got {odd[0]!r}")
     counts["rm prompts without a golden response"] = len(prompts["rm"]) - len(golden)
-    vocabulary = tuple(named("vocabulary", about.vocabulary)) if about.vocabulary else None
+    vocabulary = tuple(each("vocabulary", about.vocabulary)) if about.vocabulary else None
+    if odd := [word for word in vocabulary or () if not _is_text(word)]:
+        raise InputError(f"{path}: metadata.apo_bench.vocabulary: words are needed, got {odd[0]!r}")
     is_reference = about.provenance.count(".") == 1 and about.provenance.replace(".", "a").isidentifier()
     return Task(
         name=folder.name,
@@ -173,8 +193,8 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
         pairs=pairs,
         prompts=prompts,
         golden=golden,
-        ground_truth=named("ground_truth", about.ground_truth) if about.ground_truth else None,
-        is_refusal=named("is_refusal", about.is_refusal) if about.is_refusal else None,
+        ground_truth=function_of("ground_truth", about.ground_truth) if about.ground_truth else None,
+        is_refusal=function_of("is_refusal", about.is_refusal) if about.is_refusal else None,
         demonstrations=demonstrations,
         vocabulary=vocabulary,
         provenance=named("provenance", about.provenance) if is_reference else about.provenance,
@@ -213,8 +233,10 @@ class _Reader:
         self.dropped: Counter[str] = Counter({"identical pairs dropped": 0, "empty-sided pairs dropped": 0})
         self._splits: dict[str, tuple[Split, str]] = {}
 
-    def add_row(self, number: int, row: Mapping[str, Any]) -> None:
-        if "dropped" in row:
+    def add_row(self, number: int, row: Any) -> None:
+        if isinstance(row, Mapping) and "dropped" in row:
+            if not _is_text(row["dropped"]):
+                raise self._error("rows", number, f"dropped: the reason in words is needed, got {row['dropped']!r}")
             self.dropped[row["dropped"]] += 1
             return
         split, prompt = self._prompt("rows", number, row, {"chosen", "rejected", "golden"})
@@ -234,7 +256,7 @@ class _Reader:
         if golden is not None:
             self.golden.setdefault(prompt.id, golden)  # of several, the first
 
-    def add_demonstration(self, number: int, row: Mapping[str, Any]) -> None:
+    def add_demonstration(self, number: int, row: Any) -> None:
         split, prompt = self._prompt("demonstrations", number, row, {"response"})
         response = self._text("demonstrations", number, row, "response")
         if not response:
@@ -244,14 +266,18 @@ class _Reader:
         else:
             self.dropped["demonstrations of gold, dev and test clusters left out"] += 1
 
-    def _prompt(self, key: str, number: int, row: Mapping[str, Any], others: set[str]) -> tuple[Split, Prompt]:
+    def _prompt(self, key: str, number: int, row: Any, others: set[str]) -> tuple[Split, Prompt]:
+        if not isinstance(row, Mapping):
+            raise self._error(key, number, f"a mapping of keys is needed, got {type(row).__name__}")
         if unknown := set(row) - {"messages", "axis", "cluster"} - others:
-            raise self._error(key, number, f"{sorted(unknown)[0]}: unknown key")
+            raise self._error(key, number, f"{min(map(str, unknown))}: unknown key")
         if missing := {"messages", "axis", "cluster"} - set(row):
             raise self._error(key, number, f"{sorted(missing)[0]}: missing")
         turns = row["messages"]
-        if not turns or not all(_is_turn(turn) for turn in turns) or turns[-1][0] != "user":
+        if not isinstance(turns, list | tuple) or not turns or not all(_is_turn(turn) for turn in turns) or turns[-1][0] != "user":
             raise self._error(key, number, "messages: [role, content] turns of user and assistant, the last the user's, are needed")
+        if not isinstance(row["cluster"], str):
+            raise self._error(key, number, f"cluster: text is needed, got {type(row['cluster']).__name__}")
         if row["axis"] not in self.about.axes:
             raise self._error(key, number, f"axis: {row['axis']!r} is none of {', '.join(self.about.axes)}")
         messages = tuple(Message(cast(Role, role), text) for role, text in turns)
@@ -265,16 +291,29 @@ class _Reader:
 
     def _text(self, key: str, number: int, row: Mapping[str, Any], name: str) -> str | None:
         value = row.get(name)
-        if value is not None and not isinstance(value, str):
-            raise self._error(key, number, f"{name}: text is needed, got {type(value).__name__}")
+        if value is not None and not _is_text(value):
+            got = "half a surrogate pair" if isinstance(value, str) else type(value).__name__
+            raise self._error(key, number, f"{name}: text is needed, got {got}")
         return value
 
     def _error(self, key: str, number: int, problem: str) -> InputError:
-        return InputError(f"{self.path}: {key}: row {number}: {problem}")
+        return InputError(_one_line(f"{self.path}: {key}: row {number}: {problem}"))
 
 
 def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, list | tuple) and len(turn) == 2 and turn[0] in ("user", "assistant") and isinstance(turn[1], str)
+    return isinstance(turn, list | tuple) and len(turn) == 2 and turn[0] in ("user", "assistant") and _is_text(turn[1])
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether this can be written as UTF-8: a string may hold half a character."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _counts(axes: tuple[str, ...], pairs: Mapping[Split, tuple[Pair, ...]], prompts: Mapping[Split, tuple[Prompt, ...]]) -> dict[str, int]:
@@ -334,9 +373,12 @@ def read_description(path: Path) -> Description:
         raise InputError(f"{path}: no such file; a task's folder holds a YAML of its own name") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}: {f'line {mark.line + 1}: ' if mark else ''}not valid YAML: {getattr(error, 'problem', error)}") from None
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(_one_line(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}")) from None
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("apo_bench"), dict):
         raise InputError(f"{path}: metadata.apo_bench: missing")
@@ -345,7 +387,7 @@ def read_description(path: Path) -> Description:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
-        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}".replace("\n", " ")) from None
+        raise InputError(_one_line(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")) from None
 
 
 def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,22 +417,35 @@ def _function(path: Path, key: str, reference: str, modules: dict[str, ModuleTyp
     return function
 
 
+@contextmanager
+def _blamed(path: Path, key: str) -> Iterator[None]:
+    """What a task's own python raises is said in one line: the YAML's key, and where it was raised."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise InputError(_one_line(f"{path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})")) from error
+
+
 def _load_module(file: Path) -> ModuleType:
     """The file's module under a name that its place and content make unique, so that no other module is shadowed."""
-    name = f"apo_bench_task_{file.stem}_{identity(str(file), file.read_text(encoding='utf-8'))}"
+    source = file.read_bytes()
+    name = f"apo_bench_task_{file.stem}_{identity(str(file), repr(source))}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None, file
-    assert spec.loader is not None, file
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it loads
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
+        exec(compile(source, str(file), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         if isinstance(error, SyntaxError):
             raise InputError(f"{file}: line {error.lineno}: {error.msg}") from None
-        raise
+        raise InputError(_one_line(f"{file}: cannot be imported: {type(error).__name__}: {error}")) from error
     return module
 
 

@@ -29,7 +29,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:

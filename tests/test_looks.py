@@ -49,6 +49,8 @@ def test_a_broken_record_of_looks_is_named(tmp_path: Path) -> None:
     for text, problem in (
         ("[", "not readable as JSON"),
         ("null", "not a list of looks"),
+        ("{}", "not a list of looks"),
+        ("[" * 100_000, "not readable as JSON"),
         ("[{}]", "not a list of looks"),
         ("[1]", "not a list"),
     ):

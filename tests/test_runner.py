@@ -638,6 +638,13 @@ def test_a_part_that_is_none_writes_nothing(experiment: Path, tmp_path: Path, pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "{", "{}"])
+def test_a_record_that_is_none_is_not_finished(experiment: Path, done: Path, tmp_path: Path, text: str) -> None:
+    folder = shutil.copytree(done, tmp_path / "run")
+    (folder / "store" / "arm_seeds" / "rjs.0.json").write_text(text)
+    assert [(job.arm, job.seed) for job, finished in runner.preview(experiment, None, folder) if not finished] == [("rjs", 0)]
+
+
 def test_a_preview_writes_nothing_and_knows_what_is_finished(experiment: Path, done: Path, tmp_path: Path) -> None:
     assert all(finished for _, finished in runner.preview(experiment, None, done))
     assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.Part(arms=("rjs",))))

@@ -146,7 +146,8 @@ def _check_shown(folder: Path, rows: pd.DataFrame) -> None:
     """Verdicts on responses that the run no longer holds (it was run again, say) are no verdicts on this run."""
     for row in rows_of(rows[~still_shown(folder, rows)].head(1)):
         names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
-        raise InputError(f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?")
+        said = f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?"
+        raise InputError(" ".join(said.split()))
 
 
 def as_judgments(rows: list[dict[str, Any]]) -> pd.DataFrame:

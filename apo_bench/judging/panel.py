@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from apo_bench.config import Experiment, JudgeChoice
 from apo_bench.errors import InputError
@@ -24,7 +25,7 @@ from apo_bench.judging.journal import Journal
 from apo_bench.judging.labels import labelled_pairs
 from apo_bench.judging.verdicts import ORDERS, Compared, Judge, Order, Question, Surroundings, Verdict, both_orders, value_of
 from apo_bench.methods import JUDGE, resolve
-from apo_bench.results import Run, comparisons, read_responses, read_run
+from apo_bench.results import COLUMNS, Run, comparisons, read_responses, read_run, read_table
 from apo_bench.stats.checks import Array
 from apo_bench.store import RunStore, code_hash, digest, digest_files, versions, write_json, write_table
 from apo_bench.tasks import Task
@@ -105,7 +106,7 @@ def judge_run(folder: Path, experiment: Experiment, task: Task, base: Path | Non
     opinions = {name: _opinion(name, judge, folder, run, task, asked) for name, judge in judges.items()}
     imported, left_out = [], {}
     for path in sorted((folder / IMPORTED).glob("*.parquet")):
-        rows = pd.read_parquet(path)
+        rows = read_table(path, (*COLUMNS["judgments"], "question"))
         shown = still_shown(folder, rows)
         imported.append(rows[shown])
         if not shown.all():
@@ -140,16 +141,22 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
     if run.experiment.judges.get(name, choice) != choice or (folder / IMPORTED / f"{name}.parquet").exists():
         raise InputError(f"judges.{name}: {folder} has another judge of this name")
     judge = open_judge(name, choice, surroundings(experiment, task, folder, Path.cwd()))
+    added = {n: one.model_dump(mode="json") for n, one in _added(folder)}  # what is wrong with it is said before anything is asked
     opinion = _opinion(name, judge, folder, run, task, list(compared(run, folder, task)))
     if name not in run.experiment.judges:
-        write_json(folder / ADDED, {**{n: one.model_dump(mode="json") for n, one in _added(folder)}, name: choice.model_dump(mode="json")})
+        write_json(folder / ADDED, {**added, name: choice.model_dump(mode="json")})
     return _record(folder, {name: opinion})
 
 
 def _added(folder: Path) -> Iterator[tuple[str, JudgeChoice]]:
     path = folder / ADDED
     if path.exists():
-        yield from ((name, JudgeChoice.model_validate(one)) for name, one in json.loads(path.read_text(encoding="utf-8")).items())
+        try:
+            found = TypeAdapter(dict[str, JudgeChoice]).validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(f"{path}: {'.'.join(map(str, first['loc'])) or 'judges'}: {first['msg']}") from None
+        yield from found.items()
 
 
 def arm_pairs(run: Run) -> list[tuple[str, str]]:
@@ -185,7 +192,10 @@ def compared(run: Run, folder: Path, task: Task) -> Iterator[Compared]:
         for seed_a, seed_b in zip(seeds, others, strict=True):
             rounds = _round(run, a, seed_a), _round(run, b, seed_b)
             label = "/".join(dict.fromkeys(map(str, rounds)))
-            first, second = responses[a, seed_a, rounds[0]], responses[b, seed_b, rounds[1]]
+            answered = [(a, seed_a, rounds[0]), (b, seed_b, rounds[1])]
+            for arm, seed, round_ in (one for one in answered if one not in responses):
+                raise InputError(f"{folder / 'tables' / 'responses.parquet'}: no row of {arm}, seed {seed}, round {round_}")
+            first, second = (responses[one] for one in answered)
             for prompt in balanced([by_id[id_] for id_ in first if id_ in second], judging.prompts):
                 (text_a, length_a), (text_b, length_b) = first[prompt.id], second[prompt.id]
                 yield Compared(a, b, seed_a, seed_b, label, prompt, text_a, text_b, length_a, length_b)

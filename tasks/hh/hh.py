@@ -7,6 +7,7 @@ rejected are whole dialogues that differ in the last turn. Every function named 
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,7 +241,11 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{path}: line {number}: not UTF-8 (byte {error.start} of the line)") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {number}: broken JSON: {error.msg} (column {error.colno})") from None
-    except (OSError, EOFError) as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or lists too deep
+        raise InputError(f"{path}: line {number}: broken JSON: {error}") from None
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: line {number + 1}: cannot be read: {error}") from None
 
 
