@@ -166,7 +166,7 @@ def _misfit(values: pd.Series, column: str, *, is_text: bool) -> str:
     if column not in MAY_LACK and (is_text or column in WHOLE) and len(known) < len(values):
         return f"{len(values) - len(known)} rows have none"
     if is_text or column in ("verdict", "failure"):
-        return "" if all(isinstance(value, str) for value in known) else "texts are needed"
+        return "" if isinstance(values.dtype, pd.StringDtype) or all(isinstance(value, str) for value in known) else "texts are needed"
     if len(known) and not pd.api.types.is_numeric_dtype(values):
         return f"numbers are needed, got {values.dtype}"
     return "whole numbers are needed" if column in WHOLE and bool((known % 1 != 0).any()) else ""
