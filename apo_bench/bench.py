@@ -153,19 +153,23 @@ class Bench:
         return {"code": code, "versions": versions(), "hardware": dict(self.hardware)}
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
-        return Lab(
-            store=self.store,
-            ledger=ledger,
-            seed=seed,
-            data=self.training_data,
-            policy_model=self.experiment.models.policy,
-            reward_model=reward_model,
-            reward_body=self._reward_body(reward_model),
-            initial_policy=initial_policy,
-            hardware=self.hardware,
-            progress=self.progress,
-            charged=self.charged if ledger.arm == "_bench" else None,
-        )
+        return Lab(**self._lab_fields(seed, initial_policy, reward_model, ledger))
+
+    def _lab_fields(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> dict[str, Any]:
+        """What a Lab of this bench is made of."""
+        return {
+            "store": self.store,
+            "ledger": ledger,
+            "seed": seed,
+            "data": self.training_data,
+            "policy_model": self.experiment.models.policy,
+            "reward_model": reward_model,
+            "reward_body": self._reward_body(reward_model),
+            "initial_policy": initial_policy,
+            "hardware": self.hardware,
+            "progress": self.progress,
+            "charged": self.charged if ledger.arm == "_bench" else None,
+        }
 
     def _reward_body(self, spec: RewardSpec) -> Policy | None:
         """The language model that a reward model starts from, where it is one of the run's own."""

@@ -35,6 +35,7 @@ Budget = Annotated[dict[Unit, float], AfterValidator(_not_negative)]
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy and torch both accept
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # also a file's or folder's name
+JUDGE = "judge/"  # before a judge's name, where it is the scorer
 _CLASS = r"^[^@]+@[A-Za-z_]\w*$"
 
 
@@ -355,7 +356,7 @@ class Experiment(Strict):
             self._check_tuning(self.tune)
         if self.judging.reference not in (None, *self.arms):
             raise ValueError(f"judging.reference: no arm named {self.judging.reference!r}; arms: {', '.join(self.arms)}")
-        judges = (f"judge/{name}" for name in self.judges)
+        judges = (f"{JUDGE}{name}" for name in self.judges)
         known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold), *judges}
         if self.compare.scorer not in known:
             raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")

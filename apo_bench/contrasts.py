@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.config import Compare, Comparison
+from apo_bench.config import JUDGE, Compare, Comparison
 from apo_bench.judged import as_contrast
 from apo_bench.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
 from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of, effect_size, holm, lay_out
@@ -59,8 +59,7 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     """
     compare, found = run.experiment.compare, []
     axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
-    judge = run.scorer.removeprefix("judge/") if run.scorer.startswith("judge/") else None
-    scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if judge is None else run.scorers))
+    scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if run.judge is None else run.scorers))
     doubts = {(scorer, axis): uninformative(run, scorer, axis) for scorer in scorers for axis in axes}
     scores = run.tables["scores"]
     scores = without(scores[scores["scorer"].isin(scorers)], run.failed)
@@ -77,8 +76,8 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
                     about = {"family": family if declared else "descriptive", "round": drawn.round, "kl": drawn.kl}
                     found.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
-    if judge is not None:
-        found += [_judged(rates, family, pair, axis, judge, compare) for family, pair in comparisons(run) for axis in axes]
+    if run.judge is not None:
+        found += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in comparisons(run) for axis in axes]
     table = pd.DataFrame(found)
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
@@ -109,7 +108,7 @@ def _contrast(drawn: Drawn, pair: Comparison, axis: str, scorer: str, doubt: str
 
 def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str, judge: str, compare: Compare) -> dict[str, Any]:
     """A judge's win rate as a contrast; missing where nothing was judged."""
-    about = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"judge/{judge}", "at": compare.round}
+    about = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"{JUDGE}{judge}", "at": compare.round}
     about["family"] = family if axis in compare.axes else "descriptive"
     if rates is not None:
         names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "judge": judge}

@@ -17,7 +17,7 @@ from typing import Any
 
 from apo_bench import __version__
 from apo_bench.errors import InputError
-from apo_bench.judging.asking import spent_usd
+from apo_bench.judging.asking import add_lost, spent_usd
 from apo_bench.judging.chat import ChatClient, Reply
 from apo_bench.judging.endpoint import ChatSettings, require
 from apo_bench.judging.journal import Journal
@@ -158,9 +158,7 @@ def _ask(
                 journal.add(_key(writer, prompt), _record(reply))
             else:
                 unanswered[prompt.id] = reply.failure
-                if reply.lost_usd:
-                    lost = f"lost.{_key(writer, prompt)}"
-                    journal.add(lost, {"lost_usd": journal.records.get(lost, {}).get("lost_usd", 0.0) + reply.lost_usd})
+                add_lost(journal, _key(writer, prompt), reply.lost_usd)
             progress(done, len(missing))
     return unanswered
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from apo_bench.config import JUDGE
 from apo_bench.judging.audit import uninformative
 from apo_bench.results import POOLED
 from apo_bench.stats import JudgedWinRate, agreement, clustered_mean, judged_win_rate, length_controlled_win_rate
@@ -120,7 +121,7 @@ def as_contrast(row: Mapping[str, Any]) -> dict[str, Any]:
     found |= {name: row[of] - 0.5 for name, of in (("difference", "win_rate"), ("ci_low", "ci_low"), ("ci_high", "ci_high"))}
     audited = "" if row["informative"] != NOT_AUDITED or row["test"].startswith("none") else f"; judge {NOT_AUDITED}"
     nothing = dict.fromkeys(("kl", "hedges_g", "sd", "p_adjusted"), math.nan)
-    named = {"scorer": f"judge/{row['judge']}", "family": "descriptive", "at": "", "sd_of": "", "test": f"{row['test']}{audited}"}
+    named = {"scorer": f"{JUDGE}{row['judge']}", "family": "descriptive", "at": "", "sd_of": "", "test": f"{row['test']}{audited}"}
     return found | nothing | named | {"p_superior": row["win_rate"], "n_dropped": row["n_dropped"] + row["n_missing"]}
 
 

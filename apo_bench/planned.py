@@ -13,7 +13,6 @@ from apo_bench.stats.planning import Components, Size, components, mde_table, pl
 from apo_bench.stats.scores import Layout, lay_out
 
 ALPHA = 0.05
-JUDGE = "judge/"
 SEEDS = (3, 5, 10, 20)
 CLUSTERS = (0.25, 0.5, 1, 2, 4)  # times the run's own
 
@@ -89,16 +88,16 @@ def sentences(plans: Sequence[Plan], *, power: float, effect: float | None = Non
 
 def _doubt(run: Run, axis: str) -> str:
     """Why no test is made of the declared scorer, or ""."""
-    if not run.scorer.startswith(JUDGE):
+    if run.judge is None:
         return uninformative(run, run.scorer, axis)
-    reason = doubt(run.tables["judge_audit"], run.scorer.removeprefix(JUDGE), axis, run.axes)
+    reason = doubt(run.tables["judge_audit"], run.judge, axis, run.axes)
     return "" if reason == NOT_AUDITED else reason
 
 
 def _declared(run: Run, pair: Comparison) -> pd.DataFrame:
     """The declared scorer's rows at the declared round; a judge's verdicts as scores whose difference is the win rate's from 1/2."""
-    if run.scorer.startswith(JUDGE):
-        return as_scores(run.tables["judgments"], run.scorer.removeprefix(JUDGE), pair.a, pair.b)
+    if run.judge is not None:
+        return as_scores(run.tables["judgments"], run.judge, pair.a, pair.b)
     scores = run.final
     if run.experiment.compare.round == "dev_best":
         scores = without(run.tables["scores"], run.failed)

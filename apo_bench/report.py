@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench import costs, judged, looks, results, sections, sections_judging
+from apo_bench.config import JUDGE
 from apo_bench.contrasts import MATCHED_KL, contrasts
 from apo_bench.markdown import Row, claim, count, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.results import POOLED, Run
@@ -118,7 +119,7 @@ def _sentence(row: Row, planned: int) -> str:
     a, b = f"`{row.arm_a}`", f"`{row.arm_b}`"
     if math.isnan(row.difference):
         return f"**No result for {a} against {b}** ({where}): {plain(row.test.removeprefix('none: '))}."
-    rate = row.scorer.startswith("judge/")  # whose difference is that of the win rate from 1/2
+    rate = row.scorer.startswith(JUDGE)  # whose difference is that of the win rate from 1/2
     size = f"win rate {number(0.5 + row.difference)}" if rate else f"difference {signed(row.difference)}"
     if not math.isnan(row.ci_low):
         low, high = (number(0.5 + end) if rate else signed(end) for end in (row.ci_low, row.ci_high))

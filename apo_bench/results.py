@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.config import Comparison, Experiment
+from apo_bench.config import JUDGE, Comparison, Experiment
 from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
 
@@ -77,6 +77,11 @@ class Run:
     def scorer(self) -> str:
         """The scorer of the primary family."""
         return self.golds[0] if self.experiment.compare.scorer == "gold" else self.experiment.compare.scorer
+
+    @cached_property
+    def judge(self) -> str | None:
+        """The judge that is the scorer, by name; None where a model or the truth is."""
+        return self.scorer.removeprefix(JUDGE) if self.scorer.startswith(JUDGE) else None
 
     @cached_property
     def failed(self) -> set[tuple[str, int]]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
 from apo_bench import markdown
+from apo_bench.config import JUDGE
 from apo_bench.experiment_file import load_experiment
 from apo_bench.figures import COLOURS, STYLE, save
 from apo_bench.judging.audit import UNINFORMATIVE as UNINFORMATIVE_JUDGE
@@ -111,7 +112,7 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
                 "these levels",
             )
         elif blind:
-            who = UNINFORMATIVE_JUDGE if str(group["scorer"].iloc[0]).startswith("judge/") else UNINFORMATIVE
+            who = UNINFORMATIVE_JUDGE if str(group["scorer"].iloc[0]).startswith(JUDGE) else UNINFORMATIVE
             numbers |= {"p_value": math.nan, "test": f"none: {who} in {blind} of {len(labels)} variations"}
         counts = {"n_variations": values.notna(), "n_missing": values.isna(), "n_positive": values > 0, "n_negative": values < 0}
         row = dict(zip(KEY, key, strict=True)) | {"family": group["family"].iloc[0], **numbers, "scope": scope}

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from apo_bench import methods
-from apo_bench.config import Experiment, Gold
+from apo_bench.config import JUDGE, Experiment, Gold
 from apo_bench.store import digest_files
 
 # The most that each size may be; what an experiment leaves open is set to it.
@@ -86,7 +86,7 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
     }
     if tree["judges"]:
         made["judges"] = {name: swapped(one) for name, one in tree["judges"].items() if "base_url" not in one}  # nobody is called
-        if tree["compare"]["scorer"].removeprefix("judge/") in tree["judges"].keys() - made["judges"].keys():
+        if tree["compare"]["scorer"].removeprefix(JUDGE) in tree["judges"].keys() - made["judges"].keys():
             made["compare"] = {**tree["compare"], "scorer": "gold"}
     if tree["tune"]:
         made["tune"] = {**tree["tune"], "trials": TRIALS, "seeds": tree["tune"]["seeds"][:1]}

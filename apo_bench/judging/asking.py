@@ -42,9 +42,8 @@ def ask(
             earlier = again.get(question.id)
             total = verdict if earlier is None else _together(earlier, verdict)
             readable = total.choice is not None
-            if not verdict.answered and verdict.lost_usd:
-                lost = f"lost.{keys[question.id]}"
-                journal.add(lost, {"lost_usd": journal.records.get(lost, {}).get("lost_usd", 0.0) + verdict.lost_usd})
+            if not verdict.answered:
+                add_lost(journal, keys[question.id], verdict.lost_usd)
             if verdict.answered:
                 final = readable or attempt == 1
                 journal.add(keys[question.id], {**_written(total), "final": final})
@@ -55,6 +54,13 @@ def ask(
             n_done += 1
             progress(n_done, n_asked)
     return found
+
+
+def add_lost(journal: Journal, key: str, usd: float) -> None:
+    """Add what an answer that never came may have cost to what the journal has of that question."""
+    if usd:
+        lost = f"lost.{key}"
+        journal.add(lost, {"lost_usd": journal.records.get(lost, {}).get("lost_usd", 0.0) + usd})
 
 
 def spent_usd(journal: Journal) -> float:

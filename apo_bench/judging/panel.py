@@ -167,7 +167,7 @@ def arm_pairs(run: Run) -> list[tuple[str, str]]:
         "round_robin": list(combinations(run.arms, 2)),
         "reference": [(arm, str(judging.reference)) for arm in run.arms if arm != judging.reference],
     }[judging.pairs]
-    if run.scorer.startswith("judge/"):
+    if run.judge is not None:
         chosen = [*declared, *(pair for pair in chosen if pair not in declared and pair[::-1] not in declared)]
     return list(dict.fromkeys(chosen))
 

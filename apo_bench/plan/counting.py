@@ -161,19 +161,7 @@ class CountingBench(Bench):
     bodies: dict[str, Policy] = field(default_factory=dict, kw_only=True)  # a lab asks for its reward model's each time
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> CountingLab:
-        lab = CountingLab(
-            self.expected,
-            store=self.store,
-            ledger=ledger,
-            seed=seed,
-            data=self.training_data,
-            policy_model=self.experiment.models.policy,
-            reward_model=reward_model,
-            reward_body=self._reward_body(reward_model),
-            initial_policy=initial_policy,
-            hardware=self.hardware,
-            charged=self.charged if ledger.arm == "_bench" else None,
-        )
+        lab = CountingLab(self.expected, **self._lab_fields(seed, initial_policy, reward_model, ledger))
         if ledger.arm == "_bench":
             lab.disk_bytes = self.disk_bytes
         return lab
