@@ -203,6 +203,14 @@ class Evaluation(Strict):
     diagnostic_pairs: int | None = Field(default=None, ge=2)  # held-out human pairs a reward model is examined on
 
 
+class Fit(Strict):
+    """Sizes an arm to spend what another does: `by`, a dotted parameter of its method, is chosen so that `unit` comes out as in arm `to`."""
+
+    unit: Unit = "flops"
+    to: str
+    by: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+
+
 class Arm(BaseModel):
     """A method and its parameters; `use` is module@Class or file.py@Class, the other keys are the method's fields.
 
@@ -212,6 +220,7 @@ class Arm(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     use: str = Field(pattern=_CLASS)
     budget: Budget = {}
+    fit: Fit | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -295,6 +304,37 @@ class Tune(Strict):
         return _distinct(seeds)
 
 
+class Controls(Strict):
+    """Arms that show what this run can tell apart; no family of tests has them, and their scores choose nothing.
+
+    `aa`: the reference again, under seeds of its own: the difference that nothing makes. `oracle`: the best of `oracle_n` answers of the
+    reference's final policy, by the truth (or, where the task has none, by a gold model that does not score): no fair arm, but a
+    difference that is there; and a diluted one, on so many prompts that the difference is about `effect` (None: the smallest that the run
+    can detect). `reference`: an arm (None: b of the first primary pair).
+    """
+
+    aa: bool = False
+    oracle: bool = False
+    reference: str | None = None
+    oracle_n: int = Field(default=8, ge=2)
+    effect: float | None = Field(default=None, gt=0)
+
+
+class Executor(Strict):
+    """Where arm-seeds run; it changes no row. `use`: a module of apo_bench.executors.
+
+    num_cpus and num_gpus are what ray reserves for an arm-seed, `address` its cluster (None: one of its own on this machine). A fit keeps a
+    checkpoint every `checkpoint_s` seconds. `launch`: an accelerate configuration file, with which every fit of weights is launched.
+    """
+
+    use: str = Field(default="local", pattern=r"^[a-z][a-z0-9_]*$")
+    address: str | None = None
+    num_cpus: float = Field(default=1.0, gt=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    checkpoint_s: float = Field(default=600.0, ge=0)
+    launch: str | None = None
+
+
 Factor = Literal["world", "initial_policy", "gold"]
 Level = int | dict[str, Any]  # a seed, or fields that replace those of the section
 
@@ -313,6 +353,8 @@ class Experiment(Strict):
     judges: dict[str, JudgeChoice] = {}
     judging: Judging = Judging()
     tune: Tune | None = None
+    controls: Controls = Controls()
+    executor: Executor = Executor()
     vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = {}  # the whole experiment again, at every level
 
     def budget_of(self, arm: str) -> dict[Unit, float]:
@@ -320,10 +362,15 @@ class Experiment(Strict):
         own = self.arms[arm].budget if arm in self.arms else {}
         return {**self.budget, **own}
 
-    @field_validator("task", mode="before")
+    @field_validator("task", "executor", mode="before")
     @classmethod
-    def _bare_task(cls, value: object) -> object:
+    def _bare_name(cls, value: object) -> object:
         return {"use": value} if isinstance(value, str) else value
+
+    @property
+    def reference(self) -> str:
+        """The arm that the controls are made of."""
+        return self.controls.reference or self.compare.primary[0].b
 
     @field_validator("seeds")
     @classmethod
@@ -354,13 +401,29 @@ class Experiment(Strict):
             raise ValueError("compare.round: dev_best needs evaluation.dev_prompts")
         if self.tune is not None:
             self._check_tuning(self.tune)
-        if self.judging.reference not in (None, *self.arms):
-            raise ValueError(f"judging.reference: no arm named {self.judging.reference!r}; arms: {', '.join(self.arms)}")
+        for key, name in (("judging.reference", self.judging.reference), ("controls.reference", self.controls.reference)):
+            if name not in (None, *self.arms):
+                raise ValueError(f"{key}: no arm named {name!r}; arms: {', '.join(self.arms)}")
+        self._check_fits()
         judges = (f"{JUDGE}{name}" for name in self.judges)
         known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold), *judges}
         if self.compare.scorer not in known:
             raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")
         return self
+
+    def _check_fits(self) -> None:
+        """An arm is sized by one that is not itself sized, and only by what it does, not by what it is given."""
+        for name, arm in self.arms.items():
+            if arm.fit is None:
+                continue
+            if arm.fit.to not in self.arms or arm.fit.to == name:
+                raise ValueError(f"arms.{name}.fit.to: no other arm named {arm.fit.to!r}; arms: {', '.join(self.arms)}")
+            if self.arms[arm.fit.to].fit is not None:
+                raise ValueError(f"arms.{name}.fit.to: {arm.fit.to!r} is itself sized by another arm")
+            if arm.fit.unit in ("human_pairs", "golden_responses"):
+                raise ValueError(f"arms.{name}.fit.unit: {arm.fit.unit} is annotation, which is the budget's to say")
+            if self.tune is not None:
+                raise ValueError(f"arms.{name}.fit: not together with tune, whose trials would each be of another size")
 
     def _check_tuning(self, tune: Tune) -> None:
         """Trials are equally many for every arm, and on seeds that no result is reported for."""
