@@ -138,7 +138,7 @@ def plan(
     """What every arm would spend, counted without a model; nothing is written."""
     path = _find(experiment).resolve()
     overrides = (_made_tiny(path) if tiny else {}) | _overrides(set_)
-    from apo_bench import runner
+    from apo_bench import records
     from apo_bench.check import check_experiment
     from apo_bench.plan.display import tables
     from apo_bench.plan.projecting import plan as projected
@@ -147,7 +147,7 @@ def plan(
     check_experiment(path, overrides)
     if pilot is not None:
         refuse_unfinished(pilot)
-    wanted, task = runner.opened(path, overrides)
+    wanted, task = records.opened(path, overrides)
     found = projected(wanted, task, base=path.parent, pilot=read_run(pilot) if pilot else None, response_tokens=response_tokens)
     terminal.print_tables(*tables(found))
     if found.failures:

@@ -1,19 +1,16 @@
-"""Arm-seeds and other parts of a run, as jobs in processes. A worker is told where the question is, never an object."""
+"""Arm-seeds and other parts of a run, as jobs. A worker is told where the question is, never an object."""
 
-import logging
-import multiprocessing
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apo_bench.store import write_json
-from apo_bench.tables import Failure
 
 GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
 Report = Callable[[str], None]
@@ -50,40 +47,10 @@ class Job:
         return self.folder / "store" / "arm_seeds" / f"{self.arm}.{self.seed}.json"
 
 
-def run_all(jobs: Sequence[Job], work: Work, workers: int) -> list[Failure]:
-    """Run jobs side by side, each in one thread. `work` is a module's function, since it is sent to other processes by name."""
-    for job in jobs:
-        write_json(job.progress, {"stage": "waiting", "pid": os.getpid()})
-    context = multiprocessing.get_context("spawn")
-    failures: list[Failure] = []
-    with context.Manager() as manager, _progress(jobs) as show:
-        stages = manager.Queue()
-        pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker)
-        futures: dict[Future[str | None], Job] = {pool.submit(_work, work, job, stages): job for job in jobs}
-        try:
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                while not stages.empty():
-                    show(*stages.get(), finished=False)
-                for future in done:
-                    job = futures[future]
-                    error = future.exception()
-                    message = f"{type(error).__name__}: {error}" if error else future.result()
-                    show(job, "failed" if message else "done", finished=True)
-                    if message:
-                        failures.append(Failure(job.arm, job.seed, message, job.trial))
-        except KeyboardInterrupt:
-            for process in list((pool._processes or {}).values()):  # they would otherwise finish their arm first
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return sorted(failures, key=lambda failure: (failure.arm, failure.seed))
+def prepare_worker() -> None:
+    """One thread, and quiet: for whatever reads the environment, before it is imported."""
+    import logging
 
-
-def _start_worker() -> None:
-    """Whatever reads the environment is told of one thread before it is imported."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1")
     logging.disable(logging.WARNING)
     from apo_bench.models.policy import in_one_thread
@@ -91,27 +58,41 @@ def _start_worker() -> None:
     in_one_thread()
 
 
-def _work(work: Work, job: Job, stages: Any) -> str | None:
+def run_job(work: Work, job: Job, tell: Report = lambda stage: None) -> str | None:
     """Run one job, and say in its progress file what it is doing and why it failed; none is left of a finished one."""
-    said: dict[str, Any] = {"pid": os.getpid(), "steps": 0, "rounds": 0}
+    said: dict[str, Any] = {**here(), "steps": 0, "rounds": 0}
 
     def report(stage: str) -> None:
         said["rounds" if re.fullmatch(r"round \d+ done", stage) else "steps"] += 1
         write_json(job.progress, {**said, "stage": stage})
-        stages.put((job, stage))
+        tell(stage)
 
     report("starting")
     message = work(job, report)
     if message:
-        write_json(job.progress, {**said, "stage": "failed", "error": message})
+        mark_failed(job, message, said)
     else:
         job.progress.unlink(missing_ok=True)
     return message
 
 
+def mark_waiting(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        write_json(job.progress, {**here(), "stage": "waiting"})
+
+
+def mark_failed(job: Job, message: str, said: dict[str, Any] | None = None) -> None:
+    write_json(job.progress, {**(said or here()), "stage": "failed", "error": message})
+
+
+def here() -> dict[str, Any]:
+    """Which process this is."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
 @contextmanager
-def _progress(jobs: Sequence[Job]) -> Iterator[Callable[..., None]]:
-    """A bar with the time left on a terminal; a line per finished job elsewhere."""
+def display(jobs: Sequence[Job]) -> Iterator[Callable[..., None]]:
+    """show(job, stage, finished=...): a bar with the time left on a terminal; a line per finished job elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     if not sys.stderr.isatty():

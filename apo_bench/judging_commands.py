@@ -28,12 +28,12 @@ JudgeSpec = Annotated[
 def judge(folder: Folder, judge: JudgeSpec) -> None:
     """Add a judge to a finished run, or ask one of its own again; answers it has are not asked for again."""
     refuse_unfinished(folder)
-    from apo_bench import runner
+    from apo_bench import records
     from apo_bench.judging import panel
     from apo_bench.report import write_report
 
     folder = folder.resolve()
-    experiment, task = runner.reopen(folder, Path.cwd())
+    experiment, task = records.reopen(folder, Path.cwd())
     choice = experiment.judges.get(judge)
     name, choice = (judge, choice) if choice else _chosen(judge, experiment.judges)
     unanswered = panel.add_judge(folder, name, choice, experiment, task)
@@ -112,11 +112,11 @@ def export(
     elif format_ == "pairs":
         made = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
-        from apo_bench import runner
+        from apo_bench import records
         from apo_bench.judging.panel import compared
         from apo_bench.results import read_run
 
-        task = runner.reopen(folder, Path.cwd())[1]
+        task = records.reopen(folder, Path.cwd())[1]
         made = exporting.export_annotate(list(compared(read_run(folder), folder, task)), out, seed=seed, per_pair=per_pair)
     typer.echo(f"{made.n} rows{_counted(made.left_out, 'left out')}")
     for path in made.paths:

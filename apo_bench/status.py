@@ -8,6 +8,7 @@ says "waiting" there, under its own pid.
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -205,6 +206,8 @@ def _said(place: tuple[str, int, int | None], said: Mapping[str, Any], log: tupl
     part = Part(*place, "running", str(said.get("stage", "")), said.get("pid"), said.get("rounds"), said.get("steps"))
     if said.get("error") is not None:
         return replace(part, state="failed", stage=str(said["error"]), log=log)
+    if said.get("host") not in (None, socket.gethostname()):  # whose processes cannot be seen from here: as it says
+        return replace(part, state="waiting", stage="") if part.stage == WAITING else part
     if lives(part.pid):
         return replace(part, state="waiting", stage="") if part.stage == WAITING else part
     return replace(part, state="not started", stage="") if part.stage == WAITING else replace(part, state="stopped")
@@ -283,7 +286,7 @@ def _building(folder: Path) -> Iterator[str]:
 
 
 def _answer(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], parts: Sequence[Part]) -> Answer:
-    from apo_bench import runner
+    from apo_bench.answer import answer_key, says
     from apo_bench.methods import source_files
 
     written = folder / "store" / "answer.json"
@@ -297,7 +300,7 @@ def _answer(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], p
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=Path.cwd())]
     except InputError:  # a judge's file that is not here cannot be compared
         return "out of date"
-    same = runner.says(written, runner.answer_key(folder, about, records, judges))
+    same = says(written, answer_key(folder, about, records, judges))
     return "up to date" if same and not any(part.to_do for part in parts) else "out of date"
 
 

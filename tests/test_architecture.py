@@ -64,6 +64,10 @@ ORDER = [
     ["report"],
     ["spread"],
     ["jobs"],
+    ["records", "answer"],
+    ["executors"],
+    ["executors.local", "executors.ray"],
+    ["work"],
     ["runner"],
     ["status"],
     ["sweep"],
@@ -78,7 +82,7 @@ TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = [
     "types", "errors", "config", "experiment_file", "shipped", "tasks", "budget", "store", "methods", "stats", "lab", "tune", "results",
-    "contrasts", "costs", "looks", "planned", "sections", "report", "spread", "jobs", "runner", "variation", "judged", "sections_judging",
+    "contrasts", "costs", "looks", "planned", "sections", "report", "spread", "jobs", "records", "answer", "executors", "executors.local", "executors.ray", "work", "runner", "variation", "judged", "sections_judging",
     "status", "sweep", "golden", "exchange.annotations", "judging.panel", "judging.auditing", "judging.simulated", "judging.chat_judge",
     "judging.local_judge", "judging.reward_judge",
 ]  # fmt: skip

@@ -1,12 +1,13 @@
-"""Jobs: what a worker is told, and that one that fails stops no other."""
+"""Jobs: what a worker is told, where it leaves word, and what it says of itself."""
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from apo_bench.jobs import GOLD, INITIAL, Job, Report, run_all
-from apo_bench.tables import Failure
+from apo_bench.jobs import GOLD, INITIAL, Job, Report, run_job
 
 HERE = Path("run")
 
@@ -35,32 +36,20 @@ def test_no_two_jobs_share_a_record() -> None:
     assert len({one.record for one in jobs}) == len(set(jobs)) == len(jobs)
 
 
-def play(job: Job, report: Report) -> str | None:
-    """Stands for an arm-seed: leaves a file, says what went wrong, or breaks."""
-    report("at work")
-    if job.arm == "breaks":
-        raise RuntimeError("out of order")
-    if job.arm == "fails":
-        return f"no luck with seed {job.seed}"
-    (job.folder / job.record.name).write_text(json.dumps(job.trial))
-    return None
+def test_a_failed_job_leaves_word_and_a_finished_one_none(tmp_path: Path) -> None:
+    """Its progress file holds what it was doing and why it failed, the process and the machine; of a finished job nothing is left."""
+    told: list[str] = []
 
+    def work(job: Job, report: Report) -> str | None:
+        report("round 1 done")
+        said = json.loads(job.progress.read_text())
+        assert (said["stage"], said["rounds"], said["steps"], said["pid"]) == ("round 1 done", 1, 1, os.getpid())
+        return "no luck" if job.arm == "fails" else None
 
-def test_jobs_that_fail_stop_no_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Failures come sorted by arm and seed, whatever the order of the jobs; each job has its line of progress."""
-    jobs = [
-        job("fails", 2, folder=tmp_path), job("works", 1, folder=tmp_path), job("breaks", 0, folder=tmp_path),
-        job("fails", 1, folder=tmp_path), job("works", 1, 4, folder=tmp_path),
-    ]  # fmt: skip
-    assert run_all(jobs, play, workers=1) == [
-        Failure("breaks", 0, "RuntimeError: out of order"),
-        Failure("fails", 1, "no luck with seed 1"),
-        Failure("fails", 2, "no luck with seed 2"),
-    ]
-    assert {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == {"works.1.json": None, "works.4.1.json": 4}
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("[")]
-    assert [line.partition("] ")[0] for line in lines] == [f"[{number}/5" for number in range(1, 6)]
-    assert {line.partition("] ")[2] for line in lines} == {
-        "fails seed 2: failed", "works seed 1: done", "breaks seed 0: failed", "fails seed 1: failed",
-        "tuning works, trial 5, seed 1: done",
-    }  # fmt: skip
+    good, bad = job("works", folder=tmp_path), job("fails", folder=tmp_path)
+    assert run_job(work, good, told.append) is None
+    assert not good.progress.exists()
+    assert run_job(work, bad, told.append) == "no luck"
+    said = json.loads(bad.progress.read_text())
+    assert (said["stage"], said["error"], said["host"]) == ("failed", "no luck", socket.gethostname())
+    assert told == ["starting", "round 1 done"] * 2

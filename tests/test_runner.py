@@ -23,7 +23,9 @@ from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
 from apo_bench.jobs import Job
 from apo_bench.methods import resolve
+from apo_bench.records import load, record_key
 from apo_bench.store import RunStore
+from apo_bench.work import work
 
 MAIN = "from apo_bench.cli import main; main()"
 PATIENCE_S = 300
@@ -155,6 +157,7 @@ def replayed(experiment: Path, folder: Path) -> None:
 import sys
 from pathlib import Path
 from apo_bench import runner
+from apo_bench.records import load, record_key
 result = runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2)
 assert result.failures == ()
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
@@ -293,7 +296,7 @@ def test_seeds_changed_after_a_look_are_told_and_only_then(done: Path, tmp_path:
 
 
 def key_of(path: Path, arm: str, overrides: dict[str, Any] | None = None, seed: int = 0, trial: int | None = None) -> str:
-    return runner._record_key(Job(path, json.dumps(overrides or {}), path.parent / "run", arm, seed, trial))
+    return record_key(Job(path, json.dumps(overrides or {}), path.parent / "run", arm, seed, trial))
 
 
 def test_an_arms_record_is_named_by_its_own_budget_and_not_by_anothers(experiment: Path) -> None:
@@ -556,16 +559,16 @@ def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_
     for number in (0, 1):
         job = Job(path, json.dumps({"arms.rjs.by": number}), folder, "rjs", 1000, number)
         log = folder / "logs" / f"rjs.{number}.1000.log"
-        assert runner.work(job, lambda stage: None) == f"RuntimeError: by {number} (see {log})"
+        assert work(job, lambda stage: None) == f"RuntimeError: by {number} (see {log})"
         assert f"RuntimeError: by {number}" in log.read_text()
     assert len(list(log.parent.iterdir())) == 2
 
 
 def test_settings_share_one_task(experiment: Path) -> None:
     """The simulated world takes a second to make; trials need not make it again."""
-    tasks = [runner._load(experiment, json.dumps({"arms.rjs.learning_rate": rate}))[1] for rate in (0.1, 0.2)]
+    tasks = [load(experiment, json.dumps({"arms.rjs.learning_rate": rate}))[1] for rate in (0.1, 0.2)]
     assert tasks[0] is tasks[1]
-    assert runner._load(experiment, json.dumps({"task.options.world_seed": 5}))[1] is not tasks[0]
+    assert load(experiment, json.dumps({"task.options.world_seed": 5}))[1] is not tasks[0]
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,32 @@
+"""Whether the tables and the report of a run folder are still the answer to its question."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from apo_bench.store import digest, digest_files
+from apo_bench.tables import Records
+
+PRODUCTS = (
+    "manifest.json", "tables/scores.parquet", "report/report.md",
+    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget")),
+)  # fmt: skip
+MADE_BY = "tables report sections sections_judging judged markdown contrasts costs results figures looks".split()
+
+
+def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
+    """Names everything that tables and report are made from."""
+    here = Path(__file__).parent
+    rooms = [*(here / "stats").glob("*.py"), *(here / "judging").glob("*.py"), *(here / "judging" / "prompts").glob("*.txt")]
+    code = digest_files([*(here / f"{name}.py" for name in MADE_BY), *rooms, *judges])
+    question = digest_files([folder / "experiment.yaml"])
+    return digest([about, [record["key"] for record in records.values()], question, code])
+
+
+def says(path: Path, value: Any) -> bool:
+    """Whether an answer file holds this value, and everything that it speaks of is there."""
+    try:
+        return json.loads(path.read_text()) == value and all((path.parents[1] / part).exists() for part in PRODUCTS)
+    except (OSError, ValueError, RecursionError):
+        return False

@@ -1,0 +1,93 @@
+"""What a job ends with: its record, and the key that says which question it answers. Nothing here imports torch."""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from apo_bench.config import Arm, Experiment
+from apo_bench.experiment_file import load_experiment
+from apo_bench.jobs import Job
+from apo_bench.methods import resolve, source_files
+from apo_bench.models.imports import resolve_model
+from apo_bench.store import code_hash, digest, digest_files, versions
+from apo_bench.tasks import Task, load_task
+
+SHARES = ("stats/checks", "stats/shares", "stats/calibration")  # the statistics that an examination makes
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The record of a finished arm-seed, if it still answers this question."""
+    try:
+        record = json.loads(job.record.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and record.get("key") == record_key(job) else None
+
+
+def record_key(job: Job) -> str:
+    """Names everything that can change an arm-seed's record."""
+    experiment, task = load(job.experiment, job.overrides)
+    choice = chosen(experiment, job.arm)
+    here = Path(__file__).parent
+    return digest({
+        "models": experiment.models.model_dump(mode="json"),
+        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "budget": experiment.budget_of(job.arm),
+        "tuning": job.trial is not None,
+        "arm": choice.model_dump(mode="json"),
+        "seed": job.seed,
+        "task": [task.fingerprint, digest_files(task.source_files)],
+        "code": [
+            code_hash(),
+            digest_files([here / f"{name}.py" for name in ("lab", "bench", "evaluate", *SHARES, "budget")]),
+            digest_files(source_files(choice.use, choice.parameters, base=job.experiment.parent)),
+        ],
+        "versions": versions(),
+    })  # fmt: skip
+
+
+def chosen(experiment: Experiment, arm: str) -> Arm:
+    """What an arm is made of."""
+    return experiment.arms[arm]
+
+
+def method(job: Job) -> Any:
+    """The method of a job's arm. Raises InputError, naming the experiment's file and the arm."""
+    choice = chosen(load(job.experiment, job.overrides)[0], job.arm)
+    return resolve(choice.use, choice.parameters, base=job.experiment.parent, arm=f"{job.experiment}: arms.{job.arm}")
+
+
+def opened(path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Experiment, Task]:
+    """The experiment of a file, with model names resolved to folders or hub ids, and its task."""
+    return load(path.resolve(), json.dumps(dict(overrides or {}), sort_keys=True))
+
+
+def reopen(folder: Path, base: Path) -> tuple[Experiment, Task]:
+    """The experiment of a run folder and its task; `base` is the folder that their files are relative to."""
+    return _resolved(load_experiment(folder / "experiment.yaml"), base)
+
+
+@cache
+def load(path: Path, overrides: str) -> tuple[Experiment, Task]:
+    """As `opened`, once for each question; overrides as JSON, since a cache needs them hashable."""
+    return _resolved(load_experiment(path, json.loads(overrides)), path.parent)
+
+
+def _resolved(experiment: Experiment, base: Path) -> tuple[Experiment, Task]:
+    task = _task(experiment.task.use, json.dumps(experiment.task.options, sort_keys=True), base)
+    models = experiment.models
+
+    def resolved(spec: Any) -> Any:
+        return spec.model_copy(update={"path": resolve_model(spec.path, base)}) if getattr(spec, "path", None) else spec
+
+    golds = tuple(gold.model_copy(update={"model": resolved(gold.model)}) for gold in models.gold)
+    models = models.model_copy(update={"policy": resolved(models.policy), "reward": resolved(models.reward), "gold": golds})
+    return experiment.model_copy(update={"models": models}), task
+
+
+@cache
+def _task(use: str, options: str, base: Path) -> Task:
+    """One for all settings of an experiment; options as JSON, since a cache needs them hashable."""
+    return load_task(use, json.loads(options), base=base)

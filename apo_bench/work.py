@@ -1,0 +1,80 @@
+"""One job, in a worker: an arm-seed from its method to its record, or a part of the bench."""
+
+import traceback
+from typing import Any
+
+from apo_bench import records
+from apo_bench.errors import BudgetExceeded, InputError
+from apo_bench.jobs import GOLD, INITIAL, Job, Report
+from apo_bench.store import write_json, write_text
+from apo_bench.tables import TRUNCATED
+
+
+def work(job: Job, report: Report) -> str | None:
+    """Run one job; returns what went wrong, or None."""
+    try:
+        bench = _bench(job, report)
+        if job.arm == INITIAL:
+            report("initial policy")
+            _ = bench.initial_policy
+        elif job.arm == GOLD:
+            for gold in bench.experiment.models.gold:
+                if job.seed in gold.seeds:
+                    report(f"gold {gold.name}")
+                    bench.gold(gold, job.seed)
+        else:
+            _run_arm(bench, job, report)
+    except BudgetExceeded as error:
+        return str(error)
+    except InputError as error:
+        return f"{error}"
+    except Exception as error:
+        log = job.folder / "logs" / f"{job.record.stem}.log"
+        write_text(log, traceback.format_exc())
+        return f"{type(error).__name__}: {error}".splitlines()[0] + f" (see {log})"
+    return None
+
+
+def _run_arm(bench: Any, job: Job, report: Report) -> None:
+    from apo_bench.evaluate import Examination, evaluate
+    from apo_bench.types import Round
+
+    lab = bench.lab(job.seed, arm=job.arm)
+    records.method(job).run(lab)
+    if not lab.rounds:
+        raise InputError(f"{job.experiment}: arms.{job.arm}: it finished no round (lab.finish_round was not called)")
+    record: dict[str, Any] = {"key": records.record_key(job), "used": lab.used}
+    if job.trial is not None:  # tuning sees dev prompts, and nothing else
+        report("scoring on dev prompts")
+        examined = [Examination(bench, one, job.seed) for one in lab.rounds]
+        record["dev_scores"] = [one.dev_score()[0]["value"] for one in examined]
+        kl = ([row["value"] for row in one.divergence(bench.dev_prompts) if row["axis"] == "all"] for one in examined)
+        record["kl"] = [values[0] if values else None for values in kl]
+    else:
+        first = lab.rounds[0].reward_model
+        rounds = [Round(bench.initial_policy, first), *lab.rounds]  # round 0: nobody has moved yet
+        record["rounds"] = []
+        for number, one in enumerate(rounds):
+            report(f"evaluating round {number}")
+            evaluation = evaluate(bench, one, job.seed, first).key
+            reward_model = one.reward_model.key if one.reward_model else None
+            record["rounds"].append({"policy": one.policy.key, "reward_model": reward_model, "evaluation": evaluation})
+        record |= {
+            "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
+            "wall_s": lab.wall_s,
+            "peak_memory_bytes": lab.peak_memory_bytes,
+            "floor": bench.floor_accuracy(job.seed),
+            "gold": bench.gold_accuracy().key,
+        }
+    write_json(job.record, {**record, "bench": bench.charged, "artifacts": bench.store.used})
+
+
+def _bench(job: Job, report: Report) -> Any:
+    import torch
+
+    from apo_bench.bench import Bench
+    from apo_bench.store import RunStore
+
+    experiment, task = records.load(job.experiment, job.overrides)
+    hardware = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    return Bench(experiment, task, RunStore(job.folder), hardware, report)

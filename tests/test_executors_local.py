@@ -1,0 +1,127 @@
+"""The local executor: processes that fail, die, are interrupted or lose their parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from apo_bench.config import Executor
+from apo_bench.errors import InputError
+from apo_bench.executors import executor
+from apo_bench.executors.local import run_all
+from apo_bench.jobs import Job, Report
+from apo_bench.tables import Failure
+
+SETTINGS = Executor()
+PATIENCE_S = 120
+
+
+def job(folder: Path, arm: str, seed: int = 0, trial: int | None = None) -> Job:
+    return Job(Path("mine.yaml"), "{}", folder, arm, seed, trial)
+
+
+def play(job: Job, report: Report) -> str | None:
+    """Stands for an arm-seed: leaves a file, says what went wrong, breaks, or takes its process with it."""
+    report("at work")
+    tries = job.folder / f"tries.{job.arm}.{job.seed}"
+    tries.write_text(tries.read_text() + "x" if tries.exists() else "x")
+    if job.arm == "breaks":
+        raise RuntimeError("out of order")
+    if job.arm == "fails":
+        return f"no luck with seed {job.seed}"
+    if job.arm == "dies" or (job.arm == "dies_once" and tries.read_text() == "x"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.arm == "leaves":
+        os._exit(3)
+    if job.arm == "waits":
+        (job.folder / "waiting").write_text(str(os.getpid()))
+        time.sleep(PATIENCE_S)
+    (job.folder / job.record.name).write_text(json.dumps(job.trial))
+    return None
+
+
+def test_jobs_that_fail_stop_no_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Failures come sorted by arm and seed, whatever the order of the jobs; each job has its line of progress, and is tried once."""
+    jobs = [
+        job(tmp_path, "fails", 2),
+        job(tmp_path, "works", 1),
+        job(tmp_path, "breaks"),
+        job(tmp_path, "fails", 1),
+        job(tmp_path, "works", 1, 4),
+    ]
+    assert run_all(jobs, play, 1, SETTINGS) == [
+        Failure("breaks", 0, "RuntimeError: out of order"),
+        Failure("fails", 1, "no luck with seed 1"),
+        Failure("fails", 2, "no luck with seed 2"),
+    ]
+    assert {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == {"works.1.json": None, "works.4.1.json": 4}
+    assert [(tmp_path / f"tries.{name}").read_text() for name in ("breaks.0", "fails.1", "fails.2")] == ["x"] * 3
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("[")]
+    assert [line.partition("] ")[0] for line in lines] == [f"[{number}/5" for number in range(1, 6)]
+    assert {line.partition("] ")[2] for line in lines} == {
+        "fails seed 2: failed", "works seed 1: done", "breaks seed 0: failed", "fails seed 1: failed",
+        "tuning works, trial 5, seed 1: done",
+    }  # fmt: skip
+    assert json.loads(jobs[2].progress.read_text())["error"] == "RuntimeError: out of order"
+
+
+def test_a_dead_worker_is_replaced_and_its_job_run_once_more(tmp_path: Path) -> None:
+    """What died once comes through; what dies again is failed, with the signal or status it ended by; the rest go on."""
+    jobs = [job(tmp_path, name) for name in ("dies", "dies_once", "leaves", "works")] + [job(tmp_path, "works", 1)]
+    assert run_all(jobs, play, 2, SETTINGS) == [
+        Failure("dies", 0, "its process died 2 times (killed by SIGKILL; out of memory?)"),
+        Failure("leaves", 0, "its process died 2 times (exit status 3)"),
+    ]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["dies_once.0.json", "works.0.json", "works.1.json"]
+    assert [(tmp_path / f"tries.{name}.0").read_text() for name in ("dies", "dies_once", "leaves", "works")] == ["xx", "xx", "xx", "x"]
+    assert json.loads(jobs[0].progress.read_text())["stage"] == "failed"
+    assert not jobs[1].progress.exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_run(tmp_path: Path, how: signal.Signals) -> None:
+    """Whichever way the run itself ends, its worker does not go on alone."""
+    lines = [
+        "import sys; sys.path.insert(0, sys.argv[1])",
+        "from pathlib import Path",
+        "import test_executors_local as tests",
+        "if __name__ == '__main__':",
+        "    tests.run_all([tests.job(Path(sys.argv[2]), 'waits')], tests.play, 1, tests.SETTINGS)",
+    ]
+    script = tmp_path / "run.py"
+    script.write_text("\n".join(lines))
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    pid = int(_appears(tmp_path / "waiting"))
+    process.send_signal(how)
+    process.communicate(timeout=PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S / 2
+    while _lives(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _appears(path: Path) -> str:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def test_an_executor_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match=r"^executor: no executor named 'slurm'; there are: local, ray$"):
+        executor("slurm")
+    assert executor("local") is run_all
