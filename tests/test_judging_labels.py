@@ -13,7 +13,8 @@ from tiny_world import tiny_task
 
 from apo_bench.errors import InputError
 from apo_bench.judging.labels import IDENTICAL, NO_MAJORITY, NOT_TEXT, Labelled, labelled_pairs, read_labelled
-from apo_bench.tasks import load_task, normalise
+from apo_bench.splits import normalise
+from apo_bench.tasks import load_task
 from apo_bench.types import Message, identity, prompt_id
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from apo_bench.errors import InputError
-from apo_bench.tasks import lm_eval_dataset, load_task
+from apo_bench.lm_eval_rows import as_lm_eval_dataset
+from apo_bench.tasks import load_task
 
 pytest.importorskip("lm_eval", reason="the lm-eval extra is not installed")
 ROOT = Path(__file__).parents[1]
@@ -137,8 +138,8 @@ def test_the_chosen_sides_place_varies(results: dict[str, Any]):
 def test_an_option_that_hh_does_not_have_is_refused(data: Path):
     """Options stand under the task's name; the model's arguments beside them are none of ours."""
     folder = ROOT / "tasks" / "hh"
-    both = lm_eval_dataset(folder, {"pretrained": "x", "seed": 3, "hh": {"data_files": [str(data)]}}, render=str)["test"]
-    one = lm_eval_dataset(folder, {"hh": {"data_files": [str(data)]}}, render=str, axis="helpful")["test"]
+    both = as_lm_eval_dataset(folder, {"pretrained": "x", "seed": 3, "hh": {"data_files": [str(data)]}}, render=str)["test"]
+    one = as_lm_eval_dataset(folder, {"hh": {"data_files": [str(data)]}}, render=str, axis="helpful")["test"]
     assert 0 < len(one) < len(both)
     with pytest.raises(InputError, match=r"hh\.yaml: options\.files: no such option"):
-        lm_eval_dataset(folder, {"hh": {"files": [str(data)]}}, render=str)
+        as_lm_eval_dataset(folder, {"hh": {"files": [str(data)]}}, render=str)

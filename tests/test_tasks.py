@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apo_bench.errors import InputError
-from apo_bench.tasks import check_leaks, find_task, load_task, normalise, split_of
+from apo_bench.splits import check_leaks, normalise, split_of
+from apo_bench.task_files import find_task
+from apo_bench.tasks import load_task
 from apo_bench.types import SPLITS, Message, Prompt, Split, prompt_id
 
 ROOT = Path(__file__).parents[1]

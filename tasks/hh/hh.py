@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from apo_bench import tasks
 from apo_bench.errors import InputError
+from apo_bench.lm_eval_rows import as_lm_eval_dataset
+from apo_bench.task_files import find_file
 from apo_bench.types import Message
 
 AXES = ("helpful", "harmless")
@@ -83,7 +84,7 @@ def is_refusal(**_: Any) -> Callable[[str], bool]:
 
 def lm_eval_dataset(axis: str | None = None, **metadata: Any) -> dict[str, Any]:
     """lm-eval's `custom_dataset`: our test split, of one axis or of both."""
-    return tasks.lm_eval_dataset(Path(__file__).parent, metadata, render=_transcript, axis=axis)
+    return as_lm_eval_dataset(Path(__file__).parent, metadata, render=_transcript, axis=axis)
 
 
 def _transcript(messages: tuple[Message, ...]) -> str:
@@ -190,7 +191,7 @@ def _files(data_files: Any, base: Path | None) -> list[Path]:
 
 def _file(option: str, value: Any, base: Path | None) -> Path:
     try:
-        return tasks.find_file(value, base)
+        return find_file(value, base)
     except (InputError, TypeError) as error:
         raise InputError(f"task hh: options.{option}: {error}") from None
 

@@ -18,8 +18,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from apo_bench import tasks
 from apo_bench.errors import InputError
+from apo_bench.lm_eval_rows import as_lm_eval_dataset
 from apo_bench.types import Prompt
 
 
@@ -277,7 +277,7 @@ def vocabulary(**_: Any) -> tuple[str, ...]:
 
 def lm_eval_dataset(**metadata: Any) -> dict[str, Any]:
     """lm-eval's `custom_dataset`: our test split, both axes."""
-    return tasks.lm_eval_dataset(Path(__file__).parent, metadata, render=lambda messages: messages[-1].content)
+    return as_lm_eval_dataset(Path(__file__).parent, metadata, render=lambda messages: messages[-1].content)
 
 
 def read_request(text: str) -> Request:

@@ -1,0 +1,51 @@
+"""Which split a conversation falls into, and that none falls into two."""
+
+import hashlib
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from apo_bench.errors import InputError
+from apo_bench.types import SPLITS, Prompt, Split
+
+
+def normalise(text: str) -> str:
+    """Fold what makes no other conversation: Unicode form (NFKC), case, punctuation and symbols, white space."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    kept = "".join(letter for letter in folded if letter.isspace() or unicodedata.category(letter)[0] not in "PSC")
+    return " ".join(kept.split())
+
+
+def split_of(cluster: str, shares: Mapping[Split, float], salt: str) -> Split:
+    """The split of a cluster: a salted hash of its normalised string against the cumulated shares.
+
+    Depends on nothing else, so a cluster stays where it is when data are added. Raises ValueError unless the shares sum to 1.
+    """
+    check_shares(shares)
+    digest = hashlib.sha256(f"{salt}\0{normalise(cluster)}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    wanted: list[Split] = [split for split in SPLITS if shares.get(split, 0) > 0]
+    edge = 0.0
+    for split in wanted:
+        edge += shares[split]
+        if place < edge:
+            return split
+    return wanted[-1]  # the shares' sum may be rounded down
+
+
+def check_leaks(name: str, prompts: Mapping[Split, Iterable[Prompt]]) -> None:
+    """Raise InputError if a cluster, or a normalised first human turn, is in two splits."""
+    seen: dict[tuple[str, str], tuple[Split, Prompt]] = {}
+    for split, members in prompts.items():
+        for prompt in members:
+            turn = normalise(next(message.content for message in prompt.messages if message.role == "user"))
+            for key in (("cluster", prompt.cluster_id), ("first human turn", turn)):
+                other, first = seen.setdefault(key, (split, prompt))
+                if other != split:
+                    raise InputError(f"{name}: splits: one {key[0]} is in {other} (prompt {first.id}) and in {split} (prompt {prompt.id})")
+
+
+def check_shares(shares: Mapping[Split, float]) -> None:
+    """Raise ValueError unless the shares of the splits sum to 1."""
+    if not all(share >= 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1, abs_tol=1e-9):
+        raise ValueError(f"shares are 0 or more and sum to 1, got {dict(shares)}")
