@@ -5,7 +5,7 @@ settings are chosen by the referee: a reward model of the experiment's own kind,
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ import pandas as pd
 from apo_bench.budget import Ledger
 from apo_bench.config import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.errors import InputError
-from apo_bench.lab import Lab, path_identity
+from apo_bench.lab import Lab, Progress, path_identity
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.stats import clustered_mean
 from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_files, versions
@@ -36,7 +36,7 @@ class Bench:
     task: Task
     store: RunStore
     hardware: Mapping[str, Any]
-    progress: Callable[[str], None] = lambda stage: None
+    progress: Progress = lambda stage, used: None  # of arms; the bench's own labs say what they do, and no use
     charged: dict[str, Mapping[str, float]] = field(default_factory=dict)  # each artifact of the bench's own, with its counts
 
     def lab(self, seed: int, reward_model: RewardSpec | None = None, *, arm: str = "_bench") -> Lab:
@@ -167,8 +167,9 @@ class Bench:
             "reward_body": self._reward_body(reward_model),
             "initial_policy": initial_policy,
             "hardware": self.hardware,
-            "progress": self.progress,
+            "progress": self.progress if ledger.arm != "_bench" else lambda stage, used: self.progress(stage, {}),
             "charged": self.charged if ledger.arm == "_bench" else None,
+            "executor": self.experiment.executor,
         }
 
     def _reward_body(self, spec: RewardSpec) -> Policy | None:

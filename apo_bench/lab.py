@@ -16,9 +16,11 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from apo_bench.budget import Ledger
-from apo_bench.config import NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
+from apo_bench.checkpoints import Checkpoints
+from apo_bench.config import Executor, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
 from apo_bench.errors import InputError
-from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_folder, versions
+from apo_bench.launched import PolicyFit, RewardFit, carry_out
+from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_folder, scratch_of, versions
 from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,
@@ -35,6 +37,7 @@ from apo_bench.types import (
 )  # fmt: skip
 
 T = TypeVar("T")
+Progress = Callable[[str, Mapping[Any, float]], None]  # a stage, and what the arm has used before it
 Count = Annotated[int, Ge(1)]  # field types for methods: what an experiment file gives is checked against them
 Positive = Annotated[float, Gt(0)]
 
@@ -61,8 +64,9 @@ class Lab:
         reward_body: Policy | None = None,
         initial_policy: Policy,
         hardware: Mapping[str, Any],
-        progress: Callable[[str], None] = lambda stage: None,
+        progress: Progress = lambda stage, used: None,
         charged: dict[str, Mapping[str, float]] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
@@ -71,7 +75,13 @@ class Lab:
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
         self._store, self._ledger, self._seed, self._data = store, ledger, seed, data
         self._policy_model, self._reward_model, self._hardware, self._progress = policy_model, reward_model, dict(hardware), progress
+        self._executor = executor or Executor()  # how often fits keep a checkpoint, and with what they are launched
         self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
+
+    @property
+    def seen(self) -> Mapping[Unit, set[str]]:
+        """Human pairs and golden responses seen so far, by identity."""
+        return self._ledger.seen
 
     @property
     def used(self) -> Mapping[Unit, float]:
@@ -170,11 +180,11 @@ class Lab:
                 from apo_bench.models.ngram import train
 
                 return train(pairs, loss, spec, seed, folder)
-            from apo_bench.training import train_reward_model
-
             body = self._policy_folder(self._reward_body) if self._reward_body else spec.path
             origin = self._store.open("reward_models", start.key).folder if start else body
-            return train_reward_model(origin, pairs, loss, self._data.axes, self._data.vocabulary, spec, seed, folder)
+            axes, vocabulary = self._data.axes, self._data.vocabulary
+            fit = RewardFit(origin, tuple(pairs), loss, axes, vocabulary, spec, seed, folder, self._checkpoints(folder))
+            return carry_out(fit, self._executor.launch)
 
         return RewardModel(self._memo("reward_models", inputs, build).key)
 
@@ -208,10 +218,10 @@ class Lab:
         }
 
         def build(folder: Path) -> Mapping[str, float]:
-            from apo_bench.training import train_policy
-
             start, other = self._policy_folder(policy), self._policy_folder(reference) if reference else None
-            return train_policy(start, data, loss, other, self._policy_model, recipe, self._derived_seed("train_policy"), folder)
+            seed, kept = self._derived_seed("train_policy"), self._checkpoints(folder)
+            fit = PolicyFit(start, tuple(data), loss, other, self._policy_model, recipe, seed, folder, kept)  # pyright: ignore
+            return carry_out(fit, self._executor.launch)
 
         return Policy(self._memo("policies", inputs, build).key)
 
@@ -225,14 +235,14 @@ class Lab:
         """Record a round's outcome; each is evaluated on held-out prompts, out of the method's sight."""
         self._ledger.settle()
         self.rounds.append(Round(policy, reward_model))
-        self._progress(f"round {len(self.rounds)} done")
+        self._progress(f"round {len(self.rounds)} done", self._ledger.used)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
     def _before(self, stage: str, **amounts: float) -> None:
         self._ledger.settle()
         self._ledger.admit(**amounts)
-        self._progress(stage)
+        self._progress(stage, self._ledger.used)
 
     def _memo(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Artifact:
         named = {**inputs, "seed": self._seed, "hardware": self._hardware, "code": code_hash(), "versions": versions()}
@@ -242,6 +252,9 @@ class Lab:
         self.wall_s += artifact.wall_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
         return artifact
+
+    def _checkpoints(self, folder: Path) -> Checkpoints:
+        return Checkpoints(scratch_of(folder), self._executor.checkpoint_s)
 
     def _grant(self, unit: Any, items: Sequence[T], n: int | None, name: Callable[[T], str]) -> tuple[T, ...]:
         if n is None:

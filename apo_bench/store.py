@@ -46,6 +46,7 @@ class RunStore:
         self.root = run_folder / "store"
         self._verified: dict[tuple[str, str], Artifact] = {}
         self.built: list[str] = []  # kind/key of what this process computed itself
+        self.tokens = 0.0  # that it sampled, scored and trained on for them
 
     @property
     def used(self) -> list[str]:
@@ -64,12 +65,13 @@ class RunStore:
         final = self.root / kind / key
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.parent / f".{key}.lock"):
-            if final.exists() and (damage := _damage(final)):
+            if final.exists() and (damage := damage_of(final)):
                 aside = free_name(final.with_name(f"{key}.damaged"))
                 final.rename(aside)
                 print(f"{final}: {damage}; moved to {aside.name} and computed again")
             if not final.exists():
                 self._build(kind, key, final, inputs, build)
+            shutil.rmtree(scratch_of(final), ignore_errors=True)  # whole: nothing is left to go on with
         found = self._open(key, final)
         self._verified[kind, key] = found
         return found
@@ -91,9 +93,9 @@ class RunStore:
         started = time.monotonic()
         try:
             counts = {name: float(amount) for name, amount in build(folder).items()}
-            files = {str(path.relative_to(folder)): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+            files = {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
             manifest = {"kind": kind, "key": key, "inputs": inputs, "counts": counts, "files": files, **origin()}
-            write_json(folder / MANIFEST, manifest)
+            write_json(folder / MANIFEST, sealed(manifest))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
             write_json(folder / TIMING, {"wall_s": time.monotonic() - started, "peak_memory_bytes": peak})
             folder.rename(final)
@@ -101,6 +103,7 @@ class RunStore:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self.built.append(f"{kind}/{key}")
+        self.tokens += sum(amount for name, amount in counts.items() if name.endswith("_tokens"))
 
 
 def digest(value: Any) -> str:
@@ -110,12 +113,21 @@ def digest(value: Any) -> str:
 
 def digest_files(paths: Iterable[Path]) -> str:
     """A short hash of files' contents, by name and in order of name."""
-    return digest([(path.name, _checksum(path)) for path in sorted(paths, key=lambda path: (path.name, str(path)))])
+    return digest([(path.name, checksum(path)) for path in sorted(paths, key=lambda path: (path.name, str(path)))])
 
 
 def digest_folder(folder: Path) -> str:
     """A short hash of a model folder's files."""
-    return digest([(str(path.relative_to(folder)), _checksum(path)) for path in sorted(folder.rglob("*")) if path.is_file()])
+    return digest([(str(path.relative_to(folder)), checksum(path)) for path in sorted(folder.rglob("*")) if path.is_file()])
+
+
+def scratch_of(folder: Path) -> Path:
+    """Where the build of an artifact may keep what a later try goes on with: made on demand, and removed when the artifact is whole.
+
+    `folder` is what `build` was given. A build that fails, or is killed, leaves it behind.
+    """
+    key = folder.name.lstrip(".").partition(".")[0]
+    return folder.with_name(f".{key}.scratch")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,7 +154,8 @@ def write_table(path: Path, table: Any) -> None:
 def code_hash() -> str:
     """Hash of the sources whose change can change an artifact."""
     here = Path(__file__).parent
-    return digest_files([here / "losses.py", here / "training.py", *(here / "models").glob("*.py")])
+    named = ("losses", "batches", "checkpoints", "training", "launched")
+    return digest_files([*(here / f"{name}.py" for name in named), *(here / "models").glob("*.py")])
 
 
 @cache
@@ -176,23 +189,42 @@ def origin() -> dict[str, Any]:
     return {"versions": versions(), "commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _damage(folder: Path) -> str | None:
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON-ready mapping with a hash of its other keys under "seal"."""
+    return {**value, "seal": _seal(value)}
+
+
+def is_sealed(value: Any) -> bool:
+    """Whether a mapping is as `sealed` left it."""
+    return isinstance(value, dict) and value.get("seal") == _seal({key: one for key, one in value.items() if key != "seal"})
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    """As `digest`, but NaN may be among what was measured."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def damage_of(folder: Path) -> str | None:
     """What is wrong with a finished artifact, or None."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files = manifest["files"]
         timing = json.loads((folder / TIMING).read_text())
         _ = timing["wall_s"], timing["peak_memory_bytes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"unreadable manifest ({type(error).__name__})"
+    if not is_sealed(manifest):
+        return "the manifest does not match its seal"
     for name, expected in files.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _checksum(folder / name) != expected:
+        if checksum(folder / name) != expected:
             return f"{name} does not match its checksum"
     return None
 

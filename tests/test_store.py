@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apo_bench.store import RunStore, digest, write_text
+from apo_bench.store import RunStore, digest, scratch_of, write_text
 
 
 def build_value(value: str, calls: list[str]):
@@ -63,6 +63,37 @@ def test_a_killed_build_is_swept_up_and_done_again(tmp_path: Path):
     artifact = RunStore(tmp_path).artifact("things", {}, build_value("x", []))
     assert not any(".tmp" in path.name for path in artifact.folder.parent.iterdir())
     assert sorted(path.name for path in artifact.folder.iterdir()) == ["deep", "manifest.json", "timing.json", "value.txt"]
+
+
+def test_what_a_build_keeps_lasts_until_the_artifact_is_whole(tmp_path: Path):
+    """Two tries that fail, one after the other, and a third that finds what both kept; another artifact's is another folder."""
+    found: list[list[str]] = []
+
+    def build(folder: Path):
+        scratch = scratch_of(folder)
+        scratch.mkdir(exist_ok=True)
+        found.append(sorted(path.name for path in scratch.iterdir()))
+        (scratch / str(len(found))).write_text("kept")
+        if len(found) < 3:
+            raise KeyboardInterrupt
+        return {}
+
+    store = RunStore(tmp_path)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            store.artifact("things", {}, build)
+    artifact = store.artifact("things", {}, build)
+    assert found == [[], ["1"], ["1", "2"]]
+    assert scratch_of(artifact.folder).parent == artifact.folder.parent
+    assert not scratch_of(artifact.folder).exists()
+    assert scratch_of(artifact.folder) != scratch_of(store.artifact("things", {"a": 1}, build_value("x", [])).folder)
+
+
+def test_what_was_kept_goes_also_after_a_kill_between_renaming_and_removing(tmp_path: Path):
+    artifact = RunStore(tmp_path).artifact("things", {}, build_value("x", []))
+    scratch_of(artifact.folder).mkdir()
+    RunStore(tmp_path).artifact("things", {}, build_value("x", []))
+    assert not scratch_of(artifact.folder).exists()
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])

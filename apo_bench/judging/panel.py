@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from apo_bench import launched
 from apo_bench.config import Experiment, JudgeChoice
 from apo_bench.errors import InputError
 from apo_bench.judging.asking import ask, spent_usd
@@ -80,6 +81,7 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
 
         in_one_thread()
         hardware = {"threads": 1, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+        hardware |= launched.identity(experiment.executor.launch)
         return Bench(experiment, task, RunStore(folder), hardware)
 
     golds = {gold.name: gold for gold in experiment.models.gold}

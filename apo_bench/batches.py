@@ -1,0 +1,50 @@
+"""Which items a fit sees together, in what order, and what each of them counts for."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class Updates(Sampler[list[tuple[int, float]]]):
+    """Micro-batches of (item, share), freshly shuffled each epoch; shares are 1 / the update's denominator.
+
+    Items are shuffled, sorted by length within stretches of 16 updates (so that like lengths share a batch), and the
+    updates shuffled again. A short last update stays last, since accumulation counts micro-batches.
+
+    Several processes are dealt an update's micro-batches in turn. Where the last round has none for a process, it gets one item with
+    share 0, so that all make equally many steps.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], lengths: Sequence[int], batch_size: int, micro_batch_size: int, seed: int,
+        process: int = 0, processes: int = 1,
+    ) -> None:  # fmt: skip
+        self.sizes, self.lengths = np.asarray(sizes), np.asarray(lengths)
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self.process, self.processes = process, processes
+        self.generator = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sizes), self.batch_size)
+        at_once = self.micro_batch_size * self.processes
+        return whole * (self.batch_size // at_once) + -(-rest // at_once)
+
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+        order = self.generator.permutation(len(self.sizes))
+        rest = order[len(order) - len(order) % self.batch_size :]
+        order = order[: len(order) - len(rest)]
+        stretch = 16 * self.batch_size
+        bucketed = [part[np.argsort(self.lengths[part], kind="stable")] for part in np.split(order, range(stretch, len(order), stretch))]
+        updates = np.concatenate(bucketed).reshape(-1, self.batch_size) if len(order) else np.empty((0, self.batch_size), int)
+        at_once = self.micro_batch_size * self.processes
+        for update in [*updates[self.generator.permutation(len(updates))], *([rest] if len(rest) else [])]:
+            share = 1.0 / self.sizes[update].sum()
+            for start in range(self.process * self.micro_batch_size, len(update) + (-len(update)) % at_once, at_once):
+                batch = update[start : start + self.micro_batch_size]
+                yield [(int(item), share) for item in batch] if len(batch) else [(int(update[0]), 0.0)]
+
+    def skip(self, epochs: int) -> None:
+        """Go on as if so many epochs had been drawn: all of one's chances are taken before its first batch."""
+        for _ in range(epochs):
+            next(iter(self))
