@@ -42,8 +42,11 @@ class Plan:
     note: str = ""
 
 
-def planned(run: Run, *, power: float = 0.8, effect: float | None = None) -> tuple[Plan, ...]:
-    """A Plan for each primary pair on each of compare.axes, from the scores its contrast is made of (compare.scorer, compare.round)."""
+def planned(run: Run, *, power: float = 0.8, effect: float | None = None, other_sizes: bool = True) -> tuple[Plan, ...]:
+    """A Plan for each primary pair on each of compare.axes, from the scores its contrast is made of (compare.scorer, compare.round).
+
+    Without `other_sizes` there is no `table`, which takes most of the time.
+    """
     asked = [(pair, axis) for family, pair in comparisons(run) if family == "primary" for axis in run.experiment.compare.axes]
     plans = []
     for pair, axis in asked:
@@ -64,7 +67,7 @@ def planned(run: Run, *, power: float = 0.8, effect: float | None = None) -> tup
         if layout.n_seeds == 1:
             plans.append(_from_one_seed(plan, layout, len(asked), power))
         else:
-            plans.append(_from_seeds(plan, components(rows, pair.a, pair.b), len(asked), power, effect))
+            plans.append(_from_seeds(plan, components(rows, pair.a, pair.b), len(asked), power, effect, other_sizes))
     return tuple(plans)
 
 
@@ -122,13 +125,13 @@ def _from_one_seed(plan: Plan, layout: Layout, n_tests: int, power: float) -> Pl
     return replace(_detectable(plan, found, n_tests, power), note=note)
 
 
-def _from_seeds(plan: Plan, found: Components, n_tests: int, power: float, effect: float | None) -> Plan:
-    clusters = sorted({max(2, round(plan.n_clusters * share)) for share in CLUSTERS})
+def _from_seeds(plan: Plan, found: Components, n_tests: int, power: float, effect: float | None, other_sizes: bool) -> Plan:
+    seeds, clusters = sorted({*SEEDS, plan.n_seeds} - {2}), sorted({max(2, round(plan.n_clusters * share)) for share in CLUSTERS})
     few = "two seeds make no test, and their seed SD rests on one degree of freedom: all planned from it is a guess, run a larger pilot"
     plan = replace(
         _detectable(plan, found, n_tests, power),
         components=found,
-        table=mde_table(found, seeds=sorted({*SEEDS, plan.n_seeds} - {2}), clusters=clusters, power=power),
+        table=mde_table(found, seeds=seeds, clusters=clusters, power=power) if other_sizes else None,
         note="; ".join(note for note in (few if plan.n_seeds == 2 else "", found.note) if note),
     )
     if effect is None:
