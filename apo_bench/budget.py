@@ -28,6 +28,11 @@ class Ledger:
         """Amount used of every unit."""
         return {unit: float(len(self._seen[unit])) if unit in STOCKS else self._flows[unit] for unit in UNITS}
 
+    @property
+    def seen(self) -> dict[Unit, set[str]]:
+        """The items of each stock that were taken."""
+        return self._seen
+
     def left(self, unit: Unit) -> float:
         """What the budget leaves of a unit; infinite where none is set."""
         return self.budget.get(unit, float("inf")) - self.used[unit]

@@ -1,12 +1,14 @@
-"""What arms spent: pair against pair, what annotation bought, and what tuning cost. No model, no torch."""
+"""What arms spent: pair against pair, alone and in this run, against the plan, on annotation and on tuning. No model, no torch."""
 
 import json
+import math
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from apo_bench.config import Unit
+from apo_bench.markdown import count, rows_of
 from apo_bench.results import POOLED, Run, comparisons, seed_means, shared_seeds, without
 
 KINDS = {
@@ -20,6 +22,8 @@ KINDS = {
 ANNOTATION = ["human_pairs", "golden_responses"]
 TUNING = ["policy_updates", "rm_updates", "sampled_responses", "flops"]
 FLOPS_TOLERANCE = 0.05
+PLAN_TOLERANCE = 0.1
+MEASURES = {"wall_s": "seconds of work", "peak_memory_bytes": "peak memory, bytes"}
 
 
 def budget(run: Run) -> pd.DataFrame:
@@ -45,6 +49,51 @@ def budget(run: Run) -> pd.DataFrame:
             declared = "yes" if kind in pair.matched else "no"
             rows.append((pair.a, pair.b, unit, *means, ratio, kind, declared, matched))
     return pd.DataFrame(rows, columns=["arm_a", "arm_b", "unit", "used_a", "used_b", "ratio", "kind", "declared", "matched"])
+
+
+def missed(matches: pd.DataFrame) -> list[str]:
+    """The declared matches that a frame of `budget` misses, each as a sentence."""
+    found = []
+    for one in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] == "no")]):
+        ratio = "" if math.isnan(one.ratio) else f", ratio {one.ratio:.3g}"
+        found.append(f"{one.arm_a} against {one.arm_b}: {one.unit} {count(one.used_a)} against {count(one.used_b)}{ratio}")
+    return found
+
+
+def sharing(run: Run) -> pd.DataFrame:
+    """What each arm costs alone and what it added in this run: arm, unit, alone, marginal (means over seeds), and both summed over seeds.
+
+    Marginal is what no arm or seed before it, in the experiment's order, had made or bought; NaN where that was not recorded. Seeds that
+    failed are left out. Columns: arm, unit, alone, marginal, alone_sum, marginal_sum.
+    """
+    ledger = without(run.tables["ledger"], run.failed)
+    by = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])
+    means = by[["used", "marginal"]].mean().rename(columns={"used": "alone"})
+    sums = by[["used", "marginal"]].agg(lambda values: values.sum(skipna=False)).rename(columns={"used": "alone"})
+    return _in_order(means.join(sums.add_suffix("_sum")).reset_index(), run)
+
+
+def against_plan(run: Run) -> pd.DataFrame:
+    """What was planned and what was spent: arm, unit, planned, used (mean over seeds that came through), ratio, off (by more than 10 %)."""
+    ledger = without(run.tables["ledger"], run.failed)
+    used = ledger.astype({"arm": str, "unit": str}).groupby(["arm", "unit"])["used"].mean().rename("used").reset_index()
+    table = run.tables["plan"].astype({"arm": str, "unit": str}).merge(used, on=["arm", "unit"])
+    table = table[table["arm"].isin(run.arms)].astype({"planned": float, "used": float})
+    same = (table["used"] - table["planned"]).abs() <= PLAN_TOLERANCE * table["planned"]
+    ratio = (table["used"] / table["planned"]).where(table["planned"] > 0)
+    return _in_order(table.assign(ratio=ratio, off=np.where(same, "no", np.where(table["planned"].isna(), "", "yes"))), run)
+
+
+def measured(run: Run, timings: pd.DataFrame) -> pd.DataFrame:
+    """What was measured: arm, measure, mean, lowest and highest over seeds, n_seeds. It differs from machine to machine and run to run."""
+    by = timings[timings["arm"].isin(run.arms)].groupby(["arm", "measure"])["value"]
+    return _in_order(by.agg(mean="mean", lowest="min", highest="max", n_seeds="size").reset_index(), run, "measure", tuple(MEASURES))
+
+
+def _in_order(table: pd.DataFrame, run: Run, column: str = "unit", values: tuple[str, ...] = get_args(Unit)) -> pd.DataFrame:
+    """By arm in the experiment's order, then by another column in the order of its values."""
+    order = {"arm": run.arms, column: values}
+    return table.sort_values(["arm", column], key=lambda one: one.map(order[str(one.name)].index), ignore_index=True)
 
 
 def by_annotation(run: Run) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from apo_bench.experiment_file import load_experiment
 
 COLUMNS = {
     "scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
+    "control_scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
     "metrics": ("arm", "seed", "round", "axis", "metric", "value", "standard_error", "n"),
     "reward_models": ("arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"),
     "gold": ("gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"),
@@ -27,20 +28,28 @@ COLUMNS = {
         "length_a", "length_b",
     ),
     "judge_audit": ("judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"),
+    "plan": ("arm", "unit", "planned"),
 }  # fmt: skip
+ADDED = {"ledger": ("marginal",)}  # columns that run folders from before them lack: NaN there
 WHOLE = ("seed", "round", "seed_a", "seed_b", "bin", "n", "n_pairs", "n_clusters", "n_missing")  # whole numbers, everywhere
 TEXTS = (  # texts, everywhere; `round` of a judgment too
     "arm", "arm_a", "arm_b", "prompt_id", "cluster_id", "axis", "scorer", "metric", "gold", "unit", "judge", "order", "text", "finish",
-    "question",
+    "question", "measure", "role",
 )  # fmt: skip
 MAY_LACK = ("n", "verdict", "failure")
-UNIQUE = {"scores": ["arm", "seed", "round", "prompt_id", "axis", "scorer"]}
+UNIQUE = {name: ["arm", "seed", "round", "prompt_id", "axis", "scorer"] for name in ("scores", "control_scores")}
 MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
     "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "changed_after_a_look": dict,
-    "tuned": dict, "judges": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
+    "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
 }  # fmt: skip
 REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report
-OPTIONAL = ("reliability", "judgments", "judge_audit")  # absent without a word: from before there were any, or nothing was asked
+OPTIONAL = (
+    "reliability",
+    "judgments",
+    "judge_audit",
+    "control_scores",
+    "plan",
+)  # absent without a word: older than they are, or nothing was asked
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
 POOLED = "all"
 UNINFORMATIVE = "uninformative gold"
@@ -129,18 +138,19 @@ def read_run(folder: Path) -> Run:
     for name, columns in COLUMNS.items():
         path = folder / "tables" / f"{name}.parquet"
         if not path.exists() and (name not in REQUIRED or manifest.get("failures")):
-            tables[name] = pd.DataFrame({column: [] for column in columns})
+            tables[name] = pd.DataFrame({column: [] for column in (*columns, *ADDED.get(name, ()))})
             absent += [name] if name not in OPTIONAL else []
             continue
-        tables[name] = read_table(path, columns)
+        tables[name] = read_table(path, columns, ADDED.get(name, ()))
     scores = tables["scores"]
     for name, keys in UNIQUE.items():
         if twice := int(tables[name].duplicated(keys).sum()):
             raise InputError(f"{folder / 'tables' / name}.parquet: {twice} rows have the same {', '.join(keys)} as another")
     if scores.empty and not manifest.get("failures"):
         raise InputError(f"{folder / 'tables' / 'scores.parquet'}: no rows, so there is nothing to report")
-    if bad := int((~np.isfinite(scores["value"].to_numpy(dtype=float))).sum()):
-        raise InputError(f"{folder / 'tables' / 'scores.parquet'}: value: {bad} rows are NaN or infinite")
+    for name in UNIQUE:
+        if bad := int((~np.isfinite(tables[name]["value"].to_numpy(dtype=float))).sum()):
+            raise InputError(f"{folder / 'tables' / name}.parquet: value: {bad} rows are NaN or infinite")
     return Run(experiment, manifest, tables, tuple(absent))
 
 
@@ -149,20 +159,21 @@ def read_responses(folder: Path) -> pd.DataFrame:
     return read_table(folder / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """These columns of a parquet file. Raises InputError, naming file and column."""
+def read_table(path: Path, columns: tuple[str, ...], added: tuple[str, ...] = ()) -> pd.DataFrame:
+    """These columns of a parquet file, and the `added` ones, NaN where it lacks them. Raises InputError, naming file and column."""
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # what a damaged byte makes of a file, its reader and pandas tell in errors of every kind
         raise InputError(" ".join(f"{path}: not readable as parquet: {error or type(error).__name__}".split())) from None
-    for column in columns:
+    table = table.assign(**{column: np.nan for column in added if column not in table})
+    for column in (*columns, *added):
         if column not in table:
             raise InputError(f"{path}: column {column} is missing")
         if reason := _misfit(table[column], column, is_text=column in TEXTS or (column == "round" and "judge" in columns)):
             raise InputError(f"{path}: column {column}: {reason}")
-    return table.loc[:, list(columns)]
+    return table.loc[:, [*columns, *added]]
 
 
 def _misfit(values: pd.Series, column: str, *, is_text: bool) -> str:
@@ -186,7 +197,7 @@ def _check_manifest(path: Path, manifest: Any) -> None:
     for place, one in enumerate(manifest.get("failures") or ()):
         if not isinstance(one, dict) or not isinstance(one.get("arm"), str) or not isinstance(one.get("seed"), int | None):
             raise InputError(f"{path}: failures.{place}: arm, seed and message are needed")
-    for key in ("splits", "judges", "tuned"):
+    for key in ("splits", "judges", "tuned", "fits"):
         for name, one in (manifest.get(key) or {}).items():
             if not isinstance(one, dict):
                 raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(one).__name__}")

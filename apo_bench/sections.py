@@ -4,12 +4,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
 from apo_bench import costs, results
-from apo_bench.config import Unit
 from apo_bench.markdown import count, mean_sd, number, plain, pm, rows_of, table
 from apo_bench.results import POOLED, Run
 
@@ -235,37 +234,6 @@ def tuning(run: Run) -> list[str]:
 
 def _setting(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
-
-
-def budget(run: Run, frame: pd.DataFrame) -> list[str]:
-    """Pair against pair in the units that a match can speak of, and what each arm costs alone in all of them."""
-    rows = [
-        [f"`{r.arm_a}` / `{r.arm_b}`", r.unit, count(r.used_a), count(r.used_b), number(r.ratio), r.kind, r.declared, r.matched]
-        for r in rows_of(frame[frame["kind"] != ""])
-    ]
-    lines = [
-        *table(["pair", "unit", "a used", "b used", "a / b", "kind", "declared", "matched"], rows),
-        "",
-        "Means over shared seeds; other units in `budget.csv`. Matched: counts equal in every seed, flops within 5 % in every seed.",
-        "",
-        "### What each arm costs alone",
-        "",
-    ]
-    ledger = run.tables["ledger"]
-    units = [unit for unit in get_args(Unit) if unit in set(ledger["unit"])]
-    used = ledger.groupby(["arm", "unit"])["used"].mean().to_dict()
-    arms = [arm for arm in (*run.arms, "_bench") if arm in set(ledger["arm"])]
-    cost = []
-    for arm in arms:
-        declared = run.experiment.budget_of(arm) if arm in run.arms else {}
-        limits = {unit: f" of {count(declared[unit])}" if unit in declared else "" for unit in units}
-        cells = [f"{count(used.get((arm, unit), 0.0))}{limits[unit]}" for unit in units]
-        cost.append([f"`{arm}`", *cells])
-    lines += table(["arm", *units], cost)
-    note = 'Mean over seeds; a failed seed counts with what it spent. "of": the arm\'s budget, where one is set.'
-    if "_bench" in arms:
-        note += " `_bench` is what the benchmark itself spends (gold models, evaluation, warm-up); no arm is charged for it."
-    return [*lines, "", note]
 
 
 def _initial(summary: pd.DataFrame) -> pd.DataFrame:

@@ -2,19 +2,23 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apo_bench.budget import STOCKS, UNITS
-from apo_bench.config import Experiment
+from apo_bench.config import Experiment, Unit
+from apo_bench.controls import AA, made_of
 from apo_bench.store import origin, write_table
 from apo_bench.tasks import Task
+from apo_bench.types import Prompt
 
 Records = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> what the arm-seed ended with
 Trials = Mapping[tuple[str, int, int], Mapping[str, Any]]  # (arm, trial, seed) -> what a trial of tuning ended with
+EVALUATED = ("scores", "metrics", "reward_models", "reliability", "responses")  # the tables that an evaluation has a part of
+K = TypeVar("K")
 TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}
 
 
@@ -31,41 +35,66 @@ class Failure:
         return f"{self.arm}, seed {self.seed}: {self.message}"
 
 
-def write_tables(folder: Path, experiment: Experiment, records: Records, trials: Trials, pairs_used: int) -> None:
-    """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values."""
+def rows_in(folder: Path, record: Mapping[str, Any]) -> list[Path]:
+    """The artifacts that a record's rows are read from."""
+    store = folder / "store"
+    gold = [store / "gold_accuracy" / record["gold"]] if "gold" in record else []
+    return [*(store / "evaluations" / one["evaluation"] for one in record.get("rounds", ())), *gold]
+
+
+def write_tables(
+    folder: Path,
+    experiment: Experiment,
+    records: Records,
+    trials: Trials,
+    pairs_used: int,
+    prompts: Sequence[Prompt] = (),
+    controls: Records | None = None,
+    plan: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> None:
+    """Rows of all finished arm-seeds, sorted by key, one parquet file a table. Only timings hold measured values.
+
+    Scores of `controls` are a table of their own, so that no figure and no family of tests takes them for an arm's. `plan`: what each arm
+    was to spend, arm -> unit -> mean over seeds; None: not known. `prompts`: the task's, of which those that were answered are kept.
+    """
     import pandas as pd  # here, so that a replay, which has nothing to write, does without
 
     @cache
     def part(evaluation: str, name: str) -> Any:
         return pd.read_parquet(folder / "store" / "evaluations" / evaluation / f"{name}.parquet")
 
-    found: dict[str, list[Any]] = {"scores": [], "metrics": [], "reward_models": [], "reliability": [], "responses": []}
+    found: dict[str, list[Any]] = {name: [] for name in (*EVALUATED, "control_scores")}
     ledger: list[dict[str, Any]] = []
     timings: list[dict[str, Any]] = []
+    again = {key: record for key, record in (controls or {}).items() if key[0] == AA}
+    marginal = _marginals_of({**records, **again})
     for (arm, seed), record in records.items():
         for number, one in enumerate(record["rounds"]):
-            for name, frames in found.items():
-                frames.append(part(one["evaluation"], name).assign(arm=arm, seed=seed, round=number))
-        ledger += [
-            {
-                "arm": arm,
-                "seed": seed,
-                "unit": unit,
-                "used": record["used"][unit],
-                "budget": experiment.budget_of(arm).get(unit, float("nan")),
-            }
-            for unit in UNITS
-        ]
+            for name in EVALUATED:
+                found[name].append(part(one["evaluation"], name).assign(arm=arm, seed=seed, round=number))
+        ledger += _ledger_rows(experiment, arm, seed, record, marginal.get((arm, seed), {}))
         timings += [{"arm": arm, "seed": seed, "measure": name, "value": float(record[name])} for name in ("wall_s", "peak_memory_bytes")]
         found["reward_models"].append(pd.DataFrame(record["floor"]).assign(arm="_floor", seed=seed, round=0))
+    for (arm, seed), record in (controls or {}).items():
+        for number, one in enumerate(record["rounds"]):
+            named = {"arm": arm, **part(one["evaluation"], "scores")}  # an oracle's rows say which of its answers they are of
+            found["control_scores"].append(pd.DataFrame({**named, "seed": seed, "round": one.get("round", number)}))
+        ledger += _ledger_rows(experiment, arm, seed, record, marginal.get((arm, seed), {})) if arm == AA else []
     ledger += _tuning_rows(trials)
     bench = {
-        key: counts for record in (*records.values(), *trials.values()) for key, counts in record["bench"].items()
+        key: counts
+        for record in (*records.values(), *trials.values(), *(controls or {}).values())
+        for key, counts in record["bench"].items()
     }  # each artifact once
     spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.values()) for unit in UNITS} | {"human_pairs": float(pairs_used)}
-    ledger += [{"arm": "_bench", "seed": -1, "unit": unit, "used": spent[unit], "budget": float("nan")} for unit in UNITS if records]
+    whole = {"arm": "_bench", "seed": -1, "budget": float("nan")}
+    ledger += [{**whole, "unit": unit, "used": spent[unit], "marginal": spent[unit]} for unit in UNITS if records]
+    amounts = ((arm, unit, amount) for arm, units in (plan or {}).items() for unit, amount in units.items())
+    planned = [{"arm": arm, "unit": unit, "planned": float("nan") if amount is None else amount} for arm, unit, amount in amounts]
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in found.items() if frames}
-    tables |= {name: pd.DataFrame(rows) for name, rows in (("ledger", ledger), ("timings", timings)) if rows}
+    tables |= {name: pd.DataFrame(rows) for name, rows in (("ledger", ledger), ("timings", timings), ("plan", planned)) if rows}
+    if "responses" in tables:
+        tables["prompts"] = _turns(prompts, set(tables["responses"]["prompt_id"]))
     shutil.rmtree(folder / "tables", ignore_errors=True)  # of an earlier question; whatever still holds is in the store
     if "reward_models" in tables:
         rows = tables["reward_models"]
@@ -77,11 +106,70 @@ def write_tables(folder: Path, experiment: Experiment, records: Records, trials:
     for name, table in tables.items():
         keys = [
             key
-            for key in ("arm", "gold", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "metric", "bin", "unit", "measure")
+            for key in (
+                "arm",
+                "gold",
+                "seed",
+                "round",
+                "prompt_id",
+                "turn",
+                "cluster_id",
+                "axis",
+                "scorer",
+                "metric",
+                "bin",
+                "unit",
+                "measure",
+            )
             if key in table
         ]
         ordered = table[[*keys, *(column for column in table if column not in keys)]].sort_values(keys, ignore_index=True)
         write_table(folder / "tables" / f"{name}.parquet", ordered)
+
+
+def marginals(
+    spent: Iterable[tuple[K, Mapping[str, Mapping[str, float]], Mapping[Any, Collection[str]]]],
+) -> dict[K, dict[Unit, float]]:
+    """What each had to make or buy because nobody before it had: key -> unit -> amount.
+
+    spent: in order, (key, artifacts charged with their counts, items seen of each stock).
+    """
+    made, bought, found = set[str](), {unit: set[str]() for unit in STOCKS}, {}
+    for key, charged, seen in spent:
+        new = [counts for name, counts in charged.items() if name not in made]
+        flows: dict[Unit, float] = {unit: sum(counts.get(unit, 0.0) for counts in new) for unit in UNITS}
+        found[key] = flows | {unit: float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
+        made |= charged.keys()
+        bought = {unit: bought[unit] | set(seen[unit]) for unit in STOCKS}
+    return found
+
+
+def _marginals_of(records: Records) -> dict[tuple[str, int], dict[Unit, float]]:
+    """In the records' order; nothing is known of any where one is from before records said what they were charged for."""
+    if not all("charged" in record for record in records.values()):
+        return {}
+    return marginals((key, record["charged"], record["seen"]) for key, record in records.items())
+
+
+def _turns(prompts: Sequence[Prompt], answered: Collection[str]) -> Any:
+    """A row for each turn of each prompt that was answered, so that responses can be shown without the task's data."""
+    import pandas as pd
+
+    turns = [
+        (prompt.id, number, turn.role, turn.content)
+        for prompt in prompts
+        if prompt.id in answered
+        for number, turn in enumerate(prompt.messages)
+    ]
+    return pd.DataFrame(turns, columns=["prompt_id", "turn", "role", "text"])
+
+
+def _ledger_rows(
+    experiment: Experiment, arm: str, seed: int, record: Mapping[str, Any], marginal: Mapping[Unit, float]
+) -> list[dict[str, Any]]:
+    budget, used = experiment.budget_of(made_of(experiment, arm)), record["used"]
+    amounts = ((unit, used[unit], marginal.get(unit, float("nan")), budget.get(unit, float("nan"))) for unit in UNITS)
+    return [{"arm": arm, "seed": seed, "unit": unit, "used": all_, "marginal": new, "budget": most} for unit, all_, new, most in amounts]
 
 
 def _tuning_rows(trials: Trials) -> list[dict[str, Any]]:
@@ -91,7 +179,14 @@ def _tuning_rows(trials: Trials) -> list[dict[str, Any]]:
         for unit in UNITS:
             spent.setdefault((arm, seed, unit), []).append(record["used"][unit])
     return [
-        {"arm": f"_tune.{arm}", "seed": seed, "unit": unit, "used": max(used) if unit in STOCKS else sum(used), "budget": float("nan")}
+        {
+            "arm": f"_tune.{arm}",
+            "seed": seed,
+            "unit": unit,
+            "used": max(used) if unit in STOCKS else sum(used),
+            "marginal": float("nan"),
+            "budget": float("nan"),
+        }
         for (arm, seed, unit), used in spent.items()
     ]
 

@@ -3,13 +3,23 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from run_folder import experiment, frame, scored, write_run
 
-from apo_bench.costs import budget, by_annotation, tuning
+from apo_bench.costs import against_plan, budget, by_annotation, measured, missed, sharing, tuning
 from apo_bench.results import read_run
 
 NAN = float("nan")
+TABLES = {"scores": scored({("rjs", 0, 0): (0, 0), ("rjs", 0, 1): (1, 1)})}
+LEDGER = pd.DataFrame(
+    [
+        ("apo_rjs", 0, "flops", 30.0, 5.0), ("apo_rjs", 1, "flops", 50.0, 15.0),
+        ("rjs", 0, "flops", 10.0, 10.0), ("rjs", 1, "flops", 20.0, 20.0),
+        ("rjs", 2, "flops", 99.0, 99.0), ("rjs", 0, "sampled_tokens", 7.0, 7.0), ("_bench", -1, "flops", 500.0, 500.0),
+    ],
+    columns=["arm", "seed", "unit", "used", "marginal"],
+).assign(budget=NAN)  # fmt: skip
 
 
 def test_a_curve_by_hand(tmp_path: Path) -> None:
@@ -58,3 +68,72 @@ def test_a_run_without_tuning_or_curves_has_no_rows(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", tables))
     assert tuning(run).empty
     assert by_annotation(run).empty
+
+
+def test_alone_and_in_this_run_by_hand(tmp_path: Path) -> None:
+    """rjs used 10 and 20 and made all of it; apo_rjs used 30 and 50, and made 5 and 15: means 40 and 10, sums 80 and 20.
+
+    A failed seed is left out, and so is what no arm did.
+    """
+    run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}, failures=[{"arm": "rjs", "seed": 2, "message": "gone"}]))
+    found = sharing(run).set_index(["arm", "unit"])
+    assert list(found.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]  # arms as the file, by name, has them
+    assert found.to_numpy()[[0, 2]].tolist() == [[40, 10, 80, 20], [15, 15, 30, 30]]
+
+
+def test_of_a_folder_older_than_the_column_only_what_it_costs_alone_is_known(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER.drop(columns="marginal")}))
+    found = sharing(run)
+    assert found["alone"].notna().all()
+    assert found[["marginal", "marginal_sum"]].isna().all(axis=None)
+
+
+def test_against_the_plan_by_hand(tmp_path: Path) -> None:
+    """rjs's flops, 15 on average, are 1.5 times the planned; apo_rjs's 40 are 0.95 of it. Tokens were planned as none, or not known."""
+    plan = pd.DataFrame(
+        [
+            ("rjs", "flops", 10.0),
+            ("rjs", "sampled_tokens", 0.0),
+            ("apo_rjs", "flops", 42.0),
+            ("_bench", "flops", 1.0),
+            ("gone", "flops", 1.0),
+        ],
+        columns=["arm", "unit", "planned"],
+    )
+    failures = [{"arm": "rjs", "seed": 2, "message": "gone"}]
+    run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER, "plan": plan}, failures=failures))
+    found = against_plan(run).set_index(["arm", "unit"])
+    assert list(found.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]
+    assert found["off"].tolist() == ["no", "yes", "yes"]
+    assert found["ratio"].tolist() == pytest.approx([40 / 42, NAN, 1.5], nan_ok=True)
+    plan.loc[plan["unit"] == "sampled_tokens", "planned"] = NAN
+    run = read_run(write_run(tmp_path / "unknown", TABLES | {"ledger": LEDGER, "plan": plan}, failures=failures))
+    assert against_plan(run)["off"].tolist() == ["no", "", "yes"]
+
+
+def test_a_run_without_a_plan_has_no_rows_on_it(tmp_path: Path) -> None:
+    assert against_plan(read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}))).empty
+
+
+def test_missed_matches_are_sentences(tmp_path: Path) -> None:
+    """Flops and samples are declared. Of samples nothing was recorded, none against none, and that is a match."""
+    settings = experiment()
+    settings["compare"] = {"primary": [{"a": "apo_rjs", "b": "rjs", "matched": ["flops", "samples"]}]}
+    run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}, settings))
+    assert missed(budget(run)) == ["apo_rjs against rjs: flops 40 against 15, ratio 2.67"]
+
+
+def test_measured_by_hand(tmp_path: Path) -> None:
+    """By arm and measure, in the experiment's order; what is not an arm's is left out."""
+    rows = [
+        ("apo_rjs", 0, "wall_s", 4.0),
+        ("rjs", 0, "peak_memory_bytes", 9.0),
+        ("rjs", 0, "wall_s", 1.0),
+        ("rjs", 1, "wall_s", 2.0),
+        ("_x", 0, "wall_s", 7.0),
+    ]
+    run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}))
+    found = measured(run, pd.DataFrame(rows, columns=["arm", "seed", "measure", "value"]))
+    assert [tuple(row) for row in found.to_numpy().tolist()] == [
+        ("apo_rjs", "wall_s", 4.0, 4.0, 4.0, 1), ("rjs", "wall_s", 1.5, 1.0, 2.0, 2), ("rjs", "peak_memory_bytes", 9.0, 9.0, 9.0, 1),
+    ]  # fmt: skip

@@ -314,17 +314,19 @@ def test_best_of_1s_bound_is_zero(bench: Bench, chosen_among: Round) -> None:
 def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(
     bench: Bench, chosen_among: Round, examined: tuple[Artifact, Artifact]
 ) -> None:
-    """2 N D by hand for the initial policy: weights times the tokens of prompts and answers, over 14 answers.
+    """2 N D by hand for the initial policy: weights times the tokens of prompts and answers, and attention, over 14 answers.
 
     Best of 3: what a Lab is charged for the same 3 answers a prompt and their scores.
     """
     sampling, spec = bench.experiment.evaluation.sampling, bench.experiment.models.policy
     assert isinstance(spec, PolicyModel)
     model, tokenizer = load_policy(bench.store.open("policies", bench.initial_policy.key).folder)
-    read = sum(len(encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids) for prompt in bench.test_prompts)
-    written = int(table(examined[0], "responses")["tokens"].sum())
+    read = [len(encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids) for prompt in bench.test_prompts]
+    written = table(examined[0], "responses").set_index("prompt_id")["tokens"][[prompt.id for prompt in bench.test_prompts]].tolist()
+    seen = sum(before**2 + before * new + new**2 / 2 for before, new in zip(read, written, strict=True))  # by one layer of width 16
     plain = table(examined[0], "metrics").set_index("metric").loc["inference_flops"]
-    assert (plain["value"], plain["n"]) == (pytest.approx(2 * parameters(model) * (read + written) / 14), 14)
+    flops = 2 * parameters(model) * (sum(read) + sum(written)) + 4 * 16 * seen
+    assert (plain["value"], plain["n"]) == (pytest.approx(flops / 14), 14)
     lab = tiny_lab(bench)
     assert chosen_among.reward_model is not None
     tries = lab.sample(bench.initial_policy, bench.test_prompts, n=3, sampling=sampling)

@@ -17,10 +17,12 @@ from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench import runner
 from apo_bench.config import Experiment
+from apo_bench.costs import missed
 from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
+from apo_bench.plan.accounts import BENCH
 from apo_bench.plan.display import tables
-from apo_bench.plan.projecting import BENCH, Plan, plan
+from apo_bench.plan.projecting import Plan, plan
 from apo_bench.results import Run, read_run
 from apo_bench.shipped import shipped_root
 from apo_bench.stats.planning import components, minimum_detectable_effect
@@ -68,7 +70,7 @@ def test_the_plan_is_what_the_run_spends(real: Path) -> None:
 
     The bench asks the trained policies, too, whose lengths no plan knows.
 
-    What is kept on disk is within 20 %: a file of so small a model is in good part its header.
+    Weights are within 20 %, a file of so small a model being in good part its header, and so is all that the run left on disk.
     """
     run = read_run(real)
     answers = pd.read_parquet(real / "tables" / "responses.parquet")
@@ -80,25 +82,28 @@ def test_the_plan_is_what_the_run_spends(real: Path) -> None:
         for unit in (*COUNTS, *(EXPECTED if arm != BENCH else ())):
             assert units[unit] == pytest.approx(actual[arm, unit], rel=0.1 if unit in EXPECTED else 0), (arm, unit)
     kept = sum(one.stat().st_size for kind in ("policies", "reward_models") for one in (real / "store" / kind).rglob("*/model.safetensors"))
-    assert sum(found.disk_bytes.values()) == pytest.approx(kept, rel=0.2)
+    assert sum(one.weights for one in found.disk.values()) == pytest.approx(kept, rel=0.2)
+    left = sum(one.stat().st_blocks * 512 for one in real.rglob("*"))
+    assert sum(one.all for one in found.disk.values()) == pytest.approx(left, rel=0.2)
 
 
-def test_the_quickstarts_plan_is_its_shipped_report() -> None:
+@pytest.mark.parametrize(("name", "n_arms"), [("quickstart", 3), ("sim_main", 15)])
+def test_a_shipped_experiments_plan_is_its_shipped_report(name: str, n_arms: int) -> None:
     """Without a word on lengths: the policy has learned to answer as the task's demonstrations do.
 
-    The report's amounts are means over three seeds, the plan's of one: two drawn pairs that are equal count once, so human pairs may
-    differ a little. How arms are examined is no matter to them.
+    The report's amounts are means over several seeds, the plan's of one: two drawn pairs that are equal count once, so human pairs may
+    differ a little. Of equal answers DPO makes no pair, so its updates may be fewer. How arms are examined is no matter to them.
     """
-    path = shipped_root() / "experiments" / "quickstart.yaml"
+    path = shipped_root() / "experiments" / f"{name}.yaml"
     gold = [{"name": "linear", "model": {"kind": "ngram"}, "seeds": [0]}]
     small = {f"evaluation.{name}": n for name, n in (("prompts", 20), ("kl_prompts", 4), ("diagnostic_pairs", 10))}
-    quickstart = load_experiment(path, {"seeds": [0], "models.gold": gold, **small})
-    used = plan(quickstart, load_task("sim_hh", quickstart.task.options, base=None)).used()
-    with (path.parents[1] / "results" / "quickstart" / "report" / "budget.csv").open() as file:
+    shipped = load_experiment(path, {"seeds": [0], "models.gold": gold, **small})
+    used = plan(shipped, load_task("sim_hh", shipped.task.options, base=None)).used()
+    with (path.parents[1] / "results" / name / "report" / "budget.csv").open() as file:
         rows = [(row[f"arm_{side}"], row["unit"], float(row[f"used_{side}"])) for row in csv.DictReader(file) for side in "ab"]
-    assert {arm for arm, _, _ in rows} == {"rjs", "golden_refresh", "apo_rjs"}
+    assert len({arm for arm, _, _ in rows}) == n_arms
     for arm, unit, amount in rows:
-        tolerance = 0.1 if unit in EXPECTED else 0.005 if unit == "human_pairs" else 0
+        tolerance = 0.1 if unit in EXPECTED or "dpo" in arm else 0.005 if unit == "human_pairs" else 0
         assert used[arm][unit] == pytest.approx(amount, rel=tolerance), (arm, unit)
 
 
@@ -143,6 +148,85 @@ def test_a_users_method_plans(tmp_path: Path) -> None:
     found = planned(tmp_path, {"own": {"use": "own.py@BestOnce"}}, seeds=[0])
     assert not found.failures
     assert [found.used()["own"][unit] for unit in COUNTS] == [32, 0, 10, 10, 2, 1]
+
+
+def test_tuning_is_each_trial_once_more_and_its_dev_scores() -> None:
+    """Two trials of one round of 8 prompts x 2 or 4 samples: 16 + 32 and as many scores, on the same 32 pairs, of one reward model.
+
+    The bench answers 4 dev prompts for each trial (and 4 once more for its divergence) and for rounds 0 and 1 of the one arm, and fits a
+    referee a seed.
+    """
+    grid = {"samples_per_prompt": [2, 4]}
+    arms = {"rjs": {"use": RJS, "rounds": 1, **SMALL_TURN}}
+    tune = {"trials": 2, "seeds": [7], "grids": {"rjs": grid}}
+    evaluation = {**tiny_tree()["evaluation"], "dev_prompts": 4}
+    without = planned(arms=arms, seeds=[0], evaluation=evaluation)
+    found = planned(arms=arms, seeds=[0], evaluation=evaluation, tune=tune)
+    assert found.accounts == ("rjs", "_tune.rjs", BENCH)
+    spent, new = found.used()["_tune.rjs"], found.used("marginal")["_tune.rjs"]
+    assert [spent[unit] for unit in COUNTS] == [32, 0, 48, 48, 4, 2]
+    assert [new[unit] for unit in COUNTS] == [32, 0, 48, 48, 2, 2]
+    assert found.used()["rjs"] == without.used()["rjs"]
+    bench, before = found.used()[BENCH], without.used()[BENCH]
+    assert bench["sampled_responses"] - before["sampled_responses"] == 2 * (4 + 4)
+    assert found.disk["_tune.rjs"].weights > found.disk["rjs"].weights  # a policy more
+
+
+def test_controls_are_planned() -> None:
+    """A/A is rjs again: 16 samples a seed, on 2 seeds of its own, with pairs some of which are new.
+
+    The oracle gives 3 answers to 14 prompts a seed.
+    """
+    plain, found = planned(), planned(controls={"aa": True, "oracle": True, "oracle_n": 3})
+    assert found.accounts == ("rjs", "apo_rjs", "_aa", BENCH)
+    again = found.ledger[found.ledger["arm"] == "_aa"]
+    assert sorted(again["seed"].unique()) == [1_000_000, 1_000_001]
+    assert found.used()["_aa"]["sampled_responses"] == 16
+    assert found.used()["_aa"]["rm_updates"] == found.used()["rjs"]["rm_updates"]
+    assert 0 < found.used("marginal")["_aa"]["human_pairs"] <= 32
+    oracle = planned(controls={"oracle": True, "oracle_n": 3}).used()[BENCH]
+    assert oracle["sampled_responses"] - plain.used()[BENCH]["sampled_responses"] == 2 * 14 * 3
+    assert found.disk["_oracle"].all > 0
+    assert found.disk["_oracle"].weights == 0
+
+
+def test_a_declared_match_that_is_missed_is_a_sentence() -> None:
+    """Twice the samples a prompt are 32 against 16 a seed."""
+    arms = {"few": {"use": RJS, "rounds": 1, **SMALL_TURN}, "many": {"use": RJS, "rounds": 1, **SMALL_TURN, "samples_per_prompt": 4}}
+    compare = {"primary": [{"a": "many", "b": "few", "matched": ["annotation", "samples"]}]}
+    found = plan(Experiment.model_validate_json(json.dumps({**tiny_tree(), "arms": arms, "compare": compare})), tiny_task())
+    assert missed(found.matches) == ["many against few: sampled_responses 32 against 16, ratio 2"]
+
+
+def test_the_initial_policy_answers_as_measured_and_a_trained_one_as_the_task_does() -> None:
+    """Of rjs's two rounds of 16 samples the first are the initial policy's, 3 tokens each; the others as long as without that word."""
+    arms = {"rjs": {"use": RJS, "rounds": 2, **SMALL_TURN}}
+    tree = {**tiny_tree(), "arms": arms, "seeds": [0], "compare": {"primary": [{"a": "rjs", "b": "rjs"}]}}
+    asked = Experiment.model_validate_json(json.dumps(tree))
+    (plain, measured) = (plan(asked, tiny_task(), initial_tokens=tokens).used()["rjs"]["sampled_tokens"] for tokens in (None, 3.0))
+    assert measured == pytest.approx(16 * 3 + plain / 2, rel=0.05)
+
+
+def test_sized_arms_are_planned_as_they_were_sized() -> None:
+    arms = {**tiny_tree()["arms"]}
+    arms["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
+    found = planned(arms=arms, seeds=[0])
+    assert found.fits["rjs"].value == 7
+    assert found.used()["rjs"]["sampled_responses"] == found.used()["apo_rjs"]["sampled_responses"] == 56
+    tree = {**tiny_tree(), "arms": arms}
+    tree["models"]["policy"] = {"path": "nobody/nothing", "training": {"learning_rate": 1e-3}, "sampling": {"max_new_tokens": 10}}
+    arms["rjs"]["fit"]["unit"] = "flops"
+    elsewhere = plan(Experiment.model_validate_json(json.dumps(tree)), tiny_task())
+    assert not elsewhere.fits
+    assert any("arms.rjs.fit: flops cannot be counted" in note for note in elsewhere.notes)
+
+
+def test_what_sharing_saves_is_said_over_all_arms() -> None:
+    """As below: of 2 x 56 samples alone, 44 are shared."""
+    apo = {"use": APO, "rounds": 2, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL_TURN}}
+    found = planned(arms={"golden_refresh": {**apo, "opponent": "initial"}, "apo_rjs": apo}, seeds=[0])
+    assert found.saved["sampled_responses"] == (112, 68)
+    assert found.saved["human_pairs"] == (64, 32)
 
 
 def test_what_would_fail_is_foretold() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from apo_bench.config import PolicyModel, Sampling
 from apo_bench.errors import InputError
 from apo_bench.losses import DPOLoss, PolicyLoss, RRHFLoss, SFTLoss, token_logps
+from apo_bench.models import flops
 from apo_bench.models.text import HUMAN_TURN, encode_prompt, encode_response, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Demonstration, Group, Pair, Prompt, Response, identity
 
@@ -65,10 +66,8 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def parameters(model: Any) -> int:
-    """Weights that take part in matrix products for every token: all but an embedding that is only looked up."""
-    total = sum(weight.numel() for weight in model.parameters())
-    tied = bool(getattr(model.config, "tie_word_embeddings", False)) and model.get_output_embeddings() is not None
-    return total if tied else total - model.get_input_embeddings().weight.numel()
+    """Weights that take part in matrix products for every token: all but embeddings that are only looked up."""
+    return flops.size(model).weights
 
 
 @torch.no_grad()
@@ -112,11 +111,12 @@ def sample(
             answers[place] = [_response(tokenizer, prompts[place], row, ends) for row in rows[number * n : (number + 1) * n]]
     responses = [response for place in range(len(prompts)) for response in answers[place]]
     sampled_tokens = sum(response.tokens for response in responses)
-    read_tokens = n * sum(len(one.ids) for one in encoded)
+    size = flops.size(model)
+    read = [len(one.ids) for one in encoded for _ in range(n)]
     counts: dict[str, float] = {
         "sampled_responses": len(responses),
         "sampled_tokens": sampled_tokens,
-        "flops": 2 * parameters(model) * (read_tokens + sampled_tokens),
+        "flops": sum(size.generation(prompt, response.tokens) for prompt, response in zip(read, responses, strict=True)),
         "truncated_prompts": sum(one.truncated for one in encoded),
     }
     return responses, counts

@@ -10,6 +10,7 @@ from torch import Tensor
 from apo_bench.config import NeuralReward
 from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
+from apo_bench.models import flops
 from apo_bench.models.policy import fit_embedding, on_device, token_ids
 from apo_bench.models.text import encode_scored, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
@@ -54,8 +55,8 @@ def label(model: Any, axis: str) -> int:
 
 
 def parameters(model: Any) -> int:
-    """Weights that take part in matrix products for every token: all but the looked-up embedding."""
-    return sum(weight.numel() for weight in model.parameters()) - model.get_input_embeddings().weight.numel()
+    """Weights that take part in matrix products for every token: all but embeddings that are only looked up."""
+    return flops.size(model).weights
 
 
 def pair_items(model: Any, tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward) -> list[dict[str, Any]]:
@@ -106,7 +107,7 @@ def score(folder: Path, items: Sequence[tuple[Prompt, str]], spec: NeuralReward)
     counts: dict[str, float] = {
         "scored_responses": len(items),
         "scored_tokens": tokens,
-        "flops": 2 * parameters(model) * tokens,
+        "flops": flops.size(model).forward(len(one.ids) for one in encoded),
         "truncated_scored": sum(one.truncated for one in encoded),
     }
     return [scores[tuple(one.ids)][label(model, prompt.axis)] for one, (prompt, _) in zip(encoded, items, strict=True)], counts

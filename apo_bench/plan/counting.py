@@ -15,27 +15,45 @@ import numpy as np
 
 from apo_bench.bench import FLOOR, Bench
 from apo_bench.budget import Ledger
-from apo_bench.config import Experiment, NeuralReward, PolicyModel, RewardSpec, Sampling
-from apo_bench.errors import InputError
+from apo_bench.config import Experiment, Gold, NeuralReward, PolicyModel, RewardSpec, Sampling
+from apo_bench.controls import ORACLE, chooser
+from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluate import Examination
 from apo_bench.lab import Lab
 from apo_bench.losses import RankingLoss, SFTLoss
+from apo_bench.oracle import BestAndFirst
 from apo_bench.plan.sizes import PolicySize, RewardSize, policy_size, reward_size
 from apo_bench.store import Artifact, RunStore, digest
 from apo_bench.tasks import Task
 from apo_bench.types import BestOfNPolicy, Policy, Prompt, Response, RewardModel, Round
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
+BLOCK = 4096  # what a file takes of a disk comes in whole ones
+ROW, SCORE, NAMED = 60, 21, 8  # bytes of a sample beside its text, of a number, of a name in a list beside it
+ABOUT, NGRAM = 2000, 25_000  # of an artifact's manifest, of a small n-gram model
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact that a run would make. `work`: see `accounts.Work`; `weights`: those of its bytes that are a model's."""
+
+    kind: str
+    work: float
+    bytes: float
+    weights: float = 0.0
 
 
 class Expected:
     """What the policy is expected to answer, and how large the models are.
 
     `response_tokens` is an answer's mean length, its end included; None: that of the task's own responses (what an architecture is warmed
-    up on, or the chosen sides of the rm split). No answer is longer than the sampling settings allow.
+    up on, or the chosen sides of the rm split). `initial_tokens`: that of the initial policy's, where it was trained elsewhere, on other
+    texts; whatever is trained here is taken to answer as the task does. No answer is longer than the sampling settings allow.
     """
 
-    def __init__(self, experiment: Experiment, task: Task, response_tokens: float | None = None) -> None:
+    def __init__(
+        self, experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None
+    ) -> None:
         models = experiment.models
         self.policy: PolicySize = policy_size(models.policy, task.vocabulary)
         self._task, self._policy_model, self._rewards = task, models.policy, dict[str, RewardSize]()
@@ -46,16 +64,18 @@ class Expected:
         if not self._words:
             raise InputError("plan: the task has no response whose length could be expected; give response_tokens")
         self._words_per_token = len(self._words) / max(1.0, float((self._lengths - 1).sum()))
-        self._given = response_tokens
+        self._given = {False: response_tokens, True: initial_tokens if response_tokens is None else response_tokens}
 
-    def tokens(self, sampling: Sampling) -> float:
-        """The mean length of an answer at these settings."""
-        lengths = self._lengths if self._given is None else np.array([self._given])
-        return float(np.minimum(lengths, sampling.max_new_tokens).mean())
+    def tokens(self, sampling: Sampling, *, initial: bool = False) -> float:
+        """The mean length of an answer at these settings; of the initial policy's, or of one's that is trained here."""
+        given = self._given[initial]
+        return float(np.minimum(self._lengths if given is None else given, sampling.max_new_tokens).mean())
 
-    def answers(self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator) -> tuple[Response, ...]:
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator, *, initial: bool = False
+    ) -> tuple[Response, ...]:
         """A placeholder for each prompt, no two of them equal: words of the task's own responses, in numbers of the expected length."""
-        mean, seen, found = self.tokens(sampling), set[str](), []
+        mean, seen, found = self.tokens(sampling, initial=initial), set[str](), []
         for place, prompt in enumerate(prompts):
             tokens = max(1, math.floor(mean + rng.random()))  # at random up or down, so that the mean stays
             finish = "length" if tokens >= sampling.max_new_tokens else "eos"
@@ -75,18 +95,17 @@ class Expected:
 
 
 class CountingLab(Lab):
-    """One arm-seed's workbench without models. `charged` names what a run would make, `disk_bytes` what of it would be kept as weights.
+    """One arm-seed's workbench without models. `charged` names what the arm pays for, `made` all that the bench's labs would make.
 
     Raises BudgetExceeded and InputError where the Lab would.
     """
 
-    def __init__(self, expected: Expected, **fields: Any) -> None:
+    def __init__(self, expected: Expected, made: dict[str, Made], **fields: Any) -> None:
         super().__init__(**fields)
-        self.annotation: dict[str, set[str]] = {"human_pairs": set(), "golden_responses": set()}
-        self.disk_bytes: dict[str, float] = {}
         self.policy_size = expected.policy
-        self._expected = expected
+        self._expected, self._made = expected, made
         self._count: Callable[[], Mapping[str, float]] = dict  # what the training under way is expected to spend
+        self._size: PolicySize | RewardSize | None = None  # and how large what it trains is; None: an n-gram model
 
     def sample(
         self, policy: Policy, prompts: Sequence[Prompt], n: int = 1, draw: int = 0, sampling: Sampling | None = None
@@ -98,8 +117,13 @@ class CountingLab(Lab):
         asked = [prompt.id for prompt in prompts]
         inputs = {"policy": policy.key, "prompts": asked, "n": n, "draw": draw, "sampling": sampling.model_dump()}
         rng = np.random.default_rng(int(digest([inputs, self._seed]), 16))
-        answers = self._expected.answers([prompt for prompt in prompts for _ in range(n)], sampling, rng)
-        self._spend("samples", inputs, self.policy_size.sampled(prompts, n, [one.tokens for one in answers]))
+        initial = policy == self.initial_policy
+        answers = self._expected.answers([prompt for prompt in prompts for _ in range(n)], sampling, rng, initial=initial)
+        size = files(
+            sum(ROW + len(one.prompt.id) + len(one.text) for one in answers), ABOUT + sum(len(one) + NAMED for one in inputs["prompts"])
+        )
+        counts = self.policy_size.sampled(prompts, n, [one.tokens for one in answers])
+        self._spend("samples", inputs, counts, size, work=len(answers) * sampling.max_new_tokens)
         return answers
 
     def train_reward_model(self, *pair_sets: Sequence[Any], loss: Any, start: RewardModel | None = None) -> RewardModel:
@@ -107,9 +131,8 @@ class CountingLab(Lab):
         # an n-gram model is one convex fit, and its few weights are not worth counting
         neural = self._expected.reward(spec) if isinstance(spec, NeuralReward) else None
         self._count = lambda: neural.trained(pairs) if neural else {"rm_updates": 1}
-        made = super().train_reward_model(*pair_sets, loss=loss, start=start)
-        self.disk_bytes[made.key] = neural.bytes if neural else 0.0
-        return made
+        self._size = neural
+        return super().train_reward_model(*pair_sets, loss=loss, start=start)
 
     def train_policy(self, policy: Policy, data: Sequence[Any], loss: Any, **fields: Any) -> Policy:
         for one in (policy, fields.get("reference")):
@@ -119,33 +142,39 @@ class CountingLab(Lab):
             raise InputError(f"lab.train_policy: {type(loss).__name__} needs a reference policy")
         changes = {name: value for name in ("learning_rate", "epochs") if (value := fields.get(name)) is not None}
         recipe = (fields.get("recipe") or self._policy_model.training).model_copy(update=changes)
-        self._count = lambda: self.policy_size.trained(data, loss, recipe)
-        made = super().train_policy(policy, data, loss, **fields)
-        self.disk_bytes[made.key] = self.policy_size.bytes
-        return made
+        self._count, self._size = lambda: self.policy_size.trained(data, loss, recipe), self.policy_size
+        return super().train_policy(policy, data, loss, **fields)
 
     def _scores_of(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> list[float]:
         self._before(f"scoring {len(items)}", scored_responses=len(items))
         spec = self._reward_model
         counts = self._expected.reward(spec).scored(items) if isinstance(spec, NeuralReward) else {"scored_responses": len(items)}
         texts = digest([(prompt.id, text) for prompt, text in items])
-        key = self._spend("scores", {"reward_model": reward_model.key, "items": texts}, counts).key
+        key = self._spend("scores", {"reward_model": reward_model.key, "items": texts}, counts, files(SCORE * len(items), ABOUT)).key
         return np.random.default_rng(int(key, 16)).normal(size=len(items)).tolist()
 
     def _memo(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Artifact:
-        return self._spend(kind, inputs, self._count())
+        counts = self._count()
+        updates = SCORE * (counts.get("rm_updates", 0) + counts.get("policy_updates", 0))  # the loss of each is kept
+        weights = self._size.bytes if self._size else 0.0
+        rest = files(updates, ABOUT, *(self._size.files if self._size else (NGRAM,)))
+        return self._spend(kind, inputs, counts, weights + rest, weights)
 
-    def _spend(self, kind: str, inputs: Mapping[str, Any], counts: Mapping[str, float]) -> Artifact:
-        """An artifact that is only a key, of the inputs that determine a real one."""
+    def _spend(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        counts: Mapping[str, float],
+        size: float,
+        weights: float = 0.0,
+        work: float | None = None,
+    ) -> Artifact:
+        """An artifact that is only a key, of the inputs that determine a real one. `work`: its FLOPs, if not given."""
         key = digest({"kind": kind, **inputs, "seed": self._seed})
         self._ledger.charge(counts)
         self.charged[key] = counts
+        self._made.setdefault(key, Made(kind, counts.get("flops", 0.0) if work is None else work, size, weights))
         return Artifact(key, Path(os.devnull), counts, 0.0, 0.0)
-
-    def _grant(self, unit: Any, items: Sequence[Any], n: int | None, name: Callable[[Any], str]) -> tuple[Any, ...]:
-        chosen = super()._grant(unit, items, n, name)
-        self.annotation[unit] |= set(map(name, chosen))
-        return chosen
 
     def _base(self) -> str | None:
         """By name, where a run goes by content."""
@@ -157,14 +186,18 @@ class CountingBench(Bench):
     """The bench of an experiment whose labs only count."""
 
     expected: Expected = field(kw_only=True)
-    disk_bytes: dict[str, float] = field(default_factory=dict, kw_only=True)
+    made: dict[str, Made] = field(default_factory=dict, kw_only=True)  # each artifact once, in the order of their making
     bodies: dict[str, Policy] = field(default_factory=dict, kw_only=True)  # a lab asks for its reward model's each time
+    golds: dict[tuple[str, int], RewardModel] = field(default_factory=dict, kw_only=True)
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> CountingLab:
-        lab = CountingLab(self.expected, **self._lab_fields(seed, initial_policy, reward_model, ledger))
-        if ledger.arm == "_bench":
-            lab.disk_bytes = self.disk_bytes
-        return lab
+        return CountingLab(self.expected, self.made, **self._lab_fields(seed, initial_policy, reward_model, ledger))
+
+    def gold(self, gold: Gold, seed: int) -> RewardModel:
+        """Counted once, however often it is asked for."""
+        if (gold.name, seed) not in self.golds:
+            self.golds[gold.name, seed] = super().gold(gold, seed)
+        return self.golds[gold.name, seed]
 
     def _language_model(self, spec: PolicyModel) -> Policy:
         known = digest(spec.model_dump())
@@ -177,12 +210,23 @@ class CountingBench(Bench):
         lab = self._lab(spec.seed, base, FLOOR, Ledger("_bench", {}))
         own = spec is self.experiment.models.policy
         lab.policy_size = self.expected.policy if own else policy_size(spec, self.task.vocabulary)  # or the body of a reward model
-        self.disk_bytes[base.key] = lab.policy_size.bytes
+        self.made[base.key] = Made("policies", 0.0, lab.policy_size.bytes + files(ABOUT, *lab.policy_size.files), lab.policy_size.bytes)
         return lab.train_policy(base, self.task.demonstrations, SFTLoss(), recipe=spec.warmup) if spec.warmup else base
 
     def examine(self, round_: Round, seed: int, first: RewardModel | None) -> None:
         """Charge what examining a round takes."""
-        _Counted(self, round_, seed, first).tables()
+        key = digest(["examined", round_.policy.key, *(one.key if one else None for one in (round_.reward_model, first)), seed])
+        if key not in self.made:
+            tables = Counted(self, round_, seed, first).tables()
+            rows, text = len(tables["scores"]), sum(len(one["text"]) for one in tables["responses"])
+            self.made[key] = Made("evaluations", 0.0, files(10 * rows, BLOCK + 0.6 * text, 5000, 5000, 5000, ABOUT, 1.3 * ABOUT))
+
+    def examine_oracle(self, final: Round, seed: int) -> None:
+        """Charge what the best of several answers of an arm's final policy takes, and their scores."""
+        chooser(self.experiment, self.task.ground_truth is not None)  # refuses as a run would
+        examined = BestAndFirst(self, final, seed)
+        rows = sum(len(values) for values in examined.scores().values())
+        self.made[digest([ORACLE, final.policy.key, seed])] = Made("evaluations", 0.0, files(10 * rows, ABOUT, 1.3 * ABOUT))
 
     def examine_golds(self) -> None:
         """Charge the gold models, and what examining them takes."""
@@ -193,16 +237,43 @@ class CountingBench(Bench):
         self.sides(lab, lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss()))
 
 
-class _Counted(Examination):
+class Counted(Examination):
     """An examination whose KL is nobody's; its samples are charged all the same."""
 
     def _kl(self, prompts: Sequence[Prompt]) -> np.ndarray:
         limit = self.settings.sampling
         untruncated = Sampling(max_new_tokens=limit.max_new_tokens, batch_size=limit.batch_size)
-        return np.zeros(len(self.lab.sample(self.round.policy, prompts, n=1, draw=-2, sampling=untruncated)))
+        answers = self.lab.sample(self.round.policy, prompts, n=1, draw=-2, sampling=untruncated)
+        key = digest(["kl", self.round.policy.key, self.seed, [one.id for one in prompts]])
+        assert isinstance(self.bench, CountingBench)
+        read = 2 * self.bench.expected.policy.read_flops(
+            [(one.prompt, one.text) for one in answers]
+        )  # by the policy and by the initial one
+        self.bench.made[key] = Made("kl", read, files(SCORE * len(answers), ABOUT / 2))
+        return np.zeros(len(answers))
 
 
-def counting_bench(experiment: Experiment, task: Task, response_tokens: float | None = None) -> CountingBench:
-    """A bench that counts; its store is a place where nothing can be written."""
-    expected = Expected(experiment, task, response_tokens)
+def files(*sizes: float) -> float:
+    """Bytes of a disk that files of these sizes take, with the measured time and the folder that an artifact has beside them."""
+    return BLOCK * (2 + sum(math.ceil(size / BLOCK) for size in sizes))
+
+
+def played(bench: CountingBench, arm: str, method: Any, seed: int) -> tuple[CountingLab, str]:
+    """One arm-seed's Lab after the method has run, and what it would fail of."""
+    lab = bench.lab(seed, arm=arm)
+    assert isinstance(lab, CountingLab)
+    try:
+        method.run(lab)
+    except (BudgetExceeded, InputError) as error:
+        return lab, str(error)
+    except Exception as error:  # a user's method may raise anything
+        return lab, f"{type(error).__name__}: {error}"
+    return lab, "" if lab.rounds else "it finished no round (lab.finish_round was not called)"
+
+
+def counting_bench(
+    experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None
+) -> CountingBench:
+    """A bench that counts, see `Expected`; its store is a place where nothing can be written."""
+    expected = Expected(experiment, task, response_tokens, initial_tokens)
     return CountingBench(experiment, task, RunStore(Path(os.devnull)), {}, expected=expected)

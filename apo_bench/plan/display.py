@@ -7,20 +7,32 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from apo_bench.budget import UNITS
-from apo_bench.plan.projecting import BENCH, Plan
+from apo_bench.plan.accounts import BENCH, Disk
+from apo_bench.plan.probing import Timing
+from apo_bench.plan.projecting import Plan
 
 ARMS_A_TABLE = 5  # more columns do not fit
 
 
-def tables(plan: Plan) -> Iterator[Table | str]:
-    """What each arm spends alone and in this run, what is matched, disk, judges, what can be found, and the notes."""
+def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
+    """What each arm spends alone and in this run, sizes, what is matched, time, judges, what can be found, disk, and the notes."""
     alone, here = plan.used("used"), plan.used("marginal")
     for start in range(0, len(alone), ARMS_A_TABLE):
         arms = list(alone)[start : start + ARMS_A_TABLE]
         table = _table("unit", *arms, title="Alone / in this run, mean over seeds", right=True)
         for unit in UNITS:
             table.add_row(unit, *(_both(alone[arm][unit], here[arm][unit]) for arm in arms))
-        table.add_row("disk of weights", *(_bytes(plan.disk_bytes.get(arm, 0.0)) for arm in arms))
+        table.add_row("disk", *(_bytes(plan.disk.get(arm, Disk()).all) for arm in arms))
+        yield table
+    table = _table("unit", "all arms alone", "in this run", "saved", title="What sharing saves, over all arms and seeds", right=True)
+    for unit, (apart, together) in plan.saved.items():
+        table.add_row(unit, _amount(apart), _amount(together), f"{100 * (1 - together / apart):.0f} %" if apart else "-")
+    yield table
+    if plan.fits:
+        table = _table("arm", "sized by", "value", "to spend as", "ratio", "beside", title="Sized arms")
+        for one in plan.fits.values():
+            beside = ", ".join(f"{value:g}: {ratio:.3f}" for value, ratio in one.beside)
+            table.add_row(one.arm, one.by, f"{one.value:g}", f"{one.to} ({one.unit})", f"{one.ratio:.3f}", beside)
         yield table
     if len(plan.matches):
         table = _table("pair", "matched", "not matched", "declared but not matched", title="Matched in the plan")
@@ -30,6 +42,13 @@ def tables(plan: Plan) -> Iterator[Table | str]:
             kept = [kind for kind in rows["kind"].unique() if kind not in missed]
             cells = (kept, missed, [kind for kind in missed if kind in wanted])
             table.add_row(f"{a} - {b}", *(", ".join(cell) or "-" for cell in cells))
+        yield table
+    if timing:
+        table = _table("", "seconds of work a seed", "memory", title="Time and memory, as probed on this machine", right=True)
+        for arm, seconds in timing.arm_s.items():
+            table.add_row(arm, _amount(seconds), _bytes(timing.arm_bytes[arm]))
+        together = f"with {timing.workers} worker{'s' if timing.workers > 1 else ''}"
+        table.add_row(f"the run, {together}", _duration(timing.run_s), _bytes(timing.run_bytes))
         yield table
     if plan.judges:
         table = _table("judge", "questions", "audit", "worst cost", "its limit", title="Questions to judges, at most")
@@ -42,8 +61,13 @@ def tables(plan: Plan) -> Iterator[Table | str]:
         table.add_row(f"{one.a} - {one.b}", one.axis, f"{one.n_seeds} x {one.n_clusters}", found)
     yield table
     yield from (f"would fail: {arm}, seed {seed}: {message}" for arm, seed, message in plan.failures)
-    yield f"All weights: {_bytes(sum(plan.disk_bytes.values()))}. {BENCH}: gold models and evaluation, over all seeds; no arm pays for it."
+    disk = sum(plan.disk.values(), Disk())
+    yield f"Disk: {_bytes(disk.all)}, of which {_bytes(disk.weights)} are weights in fp32; the rest is an estimate."
+    yield f"{BENCH}: gold models and evaluation, over all seeds; no arm pays for it."
     yield from plan.notes
+    if timing:
+        yield "Time is that of models: alone an arm's, as of one process; of the run, evaluation included, statistics and tables not."
+        yield from timing.notes
 
 
 def _table(*heads: str, title: str, right: bool = False) -> Table:
@@ -66,6 +90,12 @@ def _amount(value: float) -> str:
 
 def _bytes(value: float) -> str:
     return "not known" if math.isnan(value) else f"{value / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "not known"
+    return f"{seconds:,.0f} s" if seconds < 180 else f"{seconds / 60:,.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _usd(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """An experiment -> its plan: what every arm would spend, what sharing saves, which pairs are matched, what judges cost, what can be found.
 
-Nothing is trained, asked or written. Wall time and memory are not projected.
+Nothing is trained, asked or written.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from apo_bench import costs
-from apo_bench.budget import STOCKS, UNITS
-from apo_bench.config import Experiment, Unit
-from apo_bench.errors import BudgetExceeded, InputError
+from apo_bench.budget import UNITS
+from apo_bench.config import Experiment
+from apo_bench.errors import InputError, NotHere
 from apo_bench.judging import panel
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.endpoint import ChatSettings
@@ -22,14 +22,13 @@ from apo_bench.judging.pace import most_tokens
 from apo_bench.judging.templates import template_for
 from apo_bench.judging.verdicts import Question
 from apo_bench.methods import JUDGE, resolve
-from apo_bench.plan.counting import CountingBench, CountingLab, counting_bench
+from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
+from apo_bench.plan.counting import CountingBench, counting_bench
+from apo_bench.plan.fitting import Fitted, fitted, with_fits
 from apo_bench.planned import ALPHA, planned
 from apo_bench.results import POOLED, Run
 from apo_bench.stats.planning import minimum_detectable_effect
 from apo_bench.tasks import Task
-from apo_bench.types import Round
-
-BENCH = "_bench"
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,10 @@ class Detectable:
 class Plan:
     """What an experiment would spend.
 
-    ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none); the
-    bench's own in arm "_bench", seed -1. matches: as `costs.budget`. failures: (arm, seed, message) of what would fail. disk_bytes: of
-    weights, by arm, each where it is made first. NaN: not known here.
+    ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
+    Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
+    as `costs.budget`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first. work: of
+    each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
     """
 
     name: str
@@ -71,15 +71,29 @@ class Plan:
     ledger: pd.DataFrame
     matches: pd.DataFrame
     failures: tuple[tuple[str, int, str], ...]
-    disk_bytes: Mapping[str, float]
+    disk: Mapping[str, Disk]
+    work: Mapping[str, Work]
     judges: tuple[JudgePlan, ...]
     detectable: tuple[Detectable, ...]
     notes: tuple[str, ...]
+    fits: Mapping[str, Fitted]
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The arms, then the controls, the tuning and the bench, as far as there are any."""
+        return tuple(dict.fromkeys(self.ledger["arm"]))
 
     def used(self, column: Literal["used", "marginal"] = "used") -> dict[str, dict[str, float]]:
-        """Arm -> unit -> mean over seeds; the bench's last."""
+        """Account -> unit -> mean over seeds; the bench's last."""
         means = self.ledger.groupby(["arm", "unit"])[column].agg(lambda values: values.mean(skipna=False)).to_dict()
-        return {arm: {unit: float(means[arm, unit]) for unit in UNITS} for arm in (*self.arms, BENCH)}
+        return {arm: {unit: float(means[arm, unit]) for unit in UNITS} for arm in self.accounts}
+
+    @property
+    def saved(self) -> dict[str, tuple[float, float]]:
+        """Unit -> (all arms and seeds alone, the same in this run), summed."""
+        rows = self.ledger[self.ledger["arm"].isin(self.arms)]
+        sums = rows.groupby("unit")[["used", "marginal"]].agg(lambda values: values.sum(skipna=False))
+        return {unit: (float(sums["used"][unit]), float(sums["marginal"][unit])) for unit in UNITS}
 
 
 def plan(
@@ -89,71 +103,47 @@ def plan(
     base: Path | None = None,
     pilot: Run | None = None,
     response_tokens: float | None = None,
+    initial_tokens: float | None = None,
     power: float = 0.8,
+    fits: Mapping[str, Fitted] | None = None,
 ) -> Plan:
     """The plan of an experiment whose model paths are resolved. `base` is the folder that its method files are relative to.
 
-    `pilot` is a finished run with the same primary pairs, which variances are taken from. `response_tokens`: see `counting.Expected`.
-    Raises InputError for a method or a judge that cannot be had. What an arm would fail of is in `failures`.
+    `pilot` is a finished run with the same primary pairs, which variances are taken from. `response_tokens`, `initial_tokens`: see
+    `counting.Expected`. `fits`: how arms are sized, where that has been solved; it is solved without. Raises InputError for a method, a
+    judge or a size that cannot be had. What an arm would fail of is in `failures`.
     """
     if response_tokens is not None and not 1 <= response_tokens < math.inf:
         raise InputError(f"response_tokens: a mean length of 1 or more, got {response_tokens:g}")
-    methods = {name: resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}") for name, arm in experiment.arms.items()}
-    bench = counting_bench(experiment, task, response_tokens)
-    rows, failures, disk = [], [], dict[str, float]()
-    made, bought, kept = set[str](), {unit: set[str]() for unit in STOCKS}, set[str]()
-    bench.examine_golds()
-    kept |= set(bench.disk_bytes)
-    for arm, method in methods.items():
-        for seed in experiment.seeds:
-            lab, error = _played(bench, arm, method, seed)
-            failures += [(arm, seed, error)] if error else []
-            new = {key: counts for key, counts in lab.charged.items() if key not in made}
-            marginal: dict[Unit, float] = {unit: sum(counts.get(unit, 0.0) for counts in new.values()) for unit in UNITS}
-            for unit in STOCKS:
-                marginal[unit] = float(len(lab.annotation[unit] - bought[unit]))
-                bought[unit] |= lab.annotation[unit]
-            budget = experiment.budget_of(arm)
-            rows += [(arm, seed, unit, used, marginal[unit], budget.get(unit, math.nan)) for unit, used in lab.used.items()]
-            disk[arm] = disk.get(arm, 0.0) + sum(size for key, size in lab.disk_bytes.items() if key not in kept)
-            made |= set(new)
-            kept |= set(lab.disk_bytes)
-    disk[BENCH] = sum(bench.disk_bytes.values())
-    spent = {unit: sum(counts.get(unit, 0.0) for counts in bench.charged.values()) for unit in UNITS}
-    spent["human_pairs"] = float(len(task.pairs["gold"]) + (len(task.pairs["dev"]) if bench.dev_prompts else 0))
-    rows += [(BENCH, -1, unit, spent[unit], spent[unit], math.nan) for unit in UNITS]
-    ledger = pd.DataFrame(rows, columns=["arm", "seed", "unit", "used", "marginal", "budget"])
-    projected = Run(experiment, {"failures": [{"arm": arm, "seed": seed} for arm, seed, _ in failures]}, {"ledger": ledger}, ())
+    fits, unsized = (fits, []) if fits is not None else _fits(experiment, task, base)
+    experiment = with_fits(experiment, fits)
+    bench = counting_bench(experiment, task, response_tokens, initial_tokens)
+    accounts = Accounts(bench, base)
+    accounts.fill()
+    ledger = accounts.ledger()
+    failed = [{"arm": arm, "seed": seed} for arm, seed, _ in accounts.failures]
+    projected = Run(experiment, {"failures": failed}, {"ledger": ledger}, ())
     return Plan(
         name=experiment.name,
         arms=tuple(experiment.arms),
         n_seeds=len(experiment.seeds),
         ledger=ledger,
         matches=costs.budget(projected),
-        failures=tuple(failures),
-        disk_bytes=disk,
+        failures=tuple(accounts.failures),
+        disk=accounts.disk,
+        work=accounts.work(),
         judges=tuple(_judges(projected, bench, base)),
         detectable=tuple(_detectable(projected, bench, pilot, power)),
-        notes=tuple(_notes(bench, response_tokens)),
+        notes=(*unsized, *_notes(bench, response_tokens, initial_tokens)),
+        fits=fits,
     )
 
 
-def _played(bench: CountingBench, arm: str, method: Any, seed: int) -> tuple[CountingLab, str]:
-    """One arm-seed's Lab after the method has run, and what it would fail of."""
-    lab = bench.lab(seed, arm=arm)
-    assert isinstance(lab, CountingLab)
+def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mapping[str, Fitted], list[str]]:
     try:
-        method.run(lab)
-    except (BudgetExceeded, InputError) as error:
-        return lab, str(error)
-    except Exception as error:  # a user's method may raise anything
-        return lab, f"{type(error).__name__}: {error}"
-    if not lab.rounds:
-        return lab, "it finished no round (lab.finish_round was not called)"
-    first = lab.rounds[0].reward_model
-    for one in (Round(bench.initial_policy, first), *lab.rounds):
-        bench.examine(one, seed, first)
-    return lab, ""
+        return fitted(experiment, task, base), []
+    except NotHere as error:
+        return {}, [f"{error}; sized arms are planned as the file has them."]
 
 
 def _judges(run: Run, bench: CountingBench, base: Path | None) -> Iterator[JudgePlan]:
@@ -212,20 +202,21 @@ def _detectable(run: Run, bench: CountingBench, pilot: Run | None, power: float)
             yield replace(asked, difference=difference, note=note)
 
 
-def _notes(bench: CountingBench, response_tokens: float | None) -> Iterator[str]:
+def _notes(bench: CountingBench, response_tokens: float | None, initial_tokens: float | None) -> Iterator[str]:
     experiment, expected = bench.experiment, bench.expected
     mean = expected.tokens(experiment.models.policy.sampling)
     whose = "the mean of the task's own responses, cut at max_new_tokens" if response_tokens is None else "as given"
     yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."
+    if response_tokens is None and initial_tokens is not None:
+        yield f"The initial policy's own answers have {initial_tokens:.1f}, as a few of them did that were sampled."
     without = [name for name, one in _paths(experiment, expected) if one.model is None]
     if without:
         yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
     if experiment.tune:
-        yield "What tuning spends is not in the plan: each arm's trials are as many runs of it again."
+        yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
     if experiment.vary:
         levels = math.prod(len(levels) for levels in experiment.vary.values())
         yield f"`vary` repeats the experiment at {levels} levels; the plan is of one."
-    yield "Wall time and memory are not projected. Disk is that of weights in fp32; n-gram models, samples and tables are not in it."
 
 
 def _paths(experiment: Experiment, expected: Any) -> Sequence[tuple[str, Any]]:

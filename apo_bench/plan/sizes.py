@@ -1,14 +1,16 @@
 """How large an experiment's models are and how long its texts, found without loading a weight: what each step is expected to spend."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from apo_bench.config import NeuralReward, PolicyModel, Recipe
 from apo_bench.errors import InputError
+from apo_bench.models import flops
 from apo_bench.models import policy as policies
-from apo_bench.models import reward as rewards
 from apo_bench.models.text import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
 from apo_bench.types import Demonstration, Group, Pair, Prompt
 
@@ -26,6 +28,12 @@ class Shape:
     _texts: dict[str, int] = field(default_factory=dict, kw_only=True)
     _prompts: dict[str, int] = field(default_factory=dict, kw_only=True)
 
+    def read(self, texts: Iterable[str]) -> None:
+        """Count the tokens of many texts at once, which is many times faster than one by one."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if new and self.tokenizer:
+            self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
+
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
         if text not in self._texts:
@@ -37,12 +45,25 @@ class Shape:
         """What a checkpoint takes on disk; NaN where that is not known."""
         return math.nan if self.model is None else BYTES * sum(weight.numel() for weight in self.model.parameters())
 
-    def train_flops(self, active: float, recipe: Recipe, tokens: float) -> float:
-        from apo_bench import training  # brings in the Trainer
+    @property
+    def files(self) -> tuple[float, ...]:
+        """Sizes of what a checkpoint has beside its weights: configuration and tokenizer."""
+        origin = getattr(self.tokenizer, "name_or_path", "")
+        if origin and Path(origin).is_dir():
+            return tuple(float(one.stat().st_size) for one in Path(origin).glob("*.json") if one.name != "apo_bench_import.json")
+        return (1000.0, 500.0, 500.0, 500.0, 30.0 * len(self.tokenizer) if self.tokenizer else 0.0)
 
-        if self.model is None:
-            return math.nan
-        return training.train_flops(int(active), training._trainable_share(self.model, recipe), round(tokens))
+    def forward_flops(self, lengths: Sequence[int]) -> float:
+        """One pass over sequences of these lengths; NaN where the model is not known."""
+        return math.nan if self.model is None else self._size.forward(lengths)
+
+    def training_flops(self, recipe: Recipe, tokens: float, lengths: Sequence[int]) -> float:
+        """A fit that reads so many tokens of such sequences; NaN where the model is not known."""
+        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths)
+
+    @cached_property
+    def _size(self) -> flops.Size:
+        return flops.size(self.model)
 
 
 @dataclass(frozen=True)
@@ -68,25 +89,28 @@ class PolicySize(Shape):
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
         """n responses to each prompt, of so many tokens."""
-        read = n * sum(map(self.prompt, prompts))
-        return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": 2 * self._active * (read + sum(tokens))}
+        read = [self.prompt(prompt) for prompt in prompts for _ in range(n)]
+        spent = math.nan if self.model is None else sum(map(self._size.generation, read, tokens))
+        return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": spent}
+
+    def read_flops(self, items: Sequence[tuple[Prompt, str]]) -> float:
+        """One forward pass over prompts with their responses."""
+        self.read(text for _, text in items)
+        return self.forward_flops([self.prompt(prompt) + self.response(text) for prompt, text in items])
 
     def trained(self, data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group], loss: Any, recipe: Recipe) -> Counts:
         """Raises InputError for data that the loss does not train on."""
-        length = 0
+        self.read(text for one in data for text in _texts(one)[1])
+        lengths: list[int] = []
         for one in data:
             kind, texts = _texts(one)
             if kind != loss.trains_on:
                 raise InputError(f"lab.train_policy: {type(loss).__name__} trains on {loss.trains_on}, got {kind}")
-            length += sum(self.prompt(one.prompt) + self.response(text) for text in texts)
-        tokens = length * _passes(recipe, len(data))
-        reference = 2 * self._active * length if loss.trains_on == "pairs" else 0.0  # its log-probabilities are read once
-        flops = reference + self.train_flops(self._active, recipe, tokens)
-        return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": flops}
-
-    @property
-    def _active(self) -> float:
-        return math.nan if self.model is None else policies.parameters(self.model)
+            lengths += [self.prompt(one.prompt) + self.response(text) for text in texts]
+        tokens = sum(lengths) * _passes(recipe, len(data))
+        reference = self.forward_flops(lengths) if loss.trains_on == "pairs" else 0.0  # its log-probabilities are read once
+        spent = reference + self.training_flops(recipe, tokens, lengths)
+        return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": spent}
 
 
 @dataclass(frozen=True)
@@ -107,19 +131,17 @@ class RewardSize(Shape):
         return min(self.spec.max_tokens, self._prompts[prompt.id] + self.text(text))
 
     def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
-        tokens = sum(self.conversation(prompt, text) for prompt, text in items)
-        return {"scored_responses": len(items), "scored_tokens": tokens, "flops": 2 * self._active * tokens}
+        self.read(text for _, text in items)
+        lengths = [self.conversation(prompt, text) for prompt, text in items]
+        return {"scored_responses": len(items), "scored_tokens": sum(lengths), "flops": self.forward_flops(lengths)}
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
-        length = sum(self.conversation(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected))
-        tokens = length * _passes(recipe, len(pairs))
-        flops = self.train_flops(self._active, recipe, tokens)
-        return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": flops}
-
-    @property
-    def _active(self) -> float:
-        return math.nan if self.model is None else rewards.parameters(self.model)
+        self.read(text for pair in pairs for text in (pair.chosen, pair.rejected))
+        lengths = [self.conversation(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        tokens = sum(lengths) * _passes(recipe, len(pairs))
+        spent = self.training_flops(recipe, tokens, lengths)
+        return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}
 
 
 def policy_size(spec: PolicyModel, vocabulary: Sequence[str] | None) -> PolicySize:

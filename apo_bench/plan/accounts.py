@@ -1,0 +1,166 @@
+"""What a run would spend, arm by arm in the order of a run: who comes later finds made what came before."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from apo_bench import tune
+from apo_bench.budget import STOCKS, UNITS
+from apo_bench.controls import AA, ORACLE, aa_seeds
+from apo_bench.methods import resolve
+from apo_bench.plan.counting import Counted, CountingBench, CountingLab, Made, played
+from apo_bench.plan.fitting import with_value
+from apo_bench.tables import marginals
+from apo_bench.types import Round
+
+BENCH = "_bench"
+TUNING = "_tune."  # before an arm's name: what its trials spend
+RUN = "_run"
+REPORT = 1.2e6  # bytes of figures, page and csv files, whatever the sizes
+TABLES = 0.25  # of what evaluations take on disk, their rows take in tables and report once more
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that what is made first by an arm takes: all, and those of them that are weights. NaN: not known."""
+
+    all: float = 0.0
+    weights: float = 0.0
+
+    @classmethod
+    def of(cls, made: Iterator[Made]) -> "Disk":
+        everything = list(made)
+        rows = sum(one.bytes for one in everything if one.kind == "evaluations")
+        return cls(sum(one.bytes for one in everything) + TABLES * rows, sum(one.weights for one in everything))
+
+    def __add__(self, other: "Disk") -> "Disk":
+        return Disk(self.all + other.all, self.weights + other.weights)
+
+    def times(self, factor: float) -> "Disk":
+        return Disk(factor * self.all, factor * self.weights)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed, by kind of artifact: how many, and how much: FLOPs, and of samples the tokens there is room for.
+
+    A batch of samples is done when its longest is. NaN: not known.
+    """
+
+    artifacts: Mapping[str, float]
+    amounts: Mapping[str, float]
+
+    @classmethod
+    def of(cls, made: Sequence[Made], share: float = 1.0) -> "Work":
+        kinds = dict.fromkeys(one.kind for one in made)
+        amount = {kind: [one.work for one in made if one.kind == kind] for kind in kinds}
+        return cls({kind: share * len(amount[kind]) for kind in kinds}, {kind: share * sum(amount[kind]) for kind in kinds})
+
+
+class Accounts:
+    """The accounts of one experiment. `base` is the folder that its method files are relative to.
+
+    Raises InputError for a method that cannot be had; what an arm-seed would fail of is in `failures`, (account, seed, message).
+    """
+
+    def __init__(self, bench: CountingBench, base: Path | None) -> None:
+        self.bench, self.base = bench, base
+        self._methods = {name: self._method(name, {}) for name in bench.experiment.arms}
+        self.failures: list[tuple[str, int, str]] = []
+        self.disk: dict[str, Disk] = {}
+        self._labs: dict[tuple[str, int], CountingLab] = {}  # of arms and of the A/A control
+        self._tuned: list[tuple[str, int, dict[str, float], dict[str, float]]] = []
+        self._kept = 0  # artifacts that are somebody's already
+
+    def fill(self) -> None:
+        """Everything that a run of the experiment does."""
+        self.golds()
+        self.tuning()
+        for arm in self.bench.experiment.arms:
+            for seed in self.bench.experiment.seeds:
+                self.arm_seed(arm, arm, seed)
+        self.controls()
+
+    def golds(self) -> None:
+        self.bench.examine_golds()
+        self._take(BENCH)
+        self.disk[BENCH] += Disk(REPORT)
+
+    def tuning(self) -> None:
+        """Every trial is its arm again, at its setting and on tuning's seeds, scored on dev prompts."""
+        asked, bench = self.bench.experiment.tune, self.bench
+        for arm, grid in asked.grids.items() if asked else ():
+            for seed in asked.seeds if asked else ():
+                labs = []
+                for number, setting in enumerate(tune.trials(arm, grid, asked.trials if asked else 0)):
+                    lab, error = played(bench, arm, self._method(arm, setting), seed)
+                    labs.append(lab)
+                    self.failures += [(f"{TUNING}{arm}", seed, f"trial {number + 1}: {error}")] if error else []
+                    for one in lab.rounds if not error else ():
+                        examined = Counted(bench, one, seed)
+                        examined.dev_score()
+                        examined.divergence(bench.dev_prompts)
+                used = {unit: float((max if unit in STOCKS else sum)(lab.used[unit] for lab in labs)) for unit in UNITS}
+                new = marginals((number, lab.charged, lab.seen) for number, lab in enumerate(labs)).values()
+                self._tuned.append((f"{TUNING}{arm}", seed, used, {unit: sum(one[unit] for one in new) for unit in UNITS}))
+            self._take(f"{TUNING}{arm}")
+
+    def arm_seed(self, account: str, arm: str, seed: int) -> None:
+        lab, error = played(self.bench, arm, self._methods[arm], seed)
+        self._labs[account, seed] = lab
+        if error:
+            self.failures.append((account, seed, error))
+        else:
+            first = lab.rounds[0].reward_model
+            for one in (Round(self.bench.initial_policy, first), *lab.rounds):
+                self.bench.examine(one, seed, first)
+        self._take(account)
+
+    def controls(self) -> None:
+        experiment = self.bench.experiment
+        reference, asked = experiment.reference, experiment.controls
+        for seed in aa_seeds(experiment) if asked.aa else ():
+            self.arm_seed(AA, reference, seed)
+        for seed in experiment.seeds if asked.oracle else ():
+            if (rounds := self._labs[reference, seed].rounds) and (reference, seed) not in {one[:2] for one in self.failures}:
+                self.bench.examine_oracle(rounds[-1], seed)
+        if asked.oracle:
+            self._take(ORACLE)
+
+    def ledger(self) -> pd.DataFrame:
+        """arm, seed, unit, used, marginal, budget of every account."""
+        experiment, task = self.bench.experiment, self.bench.task
+        new = marginals((key, lab.charged, lab.seen) for key, lab in self._labs.items())
+        rows = []
+        for (account, seed), lab in self._labs.items():
+            budget = experiment.budget_of(experiment.reference if account == AA else account)
+            rows += [(account, seed, unit, used, new[account, seed][unit], budget.get(unit, math.nan)) for unit, used in lab.used.items()]
+        rows += [(arm, seed, unit, used[unit], made[unit], math.nan) for arm, seed, used, made in self._tuned for unit in UNITS]
+        spent = {unit: sum(counts.get(unit, 0.0) for counts in self.bench.charged.values()) for unit in UNITS}
+        spent["human_pairs"] = float(len(task.pairs["gold"]) + (len(task.pairs["dev"]) if self.bench.dev_prompts else 0))
+        rows += [(BENCH, -1, unit, spent[unit], spent[unit], math.nan) for unit in UNITS]
+        return pd.DataFrame(rows, columns=["arm", "seed", "unit", "used", "marginal", "budget"])
+
+    def work(self) -> dict[str, Work]:
+        """What each arm has to compute alone, a mean over seeds, and all together."""
+        made, seeds = self.bench.made, len(self.bench.experiment.seeds)
+        of_arm: dict[str, list[Made]] = {}
+        for (account, _), lab in self._labs.items():
+            of_arm.setdefault(account, []).extend(made[key] for key in lab.charged)
+        return {**{arm: Work.of(those, 1 / seeds) for arm, those in of_arm.items()}, RUN: Work.of(list(made.values()))}
+
+    def _method(self, arm: str, setting: Mapping[str, Any]) -> Any:
+        sized = self.bench.experiment.arms[arm]
+        for parameter, value in setting.items():
+            sized = with_value(sized, parameter, value)
+        return resolve(sized.use, sized.parameters, base=self.base, arm=f"arms.{arm}")
+
+    def _take(self, account: str) -> None:
+        """What has been made since is this one's."""
+        self.disk[account] = self.disk.get(account, Disk()) + Disk.of(islice(self.bench.made.values(), self._kept, None))
+        self._kept = len(self.bench.made)
