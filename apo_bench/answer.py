@@ -9,17 +9,21 @@ from apo_bench.store import digest, digest_files
 from apo_bench.tables import Records
 
 PRODUCTS = (
-    "manifest.json", "tables/scores.parquet", "report/report.md",
-    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget")),
+    "manifest.json", "tables/scores.parquet", "report/report.md", "report/report.html",
+    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget", "sharing", "plan", "controls")),
 )  # fmt: skip
-MADE_BY = "tables report sections sections_judging judged markdown contrasts costs results figures looks".split()
+MADE_BY = (
+    "tables report sections sections_judging sections_controls sections_costs controls planned judged markdown contrasts costs results "
+    "figures looks latex published"
+).split()
 
 
 def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
     """Names everything that tables and report are made from."""
     here = Path(__file__).parent
     rooms = [*(here / "stats").glob("*.py"), *(here / "judging").glob("*.py"), *(here / "judging" / "prompts").glob("*.txt")]
-    code = digest_files([*(here / f"{name}.py" for name in MADE_BY), *rooms, *judges])
+    rooms += [one for one in sorted((here / "page").iterdir()) if one.suffix in (".py", ".css", ".js")]
+    code = digest_files([here / "exchange" / "export.py", *(here / f"{name}.py" for name in MADE_BY), *rooms, *judges])
     question = digest_files([folder / "experiment.yaml"])
     return digest([about, [record["key"] for record in records.values()], question, code])
 

@@ -7,18 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from apo_bench import methods, tasks, tune
+from apo_bench import controls, launched, methods, published, records, task_files, tune
 from apo_bench.config import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
 from apo_bench.errors import InputError, NotHere
+from apo_bench.executors import executor
 from apo_bench.experiment_file import load_experiment
 from apo_bench.judging import panel
 from apo_bench.models.imports import IMPORT_NAMES, resolve_model
+from apo_bench.plan import fitting
+from apo_bench.shipped import find_beside, shipped_root
 from apo_bench.tasks import Task, load_task
 from apo_bench.types import Split
 from apo_bench.variation import variations
 
 
-def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> list[str]:
+def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, sizes: bool = True) -> list[str]:
     """Check the file's keys, its task and data, every arm's method, the models and the budget; return notes.
 
     A note says what could not be checked here, or what is lawful but probably not meant. Raises InputError, one line naming the file
@@ -33,14 +36,21 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> 
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
         for name, arm in experiment.arms.items():
-            _check_arm(name, arm, base)
+            if arm.fit is None:
+                _check_arm(name, arm, base)
         _check_trials(experiment, path, overrides)
-        notes = [*_check_models(experiment, base)]
+        executor(experiment.executor.use)
+        _check_launch(experiment, base)
+        if experiment.report.beside:
+            published.load(published.find(experiment.report.beside))
+            published.ours(experiment, experiment.report.arms)
+        notes = [*_code(experiment, base), *_check_models(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
         task = load_task(experiment.task.use, experiment.task.options, base=base)
         _check_against_task(experiment, task)
-        return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task)]
+        fits = _check_fits(path, overrides, base) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
+        return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
         message = " ".join(str(error).split())
         raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
@@ -71,6 +81,32 @@ def _check_arm(name: str, arm: Arm, base: Path) -> None:
         raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
 
 
+def _check_launch(experiment: Experiment, base: Path) -> None:
+    launch = experiment.executor.launch
+    if launch is not None:
+        launched.identity(str(find_beside(launch, base) or launch))
+
+
+def _code(experiment: Experiment, base: Path) -> Iterator[str]:
+    """Python files, and models' own code, that a run of the experiment executes: whoever wrote them can do what the user can."""
+    named = [
+        *((f"arms.{name}", arm) for name, arm in experiment.arms.items()),
+        *((f"judges.{name}", one) for name, one in experiment.judges.items()),
+    ]
+    files: dict[Path, list[str]] = {}
+    for key, choice in named:
+        for path in methods.source_files(choice.use, choice.parameters, base=base):
+            files.setdefault(path, []).append(key)
+    for path in task_files.code_of(task_files.find_task(experiment.task.use, base)):
+        files.setdefault(path, []).append("task")
+    ours = (Path(__file__).parent, shipped_root() / "baselines", shipped_root() / "tasks")
+    own = [path for path in files if not any(path.resolve().is_relative_to(room) for room in ours)]
+    yield from (f"code, not of apo-bench: {path} ({', '.join(files[path])})" for path in own)
+    for key, model in _models(experiment):
+        if not isinstance(model, NgramReward) and model.trust_remote_code:
+            yield f"code, not of apo-bench: what {model.path} brings ({key}.trust_remote_code)"
+
+
 def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
     at = panel.surroundings(experiment, task, base, base)
     for name, choice in experiment.judges.items():
@@ -78,6 +114,18 @@ def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[st
             panel.open_judge(name, choice, at)
         except NotHere as error:
             yield str(error)
+
+
+def _check_fits(path: Path, overrides: Mapping[str, Any] | None, base: Path) -> Iterator[str]:
+    """Every sized arm has a size; which, is a note."""
+    experiment, task = records.opened(path, overrides)
+    try:
+        fits = fitting.fitted(experiment, task, base)
+    except NotHere as error:
+        yield str(error)
+        return
+    for name, one in fits.items():
+        yield f"arms.{name}: {one.by} = {one.value:g}, which spends {one.ratio:.3f} of the {one.unit} of {one.to}"
 
 
 def _check_trials(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> None:
@@ -176,15 +224,17 @@ def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
 
 def _options(experiment: Experiment, base: Path) -> dict[str, Any]:
     """All options of the task, with the experiment's; no data are read."""
-    folder = tasks.find_task(experiment.task.use, base)
+    folder = task_files.find_task(experiment.task.use, base)
     description = folder / f"{folder.name}.yaml"
-    return tasks.merge_options(description, tasks.read_description(description).options, experiment.task.options)
+    return task_files.merge_options(description, task_files.read_description(description).options, experiment.task.options)
 
 
 def _check_against_task(experiment: Experiment, task: Task) -> None:
     for axis in experiment.compare.axes:
         if axis not in (*task.axes, "all"):
             raise InputError(f"compare.axes: task {task.name} has no axis {axis!r}; it has: {', '.join(task.axes)}, all")
+    if experiment.controls.oracle:
+        controls.chooser(experiment, task.ground_truth is not None)
     if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
         raise InputError(f"compare.scorer: task {task.name} has no ground truth")
     for key, model in _models(experiment):

@@ -57,7 +57,7 @@ def run(
     if not _already_accepted(folder / "experiment.yaml", wanted):
         from apo_bench.check import check_experiment
 
-        check_experiment(path, overrides)  # whatever is wrong with the input is said before anything is written
+        check_experiment(path, overrides, sizes=False)  # whatever is wrong with the input is said before anything is written
     part.check(wanted)
     if (part != apo_bench.runner.ALL or dry_run) and wanted.vary:
         raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
@@ -86,19 +86,40 @@ def run(
 
 @app.command()
 @plain_errors()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    aggregates_only: Annotated[
+        bool, typer.Option("--aggregates-only", help="A page without prompts, responses and judges' words.")
+    ] = False,
+) -> None:
     """Rebuild a run folder's report, and those of its variations; needs no model."""
     from apo_bench import variation
 
     if variation.is_varied(folder):
-        variation.rebuild(folder)
+        variation.rebuild(folder, aggregates_only=aggregates_only)
         terminal.print_spread(folder)
         return
     refuse_unfinished(folder)
     from apo_bench.report import write_report
 
-    write_report(folder)
+    write_report(folder, aggregates_only=aggregates_only)
     terminal.print_summary(folder)
+
+
+@app.command()
+@plain_errors()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="DIR1")],
+    second: Annotated[Path, typer.Argument(metavar="DIR2")],
+    descriptive: Annotated[bool, typer.Option("--all", help="Also the contrasts of no declared family.")] = False,
+) -> None:
+    """Whether a rerun (DIR2) reproduces a run (DIR1), contrast by contrast; exit status 1 where a primary one is not reproduced."""
+    from apo_bench import compare_runs
+
+    found = compare_runs.compare(first, second)
+    terminal.print_tables(*compare_runs.tables(found, descriptive=descriptive), *compare_runs.sentences(found))
+    if found.status:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -134,22 +155,29 @@ def plan(
     tiny: Tiny = False,
     pilot: Annotated[Path | None, typer.Option(metavar="DIR", help="A finished run to take variances from.")] = None,
     response_tokens: Annotated[float | None, typer.Option(help="The mean length of an answer, where the task's own are no guide.")] = None,
+    probe: Annotated[bool, typer.Option(help="Also time and memory, from a short probe of this machine.")] = True,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
 ) -> None:
-    """What every arm would spend, counted without a model; nothing is written."""
+    """What every arm would spend, counted without a model, and the time it would take; nothing is written."""
     path = _find(experiment).resolve()
     overrides = (_made_tiny(path) if tiny else {}) | _overrides(set_)
     from apo_bench import records
     from apo_bench.check import check_experiment
+    from apo_bench.executors import cores
+    from apo_bench.plan import probing
     from apo_bench.plan.display import tables
     from apo_bench.plan.projecting import plan as projected
     from apo_bench.results import read_run
 
-    check_experiment(path, overrides)
+    check_experiment(path, overrides, sizes=False)
     if pilot is not None:
         refuse_unfinished(pilot)
     wanted, task = records.opened(path, overrides)
-    found = projected(wanted, task, base=path.parent, pilot=read_run(pilot) if pilot else None, response_tokens=response_tokens)
-    terminal.print_tables(*tables(found))
+    initial = probing.answer_tokens(wanted, task) if probe else None
+    pilot_run = read_run(pilot) if pilot else None
+    found = projected(wanted, task, base=path.parent, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial)
+    timed = probing.timing(found, probing.probe(wanted, task), workers or cores()) if probe else None
+    terminal.print_tables(*tables(found, timed))
     if found.failures:
         raise typer.Exit(FAILED)
 
@@ -184,18 +212,27 @@ def gc(
 @app.command()
 @plain_errors()
 def check(
-    experiments: Annotated[list[Path] | None, typer.Argument(metavar="[EXPERIMENT]...")] = None, set_: Set = None, tiny: Tiny = False
+    experiments: Annotated[list[Path] | None, typer.Argument(metavar="[EXPERIMENT]...")] = None,
+    set_: Set = None,
+    tiny: Tiny = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also count; exit status 1 where a declared match would be missed.")] = False,
 ) -> None:
     """Validate experiments (all shipped ones if none is named)."""
     from apo_bench.check import check_experiment
 
-    overrides = _overrides(set_)
+    overrides, unmatched = _overrides(set_), 0
     for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
         path = _find(experiment)
-        notes = check_experiment(path, (_made_tiny(path) if tiny else {}) | overrides)
+        given = (_made_tiny(path) if tiny else {}) | overrides
+        notes = check_experiment(path, given)
         typer.echo(f"ok  {experiment}")
         for note in notes:
             typer.echo(f"    note: {note}")
+        for line in _unmatched(path, given) if strict else ():
+            typer.echo(f"    not matched: {line}")
+            unmatched += 1
+    if unmatched:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -223,6 +260,19 @@ def check_method(
 
 @app.command()
 @plain_errors()
+def new_method(
+    name: Annotated[str, typer.Argument(help="Of the method and the experiment: small letters, digits and single underscores.")],
+    to: Annotated[Path, typer.Option(help="The folder they are written into.")] = Path(),
+) -> None:
+    """Write a working method and an experiment that compares it, to begin with."""
+    from apo_bench.new_method import write_method
+
+    method, experiment = write_method(name, to)
+    typer.echo(f"{method}\n{experiment}\nnext: apo-bench run {experiment}")
+
+
+@app.command()
+@plain_errors()
 def import_model(
     name: Annotated[str, typer.Argument(help="smollm2 or minilm")],
     to: Annotated[Path | None, typer.Option(help="The model folder; ~/.cache/apo-bench/models/NAME if not given.")] = None,
@@ -242,6 +292,15 @@ def _run_folders(folder: Path) -> list[Path]:
         return [folder]
     parts = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
     return [part for part in parts if (part / "experiment.yaml").is_file()]
+
+
+def _unmatched(path: Path, overrides: dict[str, Any]) -> list[str]:
+    """The declared matches that the plan misses."""
+    from apo_bench import costs, records
+    from apo_bench.plan.projecting import plan
+
+    wanted, task = records.opened(path, overrides)
+    return costs.missed(plan(wanted, task, base=path.resolve().parent).matches)
 
 
 def _listed(names: str | None) -> tuple[str, ...] | None:

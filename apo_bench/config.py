@@ -204,7 +204,7 @@ class Evaluation(Strict):
 
 
 class Fit(Strict):
-    """Sizes an arm to spend what another does: `by`, a dotted parameter of its method, is chosen so that `unit` comes out as in arm `to`."""
+    """Sizes an arm to spend what another does: `by`, a dotted parameter of its method, is set so that `unit` comes out as in arm `to`."""
 
     unit: Unit = "flops"
     to: str
@@ -335,6 +335,13 @@ class Executor(Strict):
     launch: str | None = None
 
 
+class Report(Strict):
+    """What a report lays beside the results: published numbers by name, and which of our arms stands for which of theirs."""
+
+    beside: str | None = Field(default=None, pattern=_NAME)
+    arms: dict[str, str] = {}
+
+
 Factor = Literal["world", "initial_policy", "gold"]
 Level = int | dict[str, Any]  # a seed, or fields that replace those of the section
 
@@ -355,6 +362,7 @@ class Experiment(Strict):
     tune: Tune | None = None
     controls: Controls = Controls()
     executor: Executor = Executor()
+    report: Report = Report()
     vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = {}  # the whole experiment again, at every level
 
     def budget_of(self, arm: str) -> dict[Unit, float]:

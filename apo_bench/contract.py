@@ -124,7 +124,7 @@ class _Trial:
         store = RunStore(self.folder / place)
         verbs = 0
 
-        def count(stage: str) -> None:
+        def count(stage: str, used: Mapping[Any, float]) -> None:
             nonlocal verbs
             verbs += 1
             if stop_after is not None and verbs > stop_after:

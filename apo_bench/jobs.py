@@ -3,17 +3,34 @@
 import os
 import re
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from apo_bench.store import write_json
 
 GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
-Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a job tells while it works: its stage; tokens that were sampled, scored or trained on for it so far; what its arm has used."""
+
+    stage: str
+    tokens: float = 0.0
+    used: Mapping[str, float] = field(default_factory=dict)
+    finished: bool = False
+    failed: bool = False
+
+
+class Report(Protocol):
+    """Say what is being done; `tokens` and `used` as in Told."""
+
+    def __call__(self, stage: str, tokens: float = 0.0, used: Mapping[str, float] | None = None) -> None: ...
+
+
 Work = Callable[["Job", Report], str | None]  # what went wrong, or None
 
 
@@ -58,14 +75,14 @@ def prepare_worker() -> None:
     in_one_thread()
 
 
-def run_job(work: Work, job: Job, tell: Report = lambda stage: None) -> str | None:
+def run_job(work: Work, job: Job, tell: Callable[[Told], None] = lambda told: None) -> str | None:
     """Run one job, and say in its progress file what it is doing and why it failed; none is left of a finished one."""
     said: dict[str, Any] = {**here(), "steps": 0, "rounds": 0}
 
-    def report(stage: str) -> None:
+    def report(stage: str, tokens: float = 0.0, used: Mapping[str, float] | None = None) -> None:
         said["rounds" if re.fullmatch(r"round \d+ done", stage) else "steps"] += 1
-        write_json(job.progress, {**said, "stage": stage})
-        tell(stage)
+        write_json(job.progress, {**said, "stage": stage, "tokens": tokens, "used": dict(used or {})})
+        tell(Told(stage, tokens, dict(used or {})))
 
     report("starting")
     message = work(job, report)
@@ -76,59 +93,21 @@ def run_job(work: Work, job: Job, tell: Report = lambda stage: None) -> str | No
     return message
 
 
+def ended(message: str | None) -> Told:
+    """What is told of a job that has come to its end."""
+    return Told("failed" if message else "done", finished=True, failed=bool(message))
+
+
 def mark_waiting(jobs: Sequence[Job]) -> None:
     for job in jobs:
         write_json(job.progress, {**here(), "stage": "waiting"})
 
 
 def mark_failed(job: Job, message: str, said: dict[str, Any] | None = None) -> None:
-    write_json(job.progress, {**(said or here()), "stage": "failed", "error": message})
+    with suppress(OSError):  # it may have failed because nothing can be written
+        write_json(job.progress, {**(said or here()), "stage": "failed", "error": message})
 
 
 def here() -> dict[str, Any]:
     """Which process this is."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-@contextmanager
-def display(jobs: Sequence[Job]) -> Iterator[Callable[..., None]]:
-    """show(job, stage, finished=...): a bar with the time left on a terminal; a line per finished job elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    if not sys.stderr.isatty():
-        done = 0
-
-        def line(job: Job, stage: str, *, finished: bool) -> None:
-            nonlocal done
-            if finished:
-                done += 1
-                print(f"[{done}/{len(jobs)}] {job.label}: {stage}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-
-    from rich.console import Console
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        total = progress.add_task("arms x seeds", total=len(jobs))
-        running: dict[str, Any] = {}
-
-        def bar(job: Job, stage: str, *, finished: bool) -> None:
-            if finished:
-                progress.advance(total)
-                if job.label in running:
-                    progress.remove_task(running.pop(job.label))
-            elif job.label not in running:
-                running[job.label] = progress.add_task(f"{job.label}: {stage}", total=None)
-            else:
-                progress.update(running[job.label], description=f"{job.label}: {stage}")
-
-        yield bar

@@ -2,39 +2,52 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from apo_bench import launched
 from apo_bench.config import Arm, Experiment
+from apo_bench.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.experiment_file import load_experiment
 from apo_bench.jobs import Job
 from apo_bench.methods import resolve, source_files
 from apo_bench.models.imports import resolve_model
-from apo_bench.store import code_hash, digest, digest_files, versions
+from apo_bench.shipped import find_beside
+from apo_bench.store import code_hash, digest, digest_files, is_sealed, sealed, versions, write_json
 from apo_bench.tasks import Task, load_task
 
 SHARES = ("stats/checks", "stats/shares", "stats/calibration")  # the statistics that an examination makes
 
 
 def finished(job: Job) -> dict[str, Any] | None:
-    """The record of a finished arm-seed, if it still answers this question."""
+    """The record of a finished arm-seed, if it still answers this question and is as it was written."""
     try:
         record = json.loads(job.record.read_text())
+        whole = is_sealed(record)
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and record.get("key") == record_key(job) else None
+    return record if whole and record.get("key") == record_key(job) else None
+
+
+def write_record(job: Job, record: Mapping[str, Any]) -> None:
+    """Keep what a job ended with; from now on it is finished."""
+    write_json(job.record, sealed({"key": record_key(job), **record}))
 
 
 def record_key(job: Job) -> str:
     """Names everything that can change an arm-seed's record."""
     experiment, task = load(job.experiment, job.overrides)
-    choice = chosen(experiment, job.arm)
+    choice, arm = chosen(experiment, job.arm), made_of(experiment, job.arm)
     here = Path(__file__).parent
+    if job.arm == ORACLE:
+        made_by = digest_files([here / f"{name}.py" for name in ("oracle", "controls")])
+        return digest({"reference": record_key(replace(job, arm=arm)), "n": experiment.controls.oracle_n, "code": made_by})
     return digest({
         "models": experiment.models.model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
-        "budget": experiment.budget_of(job.arm),
+        "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,
         "arm": choice.model_dump(mode="json"),
         "seed": job.seed,
@@ -45,18 +58,30 @@ def record_key(job: Job) -> str:
             digest_files(source_files(choice.use, choice.parameters, base=job.experiment.parent)),
         ],
         "versions": versions(),
+        **launched.identity(experiment.executor.launch),
     })  # fmt: skip
 
 
 def chosen(experiment: Experiment, arm: str) -> Arm:
-    """What an arm is made of."""
-    return experiment.arms[arm]
+    """What an arm is made of; a control, what its reference is."""
+    return experiment.arms[made_of(experiment, arm)]
 
 
 def method(job: Job) -> Any:
     """The method of a job's arm. Raises InputError, naming the experiment's file and the arm."""
-    choice = chosen(load(job.experiment, job.overrides)[0], job.arm)
-    return resolve(choice.use, choice.parameters, base=job.experiment.parent, arm=f"{job.experiment}: arms.{job.arm}")
+    experiment, _ = load(job.experiment, job.overrides)
+    choice, arm = chosen(experiment, job.arm), made_of(experiment, job.arm)
+    return resolve(choice.use, choice.parameters, base=job.experiment.parent, arm=f"{job.experiment}: arms.{arm}")
+
+
+def control_jobs(question: Job, experiment: Experiment) -> list[Job]:
+    """What the controls run: the reference under seeds of its own, and, where its records are there, an oracle for each of its seeds.
+
+    `question` has the reference's own overrides, where it was tuned or sized.
+    """
+    asked = experiment.controls
+    again = [replace(question, arm=AA, seed=seed) for seed in aa_seeds(experiment)] if asked.aa else []
+    return [*again, *(replace(question, arm=ORACLE, seed=seed) for seed in experiment.seeds if asked.oracle)]
 
 
 def opened(path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Experiment, Task]:
@@ -84,7 +109,10 @@ def _resolved(experiment: Experiment, base: Path) -> tuple[Experiment, Task]:
 
     golds = tuple(gold.model_copy(update={"model": resolved(gold.model)}) for gold in models.gold)
     models = models.model_copy(update={"policy": resolved(models.policy), "reward": resolved(models.reward), "gold": golds})
-    return experiment.model_copy(update={"models": models}), task
+    executor = experiment.executor
+    if executor.launch is not None:
+        executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
+    return experiment.model_copy(update={"models": models, "executor": executor}), task
 
 
 @cache

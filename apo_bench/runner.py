@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,17 @@ from filelock import FileLock
 from apo_bench import looks, records, tune
 from apo_bench.answer import answer_key, says
 from apo_bench.config import Experiment
+from apo_bench.controls import AA, ORACLE, chooser, hard_failure
 from apo_bench.errors import InputError
-from apo_bench.executors import executor
+from apo_bench.executors import cores, executor
 from apo_bench.experiment_file import dump_experiment, load_experiment
 from apo_bench.jobs import GOLD, INITIAL, Job
+from apo_bench.live import live
 from apo_bench.methods import source_files
-from apo_bench.store import free_name, write_json, write_text
-from apo_bench.tables import Failure, Records, manifest, write_tables
+from apo_bench.plan import fitting, kept
+from apo_bench.plan.fitting import Fitted
+from apo_bench.store import damage_of, free_name, write_json, write_text
+from apo_bench.tables import Failure, Records, manifest, rows_in, write_tables
 from apo_bench.tasks import Task
 from apo_bench.work import work
 
@@ -72,14 +76,25 @@ def run(
     """
     question, experiment, task = _question(experiment_path, overrides, out)
     part.check(experiment)
-    folder = question.folder
+    if experiment.controls.oracle:
+        chooser(experiment, task.ground_truth is not None)
+    folder, base = question.folder, question.experiment.parent
+    fits = fitting.sized(folder, experiment, task, base)
+    question, experiment = _sized(question, fits)
     runner = _Runner(question, experiment, task, workers, part)
     missing = [job for job in runner.first_jobs() if records.finished(job) is None]
     for job in missing:
         records.method(job)  # whatever is wrong with a method or a setting is said before anything is written
     if missing or not (folder / "store" / "answer.json").exists():
         _open_judges(question, experiment, task)
+    plan = kept.kept(folder, experiment, task, base)
+    if missing:  # then torch is here already, and disk is still to be taken
+        plan = plan or kept.make(experiment, task, base, fits)
+        kept.check_disk(folder, plan)
     write_text(folder / "experiment.yaml", dump_experiment(load_experiment(question.experiment, overrides)))
+    if missing and plan:
+        fitting.keep(folder, experiment, task, base, fits)
+        kept.keep(folder, plan)
     tuned = runner.tune()
     jobs = [
         replace(question, arm=arm, seed=seed, overrides=_with(question.overrides, _chosen(arm, tuned)))
@@ -87,17 +102,25 @@ def run(
         if arm not in runner.untuned
         for seed in experiment.seeds
     ]
-    runner.work([job for job in jobs if part.has(job)])
+    again, oracles = runner.controls(tuned)
+    whole = part == ALL
+    runner.work([*(job for job in jobs if part.has(job)), *(again if whole else ())])
     left = [job for job in jobs if not part.has(job) and (job.arm in runner.put_off or records.finished(job) is None)]
     if left:
         return RunResult(folder, tuple(runner.failures), len(left))
-    found = {(job.arm, job.seed): record for job in jobs if (record := records.finished(job))}
+    found = runner.found(jobs)
+    oracles = [job for job in oracles if (experiment.reference, job.seed) in found]
+    runner.work([*(() if whole else again), *oracles])  # controls belong to the run that makes the tables
+    beside = runner.found([*again, *oracles])
     about = manifest(experiment, task, runner.failures, found, overrides or {}, question.experiment, tiny)
+    about |= {"plan": kept.plan_key(experiment, task, base)}
     about |= {"tuned": tuned} if tuned else {}
+    about |= {"fits": {name: asdict(one) for name, one in fits.items()}} if fits else {}
     about |= {"variation": dict(variation)} if variation else {}
     with FileLock(folder / "store" / ".answer.lock"):  # of several runs on one folder one writes, and the others find it written
-        unanswered = runner.answer(about, found)
-    return RunResult(folder, (*runner.failures, *unanswered))
+        unanswered = runner.answer(about, found, beside, fits)
+        broken = hard_failure(folder)
+    return RunResult(folder, (*runner.failures, *unanswered, *([broken] if broken else ())))
 
 
 def preview(
@@ -106,6 +129,7 @@ def preview(
     """The jobs that `run` would begin with (tuning's trials, where there is tuning), and whether each is finished. Writes nothing."""
     question, experiment, task = _question(experiment_path, overrides, out)
     part.check(experiment)
+    question, experiment = _sized(question, fitting.sized(question.folder, experiment, task, question.experiment.parent))
     return [(job, records.finished(job) is not None) for job in _Runner(question, experiment, task, 1, part).first_jobs()]
 
 
@@ -143,6 +167,12 @@ def _question(path: Path, overrides: Mapping[str, Any] | None, out: Path | None)
     return Job(path, as_json, (out or Path("results") / experiment.name).resolve(), arm="", seed=0), experiment, task
 
 
+def _sized(question: Job, fits: Mapping[str, Fitted]) -> tuple[Job, Experiment]:
+    """The question with its sized arms as they were sized."""
+    question = replace(question, overrides=_with(question.overrides, fitting.overrides(fits))) if fits else question
+    return question, records.load(question.experiment, question.overrides)[0]
+
+
 class _Runner:
     """What has been run of one question, and what failed."""
 
@@ -172,23 +202,46 @@ class _Runner:
             first = [replace(self.question, arm=INITIAL), *(replace(self.question, arm=GOLD, seed=seed) for seed in seeds)]
             self._prepared = True
         # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
-        failures = self.run_all([*first, *missing], work, self.workers, self.experiment.executor)
+        budgets: dict[str, Mapping[Any, float]] = {arm: self.experiment.budget_of(arm) for arm in self.experiment.arms}
+        jobs = [*first, *missing]
+        with live(jobs, budgets, self.workers or cores()) as show:
+            failures = self.run_all(jobs, work, self.workers, self.experiment.executor, show)
         self.failures += [one for one in failures if one.trial is None]
         return failures
 
-    def answer(self, about: dict[str, Any], found: Records) -> list[Any]:
+    def found(self, jobs: Sequence[Job]) -> Records:
+        """The records of finished arm-seeds. One whose rows are damaged on disk is run again first, which makes them anew."""
+        damaged = [job for job in jobs if (one := records.finished(job)) and any(map(damage_of, rows_in(job.folder, one)))]
+        for job in damaged:
+            job.record.unlink()
+        self.work(damaged)
+        return {(job.arm, job.seed): record for job in jobs if (record := records.finished(job))}
+
+    def controls(self, tuned: Mapping[str, Any]) -> tuple[list[Job], list[Job]]:
+        """The A/A arm-seeds and the oracles, with the setting that tuning chose for the reference; none where it found none."""
+        reference = self.experiment.reference
+        question = replace(self.question, overrides=_with(self.question.overrides, _chosen(reference, tuned)))
+        jobs = [] if reference in self.untuned else records.control_jobs(question, self.experiment)
+        return [job for job in jobs if job.arm == AA], [job for job in jobs if job.arm == ORACLE]
+
+    def answer(self, about: dict[str, Any], found: Records, beside: Records, fits: Mapping[str, Fitted]) -> list[Any]:
         """Write tables, manifest and report, and ask the judges, unless that has been done; the judges that were left without answers."""
         question, experiment, folder = self.question, self.experiment, self.question.folder
         about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
         base = question.experiment.parent
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=base)]
-        answer, written = answer_key(folder, about, found, judges), folder / "store" / "answer.json"
+        answer, written = answer_key(folder, about, {**found, **beside}, judges), folder / "store" / "answer.json"
         if says(written, answer):  # a replay has nothing new to write
             return []
         from apo_bench.report import write_report
 
         _open_judges(question, experiment, self.task)  # before the tables of an earlier answer go
-        write_tables(folder, experiment, found, self.trials, pairs_used=_pairs_used(experiment, self.task))
+        plan = kept.kept(folder, experiment, self.task, base) or kept.make(experiment, self.task, base, fits)
+        kept.keep(folder, plan)
+        used = _pairs_used(experiment, self.task)
+        write_tables(
+            folder, experiment, found, self.trials, pairs_used=used, prompts=self.task.prompts["test"], controls=beside, plan=plan.arms
+        )
         write_json(folder / "manifest.json", about)
         unanswered = []
         if found:
@@ -202,6 +255,7 @@ class _Runner:
     def first_jobs(self) -> list[Job]:
         """What is run first: trials, or where nothing is tuned all arm-seeds; of the part that was asked for."""
         arms = [replace(self.question, arm=arm, seed=seed) for arm in self.experiment.arms for seed in self.experiment.seeds]
+        arms += records.control_jobs(self.question, self.experiment) if self.part == ALL else []
         return [job for job in self.trial_jobs() or arms if self.part.has(job)]
 
     def trial_jobs(self) -> list[Job]:

@@ -20,6 +20,8 @@ from apo_bench.config import Experiment
 from apo_bench.errors import InputError
 from apo_bench.experiment_file import load_experiment
 from apo_bench.jobs import GOLD, INITIAL, Job
+from apo_bench.live import duration
+from apo_bench.records import control_jobs
 
 State = Literal["finished", "running", "waiting", "stopped", "failed", "not started"]
 Answer = Literal["up to date", "none yet", "out of date"]
@@ -106,6 +108,7 @@ def asked(folder: Path, experiment: Experiment) -> Iterator[Job]:
                 yield from (replace(question, arm=arm, seed=seed, trial=trial) for seed in tune.seeds)
     for arm in experiment.arms:
         yield from (replace(question, arm=arm, seed=seed) for seed in experiment.seeds)
+    yield from control_jobs(question, experiment)
 
 
 def artifacts(folder: Path) -> dict[str, Path]:
@@ -167,14 +170,6 @@ def tables(status: Status) -> list[Any]:
         shown.append(f"at work: {', '.join(status.building)}; for which arm is not on disk")
     shown += [f"unreadable: {note}" for note in status.notes]
     return [*shown, f"tables and report: {status.answer}", f"time left: {_left(status)}"]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 # --- one part -----------------------------------------------------------------------------------------------------------------

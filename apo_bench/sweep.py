@@ -21,7 +21,7 @@ from apo_bench.status import artifacts, named, read_status
 from apo_bench.store import MANIFEST
 
 OF_MODELS = {"samples": ("policy",), "scores": ("reward_model",), "kl": ("policy", "reference")}  # kind -> inputs that name models
-LEFT_OVER = re.compile(r"\.?[0-9a-f]{24}\.(tmp|damaged)\w*|\..+\.json\.tmp\d+")  # of artifacts, and of files written whole
+LEFT_OVER = re.compile(r"\.?[0-9a-f]{24}\.(tmp|damaged|scratch)\w*|\..+\.json\.tmp\d+")  # of artifacts, and of files written whole
 RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and by whoever must not be disturbed by one
 
 

@@ -163,8 +163,8 @@ def _recipe(recipe: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, A
 
 def _arm(arm: Mapping[str, Any], budget: Mapping[str, float], path: Path, name: str) -> dict[str, Any]:
     own = {unit: _share(amount, budget.get(unit), BUDGET.get(unit)) for unit, amount in arm["budget"].items()}
-    parameters = {key: value for key, value in arm.items() if key not in ("use", "budget")}
-    return {**_small_turns(arm["use"], parameters, path, f"{path}: arms.{name}"), "budget": own}
+    parameters = {key: value for key, value in arm.items() if key not in ("use", "budget", "fit")}
+    return {**_small_turns(arm["use"], parameters, path, f"{path}: arms.{name}"), "budget": own, "fit": arm["fit"]}
 
 
 def _share(amount: float, whole: float | None, cap: int | None) -> float:

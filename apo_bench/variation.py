@@ -97,7 +97,7 @@ def is_varied(folder: Path) -> bool:
     return path.is_file() and bool(load_experiment(path).vary)
 
 
-def rebuild(folder: Path) -> Path:
+def rebuild(folder: Path, *, aggregates_only: bool = False) -> Path:
     """Write every variation's report again from its tables, then the spread. Raises InputError if none has finished."""
     from apo_bench.report import write_report
 
@@ -106,7 +106,7 @@ def rebuild(folder: Path) -> Path:
     if not finished:
         raise InputError(f"{folder}: no variation has finished (none has a manifest.json)")
     for one in finished:
-        write_report(one)
+        write_report(one, aggregates_only=aggregates_only)
     return write_spread(folder)
 
 

@@ -1,12 +1,15 @@
 """One job, in a worker: an arm-seed from its method to its record, or a part of the bench."""
 
 import traceback
+from dataclasses import replace
 from typing import Any
 
-from apo_bench import records
+from apo_bench import launched, records
+from apo_bench.budget import STOCKS, UNITS
+from apo_bench.controls import ORACLE, made_of
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.jobs import GOLD, INITIAL, Job, Report
-from apo_bench.store import write_json, write_text
+from apo_bench.store import write_text
 from apo_bench.tables import TRUNCATED
 
 
@@ -22,6 +25,8 @@ def work(job: Job, report: Report) -> str | None:
                 if job.seed in gold.seeds:
                     report(f"gold {gold.name}")
                     bench.gold(gold, job.seed)
+        elif job.arm == ORACLE:
+            _run_oracle(bench, job, report)
         else:
             _run_arm(bench, job, report)
     except BudgetExceeded as error:
@@ -29,9 +34,12 @@ def work(job: Job, report: Report) -> str | None:
     except InputError as error:
         return f"{error}"
     except Exception as error:
-        log = job.folder / "logs" / f"{job.record.stem}.log"
-        write_text(log, traceback.format_exc())
-        return f"{type(error).__name__}: {error}".splitlines()[0] + f" (see {log})"
+        message, log = f"{type(error).__name__}: {error}".splitlines()[0], job.folder / "logs" / f"{job.record.stem}.log"
+        try:
+            write_text(log, traceback.format_exc())
+        except OSError:  # no room for it: then the message has to do
+            return message
+        return f"{message} (see {log})"
     return None
 
 
@@ -39,11 +47,11 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
     from apo_bench.evaluate import Examination, evaluate
     from apo_bench.types import Round
 
-    lab = bench.lab(job.seed, arm=job.arm)
+    lab = bench.lab(job.seed, arm=made_of(bench.experiment, job.arm))
     records.method(job).run(lab)
     if not lab.rounds:
         raise InputError(f"{job.experiment}: arms.{job.arm}: it finished no round (lab.finish_round was not called)")
-    record: dict[str, Any] = {"key": records.record_key(job), "used": lab.used}
+    record: dict[str, Any] = {"used": lab.used}
     if job.trial is not None:  # tuning sees dev prompts, and nothing else
         report("scoring on dev prompts")
         examined = [Examination(bench, one, job.seed) for one in lab.rounds]
@@ -61,12 +69,30 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
             record["rounds"].append({"policy": one.policy.key, "reward_model": reward_model, "evaluation": evaluation})
         record |= {
             "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
+            "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
+            "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
             "wall_s": lab.wall_s,
             "peak_memory_bytes": lab.peak_memory_bytes,
             "floor": bench.floor_accuracy(job.seed),
             "gold": bench.gold_accuracy().key,
         }
-    write_json(job.record, {**record, "bench": bench.charged, "artifacts": bench.store.used})
+    records.write_record(job, {**record, "bench": bench.charged, "artifacts": bench.store.used})
+
+
+def _run_oracle(bench: Any, job: Job, report: Report) -> None:
+    """Of the policy that the reference ended with: its method is run once more, and finds everything in the store."""
+    from apo_bench.oracle import oracle
+
+    reference = replace(job, arm=made_of(bench.experiment, job.arm))
+    if records.finished(reference) is None:
+        raise InputError(f"controls.oracle: {reference.arm} has no result for seed {job.seed}")
+    lab = bench.lab(job.seed, arm=reference.arm)
+    records.method(reference).run(lab)
+    report("the best of several answers")
+    made = oracle(bench, lab.rounds[-1], job.seed)
+    rounds = [{"round": len(lab.rounds), "policy": lab.rounds[-1].policy.key, "evaluation": made.key}]
+    about = {"rounds": rounds, "wall_s": 0.0}  # of making policies, which it does not
+    records.write_record(job, {**about, "bench": bench.charged, "artifacts": bench.store.used})
 
 
 def _bench(job: Job, report: Report) -> Any:
@@ -77,4 +103,6 @@ def _bench(job: Job, report: Report) -> Any:
 
     experiment, task = records.load(job.experiment, job.overrides)
     hardware = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
-    return Bench(experiment, task, RunStore(job.folder), hardware, report)
+    hardware |= launched.identity(experiment.executor.launch)
+    store = RunStore(job.folder)
+    return Bench(experiment, task, store, hardware, lambda stage, used: report(stage, store.tokens, dict(used)))

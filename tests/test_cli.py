@@ -46,7 +46,10 @@ def refusal(*words: str) -> str:
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    commands = "run report power plan status gc check check-method import-model judge audit-judge golden export import-judgments"
+    commands = (
+        "run report compare power plan status gc check check-method new-method import-model judge audit-judge golden export "
+        "import-judgments"
+    )
     for command in commands.split():
         assert f"  {command} " in result.stdout
     assert call("--version").stdout == f"{__version__}\n"
@@ -418,7 +421,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
 
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[dict[str, Any]] = []
-    monkeypatch.setattr("apo_bench.check.check_experiment", lambda path, overrides: checked.append(overrides))
+    monkeypatch.setattr("apo_bench.check.check_experiment", lambda path, overrides, **_: checked.append(overrides))
     monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny, part: Answer(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
@@ -469,7 +472,7 @@ def test_run_at_every_level_prints_the_spread(
 
 def test_report_of_what_varies(tree: Tree, write_experiment: Callable[[Tree], Path], varied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rebuilt: list[Path] = []
-    monkeypatch.setattr("apo_bench.variation.rebuild", rebuilt.append)
+    monkeypatch.setattr("apo_bench.variation.rebuild", lambda folder, **_: rebuilt.append(folder))
     (varied / "experiment.yaml").write_text(write_experiment(tree | {"vary": {"world": [0, 1]}}).read_text())
     result = call("report", str(varied))
     assert result.exit_code == 0, result.output

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apo_bench.jobs import GOLD, INITIAL, Job, Report, run_job
+from apo_bench.jobs import GOLD, INITIAL, Job, Report, Told, run_job
 
 HERE = Path("run")
 
@@ -38,12 +38,13 @@ def test_no_two_jobs_share_a_record() -> None:
 
 def test_a_failed_job_leaves_word_and_a_finished_one_none(tmp_path: Path) -> None:
     """Its progress file holds what it was doing and why it failed, the process and the machine; of a finished job nothing is left."""
-    told: list[str] = []
+    told: list[Told] = []
 
     def work(job: Job, report: Report) -> str | None:
-        report("round 1 done")
+        report("round 1 done", 12.0, {"flops": 3.0})
         said = json.loads(job.progress.read_text())
         assert (said["stage"], said["rounds"], said["steps"], said["pid"]) == ("round 1 done", 1, 1, os.getpid())
+        assert (said["tokens"], said["used"]) == (12.0, {"flops": 3.0})
         return "no luck" if job.arm == "fails" else None
 
     good, bad = job("works", folder=tmp_path), job("fails", folder=tmp_path)
@@ -52,4 +53,4 @@ def test_a_failed_job_leaves_word_and_a_finished_one_none(tmp_path: Path) -> Non
     assert run_job(work, bad, told.append) == "no luck"
     said = json.loads(bad.progress.read_text())
     assert (said["stage"], said["error"], said["host"]) == ("failed", "no luck", socket.gethostname())
-    assert told == ["starting", "round 1 done"] * 2
+    assert told == [Told("starting"), Told("round 1 done", 12.0, {"flops": 3.0})] * 2

@@ -36,7 +36,7 @@ COLUMNS = {
     "reward_models": ["arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"],
     "gold": ["gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"],
     "reliability": ["arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"],
-    "ledger": ["arm", "seed", "unit", "used", "budget"],
+    "ledger": ["arm", "seed", "unit", "used", "marginal", "budget"],
     "timings": ["arm", "seed", "measure", "value"],
 }
 
@@ -135,10 +135,51 @@ def test_the_ledger_counts_what_the_arms_did(done: Path) -> None:
     budget = ledger.query("arm == 'rjs' and seed == 0").set_index("unit")["budget"]
     assert (budget["human_pairs"], budget["golden_responses"]) == (32, 6)
     assert budget.drop(["human_pairs", "golden_responses"]).isna().all()
+    # rjs comes first and makes all it needs; apo_rjs finds 16 of its 56 samples there, the initial policy's, and all pairs
+    new = ledger.query("seed == 0").set_index(["arm", "unit"])["marginal"]
+    assert [new["rjs", name] for name in names] == [32, 0, 16, 16, 2, 1]
+    assert [new["apo_rjs", name] for name in names] == [0, 6, 40, 32, 6, 2]
     bench = ledger.query("arm == '_bench'")
     assert set(bench["unit"]) == set(UNITS)
     assert bench.set_index("unit")["used"]["human_pairs"] == 156  # the gold split's, which no arm may touch
     assert bench.set_index("unit")["used"]["flops"] > 0
+
+
+def test_a_run_keeps_its_plan_and_says_how_it_came_out(done: Path) -> None:
+    """Counts are as planned. What was measured is on a page of its own, to which the report leads."""
+    plan = pd.read_parquet(done / "tables" / "plan.parquet")
+    assert set(zip(plan["arm"], plan["unit"], strict=True)) == {(arm, unit) for arm in ("rjs", "apo_rjs") for unit in UNITS}
+    found = pd.read_csv(done / "report" / "plan.csv")
+    sampled = found.query("arm == 'apo_rjs' and unit == 'sampled_responses'")
+    assert sampled[["planned", "used", "ratio", "off"]].to_numpy().tolist() == [[56, 56, 1, "no"]]
+    assert set(found.loc[found["unit"].isin(["rm_updates", "policy_updates", "scored_responses"]), "off"]) == {"no"}
+    report = (done / "report" / "report.md").read_text()
+    assert "### Plan and run" in report
+    assert "measured.md" in report
+    assert "| `apo_rjs` | seconds of work |" in (done / "report" / "measured.md").read_text()
+
+
+def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Path) -> None:
+    """56 samples of apo_rjs are 8 prompts x 7 of rjs's one round; see tests/test_plan_fitting.py."""
+    tree = tiny_tree() | {"seeds": [0]}
+    tree["arms"]["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
+    experiment, folder = write(tmp_path / "experiments", tree), tmp_path / "run"
+    assert not runner.run(experiment, None, folder, workers=2).failures
+    used = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'")
+    assert used.groupby("arm")["used"].sum().to_dict() | {"_bench": 0} == {"rjs": 56, "apo_rjs": 56, "_bench": 0}
+    assert json.loads((folder / "manifest.json").read_text())["fits"]["rjs"]["value"] == 7
+    report = (folder / "report" / "report.md").read_text()
+    assert "given samples_per_prompt = 7, so as to spend as much sampled_responses as `apo_rjs`" in report
+    before = tables(folder)
+    replayed(experiment, folder)
+    assert tables(folder) == before
+
+
+def test_a_full_disk_is_said_before_anything_is_written(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(InputError, match=r"run: the run still needs about \d+ MB of disk, and 0 MB are free there"):
+        runner.run(experiment, None, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_manifest_says_what_was_run(done: Path) -> None:
@@ -319,7 +360,8 @@ def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(don
     expected = {("apo_rjs", 0): 32, ("apo_rjs", 1): 32, ("rjs", 0): 20, ("rjs", 1): 20}
     assert pairs["used"].to_dict() == pairs["budget"].to_dict() == expected
     assert after.query("arm == 'rjs' and unit == 'golden_responses'")["budget"].eq(6).all()
-    same = [one.query("arm == 'apo_rjs'").reset_index(drop=True) for one in (before, after)]
+    # what it adds to the run may be other, now that rjs makes less
+    same = [one.query("arm == 'apo_rjs'").drop(columns="marginal").reset_index(drop=True) for one in (before, after)]
     assert same[0].equals(same[1])
     floors = [pd.read_parquet(one / "tables" / "reward_models.parquet").query("arm == '_floor'") for one in (done, folder)]
     assert floors[0].reset_index(drop=True).equals(floors[1].reset_index(drop=True))
@@ -559,7 +601,7 @@ def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_
     for number in (0, 1):
         job = Job(path, json.dumps({"arms.rjs.by": number}), folder, "rjs", 1000, number)
         log = folder / "logs" / f"rjs.{number}.1000.log"
-        assert work(job, lambda stage: None) == f"RuntimeError: by {number} (see {log})"
+        assert work(job, lambda stage, tokens=0.0, used=None: None) == f"RuntimeError: by {number} (see {log})"
         assert f"RuntimeError: by {number}" in log.read_text()
     assert len(list(log.parent.iterdir())) == 2
 

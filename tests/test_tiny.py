@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from apo_bench import runner
 from apo_bench.cli import app
 from apo_bench.experiment_file import load_experiment
-from apo_bench.jobs import Job
+from apo_bench.jobs import Job, run_job
 from apo_bench.shipped import shipped_root
 from apo_bench.tables import Failure
 from apo_bench.tiny import byte_tokenizer, tiny_model, tiny_overrides
@@ -187,9 +187,9 @@ def shopping(path: Path) -> Path:
     return path
 
 
-def in_this_process(jobs: Sequence[Job], work: Callable[..., str | None], workers: int) -> list[Failure]:
-    """What `jobs.run_all` does, without processes that import torch anew."""
-    outcomes = [(job, work(job, lambda stage: None)) for job in jobs]
+def in_this_process(jobs: Sequence[Job], work: Callable[..., str | None], *settings: Any) -> list[Failure]:
+    """What an executor does, without processes that import torch anew."""
+    outcomes = [(job, run_job(work, job)) for job in jobs]
     return [Failure(job.arm, job.seed, message) for job, message in outcomes if message]
 
 
@@ -197,7 +197,7 @@ def in_this_process(jobs: Sequence[Job], work: Callable[..., str | None], worker
 def test_a_large_experiment_runs_tiny(name: str, tmp_path: Path, in_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All arms, one seed and one round; but in the first file one arm plays all three rounds that its learning rates are for."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "run_all", in_this_process)
+    monkeypatch.setattr(runner, "executor", lambda name: in_this_process)
     arms = load_experiment(shipped_root() / "experiments" / f"{name}.yaml").arms
     short = [f"arms.{arm}.rounds=1" for arm in arms if arm != "best_of_n" and (name, arm) != (LARGE[0], "apo_dpo")]
     sets = [f"task.options.data_files=[{shopping(tmp_path / 'shopping.jsonl')}]", "seeds=[0]", "arms.best_of_n.n=[2]", *short]

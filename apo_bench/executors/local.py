@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from apo_bench.config import Executor
-from apo_bench.executors import TRIES, in_order
-from apo_bench.jobs import Job, Work, display, mark_failed, mark_waiting, prepare_worker, run_job
+from apo_bench.executors import TRIES, Show, cores, in_order, quiet
+from apo_bench.jobs import Job, Told, Work, ended, mark_failed, mark_waiting, prepare_worker, run_job
 from apo_bench.tables import Failure
 
 
@@ -26,49 +26,43 @@ class _Worker:
     job: Job | None = None
 
 
-def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor) -> list[Failure]:
+def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
     """Run jobs in at most `workers` processes (None: one a core). A dead one's job is run once more."""
     mark_waiting(jobs)
     waiting, lost, failures = deque(jobs), dict[Job, int](), list[Failure]()
     size = min(workers or cores(), len(jobs))
-    with display(jobs) as show:
 
-        def failed(job: Job, message: str) -> None:
-            failures.append(Failure(job.arm, job.seed, message, job.trial))
+    def failed(job: Job, message: str) -> None:
+        failures.append(Failure(job.arm, job.seed, message, job.trial))
 
-        pool = [_started(work) for _ in range(size)]
-        try:
-            while waiting or any(worker.job for worker in pool):
-                for worker in pool:
-                    if worker.job is None and waiting:
-                        _give(worker, waiting.popleft())
-                ready = wait([worker.pipe for worker in pool if worker.job])
-                for place, worker in enumerate(pool):
-                    if worker.pipe in ready and not _heard(worker, show, failed):
-                        pool[place] = _started(work)
-                        if (job := worker.job) is None:
-                            continue
-                        lost[job] = lost.get(job, 0) + 1
-                        if lost[job] < TRIES:
-                            show(job, f"{_ending(worker)}; once more", finished=False)
-                            waiting.append(job)
-                        else:
-                            message = f"its process died {TRIES} times ({_ending(worker)})"
-                            mark_failed(job, message)
-                            failed(job, message)
-                            show(job, "failed", finished=True)
-        finally:
-            for worker in pool:  # idle, or their jobs are to be given up
-                worker.process.terminate()
+    pool = [_started(work) for _ in range(size)]
+    try:
+        while waiting or any(worker.job for worker in pool):
             for worker in pool:
-                worker.process.join()
-                worker.pipe.close()
+                if worker.job is None and waiting:
+                    _give(worker, waiting.popleft())
+            ready = wait([worker.pipe for worker in pool if worker.job])
+            for place, worker in enumerate(pool):
+                if worker.pipe in ready and not _heard(worker, show, failed):
+                    pool[place] = _started(work)
+                    if (job := worker.job) is None:
+                        continue
+                    lost[job] = lost.get(job, 0) + 1
+                    if lost[job] < TRIES:
+                        show(job, Told(f"{_ending(worker)}; once more"))
+                        waiting.append(job)
+                    else:
+                        message = f"its process died {TRIES} times ({_ending(worker)})"
+                        mark_failed(job, message)
+                        failed(job, message)
+                        show(job, ended(message))
+    finally:
+        for worker in pool:  # idle, or their jobs are to be given up
+            worker.process.terminate()
+        for worker in pool:
+            worker.process.join()
+            worker.pipe.close()
     return in_order(failures)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _started(work: Work) -> _Worker:
@@ -86,20 +80,20 @@ def _give(worker: _Worker, job: Job) -> None:
         worker.pipe.send(job)
 
 
-def _heard(worker: _Worker, show: Callable[..., None], failed: Callable[[Job, str], None]) -> bool:
+def _heard(worker: _Worker, show: Show, failed: Callable[[Job, str], None]) -> bool:
     """Take in what a worker says; False if it is dead."""
     assert worker.job is not None
     try:
         kind, said = worker.pipe.recv()
     except (EOFError, OSError):
         return False
-    if kind == "stage":
-        show(worker.job, said, finished=False)
+    if kind == "told":
+        show(worker.job, said)
         return True
     job, worker.job = worker.job, None
     if said:
         failed(job, said)
-    show(job, "failed" if said else "done", finished=True)
+    show(job, ended(said))
     return True
 
 
@@ -128,7 +122,7 @@ def _serve(work: Work, pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            message = run_job(work, job, lambda stage: pipe.send(("stage", stage)))
+            message = run_job(work, job, lambda told: pipe.send(("told", told)))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             mark_failed(job, message)

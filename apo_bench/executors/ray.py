@@ -15,15 +15,15 @@ from filelock import FileLock, Timeout
 
 from apo_bench.config import Executor
 from apo_bench.errors import InputError
-from apo_bench.executors import TRIES, in_order
-from apo_bench.jobs import Job, Work, display, mark_failed, mark_waiting, prepare_worker, run_job
+from apo_bench.executors import TRIES, Show, in_order, quiet
+from apo_bench.jobs import Job, Told, Work, ended, mark_failed, mark_waiting, prepare_worker, run_job
 from apo_bench.tables import Failure
 
 POLL_S = 0.5  # between looks at what the jobs' progress files say
 UNLIMITED = 10**9
 
 
-def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor) -> list[Failure]:
+def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
     """Run jobs as Ray tasks, as many at a time as the cluster has room for, or `workers`.
 
     Raises InputError where ray is not installed, where no cluster is at `address`, where no node has what a task reserves, and where a
@@ -37,36 +37,35 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
         nodes = [node for node in ray.nodes() if node["Alive"]]
         _check_room(nodes, settings)
         _check_shared(ray, nodes, jobs[0].folder)
-        return _run(ray, jobs, work, workers, settings)
+        return _run(ray, jobs, work, workers, settings, show)
     finally:
         if begun:
             ray.shutdown()
 
 
-def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor) -> list[Failure]:
+def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show) -> list[Failure]:
     mark_waiting(jobs)
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     task = ray.remote(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=TRIES - 1, runtime_env=environment)(_in_task)
     waiting, running, failures = deque(jobs), dict[Any, Job](), list[Failure]()
-    with display(jobs) as show:
-        while waiting or running:
-            while waiting and len(running) < (workers or UNLIMITED):
-                job = waiting.popleft()
-                running[task.remote(work, job)] = job
-            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
-            for job in running.values():
-                if (stage := _stage(job.progress)) != "waiting":
-                    show(job, stage, finished=False)
-            for reference in done:
-                job = running.pop(reference)
-                try:
-                    message = ray.get(reference)
-                except ray.exceptions.RayError as error:  # its process or node was lost, and once more
-                    message = f"lost {TRIES} times ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-                    mark_failed(job, message)
-                show(job, "failed" if message else "done", finished=True)
-                if message:
-                    failures.append(Failure(job.arm, job.seed, message, job.trial))
+    while waiting or running:
+        while waiting and len(running) < (workers or UNLIMITED):
+            job = waiting.popleft()
+            running[task.remote(work, job)] = job
+        done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
+        for job in running.values():
+            if told := _told(job.progress):
+                show(job, told)
+        for reference in done:
+            job = running.pop(reference)
+            try:
+                message = ray.get(reference)
+            except ray.exceptions.RayError as error:  # its process or node was lost, and once more
+                message = f"lost {TRIES} times ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+                mark_failed(job, message)
+            show(job, ended(message))
+            if message:
+                failures.append(Failure(job.arm, job.seed, message, job.trial))
     return in_order(failures)
 
 
@@ -80,11 +79,13 @@ def _in_task(work: Work, job: Job) -> str | None:
         return message
 
 
-def _stage(progress: Path) -> str:
+def _told(progress: Path) -> Told | None:
+    """What a job's progress file says; None while it waits, and when it has finished meanwhile."""
     try:
-        return str(json.loads(progress.read_text())["stage"])
-    except (OSError, ValueError, KeyError):  # being written, or finished meanwhile
-        return "waiting"
+        said = json.loads(progress.read_text())
+        return None if said["stage"] == "waiting" else Told(said["stage"], said["tokens"], said["used"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _ray() -> Any:

@@ -1,0 +1,83 @@
+"""What running arm-seeds through an executor costs beside the work itself.
+
+    python benchmarks/executor_overhead.py [--experiment experiments/quickstart.yaml] [--arm rjs] [--seed 0] [--repeats 3]
+
+The same jobs (initial policy, gold models, one arm-seed) from nothing, each time in a fresh interpreter and a fresh folder: once by the
+local executor with one worker, once by a plain loop that calls them one after the other, without processes, pipes or progress files. Both
+import torch once. Prints the ratio of the two wall times for each pair of turns, whose order alternates, and their median.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from apo_bench.executors.local import run_all
+from apo_bench.jobs import GOLD, INITIAL, Job, prepare_worker
+from apo_bench.records import load
+from apo_bench.work import work
+
+
+def jobs(experiment: Path, arm: str, seed: int, folder: Path) -> list[Job]:
+    question = Job(experiment.resolve(), "{}", folder, arm, seed)
+    gold = sorted({seed for gold in load(question.experiment, "{}")[0].models.gold for seed in gold.seeds})
+    return [replace(question, arm=INITIAL), *(replace(question, arm=GOLD, seed=seed) for seed in gold), question]
+
+
+def by_executor(asked: list[Job]) -> None:
+    settings = load(asked[0].experiment, "{}")[0].executor
+    failures = run_all(asked, work, 1, settings)
+    assert not failures, failures
+
+
+def by_loop(asked: list[Job]) -> None:
+    prepare_worker()
+    for job in asked:
+        message = work(job, lambda stage, tokens=0.0, used=None: None)
+        assert not message, message
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", type=Path, default=Path(__file__).parents[1] / "experiments" / "quickstart.yaml")
+    parser.add_argument("--arm", default="rjs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--turn", choices=["executor", "loop"], help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.turn:
+        with tempfile.TemporaryDirectory() as folder:
+            asked = jobs(given.experiment, given.arm, given.seed, Path(folder) / "run")
+            started = time.monotonic()
+            (by_executor if given.turn == "executor" else by_loop)(asked)
+            print(json.dumps(time.monotonic() - started))
+        return
+    ratios = []
+    for repeat in range(given.repeats):
+        took = {}
+        for turn in ("executor", "loop") if repeat % 2 else ("loop", "executor"):
+            command = [
+                sys.executable,
+                __file__,
+                "--experiment",
+                given.experiment,
+                "--arm",
+                given.arm,
+                "--seed",
+                str(given.seed),
+                "--turn",
+                turn,
+            ]
+            took[turn] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        ratios.append(took["executor"] / took["loop"])
+        print(f"executor / loop: {ratios[-1]:.3f}", flush=True)
+    print(f"median {statistics.median(ratios):.3f}, {given.repeats} pairs of turns")
+
+
+if __name__ == "__main__":
+    main()
