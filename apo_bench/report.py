@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from apo_bench import costs, judged, looks, results, sections, sections_judging
+from apo_bench import costs, judged, latex, looks, page, published, results, sections, sections_controls, sections_costs, sections_judging
 from apo_bench.config import JUDGE
 from apo_bench.contrasts import MATCHED_KL, contrasts
+from apo_bench.exchange.export import inert
 from apo_bench.markdown import Row, claim, count, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.results import POOLED, Run
 
 CAPTIONS = {
+    "contrasts": "Declared contrasts with 95 % intervals; filled: adjusted p < 0.05",
+    "budget": "What each arm would spend alone, mean over seeds; hatched: what it added in this run",
     "by_round": "Scores by round; bands or bars: sample SD over seeds",
     "by_kl": "Scores against KL to the initial policy; the last round is numbered, hollow markers stand at an upper bound on the KL",
     "by_annotation": "Scores at the final round against annotation used; bands: sample SD over seeds",
@@ -28,10 +31,11 @@ ADJUSTED = (
 WHERE = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     """Rebuild `folder`/report from its tables; the same tables give the same bytes. Returns the path of report.md.
 
-    Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. Raises InputError, one line naming file and key or column.
+    Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. With `aggregates_only` the page shows no prompt, response or
+    judge's words. Raises InputError, one line naming file and key or column.
     """
     from apo_bench import figures  # matplotlib takes a second to import
 
@@ -44,6 +48,9 @@ def write_report(folder: Path) -> Path:
         "by_round": results.by_round(run, summary, diagnostics),
         "contrasts": contrasts(run, rates),
         "budget": costs.budget(run),
+        "sharing": costs.sharing(run),
+        "plan": costs.against_plan(run),
+        "controls": sections_controls.controls(run),
     }
     if rates is not None:
         held = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
@@ -53,17 +60,32 @@ def write_report(folder: Path) -> Path:
             "judges_agreement": judged.marked(judged.agreement_of_judges(judgments), audit, run.axes, ("judge", "other")),
             "judges_against_scores": judged.marked(judged.against_scores(judgments, results.without(held, run.failed)), audit, run.axes),
         }
-    target = folder / "report"
+    target, beside = folder / "report", run.experiment.report
     target.mkdir(parents=True, exist_ok=True)
+    timings = folder / "tables" / "timings.parquet"
+    if timings.exists():  # measured, so it has a page and a table of its own, which no two runs have alike
+        found = costs.measured(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
+        found.to_csv(target / "measured.csv", index=False, float_format="%.12g", lineterminator="\n")
+        (target / "measured.md").write_text("\n".join(sections_costs.measured(run, found)) + "\n", encoding="utf-8", newline="\n")
+    if beside.beside:
+        frames["beside"] = published.beside(run, frames, published.load(published.find(beside.beside)), beside.arms)
     for name, frame in frames.items():
-        frame.to_csv(target / f"{name}.csv", index=False, float_format="%.12g", lineterminator="\n")
+        safe = frame.map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
+        safe.to_csv(target / f"{name}.csv", index=False, float_format="%.12g", lineterminator="\n")
     shown, drawings = run.axes if len(run.axes) == 1 else (POOLED, *run.axes), target / "figures"
     drawn = [
+        *figures.draw_contrasts(frames["contrasts"], drawings),
+        *figures.draw_budget(costs.sharing(run), run.arms, drawings),
         *figures.draw_scores(summary, run.arms, run.scorers, shown, drawings),
         *figures.draw_by_annotation(costs.by_annotation(run), drawings),
         *figures.draw_reward_models(diagnostics[diagnostics["axis"] == POOLED], run.arms, drawings),
         *figures.draw_reliability(results.reliability(run), run.arms, drawings),
     ]
+    latex.write(run, frames, target / "tables")
+    page.write(
+        folder, run, frames, controls=sections_controls.sentences(run, frames["controls"]),
+        failed_controls=sections_controls.failed(frames["controls"]), warnings=_all_warnings(run, frames), aggregates_only=aggregates_only,
+    )  # fmt: skip
     lines = compose(run, summary, diagnostics, frames, [path.stem for path in drawn])
     path = target / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
@@ -82,19 +104,22 @@ def compose(
 
     variation = ", ".join(f"{factor} {plain(json.dumps(level))}" for factor, level in (run.manifest.get("variation") or {}).items())
     lines = [f"# {run.experiment.name}{f': {variation}' if variation else ''}", ""]
+    lines += [f"**The harness failed a control of its own:** {plain(found)}" for found in sections_controls.failed(frames["controls"])]
     lines += [f"**Not matched as declared:** {missed}" for missed in _missed(budget)]
     if changed := run.manifest.get("changed_after_a_look"):
         lines += [f"**Changed after a look:** {looks.sentence(changed)}"]
-    lines += ["", "## Answer", ""] if len(lines) > 2 else ["## Answer", ""]
+    lines += [""] if len(lines) > 2 else []
+    lines += [f"**Controls:** {plain(' '.join(sections_controls.sentences(run, frames['controls'])))}", "", "## Answer", ""]
     planned = len(run.experiment.seeds)
     lines += [f"- {_sentence(row, planned)}" for row in rows_of(compared[compared["family"] == "primary"])]
     lines += ["", *[f"- {_matches(budget, pair.a, pair.b)}" for family, pair in results.comparisons(run) if family == "primary"]]
-    if warnings := [*_warnings(run, compared), *_of_judges(run, frames)]:
+    if warnings := _all_warnings(run, frames):
         lines += ["", "## Warnings", "", *[f"- {plain(warning)}" for warning in warnings]]
     lines += ["", "## Scores at the final round", "", *sections.final(run, summary)]
     lines += ["", "## Scores by round beside the reward model", "", *drawn("by_round", "by_kl")]
     lines += sections.by_round(run, summary, diagnostics)
-    lines += ["", "## Contrasts", "", *_contrasts(run, compared)]
+    lines += ["", "## Contrasts", "", *drawn("contrasts"), *_contrasts(run, compared)]
+    lines += ["", "## Controls", "", *sections_controls.section(run, frames["controls"])]
     if "judged" in frames:
         about = (frames[name] for name in ("judges_agreement", "judges_against_scores"))
         names = sorted(frames["judged"]["judge"].unique())
@@ -109,7 +134,9 @@ def compose(
     lines += ["", "## Gold reward models", "", *sections.gold(run)]
     if run.manifest.get("tuned"):
         lines += ["", "## Tuning", "", *sections.tuning(run)]
-    lines += ["", "## Budget", "", *sections.budget(run, budget)]
+    lines += ["", "## Budget", "", *drawn("budget"), *sections_costs.budget(run, budget)]
+    if name := run.experiment.report.beside:
+        lines += ["", f"## Published numbers: {name}", "", *published.section(run, frames, name, run.experiment.report.arms)]
     lines += ["", "## Data and provenance", "", *_provenance(run)]
     return lines
 
@@ -158,6 +185,10 @@ def _matches(budget: pd.DataFrame, a: str, b: str) -> str:
     if other := these("no", "no"):
         parts.append("not required and different: " + ", ".join(f"{row.unit} ({_spent(row)})" for row in other))
     return f"`{a}` against `{b}`: {'; '.join(parts)}."
+
+
+def _all_warnings(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    return [*_warnings(run, frames["contrasts"]), *_of_judges(run, frames)]
 
 
 def _warnings(run: Run, compared: pd.DataFrame) -> list[str]:

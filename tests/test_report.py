@@ -171,9 +171,10 @@ def test_the_report_opens_with_the_missed_match_and_the_answer(report: Path) -> 
     lines = text.splitlines()
     assert lines[0] == "# synthetic"
     assert lines[2].startswith("**Not matched as declared:** `apo_rjs` against `golden_refresh`: rm_updates 31 against 30")
-    assert lines[4] == "## Answer"
-    assert "two-way t test over seeds (paired) and clusters of prompts" in lines[6]
-    assert "Scope: new seeds and new prompts" in lines[6]
+    assert lines[4].startswith("**Controls:** No controls were run")
+    assert lines[6] == "## Answer"
+    assert "two-way t test over seeds (paired) and clusters of prompts" in lines[8]
+    assert "Scope: new seeds and new prompts" in lines[8]
     assert "## Warnings" not in text
     for heading in (
         "Scores at the final round", "Scores by round beside the reward model", "Contrasts", "Answers by round", "Reward models by round",
@@ -255,6 +256,8 @@ def test_a_run_that_used_everything(whole: Path) -> None:
         "by_round",
         "by_kl",
         "by_annotation",
+        "budget",
+        "contrasts",
         "reward_models",
         "reliability",
     }
@@ -368,7 +371,7 @@ def test_a_run_in_which_all_failed_still_gets_a_report(tmp_path: Path) -> None:
 def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
     again = write_report(write_run(tmp_path / "run", tables())).parent
     names = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
-    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg"}
+    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg", ".pdf", ".tex", ".html"}
     for name in names:
         assert (again / name).read_bytes() == (report / name).read_bytes(), name
 

@@ -228,5 +228,7 @@ def test_the_same_reports_give_the_same_bytes(tmp_path: Path) -> None:
         return {str(path.relative_to(tmp_path)): path.read_bytes() for path in (tmp_path / "report").rglob("*.*")}
 
     first = written()
-    assert set(first) == {f"report/{name}" for name in ("report.md", "spread.csv", "figures/spread.png", "figures/spread.svg")}
+    assert set(first) == {
+        f"report/{name}" for name in ("report.md", "spread.csv", "figures/spread.png", "figures/spread.svg", "figures/spread.pdf")
+    }
     assert written() == first
