@@ -532,8 +532,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.writeheader()
     writer.writerows(row | {"preference": ("1", "2", "tie", "")[place % 4]} for place, row in enumerate(rows))
     sheet.write_text(filled.getvalue(), encoding="utf-8-sig")
-    for kind in (folder / "store").iterdir():  # none of these commands opens an artifact, and there are hundreds to copy
-        if kind.is_dir() and kind.name not in ("judging", "arm_seeds"):
+    for kind in (
+        folder / "store"
+    ).iterdir():  # rows are looked at before they are believed; no other artifact is opened, and there are hundreds
+        if kind.is_dir() and kind.name not in ("judging", "arm_seeds", "evaluations", "gold_accuracy"):
             shutil.rmtree(kind)
     return root
 
