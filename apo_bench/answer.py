@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apo_bench.store import digest, digest_files
+from apo_bench.store import checksum, digest, digest_files, write_json
 from apo_bench.tables import Records
 
+ANSWER = Path("store") / "answer.json"
 PRODUCTS = (
     "manifest.json", "tables/scores.parquet", "report/report.md", "report/report.html",
     *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget", "sharing", "plan", "controls")),
@@ -28,9 +29,19 @@ def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges:
     return digest([about, [record["key"] for record in records.values()], question, code])
 
 
-def says(path: Path, value: Any) -> bool:
-    """Whether an answer file holds this value, and everything that it speaks of is there."""
+def write_answer(folder: Path, key: str) -> None:
+    """Say that tables and report are whole, and the answer to this question."""
+    write_json(folder / ANSWER, {"key": key, "tables": _tables(folder)})
+
+
+def says(folder: Path, key: str) -> bool:
+    """Whether a folder's tables and report answer this question, and are there; the tables as they were written."""
     try:
-        return json.loads(path.read_text()) == value and all((path.parents[1] / part).exists() for part in PRODUCTS)
-    except (OSError, ValueError, RecursionError):
+        said = json.loads((folder / ANSWER).read_text())
+        return said["key"] == key and said["tables"] == _tables(folder) and all((folder / part).exists() for part in PRODUCTS)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _tables(folder: Path) -> dict[str, str]:
+    return {path.name: checksum(path) for path in sorted((folder / "tables").glob("*.parquet"))}

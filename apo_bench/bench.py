@@ -17,10 +17,10 @@ import pandas as pd
 from apo_bench.budget import Ledger
 from apo_bench.config import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.errors import InputError
-from apo_bench.lab import Lab, Progress, path_identity
+from apo_bench.lab import Lab, Progress
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.stats import clustered_mean
-from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_files, versions
+from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_files, path_identity, versions
 from apo_bench.tasks import Task
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity
 
@@ -150,7 +150,8 @@ class Bench:
         here = Path(__file__)
         statistics = [here.with_name("stats") / f"{name}.py" for name in ("checks", "shares", "calibration")]
         code = [code_hash(), digest_files([here, here.with_name("evaluate.py"), *statistics, *self.task.source_files])]
-        return {"code": code, "versions": versions(), "hardware": dict(self.hardware)}
+        asked = self.experiment.models.policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
+        return {"code": code, "versions": versions(), "hardware": dict(self.hardware), "asked": asked}
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
         return Lab(**self._lab_fields(seed, initial_policy, reward_model, ledger))

@@ -9,6 +9,7 @@ from apo_bench import __version__, judging_commands, terminal
 from apo_bench.errors import InputError
 from apo_bench.shipped import find_beside, shipped_root
 from apo_bench.terminal import FAILED, plain_errors, refuse_unfinished
+from apo_bench.visible import one_line
 
 app = typer.Typer(
     help="Is this alignment method really better, at the same cost?",
@@ -64,6 +65,8 @@ def run(
     if dry_run:
         terminal.print_preview(apo_bench.runner.preview(path, overrides, folder, part))
         return
+    if fresh:
+        _refuse_at_work(folder)
     if fresh and (aside := apo_bench.runner.set_aside(folder)):
         typer.echo(f"{folder} is now {aside}", err=True)
 
@@ -79,7 +82,7 @@ def run(
         else:
             terminal.print_summary(result.folder)
     for failure in result.failures:
-        typer.echo(f"failed: {failure}", err=True)
+        typer.echo(f"failed: {one_line(failure)}", err=True)
     if result.failures:
         raise typer.Exit(FAILED)
 
@@ -253,7 +256,7 @@ def check_method(
     policy.in_one_thread()
     results = contract.check_method(spec, parameters)
     for result in results:
-        typer.echo(f"{'passed' if result.passed else 'FAILED'}  {result.name}: {result.detail}")
+        typer.echo(f"{'passed' if result.passed else 'FAILED'}  {result.name}: {one_line(result.detail)}")
     if not all(result.passed for result in results):
         raise typer.Exit(FAILED)
 
@@ -281,6 +284,14 @@ def import_model(
     from apo_bench.models import imports
 
     typer.echo(str(imports.import_model(name, to)))  # pyright: ignore[reportArgumentType] (it refuses unknown names itself)
+
+
+def _refuse_at_work(folder: Path) -> None:
+    from apo_bench.status import read_status
+
+    for one in _run_folders(folder) if (folder / "experiment.yaml").is_file() else ():
+        if busy := [part for part in read_status(one).parts if part.state in ("running", "waiting")]:
+            raise InputError(f"{one}: a run is at work (process {busy[0].pid}); --fresh would take its folder away")
 
 
 def _run_folders(folder: Path) -> list[Path]:

@@ -31,6 +31,7 @@ from apo_bench.errors import InputError
 from apo_bench.markdown import ALPHA, Row, number, probability, rows_of, signed
 from apo_bench.results import POOLED, Run, read_run
 from apo_bench.stats import holm
+from apo_bench.visible import one_line
 
 KEY = ["arm_a", "arm_b", "axis", "scorer", "at"]  # what is one contrast in both runs
 NUMBERS = ["difference", "ci_low", "ci_high", "p_value", "p_adjusted", "standard_error", "df", "n_seeds"]
@@ -198,7 +199,7 @@ def _signs(about: Mapping[str, Any]) -> dict[str, str]:
 def _verdict(row: Row) -> str:
     sides = [[getattr(row, f"{name}{end}") for end in ("", "_low", "_high")] for name in ("first", "second")]
     if not math.isnan(row.first) and np.array_equal(*sides, equal_nan=True):
-        return EXACT
+        return EXACT if row.said[0] == row.said[1] else "the same numbers, another claim (other p-values are adjusted beside it)"
     if math.isnan(row.p_drift):
         return f"{UNCOMPARABLE}: {row.test.removeprefix('none: ')}"
     sign, within = {"yes": "same sign", "no": "opposite sign", "": "a difference of 0"}[row.same_sign], row.p_drift >= ALPHA
@@ -300,7 +301,7 @@ def sentences(found: Compared) -> list[str]:
         lines.append(f"{states.count('identical')} of {len(states)} tables are byte-identical; {told}.")
     if found.settings is not None:
         lines.append(f"Differing settings, code and versions: {', '.join(found.settings) or 'none'}.")
-    return [_visible(line) for line in [*lines, *found.assumed]]
+    return [one_line(line) for line in [*lines, *found.assumed]]
 
 
 def _sentence(row: Row) -> str:
@@ -331,16 +332,11 @@ def tables(found: Compared, *, descriptive: bool = False) -> list[Any]:
             mark, exact = "*" if row.family == "primary" else "", row.verdict == EXACT
             cells = [f"{mark}{row.arm_a} - {row.arm_b}", row.axis, row.scorer, row.at, number(row.first), number(row.second)]
             cells += ["-", "-"] if exact else [_ends(row, "drift"), probability(row.p_drift) or "-"]
-            shown.add_row(*map(_visible, [*cells, row.verdict]))
+            shown.add_row(*map(one_line, [*cells, row.verdict]))
     shown.caption = "* primary: p adjusted together by Holm"
     if not found.settings:
         return [shown]
     differing = Table("differs", "first", "second", box=SIMPLE_HEAD, padding=0)
     for key, values in found.settings.items():
-        differing.add_row(*map(_visible, [key, *map(str, values)]))
+        differing.add_row(*map(one_line, [key, *map(str, values)]))
     return [shown, differing]
-
-
-def _visible(text: str) -> str:
-    """Text in which no character moves the cursor or turns the line around."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -336,10 +336,15 @@ class Executor(Strict):
 
 
 class Report(Strict):
-    """What a report lays beside the results: published numbers by name, and which of our arms stands for which of theirs."""
+    """What a report shows beside the results, and what it leaves out.
+
+    `beside`: published numbers by name; `arms`: which of our arms stands for which of theirs. `aggregates_only`: the page shows no prompt,
+    no response and no judge's words, as where their text may not be passed on.
+    """
 
     beside: str | None = Field(default=None, pattern=_NAME)
     arms: dict[str, str] = {}
+    aggregates_only: bool = False
 
 
 Factor = Literal["world", "initial_policy", "gold"]

@@ -59,7 +59,7 @@ def hard_failure(folder: Path) -> str | None:
     """What `folder`/report/controls.csv says of an A/A difference that cannot be luck, in a line; None where there is none."""
     with (folder / "report" / "controls.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["control"] == "aa" and row["p_value"] and float(row["p_value"]) < HARD:
+            if row["control"] == "aa" and row["hard"] == "yes":
                 where = f"{row['scorer']}, {row['axis']}: {float(row['difference']):+.3g}, p = {float(row['p_value']):.2g}"
                 return f"controls: {row['arm_a']} differs from itself under other seeds ({where})"
     return None

@@ -38,13 +38,14 @@ def budget(run: Run) -> pd.DataFrame:
     for _, pair in comparisons(run):
         both = without(ledger[ledger["arm"].isin([pair.a, pair.b])], run.failed)
         seeds = shared_seeds(both, pair)
-        used = both.groupby(["arm", "unit", "seed"])["used"].sum().to_dict()
+        used = both.groupby(["arm", "unit", "seed"])["used"].sum(min_count=1).to_dict()
         for unit in sorted({*KINDS, *both["unit"]}, key=lambda unit: (order.get(unit, len(order)), unit)):
             a, b = (np.array([float(used.get((arm, unit, seed), 0.0)) for seed in seeds]) for arm in (pair.a, pair.b))
             kind = KINDS.get(unit, "")
             means = (float(a.mean()), float(b.mean())) if seeds else (np.nan, np.nan)
             tolerance = FLOPS_TOLERANCE * np.maximum(a, b) if kind == "flops" else 0
-            matched = "" if not kind else "yes" if seeds and (np.abs(a - b) <= tolerance).all() else "no"
+            same = "unknown" if np.isnan([a, b]).any() else "yes" if seeds and (np.abs(a - b) <= tolerance).all() else "no"
+            matched = same if kind else ""
             ratio = means[0] / means[1] if means[1] else np.nan
             declared = "yes" if kind in pair.matched else "no"
             rows.append((pair.a, pair.b, unit, *means, ratio, kind, declared, matched))
@@ -54,7 +55,7 @@ def budget(run: Run) -> pd.DataFrame:
 def missed(matches: pd.DataFrame) -> list[str]:
     """The declared matches that a frame of `budget` misses, each as a sentence."""
     found = []
-    for one in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] == "no")]):
+    for one in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] != "yes")]):
         ratio = "" if math.isnan(one.ratio) else f", ratio {one.ratio:.3g}"
         found.append(f"{one.arm_a} against {one.arm_b}: {one.unit} {count(one.used_a)} against {count(one.used_b)}{ratio}")
     return found

@@ -10,6 +10,7 @@ import typer
 from apo_bench import terminal
 from apo_bench.errors import InputError
 from apo_bench.terminal import FAILED, plain_errors, refuse_unfinished
+from apo_bench.visible import one_line, visible
 
 app = typer.Typer()
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run's folder.")]
@@ -60,7 +61,7 @@ def audit_judge(
     name, choice = _chosen(judge)
     folder = out or Path("results") / f"audit_{name}"
     unanswered = auditing.audit_judge(name, choice, data, folder, n=n, attacks=attacks)
-    typer.echo((folder / "report" / "audit.md").read_text(encoding="utf-8"))
+    typer.echo(visible((folder / "report" / "audit.md").read_text(encoding="utf-8")))
     typer.echo(str(folder / "report" / "audit.md"))
     _fail_on(unanswered)
 
@@ -147,7 +148,7 @@ def import_judgments(
         from apo_bench.exchange.annotations import import_annotations
 
         made, said = import_annotations(files, out), out / "summary.md"
-        typer.echo(said.read_text(encoding="utf-8"))
+        typer.echo(visible(said.read_text(encoding="utf-8")))
     typer.echo(f"{made.n} comparisons{_counted(made.missing, 'without a verdict')}")
     typer.echo(str(said))
 
@@ -177,11 +178,11 @@ def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
 
 def _counted(reasons: Mapping[str, int], what: str) -> str:
     shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()) if count)
-    return f"; {what}: {shown}" if shown else ""
+    return f"; {what}: {one_line(shown)}" if shown else ""
 
 
 def _fail_on(unanswered: Any) -> None:
     for one in unanswered:
-        typer.echo(f"failed: {one}", err=True)
+        typer.echo(f"failed: {one_line(one)}", err=True)
     if unanswered:
         raise typer.Exit(FAILED)

@@ -8,7 +8,6 @@ replayable (finished verbs return at once) and blind (no gold reward model, dev 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -20,7 +19,7 @@ from apo_bench.checkpoints import Checkpoints
 from apo_bench.config import Executor, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
 from apo_bench.errors import InputError
 from apo_bench.launched import PolicyFit, RewardFit, carry_out
-from apo_bench.store import Artifact, RunStore, code_hash, digest, digest_folder, scratch_of, versions
+from apo_bench.store import Artifact, RunStore, code_hash, digest, path_identity, scratch_of, versions
 from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,
@@ -312,12 +311,6 @@ class Lab:
         from apo_bench.models.ngram import NgramRewardModel
 
         return NgramRewardModel.load(folder).score(items), {"scored_responses": len(items)}
-
-
-@cache
-def path_identity(path: str | None) -> str | None:
-    """A model folder by its content; a hub id by its name."""
-    return digest_folder(Path(path)) if path and Path(path).is_dir() else path
 
 
 @dataclass(frozen=True)

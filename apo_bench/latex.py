@@ -82,7 +82,8 @@ def main(run: Run, frames: Mapping[str, pd.DataFrame], axes: Sequence[str]) -> l
             rows.append([_arm(arm), *cells, *([kl.get(arm, "--"), str(len(run.arm_seeds.get(arm, [])))] if whole else [])])
         blocks.append((None if whole else axis, rows))
     heads = ["arm", *map(escape, scorers), *(["KL", "seeds"] if whole else [])]
-    clusters = _span(run.final.groupby("arm")["cluster_id"].nunique())
+    by = ["arm"] if whole else ["arm", "axis"]
+    clusters = _span(run.final.groupby(by)["cluster_id"].nunique())
     note = (
         f"Mean over {_seeds(run)} seeds $\\pm$ sample SD over seeds, of answers to prompts in {clusters} clusters, which weigh alike. Bold "
         "is the highest mean of its column, where it was tested against every other arm and is higher each time (contrasts at the final "

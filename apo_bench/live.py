@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 from apo_bench.jobs import Job, Told
+from apo_bench.visible import one_line
 
 WAITING, AT_WORK, DONE, FAILED = "·", "▸", "✓", "✗"
 WINDOW_S = 30.0  # that tokens per second are the mean of
@@ -102,7 +103,7 @@ class View:
         working = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for job, one in self.standings.items():
             if one.mark == AT_WORK:
-                working.add_row(Text(job.label), Text(_printable(one.told.stage) if one.told else ""), Text(self.spent(job)))
+                working.add_row(Text(job.label), Text(one_line(one.told.stage) if one.told else ""), Text(self.spent(job)))
         done = sum(one.mark in (DONE, FAILED) for one in self.standings.values())
         rate, left = self.tokens_per_s(), self.left_s()
         parts = [f"{done} of {len(self.jobs)} done", f"{duration(self.now() - self._began)} so far"]
@@ -123,7 +124,7 @@ def live(jobs: Sequence[Job], budgets: Mapping[str, Mapping[Any, float]], worker
             nonlocal done
             if told.finished:
                 done += 1
-                print(f"[{done}/{len(jobs)}] {job.label}: {told.stage}", file=sys.stderr, flush=True)
+                print(f"[{done}/{len(jobs)}] {job.label}: {one_line(told.stage)}", file=sys.stderr, flush=True)
 
         yield line
         return
@@ -142,11 +143,6 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _printable(stage: str) -> str:
-    """A method may name its stages; what would steer a terminal is shown as a mark."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in stage)
 
 
 def _row(job: Job) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from apo_bench.visible import one_line
+
 ALPHA = 0.05
 Row = Any  # one row of a frame, its columns as attributes
 
@@ -16,14 +18,14 @@ def rows_of(frame: pd.DataFrame) -> list[Row]:
 
 
 def table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
+    """The lines of a table, one a row whatever its cells hold."""
     headers = list(headers)
-    return [f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *rows)]
+    return [f"| {' | '.join(map(one_line, line))} |" for line in (headers, ["---"] * len(headers), *rows)]
 
 
 def plain(value: object) -> str:
-    """Text from a file, or from a server, as one table cell or line in which no tag or image is one."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[")
+    """Text from a file, or from a server, as one table cell or line in which nothing is hidden and no tag or image is one."""
+    return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[")
 
 
 def letter(place: int) -> str:

@@ -3,7 +3,7 @@
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from apo_bench.results import POOLED, Run, reward_models, summary
 from apo_bench.shipped import find_beside
 from apo_bench.stats import clustered_mean, wilson
 
-COLUMNS = ("table", "model", "arm", "against", "metric", "value", "n", "source", "certainty")
+COLUMNS = ("table", "model", "data", "arm", "against", "metric", "value", "n", "judge", "scale", "unknown", "source", "certainty")
 METRICS = {  # metric: its name in a table, lowest and highest value, digits as published
     "score": ("mean reward", -math.inf, math.inf, 3),
     "win_percent": ("win rate, %", 0, 100, 2),
@@ -26,6 +26,10 @@ METRICS = {  # metric: its name in a table, lowest and highest value, digits as 
 }
 PLAYERS = {"rjs": "RejectionSampling", "rrhf": "RRHF", "dpo": "DPO"}
 ABLATIONS = {"opponent": "current", "refit": "every_round", "start": "base", "human_pairs": True, "duel": "ranking"}  # as the paper plays
+HEADS = (
+    "measure", "published: a - b", "published: b", "published: a", "published: a - b (95 % interval)", "z",
+    "ours: a - b", "ours: b", "ours: a", "ours: a - b (95 % interval)",
+)  # fmt: skip
 REWARD_MODELS = {"rm_base": ("rjs", "rrhf", "dpo"), "rm_apo_v3": ("apo_rjs", "apo_rrhf", "apo_dpo")}  # whose last reward model is ours
 
 
@@ -94,8 +98,8 @@ def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any,
 
     if None in row or None in row.values():
         raise refuse("columns", f"{len(COLUMNS)} are needed")
-    for column in ("table", "model", "arm", "metric", "source", "certainty"):
-        if not row[column].strip():
+    for column in COLUMNS:
+        if column not in ("against", "value", "n") and not row[column].strip():
             raise refuse(column, "empty")
     if row["metric"] not in METRICS:
         raise refuse("metric", f"{row['metric']!r} is none of {', '.join(METRICS)}")
@@ -123,7 +127,7 @@ def published(rows: pd.DataFrame) -> pd.DataFrame:
         other = held[row.table, row.against, row.metric]
         low = high = z = math.nan
         if row.metric not in ("win_percent", "accuracy_percent"):
-            note = "no interval: " + ("no SD was published" if row.metric == "score" else "an ECE is no share, and its bins are not known")
+            note = "no interval: " + ("no SD is known" if row.metric == "score" else "an ECE is no share")
         elif math.isnan(row.n) or math.isnan(other.n):
             note = "no interval: the number of items is not known"
         else:
@@ -208,7 +212,7 @@ def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Map
 
 
 def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> Ours:
-    """The win rate of the one over the other, by the first judge that compared them: not two win rates over a third, as theirs are."""
+    """The win rate of the one over the other, by the first judge that compared them: published ones may be over something else."""
     if judged is None or a not in arms or b not in arms:
         return NOTHING
     rows = judged[(judged["arm_a"] == arms[a]) & (judged["arm_b"] == arms[b]) & (judged["axis"] == POOLED)]
@@ -242,54 +246,59 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], name: str, named: Mapp
     """Lines of markdown: the published numbers called `name` beside ours, and what differs. Raises InputError as `load` and `ours` do."""
     rows = load(find(name))
     found = beside(run, frames, rows, named)
-    cells = []
+    cells = [[plain(cell) for cell in line] for line in shown(found)]
+    return [*table(HEADS, cells), "", *[f"- {plain(line)}" for line in differs(run, rows, found)]]
+
+
+def shown(found: pd.DataFrame) -> list[list[str]]:
+    """`beside`'s rows as cells under HEADS, of plain text; "-" where there is nothing."""
+    lines = []
     for row in rows_of(found):
         title, _, _, digits = METRICS[row.metric]
         theirs = [_shown(row.value_against, digits), _shown(row.value, digits), _change(row.difference, row.ci_low, row.ci_high, digits)]
         own = [_shown(row.our_value_against, digits), _shown(row.our_value, digits)]
         own.append(_change(row.our_difference, row.our_low, row.our_high, digits))
-        pair = f"`{row.our_arm}` - `{row.our_against}`" if row.our_arm else "-"
-        cells.append([title, plain(f"{row.arm} - {row.against}"), *theirs, "-" if math.isnan(row.z) else f"{row.z:.2f}", pair, *own])
-    heads = ["measure", "published: a - b", "b", "a", "a - b (95 % interval)", "z", "ours: a - b", "b", "a", "a - b (95 % interval)"]
-    return [*table(heads, cells), "", *[f"- {line}" for line in differs(run, rows, found)]]
+        pair = f"{row.our_arm} - {row.our_against}" if row.our_arm else "-"
+        lines.append([title, f"{row.arm} - {row.against}", *theirs, _shown(row.z, 2), pair, *own])
+    return lines
 
 
 def differs(run: Run, rows: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """What the numbers of a row do not have in common, and what the published intervals do not know, as sentences."""
+    """What the numbers of a row do not have in common, and what is not known of the published ones, as sentences of plain text."""
 
-    def all_of(column: str, where: Sequence[str]) -> str:
-        return plain("; ".join(dict.fromkeys(rows.loc[rows["metric"].isin(where), column])))
+    def all_of(column: str, *metrics: str) -> str:
+        return "; ".join(dict.fromkeys(rows.loc[rows["metric"].isin(metrics or METRICS), column]))
 
     policy, metrics = run.experiment.models.policy, set(rows["metric"])
     model = policy.path or f"a {(policy.architecture or {}).get('model_type', 'model')} of our own"
     scores = run.final.groupby("arm")["prompt_id"].nunique()
     prompts = f"{scores.min()} test prompts" if len(scores) else "no finished arm"
     seeds = len(run.experiment.seeds)
+    held_out = "ours is the last round's, on held-out human pairs, of the first plain and APO player that both are there"
+    own = {
+        "score": f"ours is by {run.golds[0]}; signs can be held against each other, sizes cannot",
+        "win_percent": "ours is that of the one arm over the other (b is what is left of 100 %), and the difference is a's lead",
+        "accuracy_percent": held_out,
+        "ece": held_out,
+    }
     lines = [
-        f"Source: {all_of('source', list(METRICS))}. How sure: {all_of('certainty', list(METRICS))}.",
-        f"Model: theirs {all_of('model', ['score', 'win_percent']) or 'not stated'}, ours {plain(model)}.",
-        f"Data: theirs Anthropic's HH, ours task {plain(run.experiment.task.use)}, {prompts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
+        f"Source: {all_of('source')}. How sure: {all_of('certainty')}.",
+        f"Model: theirs {all_of('model', 'score', 'win_percent') or 'not stated'}, ours {model}.",
+        f"Data: theirs {all_of('data')}; ours task {run.experiment.task.use}, {prompts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
     ]
-    if "score" in metrics:
-        lines.append(
-            f"Scale: their score is RM_All's, ours is `{run.golds[0]}`'s: signs can be held against each other, sizes cannot. No SD of "
-            "RM_All's means was published, hence no interval."
-        )
-    if "win_percent" in metrics:
-        lines.append(
-            "Win rates: theirs are two shares of wins over some third response, judged by GPT-4; ours is that of the one arm over the "
-            "other (b is what is left of 100 %), and the difference is a's lead."
-        )
+    for metric in (one for one in METRICS if one in metrics):
+        by, scale, unknown = (all_of(column, metric) for column in ("judge", "scale", "unknown"))
+        title = METRICS[metric][0]
+        lines.append(f"{title[0].upper()}{title[1:]}: theirs by {by}, {scale}; not known: {unknown}. Here {own[metric]}.")
     if not found["ci_low"].isna().all():
         lines.append(
-            "Published intervals: Newcombe's for two shares of independent items, at the published n; the items are the same, which we "
-            "cannot use, and the seeds are unknown, so they speak of those checkpoints only. Ours speak of new seeds and prompts where the "
+            "Published intervals: Newcombe's for two shares of independent items, at the published n. They know neither which items two "
+            "rows share nor of luck in training, so they speak of those checkpoints only. Ours speak of new seeds and prompts where the "
             "contrast does, and of the reward models' seeds where reward models are compared."
         )
-    lines.append("Reward models: ours are those of the last round of the first plain and APO player that both are there.")
-    absent = list(dict.fromkeys(found.loc[found["our_arm"] == "", "arm"]))
-    if absent:
-        lines.append(f"Nothing of ours corresponds to: {plain(', '.join(absent))}. `report.arms` maps policies of the paper to arms.")
+    here = set(found.loc[found["our_arm"] != "", "arm"])
+    if absent := [arm for arm in dict.fromkeys(found["arm"]) if arm not in here]:
+        lines.append(f"Nothing of ours corresponds to: {', '.join(absent)}. The key report.arms maps published policies to arms.")
     return lines
 
 

@@ -13,7 +13,7 @@ from apo_bench.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.experiment_file import load_experiment
 from apo_bench.jobs import Job
 from apo_bench.methods import resolve, source_files
-from apo_bench.models.imports import resolve_model
+from apo_bench.models.imports import by_content, resolve_model
 from apo_bench.shipped import find_beside
 from apo_bench.store import code_hash, digest, digest_files, is_sealed, sealed, versions, write_json
 from apo_bench.tasks import Task, load_task
@@ -45,7 +45,7 @@ def record_key(job: Job) -> str:
         made_by = digest_files([here / f"{name}.py" for name in ("oracle", "controls")])
         return digest({"reference": record_key(replace(job, arm=arm)), "n": experiment.controls.oracle_n, "code": made_by})
     return digest({
-        "models": experiment.models.model_dump(mode="json"),
+        "models": by_content(experiment.models).model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
         "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,

@@ -1,4 +1,4 @@
-"""A run folder's tables -> report.md, csv files and figures. No model is opened, and no text a model wrote is shown."""
+"""A run folder's tables -> report.md, page, csv files, LaTeX and figures. No model is opened. Responses are shown on the page alone."""
 
 import json
 import math
@@ -84,7 +84,8 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     latex.write(run, frames, target / "tables")
     page.write(
         folder, run, frames, controls=sections_controls.sentences(run, frames["controls"]),
-        failed_controls=sections_controls.failed(frames["controls"]), warnings=_all_warnings(run, frames), aggregates_only=aggregates_only,
+        failed_controls=sections_controls.failed(frames["controls"]), warnings=_all_warnings(run, frames),
+        aggregates_only=aggregates_only or beside.aggregates_only,
     )  # fmt: skip
     lines = compose(run, summary, diagnostics, frames, [path.stem for path in drawn])
     path = target / "report.md"
@@ -213,6 +214,8 @@ def _warnings(run: Run, compared: pd.DataFrame) -> list[str]:
     for row in rows_of(compared[compared["n_dropped"] > 0]):
         where = f"{row.arm_a} against {row.arm_b}, {row.axis}, {row.scorer}{'' if row.at == 'final' else f', {WHERE[row.at]}'}"
         found.append(f"{where}: {row.n_dropped} rows left out (prompt not scored in every seed of both).")
+    if len(there := (run.manifest.get("hardware") or {}).get("workers") or ()) > 1:
+        found.append(f"Arm-seeds ran on different hardware: {'; '.join(json.dumps(one, sort_keys=True) for one in there)}.")
     found += [f"Table {name} is absent; what it would show is missing." for name in run.absent]
     if run.manifest.get("dirty"):
         found.append("The code had uncommitted changes.")

@@ -40,6 +40,7 @@ MAY_LACK = ("n", "verdict", "failure")
 UNIQUE = {name: ["arm", "seed", "round", "prompt_id", "axis", "scorer"] for name in ("scores", "control_scores")}
 MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
     "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "changed_after_a_look": dict,
+    "hardware": dict,
     "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
 }  # fmt: skip
 REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report

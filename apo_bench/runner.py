@@ -15,18 +15,18 @@ from typing import Any
 from filelock import FileLock
 
 from apo_bench import looks, records, tune
-from apo_bench.answer import answer_key, says
+from apo_bench.answer import ANSWER, answer_key, says, write_answer
 from apo_bench.config import Experiment
 from apo_bench.controls import AA, ORACLE, chooser, hard_failure
 from apo_bench.errors import InputError
 from apo_bench.executors import cores, executor
 from apo_bench.experiment_file import dump_experiment, load_experiment
-from apo_bench.jobs import GOLD, INITIAL, Job
+from apo_bench.jobs import GOLD, INITIAL, Job, mark_waiting
 from apo_bench.live import live
 from apo_bench.methods import source_files
 from apo_bench.plan import fitting, kept
 from apo_bench.plan.fitting import Fitted
-from apo_bench.store import damage_of, free_name, write_json, write_text
+from apo_bench.store import RUN_LOCK, damage_of, free_name, write_json, write_text
 from apo_bench.tables import Failure, Records, manifest, rows_in, write_tables
 from apo_bench.tasks import Task
 from apo_bench.work import work
@@ -57,6 +57,7 @@ class Part:
 
 
 ALL = Part()
+CHANGED = "its record answers another question: the experiment, or a file it names, was changed while it ran"
 
 
 def run(
@@ -85,13 +86,14 @@ def run(
     missing = [job for job in runner.first_jobs() if records.finished(job) is None]
     for job in missing:
         records.method(job)  # whatever is wrong with a method or a setting is said before anything is written
-    if missing or not (folder / "store" / "answer.json").exists():
+    if missing or not (folder / ANSWER).exists():
         _open_judges(question, experiment, task)
     plan = kept.kept(folder, experiment, task, base)
     if missing:  # then torch is here already, and disk is still to be taken
         plan = plan or kept.make(experiment, task, base, fits)
         kept.check_disk(folder, plan)
-    write_text(folder / "experiment.yaml", dump_experiment(load_experiment(question.experiment, overrides)))
+    asked = dump_experiment(load_experiment(question.experiment, overrides))
+    write_text(folder / "experiment.yaml", asked)
     if missing and plan:
         fitting.keep(folder, experiment, task, base, fits)
         kept.keep(folder, plan)
@@ -118,6 +120,8 @@ def run(
     about |= {"fits": {name: asdict(one) for name, one in fits.items()}} if fits else {}
     about |= {"variation": dict(variation)} if variation else {}
     with FileLock(folder / "store" / ".answer.lock"):  # of several runs on one folder one writes, and the others find it written
+        if (folder / "experiment.yaml").read_text(encoding="utf-8") != asked:
+            raise InputError(f"{folder / 'experiment.yaml'}: another run has meanwhile asked another question of this folder")
         unanswered = runner.answer(about, found, beside, fits)
         broken = hard_failure(folder)
     return RunResult(folder, (*runner.failures, *unanswered, *([broken] if broken else ())))
@@ -204,8 +208,16 @@ class _Runner:
         # seeds run fastest: jobs that run side by side then differ in seed, and seldom wait for a shared artifact
         budgets: dict[str, Mapping[Any, float]] = {arm: self.experiment.budget_of(arm) for arm in self.experiment.arms}
         jobs = [*first, *missing]
+        with FileLock(self.question.folder / "store" / RUN_LOCK):  # not while a sweep is looking for what nobody needs
+            mark_waiting(jobs)
         with live(jobs, budgets, self.workers or cores()) as show:
             failures = self.run_all(jobs, work, self.workers, self.experiment.executor, show)
+        told = {(one.arm, one.seed, one.trial) for one in failures}
+        failures += [
+            Failure(job.arm, job.seed, CHANGED, job.trial)
+            for job in missing
+            if (job.arm, job.seed, job.trial) not in told and records.finished(job) is None
+        ]
         self.failures += [one for one in failures if one.trial is None]
         return failures
 
@@ -213,7 +225,7 @@ class _Runner:
         """The records of finished arm-seeds. One whose rows are damaged on disk is run again first, which makes them anew."""
         damaged = [job for job in jobs if (one := records.finished(job)) and any(map(damage_of, rows_in(job.folder, one)))]
         for job in damaged:
-            job.record.unlink()
+            job.record.unlink(missing_ok=True)
         self.work(damaged)
         return {(job.arm, job.seed): record for job in jobs if (record := records.finished(job))}
 
@@ -230,12 +242,13 @@ class _Runner:
         about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
         base = question.experiment.parent
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=base)]
-        answer, written = answer_key(folder, about, {**found, **beside}, judges), folder / "store" / "answer.json"
-        if says(written, answer):  # a replay has nothing new to write
+        answer, written = answer_key(folder, about, {**found, **beside}, judges), folder / ANSWER
+        if says(folder, answer):  # a replay has nothing new to write
             return []
         from apo_bench.report import write_report
 
         _open_judges(question, experiment, self.task)  # before the tables of an earlier answer go
+        written.unlink(missing_ok=True)  # until the new answer is whole there is none
         plan = kept.kept(folder, experiment, self.task, base) or kept.make(experiment, self.task, base, fits)
         kept.keep(folder, plan)
         used = _pairs_used(experiment, self.task)
@@ -249,7 +262,7 @@ class _Runner:
             unanswered = _ask_judges(question, experiment, self.task)
         write_report(folder)
         if not unanswered:
-            write_json(written, answer)
+            write_answer(folder, answer)
         return unanswered
 
     def first_jobs(self) -> list[Job]:

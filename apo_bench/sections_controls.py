@@ -17,7 +17,7 @@ from apo_bench.stats import Contrast, contrast
 
 COLUMNS = [
     "control", "arm_a", "arm_b", "axis", "scorer", "share", "effect", "difference", "standard_error", "df", "ci_low", "ci_high", "p_value",
-    "n_seeds", "n_clusters", "n_dropped", "scope", "test",
+    "n_seeds", "n_clusters", "n_dropped", "scope", "test", "hard",
 ]  # fmt: skip
 NAMES = {"aa": "A/A", "oracle": "oracle (not a fair arm)", "diluted": "diluted oracle (not a fair arm)"}
 NONE = "No controls were run, so nothing shows here that this run invents no difference, or that it would see one."
@@ -36,6 +36,9 @@ def controls(run: Run) -> pd.DataFrame:
         rows += _again(run)
     if asked.oracle:
         rows += _oracles(run)
+    tested = sum(row["control"] == "aa" and not math.isnan(row["p_value"]) for row in rows)
+    for row in rows:  # on several axes there are as many chances to be wrong
+        row["hard"] = "yes" if row["control"] == "aa" and row["p_value"] < HARD / max(tested, 1) else "no" if row["control"] == "aa" else ""
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
 
 
@@ -45,12 +48,14 @@ def sentences(run: Run, found: pd.DataFrame | None = None) -> list[str]:
     asked, name, first = run.experiment.controls, run.experiment.reference, run.experiment.compare.axes[0]
     if not asked.aa and not asked.oracle:
         return [NONE]
+    at = ["Controls are compared at the final round, the declared contrasts at the one chosen on dev."]
+    at = at if run.experiment.compare.round == "dev_best" else []
     said = [_said_again(row) for row in rows_of(found[found["control"] == "aa"])] if asked.aa else ["No A/A arm was run."]
     n = len(run.experiment.seeds)
     if asked.aa and 0 < (there := _again_scores(run)["seed"].nunique()) < n:
         said.append(f"Under {n - there} of the {n} other seeds it has no result.")
     if not asked.oracle:
-        return [*said, "No oracle was run."]
+        return [*said, "No oracle was run.", *at]
     rows = found[(found["axis"] == first) & (found["scorer"] == _by(run).scorer)].set_index("control", drop=False)
     best = f": the best of {asked.oracle_n} answers of {name} by {_chosen_by(run)}" if len(run.tables["control_scores"]) else ""
     said.append(_said(rows.loc["oracle"], f"An oracle (not a fair arm{best})"))
@@ -62,12 +67,12 @@ def sentences(run: Run, found: pd.DataFrame | None = None) -> list[str]:
     ):
         if lost:
             said.append(f"The oracle (not a fair arm) is missing in {len(lost)} of {n} seeds ({_listed(lost)}): {why}.")
-    return said
+    return [*said, *at]
 
 
 def failed(found: pd.DataFrame) -> list[str]:
     """A/A differences that cannot be luck, a sentence each. `found`: of `controls`."""
-    rows = found[(found["control"] == "aa") & (found["p_value"] < HARD)]
+    rows = found[found["hard"] == "yes"]
     return [f"{row.arm_a} differs from itself under other seeds: {_numbers(row)}." for row in rows_of(rows)]
 
 
@@ -110,7 +115,9 @@ def _by(run: Run) -> Run:
     """The run with its oracle's scorer in the place of the declared one, and with its first primary pair and axis alone."""
     compare = run.experiment.compare
     scorer = "gold" if run.judge is not None or (run.scorer == run.golds[-1] and not _has_truth(run)) else compare.scorer
-    compare = compare.model_copy(update={"scorer": scorer, "primary": compare.primary[:1], "secondary": (), "axes": compare.axes[:1]})
+    compare = compare.model_copy(
+        update={"scorer": scorer, "primary": compare.primary[:1], "secondary": (), "axes": compare.axes[:1], "round": "final"}
+    )
     return replace(run, experiment=run.experiment.model_copy(update={"compare": compare}))
 
 
@@ -217,7 +224,7 @@ def _said_again(row: Row) -> str:
     found = f"{who} against itself under other seeds differs by {_numbers(row)}"
     if math.isnan(row.p_value):
         return f"{found}; no test: {_reason(row)}."
-    if row.p_value < HARD:
+    if row.hard == "yes":
         return f"{found}: a difference where there is none, so no difference below can be trusted."
     chance = "; one run in twenty has p below 0.05 by chance" if row.p_value < ALPHA else ""
     return f"{found}: that is what nothing looks like here{chance}."

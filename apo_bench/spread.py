@@ -1,4 +1,4 @@
-"""The reports of an experiment's variations -> how far its answers differ between them: report.md, spread.csv and a figure.
+"""The reports of an experiment's variations -> how far its answers differ between them: report.md, report.html, spread.csv and a figure.
 
 Within one variation, world, base policy and gold models are as they are; here they are what varies. No model, no torch.
 """
@@ -23,6 +23,10 @@ from apo_bench.experiment_file import load_experiment
 from apo_bench.figures import COLOURS, STYLE, save
 from apo_bench.judging.audit import UNINFORMATIVE as UNINFORMATIVE_JUDGE
 from apo_bench.markdown import Row, claim, number, plain, probability, rows_of, signed, tested
+from apo_bench.page.charts import Estimate
+from apo_bench.page.markup import minus
+from apo_bench.page.markup import name as page_name
+from apo_bench.page.writing import write_levels
 from apo_bench.results import POOLED, UNINFORMATIVE
 from apo_bench.stats import holm
 
@@ -141,14 +145,18 @@ def write(folder: Path, name: str, levels: Mapping[str, Mapping[str, Any]]) -> P
     target.mkdir(parents=True, exist_ok=True)
     table.to_csv(target / "spread.csv", index=False, float_format="%.12g", lineterminator="\n")
     figures = _draw(table, list(levels), target / "figures") if len(table) else []
-    lines = [f"# {name}: {' and '.join(_factors(levels))} varied", "", "## Answer", ""]
-    primary = rows_of(table[table["family"] == "primary"])
-    lines += [f"- {_sentence(row)}" for row in primary] or ["- **No result**: no variation has a report."]
-    if warnings := _warnings(parts, table):
-        lines += ["", "## Warnings", "", *[f"- {warning}" for warning in warnings]]
+    title, warnings = f"{name}: {' and '.join(_factors(levels))} varied", _warnings(parts, table)
+    answers = [_sentence(row) for row in rows_of(table[table["family"] == "primary"])] or ["**No result**: no variation has a report."]
+    heads, cells, remarks = _contrasts(table, list(levels))
+    pages = {label: (folder / label / "report" / "report.html").is_file() for label in levels}
+    write_levels(folder, title, answers, warnings, _estimates(table, list(levels)), heads, cells, remarks, pages)
+    lines = [f"# {title}", "", "## Answer", "", *[f"- {answer}" for answer in answers]]
+    if warnings:
+        lines += ["", "## Warnings", "", *[f"- {plain(warning)}" for warning in warnings]]
     lines += ["", "## Contrasts by variation", ""]
     lines += [f"![Differences by variation, with their 95 % intervals; diamonds: mean](figures/{path.name})" for path in figures[:1]]
-    lines += ["", *_contrasts(table, list(levels))] if len(table) else []
+    if len(table):
+        lines += ["", *markdown.table(heads, cells), "", *remarks[:2], "", *[f"- {remark}" for remark in remarks[2:]]]
     lines += ["", "## Final scores by variation", "", *_scores(parts, table)]
     lines += ["", "## Variations", "", *_variations(parts, levels)]
     path = target / "report.md"
@@ -192,7 +200,7 @@ def _read(folder: Path) -> _Part:
 
 def _warnings(parts: Mapping[str, _Part], table: pd.DataFrame) -> list[str]:
     found = [f"{label}: no report; it is missing below." for label, part in parts.items() if not part.there]
-    found += [f"{label}: failed: {plain(failure)}" for label, part in parts.items() for failure in part.failures]
+    found += [f"{label}: failed: {failure}" for label, part in parts.items() for failure in part.failures]
     if len(table) and (missing := int((table["n_missing"] > 0).sum())):
         found.append(f"{missing} of {len(table)} rows lack a difference in at least one variation; column missing counts them.")
     return found
@@ -215,7 +223,8 @@ def _sentence(row: Row) -> str:
     return f"{said}: {size}, {tested(row.p_adjusted, row.p_value, row.test)}; {signs}. Scope: {row.scope}."
 
 
-def _contrasts(table: pd.DataFrame, labels: Sequence[str]) -> list[str]:
+def _contrasts(table: pd.DataFrame, labels: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Heads, cells and remarks of the table of contrasts."""
     factors = [column for column in map(str, table.columns) if column.startswith("sd_")]
     notes: dict[str, str] = {}
     cells = []
@@ -230,7 +239,7 @@ def _contrasts(table: pd.DataFrame, labels: Sequence[str]) -> list[str]:
             *p_values, f"{row['n_positive']} / {row['n_negative']}", str(row["n_missing"]), note,
         ])  # fmt: skip
     heads = ["contrast", "axis", "scorer", "family", *labels, "mean", "SD", *[f"SD by {factor[3:]}" for factor in factors]]
-    lines = markdown.table([*heads, *([] if factors else ["p", "p (Holm)"]), "higher / lower", "missing", "note"], cells)
+    heads += [*([] if factors else ["p", "p (Holm)"]), "higher / lower", "missing", "note"]
     said = (
         "Differences with 95 % intervals: of a variation, as its own report has them; of the mean, over variations. Gold scores have a "
         "scale of their own in each variation, so that their mean and SD mix scales; signs do not."
@@ -241,7 +250,23 @@ def _contrasts(table: pd.DataFrame, labels: Sequence[str]) -> list[str]:
         else "Each level counts as one draw at random from what it stands for; levels that somebody picked are no such draw, and say "
         "nothing of new ones. Holm's correction covers the primary family; other p-values are unadjusted and descriptive."
     )
-    return [*lines, "", said, draws, "", *[f"- ({number}) {text}" for text, number in notes.items()]]
+    return heads, cells, [said, draws, *[f"({number}) {text}" for text, number in notes.items()]]
+
+
+def _estimate(label: str, value: float, low: float, high: float) -> Estimate:
+    return Estimate(page_name(label), value, low, high, minus(signed(value)), "", 0.0, "primary" if label == "mean" else "")
+
+
+def _estimates(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, list[Estimate]]:
+    """For the page: each declared contrast by each scorer but the proxy, a line per variation and, below them, the mean."""
+    found = {}
+    for row in table[(table["family"] != "descriptive") & (table["scorer"] != "proxy")].to_dict("records") if len(table) else []:
+        axis, at = "all axes" if row["axis"] == POOLED else row["axis"], "" if row["at"] == "final" else f", {row['at']}"
+        columns = {label: [f"{one}.{label}" for one in NUMBERS] for label in labels} | {"mean": ["mean", "ci_low", "ci_high"]}
+        lines = [_estimate(label, *(float(row[one]) for one in names)) for label, names in columns.items()]
+        if known := [line for line in lines if not math.isnan(line.value)]:
+            found[f"{row['arm_a']} \u2212 {row['arm_b']}: {row['scorer']}, {axis}{at}"] = known
+    return found
 
 
 def _scores(parts: Mapping[str, _Part], table: pd.DataFrame) -> list[str]:

@@ -22,6 +22,7 @@ from apo_bench.experiment_file import load_experiment
 from apo_bench.jobs import GOLD, INITIAL, Job
 from apo_bench.live import duration
 from apo_bench.records import control_jobs
+from apo_bench.visible import one_line, visible
 
 State = Literal["finished", "running", "waiting", "stopped", "failed", "not started"]
 Answer = Literal["up to date", "none yet", "out of date"]
@@ -153,7 +154,7 @@ def tables(status: Status) -> list[Any]:
         same = list(group)
         seeds = ", ".join(dict.fromkeys(str(part.seed) for part in same))
         work = _span([part.work_s for part in same], duration)
-        about = f"{state}: {stage}" if stage and state != "failed" else state  # why it failed stands below
+        about = f"{state}: {one_line(stage)}" if stage and state != "failed" else state  # why it failed stands below
         about += f" (step {steps})" if steps and state != "failed" else ""
         arms.add_row(arm, seeds, about, "-" if rounds is None else str(rounds), _span([part.artifacts for part in same], str), work)
     shown: list[Any] = [arms]
@@ -165,10 +166,11 @@ def tables(status: Status) -> list[Any]:
         shown.append(judges)
     for part in status.parts:
         if part.state == "failed":
-            shown.append("\n".join([f"failed: {_name(part)}, seed {part.seed}: {part.stage}", *(f"    {line}" for line in part.log)]))
+            said = f"failed: {_name(part)}, seed {part.seed}: {one_line(part.stage)}"
+            shown.append("\n".join([said, *(f"    {visible(line)}" for line in part.log)]))
     if status.building and not status.workers:
         shown.append(f"at work: {', '.join(status.building)}; for which arm is not on disk")
-    shown += [f"unreadable: {note}" for note in status.notes]
+    shown += [f"unreadable: {one_line(note)}" for note in status.notes]
     return [*shown, f"tables and report: {status.answer}", f"time left: {_left(status)}"]
 
 
@@ -281,11 +283,10 @@ def _building(folder: Path) -> Iterator[str]:
 
 
 def _answer(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], parts: Sequence[Part]) -> Answer:
-    from apo_bench.answer import answer_key, says
+    from apo_bench.answer import ANSWER, answer_key, says
     from apo_bench.methods import source_files
 
-    written = folder / "store" / "answer.json"
-    if not written.exists():
+    if not (folder / ANSWER).exists():
         return "none yet"
     jobs = {(job.arm, job.seed): job for job in asked(folder, experiment) if job.trial is None}
     finished = [(part.arm, part.seed) for part in parts if part.trial is None and part.state == "finished"]
@@ -295,7 +296,7 @@ def _answer(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], p
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=Path.cwd())]
     except InputError:  # a judge's file that is not here cannot be compared
         return "out of date"
-    same = says(written, answer_key(folder, about, records, judges))
+    same = says(folder, answer_key(folder, about, records, judges))
     return "up to date" if same and not any(part.to_do for part in parts) else "out of date"
 
 

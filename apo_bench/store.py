@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from apo_bench import __version__
 
+RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and while a run says what it is about to do
 MANIFEST = "manifest.json"
 TIMING = "timing.json"  # measured values live apart: they are outside byte-identity
 VERSIONED = ("torch", "transformers", "accelerate", "tokenizers", "peft", "scikit-learn", "numpy")
@@ -119,6 +120,12 @@ def digest_files(paths: Iterable[Path]) -> str:
 def digest_folder(folder: Path) -> str:
     """A short hash of a model folder's files."""
     return digest([(str(path.relative_to(folder)), checksum(path)) for path in sorted(folder.rglob("*")) if path.is_file()])
+
+
+@cache
+def path_identity(path: str | None) -> str | None:
+    """A model folder by its content; a hub id by its name."""
+    return digest_folder(Path(path)) if path and Path(path).is_dir() else path
 
 
 def scratch_of(folder: Path) -> Path:

@@ -18,11 +18,10 @@ from filelock import FileLock, Timeout
 
 from apo_bench.errors import InputError
 from apo_bench.status import artifacts, named, read_status
-from apo_bench.store import MANIFEST
+from apo_bench.store import MANIFEST, RUN_LOCK
 
 OF_MODELS = {"samples": ("policy",), "scores": ("reward_model",), "kl": ("policy", "reference")}  # kind -> inputs that name models
 LEFT_OVER = re.compile(r"\.?[0-9a-f]{24}\.(tmp|damaged|scratch)\w*|\..+\.json\.tmp\d+")  # of artifacts, and of files written whole
-RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and by whoever must not be disturbed by one
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,21 @@ def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False) -> S
     Raises InputError, with nothing removed, while a run is at work; where a record cannot be read; and, unless `unfinished`, while
     arm-seeds are without a result: what they have made so far is named by no record, and would be made again.
     """
-    status = read_status(folder)
     store = folder / "store"
+    _refuse_at_work(folder, unfinished=unfinished)
+    if dry_run:
+        return _found(folder)
+    store.mkdir(exist_ok=True)
+    with _held(store / RUN_LOCK):
+        _refuse_at_work(folder, unfinished=unfinished)  # a run may have begun meanwhile
+        found = _found(folder)
+        for path in found.paths:
+            _remove(path)
+    return found
+
+
+def _refuse_at_work(folder: Path, *, unfinished: bool) -> None:
+    status, store = read_status(folder), folder / "store"
     if busy := [part for part in status.parts if part.state in ("running", "waiting")]:
         raise InputError(f"{folder}: a run is at work ({busy[0].arm}, seed {busy[0].seed}, process {busy[0].pid})")
     open_ = [part for part in status.parts if part.state != "finished" and not part.of_the_bench]
@@ -51,14 +63,6 @@ def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False) -> S
     for lock in (*sorted(store.glob(".*.lock")), *sorted(store.glob("*/.*.lock"))):
         with _held(lock):
             pass
-    if dry_run:
-        return _found(folder)
-    store.mkdir(exist_ok=True)
-    with _held(store / RUN_LOCK):
-        found = _found(folder)
-        for path in found.paths:
-            _remove(path)
-    return found
 
 
 def needed(folder: Path) -> set[str]:

@@ -1,6 +1,9 @@
 """Records of finished arm-seeds -> the run folder's tables and manifest. Only `timings` holds measured values."""
 
 import json
+import os
+import platform
+import shlex
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from typing import Any, TypeVar
 from apo_bench.budget import STOCKS, UNITS
 from apo_bench.config import Experiment, Unit
 from apo_bench.controls import AA, made_of
+from apo_bench.shipped import shipped_root
 from apo_bench.store import origin, write_table
 from apo_bench.tasks import Task
 from apo_bench.types import Prompt
@@ -151,6 +155,14 @@ def _marginals_of(records: Records) -> dict[tuple[str, int], dict[Unit, float]]:
     return marginals((key, record["charged"], record["seen"]) for key, record in records.items())
 
 
+def _spelled(path: Path) -> str:
+    """An experiment's file as a user would name it: a shipped one, one below the working directory, or by its whole path."""
+    for root in (shipped_root(), Path.cwd()):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root))
+    return str(path)
+
+
 def _turns(prompts: Sequence[Prompt], answered: Collection[str]) -> Any:
     """A row for each turn of each prompt that was answered, so that responses can be shown without the task's data."""
     import pandas as pd
@@ -211,7 +223,10 @@ def manifest(
     ]
     made = tiny or {}  # overrides that `--tiny` stands for
     own = {key: value for key, value in overrides.items() if key not in made or made[key] != value}
-    options = "".join([" --tiny" if made else "", *(f" --set '{key}={json.dumps(value)}'" for key, value in own.items())])
+    options = ["--tiny"] if made else []
+    options += [word for key, value in own.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    machine = {"machine": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
+    devices = sorted({json.dumps(record["hardware"], sort_keys=True) for record in records.values() if record.get("hardware")})
     return {
         "name": experiment.name,
         "task": task.name,
@@ -222,6 +237,7 @@ def manifest(
         "failures": [{"arm": one.arm, "seed": one.seed, "message": one.message} for one in failures],
         "seeds": list(experiment.seeds),
         "arms": {name: arm.use for name, arm in experiment.arms.items()},
-        "command": f"apo-bench run experiments/{path.name}{options}",
+        "command": shlex.join(["apo-bench", "run", _spelled(path), *options]),
+        "hardware": {**machine, "workers": [json.loads(one) for one in devices]},
         **origin(),
     }  # fmt: skip

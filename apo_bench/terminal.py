@@ -11,8 +11,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from apo_bench.errors import InputError
+from apo_bench.visible import one_line, visible
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 OF_THE_MACHINE = {  # a path that cannot be written, or no room for it: the user's to mend
@@ -29,12 +31,12 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
-        typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}", err=True)
+        typer.echo(f"error: {one_line(error.filename or 'a file')}: {error.strerror}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command to continue", err=True)
@@ -52,9 +54,16 @@ def print_summary(folder: Path) -> None:
     print(str(folder / "report" / "report.md"))
 
 
+class _Inert(Console):
+    """A console on which text does nothing: heads, titles, cells and paragraphs all pass here before their width is taken."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
+
+
 def print_tables(*tables: Table | str) -> None:
     """Tables, or paragraphs, at most 100 columns wide."""
-    console = Console(markup=False, highlight=False)
+    console = _Inert(markup=False, emoji=False, highlight=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     for table in tables:
         console.print(table)

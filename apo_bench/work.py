@@ -71,6 +71,7 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
             "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
             "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
             "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
+            "hardware": dict(bench.hardware),
             "wall_s": lab.wall_s,
             "peak_memory_bytes": lab.peak_memory_bytes,
             "floor": bench.floor_accuracy(job.seed),
@@ -84,10 +85,16 @@ def _run_oracle(bench: Any, job: Job, report: Report) -> None:
     from apo_bench.oracle import oracle
 
     reference = replace(job, arm=made_of(bench.experiment, job.arm))
-    if records.finished(reference) is None:
+    kept = records.finished(reference)
+    if kept is None:
         raise InputError(f"controls.oracle: {reference.arm} has no result for seed {job.seed}")
     lab = bench.lab(job.seed, arm=reference.arm)
     records.method(reference).run(lab)
+    if lab.rounds[-1].policy.key != kept["rounds"][-1]["policy"]:
+        raise InputError(
+            f"controls.oracle: {reference.arm}, seed {job.seed}: run once more it ends with another policy (on other hardware, or as its "
+            "method is not deterministic)"
+        )
     report("the best of several answers")
     made = oracle(bench, lab.rounds[-1], job.seed)
     rounds = [{"round": len(lab.rounds), "policy": lab.rounds[-1].policy.key, "evaluation": made.key}]

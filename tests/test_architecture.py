@@ -16,6 +16,7 @@ PACKAGE = ROOT / "apo_bench"
 # A module imports only from those above it. Modules on one line do not know each other.
 ORDER = [
     ["types", "errors", "reference_words"],
+    ["visible"],
     ["config"],
     ["controls"],
     ["experiment_file"],

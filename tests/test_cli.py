@@ -392,6 +392,14 @@ def test_failed_arm_seeds_are_named_and_exit_1(
     assert str(finished / "report" / "report.md") in result.stdout
 
 
+def test_what_failed_is_one_line_in_which_nothing_is_hidden(
+    tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rude = "rjs, seed 1: \x1b]0;pwn\x07\u202e\nfailed: nobody"
+    monkeypatch.setattr("apo_bench.runner.run", lambda *words, tiny, part: Answer(finished, (rude,)))
+    assert call("run", str(write_experiment(tree))).stderr == "failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody\n"
+
+
 def test_an_interrupted_run_says_how_to_go_on(
     tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,11 +87,11 @@ def test_spent_is_the_unit_nearest_its_end(view: View, used: dict[str, float], s
 
 
 def test_a_long_stage_and_odd_names_stay_inside_the_width(view: View) -> None:
-    """A method's own words may be markup or escapes: they are shown as they are, or not at all."""
-    view.show(JOBS[4], Told("[bold red]x[/] \x1b[31m" + "y" * 200))
+    """A method's own words may be markup or escapes, or lines of their own: they are shown as they are, by name, in one line."""
+    view.show(JOBS[4], Told("[bold red]x[/] \x1b[31m\u202e\n3 of 6" + "y" * 200))
     text = seen(view, 80)
-    assert "[bold red]x[/]" in text
-    assert "\x1b" not in text
+    assert "[bold red]x[/] ␛[31m⟨U+202E⟩ 3 of 6" in " ".join(text.split())
+    assert not {"\x1b", "\u202e"} & set(text)
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -101,6 +101,12 @@ def test_without_a_terminal_a_line_for_every_finished_job(capfd: pytest.CaptureF
         show(JOBS[3], ended("no luck"))
         show(JOBS[2], ended(None))
     assert capfd.readouterr().err.splitlines() == ["[1/2] a seed 1: failed", "[2/2] a seed 0: done"]
+
+
+def test_a_line_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with live(JOBS[2:3], {}, 1) as show:
+        show(JOBS[2], Told("\x1b]0;pwn\x07\u202e\n[2/2] b seed 0: done", finished=True))
+    assert capfd.readouterr().err == "[1/1] a seed 0: ␛]0;pwn␇⟨U+202E⟩ [2/2] b seed 0: done\n"
 
 
 def test_durations() -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from run_folder import SEEDS, experiment, frame, measured, write_run
 
-from apo_bench import costs, judged, page, results
+from apo_bench import costs, judged, page, published, results
 from apo_bench.contrasts import contrasts
 from apo_bench.errors import InputError
 from apo_bench.judging.journal import Journal
@@ -251,6 +251,28 @@ def test_sections_stand_in_order(elements: Elements) -> None:
     assert [text for tag, text in elements.texts if tag == "h2"] == ["The answer", "Scores", "Figures", "Samples", "Provenance"]
     for heading in ("Contrasts", "Scores by round", "Proxy, gold and truth against KL", "Budget", "Reward models by round", "Judges"):
         assert ("h3", heading) in elements.texts
+
+
+def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path, elements: Elements, tmp_path: Path) -> None:
+    """The same cells and sentences as in report.md; published 36.43 - 35.78 = +0.65. Without them neither section nor link."""
+    assert "Published numbers" not in elements.text("script", "style")
+    made = write_run(tmp_path / "run", hostile_tables(), experiment(report={"beside": "apo_2024"}))
+    run = results.read_run(made)
+    frames, rows = frames_of(run), published.load(published.find("apo_2024"))
+    frames["beside"] = published.beside(run, frames, rows, {})
+    found = Elements(page.write(made, run, frames).read_text(encoding="utf-8"))
+    ids = [attributes["id"] for attributes in found.of("section") if "id" in attributes]
+    assert ids == ["answer", "scores", "figures", "published", "samples", "provenance"]
+    assert "#published" in [attributes["href"] for attributes in found.of("a")]
+    assert len(found.of("caption")) == len(found.of("table"))
+    assert all(attributes.get("scope") for attributes in found.of("th"))
+    text = found.text("script", "style")
+    assert "apo_2024 beside this run" in text
+    assert "apo_rjs - rjs win rate, %35.7836.43+0.65 (\u22121.30 to +2.60)0.65" in text
+    for line in published.differs(run, rows, frames["beside"]):
+        assert visible(line) in text
+    assert "not known: against what they were won" in text
+    assert "All responses are in tables/responses.parquet" in text
 
 
 def test_no_text_becomes_an_element(elements: Elements) -> None:

@@ -80,25 +80,29 @@ def test_means_without_an_sd_have_no_interval() -> None:
     assert found["accuracy_percent", "rm_ab_v1"]["ci_low"] < 0 < found["accuracy_percent", "rm_apo_v3"]["ci_low"]
 
 
-GOOD = "policies,m,base,,score,1.5,,s,c"
+GOOD = "policies,m,d,base,,score,1.5,,j,x,u,s,c"
 
 
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["policies,m,base,,score,much,,s,c"], "line 2: value: a number is needed, got 'much'"),
-        (["policies,m,base,,score,inf,,s,c"], "line 2: value"),
-        (["policies,m,base,,win_percent,101,4,s,c"], "line 2: value: a number from 0 to 100"),
-        ([GOOD, "policies,m,a,,ece,1.5,4,s,c"], "line 3: value: a number from 0 to 1"),
-        (["policies,m,base,,score,1,-4,s,c"], "line 2: n"),
-        (["policies,m,base,,score,1,4.5,s,c"], "line 2: n"),
-        (["policies,m,base,,bleu,1,,s,c"], "line 2: metric: 'bleu' is none of"),
-        (["policies,m,base,,score,1,,,c"], "line 2: source: empty"),
-        (["policies,m,base,,score,1,,s, "], "line 2: certainty: empty"),
-        (["policies,m,base,,score,1,,s"], "line 2: columns"),
-        (["policies,m,base,,score,1,,s,c,more"], "line 2: columns"),
+        (["policies,m,d,base,,score,much,,j,x,u,s,c"], "line 2: value: a number is needed, got 'much'"),
+        (["policies,m,d,base,,score,inf,,j,x,u,s,c"], "line 2: value"),
+        (["policies,m,d,base,,win_percent,101,4,j,x,u,s,c"], "line 2: value: a number from 0 to 100"),
+        ([GOOD, "policies,m,d,a,,ece,1.5,4,j,x,u,s,c"], "line 3: value: a number from 0 to 1"),
+        (["policies,m,d,base,,score,1,-4,j,x,u,s,c"], "line 2: n"),
+        (["policies,m,d,base,,score,1,4.5,j,x,u,s,c"], "line 2: n"),
+        (["policies,m,d,base,,bleu,1,,j,x,u,s,c"], "line 2: metric: 'bleu' is none of"),
+        (["policies,m, ,base,,score,1,,j,x,u,s,c"], "line 2: data: empty"),
+        (["policies,m,d,base,,score,1,,,x,u,s,c"], "line 2: judge: empty"),
+        (["policies,m,d,base,,score,1,,j,,u,s,c"], "line 2: scale: empty"),
+        (["policies,m,d,base,,score,1,,j,x,,s,c"], "line 2: unknown: empty"),
+        (["policies,m,d,base,,score,1,,j,x,u,,c"], "line 2: source: empty"),
+        (["policies,m,d,base,,score,1,,j,x,u,s, "], "line 2: certainty: empty"),
+        (["policies,m,d,base,,score,1,,j,x,u,s"], "line 2: columns"),
+        (["policies,m,d,base,,score,1,,j,x,u,s,c,more"], "line 2: columns"),
         ([GOOD, GOOD], "policies, base, score occurs twice"),
-        (["policies,m,base,nobody,score,1,,s,c"], "against: base is compared with 'nobody'"),
+        (["policies,m,d,base,nobody,score,1,,j,x,u,s,c"], "against: base is compared with 'nobody'"),
         (['policies,"m,base'], "not readable as csv"),
     ],
 )
@@ -210,7 +214,32 @@ def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
     text = "\n".join(lines)
     (row,) = [line for line in lines if line.startswith("| win rate, % | apo_rjs - rjs")]
     assert "| 35.78 | 36.43 | +0.65 (-1.30 to +2.60) | 0.65 |" in row
-    assert "`apo_rjs` - `rjs`" in text
-    for word in ("third-party extraction", "Alpaca2", "8 test prompts, 3 seeds", "sizes cannot", "GPT-4"):
+    assert row.endswith("| 0.65 | - | - | - | - |")  # no judge was asked
+    assert "| apo_rjs - rjs | 1.582 | 1.623 | +0.041 | - | apo_rjs - rjs |" in text
+    for word in (
+        "third-party extraction",
+        "Alpaca2",
+        "8 test prompts, 3 seeds",
+        "sizes cannot",
+        "GPT-4",
+        "not known: against what they were won",
+    ):
         assert word in text
+    (absent,) = [line for line in lines if "Nothing of ours" in line]
+    assert "apo_rjs" not in absent  # has a score here, and no win rate
     assert lines == published.section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+
+
+def test_of_another_source_only_its_own_file_speaks(tmp_path: Path) -> None:
+    """Nothing that is true of apo_2024 alone is said of a file with other data, another judge and no reward models."""
+    path = tmp_path / "other.csv"
+    path.write_text(
+        f"{HEADER}\np,m7,TL;DR,rjs,,win_percent,40,100,people,wins,ties,S,C\np,m7,TL;DR,apo_rjs,rjs,win_percent,50,100,people,wins,ties,S,C\n"
+    )
+    run, rows = made_run(tmp_path), published.load(path)
+    found = published.beside(run, {"contrasts": contrasts(run)}, rows, {})
+    text = "\n".join(published.differs(run, rows, found))
+    assert "Win rate, %: theirs by people, wins; not known: ties." in text
+    assert "Data: theirs TL;DR; ours task" in text
+    for word in ("GPT-4", "HH", "RM_All", "Reward model", "third", "same"):
+        assert word not in text

@@ -299,6 +299,31 @@ def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> No
     assert artifacts(folder) == artifacts(done)  # equal work: nothing was trained for another budget
 
 
+def test_what_a_method_raises_steers_no_terminal_and_no_report(done: Path, tmp_path: Path) -> None:
+    """An exception may quote a response: stderr, the report and the status, as a terminal gets it, show its characters by name."""
+    folder = shutil.copytree(done, tmp_path / "copy")
+    tree = tiny_tree()
+    tree["seeds"] = [0]
+    tree["arms"]["rude"] = {"use": "methods.py@Rude"}
+    path = write(tmp_path / "rude", tree)
+    raising = r"raise RuntimeError('\x1b[2J\x1b]0;pwn\x07 \u202eevil')"
+    (path.parent / "methods.py").write_text(
+        f"from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Rude:\n    def run(self, lab):\n        {raising}\n"
+    )
+    status, errors = go(path, "--out", folder, "--workers", "1")
+    assert status == 1
+    on_a_terminal = dict(os.environ, FORCE_COLOR="1", TERM="dumb")  # a terminal without colours of ours
+    command = [sys.executable, "-c", MAIN, "status", str(folder)]
+    told = subprocess.run(command, env=on_a_terminal, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    said = "RuntimeError: ␛[2J␛]0;pwn␇ ⟨U+202E⟩evil"
+    for text in (errors, told.stdout, told.stderr, (folder / "report" / "report.md").read_text()):
+        assert not {one for one in text if one != "\n" and not one.isprintable()}
+    assert said in errors
+    assert said in (folder / "report" / "report.md").read_text()
+    assert f"failed: rude, seed 0: {said}" in told.stdout
+    assert f"\n    {said}\n" in told.stdout  # the log's last line
+
+
 def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = shutil.copytree(done, tmp_path / "copy")
     tree = tiny_tree()

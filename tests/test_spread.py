@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,39 @@ def test_the_same_reports_give_the_same_bytes(tmp_path: Path) -> None:
 
     first = written()
     assert set(first) == {
-        f"report/{name}" for name in ("report.md", "spread.csv", "figures/spread.png", "figures/spread.svg", "figures/spread.pdf")
+        f"report/{name}"
+        for name in ("report.md", "report.html", "spread.csv", "figures/spread.png", "figures/spread.svg", "figures/spread.pdf")
     }
     assert written() == first
+
+
+def test_the_page_over_levels(tmp_path: Path) -> None:
+    """1, 2, 3: mean 2 with interval -0.484 to 4.484; drawn once per level and once for the mean. World 1 has a page of its own."""
+    hostile = "<img src=x>&"
+    for label, difference in zip(WORLDS, [1.0, 2.0, 3.0], strict=True):
+        variation(tmp_path / label, contrasts({label: difference}, scorer=hostile))
+    (tmp_path / "world=1" / "report" / "report.html").write_text("its own")
+    write(tmp_path, "mine", LEVELS)
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert html.startswith("<!doctype html>")
+    assert "mine: world varied" in html
+    text = re.sub("<[^>]*>", "", html)
+    assert (
+        "No difference between a and b could be shown (&lt;img src=x&gt;&amp;, all axes pooled): mean difference +2.000 over 3 variations "
+        "(SD 1.000), 95 % interval -0.484 to +4.484"
+    ) in text
+    assert hostile not in html
+    assert html.count('class="interval primary"') == 1
+    assert html.count('class="dot"') == 4
+    assert "+2.000 (\u22120.484 to +4.484)" in text  # in the table
+    assert re.findall(r'<a href="([^"#]*)">', html) == ["../world%3D1/report/report.html"]
+    assert "world=0: no page" in text
+    assert html.count("<caption>") == html.count("<table")
+    assert "<script" not in html
+
+
+def test_the_page_where_nothing_is_left(tmp_path: Path) -> None:
+    write(tmp_path, "mine", LEVELS)
+    html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "no variation has a report" in html
+    assert html.count("No results.") == 2

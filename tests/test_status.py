@@ -152,6 +152,18 @@ def test_a_failure_shows_the_end_of_its_log(folder: Path) -> None:
     assert "    line 8\n" in printed(read_status(folder))
 
 
+def test_what_a_failure_says_is_shown_by_name_and_adds_no_line(folder: Path) -> None:
+    progress(folder, "rjs.0", "\x1b[2J\u202e\nrjs 1 finished", os.getpid())
+    progress(folder, "rjs.1", "failed", os.getpid(), error="ValueError: \x1b]0;pwn\x07\u202e\ntime left: none")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "rjs.2.log").write_text("Traceback\n  \x1b[2J\n\u202eValueError\n")
+    text = printed(read_status(folder))
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    assert "failed: rjs, seed 1: ValueError: ␛]0;pwn␇⟨U+202E⟩ time left: none\n" in text
+    assert "failed: rjs, seed 2: ⟨U+202E⟩ValueError\n    Traceback\n      ␛[2J\n    ⟨U+202E⟩ValueError\n" in text
+    assert "running: ␛[2J⟨U+202E⟩ rjs 1" in text
+
+
 def test_files_that_cannot_be_read_are_named_and_count_as_absent(folder: Path) -> None:
     record(folder, "rjs", 0)
     path = folder / "store" / "arm_seeds" / "rjs.0.json"

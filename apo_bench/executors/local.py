@@ -13,7 +13,7 @@ from typing import Any
 
 from apo_bench.config import Executor
 from apo_bench.executors import TRIES, Show, cores, in_order, quiet
-from apo_bench.jobs import Job, Told, Work, ended, mark_failed, mark_waiting, prepare_worker, run_job
+from apo_bench.jobs import Job, Told, Work, ended, mark_failed, prepare_worker, run_job
 from apo_bench.tables import Failure
 
 
@@ -28,7 +28,6 @@ class _Worker:
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
     """Run jobs in at most `workers` processes (None: one a core). A dead one's job is run once more."""
-    mark_waiting(jobs)
     waiting, lost, failures = deque(jobs), dict[Job, int](), list[Failure]()
     size = min(workers or cores(), len(jobs))
 

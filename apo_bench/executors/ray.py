@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from apo_bench.config import Executor
 from apo_bench.errors import InputError
 from apo_bench.executors import TRIES, Show, in_order, quiet
-from apo_bench.jobs import Job, Told, Work, ended, mark_failed, mark_waiting, prepare_worker, run_job
+from apo_bench.jobs import Job, Told, Work, ended, mark_failed, prepare_worker, run_job
 from apo_bench.tables import Failure
 
 POLL_S = 0.5  # between looks at what the jobs' progress files say
@@ -44,7 +44,6 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
 
 
 def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show) -> list[Failure]:
-    mark_waiting(jobs)
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     task = ray.remote(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=TRIES - 1, runtime_env=environment)(_in_task)
     waiting, running, failures = deque(jobs), dict[Any, Job](), list[Failure]()
@@ -128,7 +127,10 @@ def _check_shared(ray: Any, nodes: Sequence[Any], folder: Path) -> None:
                 probe = ray.remote(num_cpus=0, max_retries=1)(_probe).options(scheduling_strategy=there)
                 asked[node["NodeID"]] = (node["NodeManagerHostname"], probe.remote(place, node["NodeID"]))
             for node_id, (host, reference) in asked.items():
-                wrong = ray.get(reference) or ("" if (place / node_id).is_file() else "what it wrote there is not seen here")
+                try:
+                    wrong = ray.get(reference) or ("" if (place / node_id).is_file() else "what it wrote there is not seen here")
+                except ray.exceptions.RayError as error:  # it died meanwhile, or has no apo-bench
+                    wrong = f"it cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
                 if wrong:
                     raise InputError(f"executor: node {host} does not share {folder}: {wrong}")
     finally:

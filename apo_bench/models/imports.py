@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from apo_bench.config import Models
 from apo_bench.errors import InputError, NotHere
+from apo_bench.store import path_identity
 
 ImportName = Literal["smollm2", "minilm"]
 IMPORT_NAMES: tuple[ImportName, ...] = get_args(ImportName)
@@ -168,3 +170,13 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def by_content(models: Models) -> Models:
+    """The models with a hash of each folder's content in place of its path, for keys: a folder may move, and its content change."""
+
+    def named(spec: Any) -> Any:
+        return spec.model_copy(update={"path": path_identity(spec.path)}) if getattr(spec, "path", None) else spec
+
+    golds = tuple(gold.model_copy(update={"model": named(gold.model)}) for gold in models.gold)
+    return models.model_copy(update={"policy": named(models.policy), "reward": named(models.reward), "gold": golds})

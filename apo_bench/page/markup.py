@@ -4,28 +4,14 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-# What is shown by name: control characters but for tab and newline, soft hyphens, marks that turn the direction of text, what has no
-# width, line separators, halves of surrogate pairs, non-characters and tags. Joiners stay, which scripts need and which can do nothing.
-HIDDEN = re.compile(
-    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff"
-    "\U000e0000-\U000e007f]"
-)
+from apo_bench.visible import visible
+
 MISSING = "\u2013"  # what stands for a value that is not there
 EMPTY = ("line", "circle", "rect", "path", "input", "meta")  # elements that hold nothing
 
 
 class Markup(str):
     """Html that is finished: no text from outside that was not escaped."""
-
-
-def visible(text: object) -> str:
-    """Text in which nothing is hidden: control pictures for ASCII's control characters, ⟨U+202E⟩ for others."""
-    return HIDDEN.sub(_named, str(text))
-
-
-def _named(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else f"\u27e8U+{code:04X}\u27e9"
 
 
 def escaped(value: object) -> Markup:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from apo_bench import results
+from apo_bench import published, results
 from apo_bench.markdown import ALPHA, number, rows_of
-from apo_bench.page.markup import MISSING, Markup, aside, code, el, escaped, join, minus, name, scrolled
+from apo_bench.page.markup import MISSING, Markup, aside, code, el, escaped, join, minus, name, scrolled, table
 from apo_bench.page.svg import key
 from apo_bench.results import POOLED, Run
 
@@ -129,3 +129,28 @@ def _win_rates(rates: pd.DataFrame, judge: str, arm: str) -> list[object]:
 
 def _title(scorer: str) -> str:
     return "Ground truth" if scorer == "ground_truth" else f"Gold model {scorer}"
+
+
+def published_numbers(run: Run, found: pd.DataFrame) -> Markup:
+    """The published numbers that the experiment names beside ours, and what differs. `found`: as `published.beside` has it.
+
+    Raises InputError as `published.load` does.
+    """
+    source = run.experiment.report.beside or ""
+    rows = [
+        [
+            join([name(pair), el("span", measure, class_="sub")], " "),
+            *map(shown_number, theirs),
+            name(own) if own != "-" else MISSING,
+            *map(shown_number, ours),
+        ]
+        for measure, pair, theirs, own, ours in ((*cells[:2], cells[2:6], cells[6], cells[7:]) for cells in published.shown(found))
+    ]
+    heads = published.HEADS[1:]
+    said = published.differs(run, published.load(published.find(source)), found)
+    return join([table(name(f"{source} beside this run"), heads, rows), el("ul", *[el("li", name(line)) for line in said])])
+
+
+def shown_number(cell: str) -> str:
+    """A number of markdown as the page shows it."""
+    return MISSING if cell == "-" else minus(cell)

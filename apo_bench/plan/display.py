@@ -10,6 +10,7 @@ from apo_bench.budget import UNITS
 from apo_bench.plan.accounts import BENCH, Disk
 from apo_bench.plan.probing import Timing
 from apo_bench.plan.projecting import Plan
+from apo_bench.visible import one_line
 
 ARMS_A_TABLE = 5  # more columns do not fit
 
@@ -37,7 +38,7 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
     if len(plan.matches):
         table = _table("pair", "matched", "not matched", "declared but not matched", title="Matched in the plan")
         for (a, b), rows in plan.matches[plan.matches["kind"] != ""].groupby(["arm_a", "arm_b"], sort=False):
-            missed = rows.loc[rows["matched"] == "no", "kind"].unique().tolist()
+            missed = rows.loc[rows["matched"] != "yes", "kind"].unique().tolist()
             wanted = set(rows.loc[rows["declared"] == "yes", "kind"])
             kept = [kind for kind in rows["kind"].unique() if kind not in missed]
             cells = (kept, missed, [kind for kind in missed if kind in wanted])
@@ -60,7 +61,7 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
         found = one.note if math.isnan(one.difference) else f"{one.difference:.3g}"
         table.add_row(f"{one.a} - {one.b}", one.axis, f"{one.n_seeds} x {one.n_clusters}", found)
     yield table
-    yield from (f"would fail: {arm}, seed {seed}: {message}" for arm, seed, message in plan.failures)
+    yield from (f"would fail: {arm}, seed {seed}: {one_line(message)}" for arm, seed, message in plan.failures)
     disk = sum(plan.disk.values(), Disk())
     yield f"Disk: {_bytes(disk.all)}, of which {_bytes(disk.weights)} are weights in fp32; the rest is an estimate."
     yield f"{BENCH}: gold models and evaluation, over all seeds; no arm pays for it."

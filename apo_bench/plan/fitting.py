@@ -14,6 +14,7 @@ from typing import Any
 from apo_bench.config import Arm, Experiment, Fit, Unit
 from apo_bench.errors import BudgetExceeded, InputError, NotHere
 from apo_bench.methods import resolve, source_files
+from apo_bench.models.imports import by_content
 from apo_bench.store import code_hash, digest, digest_files, versions, write_json
 from apo_bench.tasks import Task
 
@@ -242,7 +243,8 @@ def _key(experiment: Experiment, task: Task, base: Path) -> str:
     here = Path(__file__).parent
     code = [*here.glob("*.py"), *(here.parent / f"{name}.py" for name in ("lab", "bench", "budget"))]
     return digest({
-        "experiment": experiment.model_dump(mode="json", include={"seeds", "models", "evaluation", "budget"}),
+        "experiment": experiment.model_dump(mode="json", include={"seeds", "evaluation", "budget"}),
+        "models": by_content(experiment.models).model_dump(mode="json"),
         "arms": {name: arm.model_dump(mode="json") for name, arm in arms.items()},
         "task": [task.fingerprint, digest_files(task.source_files)],
         "methods": [digest_files(source_files(arm.use, arm.parameters, base=base)) for arm in experiment.arms.values()],

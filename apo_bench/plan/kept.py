@@ -10,6 +10,7 @@ from pathlib import Path
 from apo_bench.config import Experiment
 from apo_bench.errors import InputError
 from apo_bench.methods import source_files
+from apo_bench.models.imports import by_content
 from apo_bench.plan.fitting import Fitted
 from apo_bench.store import code_hash, digest, digest_files, versions, write_json
 from apo_bench.tasks import Task
@@ -32,9 +33,10 @@ def plan_key(experiment: Experiment, task: Task, base: Path) -> str:
     """Names everything that a kept plan depends on. `experiment` has its sized arms as they were sized."""
     here = Path(__file__).parent
     rooms = ("lab", "bench", "evaluate", "budget", "controls", "oracle", "tune", "tables")
-    inputs = ("seeds", "models", "evaluation", "budget", "arms", "tune", "controls")
+    inputs = ("seeds", "evaluation", "budget", "arms", "tune", "controls")
     return digest({
         "experiment": experiment.model_dump(mode="json", include=set(inputs)),
+        "models": by_content(experiment.models).model_dump(mode="json"),
         "reference": experiment.reference,
         "task": [task.fingerprint, digest_files(task.source_files)],
         "methods": [digest_files(source_files(arm.use, arm.parameters, base=base)) for arm in experiment.arms.values()],
