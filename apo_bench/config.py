@@ -344,7 +344,7 @@ class Report(Strict):
 
     beside: str | None = Field(default=None, pattern=_NAME)
     arms: dict[str, str] = {}
-    aggregates_only: bool = False
+    aggregates_only: bool = False  # a page without prompts, responses and judges' words
 
 
 Factor = Literal["world", "initial_policy", "gold"]
