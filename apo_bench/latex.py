@@ -162,8 +162,8 @@ def budget(run: Run, matches: pd.DataFrame) -> list[str]:
     if missed:
         said = f"Declared matched and not: {escape('; '.join(missed))}."
     note = (
-        f"Means over {_seeds(run)} seeds of what an arm would spend alone. FLOPs are counted ($2ND$ forward, $6ND$ in training, and attention), not "
-        f"measured. {said} Counts match where they are equal in every seed, FLOPs within 5\\,\\%."
+        f"Means over {_seeds(run)} seeds of what an arm would spend alone. FLOPs are counted ($2ND$ forward, $6ND$ in training, and "
+        f"attention), not measured. {said} Counts match where they are equal in every seed, FLOPs within 5\\,\\%."
     )
     return _table("budget", "What each arm spent", "l" + "r" * len(UNITS), ["arm", *UNITS.values()], [(None, rows)], note)
 
