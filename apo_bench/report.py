@@ -28,6 +28,11 @@ ADJUSTED = (
     "unadjusted and descriptive. g: the difference in SDs of the second arm's scores over prompts within a seed (Hedges). P(a > b): share "
     "of prompts on which the first arm scores higher, ties one half."
 )
+LIMIT = 60_000  # characters of report.md: a pull request's text takes 65,536
+SPARE = {  # sections whose tables go where it is longer, one after the other, and where else they stand
+    "Reward models by round": "by_round.csv", "Answers by round": "by_round.csv", "Contrasts": "contrasts.csv",
+    "Scores by round beside the reward model": "by_round.csv",
+}  # fmt: skip
 WHERE = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}
 
 
@@ -87,7 +92,7 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
         failed_controls=sections_controls.failed(frames["controls"]), warnings=_all_warnings(run, frames),
         aggregates_only=aggregates_only or beside.aggregates_only,
     )  # fmt: skip
-    lines = compose(run, summary, diagnostics, frames, [path.stem for path in drawn])
+    lines = shortened(compose(run, summary, diagnostics, frames, [path.stem for path in drawn]))
     path = target / "report.md"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return path
@@ -140,6 +145,23 @@ def compose(
         lines += ["", f"## Published numbers: {name}", "", *published.section(run, frames, name, run.experiment.report.arms)]
     lines += ["", "## Data and provenance", "", *_provenance(run)]
     return lines
+
+
+def shortened(lines: Sequence[str], limit: int = LIMIT) -> list[str]:
+    """The lines of report.md without the tables of SPARE's sections, in its order, until at most `limit` characters are left.
+
+    Headings and figures stay. What is longer all the same stays longer: nothing else is spared.
+    """
+    kept = list(lines)
+    for title, elsewhere in SPARE.items():
+        if sum(len(line) + 1 for line in kept) <= limit:
+            break
+        if f"## {title}" in kept:
+            start = kept.index(f"## {title}") + 1
+            end = next((place for place in range(start, len(kept)) if kept[place].startswith("## ")), len(kept))
+            note = f"Left out here, so that this text fits a pull request: `{elsewhere}` and `report.html` have it."
+            kept[start:end] = ["", *(line for line in kept[start:end] if line.startswith("![")), "", note, ""]
+    return kept
 
 
 def _sentence(row: Row, planned: int) -> str:

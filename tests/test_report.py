@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 from apo_bench.errors import InputError
 from apo_bench.markdown import letter
-from apo_bench.report import write_report
+from apo_bench.report import shortened, write_report
 from apo_bench.results import COLUMNS, read_run, sign_agreement
 
 ARMS, ROUNDS, AXES = ("rjs", "golden_refresh", "apo_rjs"), (0, 1, 2), ("harmless", "helpful")
@@ -366,6 +366,35 @@ def test_a_run_in_which_all_failed_still_gets_a_report(tmp_path: Path) -> None:
     text = write_report(write_run(tmp_path / "run", {}, failures=[{"arm": "rjs", "seed": 0, "message": "no memory"}])).read_text()
     assert "Failed: rjs, seed 0: no memory" in text
     assert "**No result for" in text
+
+
+def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
+    """Of 471 characters the first spare section has 300; without them 300 are enough. For 40 all spare ones go, and no other."""
+    lines = [
+        "# run",
+        "",
+        "## Answer",
+        "",
+        "a" * 50,
+        "",
+        "## Contrasts",
+        "",
+        "![drawn](x.png)",
+        "c" * 40,
+        "",
+        "## Reward models by round",
+        "",
+        "r" * 300,
+    ]
+    assert shortened(lines, 1000) == lines
+    some = shortened(lines, 300)
+    assert "r" * 300 not in some
+    assert "c" * 40 in some
+    assert some[-2] == "Left out here, so that this text fits a pull request: `by_round.csv` and `report.html` have it."
+    least = shortened(lines, 40)
+    assert "c" * 40 not in least
+    assert "![drawn](x.png)" in least
+    assert "a" * 50 in least
 
 
 def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
