@@ -1,0 +1,42 @@
+"""What one more arm costs in a run that has others, beside that arm run alone: by plan, in FLOPs, all that the bench does included.
+
+    python benchmarks/further_arm.py [--experiment experiments/quickstart.yaml]
+
+Three plans for each arm: of all arms, of all but it, of it alone (controls and judges left out). Printed is what it adds over what it takes
+alone; evaluation, gold models and the warm-up of the initial policy are in both.
+"""
+
+import argparse
+from pathlib import Path
+
+from apo_bench.plan.accounts import BENCH
+from apo_bench.plan.projecting import plan
+from apo_bench.records import opened
+
+
+def flops(path: Path, arms: list[str]) -> float:
+    """Of a run of these arms: what each adds, and what the bench does."""
+    experiment, task = opened(path, {"controls": {}, "judges": {}})
+    pair = {"a": arms[0], "b": arms[-1]}
+    chosen = {name: experiment.arms[name] for name in arms}
+    compare = experiment.compare.model_copy(
+        update={"primary": (type(experiment.compare.primary[0])(**pair),), "secondary": (), "curves": {}}
+    )
+    found = plan(experiment.model_copy(update={"arms": chosen, "compare": compare}), task, base=path.parent)
+    ledger = found.ledger[(found.ledger["unit"] == "flops") & found.ledger["arm"].isin([*arms, BENCH])]
+    return float(ledger["marginal"].sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", type=Path, default=Path(__file__).parents[1] / "experiments" / "quickstart.yaml")
+    path = parser.parse_args().experiment.resolve()
+    arms = list(opened(path)[0].arms)
+    everything = flops(path, arms)
+    for arm in arms:
+        added = everything - flops(path, [one for one in arms if one != arm])
+        print(f"{arm}: adds {added / flops(path, [arm]):.2f} of what it takes alone", flush=True)
+
+
+if __name__ == "__main__":
+    main()
