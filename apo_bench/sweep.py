@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False) -> S
     """
     store = folder / "store"
     _refuse_at_work(folder, unfinished=unfinished)
+    with _held(store / RUN_LOCK) if (store / RUN_LOCK).exists() else nullcontext():
+        pass
     if dry_run:
         return _found(folder)
     store.mkdir(exist_ok=True)
@@ -61,8 +63,9 @@ def _refuse_at_work(folder: Path, *, unfinished: bool) -> None:
         which = f"{len(open_)} without a result, such as {open_[0].arm}, seed {open_[0].seed}"
         raise InputError(f"{folder}: {which}; what they made would go too (with --unfinished it does)")
     for lock in (*sorted(store.glob(".*.lock")), *sorted(store.glob("*/.*.lock"))):
-        with _held(lock):
-            pass
+        if lock.name != RUN_LOCK:  # which a sweep holds itself
+            with _held(lock):
+                pass
 
 
 def needed(folder: Path) -> set[str]:

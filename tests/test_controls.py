@@ -540,6 +540,7 @@ def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Pat
     about = folder / "report" / "controls.csv"
     frame = pd.read_csv(about)
     frame.loc[frame["control"] == "aa", ["difference", "p_value"]] = (2.0, 0.0009)
+    frame.loc[frame["control"] == "aa", "hard"] = "yes"
     frame.to_csv(about, index=False)
     said = "controls: rjs differs from itself under other seeds (linear, all: +2, p = 0.0009)"
     assert runner.run(path, None, folder, workers=1).failures == (said,)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -48,9 +49,14 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
 
 
 def products(folder: Path) -> dict[str, bytes]:
-    """All rows and the whole report; measured times apart."""
+    """All rows and the whole report; measured times apart, which the page shows in one place, with the hash of their table in another."""
     paths = [path for room in ("tables", "report") for path in sorted((folder / room).rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.stem not in ("timings", "measured")}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.stem not in ("timings", "measured")}
+    page = found["report/report.html"]
+    for measured in (rb"<dt>Time and cost</dt><dd>.*?</dd>", rb"<tr>(?:(?!</tr>).)*timings\.parquet.*?</tr>"):
+        page, times = re.subn(measured, b"", page, flags=re.DOTALL)
+        assert times == 1
+    return found | {"report/report.html": page}
 
 
 @pytest.fixture(scope="module")
@@ -128,19 +134,27 @@ def test_two_runs_on_one_folder_cooperate(experiment: Path, undisturbed: Path, t
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """A file system that is too small for the run; then it is given more room."""
+    """A file system that something else fills once the run has begun; then it is given room again."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(disk)], capture_output=True, text=True)
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(disk)], capture_output=True, text=True)
     if mount.returncode:
         pytest.skip(f"no file system of its own can be mounted here: {mount.stderr.strip()}")
     try:
         process = start("run", experiment, "--out", disk / "run", "--workers", "1")
+        until = time.monotonic() + PATIENCE_S
+        while not any((disk / "run" / "store" / "policies").glob("*/manifest.json")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
         _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode in (1, 2), errors
         assert "Traceback" not in errors
         assert "No space left on device" in errors
-        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        (disk / "filler").unlink()
         assert runner.run(experiment, None, disk / "run", workers=1).failures == ()
         assert products(disk / "run") == products(undisturbed)
     finally:

@@ -38,7 +38,10 @@ def read_judge_texts(folder: Path, run: Run) -> dict[tuple[str, str], str]:
     found = {}
     for judge, about in (run.manifest.get("judges") or {}).items():
         if isinstance(made := about.get("identity"), dict):
-            own = f"{digest(made)}."
+            try:
+                own = f"{digest(made)}."
+            except ValueError:  # NaN, by damage: no judge has such an identity
+                continue
             for key, record in Journal(folder / "store" / "judging" / f"{judge}.jsonl").records.items():
                 if key.startswith(own) and isinstance(record.get("text"), str):
                     found[judge, key.removeprefix(own)] = record["text"]
