@@ -192,7 +192,7 @@ def origin() -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError):
             return None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")  # a run writes its own report there
     return {"versions": versions(), "commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
