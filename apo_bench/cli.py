@@ -290,7 +290,7 @@ def _refuse_at_work(folder: Path) -> None:
     from apo_bench.status import read_status
 
     for one in _run_folders(folder) if (folder / "experiment.yaml").is_file() else ():
-        if busy := [part for part in read_status(one).parts if part.state in ("running", "waiting")]:
+        if busy := read_status(one).busy:
             raise InputError(f"{one}: a run is at work (process {busy[0].pid}); --fresh would take its folder away")
 
 

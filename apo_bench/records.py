@@ -13,7 +13,7 @@ from apo_bench.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.experiment_file import load_experiment
 from apo_bench.jobs import Job
 from apo_bench.methods import resolve, source_files
-from apo_bench.models.imports import by_content, resolve_model
+from apo_bench.models.imports import by_content, resolve_model, with_paths
 from apo_bench.shipped import find_beside
 from apo_bench.store import code_hash, digest, digest_files, is_sealed, sealed, versions, write_json
 from apo_bench.tasks import Task, load_task
@@ -102,13 +102,7 @@ def load(path: Path, overrides: str) -> tuple[Experiment, Task]:
 
 def _resolved(experiment: Experiment, base: Path) -> tuple[Experiment, Task]:
     task = _task(experiment.task.use, json.dumps(experiment.task.options, sort_keys=True), base)
-    models = experiment.models
-
-    def resolved(spec: Any) -> Any:
-        return spec.model_copy(update={"path": resolve_model(spec.path, base)}) if getattr(spec, "path", None) else spec
-
-    golds = tuple(gold.model_copy(update={"model": resolved(gold.model)}) for gold in models.gold)
-    models = models.model_copy(update={"policy": resolved(models.policy), "reward": resolved(models.reward), "gold": golds})
+    models = with_paths(experiment.models, lambda path: resolve_model(path, base))
     executor = experiment.executor
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})

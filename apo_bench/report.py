@@ -80,7 +80,7 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     shown, drawings = run.axes if len(run.axes) == 1 else (POOLED, *run.axes), target / "figures"
     drawn = [
         *figures.draw_contrasts(frames["contrasts"], drawings),
-        *figures.draw_budget(costs.sharing(run), run.arms, drawings),
+        *figures.draw_budget(frames["sharing"], run.arms, drawings),
         *figures.draw_scores(summary, run.arms, run.scorers, shown, drawings),
         *figures.draw_by_annotation(costs.by_annotation(run), drawings),
         *figures.draw_reward_models(diagnostics[diagnostics["axis"] == POOLED], run.arms, drawings),

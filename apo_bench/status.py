@@ -83,6 +83,11 @@ class Status:
         """Processes at work on a part."""
         return len({part.pid for part in self.parts if part.state == "running"})
 
+    @property
+    def busy(self) -> tuple[Part, ...]:
+        """Parts that a living run is at, or will come to."""
+        return tuple(part for part in self.parts if part.state in ("running", "waiting"))
+
 
 def read_status(folder: Path) -> Status:
     """The state of a run folder. Raises InputError where it is none, or its experiment cannot be read."""

@@ -56,7 +56,7 @@ def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False) -> S
 
 def _refuse_at_work(folder: Path, *, unfinished: bool) -> None:
     status, store = read_status(folder), folder / "store"
-    if busy := [part for part in status.parts if part.state in ("running", "waiting")]:
+    if busy := status.busy:
         raise InputError(f"{folder}: a run is at work ({busy[0].arm}, seed {busy[0].seed}, process {busy[0].pid})")
     open_ = [part for part in status.parts if part.state != "finished" and not part.of_the_bench]
     if open_ and not unfinished:

@@ -228,20 +228,6 @@ def test_what_is_not_markup_is_text() -> None:
     assert el("line", x1=1) == '<line x1="1"/>'
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a\tb\nc", "a\tb\nc"),
-        ("\x00\x1b[0m\x7f", "\u2400\u241b[0m\u2421"),
-        ("\x85\u202e\u2066\ufeff\u200b", "⟨U+0085⟩⟨U+202E⟩⟨U+2066⟩⟨U+FEFF⟩⟨U+200B⟩"),
-        ("\ud83d \U000e0041", "⟨U+D83D⟩ ⟨U+E0041⟩"),
-        ("👩\u200d💻 עברית", "👩\u200d💻 עברית"),
-    ],
-)
-def test_nothing_is_hidden(text: str, shown: str) -> None:
-    assert visible(text) == shown
-
-
 # The document
 
 

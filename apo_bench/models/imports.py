@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -172,11 +173,16 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def with_paths(models: Models, change: Callable[[str], str | None]) -> Models:
+    """The models with each path changed: the policy's, the reward model's and the golds', where they have one."""
+
+    def changed(spec: Any) -> Any:
+        return spec.model_copy(update={"path": change(spec.path)}) if getattr(spec, "path", None) else spec
+
+    golds = tuple(gold.model_copy(update={"model": changed(gold.model)}) for gold in models.gold)
+    return models.model_copy(update={"policy": changed(models.policy), "reward": changed(models.reward), "gold": golds})
+
+
 def by_content(models: Models) -> Models:
     """The models with a hash of each folder's content in place of its path, for keys: a folder may move, and its content change."""
-
-    def named(spec: Any) -> Any:
-        return spec.model_copy(update={"path": path_identity(spec.path)}) if getattr(spec, "path", None) else spec
-
-    golds = tuple(gold.model_copy(update={"model": named(gold.model)}) for gold in models.gold)
-    return models.model_copy(update={"policy": named(models.policy), "reward": named(models.reward), "gold": golds})
+    return with_paths(models, path_identity)
