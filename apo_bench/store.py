@@ -11,21 +11,19 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from apo_bench import __version__
+from apo_bench.hashing import checksum, digest
+from apo_bench.provenance import origin
 
 RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and while a run says what it is about to do
 MANIFEST = "manifest.json"
 TIMING = "timing.json"  # measured values live apart: they are outside byte-identity
-VERSIONED = ("torch", "transformers", "accelerate", "tokenizers", "peft", "scikit-learn", "numpy")
 
 
 @dataclass(frozen=True)
@@ -107,27 +105,6 @@ class RunStore:
         self.tokens += sum(amount for name, amount in counts.items() if name.endswith("_tokens"))
 
 
-def digest(value: Any) -> str:
-    """A short hash of a JSON-ready value; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()[:24]
-
-
-def digest_files(paths: Iterable[Path]) -> str:
-    """A short hash of files' contents, by name and in order of name."""
-    return digest([(path.name, checksum(path)) for path in sorted(paths, key=lambda path: (path.name, str(path)))])
-
-
-def digest_folder(folder: Path) -> str:
-    """A short hash of a model folder's files."""
-    return digest([(str(path.relative_to(folder)), checksum(path)) for path in sorted(folder.rglob("*")) if path.is_file()])
-
-
-@cache
-def path_identity(path: str | None) -> str | None:
-    """A model folder by its content; a hub id by its name."""
-    return digest_folder(Path(path)) if path and Path(path).is_dir() else path
-
-
 def scratch_of(folder: Path) -> Path:
     """Where the build of an artifact may keep what a later try goes on with: made on demand, and removed when the artifact is whole.
 
@@ -155,51 +132,6 @@ def write_table(path: Path, table: Any) -> None:
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     table.to_parquet(temporary, index=False)
     os.replace(temporary, path)
-
-
-@cache
-def code_hash() -> str:
-    """Hash of the sources whose change can change an artifact."""
-    here = Path(__file__).parent
-    named = ("losses", "batches", "checkpoints", "training", "launched")
-    return digest_files([*(here / f"{name}.py" for name in named), *(here / "models").glob("*.py")])
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of the libraries that can change an artifact, without importing them."""
-    found = {"apo-bench": __version__}
-    for name in VERSIONED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@cache
-def origin() -> dict[str, Any]:
-    """Where a result comes from: library versions and the commit, if the code lies in a git checkout."""
-    import subprocess
-
-    here = Path(__file__).resolve().parents[1]
-    if not (here / ".git").exists():
-        return {"versions": versions(), "commit": None, "dirty": None}
-
-    def git(*words: str) -> str | None:
-        try:
-            return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    status = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")  # a run writes its own report there
-    return {"versions": versions(), "commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def checksum(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

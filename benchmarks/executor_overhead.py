@@ -17,10 +17,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from apo_bench.executors.local import run_all
-from apo_bench.jobs import GOLD, INITIAL, Job, prepare_worker
-from apo_bench.records import load
-from apo_bench.work import work
+from apo_bench.run.executors.local import run_all
+from apo_bench.run.jobs import GOLD, INITIAL, Job, prepare_worker
+from apo_bench.run.records import load
+from apo_bench.run.worker import work
 
 
 def jobs(experiment: Path, arm: str, seed: int, folder: Path) -> list[Job]:

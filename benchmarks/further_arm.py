@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from apo_bench.plan.accounts import BENCH
-from apo_bench.plan.projecting import plan
-from apo_bench.records import opened
+from apo_bench.plan.projection import plan
+from apo_bench.run.records import opened
 
 
 def flops(path: Path, arms: list[str]) -> float:

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from chat_server import Plan, serving, worth_questions
 
+from apo_bench.clients.journal import Journal
 from apo_bench.judging.asking import ask
 from apo_bench.judging.chat_judge import ChatJudge
-from apo_bench.judging.journal import Journal
 from apo_bench.judging.templates import template_for
 from apo_bench.judging.verdicts import Surroundings, Verdict
 

@@ -71,7 +71,7 @@ def write_experiment(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A randomly initialised one-layer policy in a folder, and its settings."""
-    from apo_bench.config import PolicyModel
+    from apo_bench.config.schema import PolicyModel
     from apo_bench.models import policy as policies
 
     folder = tmp_path_factory.mktemp("tiny_policy")

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from apo_bench.results import COLUMNS
+from apo_bench.analysis.results import COLUMNS
 
 SEEDS = (0, 1, 2)
 

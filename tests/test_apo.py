@@ -9,11 +9,11 @@ import pytest
 from tiny_world import SMALL_TURN, tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.apo import APO
-from apo_bench.bench import Bench
-from apo_bench.config import NgramReward
+from apo_bench.config.plugins import resolve
+from apo_bench.config.schema import NgramReward
 from apo_bench.errors import InputError
+from apo_bench.evaluation.context import Bench
 from apo_bench.losses import APOLoss
-from apo_bench.methods import resolve
 from apo_bench.types import Golden, Message, Pair, Policy, Prompt, Response, RewardModel, Round
 
 ONE, TWO = (Prompt(name, (Message("user", name),), "helpful", name) for name in ("one", "two"))

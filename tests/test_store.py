@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from apo_bench.store import RunStore, digest, scratch_of, write_text
+from apo_bench.hashing import digest
+from apo_bench.store import RunStore, scratch_of, write_text
 
 
 def build_value(value: str, calls: list[str]):

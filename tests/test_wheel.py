@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pages import DOCS, ROOT, environment, follow
 
-COMMAND = "#!{python}\nfrom apo_bench.cli import main\n\nif __name__ == '__main__':\n    main()\n"
+COMMAND = "#!{python}\nfrom apo_bench.cli.main import main\n\nif __name__ == '__main__':\n    main()\n"
 
 
 @pytest.fixture(scope="module")

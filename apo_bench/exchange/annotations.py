@@ -16,9 +16,11 @@ import pandas as pd
 
 from apo_bench.errors import InputError
 from apo_bench.exchange.importing import COMPARISON, SORTED, Imported, as_judgments, missing_by_reason, text_of
-from apo_bench.markdown import number, plain, rows_of, table
+from apo_bench.formatting import number, plain, rows_of, table
+from apo_bench.hashing import digest_files
+from apo_bench.provenance import origin
 from apo_bench.stats import BradleyTerry, bradley_terry, length_controlled_win_rate, win_rate
-from apo_bench.store import digest_files, origin, write_json, write_table, write_text
+from apo_bench.store import write_json, write_table, write_text
 from apo_bench.types import Message, prompt_id
 
 NO_PREFERENCE = "no preference"

@@ -10,18 +10,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from apo_bench.analysis.results import Run, read_responses, read_run
+from apo_bench.analysis.win_rates import comparisons, doubt
+from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
-from apo_bench.judged import comparisons, doubt
+from apo_bench.formatting import inert, rows_of
 from apo_bench.judging.verdicts import Compared, Order, both_orders
-from apo_bench.markdown import rows_of
-from apo_bench.results import Run, read_responses, read_run
 from apo_bench.store import write_text
-from apo_bench.tasks import load_task
 from apo_bench.types import Prompt, identity
 
 At = int | Literal["final", "dev_best"]  # a round's number, each arm's last, or each arm-seed's best on dev
 SHEET = ("id", "prompt", "response_1", "response_2", "preference")
-RISKY = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")  # what a formula starts with, also full-width, and the mark of a text
 
 
 @dataclass(frozen=True)
@@ -234,14 +233,6 @@ def export_annotate(asked: Sequence[Compared], sheet: Path, *, seed: int = 0, pe
 def key_path(sheet: Path) -> Path:
     """Where a sheet's key is: sheet.csv -> sheet.key.json."""
     return sheet.with_suffix(".key.json")
-
-
-def inert(text: str) -> str:
-    """A cell that no spreadsheet runs: what starts like a formula, white space aside, gets an apostrophe.
-
-    Every text that starts with an apostrophe gets one too, so that taking one off a cell that has it gives the text back.
-    """
-    return f"'{text}" if text[:1] in ("\t", "\r", "\n") or text.lstrip()[:1] in RISKY else text
 
 
 def _drawn(asked: Sequence[Compared], seed: int, per_pair: int | None) -> list[Compared]:

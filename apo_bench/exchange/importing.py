@@ -18,12 +18,12 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from apo_bench.analysis.results import COLUMNS, read_run
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import Key, Shown, key_path
+from apo_bench.formatting import rows_of
 from apo_bench.judging.panel import IMPORTED, still_shown  # the folder: tables are written anew by every run, what is there is not
 from apo_bench.judging.verdicts import Choice, value_of
-from apo_bench.markdown import rows_of
-from apo_bench.results import COLUMNS, read_run
 from apo_bench.store import write_table
 
 CHOICES: Mapping[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "1.0": "first", "2.0": "second"}  # 1.0: a column of numbers

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from apo_bench.judging.journal import Journal
+from apo_bench.clients.journal import Journal, add_lost, spent_usd
+from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import IDENTICAL, Judge, Question, Verdict
-from apo_bench.store import digest
 
 NOT_ASKED = Verdict("tie", text=IDENTICAL, calls=0)
 
@@ -54,18 +54,6 @@ def ask(
             n_done += 1
             progress(n_done, n_asked)
     return found
-
-
-def add_lost(journal: Journal, key: str, usd: float) -> None:
-    """Add what an answer that never came may have cost to what the journal has of that question."""
-    if usd:
-        lost = f"lost.{key}"
-        journal.add(lost, {"lost_usd": journal.records.get(lost, {}).get("lost_usd", 0.0) + usd})
-
-
-def spent_usd(journal: Journal) -> float:
-    """What was paid, by the journal, for all answers in it, and may have been for those that were lost on the way."""
-    return math.fsum(record.get("cost_usd", 0.0) + record.get("lost_usd", 0.0) for record in journal.records.values())
 
 
 def _together(earlier: Verdict, verdict: Verdict) -> Verdict:

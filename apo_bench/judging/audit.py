@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from apo_bench.clients.journal import Journal
+from apo_bench.formatting import count, number, plain, rows_of, table
 from apo_bench.judging.asking import ask
 from apo_bench.judging.attacks import ATTACKS, Attack, attacked
-from apo_bench.judging.journal import Journal
 from apo_bench.judging.labels import Labelled, LabelledPair
 from apo_bench.judging.verdicts import Judge, Verdict, both_orders, comparison, value_of
-from apo_bench.markdown import count, number, plain, rows_of, table
 from apo_bench.stats import agreement, clustered_mean
 
 POOLED = "all"

@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from apo_bench.config import JudgeChoice
+from apo_bench.clients.journal import Journal
+from apo_bench.config.schema import JudgeChoice
+from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
+from apo_bench.hashing import digest, digest_files
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit, markdown
-from apo_bench.judging.journal import Journal
 from apo_bench.judging.labels import Labelled, labelled_pairs, read_labelled
 from apo_bench.judging.panel import Unanswered, open_judge
 from apo_bench.judging.verdicts import Surroundings
 from apo_bench.shipped import find_beside
-from apo_bench.store import digest, digest_files, write_text
-from apo_bench.tasks import load_task
+from apo_bench.store import write_text
 
 
 def audit_judge(

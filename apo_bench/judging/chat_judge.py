@@ -5,8 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apo_bench.judging.chat import ChatClient, Reply
-from apo_bench.judging.endpoint import ChatSettings
+from apo_bench.clients.chat import ChatClient, Reply
+from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.judging.templates import Template, template_for, templates_of
 from apo_bench.judging.verdicts import UNPARSABLE, Judge, Question, Surroundings, Verdict
 

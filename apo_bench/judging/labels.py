@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from apo_bench.data.splits import normalise
+from apo_bench.data.task import Task
+from apo_bench.data.task_folder import read_description
 from apo_bench.errors import InputError
 from apo_bench.shipped import shipped_root
-from apo_bench.splits import normalise
-from apo_bench.task_files import read_description
-from apo_bench.tasks import Task
 from apo_bench.types import Message, Pair, Prompt, identity, prompt_id
 
 Label = Literal["a", "tie", "b"]

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from apo_bench.errors import InputError
+from apo_bench.hashing import digest_folder
 from apo_bench.judging import templates
 from apo_bench.judging.templates import template_for, templates_of
 from apo_bench.judging.verdicts import Judge, Question, Surroundings, Verdict
-from apo_bench.models.imports import resolve_model
-from apo_bench.store import code_hash, digest_files, digest_folder, versions
+from apo_bench.models.resolve import resolve_model
+from apo_bench.provenance import code_hash, versions
 
 TOO_LONG = "too long"
 NO_PROBABILITY = "no probability"
@@ -59,7 +60,7 @@ class _Open(Judge):
             **asdict(self.spec),
             "path": self._content,
             "templates": {template.name: template.digest for template in templates_of(self.spec.template)},
-            "code": [digest_files([Path(__file__), Path(templates.__file__)]), code_hash()],
+            "code": code_hash(__name__),
             "versions": versions(),
         }
 
@@ -128,7 +129,7 @@ class Reader:
         """log P of each label after each sequence, (B, 2). Padded on the right, where a causal model does not look."""
         import torch
 
-        from apo_bench.models.text import pad
+        from apo_bench.models.tokenize import pad
 
         padding = self.tokenizer.pad_token_id
         ids, mask = (part.to(self.model.device) for part in pad(sequences, padding))

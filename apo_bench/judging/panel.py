@@ -15,21 +15,23 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from apo_bench import launched
-from apo_bench.config import Experiment, JudgeChoice
+from apo_bench.analysis.results import COLUMNS, Run, comparisons, read_responses, read_run, read_table
+from apo_bench.clients.journal import Journal, spent_usd
+from apo_bench.config.plugins import JUDGE, resolve
+from apo_bench.config.schema import Experiment, JudgeChoice
+from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.judging.asking import ask, spent_usd
+from apo_bench.hashing import digest, digest_files
+from apo_bench.judging.asking import ask
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import COLUMNS as AUDITED
 from apo_bench.judging.audit import audit
-from apo_bench.judging.journal import Journal
 from apo_bench.judging.labels import labelled_pairs
 from apo_bench.judging.verdicts import ORDERS, Compared, Judge, Order, Question, Surroundings, Verdict, both_orders, value_of
-from apo_bench.methods import JUDGE, resolve
-from apo_bench.results import COLUMNS, Run, comparisons, read_responses, read_run, read_table
+from apo_bench.provenance import code_hash, versions
 from apo_bench.stats.checks import Array
-from apo_bench.store import RunStore, code_hash, digest, digest_files, versions, write_json, write_table
-from apo_bench.tasks import Task
+from apo_bench.store import RunStore, write_json, write_table
+from apo_bench.training import launch as launched
 from apo_bench.types import Prompt, identity
 
 ADDED = "judges.json"  # in the run folder: judges that its experiment does not name
@@ -76,7 +78,7 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
     def bench() -> Any:
         import torch
 
-        from apo_bench.bench import Bench
+        from apo_bench.evaluation.context import Bench
         from apo_bench.models.policy import in_one_thread
 
         in_one_thread()
@@ -86,10 +88,13 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
 
     golds = {gold.name: gold for gold in experiment.models.gold}
     data = {"task": task.fingerprint, "files": digest_files(task.source_files)}
-    made = {name: digest({**data, "gold": one.model_dump(mode="json"), "code": code_hash(), **versions()}) for name, one in golds.items()}
+    made = {
+        name: digest({**data, "gold": one.model_dump(mode="json"), "code": code_hash("apo_bench.lab"), **versions()})
+        for name, one in golds.items()
+    }
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> Sequence[float]:
-        from apo_bench.bench import in_order
+        from apo_bench.evaluation.context import in_order
 
         spec = golds[gold]
         by_seed = [in_order(bench().lab(seed, spec.model).score(bench().gold(spec, seed), items), items) for seed in spec.seeds]
@@ -176,7 +181,7 @@ def arm_pairs(run: Run) -> list[tuple[str, str]]:
 
 def compared(run: Run, folder: Path, task: Task) -> Iterator[Compared]:
     """Every comparison: pairs of arms x seeds x prompts that both answered."""
-    from apo_bench.bench import balanced  # here, since the bench knows torch, and a replay does without
+    from apo_bench.evaluation.context import balanced  # here, since the bench knows torch, and a replay does without
 
     judging, by_id = run.experiment.judging, {prompt.id: prompt for prompt in task.prompts["test"]}
     responses: dict[tuple[str, int, int], dict[str, tuple[str, float]]] = {}  # (arm, seed, round) -> prompt id -> text, tokens

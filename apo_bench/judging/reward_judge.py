@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from apo_bench.errors import InputError
+from apo_bench.hashing import digest_folder
 from apo_bench.judging.verdicts import Judge, Question, Scorer, Surroundings, Verdict
-from apo_bench.models.imports import resolve_model
-from apo_bench.store import code_hash, digest_files, digest_folder, versions
+from apo_bench.models.resolve import resolve_model
+from apo_bench.provenance import code_hash, versions
 from apo_bench.types import Prompt
 
 TOO_LONG = "too long"
@@ -61,7 +62,7 @@ class _Open(Judge):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        code = {"code": [digest_files([Path(__file__)]), code_hash()], "versions": versions()}
+        code = {"code": code_hash(__name__), "versions": versions()}
         return {"kind": "reward model", **asdict(self.spec), "path": self._content, "gold_id": self.gold_id, **code}
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
@@ -92,7 +93,7 @@ class _Open(Judge):
         """What the model in `path` would read of each item, in tokens; a gold model counts its own."""
         if self.model is None:
             return {}
-        from apo_bench.models.text import encode_scored, load_tokenizer
+        from apo_bench.models.tokenize import encode_scored, load_tokenizer
 
         tokenizer = load_tokenizer(self.model, self.spec.trust_remote_code)
         # One more than fits, so that an input too long counts as that.
@@ -101,7 +102,7 @@ class _Open(Judge):
     def _scores(self, items: Sequence[Scored]) -> Sequence[float]:
         if self.gold is not None and self.spec.gold is not None:
             return self.gold(self.spec.gold, items)
-        from apo_bench.config import NeuralReward, Recipe
+        from apo_bench.config.schema import NeuralReward, Recipe
         from apo_bench.models.policy import in_one_thread
         from apo_bench.models.reward import score
 

@@ -4,14 +4,13 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
 
 from apo_bench.errors import InputError
 from apo_bench.judging.verdicts import UNPARSABLE, Judge, Question, Surroundings, Truth, Verdict
-from apo_bench.store import digest_files
+from apo_bench.provenance import code_hash
 
 DIGITS = 9  # of a difference; below are sums of the same parts in another order
 NO_TRUTH = "no ground truth"
@@ -63,7 +62,7 @@ class _Open(Judge):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"kind": "simulated", **asdict(self.spec), "truth": self.truth_id, "code": digest_files([Path(__file__)])}
+        return {"kind": "simulated", **asdict(self.spec), "truth": self.truth_id, "code": code_hash(__name__)}
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
         for question in questions:

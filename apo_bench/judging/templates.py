@@ -12,8 +12,8 @@ from itertools import count
 from pathlib import Path
 
 from apo_bench.errors import InputError
+from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import Choice, Question
-from apo_bench.store import digest
 from apo_bench.types import identity
 
 PROMPTS = Path(__file__).with_name("prompts")

@@ -18,8 +18,6 @@ VALUES: Mapping[tuple[Order, Choice], float] = {
 
 # Why a verdict is missing, where more than one judge can say so.
 UNPARSABLE = "unparsable"  # there is an answer, and no verdict in it
-REFUSED = "refused"  # the judge's model, or a filter before it, would not answer
-OVER_COST = "over the cost limit"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from apo_bench.config import Recipe
+from apo_bench.config.schema import Recipe
 
 HEADS = ("score", "classifier")  # a classification head is new, so it is trained in full beside adapters
 

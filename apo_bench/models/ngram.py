@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from apo_bench.config import NgramReward
+from apo_bench.config.schema import NgramReward
 from apo_bench.errors import InputError
 from apo_bench.losses import APOLoss, RankingLoss, RewardLoss
 from apo_bench.types import Pair, Prompt

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apo_bench.config import PolicyModel, Sampling
+from apo_bench.config.schema import PolicyModel, Sampling
 from apo_bench.errors import InputError
 from apo_bench.losses import DPOLoss, PolicyLoss, RRHFLoss, SFTLoss, token_logps
 from apo_bench.models import flops
-from apo_bench.models.text import HUMAN_TURN, encode_prompt, encode_response, load_tokenizer, pad, word_tokenizer
+from apo_bench.models.tokenize import HUMAN_TURN, encode_prompt, encode_response, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Demonstration, Group, Pair, Prompt, Response, identity
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apo_bench.config import NeuralReward
+from apo_bench.config.schema import NeuralReward
 from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
 from apo_bench.models import flops
 from apo_bench.models.policy import fit_embedding, on_device, token_ids
-from apo_bench.models.text import encode_scored, load_tokenizer, pad, word_tokenizer
+from apo_bench.models.tokenize import encode_scored, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
 
 ANY_AXIS = "any"  # the one label's name where the axes share it

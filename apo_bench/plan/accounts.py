@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from apo_bench import tune
-from apo_bench.budget import STOCKS, UNITS
-from apo_bench.controls import AA, ORACLE, aa_seeds
-from apo_bench.methods import resolve
+from apo_bench.config import tuning as tune
+from apo_bench.config.controls import AA, ORACLE, aa_seeds
+from apo_bench.config.plugins import resolve
+from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.plan.counting import Counted, CountingBench, CountingLab, Made, played
-from apo_bench.plan.fitting import with_value
-from apo_bench.tables import marginals
+from apo_bench.plan.fit import with_value
 from apo_bench.types import Round
 
 BENCH = "_bench"

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from apo_bench.bench import FLOOR, Bench
-from apo_bench.budget import Ledger
-from apo_bench.config import Experiment, Gold, NeuralReward, PolicyModel, RewardSpec, Sampling
-from apo_bench.controls import ORACLE, chooser
+from apo_bench.config.controls import ORACLE, chooser
+from apo_bench.config.schema import Experiment, Gold, NeuralReward, PolicyModel, RewardSpec, Sampling
+from apo_bench.data.task import Task
 from apo_bench.errors import BudgetExceeded, InputError
-from apo_bench.evaluate import Examination
+from apo_bench.evaluation.context import FLOOR, Bench
+from apo_bench.evaluation.evaluate import Examination
+from apo_bench.evaluation.oracle import BestAndFirst
+from apo_bench.hashing import digest
 from apo_bench.lab import Lab
+from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
-from apo_bench.oracle import BestAndFirst
 from apo_bench.plan.sizes import PolicySize, RewardSize, policy_size, reward_size
-from apo_bench.store import Artifact, RunStore, digest
-from apo_bench.tasks import Task
+from apo_bench.store import Artifact, RunStore
 from apo_bench.types import BestOfNPolicy, Policy, Prompt, Response, RewardModel, Round
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from

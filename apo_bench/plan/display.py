@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from apo_bench.budget import UNITS
+from apo_bench.formatting import one_line
+from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import BENCH, Disk
-from apo_bench.plan.probing import Timing
-from apo_bench.plan.projecting import Plan
-from apo_bench.visible import one_line
+from apo_bench.plan.probe import Timing
+from apo_bench.plan.projection import Plan
 
 ARMS_A_TABLE = 5  # more columns do not fit
 

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config import NeuralReward, PolicyModel, Recipe
+from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe
 from apo_bench.errors import InputError
 from apo_bench.models import flops
 from apo_bench.models import policy as policies
-from apo_bench.models.text import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
+from apo_bench.models.tokenize import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
 from apo_bench.types import Demonstration, Group, Pair, Prompt
 
 CHARACTERS = 4  # taken for one token where there is no tokenizer

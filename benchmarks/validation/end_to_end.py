@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from apo_bench.results import Run, read_run
+from apo_bench.analysis.results import Run, read_run
 from validation.experiments import LEVEL, SEEDS
 from validation.recipes import ON_ALL_DATA, WRONG_TESTS, Data
 from validation.worlds import Array

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from apo_bench.data.lm_eval import as_lm_eval_dataset
+from apo_bench.data.task_folder import find_file
 from apo_bench.errors import InputError
-from apo_bench.lm_eval_rows import as_lm_eval_dataset
-from apo_bench.task_files import find_file
 from apo_bench.types import Message
 
 AXES = ("helpful", "harmless")
@@ -26,7 +26,7 @@ Turns = tuple[tuple[str, str], ...]
 
 
 def rows(*, base: Path | None, golden: Any, max_rows: Any, **source: Any) -> Iterator[dict[str, Any]]:
-    """Rows as apo_bench.tasks wants them; those that cannot be used as {"dropped": reason}. The cluster is the first human turn."""
+    """Rows as apo_bench.data.task wants them; those that cannot be used as {"dropped": reason}. The cluster is the first human turn."""
     if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
         raise InputError(f"task hh: options.max_rows: a whole number from 1 is needed, got {max_rows!r}")
     answers = None if golden == "chosen" else _read_golden(golden, base)

@@ -18,8 +18,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from apo_bench.data.lm_eval import as_lm_eval_dataset
 from apo_bench.errors import InputError
-from apo_bench.lm_eval_rows import as_lm_eval_dataset
 from apo_bench.types import Prompt
 
 

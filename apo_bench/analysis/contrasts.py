@@ -1,0 +1,195 @@
+"""Which of two arms scores higher: at the final round, at the round chosen on dev, and equally far from the initial policy."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apo_bench.analysis.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
+from apo_bench.analysis.win_rates import as_contrast
+from apo_bench.config.schema import JUDGE, Compare, Comparison
+from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of, effect_size, holm, lay_out
+
+MATCHED_KL = "matched_kl"
+COLUMNS = [
+    "arm_a", "arm_b", "axis", "scorer", "difference", "ci_low", "ci_high", "p_value", "p_adjusted", "n_seeds", "n_clusters", "scope",
+    "family", "at", "kl", "standard_error", "df", "round", "test", "n_dropped", "hedges_g", "sd", "sd_of", "p_superior",
+]  # fmt: skip
+ROW = ["arm", "seed", "prompt_id", "cluster_id", "axis", "scorer"]
+Held = Mapping[tuple[str, int, int], pd.DataFrame]  # (arm, seed, round) -> scores
+
+
+@dataclass(frozen=True)
+class Path:
+    """How far one arm-seed went: the KL to the initial policy after rounds 0..R, in nats per response; 0 at round 0."""
+
+    kl: tuple[float, ...]
+    bound: bool  # some of it is an upper bound, for want of weights to measure
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The scores a contrast is made of, how they were come by, or why there are none. A value is NaN where it could not be had."""
+
+    scores: pd.DataFrame | None
+    round: str = "none"
+    kl: float = math.nan
+    note: str = ""
+
+
+def points(run: Run) -> list[str]:
+    """Where arms are compared, the declared round first: "final", "dev_best" if there are dev_scores, "matched_kl" if asked for."""
+    compare = run.experiment.compare
+    found = [compare.round, "final", *(["dev_best"] if run.dev_round else []), *([MATCHED_KL] if compare.matched_kl else [])]
+    return list(dict.fromkeys(found))
+
+
+def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Every declared pair x axis (and "all") x proxy, gold, ground truth, at every point of `points`.
+
+    Where a judge is the declared scorer, its win rates stand for scores at compare.round: `rates`, of `apo_bench.analysis.win_rates.win_rates`.
+
+    Family "primary": the primary pairs on compare.axes and compare.scorer at compare.round, adjusted together by Holm; "secondary": the
+    secondary pairs on the same, adjusted together by Benjamini and Hochberg; "descriptive": the rest, not adjusted. Where no test is
+    made p_value is NaN and `scope` or `test` says why. `kl` is the common distance of matched_kl; there the proxy is left out, as every
+    round's is another model.
+    """
+    compare, found = run.experiment.compare, []
+    axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
+    scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if run.judge is None else run.scorers))
+    doubts = {(scorer, axis): uninformative(run, scorer, axis) for scorer in scorers for axis in axes}
+    scores = run.tables["scores"]
+    scores = without(scores[scores["scorer"].isin(scorers)], run.failed)
+    held: Held = dict(iter(scores.groupby(["arm", "seed", "round"])))  # pyright: ignore[reportAssignmentType]
+    paths = kl_paths(run) if compare.matched_kl else {}
+    for at in points(run):
+        for family, pair in comparisons(run):
+            drawn = _at_equal_kl(held, paths, pair) if at == MATCHED_KL else _at_round(run, held, pair, at)
+            for axis in axes:
+                for scorer in scorers:
+                    if (at, scorer) == (MATCHED_KL, "proxy"):
+                        continue
+                    declared = at == compare.round and scorer == run.scorer and axis in compare.axes
+                    names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
+                    about = {"family": family if declared else "descriptive", "round": drawn.round, "kl": drawn.kl}
+                    found.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
+    if run.judge is not None:
+        found += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in comparisons(run) for axis in axes]
+    table = pd.DataFrame(found)
+    table["p_adjusted"] = np.nan
+    for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
+        rows = table["family"] == family
+        table.loc[rows, "p_adjusted"] = adjust(table.loc[rows, "p_value"].to_numpy(dtype=float))
+    return table[COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
+
+
+def _contrast(drawn: Drawn, pair: Comparison, axis: str, scorer: str, doubt: str) -> dict[str, Any]:
+    if drawn.scores is None:
+        return _nothing(drawn.note)
+    rows = drawn.scores[drawn.scores["scorer"] == scorer]
+    rows = rows if axis == POOLED else rows[rows["axis"] == axis]
+    whole = rows.dropna(subset=["value"])
+    whole = whole[whole["seed"].isin(shared_seeds(whole, pair))]
+    if whole.empty:
+        return _nothing("no seed of both arms has such scores")
+    try:
+        laid_out = lay_out(whole, pair.a, pair.b, caller="contrast")
+        found = asdict(contrast_of(laid_out, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(laid_out, pair.b))
+    except ValueError as error:
+        return _nothing(str(error))
+    found["n_dropped"] += int(rows["value"].isna().sum())
+    if doubt:
+        return found | {"p_value": np.nan, "scope": doubt, "test": "none: the gold model is not shown to be better than chance"}
+    return found | ({"test": f"{found['test']}; {drawn.note}"} if drawn.note else {})
+
+
+def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str, judge: str, compare: Compare) -> dict[str, Any]:
+    """A judge's win rate as a contrast; missing where nothing was judged."""
+    about = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"{JUDGE}{judge}", "at": compare.round}
+    about["family"] = family if axis in compare.axes else "descriptive"
+    if rates is not None:
+        names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "judge": judge}
+        rows = rates[(rates[list(names)] == pd.Series(names)).all(axis=1)]
+        if len(rows) == 1:
+            return as_contrast(rows.to_dict("records")[0]) | about  # pyright: ignore[reportArgumentType] (columns are text)
+    return about | {"round": "none", "kl": np.nan, **_nothing("nothing was judged")}
+
+
+def _nothing(reason: str) -> dict[str, Any]:
+    counts = ("n_seeds", "n_clusters", "n_dropped")
+    fields = [*Contrast.__dataclass_fields__, *EffectSize.__dataclass_fields__]
+    numbers = dict.fromkeys((name for name in fields if name not in counts), np.nan)
+    return {**numbers, "sd_of": "", "n_seeds": 0, "n_clusters": 0, "n_dropped": 0, "scope": "no result", "test": f"none: {reason}"}
+
+
+def _at_round(run: Run, held: Held, pair: Comparison, at: str) -> Drawn:
+    """Both arms' scores at their final rounds, or at those chosen on dev."""
+    parts, rounds = [], []
+    for arm in (pair.a, pair.b):
+        seeds = run.arm_seeds.get(arm, [])
+        taken = {seed: run.final_round[arm] if at == "final" else run.dev_round.get((arm, seed)) for seed in seeds}
+        rounds.append("+".join(map(str, sorted({one for one in taken.values() if one is not None}))) or "none")
+        parts += [held[arm, seed, one] for seed, one in taken.items() if one is not None and (arm, seed, one) in held]
+    label = "/".join(dict.fromkeys(rounds))
+    if not parts:
+        reason = "no dev_score was recorded" if at == "dev_best" and not run.dev_round else "no seed of both arms has such scores"
+        return Drawn(None, label, note=reason)
+    return Drawn(pd.concat(parts)[[*ROW, "value"]], label)
+
+
+def kl_paths(run: Run) -> dict[tuple[str, int], Path]:
+    """The path of every arm-seed whose KL over all axes, or else its bound, is known after each of its rounds."""
+    table = without(run.tables["metrics"], run.failed)
+    table = table[(table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
+    known: dict[str, dict[tuple[str, int, int], float]] = {}
+    for metric in ("kl", "kl_bound"):
+        rows = table[table["metric"] == metric]
+        known[metric] = {
+            (str(arm), int(seed), int(round_)): float(value)
+            for arm, seed, round_, value in zip(rows["arm"], rows["seed"], rows["round"], rows["value"], strict=True)
+        }
+    either, paths = known["kl_bound"] | known["kl"], {}
+    for arm, seeds in run.arm_seeds.items():
+        for seed in seeds:
+            steps = [(arm, seed, round_) for round_ in range(1, run.final_round[arm] + 1)]
+            if all(step in either for step in steps):
+                paths[arm, seed] = Path((0.0, *(either[step] for step in steps)), any(step not in known["kl"] for step in steps))
+    return paths
+
+
+def common_kl(paths: Iterable[Path]) -> float:
+    """The distance that every one of these paths reaches, and no larger one: the smallest of their largest KL."""
+    return min(max(path.kl) for path in paths)
+
+
+def crossing(path: Path, kl: float) -> tuple[int, float]:
+    """The round at whose end a path has first gone as far as `kl` > 0, and the share of that round's step it took to get there."""
+    late = next(round_ for round_, reached in enumerate(path.kl) if reached >= kl)
+    before = path.kl[late - 1]
+    return late, (kl - before) / (path.kl[late] - before)
+
+
+def _at_equal_kl(held: Held, paths: Mapping[tuple[str, int], Path], pair: Comparison) -> Drawn:
+    """Both arms' scores at their common KL, each prompt's interpolated linearly in KL within the round that first reaches it."""
+    seeds = sorted({seed for arm, seed in paths if arm == pair.a} & {seed for arm, seed in paths if arm == pair.b})
+    chosen = {(arm, seed): paths[arm, seed] for arm in (pair.a, pair.b) for seed in seeds}
+    if not chosen:
+        return Drawn(None, note="no seed of both arms has a KL after every round")
+    kl = common_kl(chosen.values())
+    if kl <= 0:
+        return Drawn(None, kl=kl, note="an arm is no farther from the initial policy than at the start")
+    parts = []
+    for (arm, seed), path in chosen.items():
+        late, share = crossing(path, kl)
+        ends = [held.get((arm, seed, round_)) for round_ in (late - 1, late)]
+        if ends[0] is None or ends[1] is None:
+            return Drawn(None, kl=kl, note=f"{arm}, seed {seed}: no scores of round {late - 1} or {late}")
+        both = ends[0].merge(ends[1], on=ROW, how="outer", suffixes=("_early", "_late"))
+        parts.append(both[ROW].assign(value=(1 - share) * both["value_early"] + share * both["value_late"]))
+    note = "scores interpolated linearly in KL within the round that first reaches the common KL"
+    if bounds := sorted({arm for (arm, _), path in chosen.items() if path.bound}):
+        note += f"; the KL of {', '.join(bounds)} is an upper bound"
+    return Drawn(pd.concat(parts), "between", kl, note)

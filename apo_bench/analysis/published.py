@@ -1,0 +1,312 @@
+"""Other people's published numbers, checked, and laid beside ours in one table. No model, no torch."""
+
+import csv
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from apo_bench.analysis.results import POOLED, Run, reward_models, summary
+from apo_bench.config.schema import Arm, Experiment
+from apo_bench.errors import InputError
+from apo_bench.formatting import plain, rows_of, table
+from apo_bench.shipped import find_beside
+from apo_bench.stats import clustered_mean, wilson
+
+COLUMNS = ("table", "model", "data", "arm", "against", "metric", "value", "n", "judge", "scale", "unknown", "source", "certainty")
+METRICS = {  # metric: its name in a table, lowest and highest value, digits as published
+    "score": ("mean reward", -math.inf, math.inf, 3),
+    "win_percent": ("win rate, %", 0, 100, 2),
+    "accuracy_percent": ("reward model: accuracy, %", 0, 100, 2),
+    "ece": ("reward model: ECE", 0, 1, 3),
+}
+PLAYERS = {"rjs": "RejectionSampling", "rrhf": "RRHF", "dpo": "DPO"}
+ABLATIONS = {"opponent": "current", "refit": "every_round", "start": "base", "human_pairs": True, "duel": "ranking"}  # as the paper plays
+HEADS = (
+    "measure", "published: a - b", "published: b", "published: a", "published: a - b (95 % interval)", "z",
+    "ours: a - b", "ours: b", "ours: a", "ours: a - b (95 % interval)",
+)  # fmt: skip
+REWARD_MODELS = {"rm_base": ("rjs", "rrhf", "dpo"), "rm_apo_v3": ("apo_rjs", "apo_rrhf", "apo_dpo")}  # whose last reward model is ours
+
+
+@dataclass(frozen=True)
+class ShareDifference:
+    """The difference of two shares of independent items, its interval, and how many standard errors it is from none."""
+
+    difference: float
+    ci_low: float
+    ci_high: float
+    z: float
+
+
+def share_difference(a: float, b: float, n_a: int, n_b: int, confidence: float = 0.95) -> ShareDifference:
+    """Share `a` of `n_a` items minus share `b` of `n_b` other items.
+
+    Interval: Newcombe's from Wilson's two (Statistics in Medicine 17, 1998, method 10): with intervals l..u,
+    low = d - sqrt((a - l_a)^2 + (u_b - b)^2) and high = d + sqrt((u_a - a)^2 + (b - l_b)^2). z: d over
+    sqrt(p (1 - p) (1/n_a + 1/n_b)) with the pooled share p. Raises ValueError as `wilson` does.
+    """
+    (low_a, high_a), (low_b, high_b) = wilson(a * n_a, n_a, confidence), wilson(b * n_b, n_b, confidence)
+    difference, pooled = a - b, (a * n_a + b * n_b) / (n_a + n_b)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    low = difference - math.hypot(a - low_a, high_b - b)
+    high = difference + math.hypot(high_a - a, b - low_b)
+    return ShareDifference(difference, low, high, difference / error if error else math.nan)
+
+
+def find(name: str) -> Path:
+    """The file of that name in results/published, of the working directory or shipped. Raises InputError where there is none."""
+    path = find_beside(f"results/published/{name}.csv", None) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) else None
+    if path is None:
+        raise InputError(f"report.beside: no published numbers named {name!r} in results/published")
+    return path
+
+
+def load(path: Path) -> pd.DataFrame:
+    """The rows of a file of published numbers, COLUMNS; value and n are numbers, n is NaN where it is not known.
+
+    Raises InputError, one line naming file, line and column.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = tuple(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not readable as csv: {error}") from None
+    if columns != COLUMNS:
+        raise InputError(f"{path}: the columns are {', '.join(COLUMNS)}")
+    found = [_checked(path, line, row) for line, row in rows]
+    frame = pd.DataFrame(found, columns=list(COLUMNS))
+    keys = ["table", "arm", "metric"]
+    if twice := list(frame.loc[frame.duplicated(keys), keys].itertuples(index=False, name=None)):
+        raise InputError(f"{path}: {', '.join(twice[0])} occurs twice")
+    present = set(frame[keys].itertuples(index=False, name=None))
+    for row in rows_of(frame[frame["against"] != ""]):
+        if (row.table, row.against, row.metric) not in present:
+            raise InputError(f"{path}: against: {row.arm} is compared with {row.against!r}, which has no {row.metric} in table {row.table}")
+    return frame
+
+
+def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any, ...]:
+    def refuse(column: str, why: str) -> InputError:
+        return InputError(f"{path}: line {line}: {column}: {why}")
+
+    if None in row or None in row.values():
+        raise refuse("columns", f"{len(COLUMNS)} are needed")
+    for column in COLUMNS:
+        if column not in ("against", "value", "n") and not row[column].strip():
+            raise refuse(column, "empty")
+    if row["metric"] not in METRICS:
+        raise refuse("metric", f"{row['metric']!r} is none of {', '.join(METRICS)}")
+    _, low, high, _ = METRICS[row["metric"]]
+    try:
+        value = float(row["value"])
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        raise refuse("value", f"a number{f' from {low} to {high}' if math.isfinite(low) else ''} is needed, got {row['value']!r}")
+    if row["n"] and not re.fullmatch(r"[1-9][0-9]{0,14}", row["n"]):
+        raise refuse("n", f"a whole number of 1 or more, or nothing, is needed, got {row['n']!r}")
+    n = float(row["n"] or "nan")
+    return tuple({**row, "value": value, "n": n}[column] for column in COLUMNS)
+
+
+def published(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each compared pair: metric, arm, against, value, value_against, difference, ci_low, ci_high, z, n, note.
+
+    `note` says what the interval takes for granted, or why there is none. Percentages stay percentages.
+    """
+    held = {(row.table, row.arm, row.metric): row for row in rows_of(rows)}
+    found = []
+    for row in rows_of(rows[rows["against"] != ""]):
+        other = held[row.table, row.against, row.metric]
+        low = high = z = math.nan
+        if row.metric not in ("win_percent", "accuracy_percent"):
+            note = "no interval: " + ("no SD is known" if row.metric == "score" else "an ECE is no share")
+        elif math.isnan(row.n) or math.isnan(other.n):
+            note = "no interval: the number of items is not known"
+        else:
+            tested = share_difference(row.value / 100, other.value / 100, int(row.n), int(other.n))
+            low, high, z = 100 * tested.ci_low, 100 * tested.ci_high, tested.z
+            note = "two shares of independent items"
+        found.append((row.metric, row.arm, row.against, row.value, other.value, row.value - other.value, low, high, z, row.n, note))
+    names = ["metric", "arm", "against", "value", "value_against", "difference", "ci_low", "ci_high", "z", "n", "note"]
+    return pd.DataFrame(found, columns=names)
+
+
+def ours(experiment: Experiment, named: Mapping[str, str]) -> dict[str, str]:
+    """The paper's policies -> our arms: as `named`, or else the one arm with that method and the paper's way of playing.
+
+    Of several such arms it is the one that is called like the paper's; otherwise none, as nothing is guessed.
+    Raises InputError for a name that is no policy of the paper's or no arm.
+    """
+    policies = [*PLAYERS, *(f"apo_{player}" for player in PLAYERS), "golden_sft"]
+    for policy, arm in named.items():
+        if policy not in policies:
+            raise InputError(f"report.arms.{policy}: no such policy; policies: {', '.join(policies)}")
+        if arm not in experiment.arms:
+            raise InputError(f"report.arms.{policy}: no arm named {arm!r}; arms: {', '.join(experiment.arms)}")
+    found = dict(named)
+    for policy in policies:
+        alike = [name for name, arm in experiment.arms.items() if _policy(arm) == policy]
+        if policy not in found and (len(alike) == 1 or policy in alike):
+            found[policy] = policy if policy in alike else alike[0]
+    return found
+
+
+def _policy(arm: Arm) -> str | None:
+    """Which of the paper's policies an arm is by its method, or None."""
+    method, fields = arm.use.rpartition("@")[2], arm.parameters
+    classes = {name: player for player, name in PLAYERS.items()}
+    if method == "APO" and all(fields.get(name, usual) == usual for name, usual in ABLATIONS.items()):
+        player = fields.get("player")
+        named = player.get("use") if isinstance(player, dict) else player
+        return f"apo_{classes[one]}" if (one := str(named).rpartition("@")[2]) in classes else None
+    if method == "SFT":
+        return "golden_sft" if fields.get("imitate") == "golden" and fields.get("then") is None else None
+    return classes.get(method)
+
+
+def beside(run: Run, frames: Mapping[str, pd.DataFrame], rows: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
+    """`published(rows)` with ours beside: our_arm, our_against, our_scorer, our_value, our_value_against, our_difference,
+    our_low, our_high.
+
+    `frames` are the report's (contrasts, and judged where a judge was asked). NaN and "" where we have nothing that corresponds.
+    """
+    arms = ours(run.experiment, named)
+    means, diagnostics = summary(run), reward_models(run)
+    found = []
+    for row in rows_of(published(rows)):
+        if row.metric in ("accuracy_percent", "ece"):
+            found.append(_our_reward_model(run, diagnostics, arms, row.arm, row.against, row.metric))
+        elif row.metric == "win_percent":
+            found.append(_our_win_rate(frames.get("judged"), arms, row.arm, row.against))
+        else:
+            found.append(_our_score(run, means, frames["contrasts"], arms, row.arm, row.against))
+    names = ["our_arm", "our_against", "our_scorer", "our_value", "our_value_against", "our_difference", "our_low", "our_high"]
+    return pd.concat([published(rows), pd.DataFrame(found, columns=names)], axis=1)
+
+
+Ours = tuple[str, str, str, float, float, float, float, float]
+NOTHING: Ours = ("", "", "", *[math.nan] * 5)  # pyright: ignore[reportAssignmentType]
+
+
+def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Mapping[str, str], a: str, b: str) -> Ours:
+    """Means by the first gold model at the last round, all axes pooled; the contrast's interval where the pair was compared."""
+    scorer, start = run.golds[0], b == "base"
+    if a not in arms or not (start or b in arms):
+        return NOTHING
+    first, second = arms[a], "initial policy" if start else arms[b]
+    pooled = means[(means["scorer"] == scorer) & (means["axis"] == POOLED)].set_index(["arm", "round"])["mean"].to_dict()
+    value = pooled.get((first, run.final_round.get(first)), math.nan)
+    other = pooled.get((first, 0) if start else (second, run.final_round.get(second)), math.nan)
+    names = {"arm_a": first, "arm_b": second, "axis": POOLED, "scorer": scorer, "at": "final"}
+    rows = rows_of(contrasts[(contrasts[list(names)] == pd.Series(names)).all(axis=1)])
+    difference, low, high = (rows[0].difference, rows[0].ci_low, rows[0].ci_high) if rows else (value - other, math.nan, math.nan)
+    return (first, second, scorer, value, other, difference, low, high)
+
+
+def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> Ours:
+    """The win rate of the one over the other, by the first judge that compared them: published ones may be over something else."""
+    if judged is None or a not in arms or b not in arms:
+        return NOTHING
+    rows = judged[(judged["arm_a"] == arms[a]) & (judged["arm_b"] == arms[b]) & (judged["axis"] == POOLED)]
+    if rows.empty:
+        return NOTHING
+    rate, low, high = (100 * float(rows.iloc[0][column]) for column in ("win_rate", "ci_low", "ci_high"))
+    return (arms[a], arms[b], f"judge/{rows.iloc[0]['judge']}", rate, 100 - rate, 2 * rate - 100, 2 * low - 100, 2 * high - 100)
+
+
+def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, str], a: str, b: str, metric: str) -> Ours:
+    """The last round's reward models on held-out human pairs, all axes pooled; interval: t over the seeds that both arms have."""
+    pairs = zip(*(REWARD_MODELS.get(one, ()) for one in (a, b)), strict=False)
+    pair = next(((arms[one], arms[other]) for one, other in pairs if one in arms and other in arms), None)
+    if pair is None:
+        return NOTHING
+    name, scale = ("accuracy_human", 100.0) if metric == "accuracy_percent" else ("ece", 1.0)
+    every = run.tables["reward_models"]
+    every = every[(every["metric"] == name) & (every["axis"] == POOLED)].dropna(subset=["value"])
+    values = [
+        every[(every["arm"] == arm) & (every["round"] == run.final_round.get(arm))].set_index("seed")["value"] * scale for arm in pair
+    ]
+    pooled = diagnostics[(diagnostics["metric"] == name) & (diagnostics["axis"] == POOLED)].set_index(["arm", "round"])["mean"].to_dict()
+    means = [scale * pooled.get((arm, run.final_round.get(arm)), math.nan) for arm in pair]
+    change = (values[0] - values[1]).dropna()
+    nothing = (math.nan, math.nan, math.nan)
+    difference, low, high = clustered_mean(change.to_numpy(), change.index.tolist())[:3] if len(change) else nothing
+    return (*pair, "held-out human pairs", means[0], means[1], difference, low, high)
+
+
+def section(run: Run, frames: Mapping[str, pd.DataFrame], name: str, named: Mapping[str, str]) -> list[str]:
+    """Lines of markdown: the published numbers called `name` beside ours, and what differs. Raises InputError as `load` and `ours` do."""
+    rows = load(find(name))
+    found = beside(run, frames, rows, named)
+    cells = [[plain(cell) for cell in line] for line in shown(found)]
+    return [*table(HEADS, cells), "", *[f"- {plain(line)}" for line in differs(run, rows, found)]]
+
+
+def shown(found: pd.DataFrame) -> list[list[str]]:
+    """`beside`'s rows as cells under HEADS, of plain text; "-" where there is nothing."""
+    lines = []
+    for row in rows_of(found):
+        title, _, _, digits = METRICS[row.metric]
+        theirs = [_shown(row.value_against, digits), _shown(row.value, digits), _change(row.difference, row.ci_low, row.ci_high, digits)]
+        own = [_shown(row.our_value_against, digits), _shown(row.our_value, digits)]
+        own.append(_change(row.our_difference, row.our_low, row.our_high, digits))
+        pair = f"{row.our_arm} - {row.our_against}" if row.our_arm else "-"
+        lines.append([title, f"{row.arm} - {row.against}", *theirs, _shown(row.z, 2), pair, *own])
+    return lines
+
+
+def differs(run: Run, rows: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    """What the numbers of a row do not have in common, and what is not known of the published ones, as sentences of plain text."""
+
+    def all_of(column: str, *metrics: str) -> str:
+        return "; ".join(dict.fromkeys(rows.loc[rows["metric"].isin(metrics or METRICS), column]))
+
+    policy, metrics = run.experiment.models.policy, set(rows["metric"])
+    model = policy.path or f"a {(policy.architecture or {}).get('model_type', 'model')} of our own"
+    scores = run.final.groupby("arm")["prompt_id"].nunique()
+    prompts = f"{scores.min()} test prompts" if len(scores) else "no finished arm"
+    seeds = len(run.experiment.seeds)
+    held_out = "ours is the last round's, on held-out human pairs, of the first plain and APO player that both are there"
+    own = {
+        "score": f"ours is by {run.golds[0]}; signs can be held against each other, sizes cannot",
+        "win_percent": "ours is that of the one arm over the other (b is what is left of 100 %), and the difference is a's lead",
+        "accuracy_percent": held_out,
+        "ece": held_out,
+    }
+    lines = [
+        f"Source: {all_of('source')}. How sure: {all_of('certainty')}.",
+        f"Model: theirs {all_of('model', 'score', 'win_percent') or 'not stated'}, ours {model}.",
+        f"Data: theirs {all_of('data')}; ours task {run.experiment.task.use}, {prompts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
+    ]
+    for metric in (one for one in METRICS if one in metrics):
+        by, scale, unknown = (all_of(column, metric) for column in ("judge", "scale", "unknown"))
+        title = METRICS[metric][0]
+        lines.append(f"{title[0].upper()}{title[1:]}: theirs by {by}, {scale}; not known: {unknown}. Here {own[metric]}.")
+    if not found["ci_low"].isna().all():
+        lines.append(
+            "Published intervals: Newcombe's for two shares of independent items, at the published n. They know neither which items two "
+            "rows share nor of luck in training, so they speak of those checkpoints only. Ours speak of new seeds and prompts where the "
+            "contrast does, and of the reward models' seeds where reward models are compared."
+        )
+    here = set(found.loc[found["our_arm"] != "", "arm"])
+    if absent := [arm for arm in dict.fromkeys(found["arm"]) if arm not in here]:
+        lines.append(f"Nothing of ours corresponds to: {', '.join(absent)}. The key report.arms maps published policies to arms.")
+    return lines
+
+
+def _shown(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _change(value: float, low: float, high: float, digits: int) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:+.{digits}f}" + ("" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})")

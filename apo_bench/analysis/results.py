@@ -1,0 +1,349 @@
+"""A run folder read: its tables, and what they say of policies, reward models and gold by round. No model, no torch."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apo_bench.config.load import load_experiment
+from apo_bench.config.schema import JUDGE, Comparison, Experiment
+from apo_bench.errors import InputError
+
+COLUMNS = {
+    "scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
+    "control_scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
+    "metrics": ("arm", "seed", "round", "axis", "metric", "value", "standard_error", "n"),
+    "reward_models": ("arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"),
+    "gold": ("gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"),
+    "ledger": ("arm", "seed", "unit", "used", "budget"),
+    "reliability": ("arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"),
+    "judgments": (
+        "arm_a", "arm_b", "seed_a", "seed_b", "round", "prompt_id", "cluster_id", "axis", "judge", "order", "verdict", "value", "failure",
+        "length_a", "length_b",
+    ),
+    "judge_audit": ("judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"),
+    "plan": ("arm", "unit", "planned"),
+}  # fmt: skip
+ADDED = {"ledger": ("marginal",)}  # columns that run folders from before them lack: NaN there
+WHOLE = ("seed", "round", "seed_a", "seed_b", "bin", "n", "n_pairs", "n_clusters", "n_missing")  # whole numbers, everywhere
+TEXTS = (  # texts, everywhere; `round` of a judgment too
+    "arm", "arm_a", "arm_b", "prompt_id", "cluster_id", "axis", "scorer", "metric", "gold", "unit", "judge", "order", "text", "finish",
+    "question", "measure", "role",
+)  # fmt: skip
+MAY_LACK = ("n", "verdict", "failure")
+UNIQUE = {name: ["arm", "seed", "round", "prompt_id", "axis", "scorer"] for name in ("scores", "control_scores")}
+MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
+    "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "changed_after_a_look": dict,
+    "hardware": dict,
+    "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
+}  # fmt: skip
+REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report
+OPTIONAL = (
+    "reliability",
+    "judgments",
+    "judge_audit",
+    "control_scores",
+    "plan",
+)  # absent without a word: older than they are, or nothing was asked
+TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
+POOLED = "all"
+UNINFORMATIVE = "uninformative gold"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished (or partly failed) experiment left behind."""
+
+    experiment: Experiment
+    manifest: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    absent: tuple[str, ...]  # tables without a file
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(sorted(self.tables["scores"]["axis"].unique()))
+
+    @cached_property
+    def arms(self) -> tuple[str, ...]:
+        return tuple(self.experiment.arms)
+
+    @cached_property
+    def golds(self) -> tuple[str, ...]:
+        return tuple(gold.name for gold in self.experiment.models.gold)
+
+    @cached_property
+    def scorers(self) -> tuple[str, ...]:
+        """The scorers whose differences are reported, in order: proxy, gold means, ground truth; those that have rows."""
+        present = set(self.tables["scores"]["scorer"].unique())
+        return tuple(scorer for scorer in ("proxy", *self.golds, "ground_truth") if scorer in present)
+
+    @cached_property
+    def scorer(self) -> str:
+        """The scorer of the primary family."""
+        return self.golds[0] if self.experiment.compare.scorer == "gold" else self.experiment.compare.scorer
+
+    @cached_property
+    def judge(self) -> str | None:
+        """The judge that is the scorer, by name; None where a model or the truth is."""
+        return self.scorer.removeprefix(JUDGE) if self.scorer.startswith(JUDGE) else None
+
+    @cached_property
+    def failed(self) -> set[tuple[str, int]]:
+        return {(str(one["arm"]), int(one["seed"])) for one in self.manifest.get("failures") or () if one.get("seed") is not None}
+
+    @cached_property
+    def final_round(self) -> dict[str, int]:
+        """The last round of each arm, over the seeds that came through; an arm without one is absent."""
+        rounds = without(self.tables["scores"], self.failed).groupby("arm")["round"].max()
+        return {arm: int(rounds[arm]) for arm in self.arms if arm in rounds.index}
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """Scores at each arm's final round, of the seeds that came through."""
+        scores = without(self.tables["scores"], self.failed)
+        return scores[scores["round"] == scores["arm"].map(self.final_round)]
+
+    @cached_property
+    def arm_seeds(self) -> dict[str, list[int]]:
+        """The seeds of each arm that came through; an arm without one is absent."""
+        return {arm: sorted(self.final.loc[self.final["arm"] == arm, "seed"].unique().tolist()) for arm in self.final_round}
+
+    @cached_property
+    def dev_round(self) -> dict[tuple[str, int], int]:
+        """Each arm-seed's round of the highest dev_score among 1..R, the first among equals; without a dev_score it is absent."""
+        table = self.tables["metrics"]
+        rows = table[(table["metric"] == "dev_score") & (table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
+        rows = without(rows, self.failed).sort_values("round", kind="stable", ignore_index=True)
+        best = rows.loc[rows.groupby(["arm", "seed"])["value"].idxmax()]
+        return {(arm, int(seed)): int(one) for arm, seed, one in zip(best["arm"], best["seed"], best["round"], strict=True)}
+
+
+def read_run(folder: Path) -> Run:
+    """Read experiment.yaml, manifest.json and tables/*.parquet. Raises InputError, one line naming file and column."""
+    experiment = load_experiment(folder / "experiment.yaml")
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; is {folder} the folder of a run?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from None
+    _check_manifest(path, manifest)
+    tables, absent = {}, []
+    for name, columns in COLUMNS.items():
+        path = folder / "tables" / f"{name}.parquet"
+        if not path.exists() and (name not in REQUIRED or manifest.get("failures")):
+            tables[name] = pd.DataFrame({column: [] for column in (*columns, *ADDED.get(name, ()))})
+            absent += [name] if name not in OPTIONAL else []
+            continue
+        tables[name] = read_table(path, columns, ADDED.get(name, ()))
+    scores = tables["scores"]
+    for name, keys in UNIQUE.items():
+        if twice := int(tables[name].duplicated(keys).sum()):
+            raise InputError(f"{folder / 'tables' / name}.parquet: {twice} rows have the same {', '.join(keys)} as another")
+    if scores.empty and not manifest.get("failures"):
+        raise InputError(f"{folder / 'tables' / 'scores.parquet'}: no rows, so there is nothing to report")
+    for name in UNIQUE:
+        if bad := int((~np.isfinite(tables[name]["value"].to_numpy(dtype=float))).sum()):
+            raise InputError(f"{folder / 'tables' / name}.parquet: value: {bad} rows are NaN or infinite")
+    return Run(experiment, manifest, tables, tuple(absent))
+
+
+def read_responses(folder: Path) -> pd.DataFrame:
+    """arm, seed, round, prompt_id, text, tokens, finish of every answer to a test prompt. Raises InputError as `read_run` does."""
+    return read_table(folder / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
+
+
+def read_table(path: Path, columns: tuple[str, ...], added: tuple[str, ...] = ()) -> pd.DataFrame:
+    """These columns of a parquet file, and the `added` ones, NaN where it lacks them. Raises InputError, naming file and column."""
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # what a damaged byte makes of a file, its reader and pandas tell in errors of every kind
+        raise InputError(" ".join(f"{path}: not readable as parquet: {error or type(error).__name__}".split())) from None
+    table = table.assign(**{column: np.nan for column in added if column not in table})
+    for column in (*columns, *added):
+        if column not in table:
+            raise InputError(f"{path}: column {column} is missing")
+        if reason := _misfit(table[column], column, is_text=column in TEXTS or (column == "round" and "judge" in columns)):
+            raise InputError(f"{path}: column {column}: {reason}")
+    return table.loc[:, [*columns, *added]]
+
+
+def _misfit(values: pd.Series, column: str, *, is_text: bool) -> str:
+    """Why these cannot be a column's values, or ""."""
+    known = values.dropna()
+    if column not in MAY_LACK and (is_text or column in WHOLE) and len(known) < len(values):
+        return f"{len(values) - len(known)} rows have none"
+    if is_text or column in ("verdict", "failure"):
+        return "" if isinstance(values.dtype, pd.StringDtype) or all(isinstance(value, str) for value in known) else "texts are needed"
+    if len(known) and not pd.api.types.is_numeric_dtype(values):
+        return f"numbers are needed, got {values.dtype}"
+    return "whole numbers are needed" if column in WHOLE and bool((known % 1 != 0).any()) else ""
+
+
+def _check_manifest(path: Path, manifest: Any) -> None:
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path}: a mapping of keys is needed, got {type(manifest).__name__}")
+    for key, kind in MANIFEST.items():
+        if not isinstance(manifest.get(key), kind | None):
+            raise InputError(f"{path}: {key}: {kind.__name__} is needed, got {type(manifest[key]).__name__}")
+    for place, one in enumerate(manifest.get("failures") or ()):
+        if not isinstance(one, dict) or not isinstance(one.get("arm"), str) or not isinstance(one.get("seed"), int | None):
+            raise InputError(f"{path}: failures.{place}: arm, seed and message are needed")
+    for key in ("splits", "judges", "tuned", "fits"):
+        for name, one in (manifest.get(key) or {}).items():
+            if not isinstance(one, dict):
+                raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(one).__name__}")
+
+
+def without(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
+    """The rows of arm-seeds that did not fail."""
+    if not failed:
+        return frame
+    return frame[~pd.MultiIndex.from_frame(frame[["arm", "seed"]]).isin(list(failed))]
+
+
+def seed_means(scores: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Mean score by arm, round, scorer and seed. Clusters weigh alike, as in `contrast`, so that differences of means are contrasts."""
+    rows = scores if axis == POOLED else scores[scores["axis"] == axis]
+    keys = ["arm", "round", "scorer", "seed"]
+    clusters = rows.groupby([*keys, "cluster_id"], sort=True)["value"].mean()
+    means = clusters.groupby(level=keys).mean().rename("value").reset_index()
+    prompts = rows.groupby(keys)["prompt_id"].nunique().rename("n").reset_index()
+    return means.merge(prompts, on=keys)
+
+
+def summary(run: Run) -> pd.DataFrame:
+    """arm, round, axis, scorer, mean, seed_sd, n_seeds, n_prompts; the metrics (kl, distinct_n, ...) are scorers here.
+
+    `mean` is over seeds of the mean over clusters; `seed_sd` the sample SD over seeds (NaN for one); failed arm-seeds count where they
+    have rows. `n_prompts` is the smallest over seeds. Raises InputError where other tables have an axis that the scores lack.
+    """
+    for name in ("metrics", "reward_models"):
+        if run.axes and (odd := set(run.tables[name]["axis"]) - {*run.axes, POOLED}):
+            raise InputError(f"tables/{name}.parquet: axis: {min(odd)!r} is none of tables/scores.parquet's axes")
+    parts = [seed_means(run.tables["scores"], axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
+    metrics = run.tables["metrics"].rename(columns={"metric": "scorer"}).dropna(subset=["value"])
+    long = pd.concat([*parts, metrics[["arm", "round", "scorer", "seed", "value", "n", "axis"]]] if len(metrics) else parts)
+    grouped = long.groupby(["arm", "round", "axis", "scorer"])
+    table = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique"), n_prompts=("n", "min")).reset_index()
+    present = set(table["scorer"])
+    by_seed = [scorer for gold in run.golds for scorer in sorted(present) if scorer.startswith(f"{gold}.")]
+    known = [*run.scorers, *by_seed]
+    scorers = [*known, *sorted(present - set(known))]
+    table = table[table["arm"].isin(run.arms)].astype({"round": int, "n_seeds": int, "n_prompts": int})
+    return _ordered(table, run, "scorer", scorers)
+
+
+def reward_models(run: Run) -> pd.DataFrame:
+    """The diagnostics of the arms' reward models: arm, round, axis, metric, mean and seed_sd over seeds, n_seeds."""
+    table = run.tables["reward_models"].dropna(subset=["value"])
+    table = table[table["arm"].isin(run.arms)]
+    grouped = table.groupby(["arm", "round", "axis", "metric"])
+    found = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
+    return _ordered(found.astype({"round": int, "n_seeds": int}), run, "metric", sorted(found["metric"].unique()))
+
+
+def reliability(run: Run) -> pd.DataFrame:
+    """arm, round, bin, confidence, accuracy, n on all axes: of the pairs of all seeds together, so bins weigh by their n."""
+    table = run.tables["reliability"]
+    table = table[(table["axis"] == POOLED) & table["arm"].isin(run.arms)]
+    weighted = table.assign(**{name: table[name] * table["n"] for name in ("confidence", "accuracy")})
+    sums = weighted.groupby(["arm", "round", "bin"])[["confidence", "accuracy", "n"]].sum().reset_index()
+    return sums.assign(**{name: sums[name] / sums["n"] for name in ("confidence", "accuracy")}).astype({"round": int, "bin": int, "n": int})
+
+
+def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """A row per arm, round and axis; columns n_seeds and, for every scorer and metric, `<name>` and `<name>_sd` over seeds.
+
+    Diagnostics of reward models are called rm_<metric>. What was not measured is NaN.
+    """
+    named = diagnostics.assign(scorer="rm_" + diagnostics["metric"].astype(str))
+    keys = ["arm", "round", "axis"]
+    long = pd.concat([summary, named])[[*keys, "scorer", "mean", "seed_sd", "n_seeds"]]
+    wide = {value: long.pivot(index=keys, columns="scorer", values=value) for value in ("mean", "seed_sd")}
+    table = long.groupby(keys)[["n_seeds"]].max()
+    for name in dict.fromkeys(long["scorer"]):
+        table[name], table[f"{name}_sd"] = wide["mean"][name], wide["seed_sd"][name]
+    return _ordered(table.reset_index(), run)
+
+
+def _ordered(table: pd.DataFrame, run: Run, column: str = "", values: Iterable[str] = ()) -> pd.DataFrame:
+    """Rows by arm and axis in the run's order, then by `column` in the order of `values`."""
+    orders = {"arm": run.arms, "axis": (*run.axes, POOLED), **({column: tuple(values)} if column else {})}
+    table = table.assign(**{name: pd.Categorical(table[name], categories=order, ordered=True) for name, order in orders.items()})
+    keys = ["arm", "round", "axis", *([column] if column else [])]
+    return table.sort_values(keys).reset_index(drop=True).astype(dict.fromkeys(orders, str))
+
+
+def gold_accuracy(run: Run) -> pd.DataFrame:
+    """Rows of the gold table for the mean score over gold seeds, with the floor's accuracy and the spread over seeds beside."""
+    table = run.tables["gold"]
+    table = table[table["metric"] == "accuracy"]
+    floor = table[table["gold"] == "_floor"].drop_duplicates("axis").set_index("axis")["value"]
+    single = table[table["seed"] >= 0].groupby(["gold", "axis"])["value"]
+    spread = pd.DataFrame({"seed_low": single.min(), "seed_high": single.max(), "n_gold_seeds": single.size()}).reset_index()
+    means = table[(table["seed"] == -1) & (table["gold"] != "_floor")]
+    return means.merge(spread, on=["gold", "axis"], how="left").assign(floor=means["axis"].map(floor).to_numpy()).reset_index(drop=True)
+
+
+def uninformative(run: Run, scorer: str, axis: str) -> str:
+    """Why no test is made on this gold model and axis, or "". Pooled axes need a gold model that is informative on each."""
+    if scorer not in run.golds:
+        return ""
+    table = gold_accuracy(run)
+    table = table[table["gold"] == scorer]
+    low = dict(zip(table["axis"], table["ci_low"].astype(float), strict=True))
+    for one in run.axes if axis == POOLED else (axis,):
+        if not np.isfinite(low.get(one, np.nan)):
+            return f"{UNINFORMATIVE}: no accuracy interval on {one}"
+        if low[one] <= 0.5:
+            return f"{UNINFORMATIVE} on {one}"
+    return ""
+
+
+def comparisons(run: Run) -> list[tuple[str, Comparison]]:
+    """(family, comparison), primary ones first; a pair that is both is primary."""
+    compare, seen, found = run.experiment.compare, set(), []
+    for family, pairs in (("primary", compare.primary), ("secondary", compare.secondary)):
+        for pair in pairs:
+            if (pair.a, pair.b) not in seen:
+                seen.add((pair.a, pair.b))
+                found.append((family, pair))
+    return found
+
+
+def shared_seeds(rows: pd.DataFrame, pair: Comparison) -> list[int]:
+    """The seeds that have rows in both arms; what a seed of one arm alone would be compared with is missing."""
+    first, second = (set(rows.loc[rows["arm"] == arm, "seed"]) for arm in (pair.a, pair.b))
+    return sorted(first & second)
+
+
+def sign_agreement(run: Run) -> pd.DataFrame:
+    """How far each gold model can be trusted where the truth is known: gold, axis, agree (share), n.
+
+    Over arm, seed and every pair of rounds: of the changes in mean ground truth larger than 0.1 in size, the share in which the gold
+    model's mean changes with the same sign. Changes of one run are not independent, so the share has no interval.
+    """
+    rows = []
+    for axis in (*run.axes, POOLED):
+        means = seed_means(run.tables["scores"], axis).pivot(index=["arm", "seed", "round"], columns="scorer", values="value")
+        for gold in run.golds:
+            if not {gold, "ground_truth"} <= set(means.columns):
+                continue
+            same = []
+            for _, one in means[[gold, "ground_truth"]].dropna().groupby(level=["arm", "seed"]):
+                for early, late in combinations(one.sort_index().to_numpy(), 2):
+                    gold_change, truth_change = late - early
+                    if abs(truth_change) > TRUSTED_CHANGE:
+                        same.append(np.sign(gold_change) == np.sign(truth_change))
+            rows.append((gold, axis, float(np.mean(same)) if same else np.nan, len(same)))
+    return pd.DataFrame(rows, columns=["gold", "axis", "agree", "n"])

@@ -1,0 +1,188 @@
+"""The commands about judges and other outside voices: ask, audit, golden responses, export, import."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from apo_bench.cli import terminal
+from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
+from apo_bench.errors import InputError
+from apo_bench.formatting import one_line, visible
+
+app = typer.Typer()
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run's folder.")]
+JudgeSpec = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        metavar="YAML",
+        help="What an experiment's judges would hold, a YAML mapping with use: or a file with one, and name: too; or a judge's name.",
+    ),
+]
+
+
+@app.command()
+@plain_errors()
+def judge(folder: Folder, judge: JudgeSpec) -> None:
+    """Add a judge to a finished run, or ask one of its own again; answers it has are not asked for again."""
+    refuse_unfinished(folder)
+    from apo_bench.judging import panel
+    from apo_bench.report.report import write_report
+    from apo_bench.run import records
+
+    folder = folder.resolve()
+    experiment, task = records.reopen(folder, Path.cwd())
+    choice = experiment.judges.get(judge)
+    name, choice = (judge, choice) if choice else _chosen(judge, experiment.judges)
+    unanswered = panel.add_judge(folder, name, choice, experiment, task)
+    write_report(folder)
+    terminal.print_summary(folder)
+    _fail_on(unanswered)
+
+
+@app.command()
+@plain_errors()
+def audit_judge(
+    judge: JudgeSpec,
+    data: Annotated[
+        list[str],
+        typer.Option(help="Pairs with people's labels: a file (PandaLM's JSON, HH's JSON lines), or a task for its test pairs."),
+    ],
+    n: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each, chosen by hash.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_NAME if not given.")] = None,
+    attacks: Annotated[bool, typer.Option(help="Also plant attacks in the worse responses.")] = True,
+) -> None:
+    """Hold a judge against people: agreement, position and length bias, consistency, planted attacks."""
+    from apo_bench.judging import auditing
+
+    name, choice = _chosen(judge)
+    folder = out or Path("results") / f"audit_{name}"
+    unanswered = auditing.audit_judge(name, choice, data, folder, n=n, attacks=attacks)
+    typer.echo(visible((folder / "report" / "audit.md").read_text(encoding="utf-8")))
+    typer.echo(str(folder / "report" / "audit.md"))
+    _fail_on(unanswered)
+
+
+@app.command()
+@plain_errors()
+def golden(
+    task: Annotated[str, typer.Argument(help="A task whose rm prompts are answered.")],
+    writer: Annotated[Path, typer.Option(metavar="FILE", help="YAML: model, base_url, api_key_env and what else a chat client takes.")],
+    out: Annotated[Path, typer.Option(help="The file of golden responses, .jsonl; the hh task reads it as golden: FILE.")],
+    options: Annotated[str, typer.Option(metavar="YAML", help="The task's options, such as '{data_files: [...]}'.")] = "{}",
+    n: Annotated[int | None, typer.Option(min=1, help="At most so many prompts, by hash, the axes in turn.")] = None,
+) -> None:
+    """Golden responses from any chat model, for the reward model's prompts; answers that are there are not asked for again."""
+    from apo_bench.clients.golden import golden_writer, write_golden
+    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.data.task import load_task
+
+    chosen, source = parse_yaml(options, "--options"), f"--writer {writer}"
+    if not isinstance(chosen, Mapping):
+        raise InputError(f"--options: a mapping is needed, got {options!r}")
+    settings = golden_writer(read_yaml(writer, source), source)
+    loaded = load_task(task, {key: value for key, value in chosen.items() if key != "golden"}, base=Path.cwd())
+    made = write_golden(loaded, out, settings, n=n)
+    cost = f"{made.prompt_tokens:,} prompt and {made.completion_tokens:,} completion tokens, {made.cost_usd:.4f} USD"
+    typer.echo(f"{made.n} golden responses; {cost}{_counted(made.left_out, 'left out')}")
+    typer.echo(str(made.path))
+    if made.unanswered:
+        typer.echo(f"failed: no answer{_counted(made.unanswered, 'prompts')}; the same command asks again", err=True)
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@plain_errors()
+def export(
+    folder: Folder,
+    format_: Annotated[Literal["alpaca-eval", "pairs", "annotate"], typer.Option("--format")],
+    out: Annotated[Path, typer.Option(help="A folder; for annotate the sheet, a CSV file.")],
+    judge: Annotated[str | None, typer.Option(help="pairs: by whose verdicts; every judge's if not given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="annotate: of the order of rows and sides.")] = 0,
+    per_pair: Annotated[int | None, typer.Option(min=1, help="annotate: at most so many rows for each pair of arms.")] = None,
+) -> None:
+    """Responses for others: model outputs for alpaca_eval, preference pairs for TRL, a blind sheet for human annotators."""
+    refuse_unfinished(folder)
+    from apo_bench.exchange import export as exporting
+
+    if format_ == "alpaca-eval":
+        made = exporting.export_alpaca_eval(folder, out, base=Path.cwd())
+    elif format_ == "pairs":
+        made = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
+    else:
+        from apo_bench.analysis.results import read_run
+        from apo_bench.judging.panel import compared
+        from apo_bench.run import records
+
+        task = records.reopen(folder, Path.cwd())[1]
+        made = exporting.export_annotate(list(compared(read_run(folder), folder, task)), out, seed=seed, per_pair=per_pair)
+    typer.echo(f"{made.n} rows{_counted(made.left_out, 'left out')}")
+    for path in made.paths:
+        typer.echo(str(path))
+
+
+@app.command()
+@plain_errors()
+def import_judgments(
+    files: Annotated[list[Path], typer.Argument(help="Filled sheets of `export --format annotate`, or AlpacaEval's annotations.")],
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Sheets: the run they go into.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Annotations: a folder of their own.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The one sheet's key, where it is not beside it.")] = None,
+    name: Annotated[str, typer.Option(help="Sheets: what the judge is called.")] = "human",
+) -> None:
+    """Take in outside verdicts: people's, as a judge of a run, or AlpacaEval's, with our statistics."""
+    if (run is None) == (out is None):
+        raise InputError("import-judgments: give --run for filled sheets or --out for AlpacaEval's annotations, one of them")
+    if run is not None:
+        refuse_unfinished(run)
+        from apo_bench.exchange.importing import import_sheets
+        from apo_bench.report.report import write_report
+
+        made, said = import_sheets(run, files, key, judge=name), run / "report" / "report.md"
+        write_report(run)
+    else:
+        assert out is not None
+        from apo_bench.exchange.annotations import import_annotations
+
+        made, said = import_annotations(files, out), out / "summary.md"
+        typer.echo(visible(said.read_text(encoding="utf-8")))
+    typer.echo(f"{made.n} comparisons{_counted(made.missing, 'without a verdict')}")
+    typer.echo(str(said))
+
+
+def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
+    """The judge that `--judge` describes, and its name. Raises InputError, naming the option and key."""
+    from pydantic import ValidationError
+
+    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.schema import JudgeChoice
+
+    file = given.endswith((".yaml", ".yml"))
+    source = f"--judge {given}" if file else "--judge"
+    found = read_yaml(Path(given), source) if file else parse_yaml(given, source)
+    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
+        there = f"; this run's own judges: {', '.join(own)}" if own else ""
+        raise InputError(f"{source}: a mapping with name: and use: is needed, such as '{{name: gpt, use: module@Class, ...}}'{there}")
+    name = found["name"]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(f"{source}: name: {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
+    try:
+        return name, JudgeChoice.model_validate({key: value for key, value in found.items() if key != "name"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _counted(reasons: Mapping[str, int], what: str) -> str:
+    shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()) if count)
+    return f"; {what}: {one_line(shown)}" if shown else ""
+
+
+def _fail_on(unanswered: Any) -> None:
+    for one in unanswered:
+        typer.echo(f"failed: {one_line(one)}", err=True)
+    if unanswered:
+        raise typer.Exit(FAILED)

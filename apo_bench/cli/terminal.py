@@ -1,0 +1,185 @@
+"""What a command prints: tables that fit 100 columns, and errors in one line."""
+
+import csv
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from apo_bench.errors import InputError
+from apo_bench.formatting import one_line, visible
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
+OF_THE_MACHINE = {  # a path that cannot be written, or no room for it: the user's to mend
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.EFBIG, errno.EDQUOT,
+}  # fmt: skip
+WIDTH = 100
+LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "unfinished", "kl_bound", "dev_score", "inference_flops")
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a user can cause is one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {one_line(error)}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        typer.echo(f"error: {one_line(error.filename or 'a file')}: {error.strerror}", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command to continue", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def refuse_unfinished(folder: Path) -> None:
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{folder}: not a finished run folder (no manifest.json)")
+
+
+def print_summary(folder: Path) -> None:
+    """Each arm's last round and the primary contrasts, at most 100 columns wide; then the report's path."""
+    print_tables(_scores(_rows(folder / "report" / "summary.csv")), _contrasts(_rows(folder / "report" / "contrasts.csv")))
+    print(str(folder / "report" / "report.md"))
+
+
+class _Inert(Console):
+    """A console on which text does nothing: heads, titles, cells and paragraphs all pass here before their width is taken."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
+
+
+def print_tables(*tables: Table | str) -> None:
+    """Tables, or paragraphs, at most 100 columns wide."""
+    console = _Inert(markup=False, emoji=False, highlight=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    for table in tables:
+        console.print(table)
+
+
+def print_preview(jobs: Sequence[tuple[Any, bool]]) -> None:
+    """What would run, an arm a line, and what is finished."""
+    table = Table("arm", "to run", "finished", box=SIMPLE_HEAD, padding=0, title="Nothing is run")
+    for arm in dict.fromkeys(job.arm for job, _ in jobs):
+        cells = (", ".join(_job(job) for job, finished in jobs if job.arm == arm and finished == wanted) for wanted in (False, True))
+        table.add_row(arm, *(cell or "-" for cell in cells))
+    print_tables(table)
+
+
+def _job(job: Any) -> str:
+    return f"seed {job.seed}" if job.trial is None else f"trial {job.trial + 1} on seed {job.seed}"
+
+
+def print_spread(folder: Path) -> None:
+    """The primary contrasts over variations, at most 100 columns wide; then the report's path."""
+    heads = ("primary contrast", "axis", "scorer", "mean", "SD", "95 % interval", "p (Holm)", "+/-")
+    table = Table(*heads, box=SIMPLE_HEAD, padding=0, title="Is it really better, elsewhere too?")
+    for row in _rows(folder / "report" / "spread.csv"):
+        if row["family"] == "primary":
+            interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
+            p = f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]
+            names = (f"{row['arm_a']} - {row['arm_b']}", row["axis"], row["scorer"])
+            table.add_row(*names, _short(row["mean"]), _short(row["sd"]), interval, p, f"{row['n_positive']}/{row['n_negative']}")
+            table.caption = _tested(row, table.caption)
+    print_tables(table)
+    print(str(folder / "report" / "report.md"))
+
+
+def plans(plans: Any, scorer: str, power: float) -> list[Table]:
+    """What this run detects, then a table of seeds x clusters for each primary contrast."""
+    heads = (
+        "primary contrast",
+        "axis",
+        "seeds x\nclusters",
+        "seed SD\n(95 %)",
+        "method x\nprompt SD",
+        "residual\nSD",
+        "detected",
+        "by Holm",
+    )
+    tables = [Table(*heads, box=SIMPLE_HEAD, padding=0, title=f"Smallest {scorer} difference this run detects, power {power:g}")]
+    for one in plans:
+        sds, found = ("-", "-", "-"), one.components
+        if found:
+            interval = f"{_digits(found.seed_sd)} ({_digits(found.seed_sd_low)}-{_digits(found.seed_sd_high)})"
+            sds = (interval, _digits(found.method_prompt_sd), _digits(found.residual_sd))
+        names = (f"{one.a} - {one.b}", one.axis, f"{one.n_seeds} x {one.n_clusters}")
+        tables[0].add_row(*names, *sds, _digits(one.detectable), _digits(one.detectable_by_holm))
+        if one.table is not None:
+            clusters = [f"{count} clusters" for count in one.table.columns]
+            grid = Table("seeds", *clusters, box=SIMPLE_HEAD, padding=0, title=f"Other sizes: {one.a} - {one.b}, {one.axis}")
+            for seeds, row in one.table.iterrows():
+                grid.add_row(str(seeds), *map(_digits, row))
+            tables.append(grid)
+    return tables
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _scores(summary: list[dict[str, str]]) -> Table:
+    """A row per arm and axis, a column per scorer; single training seeds of gold models (`name.seed`) are left to the report."""
+    scorers = [name for name in dict.fromkeys(row["scorer"] for row in summary) if "." not in name and name not in LEFT_TO_THE_REPORT]
+    last = {row["arm"]: row["round"] for row in sorted(summary, key=lambda row: int(row["round"]))}
+    cells = {(row["arm"], row["axis"], row["scorer"]): _mean_sd(row) for row in summary if row["round"] == last[row["arm"]]}
+    table = Table(
+        "arm", "round", "axis", *scorers, box=SIMPLE_HEAD, padding=0, title="Last round, mean over seeds ± their standard deviation"
+    )
+    for arm, axis in dict.fromkeys((row["arm"], row["axis"]) for row in summary):
+        table.add_row(arm, last[arm], axis, *(cells.get((arm, axis, scorer), "-") for scorer in scorers))
+    return table
+
+
+def _mean_sd(row: dict[str, str]) -> str:
+    return _short(row["mean"]) + (f" ± {_short(row['seed_sd'])}" if row["seed_sd"] else "")
+
+
+def _contrasts(contrasts: list[dict[str, str]]) -> Table:
+    table = Table(
+        "primary contrast",
+        "axis",
+        "scorer",
+        "difference",
+        "95 % interval",
+        "p (Holm)",
+        box=SIMPLE_HEAD,
+        padding=0,
+        title="Is it really better?",
+    )
+    for row in contrasts:
+        if row["family"] == "primary":
+            interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
+            difference, p = _short(row["difference"]), f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]
+            table.add_row(f"{row['arm_a']} - {row['arm_b']}", row["axis"], row["scorer"], difference, interval, p)
+            table.caption = _tested(row, table.caption)
+    return table
+
+
+def _tested(row: Mapping[str, str], said: Any) -> Any:
+    """A table's caption with the test and scope of a row's p-value, each said once."""
+    words = f"p: {row['test']}; scope: {row['scope']}"
+    if not row["p_adjusted"] or words in (said or "").split("\n"):
+        return said
+    return f"{said}\n{words}" if said else words
+
+
+def _short(cell: str) -> str:
+    return f"{float(cell):.3f}" if cell else "-"
+
+
+def _digits(value: float) -> str:
+    return "-" if value != value else f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Clients of chat servers: endpoints, rate and spending limits, a journal that pays nothing twice, golden responses."""

@@ -1,0 +1,1 @@
+"""Tasks: a folder read into checked rows, split by conversation."""

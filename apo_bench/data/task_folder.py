@@ -1,0 +1,198 @@
+"""A task's folder: its YAML, its python, the data files that a user names. Whatever is wrong with them is said in one line.
+
+A task is `tasks/<name>/<name>.yaml`, a valid lm-eval task whose `metadata.apo_bench` holds the fields of `Description`. It names
+functions of the folder's python as `module.function`; each takes the task's options as keywords (and `base`, the experiment file's folder,
+if its signature has that name) and returns:
+
+- rows: dicts {"messages": [[role, content], ...], "axis", "cluster"} with both of "chosen" and "rejected" or neither (a prompt only), and
+  perhaps "golden"; or {"dropped": reason} for an annotation the task had to leave out, which is counted.
+- golden: prompt -> golden response or None. Instead of a function: `chosen` (a row's chosen side) or `rows` (only what rows carry).
+- ground_truth: (prompt, response) -> score.    is_refusal: text -> bool.    provenance: a sentence (or write it into the YAML).
+- demonstrations: dicts {"messages", "response", "axis", "cluster"}.    vocabulary: words.
+"""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from apo_bench.data.splits import check_shares
+from apo_bench.errors import InputError
+from apo_bench.shipped import find_beside
+from apo_bench.types import Split, identity
+
+Reference = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
+
+
+class Description(BaseModel):
+    """The fields of `metadata.apo_bench`. `options` holds every option the task has, with its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    axes: tuple[str, ...] = Field(min_length=1)
+    splits: dict[Split, float]
+    salt: str
+    rows: Reference
+    golden: str = "chosen"
+    ground_truth: Reference | None = None
+    is_refusal: Reference | None = None
+    demonstrations: Reference | None = None
+    vocabulary: Reference | None = None
+    options: dict[str, Any] = {}
+    provenance: str = Field(min_length=1)
+
+    @field_validator("splits")
+    @classmethod
+    def _sums_to_one(cls, shares: dict[Split, float]) -> dict[Split, float]:
+        check_shares(shares)
+        return shares
+
+
+class TaskCode:
+    """The functions that a task's YAML names, called with its options. What they raise is an InputError that names the key."""
+
+    def __init__(self, path: Path, options: Mapping[str, Any], base: Path | None) -> None:
+        self.path, self.options, self.base = path, options, base
+        self._modules: dict[str, ModuleType] = {}
+
+    def call(self, key: str, reference: str) -> Any:
+        """What a function returns."""
+        function = _function(self.path, key, reference, self._modules)
+        with self.blamed(key):
+            return function(**self.options, **({"base": self.base} if "base" in inspect.signature(function).parameters else {}))
+
+    def each(self, key: str, reference: str) -> Iterator[Any]:
+        """What a function yields, one by one."""
+        found = self.call(key, reference)
+        with self.blamed(key):
+            yield from found
+
+    def function(self, key: str, reference: str) -> Any:
+        """The function that a function returns."""
+        found = self.call(key, reference)
+        if not callable(found):
+            raise InputError(f"{self.path}: metadata.apo_bench.{key}: {reference} has to return a function, got {type(found).__name__}")
+        return found
+
+    @contextmanager
+    def blamed(self, key: str) -> Iterator[None]:
+        """What a task's own python raises is said in one line: the YAML's key, and where it was raised."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(last.filename).name}, line {last.lineno}"
+            raise InputError(one_line(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})")) from error
+
+
+def find_task(use: str, base: Path | None) -> Path:
+    """The folder of a task: a path, or a name under `tasks/` beside the experiment file, in the working directory, in the shipped data."""
+    folder = (find_beside(f"tasks/{use}", base) if use == Path(use).name else None) or find_beside(use, base)
+    if folder is None or not folder.is_dir():
+        raise InputError(f"task: use: no task {use!r} (no folder tasks/{use} beside the experiment file, here or in the shipped data)")
+    return folder.resolve()
+
+
+def code_of(folder: Path) -> tuple[Path, ...]:
+    """A task's python: whoever loads the task runs it."""
+    return tuple(sorted(folder.glob("*.py")))
+
+
+def find_file(value: str | Path, base: Path | None) -> Path:
+    """A data file a user named: relative to the experiment file's folder, else to the working directory. Raises InputError if absent."""
+    places = [place / Path(value).expanduser() for place in (base, Path.cwd()) if place is not None]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise InputError(f"{value}: no such file (looked for {' and '.join(dict.fromkeys(map(str, places)))})")
+    return found
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Safe YAML that leaves lm-eval's `!function` tags as plain text."""
+
+
+_TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(cast(yaml.ScalarNode, node)))
+
+
+def read_description(path: Path) -> Description:
+    """A task's YAML, validated. Raises InputError."""
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a task's folder holds a YAML of its own name") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(one_line(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}")) from None
+    metadata = tree.get("metadata") if isinstance(tree, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("apo_bench"), dict):
+        raise InputError(f"{path}: metadata.apo_bench: missing")
+    try:
+        return Description.model_validate(metadata["apo_bench"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
+        raise InputError(one_line(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")) from None
+
+
+def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's options with those an experiment gives. Raises InputError for one the task does not have."""
+    for key, value in given.items():
+        if key not in defaults:
+            raise InputError(f"{path}: options.{key}: no such option; options: {', '.join(defaults) or 'none'}")
+        default = defaults[key]
+        kind = (int, float) if isinstance(default, float) else list | tuple if isinstance(default, list) else type(default)
+        if default is not None and (not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool))):
+            raise InputError(f"{path}: options.{key}: {type(default).__name__} is needed, got {value!r}")
+    return {**defaults, **given}
+
+
+def _function(path: Path, key: str, reference: str, modules: dict[str, ModuleType]) -> Callable[..., Any]:
+    if not reference.replace(".", "a").isidentifier() or reference.count(".") != 1:
+        raise InputError(f"{path}: metadata.apo_bench.{key}: module.function is needed, got {reference!r}")
+    stem, name = reference.split(".")
+    file = path.parent / f"{stem}.py"
+    if stem not in modules:
+        if not file.is_file():
+            raise InputError(f"{path}: metadata.apo_bench.{key}: no file {file}")
+        modules[stem] = _load_module(file)
+    function = getattr(modules[stem], name, None)
+    if not callable(function):
+        raise InputError(f"{path}: metadata.apo_bench.{key}: {file} has no function {name}")
+    return function
+
+
+def _load_module(file: Path) -> ModuleType:
+    """The file's module under a name that its place and content make unique, so that no other module is shadowed."""
+    source = file.read_bytes()
+    name = f"apo_bench_task_{file.stem}_{identity(str(file), repr(source))}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None, file
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it loads
+    try:
+        exec(compile(source, str(file), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        if isinstance(error, SyntaxError):
+            raise InputError(f"{file}: line {error.lineno}: {error.msg}") from None
+        raise InputError(one_line(f"{file}: cannot be imported: {type(error).__name__}: {error}")) from error
+    return module
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""What computes behind the Lab: sampling, scoring, log-probabilities, KL and training."""

@@ -1,0 +1,262 @@
+"""What the arms of one experiment are examined with: held-out data, gold reward models, the referee, the initial policy.
+
+All of it is charged to `_bench`. Gold reward models are trained once per experiment on the gold split, and select nothing. Rounds and
+settings are chosen by the referee: a reward model of the experiment's own kind, fitted to the dev split's human pairs.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
+from apo_bench.data.task import Task
+from apo_bench.errors import InputError
+from apo_bench.hashing import digest, digest_files, path_identity
+from apo_bench.lab import Lab, Progress
+from apo_bench.lab.ledger import Ledger
+from apo_bench.losses import RankingLoss, SFTLoss
+from apo_bench.provenance import code_hash, versions
+from apo_bench.stats import clustered_mean
+from apo_bench.store import Artifact, RunStore
+from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity
+
+CHARGED = "charged.json"
+FLOOR = NgramReward(bootstrap=False)  # every neural reward model is reported beside a linear one on the same pairs
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What examines the arms of one experiment: held-out data, gold reward models, and the initial policy's warm-up."""
+
+    experiment: Experiment
+    task: Task
+    store: RunStore
+    hardware: Mapping[str, Any]
+    progress: Progress = lambda stage, used: None  # of arms; the bench's own labs say what they do, and no use
+    charged: dict[str, Mapping[str, float]] = field(default_factory=dict)  # each artifact of the bench's own, with its counts
+
+    def lab(self, seed: int, reward_model: RewardSpec | None = None, *, arm: str = "_bench") -> Lab:
+        """A Lab for one arm-seed; arms get their budget and only the data that methods may see."""
+        ledger = Ledger(arm, {} if arm == "_bench" else self.experiment.budget_of(arm))
+        return self._lab(seed, self.initial_policy, reward_model or self.experiment.models.reward, ledger)
+
+    @cached_property
+    def initial_policy(self) -> Policy:
+        """The base policy, warmed up on the task's demonstrations if it is an architecture; one for the whole experiment."""
+        return self._language_model(self.experiment.models.policy)
+
+    def gold(self, gold: Gold, seed: int) -> RewardModel:
+        """A gold reward model for one training seed, on all pairs of the gold split."""
+        return self.lab(seed, gold.model).train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
+
+    def referee(self, seed: int) -> RewardModel:
+        """What chooses rounds and settings: of the kind the arms train, but fitted to human pairs of the dev split, one a seed."""
+        return self.lab(seed).train_reward_model(self.task.pairs["dev"], loss=RankingLoss())
+
+    @cached_property
+    def training_data(self) -> TrainingData:
+        """What methods may see; some golden responses are kept back for diagnostics."""
+        kept_back = {golden.prompt.id for golden in self.held_out_golden}
+        return TrainingData(
+            pairs=self.task.pairs["rm"],
+            prompts={"rm": self.task.prompts["rm"], "policy": self.task.prompts["policy"]},
+            golden=tuple(golden for golden in self._golden if golden.prompt.id not in kept_back),
+            axes=self.task.axes,
+            vocabulary=self.task.vocabulary,
+        )
+
+    @cached_property
+    def held_out_golden(self) -> tuple[Golden, ...]:
+        in_chance_order = sorted(self._golden, key=lambda golden: identity("held out", golden.prompt.id))
+        return tuple(in_chance_order[: min(self.experiment.evaluation.held_out_golden, len(in_chance_order) // 4)])
+
+    @cached_property
+    def test_prompts(self) -> tuple[Prompt, ...]:
+        """The test prompts asked: equally many of each axis where the experiment limits them."""
+        return balanced(self.task.prompts["test"], self.experiment.evaluation.prompts)
+
+    @cached_property
+    def dev_prompts(self) -> tuple[Prompt, ...]:
+        wanted = self.experiment.evaluation.dev_prompts
+        return balanced(self.task.prompts["dev"], wanted) if wanted else ()
+
+    @cached_property
+    def test_pairs(self) -> tuple[Pair, ...]:
+        pairs = self.task.pairs["test"]
+        limit = self.experiment.evaluation.diagnostic_pairs
+        return pairs if limit is None else tuple(sorted(pairs, key=lambda pair: identity("diagnostic", pair.id))[:limit])
+
+    def gold_accuracy(self) -> Artifact:
+        """How well each gold reward model tells held-out human pairs apart, beside an n-gram floor on the same gold pairs."""
+        trained = [(gold, [self.gold(gold, seed) for seed in gold.seeds]) for gold in self.experiment.models.gold]
+
+        def build(folder: Path) -> Mapping[str, float]:
+            within = replace(self, charged={})
+            rows: list[dict[str, Any]] = []
+            for gold, models in trained:
+                scored = [self.sides(within.lab(seed, gold.model), model) for seed, model in zip(gold.seeds, models, strict=True)]
+                margins = [margins_of(sides) for sides in scored]
+                for seed, values in [*zip(gold.seeds, margins, strict=True), (-1, np.mean(margins, axis=0))]:
+                    rows += [{"gold": gold.name, "seed": seed, **row} for row in self.accuracy_rows(values)]
+            lab = within.lab(0, FLOOR)
+            floor = lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
+            rows += [{"gold": "_floor", "seed": 0, **row} for row in self.accuracy_rows(margins_of(self.sides(lab, floor)))]
+            pd.DataFrame(rows).to_parquet(folder / "gold.parquet", index=False)
+            return write_charged(folder, within)
+
+        inputs = {
+            "golds": {gold.name: [model.key for model in models] for gold, models in trained},
+            "pairs": digest([pair.id for pair in (*self.test_pairs, *self.task.pairs["gold"])]),
+            **self.made_by(),
+        }
+        return self.account(self.store.artifact("gold_accuracy", inputs, build))
+
+    def floor_accuracy(self, seed: int) -> list[dict[str, Any]]:
+        """The n-gram floor for proxies: the human pairs that the experiment's budget grants in this seed."""
+        granted: dict[Unit, float] = {unit: amount for unit, amount in self.experiment.budget.items() if unit == "human_pairs"}
+        lab = self._lab(seed, self.initial_policy, FLOOR, Ledger("_floor", granted))
+        floor = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
+        rows = self.accuracy_rows(margins_of(self.sides(lab, floor)))
+        return [{"metric": "accuracy_human", "n": row.pop("n_pairs"), **without(row, "metric", "n_clusters")} for row in rows]
+
+    def sides(self, lab: Lab, reward_model: RewardModel) -> np.ndarray:
+        """Scores of the held-out human pairs, the chosen and the rejected side of each, (pairs, 2)."""
+        sides = [side for pair in self.test_pairs for side in ((pair.prompt, pair.chosen), (pair.prompt, pair.rejected))]
+        return in_order(lab.score(reward_model, sides), sides).reshape(-1, 2)
+
+    def accuracy_rows(self, margins: np.ndarray) -> list[dict[str, Any]]:
+        """Accuracy by axis with an interval over clusters; a tied score is half right."""
+        rows = []
+        right = (margins > 0) + 0.5 * (margins == 0)
+        for axis, chosen in by_axis([pair.prompt for pair in self.test_pairs]):
+            mean, low, high, clusters = clustered_mean(right[chosen], [self.test_pairs[place].prompt.cluster_id for place in chosen])
+            rows.append({
+                "axis": axis, "metric": "accuracy", "value": mean, "ci_low": low, "ci_high": high,
+                "n_pairs": len(chosen), "n_clusters": clusters,
+            })  # fmt: skip
+        return rows
+
+    def account(self, artifact: Artifact) -> Artifact:
+        """Take over what an examination used: a replayed one must leave the same account as one just made."""
+        self.charged.update(json.loads((artifact.folder / CHARGED).read_text()))
+        return artifact
+
+    def made_by(self) -> dict[str, Any]:
+        """What an examination's key holds beside its inputs."""
+        code = [code_hash("apo_bench.evaluation.evaluate"), digest_files(self.task.source_files)]
+        asked = self.experiment.models.policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
+        return {"code": code, "versions": versions(), "hardware": dict(self.hardware), "asked": asked}
+
+    def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
+        return Lab(**self._lab_fields(seed, initial_policy, reward_model, ledger))
+
+    def _lab_fields(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> dict[str, Any]:
+        """What a Lab of this bench is made of."""
+        return {
+            "store": self.store,
+            "ledger": ledger,
+            "seed": seed,
+            "data": self.training_data,
+            "policy_model": self.experiment.models.policy,
+            "reward_model": reward_model,
+            "reward_body": self._reward_body(reward_model),
+            "initial_policy": initial_policy,
+            "hardware": self.hardware,
+            "progress": self.progress if ledger.arm != "_bench" else lambda stage, used: self.progress(stage, {}),
+            "charged": self.charged if ledger.arm == "_bench" else None,
+            "executor": self.experiment.executor,
+        }
+
+    def _reward_body(self, spec: RewardSpec) -> Policy | None:
+        """The language model that a reward model starts from, where it is one of the run's own."""
+        if not isinstance(spec, NeuralReward):
+            return None
+        if spec.initial:
+            return self.initial_policy
+        if spec.warmup:
+            own = {"architecture": spec.architecture, "path": None, "seed": 0, "warmup": spec.warmup}
+            return self._language_model(self.experiment.models.policy.model_copy(update=own))
+        return None
+
+    def _language_model(self, spec: PolicyModel) -> Policy:
+        base = base_policy(self.store, spec, self.task.vocabulary)
+        if spec.warmup is None:
+            return base
+        lab = self._lab(spec.seed, base, FLOOR, Ledger("_bench", {}))
+        return lab.train_policy(base, self.task.demonstrations, SFTLoss(), recipe=spec.warmup)
+
+    @cached_property
+    def _golden(self) -> tuple[Golden, ...]:
+        return tuple(Golden(prompt, self.task.golden[prompt.id]) for prompt in self.task.prompts["rm"] if prompt.id in self.task.golden)
+
+
+def margins_of(sides: np.ndarray) -> np.ndarray:
+    """Score of chosen minus rejected, (pairs,)."""
+    return sides[:, 0] - sides[:, 1]
+
+
+def write_charged(folder: Path, bench: Bench) -> Mapping[str, float]:
+    (folder / CHARGED).write_text(json.dumps({key: dict(counts) for key, counts in bench.charged.items()}, sort_keys=True))
+    return {}
+
+
+def base_policy(store: RunStore, spec: PolicyModel, vocabulary: Sequence[str] | None) -> Policy:
+    """The policy before any warm-up, as an ordinary model folder in the store: a copy of `path`, or a new `architecture`."""
+    inputs = {
+        "architecture": spec.architecture,
+        "path": path_identity(spec.path),
+        "vocabulary": list(vocabulary or ()) if spec.architecture else None,
+        "seed": spec.seed if spec.architecture else None,
+        "code": code_hash("apo_bench.models.policy"),
+        "versions": versions(),
+    }
+
+    def build(folder: Path) -> Mapping[str, float]:
+        from apo_bench.models.policy import load_policy, new_policy, save_model
+
+        if spec.path is not None:
+            save_model(*load_policy(spec.path, spec.trust_remote_code), folder)
+        else:
+            if vocabulary is None:
+                raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
+            save_model(*new_policy(spec.architecture or {}, vocabulary, spec.seed), folder)
+        return {}
+
+    return Policy(store.artifact("policies", inputs, build).key)
+
+
+def balanced(prompts: Sequence[Prompt], n: int | None) -> tuple[Prompt, ...]:
+    """At most n prompts, as evenly over the axes as they allow, in an order that depends on their ids alone."""
+    order = sorted(prompts, key=lambda prompt: identity("balanced", prompt.id))
+    if n is None or n >= len(order):
+        return tuple(order)
+    rank: dict[str, int] = {}
+    ranked = []
+    for prompt in order:
+        rank[prompt.axis] = rank.get(prompt.axis, 0) + 1
+        ranked.append((rank[prompt.axis], prompt))
+    return tuple(prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])[:n])
+
+
+def by_axis(prompts: Sequence[Prompt]) -> Iterable[tuple[str, list[int]]]:
+    """Places of each axis's prompts, and of all."""
+    axes = dict.fromkeys(prompt.axis for prompt in prompts)
+    for axis in axes:
+        yield axis, [place for place, prompt in enumerate(prompts) if prompt.axis == axis]
+    yield "all", list(range(len(prompts)))
+
+
+def in_order(groups: Sequence[Group], items: Sequence[tuple[Prompt, str]] | Sequence[Response]) -> np.ndarray:
+    """Scores of grouped items, back in the items' order."""
+    queues = {group.prompt.id: iter(group.scores) for group in groups}
+    return np.asarray([next(queues[item[0].id if isinstance(item, tuple) else item.prompt.id]) for item in items])
+
+
+def without(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}

@@ -1,0 +1,293 @@
+"""Every round's policy and reward model, examined on held-out data that methods never see. All of it is charged to `_bench`."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from apo_bench.config.schema import Gold, Sampling
+from apo_bench.evaluation.context import Bench, balanced, by_axis, in_order, margins_of, write_charged
+from apo_bench.hashing import digest
+from apo_bench.provenance import code_hash, versions
+from apo_bench.stats import clustered_mean, ece, reliability
+from apo_bench.store import Artifact
+from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
+
+NAN = float("nan")
+Rows = list[dict[str, Any]]
+EMPTY: dict[str, dict[str, Any]] = {  # a table without rows keeps its columns; these rows are left out of the run's tables
+    "reward_models": {"axis": "", "metric": "", "value": NAN, "ci_low": NAN, "ci_high": NAN, "n": 0},
+    "reliability": {"axis": "", "bin": -1, "low": NAN, "high": NAN, "confidence": NAN, "accuracy": NAN, "n": 0},
+}
+
+
+def evaluate(bench: Bench, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
+    """Scores, metrics and reward-model diagnostics of one round, as parquet files in an artifact.
+
+    `first` is the arm's first-round reward model, from which scores drift.
+    """
+    golds = {f"{gold.name}.{number}": bench.gold(gold, number).key for gold in bench.experiment.models.gold for number in gold.seeds}
+    inputs = {
+        "policy": round_.policy.key,
+        "reward_model": round_.reward_model.key if round_.reward_model else None,
+        "first": first.key if first else None,
+        "initial_policy": bench.initial_policy.key,
+        "golds": golds,
+        "referee": bench.referee(seed).key if bench.dev_prompts else None,
+        "seed": seed,
+        "evaluation": bench.experiment.evaluation.model_dump(),
+        "task": bench.task.fingerprint,
+        "prompts": digest([prompt.id for prompt in bench.test_prompts]),
+        **bench.made_by(),
+    }
+
+    def build(folder: Path) -> Mapping[str, float]:
+        within = replace(bench, charged={})
+        for name, rows in Examination(within, round_, seed, first).tables().items():
+            pd.DataFrame(rows or [EMPTY[name]]).to_parquet(folder / f"{name}.parquet", index=False)
+        return write_charged(folder, within)
+
+    return bench.account(bench.store.artifact("evaluations", inputs, build))
+
+
+class Examination:
+    """One round's rows. A class only so that its parts can share what was sampled and scored."""
+
+    def __init__(self, bench: Bench, round_: Round, seed: int, first: RewardModel | None = None) -> None:
+        self.bench, self.round, self.seed, self.first = bench, round_, seed, first
+        self.lab = bench.lab(seed)
+        self.settings = bench.experiment.evaluation
+
+    @cached_property
+    def responses(self) -> tuple[Response, ...]:
+        return self.lab.sample(self.round.policy, self.bench.test_prompts, n=1, sampling=self.settings.sampling)
+
+    @cached_property
+    def fewer_prompts(self) -> tuple[Prompt, ...]:
+        return balanced(self.bench.test_prompts, self.settings.kl_prompts)
+
+    def tables(self) -> dict[str, Rows]:
+        inference_flops = self._inference_flops()  # first, before anything else is charged
+        scores = self.scores()
+        rows = [
+            {
+                "prompt_id": one.prompt.id,
+                "cluster_id": one.prompt.cluster_id,
+                "axis": one.prompt.axis,
+                "scorer": scorer,
+                "value": float(value),
+            }
+            for scorer, values in scores.items()
+            for one, value in zip(self.responses, values, strict=True)
+        ]
+        texts = [{"prompt_id": one.prompt.id, "text": one.text, "tokens": one.tokens, "finish": one.finish} for one in self.responses]
+        return {
+            "scores": rows,
+            "metrics": [*self.divergence(), *self.diversity(), inference_flops, *self.dev_score()],
+            "reward_models": [] if self.round.reward_model is None else self.reward_model_rows(self.round.reward_model, scores),
+            "reliability": [] if self.round.reward_model is None else self.reliability_rows(self.round.reward_model),
+            "responses": texts,
+        }
+
+    def scores(self) -> dict[str, Sequence[float] | np.ndarray]:
+        """Of every scorer, a value for each of the responses."""
+        found: dict[str, Sequence[float] | np.ndarray] = {}
+        items = [(one.prompt, one.text) for one in self.responses]
+        if self.round.reward_model:
+            found["proxy"] = self._scored(self.round.reward_model, items)
+        for gold in self.bench.experiment.models.gold:
+            by_seed = self._gold_scores(gold, items)
+            found |= {f"{gold.name}.{number}": values for number, values in by_seed.items()}
+            found[gold.name] = np.mean(list(by_seed.values()), axis=0)
+        if truth := self.bench.task.ground_truth:
+            found["ground_truth"] = [truth(one.prompt, one.text) for one in self.responses]
+        if refuses := self.bench.task.is_refusal:
+            found["refusal"] = [float(refuses(one.text)) for one in self.responses]
+        found["length"] = [float(one.tokens) for one in self.responses]
+        return found
+
+    def divergence(self, prompts: Sequence[Prompt] | None = None) -> Rows:
+        """KL to the initial policy in nats per response; of a best-of-n policy, which has no density of its own, the bound.
+
+        KL(best of n || policy) <= log n - (n - 1)/n (Beirami et al., arXiv:2401.01879); known here only if that policy is the initial one.
+        """
+        policy, prompts = self.round.policy, prompts or self.fewer_prompts
+        if isinstance(policy, BestOfNPolicy):
+            bound = math.log(policy.n) - (policy.n - 1) / policy.n
+            known = policy.policy == self.bench.initial_policy
+            return [_metric(axis, "kl_bound", bound, 0.0, len(chosen)) for axis, chosen in by_axis(prompts) if known]
+        nats = self._kl(prompts)
+        return [
+            _metric(
+                axis, "kl", float(nats[chosen].mean()), _standard_error(nats[chosen], [prompts[place] for place in chosen]), len(chosen)
+            )
+            for axis, chosen in by_axis(prompts)
+        ]
+
+    def diversity(self) -> Rows:
+        """Distinct n-grams, and the share of answers cut off by the token limit."""
+        rows: Rows = []
+        for axis, chosen in by_axis([one.prompt for one in self.responses]):
+            words = [self.responses[place].text.split() for place in chosen]
+            unfinished = [float(self.responses[place].finish == "length") for place in chosen]
+            rows += [
+                _metric(axis, "distinct_1", distinct(words, 1), NAN, len(chosen)),
+                _metric(axis, "distinct_2", distinct(words, 2), NAN, len(chosen)),
+                _metric(axis, "unfinished", float(np.mean(unfinished)), NAN, len(chosen)),
+            ]
+        return rows
+
+    def dev_score(self) -> Rows:
+        """The referee's mean score of the answers to dev prompts; no row where none are asked."""
+        prompts = self.bench.dev_prompts
+        if not prompts:
+            return []
+        answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
+        values = self._scored(self.bench.referee(self.seed), [(one.prompt, one.text) for one in answers])
+        return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
+
+    def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
+        """Accuracy and calibration on held-out human pairs, accuracy on golden over current samples, drift, agreement with gold."""
+        margins = margins_of(self.sides)
+        rows = [
+            _diagnostic(row["axis"], "accuracy_human", row["n_pairs"], row["value"], row["ci_low"], row["ci_high"])
+            for row in self.bench.accuracy_rows(margins)
+        ]
+        before = self.sides if self.first == reward_model else self.bench.sides(self.lab, self.first) if self.first else None
+        for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
+            confidence, right = _confidence(margins[chosen])
+            here = self.sides[chosen].ravel()
+            drift = NAN if before is None else _correlation(here, before[chosen].ravel())
+            rows += [
+                _diagnostic(axis, "ece", len(chosen), ece(confidence, right, self.settings.ece_bins)),
+                _diagnostic(axis, "fixed_mean", len(here), float(here.mean())),
+                _diagnostic(axis, "fixed_sd", len(here), float(here.std(ddof=1))),
+                _diagnostic(axis, "fixed_correlation", len(here), drift),
+            ]
+        proxy, gold = (np.asarray(scores[name]) for name in ("proxy", self.bench.experiment.models.gold[0].name))
+        for axis, chosen in by_axis([one.prompt for one in self.responses]):
+            rows.append(_diagnostic(axis, "gold_correlation", len(chosen), _correlation(proxy[chosen], gold[chosen])))
+        return [*rows, *self._golden_accuracy(reward_model), *self._gold_agreement(reward_model)]
+
+    def reliability_rows(self, reward_model: RewardModel) -> Rows:
+        """The reliability curve on held-out human pairs; the reward model's confidence is sigmoid(|margin|)."""
+        margins = margins_of(self.sides)
+        rows: Rows = []
+        for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
+            confidence, right = _confidence(margins[chosen])
+            for one in reliability(confidence, right, self.settings.ece_bins):
+                rows.append({"axis": axis, "bin": round(one.low * self.settings.ece_bins), **asdict(one)})
+        return rows
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """The round's reward model on both sides of the held-out human pairs: the fixed responses that its scores drift on."""
+        assert self.round.reward_model is not None
+        return self.bench.sides(self.lab, self.round.reward_model)
+
+    def _golden_accuracy(self, reward_model: RewardModel) -> Rows:
+        golden = self.bench.held_out_golden
+        if not golden:
+            return []
+        samples = self.lab.sample(self.round.policy, [one.prompt for one in golden], n=1, draw=-1)
+        sides = [(one.prompt, text) for one, sample in zip(golden, samples, strict=True) for text in (one.text, sample.text)]
+        values = self._scored(reward_model, sides)
+        above = (values[0::2] > values[1::2]) + 0.5 * (values[0::2] == values[1::2])
+        return _shares("accuracy_golden", above, [one.prompt for one in golden])
+
+    def _gold_agreement(self, reward_model: RewardModel) -> Rows:
+        """How often the reward model and gold order two of the policy's own answers to a prompt alike; equal answers are left out."""
+        answers = self.lab.sample(self.round.policy, self.fewer_prompts, n=2, draw=-3, sampling=self.settings.sampling)
+        answers = [one for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for one in pair]
+        if not answers:
+            return []
+        items = [(one.prompt, one.text) for one in answers]
+        gold = np.mean(list(self._gold_scores(self.bench.experiment.models.gold[0], items).values()), axis=0)
+        proxy = self._scored(reward_model, items)
+        alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
+        return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [one.prompt for one in answers[0::2]])
+
+    def _inference_flops(self) -> dict[str, Any]:
+        """What an answer costs once training is done; choosing among n pays for n."""
+        before = self.lab.used["flops"]
+        answers = self.responses
+        return _metric("all", "inference_flops", (self.lab.used["flops"] - before) / len(answers), NAN, len(answers))
+
+    def _scored(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> np.ndarray:
+        return in_order(self.lab.score(reward_model, items), items)
+
+    def _gold_scores(self, gold: Gold, items: Sequence[tuple[Prompt, str]]) -> dict[int, np.ndarray]:
+        """By training seed."""
+        return {seed: in_order(self.bench.lab(seed, gold.model).score(self.bench.gold(gold, seed), items), items) for seed in gold.seeds}
+
+    def _kl(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        """Nats per response, on untruncated samples at temperature 1."""
+        limit = self.settings.sampling
+        untruncated = Sampling(max_new_tokens=limit.max_new_tokens, batch_size=limit.batch_size)
+        samples = self.lab.sample(self.round.policy, prompts, n=1, draw=-2, sampling=untruncated)
+        bench = self.bench
+        inputs = {
+            "policy": self.round.policy.key,
+            "reference": bench.initial_policy.key,
+            "samples": digest([(one.prompt.id, one.text) for one in samples]),
+            "code": code_hash("apo_bench.models.policy"),
+            "versions": versions(),
+            "hardware": dict(bench.hardware),
+        }
+
+        def build(folder: Path) -> Mapping[str, float]:
+            from apo_bench.models.policy import kl
+
+            policy, reference = (bench.store.open("policies", one.key).folder for one in (self.round.policy, bench.initial_policy))
+            values = kl(policy, reference, samples, bench.experiment.models.policy, max(1, limit.batch_size // 4))
+            (folder / "nats.json").write_text(json.dumps(values))
+            return {}
+
+        return np.asarray(json.loads((bench.store.artifact("kl", inputs, build).folder / "nats.json").read_text()))
+
+
+def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
+    """Share of distinct n-grams among all n-grams of the texts; NaN if there is none."""
+    grams = [tuple(words[place : place + n]) for words in texts for place in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else NAN
+
+
+def _metric(axis: str, metric: str, value: float, standard_error: float, n: int) -> dict[str, Any]:
+    return {"axis": axis, "metric": metric, "value": value, "standard_error": standard_error, "n": n}
+
+
+def _diagnostic(axis: str, metric: str, n: int, value: float, ci_low: float = NAN, ci_high: float = NAN) -> dict[str, Any]:
+    return {"axis": axis, "metric": metric, "value": value, "ci_low": ci_low, "ci_high": ci_high, "n": n}
+
+
+def _shares(metric: str, hits: np.ndarray, prompts: Sequence[Prompt]) -> Rows:
+    """A share by axis, with an interval over clusters."""
+    rows = []
+    for axis, chosen in by_axis(prompts):
+        mean, low, high, _ = clustered_mean(hits[chosen], [prompts[place].cluster_id for place in chosen])
+        rows.append(_diagnostic(axis, metric, len(chosen), mean, low, high))
+    return rows
+
+
+def _standard_error(values: np.ndarray, prompts: Sequence[Prompt]) -> float:
+    """What the 95 % interval over clusters came from; 0 where all values are equal, as before the first move."""
+    if np.ptp(values) == 0:
+        return 0.0
+    _, low, high, clusters = clustered_mean(values, [prompt.cluster_id for prompt in prompts])
+    return (high - low) / 2 / float(student.ppf(0.975, clusters - 1))
+
+
+def _confidence(margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the reward model in what it prefers, and whether it is right to."""
+    return 1 / (1 + np.exp(-np.abs(margins))), margins > 0
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else NAN

@@ -1,0 +1,109 @@
+"""Numbers, claims, durations and Markdown tables as every surface writes them, and outside text with nothing hidden in it.
+
+A dash stands for a missing value. Text from outside passes `visible` or `one_line` before anybody reads it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALPHA = 0.05
+RISKY = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")  # what a formula starts with, also full-width, and the mark of a text
+Row = Any  # one row of a frame, its columns as attributes
+
+# What is shown by name: control characters but for tab and newline, soft hyphens, marks that turn the direction of text, what has no
+# width, line separators, halves of surrogate pairs, non-characters and tags. Joiners stay, which scripts need and which can do nothing.
+_HIDDEN = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: object) -> str:
+    """Text in which nothing is hidden: control pictures for ASCII's control characters, ⟨U+202E⟩ for others. Tabs and newlines stay."""
+    return _HIDDEN.sub(_named, str(text))
+
+
+def one_line(text: object) -> str:
+    """Visible text as one line: white space of any kind is one blank, so that a message cannot add lines of its own."""
+    return visible(" ".join(str(text).split()))
+
+
+def _named(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else f"\u27e8U+{code:04X}\u27e9"
+
+
+def rows_of(frame: "pd.DataFrame") -> list[Row]:
+    """A frame's rows, columns as attributes."""
+    return list(frame.itertuples())
+
+
+def table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table, one a row whatever its cells hold."""
+    headers = list(headers)
+    return [f"| {' | '.join(map(one_line, line))} |" for line in (headers, ["---"] * len(headers), *rows)]
+
+
+def plain(value: object) -> str:
+    """Text from a file, or from a server, as one table cell or line in which nothing is hidden and no tag or image is one."""
+    return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[")
+
+
+def letter(place: int) -> str:
+    """The name of a note: a to z, then aa, ab, ... as spreadsheets name columns."""
+    before, last = divmod(place, 26)
+    return (letter(before - 1) if before else "") + chr(ord("a") + last)
+
+
+def mean_sd(values: "pd.Series") -> str:
+    """Mean and sample SD of values."""
+    return pm(float(values.mean()), float(values.std()))
+
+
+def pm(mean: float, sd: float) -> str:
+    return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
+
+
+def number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.3f}"
+
+
+def probability(value: float) -> str:
+    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def claim(a: str, b: str, where: str, difference: float, p_adjusted: float) -> str:
+    """What a tested difference of two arms permits to be said first."""
+    if p_adjusted < ALPHA:
+        return f"**{a} scored {'higher' if difference > 0 else 'lower'} than {b}** ({where})"
+    return f"**No difference between {a} and {b} could be shown** ({where})"
+
+
+def tested(p_adjusted: float, p_value: float, test: str) -> str:
+    """The p-values behind a claim, and the test that gave them."""
+    return f"Holm-adjusted p = {probability(p_adjusted)} (unadjusted {probability(p_value)}; {test})"
+
+
+def count(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def inert(text: str) -> str:
+    """A cell that no spreadsheet runs: what starts like a formula, white space aside, gets an apostrophe.
+
+    Every text that starts with an apostrophe gets one too, so that taking one off a cell that has it gives the text back.
+    """
+    return f"'{text}" if text[:1] in ("\t", "\r", "\n") or text.lstrip()[:1] in RISKY else text

@@ -1,5 +1,0 @@
-"""The report people open: one self-contained html page of a finished run, drawn without a network, fonts or a plotting library."""
-
-from apo_bench.page.writing import write
-
-__all__ = ["write"]

@@ -1,0 +1,225 @@
+"""An experiment -> its plan: what every arm would spend, what sharing saves, which pairs are matched, what judges cost, what can be found.
+
+Nothing is trained, asked or written.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from apo_bench.analysis import costs
+from apo_bench.analysis.power import ALPHA, planned
+from apo_bench.analysis.results import POOLED, Run
+from apo_bench.clients.endpoint import ChatSettings
+from apo_bench.clients.rate_limit import most_tokens
+from apo_bench.config.plugins import JUDGE, resolve
+from apo_bench.config.schema import Experiment
+from apo_bench.data.task import Task
+from apo_bench.errors import InputError, NotHere
+from apo_bench.judging import panel
+from apo_bench.judging.attacks import ATTACKS
+from apo_bench.judging.templates import template_for
+from apo_bench.judging.verdicts import Question
+from apo_bench.lab.ledger import UNITS
+from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
+from apo_bench.plan.counting import CountingBench, counting_bench
+from apo_bench.plan.fit import Fitted, fitted, with_fits
+from apo_bench.stats.planning import minimum_detectable_effect
+
+
+@dataclass(frozen=True)
+class JudgePlan:
+    """What one judge is asked at most. `worst_usd`: were every question as long as the longest and asked again; None: it has no price."""
+
+    name: str
+    questions: int
+    audit_questions: int
+    worst_usd: float | None
+    max_usd: float | None = None  # the judge's own limit
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest difference of a primary pair on an axis that this design finds; NaN where `note` says why it is not known."""
+
+    a: str
+    b: str
+    axis: str
+    n_seeds: int
+    n_clusters: int
+    difference: float = math.nan
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment would spend.
+
+    ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
+    Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
+    as `costs.budget`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first. work: of
+    each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
+    """
+
+    name: str
+    arms: tuple[str, ...]
+    n_seeds: int
+    ledger: pd.DataFrame
+    matches: pd.DataFrame
+    failures: tuple[tuple[str, int, str], ...]
+    disk: Mapping[str, Disk]
+    work: Mapping[str, Work]
+    judges: tuple[JudgePlan, ...]
+    detectable: tuple[Detectable, ...]
+    notes: tuple[str, ...]
+    fits: Mapping[str, Fitted]
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The arms, then the controls, the tuning and the bench, as far as there are any."""
+        return tuple(dict.fromkeys(self.ledger["arm"]))
+
+    def used(self, column: Literal["used", "marginal"] = "used") -> dict[str, dict[str, float]]:
+        """Account -> unit -> mean over seeds; the bench's last."""
+        means = self.ledger.groupby(["arm", "unit"])[column].agg(lambda values: values.mean(skipna=False)).to_dict()
+        return {arm: {unit: float(means[arm, unit]) for unit in UNITS} for arm in self.accounts}
+
+    @property
+    def saved(self) -> dict[str, tuple[float, float]]:
+        """Unit -> (all arms and seeds alone, the same in this run), summed."""
+        rows = self.ledger[self.ledger["arm"].isin(self.arms)]
+        sums = rows.groupby("unit")[["used", "marginal"]].agg(lambda values: values.sum(skipna=False))
+        return {unit: (float(sums["used"][unit]), float(sums["marginal"][unit])) for unit in UNITS}
+
+
+def plan(
+    experiment: Experiment,
+    task: Task,
+    *,
+    base: Path | None = None,
+    pilot: Run | None = None,
+    response_tokens: float | None = None,
+    initial_tokens: float | None = None,
+    power: float = 0.8,
+    fits: Mapping[str, Fitted] | None = None,
+) -> Plan:
+    """The plan of an experiment whose model paths are resolved. `base` is the folder that its method files are relative to.
+
+    `pilot` is a finished run with the same primary pairs, which variances are taken from. `response_tokens`, `initial_tokens`: see
+    `counting.Expected`. `fits`: how arms are sized, where that has been solved; it is solved without. Raises InputError for a method, a
+    judge or a size that cannot be had. What an arm would fail of is in `failures`.
+    """
+    if response_tokens is not None and not 1 <= response_tokens < math.inf:
+        raise InputError(f"response_tokens: a mean length of 1 or more, got {response_tokens:g}")
+    fits, unsized = (fits, []) if fits is not None else _fits(experiment, task, base)
+    experiment = with_fits(experiment, fits)
+    bench = counting_bench(experiment, task, response_tokens, initial_tokens)
+    accounts = Accounts(bench, base)
+    accounts.fill()
+    ledger = accounts.ledger()
+    failed = [{"arm": arm, "seed": seed} for arm, seed, _ in accounts.failures]
+    projected = Run(experiment, {"failures": failed}, {"ledger": ledger}, ())
+    return Plan(
+        name=experiment.name,
+        arms=tuple(experiment.arms),
+        n_seeds=len(experiment.seeds),
+        ledger=ledger,
+        matches=costs.budget(projected),
+        failures=tuple(accounts.failures),
+        disk=accounts.disk,
+        work=accounts.work(),
+        judges=tuple(_judges(projected, bench, base)),
+        detectable=tuple(_detectable(projected, bench, pilot, power)),
+        notes=(*unsized, *_notes(bench, response_tokens, initial_tokens)),
+        fits=fits,
+    )
+
+
+def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mapping[str, Fitted], list[str]]:
+    try:
+        return fitted(experiment, task, base), []
+    except NotHere as error:
+        return {}, [f"{error}; sized arms are planned as the file has them."]
+
+
+def _judges(run: Run, bench: CountingBench, base: Path | None) -> Iterator[JudgePlan]:
+    experiment, judging = run.experiment, run.experiment.judging
+    prompts = min(len(bench.test_prompts), judging.prompts or len(bench.test_prompts))
+    questions = 2 * len(panel.arm_pairs(run)) * len(experiment.seeds) * prompts
+    audited = min(judging.audit_pairs, len(bench.task.pairs["test"]))
+    audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
+    for name, choice in experiment.judges.items():
+        spec = resolve(choice.use, choice.parameters, base=base, arm=f"judges.{name}", kind=JUDGE)
+        settings = spec if isinstance(spec, ChatSettings) and spec.endpoint.priced else None
+        usd = None if settings is None else _worst_usd(settings, questions, audit, bench)
+        yield JudgePlan(name, questions, audit, usd, settings.max_usd if settings else None)
+
+
+def _worst_usd(judge: ChatSettings, questions: int, audit: int, bench: CountingBench) -> float:
+    """Every question with the longest prompt and the longest response known, a byte a token, asked twice and answered in full."""
+    sampling = bench.experiment.evaluation.sampling
+    pairs = bench.task.pairs["test"]
+    longest = max((text for pair in pairs for text in (pair.chosen, pair.rejected)), key=lambda text: len(text.encode()), default="")
+    answer = "x" * max(len(longest.encode()), 4 * sampling.max_new_tokens)
+    asked = max(bench.test_prompts, key=lambda prompt: sum(len(message.content.encode()) for message in prompt.messages))
+    template = getattr(judge, "template", "by_axis")
+    messages = template_for(template, asked.axis).messages(Question(asked, answer, answer + " "))
+    return 2 * (questions + audit) * judge.endpoint.cost_usd(most_tokens(messages), judge.max_tokens)
+
+
+def _detectable(run: Run, bench: CountingBench, pilot: Run | None, power: float) -> Iterator[Detectable]:
+    experiment = run.experiment
+    known = {(one.a, one.b, one.axis): one for one in planned(pilot, power=power)} if pilot else {}
+    for pair in experiment.compare.primary:
+        for axis in experiment.compare.axes:
+            clusters = {prompt.cluster_id for prompt in bench.test_prompts if axis in (POOLED, prompt.axis)}
+            asked = Detectable(pair.a, pair.b, axis, len(experiment.seeds), len(clusters))
+            found = known.get((pair.a, pair.b, axis))
+            if found is None or found.components is None:
+                why = (
+                    "not known without a pilot"
+                    if pilot is None
+                    else (found.note if found else "the pilot has no such primary pair and axis")
+                )
+                yield replace(asked, note=why)
+                continue
+            parts = found.components
+            difference = minimum_detectable_effect(
+                seed_sd=parts.seed_sd,
+                method_prompt_sd=parts.method_prompt_sd,
+                residual_sd=parts.residual_sd,
+                n_seeds=asked.n_seeds,
+                n_clusters=asked.n_clusters,
+                paired=parts.paired,
+                power=power,
+                alpha=ALPHA,
+            )
+            note = "two seeds or two clusters make no test" if math.isnan(difference) else found.note
+            yield replace(asked, difference=difference, note=note)
+
+
+def _notes(bench: CountingBench, response_tokens: float | None, initial_tokens: float | None) -> Iterator[str]:
+    experiment, expected = bench.experiment, bench.expected
+    mean = expected.tokens(experiment.models.policy.sampling)
+    whose = "the mean of the task's own responses, cut at max_new_tokens" if response_tokens is None else "as given"
+    yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."
+    if response_tokens is None and initial_tokens is not None:
+        yield f"The initial policy's own answers have {initial_tokens:.1f}, as a few of them did that were sampled."
+    without = [name for name, one in _paths(experiment, expected) if one.model is None]
+    if without:
+        yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
+    if experiment.tune:
+        yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
+    if experiment.vary:
+        levels = math.prod(len(levels) for levels in experiment.vary.values())
+        yield f"`vary` repeats the experiment at {levels} levels; the plan is of one."
+
+
+def _paths(experiment: Experiment, expected: Any) -> Sequence[tuple[str, Any]]:
+    models = experiment.models
+    rewards = [("models.reward", models.reward), *((f"models.gold.{gold.name}", gold.model) for gold in models.gold)]
+    return [("models.policy", expected.policy), *((name, expected.reward(spec)) for name, spec in rewards if spec.kind == "neural")]

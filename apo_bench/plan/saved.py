@@ -1,0 +1,98 @@
+"""The plan that a run keeps in its folder: what its arms were to spend, and what disk it was to take. Reading it brings in no torch."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from apo_bench.config.plugins import source_files
+from apo_bench.config.schema import Experiment
+from apo_bench.data.task import Task
+from apo_bench.errors import InputError
+from apo_bench.hashing import digest, digest_files
+from apo_bench.models.resolve import by_content
+from apo_bench.plan.fit import Fitted
+from apo_bench.provenance import code_hash, versions
+from apo_bench.store import write_json
+
+SEEDS = 1  # of the experiment's, that are counted: more would say the same, and the run waits for it
+KEPT = "plan.json"  # in a run folder's store
+
+
+@dataclass(frozen=True)
+class KeptPlan:
+    """arms: arm -> unit -> mean over seeds, alone. disk_bytes: of the whole run. None: not known. error: why nothing is planned, or ""."""
+
+    key: str
+    arms: Mapping[str, Mapping[str, float | None]]
+    disk_bytes: float | None
+    error: str = ""
+
+
+def plan_key(experiment: Experiment, task: Task, base: Path) -> str:
+    """Names everything that a kept plan depends on. `experiment` has its sized arms as they were sized."""
+    inputs = ("seeds", "evaluation", "budget", "arms", "tune", "controls")
+    return digest({
+        "experiment": experiment.model_dump(mode="json", include=set(inputs)),
+        "models": by_content(experiment.models).model_dump(mode="json"),
+        "reference": experiment.reference,
+        "task": [task.fingerprint, digest_files(task.source_files)],
+        "methods": [digest_files(source_files(arm.use, arm.parameters, base=base)) for arm in experiment.arms.values()],
+        "code": code_hash("apo_bench.plan.projection"),
+        "versions": versions(),
+    })  # fmt: skip
+
+
+def kept(folder: Path, experiment: Experiment, task: Task, base: Path) -> KeptPlan | None:
+    """The plan in a run folder, if it is of this question."""
+    try:
+        found = KeptPlan(**json.loads((folder / "store" / KEPT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None  # absent, or damaged: it is made again
+    return found if found.key == plan_key(experiment, task, base) else None
+
+
+def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, Fitted]) -> KeptPlan:
+    """Count what a run would spend; whatever keeps a method from being counted is said in the plan, and is no reason not to run."""
+    from apo_bench.plan.accounts import BENCH, TUNING, Accounts, Disk
+    from apo_bench.plan.counting import counting_bench
+    from apo_bench.plan.fit import with_fits
+    from apo_bench.plan.probe import answer_tokens
+
+    key, sized = plan_key(experiment, task, base), with_fits(experiment, fits)
+    few = sized.model_copy(update={"seeds": sized.seeds[:SEEDS]})
+    try:
+        accounts = Accounts(counting_bench(few, task, initial_tokens=answer_tokens(sized, task)), base)
+        accounts.fill()
+    except InputError as error:
+        return KeptPlan(key, {}, None, str(error))
+    rows = accounts.ledger()
+    means = rows[rows["arm"].isin(sized.arms)].groupby(["arm", "unit"])["used"].mean()
+    failed = {account for account, _, _ in accounts.failures}
+    arms = {arm: {str(unit): _known(amount) for unit, amount in means[arm].items()} for arm in sized.arms if arm not in failed}
+    more = len(sized.seeds) / len(few.seeds)
+    fixed = (BENCH, *(name for name in accounts.disk if name.startswith(TUNING)))
+    disk = sum((size if name in fixed else size.times(more) for name, size in accounts.disk.items()), Disk())
+    return KeptPlan(key, arms, _known(disk.all), "; ".join(f"{arm}, seed {seed}: {message}" for arm, seed, message in accounts.failures))
+
+
+def keep(folder: Path, plan: KeptPlan) -> None:
+    """Keep a plan in a run folder, for `kept`."""
+    write_json(folder / "store" / KEPT, asdict(plan))
+
+
+def check_disk(folder: Path, plan: KeptPlan) -> None:
+    """Raises InputError where the run still needs more than its file system has free. What is not known is not checked."""
+    if plan.disk_bytes is None:
+        return
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    taken = sum(one.stat().st_blocks * 512 for one in folder.rglob("*") if one.is_file()) if folder.exists() else 0
+    if (needed := plan.disk_bytes - taken) > free:
+        raise InputError(f"{folder}: the run still needs about {needed / 1e6:,.0f} MB of disk, and {free / 1e6:,.0f} MB are free there")
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

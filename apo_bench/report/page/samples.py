@@ -1,0 +1,168 @@
+"""What the sample browser holds: prompts, responses, scores and verdicts as columns, compressed into a block that no text can leave."""
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apo_bench.analysis.results import Run, read_responses
+from apo_bench.formatting import rows_of
+from apo_bench.judging.verdicts import ORDERS, Choice
+from apo_bench.report.page.reading import Turns, read_judge_texts, read_prompts
+from apo_bench.types import identity
+
+LIMIT = 2_000_000  # bytes of the block in the page, which leaves a third of 3 MB for all the rest
+SHRINKS, ROW = 5, 40  # how much smaller a block is than its characters, at best; characters of a row of numbers
+CHOICES: tuple[Choice, ...] = ("first", "tie", "second")
+KEYS = ["arm", "seed", "round", "prompt_id"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The block (base64 of gzip of JSON), how many of the prompts it holds, and why their texts are not there, or ""."""
+
+    block: str
+    n_prompts: int
+    of: int
+    without_prompts: str
+
+
+def samples(folder: Path, run: Run, limit: int = LIMIT) -> Samples | None:
+    """All answers to test prompts of a run folder, or, where their block were larger than `limit` bytes, those to some of the prompts.
+
+    Which ones is decided by a hash of the prompt's id, so equal runs show equal prompts. None where the run kept no responses. Raises
+    InputError as `read_run` does.
+    """
+    if not (folder / "tables" / "responses.parquet").exists():
+        return None
+    rows = answers(folder, run)
+    turns, reason = read_prompts(folder, run)
+    said = read_judge_texts(folder, run)
+    ids = sorted(set(rows["prompt_id"]), key=lambda id_: hashlib.sha256(id_.encode("utf-8", "surrogatepass")).digest())
+    characters = int(rows["text"].drop_duplicates().str.len().sum()) + ROW * len(rows)
+    kept = min(len(ids), max(1, SHRINKS * limit * len(ids) // max(characters, 1)))  # what cannot fit is not tried
+    while True:
+        block = encoded(columns(run, rows[rows["prompt_id"].isin(ids[:kept])], turns, said))
+        if len(block) <= limit or kept <= 1:
+            return Samples(block, kept, len(ids), reason)
+        kept = max(1, min(kept - 1, int(0.95 * kept * limit / len(block))))
+
+
+def encoded(data: Any) -> str:
+    """Values as base64, whose letters mean nothing to html, of gzip of JSON; the same values give the same text."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode("ascii")
+
+
+def decoded(block: str) -> Any:
+    """What `encoded` was given."""
+    return json.loads(gzip.decompress(base64.b64decode(block)))
+
+
+def answers(folder: Path, run: Run) -> pd.DataFrame:
+    """A row per answer: KEYS, axis, text, tokens, finish, a column for each scorer, and `gap`.
+
+    `gap` says how far the arm's own reward model ranks an answer above the first gold model: the difference of both scores, each in SDs
+    from its mean over the prompts of that arm, seed and round. NaN where either is missing or does not vary.
+    """
+    scores = run.tables["scores"]
+    scores = scores[scores["scorer"].isin([*run.scorers, "refusal"])]
+    wide = scores.pivot(index=KEYS, columns="scorer", values="value").reset_index()
+    about = scores[["prompt_id", "axis"]].drop_duplicates("prompt_id")
+    rows = read_responses(folder).merge(wide, on=KEYS, how="left").merge(about, on="prompt_id", how="left")
+    rows = rows[rows["arm"].isin(run.arms)].fillna({"axis": ""})
+    rows["gap"] = np.nan
+    if {"proxy", run.golds[0]} <= set(rows.columns):
+        groups = rows.groupby(["arm", "seed", "round"])
+        standard = [(rows[one] - groups[one].transform("mean")) / groups[one].transform("std") for one in ("proxy", run.golds[0])]
+        rows["gap"] = (standard[0] - standard[1]).replace([np.inf, -np.inf], np.nan)
+    places = {arm: place for place, arm in enumerate(run.arms)}
+    return rows.sort_values(["axis", "prompt_id", "arm", "seed", "round"], key=lambda one: one.map(places) if one.name == "arm" else one)
+
+
+def columns(run: Run, rows: pd.DataFrame, turns: Turns, said: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Rows of `answers` and the verdicts on them as columns; texts, prompts, arms and the like are places in lists."""
+    texts: dict[str, int] = {}
+
+    def text(one: str) -> int:
+        return texts.setdefault(one, len(texts))
+
+    ids = list(dict.fromkeys(rows["prompt_id"]))
+    place = {"prompt_id": _places(ids), "axis": _places(sorted(set(rows["axis"]))), "arm": _places(run.arms)}
+    axis = dict(zip(rows["prompt_id"], rows["axis"], strict=True))
+    scorers = [one for one in (*run.scorers, "refusal") if one in rows]
+    return {
+        "arms": list(run.arms),
+        "axes": list(place["axis"]),
+        "scorers": scorers,
+        "gold": run.golds[0],
+        "prompts": {
+            "id": ids,
+            "axis": [place["axis"][axis[one]] for one in ids],
+            "turns": [[[role, text(content)] for role, content in turns.get(one, ())] for one in ids],
+        },
+        "responses": {
+            "prompt": [place["prompt_id"][one] for one in rows["prompt_id"]],
+            "arm": [place["arm"][one] for one in rows["arm"]],
+            "seed": [int(one) for one in rows["seed"]],
+            "round": [int(one) for one in rows["round"]],
+            "text": [text(one) for one in rows["text"]],
+            "tokens": _numbers(rows["tokens"]),
+            "cut": [int(one == "length") for one in rows["finish"]],
+            "gap": _numbers(rows["gap"], 3),
+            "scores": [_numbers(rows[one]) for one in scorers],
+        },
+        "verdicts": _verdicts(run, rows, place, text, said),
+        "texts": list(texts),  # last, when all are known
+    }
+
+
+def _verdicts(run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], text: Any, said: Mapping[tuple[str, str], str]) -> Any:
+    """A row per verdict on the prompts of `rows`; `said` is found by the question's identity, which is made of what was shown."""
+    judged = run.tables["judgments"]
+    judged = judged[judged["prompt_id"].isin(place["prompt_id"]) & judged["arm_a"].isin(run.arms) & judged["arm_b"].isin(run.arms)]
+    judged = judged.sort_values(["prompt_id", "judge", "arm_a", "arm_b", "seed_a", "seed_b", "round", "order"])
+    answer = dict(zip(zip(*(rows[key].tolist() for key in KEYS), strict=True), rows["text"], strict=True))
+    names = sorted(set(judged["judge"]))
+    found: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "said")}
+    for row in rows_of(judged):
+        rounds = [int(one) if one.isdecimal() else -1 for one in (row.round.split("/")[0], row.round.split("/")[-1])]
+        sides = (row.arm_a, row.seed_a, rounds[0]), (row.arm_b, row.seed_b, rounds[1])
+        shown = [answer.get((arm, int(seed), round_, row.prompt_id)) for arm, seed, round_ in sides]
+        words = None
+        if None not in shown:
+            words = said.get((row.judge, _question(row.prompt_id, *(shown if row.order == ORDERS[0] else shown[::-1]))))
+        known = isinstance(row.verdict, str) and row.verdict in CHOICES
+        values = (
+            place["prompt_id"][row.prompt_id], names.index(row.judge), place["arm"][row.arm_a], place["arm"][row.arm_b],
+            [int(row.seed_a), int(row.seed_b)], rounds, int(row.order != ORDERS[0]), CHOICES.index(row.verdict) if known else None,
+            text(row.failure) if isinstance(row.failure, str) and row.failure else None, None if words is None else text(words),
+        )  # fmt: skip
+        for key, value in zip(found, values, strict=True):
+            found[key].append(value)
+    return {"judges": names, **found}
+
+
+def _question(prompt_id: str, *shown: Any) -> str:
+    try:
+        return identity(prompt_id, *shown)
+    except UnicodeEncodeError:  # half of a surrogate pair has no bytes, and was never asked
+        return ""
+
+
+def _places(values: Iterable[str]) -> dict[str, int]:
+    return {value: place for place, value in enumerate(values)}
+
+
+def _numbers(values: Iterable[float], digits: int = 4) -> list[Any]:
+    """Numbers of so many digits, whole ones without a point; None for what is missing."""
+    rounded = [None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}") for value in values]
+    return [int(one) if one is not None and one == int(one) else one for one in rounded]

@@ -1,0 +1,284 @@
+"""Whether an experiment can be run, found out without a GPU, a network or a model: said before anything is written."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from apo_bench.analysis import published
+from apo_bench.config import controls
+from apo_bench.config import plugins as methods
+from apo_bench.config import tuning as tune
+from apo_bench.config.load import load_experiment
+from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
+from apo_bench.data import task_folder as task_files
+from apo_bench.data.task import Task, load_task
+from apo_bench.errors import InputError, NotHere
+from apo_bench.judging import panel
+from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
+from apo_bench.plan import fit as fitting
+from apo_bench.provenance import PACKAGE
+from apo_bench.run import records
+from apo_bench.run.executors import executor
+from apo_bench.run.variations import variations
+from apo_bench.shipped import find_beside, shipped_root
+from apo_bench.training import launch as launched
+from apo_bench.types import Split
+
+
+def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, sizes: bool = True) -> list[str]:
+    """Check the file's keys, its task and data, every arm's method, the models and the budget; return notes.
+
+    A note says what could not be checked here, or what is lawful but probably not meant. Raises InputError, one line naming the file
+    and the first key found wrong.
+    """
+    experiment = load_experiment(path, overrides)
+    base = path.parent
+    try:
+        if experiment.vary:
+            return _check_variations(experiment, path, overrides)
+        for pair in (*experiment.compare.primary, *experiment.compare.secondary):
+            if pair.a == pair.b:
+                raise InputError(f"compare: arm {pair.a!r} is compared with itself")
+        for name, arm in experiment.arms.items():
+            if arm.fit is None:
+                _check_arm(name, arm, base)
+        _check_trials(experiment, path, overrides)
+        executor(experiment.executor.use)
+        _check_launch(experiment, base)
+        if experiment.report.beside:
+            published.load(published.find(experiment.report.beside))
+            published.ours(experiment, experiment.report.arms)
+        notes = [*_code(experiment, base), *_check_models(experiment, base)]
+        if _comes_from_the_hub(experiment, base):
+            return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
+        task = load_task(experiment.task.use, experiment.task.options, base=base)
+        _check_against_task(experiment, task)
+        fits = _check_fits(path, overrides, base) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
+        return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
+    except InputError as error:
+        message = " ".join(str(error).split())
+        raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
+
+
+def _check_variations(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> list[str]:
+    """Every variation is an experiment of its own. A note that only some have starts with their labels."""
+    found = variations(experiment)
+    options = _options(experiment, path.parent)
+    for place, level in enumerate(experiment.vary.get("world", ())):
+        if isinstance(level, int) and "world_seed" not in options:
+            there = ", ".join(options) or "none"
+            raise InputError(f"vary.world.{place}: task {experiment.task.use} has no option world_seed; options: {there}")
+    labels: dict[str, list[str]] = {}
+    for one in found:
+        try:
+            notes = check_experiment(path, one.over(overrides))
+        except InputError as error:
+            raise InputError(f"vary: {one.label}: {str(error).removeprefix(f'{path}: ')}") from None
+        for note in notes:
+            labels.setdefault(note, []).append(one.label)
+    return [note if len(those) == len(found) else f"{', '.join(those)}: {note}" for note, those in labels.items()]
+
+
+def _check_arm(name: str, arm: Arm, base: Path) -> None:
+    method = methods.resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}")
+    if not callable(getattr(method, "run", None)):
+        raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
+
+
+def _check_launch(experiment: Experiment, base: Path) -> None:
+    launch = experiment.executor.launch
+    if launch is not None:
+        launched.identity(str(find_beside(launch, base) or launch))
+
+
+def _code(experiment: Experiment, base: Path) -> Iterator[str]:
+    """Python files, and models' own code, that a run of the experiment executes: whoever wrote them can do what the user can."""
+    named = [
+        *((f"arms.{name}", arm) for name, arm in experiment.arms.items()),
+        *((f"judges.{name}", one) for name, one in experiment.judges.items()),
+    ]
+    files: dict[Path, list[str]] = {}
+    for key, choice in named:
+        for path in methods.source_files(choice.use, choice.parameters, base=base):
+            files.setdefault(path, []).append(key)
+    for path in task_files.code_of(task_files.find_task(experiment.task.use, base)):
+        files.setdefault(path, []).append("task")
+    ours = (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks")
+    own = [path for path in files if not any(path.resolve().is_relative_to(room) for room in ours)]
+    yield from (f"code, not of apo-bench: {path} ({', '.join(files[path])})" for path in own)
+    for key, model in _models(experiment):
+        if not isinstance(model, NgramReward) and model.trust_remote_code:
+            yield f"code, not of apo-bench: what {model.path} brings ({key}.trust_remote_code)"
+
+
+def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
+    at = panel.surroundings(experiment, task, base, base)
+    for name, choice in experiment.judges.items():
+        try:
+            panel.open_judge(name, choice, at)
+        except NotHere as error:
+            yield str(error)
+
+
+def _check_fits(path: Path, overrides: Mapping[str, Any] | None, base: Path) -> Iterator[str]:
+    """Every sized arm has a size; which, is a note."""
+    experiment, task = records.opened(path, overrides)
+    try:
+        fits = fitting.fitted(experiment, task, base)
+    except NotHere as error:
+        yield str(error)
+        return
+    for name, one in fits.items():
+        yield f"arms.{name}: {one.by} = {one.value:g}, which spends {one.ratio:.3f} of the {one.unit} of {one.to}"
+
+
+def _check_trials(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> None:
+    """Every setting that tuning will try is one its method takes."""
+    if experiment.tune is None:
+        return
+    for name, grid in experiment.tune.grids.items():
+        for setting in tune.trials(name, grid, experiment.tune.trials):
+            tried = load_experiment(path, {**(overrides or {}), **tune.overrides(name, setting)})
+            try:
+                _check_arm(name, tried.arms[name], path.parent)
+            except InputError as error:
+                raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
+
+
+def _models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | RewardSpec]]:
+    yield "models.policy", experiment.models.policy
+    yield "models.reward", experiment.models.reward
+    for place, gold in enumerate(experiment.models.gold):
+        yield f"models.gold.{place}.model", gold.model
+
+
+def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
+    for key, model in _models(experiment):
+        if isinstance(model, NgramReward):
+            continue
+        if model.architecture is not None:
+            _check_architecture(f"{key}.architecture", model.architecture)
+            _check_context(key, model, model.architecture, experiment)
+        if model.path is not None:
+            yield from _check_model_path(key, model, model.path, base, experiment)
+        recipes = (model.training, model.warmup)
+        if any(recipe is not None and recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
+            yield f"{key}: lora needs peft, which is not installed; run: pip install peft"
+
+
+def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, base: Path, experiment: Experiment) -> Iterator[str]:
+    try:
+        found = resolve_model(path, base)
+    except InputError as error:
+        if path not in IMPORT_NAMES:
+            raise InputError(f"{key}.{error}") from None
+        yield f"{key}.{error}"
+        return
+    if not os.path.isabs(found):
+        yield f"{key}.path: {path} is taken for a hub id and was not checked"
+        return
+    config = Path(found) / "config.json"
+    if not config.is_file():
+        raise InputError(f"{key}.path: {found} is not a model folder (it has no config.json)")
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{key}.path: {config} is not JSON") from None
+    _check_context(key, model, fields, experiment)
+
+
+def _check_context(key: str, model: PolicyModel | NeuralReward, config: Mapping[str, Any], experiment: Experiment) -> None:
+    """Prompt and response together must fit the positions a model has, where its configuration says how many."""
+    context = config.get("max_position_embeddings", config.get("n_positions"))
+    if context is None:
+        return
+    if isinstance(model, PolicyModel):
+        longest = max(model.max_response_tokens, model.sampling.max_new_tokens, experiment.evaluation.sampling.max_new_tokens)
+        field, wanted = "max_prompt_tokens", model.max_prompt_tokens + longest
+    else:
+        field, wanted = "max_tokens", model.max_tokens
+    if wanted > context:
+        raise InputError(f"{key}.{field}: {wanted} tokens with the longest response, but the model's context has {context}")
+
+
+def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
+    """transformers takes unknown fields without a word; a misspelt one would be a model of another size."""
+    from transformers import CONFIG_MAPPING
+
+    own = dict(fields)
+    kind = own.pop("model_type", None)
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise InputError(f"{key}.model_type: transformers has no model type {kind!r}")
+    known = CONFIG_MAPPING[kind]()
+    for field in own:
+        if field in ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "num_labels"):
+            raise InputError(f"{key}.{field}: follows from the task and may not be given")
+        if not hasattr(known, field):
+            raise InputError(f"{key}.{field}: {kind} has no such field")
+    try:
+        CONFIG_MAPPING[kind](**own)
+    except Exception as error:
+        raise InputError(" ".join(f"{key}: {error}".split())) from None
+
+
+def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
+    """A task that can read local files has the option `data_files`; left at null, its data are downloaded."""
+    return _options(experiment, base).get("data_files", "") is None
+
+
+def _options(experiment: Experiment, base: Path) -> dict[str, Any]:
+    """All options of the task, with the experiment's; no data are read."""
+    folder = task_files.find_task(experiment.task.use, base)
+    description = folder / f"{folder.name}.yaml"
+    return task_files.merge_options(description, task_files.read_description(description).options, experiment.task.options)
+
+
+def _check_against_task(experiment: Experiment, task: Task) -> None:
+    for axis in experiment.compare.axes:
+        if axis not in (*task.axes, "all"):
+            raise InputError(f"compare.axes: task {task.name} has no axis {axis!r}; it has: {', '.join(task.axes)}, all")
+    if experiment.controls.oracle:
+        controls.chooser(experiment, task.ground_truth is not None)
+    if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
+        raise InputError(f"compare.scorer: task {task.name} has no ground truth")
+    for key, model in _models(experiment):
+        if not isinstance(model, NgramReward) and model.architecture is not None and task.vocabulary is None:
+            raise InputError(f"{key}.architecture: task {task.name} has no vocabulary for a tokenizer; give a path")
+    if experiment.models.policy.warmup is not None and not task.demonstrations:
+        raise InputError(f"models.policy.warmup: task {task.name} has no demonstrations to warm a policy up on")
+    evaluation = experiment.evaluation
+    asked: tuple[tuple[str, int | None, Split], ...] = (
+        ("prompts", evaluation.prompts, "test"),
+        ("dev_prompts", evaluation.dev_prompts, "dev"),
+    )
+    for key, wanted, split in asked:
+        if wanted is not None and wanted > len(task.prompts[split]):
+            raise InputError(f"evaluation.{key}: {wanted} asked for, {len(task.prompts[split])} in the {split} split")
+    for name, arm in experiment.arms.items():
+        for key, wanted in _prompts_per_round(arm.parameters):
+            if wanted > len(task.prompts["policy"]):
+                raise InputError(f"arms.{name}.{key}: {wanted} asked for, {len(task.prompts['policy'])} in the policy split")
+
+
+def _prompts_per_round(parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """(dotted key, value) wherever a method, or one among its parameters, says how many prompts a round has."""
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{key}", wanted) for key, wanted in _prompts_per_round(value))
+        elif name == "prompts_per_round" and isinstance(value, int):
+            yield name, value
+
+
+def _budget_notes(experiment: Experiment, task: Task) -> Iterator[str]:
+    there = {"human_pairs": len(task.pairs["rm"]), "golden_responses": len(task.golden)}
+    for unit, budget in experiment.budget.items():
+        if budget == 0:
+            yield f"budget.{unit}: 0, so an arm that needs any fails"
+    sources = {"budget": experiment.budget} | {f"arms.{name}.budget": arm.budget for name, arm in experiment.arms.items()}
+    for key, budgets in sources.items():
+        for unit, budget in budgets.items():
+            if budget > there.get(unit, float("inf")):
+                yield f"{key}.{unit}: {budget:.12g}, but the task has {there[unit]}"

@@ -1,0 +1,180 @@
+"""`vary:` repeats an experiment at every level of what is held fixed within one: the world, the initial policy, the gold models.
+
+Each level is an ordinary run in a folder of its own, `<out>/<label>/`; what they say together is `apo_bench.report.spread`'s.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from apo_bench.config.load import dump_experiment, load_experiment
+from apo_bench.config.schema import Experiment, Level
+from apo_bench.errors import InputError
+from apo_bench.run import runner
+from apo_bench.store import write_text
+
+NAME_LENGTH = 24  # of a mapping level in a label
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One level of every factor that varies. `label` names its folder; `overrides` make the experiment of it."""
+
+    label: str
+    levels: Mapping[str, Level]
+    overrides: Mapping[str, Any]
+
+    def over(self, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The user's overrides, then the variation's, which come last whatever the user's are."""
+        # a copy: loading assigns into the mappings it is given, and one variation's levels would reach the next
+        return deepcopy({key: value for key, value in (overrides or {}).items() if key not in self.overrides} | dict(self.overrides))
+
+
+@dataclass(frozen=True)
+class VariedResult:
+    folder: Path
+    failures: tuple[str, ...]  # each starts with its variation's label
+
+
+def variations(experiment: Experiment) -> tuple[Variation, ...]:
+    """Every combination of levels, the last factor fastest; none where nothing varies.
+
+    An int is a seed: of the world, of the initial policy's first weights and warm-up, or the one seed of every gold model. A mapping
+    replaces fields: of task.options, of models.policy, or all gold models by the one it describes; dots in its keys lead deeper.
+    Raises InputError, naming the key, for a seed of a policy that has no architecture and for a level that is there twice.
+    """
+    if not experiment.vary:
+        return ()
+    factors = list(experiment.vary)
+    found = []
+    for combination in product(*(_levels(experiment, factor) for factor in factors)):
+        label = ",".join(f"{factor}={name}" for factor, (name, _, _) in zip(factors, combination, strict=True))
+        levels = {factor: level for factor, (_, level, _) in zip(factors, combination, strict=True)}
+        overrides = {key: value for _, _, changes in combination for key, value in changes.items()}
+        found.append(Variation(label, levels, {**overrides, "vary": {}}))
+    return tuple(found)
+
+
+def run_variations(
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    workers: int | None = None,
+    tiny: Mapping[str, Any] | None = None,
+) -> VariedResult:
+    """Run every variation, or go on with them, and write the spread. What fails in one leaves the others alone.
+
+    `tiny`: those of the overrides that `--tiny` stands for.
+    Raises InputError, before anything is written, for a variation that is no valid experiment or a folder that holds an ordinary run.
+    """
+    experiment = load_experiment(path, overrides)
+    folder = (out or Path("results") / experiment.name).resolve()
+    if (folder / "manifest.json").exists():
+        raise InputError(f"{folder}: holds a run without vary; give another folder or name")
+    parts = _valid(path, overrides, experiment)
+    write_text(folder / "experiment.yaml", dump_experiment(experiment))
+    failures = []
+    for number, one in enumerate(parts, start=1):
+        print(f"variation {number}/{len(parts)}: {one.label}", file=sys.stderr, flush=True)
+        try:
+            result = runner.run(path, one.over(overrides), folder / one.label, workers, variation=one.levels, tiny=tiny)
+        except InputError as error:
+            failures.append(f"{one.label}: {error}")
+        else:
+            failures += [f"{one.label}: {failure}" for failure in result.failures]
+    write_spread(folder)
+    return VariedResult(folder, tuple(failures))
+
+
+def is_varied(folder: Path) -> bool:
+    """Whether a folder is one that `run_variations` writes."""
+    path = folder / "experiment.yaml"
+    return path.is_file() and bool(load_experiment(path).vary)
+
+
+def rebuild(folder: Path, *, aggregates_only: bool = False) -> Path:
+    """Write every variation's report again from its tables, then the spread. Raises InputError if none has finished."""
+    from apo_bench.report.report import write_report
+
+    finished = [folder / one.label for one in variations(load_experiment(folder / "experiment.yaml"))]
+    finished = [one for one in finished if (one / "manifest.json").is_file()]
+    if not finished:
+        raise InputError(f"{folder}: no variation has finished (none has a manifest.json)")
+    for one in finished:
+        write_report(one, aggregates_only=aggregates_only)
+    return write_spread(folder)
+
+
+def write_spread(folder: Path) -> Path:
+    """Write `folder`/report from the variations' reports; the same ones give the same bytes. Returns the path of report.md."""
+    from apo_bench.report import spread  # pandas and matplotlib take a second to import
+
+    experiment = load_experiment(folder / "experiment.yaml")
+    return spread.write(folder, experiment.name, {one.label: one.levels for one in variations(experiment)})
+
+
+def _valid(path: Path, overrides: Mapping[str, Any] | None, experiment: Experiment) -> tuple[Variation, ...]:
+    try:
+        found = variations(experiment)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    for one in found:
+        load_experiment(path, one.over(overrides))
+    return found
+
+
+def _levels(experiment: Experiment, factor: str) -> Iterator[tuple[str, Level, dict[str, Any]]]:
+    """(name, level, overrides) of each of a factor's levels."""
+    levels: Sequence[Level] = experiment.vary[factor]  # pyright: ignore[reportArgumentType] (its keys are factors)
+    seen: list[dict[str, Any]] = []
+    for place, (name, level) in enumerate(zip(_names(levels), levels, strict=True)):
+        if factor == "initial_policy" and isinstance(level, int) and experiment.models.policy.architecture is None:
+            raise InputError(
+                f"vary.{factor}.{place}: a seed needs a models.policy.architecture; give fields instead, such as {{path: ...}}"
+            )
+        changes = _overrides(experiment, factor, level)
+        if changes in seen:
+            raise InputError(f"vary.{factor}.{place}: the same as vary.{factor}.{seen.index(changes)}")
+        seen.append(changes)
+        yield name, level, changes
+
+
+def _overrides(experiment: Experiment, factor: str, level: Level) -> dict[str, Any]:
+    if factor == "gold":
+        golds = [gold.model_dump(mode="json") for gold in experiment.models.gold]
+        return {"models.gold": [{**gold, "seeds": [level]} for gold in golds] if isinstance(level, int) else [level]}
+    section, seed = {"world": ("task.options", "world_seed"), "initial_policy": ("models.policy", "seed")}[factor]
+    return {f"{section}.{key}": value for key, value in ({seed: level} if isinstance(level, int) else level).items()}
+
+
+def _names(levels: Sequence[Level]) -> list[str]:
+    """A name for each level that is safe in a path: a seed is its number, a mapping its values. Distinct, also without case."""
+    taken = {str(level) for level in levels if isinstance(level, int)}
+    names = []
+    for level in levels:
+        if isinstance(level, int):
+            names.append(str(level))
+            continue
+        words = "-".join(str(value).rstrip("/").rpartition("/")[2] for value in _leaves(level))  # of a path, the last part
+        stem = re.sub(r"[^A-Za-z0-9._]+", "-", words)[:NAME_LENGTH].strip("-.") or "as_is"
+        name, number = stem, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The plain values inside mappings and lists; null says nothing of a level."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    elif value is not None:
+        yield value

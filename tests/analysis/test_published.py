@@ -1,0 +1,245 @@
+"""Published numbers: the file that is shipped, what is refused, intervals derived by hand, and the table with ours beside."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folder import experiment, frame, measured, scored, write_run
+
+from apo_bench.analysis import published
+from apo_bench.analysis.contrasts import contrasts
+from apo_bench.analysis.results import Run, read_run
+from apo_bench.config.schema import Experiment
+from apo_bench.errors import InputError
+
+HEADER = ",".join(published.COLUMNS)
+SHIPPED = published.load(published.find("apo_2024"))
+
+
+def differences() -> dict[tuple[str, str], pd.Series]:
+    found = published.published(SHIPPED)
+    return {(row["metric"], row["arm"]): row for _, row in found.iterrows()}
+
+
+def test_the_shipped_numbers_are_those_of_the_extraction() -> None:
+    """Plain -> APO as in the issue's text; every row says that it was not checked against the paper."""
+    value = {(one.arm, one.metric): one.value for one in SHIPPED.itertuples()}
+    scores = {"base": 1.272, "golden_sft": 2.310, "rjs": 1.582, "apo_rjs": 1.623, "rrhf": 2.201, "apo_rrhf": 2.302, "dpo": 2.445}
+    assert {arm: value[arm, "score"] for arm in scores} == scores
+    assert value["apo_dpo", "score"] == 2.633
+    wins = {"rjs": 35.78, "apo_rjs": 36.43, "rrhf": 62.77, "apo_rrhf": 69.64, "dpo": 68.86, "apo_dpo": 74.22}
+    assert {arm: value[arm, "win_percent"] for arm in wins} == wins
+    right = {"base": 63.04, "ab_v1": 63.53, "gail_like": 56.58, "apo_v1.1": 66.73, "apo_v2": 67.07, "apo_v3": 67.56}
+    assert {arm: value[f"rm_{arm}", "accuracy_percent"] for arm in right} == right
+    off = {"base": 0.019, "gail_like": 0.167, "apo_v1.1": 0.033, "apo_v3": 0.031, "apo_v3_seq": 0.093}
+    assert {arm: value[f"rm_{arm}", "ece"] for arm in off} == off
+    assert len(SHIPPED) == 8 + 6 + 6 + 5
+    assert SHIPPED["certainty"].str.startswith("third-party extraction").all()
+
+
+def test_the_win_rates_of_rejection_sampling_by_hand() -> None:
+    """35.78 -> 36.43 % on 4,664 items: pooled p = 0.36105, error sqrt(2 * 0.36105 * 0.63895 / 4664) = 0.0099463, z = 0.0065 / that.
+
+    Newcombe's interval is nearly d -+ 1.96 * 0.0099463 = 0.0065 -+ 0.0195 at this n.
+    """
+    found = differences()["win_percent", "apo_rjs"]
+    error = math.sqrt(2 * 0.36105 * 0.63895 / 4664)
+    assert found["z"] == pytest.approx(0.0065 / error)
+    assert round(found["z"], 2) == 0.65
+    assert found["difference"] == pytest.approx(0.65)
+    assert found["ci_low"] == pytest.approx(0.65 - 196 * error, abs=0.01)
+    assert found["ci_high"] == pytest.approx(0.65 + 196 * error, abs=0.01)
+    assert differences()["win_percent", "apo_rrhf"]["ci_low"] > 0
+
+
+def test_newcombes_interval_of_his_own_example() -> None:
+    """Newcombe (1998), Table II (a): 56/70 - 48/80, method 10 gives 0.0524 to 0.3339."""
+    found = published.share_difference(56 / 70, 48 / 80, 70, 80)
+    assert (round(found.ci_low, 4), round(found.ci_high, 4)) == (0.0524, 0.3339)
+
+
+def test_newcombes_interval_covers() -> None:
+    """Independent shares of 60 and 80 items, p = 0.3 and 0.4: the truth, -0.1, is in about 95 % of 2,000 intervals (SE 0.5 %)."""
+    generator = np.random.default_rng(0)
+    inside = 0
+    for a, b in zip(generator.binomial(60, 0.3, 2000) / 60, generator.binomial(80, 0.4, 2000) / 80, strict=True):
+        found = published.share_difference(a, b, 60, 80)
+        inside += found.ci_low <= -0.1 <= found.ci_high
+    assert 0.935 <= inside / 2000 <= 0.97
+
+
+def test_means_without_an_sd_have_no_interval() -> None:
+    found = differences()
+    for key in (("score", "apo_dpo"), ("ece", "rm_apo_v3")):
+        assert math.isnan(found[key]["ci_low"])
+        assert found[key]["note"].startswith("no interval")
+    assert found["score", "apo_dpo"]["difference"] == pytest.approx(0.188)
+    assert found["accuracy_percent", "rm_ab_v1"]["ci_low"] < 0 < found["accuracy_percent", "rm_apo_v3"]["ci_low"]
+
+
+GOOD = "policies,m,d,base,,score,1.5,,j,x,u,s,c"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["policies,m,d,base,,score,much,,j,x,u,s,c"], "line 2: value: a number is needed, got 'much'"),
+        (["policies,m,d,base,,score,inf,,j,x,u,s,c"], "line 2: value"),
+        (["policies,m,d,base,,win_percent,101,4,j,x,u,s,c"], "line 2: value: a number from 0 to 100"),
+        ([GOOD, "policies,m,d,a,,ece,1.5,4,j,x,u,s,c"], "line 3: value: a number from 0 to 1"),
+        (["policies,m,d,base,,score,1,-4,j,x,u,s,c"], "line 2: n"),
+        (["policies,m,d,base,,score,1,4.5,j,x,u,s,c"], "line 2: n"),
+        (["policies,m,d,base,,bleu,1,,j,x,u,s,c"], "line 2: metric: 'bleu' is none of"),
+        (["policies,m, ,base,,score,1,,j,x,u,s,c"], "line 2: data: empty"),
+        (["policies,m,d,base,,score,1,,,x,u,s,c"], "line 2: judge: empty"),
+        (["policies,m,d,base,,score,1,,j,,u,s,c"], "line 2: scale: empty"),
+        (["policies,m,d,base,,score,1,,j,x,,s,c"], "line 2: unknown: empty"),
+        (["policies,m,d,base,,score,1,,j,x,u,,c"], "line 2: source: empty"),
+        (["policies,m,d,base,,score,1,,j,x,u,s, "], "line 2: certainty: empty"),
+        (["policies,m,d,base,,score,1,,j,x,u,s"], "line 2: columns"),
+        (["policies,m,d,base,,score,1,,j,x,u,s,c,more"], "line 2: columns"),
+        ([GOOD, GOOD], "policies, base, score occurs twice"),
+        (["policies,m,d,base,nobody,score,1,,j,x,u,s,c"], "against: base is compared with 'nobody'"),
+        (['policies,"m,base'], "not readable as csv"),
+    ],
+)
+def test_a_bad_row_is_one_line_that_names_it(tmp_path: Path, lines: list[str], said: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("\n".join([HEADER, *lines]) + "\n")
+    with pytest.raises(InputError) as caught:
+        published.load(path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_columns_and_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    for content in (b"", b"a,b\n1,2\n", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=str(path)):
+            published.load(path)
+    with pytest.raises(InputError, match="not readable"):
+        published.load(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize("name", ["../apo_2024", "/etc/passwd", "nobody", ""])
+def test_a_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"report\.beside: no published numbers named"):
+        published.find(name)
+
+
+def test_arms_are_found_by_their_method() -> None:
+    """rjs and apo_rjs by method; golden_refresh is APO with another opponent, which the paper has not."""
+    made = Experiment.model_validate(experiment())
+    assert published.ours(made, {}) == {"rjs": "rjs", "apo_rjs": "apo_rjs"}
+    assert published.ours(made, {"dpo": "golden_refresh"})["dpo"] == "golden_refresh"
+    rjs = {"use": "baselines/rejection_sampling.py@RejectionSampling"}
+    two = {
+        "one": rjs,
+        "other": rjs,
+        "golden": {"use": "baselines/sft.py@SFT", "imitate": "golden"},
+        "chosen": {"use": "baselines/sft.py@SFT"},
+    }
+    made = Experiment.model_validate(experiment(arms=two, compare={"primary": [{"a": "one", "b": "other"}]}))
+    assert published.ours(made, {}) == {"golden_sft": "golden"}
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [({"ppo": "rjs"}, "report.arms.ppo: no such policy"), ({"dpo": "x"}, "report.arms.dpo: no arm")]
+)
+def test_a_mapping_that_names_nothing_is_refused(named: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        published.ours(Experiment.model_validate(experiment()), named)
+
+
+def made_run(folder: Path) -> Run:
+    """Scores by gold model `encoder`: round 0 all 0; at the end rjs 1 to 1.2 by seed, apo_rjs 2 more on even and 1 more on odd prompts."""
+    end = {("rjs", seed, 1): [1.0 + 0.1 * seed] * 8 for seed in range(3)}
+    end |= {("apo_rjs", seed, 1): [1.0 + 0.1 * seed + 2 - (place % 2) + 0.01 * seed * place for place in range(8)] for seed in range(3)}
+    start = {(arm, seed, 0): [0.0] * 8 for arm in ("rjs", "apo_rjs") for seed in range(3)}
+    rm = [
+        (arm, seed, 1, "all", metric, base + step * seed, base, base, 50)
+        for arm, metric, base, step in (
+            ("rjs", "accuracy_human", 0.6, 0.0),
+            ("apo_rjs", "accuracy_human", 0.62, 0.01),
+            ("rjs", "ece", 0.02, 0.0),
+            ("apo_rjs", "ece", 0.03, 0.0),
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    tables = {
+        "scores": scored(start | end, scorer="encoder"),
+        "metrics": measured("kl", {}),
+        "reward_models": frame("reward_models", rm),
+        "ledger": frame("ledger", [("rjs", 0, "flops", 1.0, math.nan)]),
+        "gold": frame("gold", [("encoder", -1, "helpful", "accuracy", 0.7, 0.6, 0.8, 50, 20)]),
+    }
+    return read_run(write_run(folder / "run", tables))
+
+
+def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
+    """Our contrast apo_rjs - rjs is the report's; accuracies in per cent: 60 and (62 + 63 + 64) / 3 = 63, the difference 3 with t interval
+    3 -+ 4.3027 / sqrt(3) (SD 1, three seeds). A judge's win rate of 60 % is a lead of 20 points over the 40 % that are left."""
+    run = made_run(tmp_path)
+    judged = pd.DataFrame([("apo_rjs", "rjs", "all", "gpt", 0.6, 0.5, 0.7)])
+    judged.columns = ["arm_a", "arm_b", "axis", "judge", "win_rate", "ci_low", "ci_high"]
+    frames = {"contrasts": contrasts(run), "judged": judged}
+    found = {(row["metric"], row["arm"]): row for row in published.beside(run, frames, SHIPPED, {}).to_dict("records")}
+
+    def cells(metric: str, arm: str, *names: str) -> list[Any]:
+        return [found[metric, arm][f"our_{name}"] for name in names]
+
+    compared = frames["contrasts"].query("arm_a == 'apo_rjs' and arm_b == 'rjs' and axis == 'all' and scorer == 'encoder'").iloc[0]
+    score = ("score", "apo_rjs")
+    assert cells(*score, "arm", "against", "scorer") == ["apo_rjs", "rjs", "encoder"]
+    assert cells(*score, "difference", "low", "high") == compared[["difference", "ci_low", "ci_high"]].tolist()
+    value, other, difference = cells(*score, "value", "value_against", "difference")
+    assert value - other == pytest.approx(difference)
+    right = cells("accuracy_percent", "rm_apo_v3", "value_against", "value", "difference", "high")
+    assert right == pytest.approx([60, 63, 3, 3 + 4.302653 / math.sqrt(3)], rel=1e-6)
+    wins = cells("win_percent", "apo_rjs", "value", "value_against", "difference", "low", "high")
+    assert wins == pytest.approx([60, 40, 20, 0, 40])
+    for missing in (("score", "apo_dpo"), ("win_percent", "apo_dpo"), ("ece", "rm_apo_v3_seq")):
+        assert cells(*missing, "arm") == [""]
+        assert math.isnan(cells(*missing, "difference")[0])
+
+
+def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    lines = published.section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+    text = "\n".join(lines)
+    (row,) = [line for line in lines if line.startswith("| win rate, % | apo_rjs - rjs")]
+    assert "| 35.78 | 36.43 | +0.65 (-1.30 to +2.60) | 0.65 |" in row
+    assert row.endswith("| 0.65 | - | - | - | - |")  # no judge was asked
+    assert "| apo_rjs - rjs | 1.582 | 1.623 | +0.041 | - | apo_rjs - rjs |" in text
+    for word in (
+        "third-party extraction",
+        "Alpaca2",
+        "8 test prompts, 3 seeds",
+        "sizes cannot",
+        "GPT-4",
+        "not known: against what they were won",
+    ):
+        assert word in text
+    (absent,) = [line for line in lines if "Nothing of ours" in line]
+    assert "apo_rjs" not in absent  # has a score here, and no win rate
+    assert lines == published.section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+
+
+def test_of_another_source_only_its_own_file_speaks(tmp_path: Path) -> None:
+    """Nothing that is true of apo_2024 alone is said of a file with other data, another judge and no reward models."""
+    path = tmp_path / "other.csv"
+    path.write_text(
+        f"{HEADER}\np,m7,TL;DR,rjs,,win_percent,40,100,people,wins,ties,S,C\np,m7,TL;DR,apo_rjs,rjs,win_percent,50,100,people,wins,ties,S,C\n"
+    )
+    run, rows = made_run(tmp_path), published.load(path)
+    found = published.beside(run, {"contrasts": contrasts(run)}, rows, {})
+    text = "\n".join(published.differs(run, rows, found))
+    assert "Win rate, %: theirs by people, wins; not known: ties." in text
+    assert "Data: theirs TL;DR; ours task" in text
+    for word in ("GPT-4", "HH", "RM_All", "Reward model", "third", "same"):
+        assert word not in text

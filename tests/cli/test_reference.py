@@ -1,0 +1,123 @@
+"""Pages written from the code: up to date, complete, and readable."""
+
+import re
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+from pydantic import Field
+
+from apo_bench.cli import reference
+from apo_bench.cli.reference_words import API, MEANINGS
+from apo_bench.config import schema as config
+
+
+@pytest.mark.parametrize("path", reference.pages(), ids=lambda path: path.name)
+def test_a_page_is_what_the_code_says(path: Any) -> None:
+    assert path.read_text(encoding="utf-8") == reference.pages()[path], "stale; run: python -m apo_bench.cli.reference"
+
+
+def keys() -> list[str]:
+    return [f"{model.__name__}.{name}" for model in reference.models(config.Experiment) for name in model.model_fields]
+
+
+def test_every_key_of_an_experiment_has_a_meaning() -> None:
+    """In a comment behind it, in the words kept beside the code, or in the section that it opens."""
+    said = {**MEANINGS, **reference.trailing_comments(reference.PACKAGE / "config.py")}
+    assert not [key for key in keys() if not said.get(key)]
+    assert not set(MEANINGS) - set(keys()), "words for a key that is gone"
+
+
+def test_a_section_says_where_it_stands() -> None:
+    """By hand: a list's items are N, a mapping's NAME, and a model that stands twice has two places."""
+    found = reference.places(config.Experiment)
+    assert found[config.Experiment] == [""]
+    assert found[config.Comparison] == ["compare.primary.N", "compare.secondary.N"]
+    assert found[config.Fit] == ["arms.NAME.fit"]
+    assert found[config.NgramReward] == ["models.reward", "models.gold.N.model"]
+
+
+def test_every_section_is_on_the_page_once() -> None:
+    page = reference.experiment_page()
+    sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
+    assert sections == [*(model.__name__ for model in reference.models(config.Experiment)), "Units"]
+    assert {f"#{name.lower()}" for name in sections} >= set(re.findall(r"\((#\w+)\)", page))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "whole number"),
+        (float | None, "number or `null`"),
+        (config.Seed, "whole number (0 or more, below 4294967296)"),
+        (Annotated[float, Field(gt=0, le=1)], "number (above 0, at most 1)"),
+        (tuple[str, ...], "list of texts"),
+        (tuple[int, int], "list of 2: whole number, whole number"),
+        (Literal["a", "b"], '`"a"` or `"b"`'),
+        (dict[str, Any], "mapping"),
+        (dict[config.Unit, float], "mapping of [unit](#units) to number"),
+        (config.Lora | None, "[Lora](#lora) or `null`"),
+    ],
+)
+def test_types_in_words(annotation: Any, words: str) -> None:
+    assert reference.kind(annotation) == words
+
+
+def test_every_command_and_option_is_on_its_page() -> None:
+    """As typer itself lists them."""
+    from apo_bench.cli.main import app
+
+    group: Any = typer.main.get_command(app)
+    page = reference.cli_page()
+    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == list(group.commands)
+    for command in group.commands.values():
+        for parameter in command.params:
+            if parameter.name != "help" and parameter.opts[0].startswith("--"):
+                assert f"`{parameter.opts[0]}" in page
+
+
+def test_every_public_name_is_on_its_page() -> None:
+    page = reference.api_page()
+    assert {f"apo_bench.{module}" for module in API} == set(re.findall(r"^## (.+)$", page, re.MULTILINE))
+    assert "### Lab\n" in page
+    assert "def sample(" in page
+    from apo_bench import stats
+
+    assert set(stats.__all__) <= set(re.findall(r"^### (.+)$", page, re.MULTILINE))
+
+
+def test_an_outline_has_signature_docstring_and_fields() -> None:
+    """Of a class also its public methods; no body, and nothing private."""
+    source = '''
+@decorated
+class A:
+    """Doc."""
+
+    x: int = 1  # why
+    y: int
+
+    def public(self, a: int) -> int:
+        """More."""
+        return a
+
+    def bare(self) -> None: ...
+
+    def _private(self) -> None:
+        """Hidden."""
+
+
+def f(a: int) -> int:
+    return a
+
+
+def _g() -> None:
+    pass
+'''
+    found = dict(reference.outlines(source, ()))
+    assert found == {
+        "A": '@decorated\nclass A:\n    """Doc."""\n\n    x: int = 1  # why\n    y: int\n\n'
+        '    def public(self, a: int) -> int:\n        """More."""\n\n    def bare(self) -> None: ...',
+        "f": "def f(a: int) -> int:",
+    }
+    with pytest.raises(KeyError):
+        list(reference.outlines(source, ("absent",)))

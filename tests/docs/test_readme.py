@@ -1,0 +1,114 @@
+"""Every command of the README is run as it stands, on a run of a few seconds; what needs a hub, a GPU or make is only checked."""
+
+import json
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pages import ROOT, blocks
+from tiny_world import RJS, SMALL_TURN, tiny_tree
+from typer.testing import CliRunner
+
+from apo_bench.cli.main import app
+
+README = ROOT / "README.md"
+APO = {"use": "apo_bench.apo@APO", "rounds": 1, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL_TURN}}
+JUDGE = '''
+"""A judge that likes the longer response."""
+
+from dataclasses import dataclass
+
+from apo_bench.judging.verdicts import Judge, Verdict
+
+
+@dataclass(frozen=True)
+class Longer:
+    def open(self, at):
+        return Opened()
+
+
+class Opened(Judge):
+    identity = {"kind": "longer"}
+
+    def verdicts(self, questions, attempt=0, spent_usd=0.0):
+        for one in questions:
+            yield one, Verdict("first" if len(one.first) > len(one.second) else "second", text="longer")
+'''
+
+
+def commands() -> Iterator[list[str]]:
+    """The README's indented commands, word by word, those joined by && apart."""
+    for line in README.read_text(encoding="utf-8").splitlines():
+        if line.startswith("    ") and line.split()[0] in ("make", "pip", "apo-bench", "lm_eval", "python", "mkdocs"):
+            for part in line.split("&&"):
+                yield shlex.split(part, comments=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the commands name, as small as they may be; models come to lie in here too."""
+    tree = tiny_tree() | {"name": "mine", "seeds": [0, 1]}
+    tree["arms"] = {"rjs": tree["arms"]["rjs"], "golden_refresh": {**APO, "opponent": "initial"}, "apo_rjs": APO}
+    tree["compare"] = {"primary": [{"a": "apo_rjs", "b": "golden_refresh"}]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    (method,) = [block.text for block in blocks(README) if "class BestOnce" in block.text]
+    (tmp_path / "best_once.py").write_text(method)
+    (tmp_path / "longer.py").write_text(JUDGE)
+    (tmp_path / "gpt.yaml").write_text("{name: gpt, use: longer.py@Longer}")
+    votes = {f"annotator{number}": 1 for number in (1, 2, 3)}
+    items = [{"instruction": f"Is it {i}?", "input": "", "response1": f"Yes, {i}.", "response2": "No.", **votes} for i in range(8)]
+    (tmp_path / "pandalm.json").write_text(json.dumps(items))
+    for axis in ("helpful", "harmless"):
+        asked = "\n\nHuman: May I ask about thing {i}?\n\nAssistant:"
+        rows = [{"prompt": asked.format(i=i), "chosen": f" In room {i}.", "rejected": f" Find {i}.", "subset": axis} for i in range(600)]
+        (tmp_path / f"{axis}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "models"))
+    return tmp_path
+
+
+def test_every_command_runs_as_it_stands(place: Path) -> None:
+    """In the README's order. `run` of shipped experiments of real data is `check` here, and new-method's own run is test_wheel's."""
+    call("run", "mine.yaml")
+    shutil.copytree("results/mine", "results/again")
+    seen = set()
+    for words in commands():
+        match words:
+            case ["apo-bench", "run", file, *rest] if file.startswith("experiments/"):
+                call("check", file, *rest)
+            case ["apo-bench", "run", "my_method.yaml"]:
+                call("check", "my_method.yaml")
+            case ["apo-bench", "import-model", name]:
+                assert f"import-model {name}" in call("import-model", name, "--to", "best_once.py", status=2)  # test_imports does it
+            case ["apo-bench", *rest]:
+                call(*rest)
+            case ["make", *rest]:
+                assert subprocess.run(["make", "-n", *rest], cwd=ROOT, capture_output=True).returncode == 0
+            case ["pip", "install", *_]:
+                continue
+            case _:
+                pytest.fail(f"nobody knows how to test {words}")
+        seen.add(tuple(words[:2]))
+    assert {("apo-bench", "run"), ("apo-bench", "check-method"), ("apo-bench", "new-method"), ("make", "test")} <= seen
+    assert (place / "results" / "audit_gpt" / "report" / "audit.md").is_file()
+
+
+def call(*words: str, status: int = 0) -> str:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == status, (words, result.output, result.exception)
+    return result.output
+
+
+def test_extras_that_the_readme_names_are_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"peft", "lm-eval", "trl", "vllm", "ray", "judge", "dev"} <= set(extras)
+
+
+def test_the_experiment_has_twenty_lines_at_most() -> None:
+    first = next(block for block in blocks(README) if block.language == "yaml")
+    assert len(first.text.splitlines()) <= 20

@@ -1,0 +1,190 @@
+"""Conversations to token ids: round trips, system prompts, truncation, specials."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from apo_bench.errors import InputError
+from apo_bench.models.tokenize import PAD, encode_prompt, encode_response, encode_scored, load_tokenizer, pad, transcript, word_tokenizer
+from apo_bench.types import Message, Prompt, prompt_id
+
+WORDS = "how do i wash it rinse and dry no boil".split()
+# Like SmolLM2's: a conversation that opens without a system message is given one.
+CHATML_WITH_DEFAULT = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|start|> system default words <|end|> {% endif %}"
+    "<|start|> {{ m['role'] }} {{ m['content'] }} <|end|> {% endfor %}{% if add_generation_prompt %}<|start|> assistant{% endif %}"
+)
+
+
+def prompt(*turns: str, axis: str = "helpful") -> Prompt:
+    """User and assistant turns in alternation."""
+    messages = tuple(Message("assistant" if place % 2 else "user", text) for place, text in enumerate(turns))
+    return Prompt(prompt_id(axis, messages), messages, axis, turns[0])
+
+
+def chatml_tokenizer() -> Any:
+    """pad == eos, a template with a default system message."""
+    special = ["<|end|>", "<|start|>", "<unk>"]
+    names = ["system", "user", "assistant", "default", "words", "helpful", "harmless"]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate([*special, *names, *WORDS])}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>", unk_token="<unk>", additional_special_tokens=["<|start|>"],
+        chat_template=CHATML_WITH_DEFAULT, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def bert_tokenizer() -> Any:
+    """No template, [CLS] ... [SEP] around every text."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ":", "human", "assistant", "helpful", "harmless", *WORDS, "##ing"]
+    backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.normalizer = _lower()
+    backend.post_processor = processors.BertProcessing(("[SEP]", pieces.index("[SEP]")), ("[CLS]", pieces.index("[CLS]")))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )  # fmt: skip
+
+
+def _lower() -> Any:
+    from tokenizers import normalizers
+
+    return normalizers.BertNormalizer(lowercase=True)
+
+
+def test_word_tokenizer_round_trip_and_template() -> None:
+    """Five specials come first, so "how" is 5; a conversation is <user> ... <assistant> ... <eos> <user> ... <assistant>."""
+    tokenizer = word_tokenizer(WORDS)
+    assert tokenizer("how it")["input_ids"] == [5, 9]
+    assert tokenizer.decode(tokenizer("rinse and dry")["input_ids"]) == "rinse and dry"
+    assert tokenizer.convert_ids_to_tokens(tokenizer("how rabbit")["input_ids"]) == ["how", "<unk>"]
+    ids = encode_prompt(tokenizer, prompt("how", "rinse", "and it"), "", 99).ids
+    assert tokenizer.convert_ids_to_tokens(ids) == "<user> how <assistant> rinse <eos> <user> and it <assistant>".split()
+    answer = encode_response(tokenizer, "dry it", 99)
+    assert tokenizer.convert_ids_to_tokens(answer) == ["dry", "it", "<eos>"]
+    scored = encode_scored(tokenizer, prompt("how", "rinse", "and it"), "dry it", axis_input=False, max_tokens=99)
+    assert scored.ids == ids + answer  # a reward model reads what a policy is trained on
+
+
+def test_a_word_given_twice_counts_once() -> None:
+    assert len(word_tokenizer(["how", "it", "how"])) == 5 + 2
+
+
+def test_word_tokenizer_is_the_same_after_saving(tmp_path: Path) -> None:
+    ours = word_tokenizer(WORDS)
+    ours.save_pretrained(tmp_path)
+    for theirs in (AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)):
+        assert theirs.get_vocab() == ours.get_vocab()
+        assert theirs.chat_template == ours.chat_template
+        assert (theirs.pad_token, theirs.eos_token, theirs.unk_token) == ("<pad>", "<eos>", "<unk>")
+        text = "<user> how do i wash it <assistant> rinse , dry <eos>"
+        assert theirs(text)["input_ids"] == ours(text)["input_ids"]
+        assert theirs.decode(ours(text)["input_ids"], skip_special_tokens=True) == "how do i wash it rinse dry"
+
+
+def test_an_empty_system_prompt_keeps_a_templates_default_out() -> None:
+    """An empty prompt is a system message without words; None gives none, and then the template puts its own first."""
+    tokenizer = chatml_tokenizer()
+
+    def tokens(system: str | None) -> str:
+        return " ".join(tokenizer.convert_ids_to_tokens(encode_prompt(tokenizer, prompt("how"), system, 99).ids))
+
+    assert tokens("") == "<|start|> system <|end|> <|start|> user how <|end|> <|start|> assistant"
+    assert tokens("boil no") == "<|start|> system boil no <|end|> <|start|> user how <|end|> <|start|> assistant"
+    assert tokens(None) == "<|start|> system default words <|end|> <|start|> user how <|end|> <|start|> assistant"
+
+
+def test_prompts_without_a_template_are_transcripts() -> None:
+    tokenizer = bert_tokenizer()
+    conversation = prompt("how", "rinse", "dry")
+    assert transcript(conversation) == "\n\nHuman: how\n\nAssistant: rinse\n\nHuman: dry"
+    ids = encode_prompt(tokenizer, conversation, "", 99).ids
+    assert tokenizer.convert_ids_to_tokens(ids) == "human : how assistant : rinse human : dry assistant :".split()
+
+
+@given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), room=st.integers(1, 16))
+def test_long_prompts_lose_their_left(words: list[str], room: int) -> None:
+    """<user>, the words, <assistant>: what is kept is the end, and `truncated` says whether something is missing."""
+    tokenizer = word_tokenizer(WORDS)
+    whole = encode_prompt(tokenizer, prompt(" ".join(words)), "", 99)
+    cut = encode_prompt(tokenizer, prompt(" ".join(words)), "", room)
+    assert (len(whole.ids), whole.truncated) == (len(words) + 2, False)
+    assert cut.ids == whole.ids[-room:]
+    assert cut.truncated == (len(words) + 2 > room)
+
+
+def test_a_response_cut_on_the_right_has_no_end() -> None:
+    tokenizer = word_tokenizer(WORDS)
+    text = "rinse and dry"
+    assert encode_response(tokenizer, text, 4)[-1] == tokenizer.eos_token_id
+    assert tokenizer.convert_ids_to_tokens(encode_response(tokenizer, text, 3)) == ["rinse", "and", "dry"]
+    assert tokenizer.convert_ids_to_tokens(encode_response(tokenizer, text, 2)) == ["rinse", "and"]
+    assert encode_response(tokenizer, "", 4) == [tokenizer.eos_token_id]
+
+
+def test_an_encoder_reads_specials_axis_and_the_end() -> None:
+    """[CLS] helpful : human : how assistant : rinse [SEP] is 10 tokens; at 8, the two after the axis's go."""
+    tokenizer = bert_tokenizer()
+
+    def tokens(room: int, axis_input: bool) -> tuple[str, bool]:
+        encoded = encode_scored(tokenizer, prompt("how"), "rinse", axis_input, room)
+        return " ".join(tokenizer.convert_ids_to_tokens(encoded.ids)), encoded.truncated
+
+    assert tokens(10, True) == ("[CLS] helpful : human : how assistant : rinse [SEP]", False)
+    assert tokens(8, True) == ("[CLS] helpful : how assistant : rinse [SEP]", True)
+    assert tokens(5, True) == ("[CLS] helpful : rinse [SEP]", True)
+    assert tokens(3, True) == ("[CLS] helpful [SEP]", True)  # never more than there is room for
+    assert tokens(8, False) == ("[CLS] human : how assistant : rinse [SEP]", False)
+    assert tokens(3, False) == ("[CLS] rinse [SEP]", True)
+
+
+def test_an_encoders_specials_survive_saving(tmp_path: Path) -> None:
+    bert_tokenizer().save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.pad_token == "[PAD]"  # it has one of its own already
+    one = prompt("how do i wash it")
+    assert encode_scored(loaded, one, "boil", True, 7) == encode_scored(bert_tokenizer(), one, "boil", True, 7)
+
+
+def test_a_templates_axis_comes_first_and_survives_truncation() -> None:
+    tokenizer = chatml_tokenizer()
+
+    def tokens(room: int, axis_input: bool = True) -> str:
+        encoded = encode_scored(tokenizer, prompt("how do i wash it", axis="harmless"), "boil it", axis_input, room)
+        assert encoded.truncated == (room < 17)
+        return " ".join(tokenizer.convert_ids_to_tokens(encoded.ids))
+
+    whole = "<|start|> system harmless <|end|> <|start|> user how do i wash it <|end|> <|start|> assistant boil it <|end|>"
+    assert tokens(99) == whole
+    assert tokens(8) == "<|start|> system harmless <|start|> assistant boil it <|end|>"
+    assert tokens(5, axis_input=False) == "<|start|> assistant boil it <|end|>"
+
+
+def test_an_axis_that_a_template_leaves_out_is_refused() -> None:
+    """The word template has no system message, so the axis would be dropped without a word."""
+    with pytest.raises(InputError, match="axis_input"):
+        encode_scored(word_tokenizer(WORDS), prompt("how"), "rinse", axis_input=True, max_tokens=99)
+
+
+def test_padding_is_never_the_end_token(tmp_path: Path) -> None:
+    chatml_tokenizer().save_pretrained(tmp_path)
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert plain.pad_token_id == plain.eos_token_id  # what the folder says
+    ours = load_tokenizer(tmp_path)
+    assert (ours.pad_token, ours.pad_token_id) == (PAD, len(plain))
+    assert ours.eos_token == "<|end|>"
+    assert ours("how it")["input_ids"] == plain("how it")["input_ids"]
+    ours.save_pretrained(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").pad_token_id == ours.pad_token_id  # and is not added twice
+
+
+def test_padding_sides() -> None:
+    ids, mask = pad([[1, 2, 3], [4]], 9)
+    assert (ids.tolist(), mask.tolist()) == ([[1, 2, 3], [4, 9, 9]], [[1, 1, 1], [1, 0, 0]])
+    ids, mask = pad([[1, 2, 3], [4]], 9, side="left")
+    assert (ids.tolist(), mask.tolist()) == ([[1, 2, 3], [9, 9, 4]], [[1, 1, 1], [0, 0, 1]])

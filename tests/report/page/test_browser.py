@@ -1,0 +1,315 @@
+"""The page in a real browser, headless, on a run whose every text is hostile: nothing may happen but what is meant to."""
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from test_page import AXES, HOSTILE, JUDGE, N, block_of, hostile_run, said_by, text_of, written
+
+from apo_bench.report.page.markup import Markup, visible
+from apo_bench.report.page.samples import Samples, encoded
+from apo_bench.report.page.writing import SECTIONS, compose
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WITHOUT_SANDBOX = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # which Chromium refuses to root
+PATIENCE = 60  # s
+LOUD = ("Page.javascriptDialogOpening", "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Page.windowOpen")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+class Browser:
+    """A headless Chromium with one page, spoken to over a pipe (file descriptors 3 and 4, messages that end in a zero byte)."""
+
+    def __init__(self, profile: Path) -> None:
+        to_child, self._out = os.pipe()
+        self._in, from_child = os.pipe()
+
+        def hand_over() -> None:
+            for number, end in ((3, fcntl.fcntl(to_child, fcntl.F_DUPFD, 20)), (4, fcntl.fcntl(from_child, fcntl.F_DUPFD, 20))):
+                os.dup2(end, number)
+
+        options = ["--headless=new", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
+        self._child = subprocess.Popen(
+            [str(CHROMIUM), *options, *WITHOUT_SANDBOX, "about:blank"], preexec_fn=hand_over, pass_fds=(3, 4), stderr=subprocess.DEVNULL
+        )
+        os.close(to_child)
+        os.close(from_child)
+        self._rest, self._number, self._session = b"", 0, {}
+        self.events: list[dict[str, Any]] = []
+        target = next(one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page")
+        self._session = {"sessionId": self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]}
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **parameters: Any) -> Any:
+        """A command's result; what the browser says meanwhile is kept in `events`."""
+        self._number += 1
+        os.write(self._out, json.dumps({"id": self._number, "method": method, "params": parameters, **self._session}).encode() + b"\0")
+        while True:
+            message = self._next()
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            assert select.select([self._in], [], [], PATIENCE)[0], "the browser says nothing"
+            self._rest += os.read(self._in, 1 << 20)
+        message, _, self._rest = self._rest.partition(b"\0")
+        return json.loads(message)
+
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page, awaited."""
+        found = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def open(self, address: str) -> None:
+        """Load a page afresh and wait until its samples are there."""
+        self.ask("Page.navigate", url="about:blank")
+        self.ask("Page.navigate", url=address)
+        self.until("document.readyState === 'complete' && !document.getElementById('browser-state')")
+
+    def until(self, condition: str) -> None:
+        wait = f"new Promise((done) => {{ const look = () => ({condition}) ? done(true) : setTimeout(look, 10); look(); }})"
+        assert self.run(wait)
+
+    def size(self, width: int, height: int) -> None:
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+
+    def shoot(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+
+    def press(self, key: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def click(self, selector: str) -> None:
+        """A real click, in the middle of an element that is scrolled to."""
+        at = self.run(f"""(() => {{ const one = document.querySelector({json.dumps(selector)});
+            one.scrollIntoView({{block: "center", behavior: "instant"}}); const box = one.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
+
+    def close(self) -> None:
+        self._session = {}
+        self.ask("Browser.close")
+        self._child.wait(PATIENCE)
+        os.close(self._out)
+        os.close(self._in)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    one = Browser(tmp_path_factory.mktemp("profile"))
+    one.size(1280, 900)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = hostile_run(tmp_path_factory.mktemp("hostile") / "run")
+    written(folder)
+    return (folder / "report" / "report.html").as_uri()
+
+
+@pytest.fixture
+def opened(browser: Browser, address: str) -> Iterator[Browser]:
+    """The page, fresh; at the end nothing may have happened: no dialog, no error, no message, no request but for the file itself."""
+    browser.events.clear()
+    browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    browser.size(1280, 900)
+    browser.open(address)
+    yield browser
+    browser.run("new Promise((done) => setTimeout(done, 50))")  # whatever a text could have started would be there by now
+    assert [one for one in browser.events if one["method"] in LOUD] == []
+    asked = {one["params"]["request"]["url"].partition("#")[0] for one in browser.events if one["method"] == "Network.requestWillBeSent"}
+    assert asked <= {address, "about:blank"}
+
+
+def listed(browser: Browser) -> list[str]:
+    return browser.run("[...document.querySelectorAll('#browse-list .item .line')].map((one) => one.textContent)")
+
+
+def words(browser: Browser, where: str) -> list[str]:
+    return browser.run(f"[...document.querySelectorAll('#browse-detail {where}')].map((one) => one.textContent)")
+
+
+def choose(browser: Browser, control: str, value: str) -> None:
+    browser.run(f"""(() => {{ const one = document.getElementById("browse-{control}"); one.value = {json.dumps(value)};
+        one.dispatchEvent(new Event(one.tagName === "INPUT" ? "input" : "change", {{bubbles: true}})); }})()""")
+
+
+def link(prompt: int, **more: str) -> str:
+    said = {"prompt": f"p{prompt}<i>", **more}
+    return "#browse?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in said.items())
+
+
+def cards(browser: Browser) -> list[str]:
+    return words(browser, ".card .words")
+
+
+def test_every_text_is_shown_as_it_is(opened: Browser) -> None:
+    """Every prompt, one after another with the keyboard, each with its turns, three responses and six verdicts' words."""
+    assert listed(opened)[0].endswith(" 2")  # the last turn of a prompt
+    opened.run("document.getElementById('browse-list').focus()")
+    opened.press("Home")
+    seen = []
+    for _ in range(2 * N):
+        id_ = opened.run("new URLSearchParams(location.hash.slice(8)).get('prompt')")
+        place = int(id_[1:-3])
+        seen.append(id_)
+        turns = [f"{HOSTILE[place]} {turn}" for turn in range(3)]
+        assert words(opened, ".turn .words") == [visible(one) for one in turns]
+        assert sorted(cards(opened)) == sorted(visible(text_of(arm, 0, 1, place)) for arm in ("rjs", "golden_refresh", "apo_rjs"))
+        assert words(opened, ".verdict blockquote .words") == [visible(said_by(id_, order, 0)) for order in ("ab", "ba")]
+        opened.press("ArrowDown")
+    assert len(set(seen)) == 2 * N
+
+
+def test_filters_search_and_chips(opened: Browser) -> None:
+    choose(opened, "axis", AXES[1])
+    assert len(listed(opened)) == N
+    choose(opened, "axis", "")
+    choose(opened, "show", "judge")  # seed 0: the first response is preferred in both orders where the place is a multiple of 3
+    assert len(listed(opened)) == 2 * N / 3
+    assert opened.run("document.querySelector('#browse-detail .pair .flag').textContent") == "the two orders disagree"
+    choose(opened, "show", "proxy")
+    gaps = opened.run("[...document.querySelectorAll('#browse-list .sub')].map((one) => one.textContent.match(/proxy (\\S+)/)[1])")
+    assert gaps == sorted(gaps, key=lambda one: -float(one))
+    assert all(one.startswith("+") for one in gaps)
+    choose(opened, "show", "all")
+    choose(opened, "q", "x") if False else choose(
+        opened, "search", "HYPERLINK"
+    )  # as the prompt's text, and the answer's of seed 0, round 1
+    assert 0 < len(listed(opened)) < 2 * N
+    choose(opened, "search", "in no text whatever")
+    assert listed(opened) == []
+    assert "No prompt passes" in opened.run("document.getElementById('browse-detail').textContent")
+    choose(opened, "search", "")
+    assert len(cards(opened)) == 3
+    opened.click("#browser .chips:nth-child(1) label:nth-of-type(1)")
+    assert len(cards(opened)) == 2
+    opened.click("#browser .chips:nth-child(2) label:nth-of-type(1)")
+    opened.click("#browser .chips:nth-child(3) label:nth-of-type(3)")
+    assert len(cards(opened)) == 2 * 2 * 2
+    found = opened.run("location.hash")
+    opened.open(opened.run("location.href"))  # a link restores the view
+    assert len(cards(opened)) == 8
+    assert opened.run("location.hash") == found
+
+
+def test_a_deep_link_is_followed(opened: Browser, address: str) -> None:
+    wanted = link(7, arms="rjs,no_such_arm", rounds="0,9", seeds="2", axis=AXES[1], q="", show="nonsense")
+    opened.open(address + wanted)
+    assert cards(opened) == [visible(text_of("rjs", 2, 0, 7))]
+    assert opened.run("document.getElementById('browse-axis').value") == AXES[1]
+    assert abs(opened.run("document.getElementById('samples').getBoundingClientRect().top")) < 900
+    opened.run(f"location.hash = {json.dumps(link(2))}")
+    opened.until("document.querySelector('#browse-detail code').textContent.startsWith('p2')")
+    assert len(cards(opened)) == 3
+    opened.run("location.hash = '#browse?prompt=%00%3Cscript%3E&seeds=__proto__&show=constructor&q=%3Cimg%20src=x%20onerror=alert(9)%3E'")
+    opened.until("document.getElementById('browse-search').value.startsWith('<img')")
+    assert opened.run("document.getElementById('browse-show').value") == "all"
+    opened.run("location.hash = '#scores'")
+
+
+def test_the_theme_switch(opened: Browser) -> None:
+    paper = "getComputedStyle(document.documentElement).backgroundColor"
+    light = opened.run(paper)
+    opened.click("#theme-dark")
+    dark = opened.run(paper)
+    opened.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    opened.click("#theme-light")
+    assert opened.run(paper) == light != dark
+    opened.click("#theme-auto")
+    assert opened.run(paper) == dark
+
+
+def test_both_sides_name_the_same_hidden_characters(opened: Browser) -> None:
+    """The script's `visible` and the writer's, on every code point below 0x10000, halves of pairs alone, and some above."""
+    points = [*range(0x10000), *range(0xE0000, 0xE0090), 0x1F600]
+    found = opened.run("[...Array(0x10000).keys(), ...Array(0x90).keys().map((one) => 0xe0000 + one), 0x1f600].filter((one) => "
+                       "visible(String.fromCodePoint(one)) !== String.fromCodePoint(one))")  # fmt: skip
+    assert found == [one for one in points if visible(chr(one)) != chr(one)]
+    shown = opened.run(f"{found}.map((one) => visible(String.fromCodePoint(one))).join(' ')")
+    assert shown == " ".join(visible(chr(one)) for one in found)
+
+
+def test_the_policy_stops_a_mistake(browser: Browser, address: str) -> None:
+    """Were the script to make html of a text, to evaluate one or to load something, the browser would refuse."""
+    browser.open(address)
+    attempt = "(() => {{ try {{ {}; return 'done'; }} catch (error) {{ return error.name; }} }})()"
+    assert browser.run(attempt.format("document.body.innerHTML = '<b>x</b>'")) == "TypeError"
+    assert browser.run("fetch('http://127.0.0.1:1/').then(() => 'done', () => 'refused')") == "refused"
+    browser.events.clear()
+    browser.run("""(() => { const image = new Image(); image.src = "http://127.0.0.1:1/x.png"; document.body.append(image);
+        const styled = document.createElement("p"); styled.setAttribute("style", "color: red"); document.body.append(styled); })()""")
+    browser.run("new Promise((done) => setTimeout(done, 50))")
+    said = " ".join(one["params"]["entry"]["text"] for one in browser.events if one["method"] == "Log.entryAdded")
+    assert "violates the following Content Security Policy directive" in said
+
+
+@pytest.mark.parametrize(("name", "width", "height"), [("phone", 390, 844), ("desktop", 1280, 900)])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_screenshots(opened: Browser, address: str, tmp_path: Path, name: str, width: int, height: int, theme: str) -> None:
+    """On a phone too nothing is wider than the screen, hostile texts of 400 letters included."""
+    opened.size(width, height)
+    opened.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+    for section in SECTIONS:
+        opened.open(f"{address}#{section}")
+        opened.shoot(tmp_path / f"{name}_{theme}_{section}.png")
+    opened.run(f"location.hash = {json.dumps(link(9))}")
+    opened.until("document.querySelector('#browse-detail code').textContent.startsWith('p9')")
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    assert len(list(tmp_path.glob("*.png"))) == len(SECTIONS)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
+
+
+def test_on_paper(opened: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "page.pdf"
+    path.write_bytes(base64.b64decode(opened.ask("Page.printToPDF", printBackground=True)["data"]))
+    assert path.read_bytes().startswith(b"%PDF")
+    if reader := shutil.which("pdftotext"):
+        said = subprocess.run([reader, str(path), "-"], capture_output=True, text=True, check=True).stdout
+        assert "The answer" in said
+        assert "SHA-256" in said  # folded away on the screen
+        assert JUDGE in said
+        assert "Search" not in said
+
+
+def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
+    """20,000 prompts: the list holds the rows that can be seen, and the last one is reached at once."""
+    n = 20_000
+    texts = [f"prompt {place}" for place in range(n)]
+    none: list[Any] = []
+    responses = {"prompt": list(range(n)), "text": list(range(n)), "gap": [None] * n, "scores": [[0.5] * n]}
+    responses |= {name: [0] * n for name in ("arm", "seed", "round", "cut")} | {"tokens": [2] * n}
+    data = {
+        "arms": ["a"], "axes": ["x"], "scorers": ["proxy"], "gold": "g", "texts": texts, "responses": responses,
+        "prompts": {"id": texts, "axis": [0] * n, "turns": [[["user", place]] for place in range(n)]},
+        "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "said"), none),
+    }  # fmt: skip
+    inside = dict.fromkeys(SECTIONS, Markup()) | {"samples": Markup('<p id="browser-state"></p><div id="browser"></div>')}
+    path = tmp_path / "many.html"
+    path.write_text(compose("many", "", inside, Samples(encoded(data), n, n, "")), encoding="utf-8")
+    assert block_of(path.read_text(encoding="utf-8"))["texts"] == texts
+    browser.open(path.as_uri())
+    assert 0 < len(listed(browser)) < 40
+    browser.run("document.getElementById('browse-list').focus()")
+    browser.press("End")
+    browser.until("[...document.querySelectorAll('#browse-list .item')].some((one) => one.textContent.startsWith('prompt 19999'))")
+    assert cards(browser) == ["prompt 19999"]
+    assert len(listed(browser)) < 40

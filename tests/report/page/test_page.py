@@ -1,0 +1,549 @@
+"""The page: what it says, that nothing in a run can become part of it, and that its data come out as they went in."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from run_folder import SEEDS, experiment, frame, measured, write_run
+
+from apo_bench.analysis import costs, published, results
+from apo_bench.analysis import win_rates as judged
+from apo_bench.analysis.contrasts import contrasts
+from apo_bench.clients.journal import Journal
+from apo_bench.errors import InputError
+from apo_bench.hashing import digest
+from apo_bench.report import page
+from apo_bench.report.page import samples, svg
+from apo_bench.report.page.markup import Markup, el, visible
+from apo_bench.report.page.scores import final_means, main_table
+from apo_bench.types import identity
+
+ARMS, ROUNDS, N = ("rjs", "golden_refresh", "apo_rjs"), (0, 1), 6  # N: prompts an axis
+AXES = ("helpful", "<img src=x onerror=alert(1)>\u202e'\"&")
+HOSTILE = (  # what responses, prompts and judges say
+    "<script>alert('run')</script>",
+    "</script><script>alert(2)</script><!-- <style>*{display:none}",
+    "<img src=x onerror=alert(3)><svg onload=alert(4)>",
+    '"><a href="javascript:alert(5)">go</a>&lt;b&gt;&amp;amp;',
+    '=HYPERLINK("http://127.0.0.1:1/leak")\t\\input{/etc/passwd} $\\mathrm{x}$ ${alert(6)} `{{7*7}}`',
+    "\x1b[31mred\x1b[0m \x07bell \x00null \x7f \x9b31m",
+    "\u202eevil\u202c \u2066iso\u2069 \u200f mark \u061c \ufeff zero\u200bwidth \U000e0041tag",
+    "עברית العربية 👩\u200d💻 नमस्ते e\u0301 ﷽",
+    "two\nlines\n\n  and spaces  \r\nend",
+    "",
+    "a" * 400,
+    "<!doctype html><meta http-equiv=refresh content='0;url=http://127.0.0.1:1/'>",
+)
+LONE = "half a pair \ud83d and \udc00 </script>"  # only JSON can hold it: a manifest's notes, a judge's journal
+JUDGE = "judge<b>"
+IDENTITY = {"kind": "test"}
+
+
+def text_of(arm: str, seed: int, round_: int, place: int) -> str:
+    """Another one of HOSTILE, with its key, so that no two answers to a prompt are the same."""
+    return f"{HOSTILE[(place + ARMS.index(arm) + 3 * seed + round_) % len(HOSTILE)]}|{arm} {seed} {round_} {place}"
+
+
+def prompt_ids() -> list[tuple[str, str, int]]:
+    """(id, axis, place) of every prompt; ids are not to be trusted either."""
+    return [(f"p{place}<i>", AXES[place // N], place) for place in range(2 * N)]
+
+
+def hostile_tables() -> dict[str, pd.DataFrame]:
+    """Seeded scores in which apo_rjs ends higher, and texts that would like to be more than texts."""
+    rng = np.random.default_rng(0)
+    keys = [(arm, seed, round_) for arm in ARMS for seed in SEEDS for round_ in ROUNDS]
+    scores, responses = [], []
+    for arm, seed, round_ in keys:
+        for id_, axis, place in prompt_ids():
+            truth = float(rng.normal() + 3 * round_ * ARMS.index(arm))
+            made = {
+                "ground_truth": truth,
+                "encoder": truth + 0.1 * float(rng.normal()),
+                "proxy": float(rng.normal()),
+                "length": 9.0,
+                "refusal": 0.0,
+            }
+            scores += [(arm, seed, round_, id_, f"c{place}", axis, scorer, value) for scorer, value in made.items()]
+            responses.append((arm, seed, round_, id_, text_of(arm, seed, round_, place), 9, "length" if place == 3 else "eos"))
+    verdicts = []
+    for id_, axis, place in prompt_ids():
+        for seed in SEEDS:
+            for order, choice in (("ab", "first"), ("ba", "first" if place % 3 == 0 else "second")):
+                value = float((choice == "first") == (order == "ab"))
+                verdicts.append(
+                    ("apo_rjs", "golden_refresh", seed, seed, "1", id_, f"c{place}", axis, JUDGE, order, choice, value, None, 9.0, 9.0)
+                )
+    last = verdicts[-1]
+    verdicts[-1] = (*last[:10], None, math.nan, "<b>timed out</b>", *last[13:])
+    reward_models = [
+        (arm, seed, round_, axis, metric, 0.7 + 0.01 * seed, 0.6, 0.8, 50)
+        for arm, seed, round_ in keys
+        for axis in (*AXES, "all")
+        for metric in ("accuracy_human", "accuracy_golden", "ece")
+    ]
+    reliability = [(arm, seed, round_, "all", 7, 0.7, 0.8, 0.75, 0.7, 40) for arm, seed, round_ in keys]
+    reliability += [(arm, seed, round_, "all", 8, 0.8, 0.9, 0.85, 0.8, 10) for arm, seed, round_ in keys]
+    ledger = [
+        (arm, seed, unit, used, math.nan)
+        for arm in ARMS
+        for seed in SEEDS
+        for unit, used in (
+            ("human_pairs", 100.0),
+            ("sampled_responses", 400.0),
+            ("rm_updates", 30.0 + 3 * (arm == "apo_rjs")),
+            ("flops", 1e12),
+        )
+    ]
+    audit = [
+        (JUDGE, axis, metric, value, 0.6, 0.9, 40, 0)
+        for axis in (*AXES, "all")
+        for metric, value in (("accuracy", 0.8), ("kappa", 0.5), ("attack_<u>", 0.1), ("consistency", 0.7))
+    ]
+    kl = {(arm, seed): (0.0, 1.0 + ARMS.index(arm) + 0.1 * seed) for arm in ARMS for seed in SEEDS}
+    prompts = [
+        (id_, turn, role, f"{HOSTILE[place]} {turn}")
+        for id_, _, place in prompt_ids()
+        for turn, role in enumerate(("user", "assistant", "user<b>"))
+    ]
+    return {
+        "scores": frame("scores", scores),
+        "responses": pd.DataFrame(responses, columns=["arm", "seed", "round", "prompt_id", "text", "tokens", "finish"]),
+        "judgments": frame("judgments", verdicts),
+        "judge_audit": frame("judge_audit", audit),
+        "reward_models": frame("reward_models", [*reward_models, ("_floor", 0, 0, "all", "accuracy_human", 0.62, 0.5, 0.7, 50)]),
+        "reliability": frame("reliability", reliability),
+        "metrics": measured("kl", kl),
+        "gold": frame("gold", [("encoder", -1, axis, "accuracy", 0.7, 0.6, 0.8, 80, 40) for axis in AXES]),
+        "ledger": frame("ledger", ledger),
+        "timings": pd.DataFrame({"arm": ["rjs", "_judge.x"], "seed": [0, -1], "measure": ["wall_s", "judge_usd"], "value": [90.0, 0.25]}),
+        "prompts": pd.DataFrame(prompts, columns=["prompt_id", "turn", "role", "text"]),
+    }  # fmt: skip
+
+
+def said_by(id_: str, order: str, seed: int) -> str:
+    return f"{HOSTILE[int(id_[1:-3])]}|{order} {seed}|{LONE}"
+
+
+def hostile_run(folder: Path) -> Path:
+    """A run folder every text of which is hostile, with a judge whose journal holds its words."""
+    settings = experiment(compare={**experiment()["compare"], "axes": ["all"]})
+    made = write_run(
+        folder, hostile_tables(), settings, notes=[LONE, HOSTILE[1]], provenance=HOSTILE[2], command=HOSTILE[3],
+        judges={JUDGE: {"identity": IDENTITY}}, versions={HOSTILE[2]: HOSTILE[6]}, variation={"world": HOSTILE[0]},
+    )  # fmt: skip
+    with Journal(made / "store" / "judging" / f"{JUDGE}.jsonl").open() as journal:
+        for id_, _, place in prompt_ids():
+            for seed in SEEDS:
+                a, b = (text_of(arm, seed, 1, place) for arm in ("apo_rjs", "golden_refresh"))
+                for order, shown in (("ab", (a, b)), ("ba", (b, a))):
+                    journal.add(f"{digest(IDENTITY)}.{identity(id_, *shown)}", {"text": said_by(id_, order, seed)})
+        journal.add(f"{digest({'kind': 'older'})}.{identity('p0<i>', 'x', 'y')}", {"text": "of an earlier judge"})
+    return made
+
+
+def frames_of(run: results.Run) -> dict[str, pd.DataFrame]:
+    """As a report makes them."""
+    summary, verdicts, audit = results.summary(run), run.tables["judgments"], run.tables["judge_audit"]
+    rates = judged.win_rates(verdicts, audit, run.axes, draws=20) if len(verdicts) else None
+    found = {
+        "summary": summary, "by_round": results.by_round(run, summary, results.reward_models(run)), "contrasts": contrasts(run, rates),
+        "budget": costs.budget(run),
+    }  # fmt: skip
+    return found if rates is None else found | {"judged": rates, "judge_audit": audit}
+
+
+def written(folder: Path, **options: Any) -> str:
+    run = results.read_run(folder)
+    return page.write(folder, run, frames_of(run), **options).read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, and text by the tag that it is in."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.inside.pop() == tag, f"{tag} closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((self.inside[-1] if self.inside else "", data))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def text(self, *without: str) -> str:
+        return "".join(text for tag, text in self.texts if tag not in without)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hostile_run(tmp_path_factory.mktemp("hostile") / "run")
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return written(folder, controls=["The null control found nothing <b>."], failed_controls=["a seed apart"], warnings=[f"Judge: {LONE}"])
+
+
+@pytest.fixture(scope="module")
+def elements(html: str) -> Elements:
+    return Elements(html)
+
+
+def block_of(html: str) -> Any:
+    found = re.search(r'<script type="application/gzip;base64" id="data">([A-Za-z0-9+/=]*)</script>', html)
+    assert found, "a data block of nothing but base64"
+    return samples.decoded(found[1])
+
+
+# What a value becomes
+
+
+def test_what_is_not_markup_is_text() -> None:
+    assert el("p", "<b>", Markup("<i>1</i>"), title='"&', aria_label="x", hidden=True, lang=None) == (
+        '<p title="&quot;&amp;" aria-label="x" hidden>&lt;b&gt;<i>1</i></p>'
+    )
+    assert el("line", x1=1) == '<line x1="1"/>'
+
+
+# The document
+
+
+def test_sections_stand_in_order(elements: Elements) -> None:
+    ids = [attributes["id"] for attributes in elements.of("section") if "id" in attributes]
+    assert ids == ["answer", "scores", "figures", "samples", "provenance"]
+    assert [text for tag, text in elements.texts if tag == "h2"] == ["The answer", "Scores", "Figures", "Samples", "Provenance"]
+    for heading in ("Contrasts", "Scores by round", "Proxy, gold and truth against KL", "Budget", "Reward models by round", "Judges"):
+        assert ("h3", heading) in elements.texts
+
+
+def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path, elements: Elements, tmp_path: Path) -> None:
+    """The same cells and sentences as in report.md; published 36.43 - 35.78 = +0.65. Without them neither section nor link."""
+    assert "Published numbers" not in elements.text("script", "style")
+    made = write_run(tmp_path / "run", hostile_tables(), experiment(report={"beside": "apo_2024"}))
+    run = results.read_run(made)
+    frames, rows = frames_of(run), published.load(published.find("apo_2024"))
+    frames["beside"] = published.beside(run, frames, rows, {})
+    found = Elements(page.write(made, run, frames).read_text(encoding="utf-8"))
+    ids = [attributes["id"] for attributes in found.of("section") if "id" in attributes]
+    assert ids == ["answer", "scores", "figures", "published", "samples", "provenance"]
+    assert "#published" in [attributes["href"] for attributes in found.of("a")]
+    assert len(found.of("caption")) == len(found.of("table"))
+    assert all(attributes.get("scope") for attributes in found.of("th"))
+    text = found.text("script", "style")
+    assert "apo_2024 beside this run" in text
+    assert "apo_rjs - rjs win rate, %35.7836.43+0.65 (\u22121.30 to +2.60)0.65" in text
+    for line in published.differs(run, rows, frames["beside"]):
+        assert visible(line) in text
+    assert "not known: against what they were won" in text
+    assert "All responses are in tables/responses.parquet" in text
+
+
+def test_no_text_becomes_an_element(elements: Elements) -> None:
+    """Two scripts, ours, and links only within the page; no attribute is an event or a style."""
+    assert [attributes.get("id") for attributes in elements.of("script")] == ["data", None]
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "b>", "u", "i"} & {tag for tag, _ in elements.tags}
+    assert all(str(attributes["href"]).startswith("#") for attributes in elements.of("a"))
+    for tag, attributes in elements.tags:
+        assert not [key for key in attributes if key.startswith("on") or key in ("style", "src", "srcdoc", "action", "xlink:href")], tag
+    assert elements.inside == []
+    assert len(elements.of("meta")) == 5
+
+
+def test_no_hidden_character_is_left(html: str) -> None:
+    assert html == html.encode("utf-8").decode("utf-8")  # no half of a pair
+    assert visible(html) == html
+    for said in (LONE, HOSTILE[1], HOSTILE[2], HOSTILE[3], HOSTILE[6]):
+        assert visible(said) in Elements(html).text("script", "style")
+
+
+def test_its_policy_allows_its_own_style_and_script_and_nothing_else(html: str, elements: Elements) -> None:
+    policy = next(attributes["content"] for attributes in elements.of("meta") if attributes.get("http-equiv"))
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)[0].encode()).digest()).decode()
+        for tag in ("style", "script")
+    }
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+    style = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_script_never_makes_html_of_text(html: str) -> None:
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)[0]
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+        "Function(",
+        'setAttribute("on',
+        "fetch(",
+        "import(",
+    ):
+        assert way not in script
+
+
+def test_tables_and_drawings_speak(elements: Elements) -> None:
+    assert len(elements.of("caption")) == len(elements.of("table"))
+    assert all(attributes.get("scope") in ("col", "row", "colgroup") for attributes in elements.of("th"))
+    for attributes in elements.of("svg"):
+        assert attributes.get("aria-hidden") == "true" or (attributes.get("role") == "img" and attributes.get("aria-label"))
+    labels = [attributes["aria-label"] for attributes in elements.of("svg") if attributes.get("role") == "img"]
+    assert any(str(label).startswith("Ground truth, all axes, by round. apo_rjs: 0: ") for label in labels)
+    assert [attributes.get("type") for attributes in elements.of("input")] == ["radio"] * 3
+
+
+def test_the_same_run_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    first = written(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert written(tmp_path / "copy") == first
+
+
+# What it says
+
+
+def test_the_answer_in_words(folder: Path, elements: Elements) -> None:
+    """rm_updates: 33 against 30, declared as matched; what was missed stands first."""
+    run = results.read_run(folder)
+    row = next(one for one in frames_of(run)["contrasts"].itertuples() if one.family == "primary")
+    text = " ".join(elements.text("script", "style").split())
+    start = text.index("Not matched as declared: apo_rjs against golden_refresh: reward-model updates 33 against 30, 1.1 times as many.")
+    claim = text.index("apo_rjs scored higher than golden_refresh.")
+    said = (
+        f"On the gold model encoder, all axes together, at the final round, apo_rjs scored {row.difference:.3f} higher "
+        f"(95 % interval {row.ci_low:+.3f} to {row.ci_high:+.3f}); Holm-adjusted p"
+    )
+    assert (
+        text.index("The harness failed a control of its own: a seed apart")
+        < start
+        < claim
+        < text.index(said.replace("-", "\u2212").replace("Holm\u2212", "Holm-"))
+    )
+    assert "3 seeds, 12 clusters of prompts. It speaks of new seeds and new prompts" in text
+    assert "Declared, but not matched: reward-model updates (33 against 30, 1.1 times as many)." in text
+    assert "Matched as declared: human pairs, golden responses, sampled responses, policy updates, FLOPs." in text
+    assert text.index("What the controls sayThe null control found nothing <b>.") > claim
+    assert "Warnings" + visible(f"Judge: {LONE}") in text
+
+
+def test_provenance(folder: Path, elements: Elements) -> None:
+    text = elements.text("script", "style")
+    assert "90 s of work over all arms and seeds (rjs 90 s); judges: 0.25 USD" in text
+    assert "abc, without uncommitted changes" in text
+    assert hashlib.sha256((folder / "tables" / "scores.parquet").read_bytes()).hexdigest() in text
+
+
+def marks(values: Mapping[str, float], tests: list[tuple[str, str, float, float]]) -> dict[str, str]:
+    """Each arm's mark where arms have these means, and contrasts (a, b, p, adjusted p)."""
+    from apo_bench.report.page.scores import _standing
+
+    rows = pd.DataFrame(tests, columns=["arm_a", "arm_b", "p_value", "p_adjusted"]).assign(scorer="s", axis="x", at="final")
+    run = type("Arms", (), {"arms": tuple(values)})()
+    return _standing(run, rows, {(arm, "s", "x"): (value, 0.1) for arm, value in values.items()}, "s", "x")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_best_and_what_cannot_be_told_from_it() -> None:
+    """By hand: c is highest; a was tested against it either way round; b only against a, and d in a test without a p: no mark."""
+    values = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 2.5}
+    tests = [("c", "a", 0.01, 0.06), ("a", "b", 0.9, 0.9), ("c", "d", math.nan, math.nan)]
+    assert marks(values, tests) == {"c": "highest", "a": "alike"}
+    assert marks(values, [("a", "c", 0.01, 0.04)]) == {"c": "highest", "a": "lower"}
+    assert marks(values, [("a", "c", 0.06, math.nan)]) == {"c": "highest", "a": "alike"}
+    assert marks({"a": 1.0, "b": 1.0}, [("a", "b", 1.0, 1.0)]) == {"a": "highest", "b": "highest"}
+
+
+def test_the_main_table_has_the_means_of_the_tables(folder: Path) -> None:
+    """Every cluster is one prompt here, so a seed's mean is the plain mean of its prompts."""
+    run = results.read_run(folder)
+    rows = run.tables["scores"]
+    rows = rows[(rows["arm"] == "apo_rjs") & (rows["round"] == 1) & (rows["scorer"] == "ground_truth")]
+    by_seed = rows.groupby("seed")["value"].mean()
+    mean, sd = final_means(run)["apo_rjs", "ground_truth", "all"]
+    assert (mean, sd) == pytest.approx((by_seed.mean(), by_seed.std()))
+    text = Elements(main_table(run, frames_of(run))).text()
+    assert f"{mean:.3f} ▲ highest mean ± {sd:.3f}" in text
+    assert "3.100 ± 0.100" in text  # KL of apo_rjs: 3.0, 3.1, 3.2
+    assert "312 clusters" in text  # 3 seeds, and under it 12 clusters
+
+
+# The samples
+
+
+def test_the_data_come_out_as_they_went_in(folder: Path, html: str) -> None:
+    data = block_of(html)
+    texts, prompts, rows = data["texts"], data["prompts"], data["responses"]
+    assert prompts["id"] == [id_ for axis in sorted(AXES) for id_, own, _ in sorted(prompt_ids()) if own == axis]
+    given = {(one.arm, one.seed, one.round, one.prompt_id): one for one in hostile_tables()["responses"].itertuples()}
+    scores = hostile_tables()["scores"].set_index(["arm", "seed", "round", "prompt_id", "scorer"])["value"]
+    assert len(rows["prompt"]) == len(given) == 3 * 3 * 2 * 12
+    for place in range(len(given)):
+        key = (data["arms"][rows["arm"][place]], rows["seed"][place], rows["round"][place], prompts["id"][rows["prompt"][place]])
+        one = given.pop(key)
+        assert (texts[rows["text"][place]], rows["tokens"][place], rows["cut"][place]) == (one.text, 9, one.finish == "length")
+        for scorer, values in zip(data["scorers"], rows["scores"], strict=True):
+            assert values[place] == pytest.approx(scores[(*key, scorer)], rel=1e-3)
+    assert data["scorers"] == ["proxy", "encoder", "ground_truth", "refusal"]
+    for id_, turns in zip(prompts["id"], prompts["turns"], strict=True):
+        assert [(role, texts[text]) for role, text in turns] == [
+            (role, f"{HOSTILE[int(id_[1:-3])]} {turn}") for turn, role in enumerate(("user", "assistant", "user<b>"))
+        ]
+
+
+def test_verdicts_have_both_orders_and_the_judges_words(html: str) -> None:
+    data = block_of(html)
+    verdicts, texts, ids = data["verdicts"], data["texts"], data["prompts"]["id"]
+    assert verdicts["judges"] == [JUDGE]
+    assert len(verdicts["order"]) == 2 * 3 * 12
+    for place, prompt in enumerate(verdicts["prompt"]):
+        order, seed = ("ab", "ba")[verdicts["order"][place]], verdicts["seeds"][place][0]
+        assert texts[verdicts["said"][place]] == said_by(ids[prompt], order, seed)
+        assert (data["arms"][verdicts["a"][place]], data["arms"][verdicts["b"][place]]) == ("apo_rjs", "golden_refresh")
+        assert verdicts["rounds"][place] == [1, 1]
+    missing = [place for place, choice in enumerate(verdicts["choice"]) if choice is None]
+    assert [texts[verdicts["failure"][place]] for place in missing] == ["<b>timed out</b>"]
+    assert "of an earlier judge" not in texts
+
+
+def test_the_gap_between_proxy_and_gold(tmp_path: Path) -> None:
+    """Two prompts: the proxy prefers the first, gold the second. Each is 1/sqrt(2) SDs from its mean, so the gaps are sqrt(2) and -sqrt(2).
+
+    In the other arm gold does not vary, so there is no gap.
+    """
+    scores = [
+        (arm, 0, 0, f"p{place}", f"p{place}", "x", scorer, value)
+        for arm, values in (("rjs", {"proxy": (5, 1), "encoder": (10, 20)}), ("apo_rjs", {"proxy": (5, 1), "encoder": (1, 1)}))
+        for scorer, pair in values.items()
+        for place, value in enumerate(map(float, pair))
+    ]
+    responses = [(arm, 0, 0, f"p{place}", "t", 1, "eos") for arm in ("rjs", "apo_rjs") for place in (0, 1)]
+    made = {"scores": frame("scores", scores), "ledger": frame("ledger", [])}
+    made["responses"] = pd.DataFrame(responses, columns=["arm", "seed", "round", "prompt_id", "text", "tokens", "finish"])
+    folder = write_run(tmp_path / "run", made)
+    rows = samples.answers(folder, results.read_run(folder))
+    gaps = {(one.arm, one.prompt_id): one.gap for one in rows.itertuples()}
+    assert [gaps["rjs", "p0"], gaps["rjs", "p1"]] == pytest.approx([2**0.5, -(2**0.5)])
+    assert rows.loc[rows["arm"] == "apo_rjs", "gap"].isna().all()
+
+
+def test_a_page_that_would_be_too_large_holds_some_prompts_and_says_so(folder: Path) -> None:
+    whole = samples.samples(folder, results.read_run(folder))
+    assert whole is not None
+    assert (whole.n_prompts, whole.of) == (12, 12)
+    limit = len(whole.block) // 2
+    html = written(folder, limit=limit)
+    kept = block_of(html)["prompts"]["id"]
+    assert 0 < len(kept) < 12
+    assert len(samples.encoded(block_of(html))) <= limit
+    first = sorted((id_ for id_, _, _ in prompt_ids()), key=lambda id_: hashlib.sha256(id_.encode()).hexdigest())[: len(kept)]
+    assert set(kept) == set(first)
+    assert f"it holds {len(kept)} of 12 prompts, chosen by a hash of their ids" in Elements(html).text("script")
+    assert written(folder, limit=limit) == html
+
+
+def test_aggregates_only_leaves_out_every_text(folder: Path) -> None:
+    html = written(folder, aggregates_only=True)
+    assert 'id="data"' not in html
+    assert "<script" not in html
+    assert "aggregates only" in html
+    for place in range(2 * N):
+        assert f"|apo_rjs 0 1 {place}" not in html
+        assert f"|ab 0|{visible(LONE)}" not in html
+
+
+def test_without_responses_judges_or_prompts(tmp_path: Path) -> None:
+    made = hostile_tables()
+    few = {name: made[name] for name in ("scores", "ledger")}
+    html = written(write_run(tmp_path / "few", few))
+    assert "This run kept no responses." in html
+    assert "Judges</h3>" not in html
+    unknown = experiment(task="no_such_task")
+    folder = write_run(tmp_path / "unknown", few | {"responses": made["responses"]}, unknown)
+    held = samples.samples(folder, results.read_run(folder))
+    assert held is not None
+    assert "no_such_task" in held.without_prompts
+    assert samples.decoded(held.block)["prompts"]["turns"] == [[]] * 12
+
+
+def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
+    failures = [{"arm": arm, "seed": seed, "message": "out of memory"} for arm in ARMS for seed in SEEDS]
+    html = written(write_run(tmp_path / "run", {}, failures=failures))
+    assert "There is no result for" in html
+
+
+def test_a_table_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "tables" / "prompts.parquet"
+    pd.read_parquet(path).drop(columns="role").to_parquet(path)
+    with pytest.raises(InputError, match=r"prompts\.parquet: column role is missing"):
+        written(tmp_path / "run")
+
+
+def test_encoded_is_what_any_gzip_reads_and_has_no_time_in_it() -> None:
+    import gzip
+
+    block = samples.encoded({"a": ["\ud800<", None, 1.5]})
+    raw = base64.b64decode(block)
+    assert raw[4:8] == bytes(4)  # the time, in a gzip header
+    assert json.loads(gzip.decompress(raw)) == {"a": ["\ud800<", None, 1.5]} == samples.decoded(block)
+
+
+# Drawings
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.5, 1]),  # a quarter of the range is 0.25, the next step 0.5
+        (-0.43, 0.38, [-0.5, 0, 0.5]),  # 0.2025: 0.5
+        (0, 1000, [0, 500, 1000]),
+        (0.1, 0.47, [0.1, 0.2, 0.3, 0.4, 0.5]),  # 0.0925: 0.1
+        (0, 0, [-0.5, 0, 0.5]),  # as from -0.5 to 0.5
+        (3, 3, [1, 2, 3, 4, 5]),  # as from 1.5 to 4.5: 0.75, so 1
+    ],
+)
+def test_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert svg.ticks(low, high) == pytest.approx(expected)
+
+
+def test_an_interval_is_drawn_where_it_is() -> None:
+    """On a scale from 0 to 2, drawn between 2 % and 98 % of the width: 1 is at 50 %, 0.5 at 26 %, 1.5 at 74 %."""
+    drawn = svg.interval(1.0, 0.5, 1.5, (0, 2), 0.0)
+    assert 'cx="50%"' in drawn
+    assert 'x1="26%" x2="74%"' in drawn
+    assert 'x1="2%" x2="2%"' in drawn
+    assert "circle" not in svg.interval(math.nan, math.nan, math.nan, (0, 2), 0.0)
+
+
+def test_series_differ_in_more_than_colour() -> None:
+    keys = [svg.key(place) for place in range(14)]
+    looks = {(*re.findall(r'<path d="([^"]+)"', one), *re.findall(r'stroke-dasharray="([^"]*)"', one)) for one in keys}
+    assert len(looks) == 14

@@ -1,0 +1,203 @@
+"""Tables for a paper: what they say, hostile text that stays text, and that pdflatex sets them."""
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folder import experiment, frame, measured, scored, write_run
+
+from apo_bench.analysis import costs, results
+from apo_bench.analysis.contrasts import contrasts
+from apo_bench.analysis.results import Run
+from apo_bench.report import latex
+from apo_bench.report.latex import escape
+
+HOSTILE = [
+    r"\input{/etc/passwd}",
+    r"\immediate\write18{touch owned}",
+    r"}\end{tabular}\end{document}",
+    r"100 % & $x_1^2$ # {~} \\ ^^5cinput",
+    r"\catcode`\%=12 \def\x{y}\x \csname end\endcsname",
+    "a|b<c>\"d\"'e'`f` --- ?` !` ,,",
+    "日本語 \U0001f600 ﬁ ½ עברית",
+    "na\u00efve \u00c5ngstr\u00f6m stra\u00dfe Bj\u00f8rn \u0141\u00f3d\u017a e\u0301 q\u0308",
+    "tab\tnew\nline\rreturn\x0bv\x0cf",
+    "".join(map(chr, (*range(1, 32), *range(127, 160)))),
+    "\u202eevil\u202c \u200b\ufeff\u00ad\ud800",
+    "$$\\loop\\iftrue\\repeat$$",
+    "",
+]
+PDFLATEX = shutil.which("pdflatex")
+
+
+def set_by_pdflatex(folder: Path, body: str) -> str:
+    """The log of a document with booktabs alone; fails where pdflatex stops at an error."""
+    document = "\n".join([r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", body, r"\end{document}", ""])
+    (folder / "document.tex").write_text(document, encoding="utf-8")
+    command = [str(PDFLATEX), "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "document.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout[-2000:].decode(errors="replace")
+    return (folder / "document.log").read_text(errors="replace")
+
+
+needs_pdflatex = pytest.mark.skipif(PDFLATEX is None, reason="pdflatex is not installed (Debian: texlive-latex-recommended)")
+
+
+def test_what_tex_acts_upon_is_escaped() -> None:
+    assert escape(r"a_b & 100% of $5 #1 {x} ~ ^ \y") == (
+        r"a\_b \& 100\% of \$5 \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{}y"
+    )
+    assert escape("\u00fc \u00df \u2192 \u202e \x1b e\u0301") == r"\"{u} \ss{} [U+2192] [U+202E] [U+001B] \'{e}"
+    assert escape(" two\n\tlines ") == "two lines"
+
+
+@given(st.text())
+def test_escaped_text_is_ascii_and_holds_no_command_of_its_own(text: str) -> None:
+    """Without the few commands that `escape` itself writes, no character is left that TeX acts upon."""
+    found = escape(text)
+    assert found.isascii()
+    assert found.isprintable()
+    for one in sorted([*latex.SPECIAL.values(), *latex.LETTERS.values()], key=len, reverse=True):
+        if one.startswith(("\\", "$")):
+            found = found.replace(one, "")
+    for accent in latex.ACCENTS.values():
+        for letter in map(chr, (*range(65, 91), *range(97, 123))):
+            found = found.replace(f"\\{accent}{{{letter}}}", "")
+    for one in ("{-}", "{,}", "{!}", "{?}"):
+        found = found.replace(one, "")
+    assert not set("\\{}$&#^~%_") & set(found)
+
+
+@needs_pdflatex
+def test_hostile_text_is_set_and_does_nothing(tmp_path: Path) -> None:
+    (tmp_path / "secret.tex").write_text("SECRET")
+    texts = [*HOSTILE, r"\input{secret}", r"\input secret "]
+    log = set_by_pdflatex(tmp_path, "\n\n".join(f"x{escape(text)}x \\texttt{{{escape(text)}}}" for text in texts))
+    assert "secret.tex" not in log
+    assert not (tmp_path / "owned").exists()
+
+
+# --- the tables ---------------------------------------------------------------------------------------------------------------
+
+
+def made_run(folder: Path, axis: str = "helpful", second: str = "harmless") -> Run:
+    """apo_rjs is higher than both others by about 2 on every prompt, by ground truth; on the second axis all are alike."""
+    generator = np.random.default_rng(5)
+    parts = []
+    for name, gap in ((axis, 2.0), (second, 0.0)):
+        values = {
+            (arm, seed, round_): (gap * (arm == "apo_rjs") * round_ + 0.1 * generator.normal() + 0.2 * generator.normal(size=6)).tolist()
+            for arm in ("rjs", "golden_refresh", "apo_rjs")
+            for seed in range(3)
+            for round_ in range(2)
+        }
+        rows = scored(values, axis=name)
+        parts.append(rows.assign(prompt_id=f"{name}." + rows["prompt_id"], cluster_id=f"{name}." + rows["cluster_id"]))
+    settings = experiment()
+    settings["compare"] |= {"scorer": "ground_truth", "axes": ["all", axis]}
+    kl = {(arm, seed): [0.0, 1.5] for arm in ("rjs", "apo_rjs") for seed in range(3)}
+    spent = [
+        (arm, seed, unit, used, math.nan)
+        for arm in ("rjs", "golden_refresh", "apo_rjs")
+        for seed in range(3)
+        for unit, used in (("human_pairs", 1500.0), ("flops", 2e12), ("sampled_responses", 40.0 if arm == "rjs" else 60.0))
+    ]
+    tables = {
+        "scores": pd.concat(parts, ignore_index=True),
+        "metrics": measured("kl", kl),
+        "reward_models": frame("reward_models", []),
+        "ledger": frame("ledger", spent),
+        "gold": frame("gold", []),
+    }
+    return results.read_run(write_run(folder / "run", tables, settings))
+
+
+RATES = {
+    "arm_a": "apo_rjs", "arm_b": "rjs", "axis": "all", "judge": "gpt_4", "round": "1", "win_rate": 0.6, "ci_low": 0.5, "ci_high": 0.7,
+    "p_value": 0.04, "lc_win_rate": 0.55, "lc_low": math.nan, "lc_high": math.nan, "n_seeds": 3, "n_clusters": 12,
+    "n_comparisons": 1200, "informative": "", "test": "two-way t test",
+}  # fmt: skip
+
+
+def frames(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
+    return {
+        "summary": results.summary(run),
+        "contrasts": contrasts(run),
+        "budget": costs.budget(run),
+        "judged": pd.DataFrame([RATES | changes]),
+    }
+
+
+def test_bold_is_what_beats_every_other_arm(tmp_path: Path) -> None:
+    """apo_rjs was tested against both others and is higher, on one axis and pooled; on the other axis nothing is told apart."""
+    run = made_run(tmp_path)
+    made = frames(run)
+    main = [line for line in latex.main(run, made, ("all",)) if line.startswith(r"\texttt")]
+    assert [line.startswith(r"\texttt{apo\_rjs} & \textbf{") for line in main] == [True, False, False]
+    assert main[0].endswith(r"& $1.500$ & 3 \\")
+    assert main[1].endswith(r"& -- & 3 \\")
+    by_axis = latex.main(run, made, run.axes)
+    blocks = "\n".join(by_axis).split("addlinespace")
+    assert (r"\textit{harmless}" in blocks[0], r"\textbf" in blocks[0]) == (True, False)
+    assert (r"\textit{helpful}" in blocks[1], r"\textbf" in blocks[1]) == (True, True)
+
+
+def test_no_bold_without_a_test_against_every_arm(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    made = frames(run)
+    made["contrasts"] = made["contrasts"].query("arm_b != 'rjs'")
+    assert r"\textbf" not in "\n".join(latex.main(run, made, ("all",)))
+
+
+def test_what_the_tables_say(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    made = frames(run)
+    (row,) = [one for one in made["contrasts"].itertuples() if (one.family, one.axis) == ("primary", "all")]
+    text = "\n".join(latex.contrasts(run, made["contrasts"]))
+    assert f"${row.difference:+.3f}$ & [${row.ci_low:+.3f}$, ${row.ci_high:+.3f}$]" in text
+    assert "3 seeds of each arm, 6 to 12 clusters of prompts" in text
+    assert "new seeds and new prompts" in text
+    spent = "\n".join(latex.budget(run, made["budget"]))
+    assert r"\texttt{rjs} & $1{,}500$ & $0$ & $40$ & $0$ & $0$ & $2.00\cdot 10^{12}$ \\" in spent
+    assert r"Declared matched and not: apo\_rjs and rjs in sampled\_responses." in spent
+    judged = "\n".join(latex.judged(made["judged"], run.axes))
+    assert r"\texttt{apo\_rjs} over \texttt{rjs} & $0.600$ & [$0.500$, $0.700$] & $0.040$ & $0.550$ & -- & $1{,}200$ \\" in judged
+    assert r"\textit{gpt\_4{,} all axes pooled}" in judged
+
+
+@needs_pdflatex
+def test_the_files_compile_by_input_and_are_the_same_twice(tmp_path: Path) -> None:
+    """Axes and judges with names that TeX would act upon; booktabs is all they need, and nothing sticks out of an article's column."""
+    run = made_run(tmp_path, axis=HOSTILE[3], second=r"\input{secret}")
+    (tmp_path / "secret.tex").write_text("SECRET")
+    made = frames(run, judge=HOSTILE[1], test="win rate against 50 % & 1/2")
+    paths = latex.write(run, made, tmp_path)
+    assert [path.name for path in paths] == ["main.tex", "by_axis.tex", "contrasts.tex", "budget.tex", "judged.tex"]
+    before = [path.read_bytes() for path in paths]
+    log = set_by_pdflatex(tmp_path, "\n".join(f"\\input{{{path.stem}}}" for path in paths))
+    assert "secret.tex" not in log
+    assert not (tmp_path / "owned").exists()
+    assert [path.read_bytes() for path in latex.write(run, made, tmp_path)] == before
+
+
+@needs_pdflatex
+def test_a_run_in_which_all_failed_still_compiles(tmp_path: Path) -> None:
+    run = results.read_run(write_run(tmp_path / "run", {}, failures=[{"arm": "rjs", "seed": 0, "message": "no memory"}]))
+    made = frames(run)
+    made.pop("judged")
+    paths = latex.write(run, made, tmp_path)
+    assert [path.stem for path in paths] == ["main", "contrasts", "budget"]
+    set_by_pdflatex(tmp_path, "\n".join(f"\\input{{{path.stem}}}" for path in paths))
+
+
+@needs_pdflatex
+def test_usual_tables_fit_an_articles_column(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    paths = latex.write(run, frames(run), tmp_path)
+    assert "Overfull" not in set_by_pdflatex(tmp_path, "\n".join(f"\\input{{{path.stem}}}" for path in paths))

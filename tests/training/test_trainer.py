@@ -1,0 +1,344 @@
+"""The optimisation loop: against plain torch, against itself in other pieces, and by what it teaches."""
+
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_tokenize import WORDS, prompt
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe, Sampling
+from apo_bench.errors import InputError
+from apo_bench.losses import APOLoss, DPOLoss, PolicyLoss, RankingLoss, RRHFLoss, SFTLoss
+from apo_bench.models import policy as policies
+from apo_bench.models import reward as rewards
+from apo_bench.training.checkpoints import Checkpoints
+from apo_bench.training.trainer import Fit, fit, train_policy, train_reward_model
+from apo_bench.types import Demonstration, Group, Pair
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "initializer_range": 0.2,
+}  # fmt: skip
+AXES = ("helpful", "harmless")
+RECIPE = Recipe(learning_rate=1e-3, epochs=1, batch_size=16)
+SPEC = PolicyModel(path=".", max_prompt_tokens=16, max_response_tokens=12, training=RECIPE, sampling=Sampling(max_new_tokens=8))
+Weights = dict[str, torch.Tensor]
+
+
+def sentences(n: int, seed: int, most: int = 8) -> list[str]:
+    """1 to `most` words each, so that lengths differ."""
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS, size=generator.integers(1, most + 1))) for _ in range(n)]
+
+
+def demonstrations(n: int) -> list[Demonstration]:
+    return [Demonstration(prompt(question), answer) for question, answer in zip(sentences(n, 1), sentences(n, 2), strict=True)]
+
+
+def pairs(n: int) -> list[Pair]:
+    """Every third one golden over a sample."""
+    texts = zip(sentences(n, 1), sentences(n, 2), sentences(n, 3), strict=True)
+    return [Pair(prompt(q), c, r, "human" if place % 3 else "golden_over_sample") for place, (q, c, r) in enumerate(texts)]
+
+
+def groups(n: int) -> list[Group]:
+    """Three answers of differing lengths, the scores in no order and sometimes tied."""
+    scores = np.random.default_rng(6).integers(0, 4, size=(n, 3)).astype(float).tolist()
+    columns = zip(sentences(n, 1), scores, *(sentences(n, seed) for seed in (2, 3, 4)), strict=True)
+    return [Group(prompt(question), tuple(answers), tuple(values)) for question, values, *answers in columns]
+
+
+def fit_policy(data: Sequence[Any], recipe: Recipe, scratch: Path, loss: PolicyLoss | None = None, seed: int = 0) -> tuple[Any, Fit]:
+    loss = loss or SFTLoss()
+    model, tokenizer = policies.new_policy(LLAMA, WORDS, seed=0)
+    items = policies.training_items(tokenizer, data, loss, SPEC)
+    if isinstance(loss, DPOLoss):
+        policies.add_reference(policies.new_policy(LLAMA, WORDS, seed=1)[0], tokenizer, items, 4)
+    return fit(
+        model, items, partial(policies.collate, pad_id=0), partial(policies.loss_terms, loss=loss), recipe, seed, Checkpoints(scratch)
+    )
+
+
+def fit_reward(data: Sequence[Pair], recipe: Recipe, scratch: Path, seed: int = 0) -> tuple[Any, Fit]:
+    spec = NeuralReward(architecture=LLAMA, training=recipe)
+    model, tokenizer = rewards.new_reward_model(spec, None, AXES, WORDS, seed=0)
+    items = rewards.pair_items(model, tokenizer, data, spec)
+    loss = partial(rewards.loss_terms, loss=APOLoss(0.5, 2))
+    return fit(model, items, partial(rewards.collate, pad_id=0), loss, recipe, seed, Checkpoints(scratch))
+
+
+def apart(one: Weights, other: Weights) -> float:
+    """The largest difference of any weight."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+# --- one update is one update -------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "reward pairs": (fit_reward, pairs),
+    "demonstrations": (fit_policy, demonstrations),
+    "policy pairs": (partial(fit_policy, loss=DPOLoss(0.5)), pairs),
+    "groups": (partial(fit_policy, loss=RRHFLoss(3.0)), groups),
+}
+
+
+@pytest.mark.parametrize("n", [32, 37], ids=["whole updates", "a short last update"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_batch_of_16_equals_four_of_4(kind: str, n: int, tmp_path: Path) -> None:
+    """Two epochs. 37 items are updates of 16, 16 and 5, and 5 are micro-batches of 4 and 1.
+
+    A step of Adam is about the learning rate, 1e-4, whatever the gradient's scale; rounding may move it by a hundredth.
+    """
+    train, make = KINDS[kind]
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-4, "epochs": 2, "max_grad_norm": 100.0, "weight_decay": 0.1})
+    whole, took = train(make(n), recipe, tmp_path / "whole")
+    parts, took_parts = train(make(n), recipe.model_copy(update={"micro_batch_size": 4}), tmp_path / "parts")
+    assert took.updates == took_parts.updates == recipe.updates(n) == 2 * math.ceil(n / 16)
+    assert took.tokens == took_parts.tokens
+    assert took.losses == pytest.approx(took_parts.losses, abs=1e-3)
+    start, _ = train(make(n), recipe.model_copy(update={"learning_rate": 1e-12}), tmp_path / "start")
+    assert apart(whole.state_dict(), parts.state_dict()) < 1e-6
+    assert apart(whole.state_dict(), start.state_dict()) > 1e-4
+
+
+def plain_loop(data: Sequence[Demonstration], factors: Sequence[float], recipe: Recipe) -> tuple[Weights, list[float]]:
+    """AdamW as torch has it, all items in every update, the mean of cross-entropy over response tokens; one learning-rate factor each."""
+    model, tokenizer = policies.new_policy(LLAMA, WORDS, seed=0)
+    decayed = [weight for name, weight in model.named_parameters() if "norm" not in name]
+    kept = [weight for name, weight in model.named_parameters() if "norm" in name]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    losses = []
+    for factor in factors:
+        total, count = torch.zeros(()), 0
+        for one in data:
+            start = tokenizer(f"<user> {one.prompt.messages[0].content} <assistant>")["input_ids"]
+            end = tokenizer(f"{one.response} <eos>")["input_ids"]
+            logits = model(torch.tensor([start + end])).logits[0, len(start) - 1 : -1]
+            total, count = total + F.cross_entropy(logits, torch.tensor(end), reduction="sum"), count + len(end)
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((total / count).item())
+    return model.state_dict(), losses
+
+
+@pytest.mark.parametrize(
+    ("changes", "factors"),
+    [
+        ({"max_grad_norm": 100.0}, [1, 1, 1, 1]),
+        ({"max_grad_norm": 1.5, "weight_decay": 0.3}, [1, 1, 1, 1]),
+        ({"schedule": "linear"}, [1, 3 / 4, 2 / 4, 1 / 4]),
+        ({"schedule": "linear", "warmup_steps": 2}, [0, 1 / 2, 1, 1 / 2]),
+        ({"schedule": "constant", "warmup_steps": 2}, [0, 1 / 2, 1, 1]),
+        ({"schedule": "cosine"}, [(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]),
+    ],
+    ids=["plain", "decay and clipping", "linear", "linear with warmup", "constant with warmup", "cosine"],
+)
+def test_a_fit_equals_a_plain_loop(changes: dict[str, Any], factors: list[float], tmp_path: Path) -> None:
+    """7 items in one update of 16, 4 epochs: no order to agree on.
+
+    The gradients' norms are 2.0, 1.8, 1.4 and 1.3: clipping at 1.5 meets the first two, so the scale of a gradient shows.
+    """
+    recipe = Recipe(**{"learning_rate": 1e-2, "epochs": 4, "batch_size": 16, "micro_batch_size": 2, **changes})
+    model, took = fit_policy(demonstrations(7), recipe, tmp_path)
+    weights, losses = plain_loop(demonstrations(7), factors, recipe)
+    assert apart(model.state_dict(), weights) < 1e-5
+    assert took.losses == pytest.approx(losses, abs=1e-3)
+
+
+def test_a_fit_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = fit_reward(pairs(40), RECIPE, tmp_path, seed=5)[0].state_dict()
+    torch.manual_seed(2)
+    assert apart(first, fit_reward(pairs(40), RECIPE, tmp_path, seed=5)[0].state_dict()) == 0
+    assert apart(first, fit_reward(pairs(40), RECIPE, tmp_path, seed=6)[0].state_dict()) > 0
+
+
+# --- what a recipe freezes or adapts ------------------------------------------------------------------------------------------
+
+
+def test_frozen_weights_are_bit_equal(tmp_path: Path) -> None:
+    start = policies.new_policy(LLAMA, WORDS, seed=0)[0].state_dict()
+    model, _ = fit_policy(demonstrations(16), RECIPE.model_copy(update={"freeze": r"embed_tokens|self_attn\.[qk]_proj"}), tmp_path)
+    for name, weight in model.state_dict().items():
+        frozen = "embed_tokens" in name or "q_proj" in name or "k_proj" in name
+        assert torch.equal(weight, start[name]) == frozen, name
+
+
+@pytest.mark.parametrize("modules", [("q_proj", "v_proj"), "all-linear"])
+def test_adapters_merge_into_a_plain_model(modules: Any, tmp_path: Path) -> None:
+    """Only the named projections move; what comes back has the names and the class it had, and no adapters."""
+    pytest.importorskip("peft")
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 4, "lora": Lora(rank=2, alpha=4, target_modules=modules)})
+    start = policies.new_policy(LLAMA, WORDS, seed=0)[0]
+    torch.manual_seed(1)
+    model, _ = fit_policy(demonstrations(16), recipe, tmp_path)
+    torch.manual_seed(2)
+    again, _ = fit_policy(demonstrations(16), recipe, tmp_path)
+    assert type(model) is type(start)
+    assert model.state_dict().keys() == start.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        moves = "_proj" in name if modules == "all-linear" else "q_proj" in name or "v_proj" in name
+        assert torch.equal(weight, start.state_dict()[name]) != moves, name
+    assert apart(model.state_dict(), again.state_dict()) == 0
+
+
+@pytest.mark.parametrize("modules", [("q_proj",), "all-linear"])
+def test_a_reward_models_head_is_trained_beside_adapters(modules: Any, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 2, "lora": Lora(rank=2, target_modules=modules)})
+    spec = NeuralReward(architecture=LLAMA, axis_heads=True, training=recipe)
+    start, _ = rewards.new_reward_model(spec, None, AXES, WORDS, seed=0)
+    train_reward_model(None, pairs(16), RankingLoss(), AXES, WORDS, spec, 0, tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert model.config.label2id == {"helpful": 0, "harmless": 1}
+    assert model.state_dict().keys() == start.state_dict().keys()
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, start.state_dict()[name])}
+    expected = {name for name in start.state_dict() if "q_proj" in name or (modules == "all-linear" and "_proj" in name)}
+    assert moved == expected | {"score.weight"}
+
+
+# --- counts -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epochs", "updates"), [(1, 3), (2, 6), (0.5, 2), (1.5, 5), (0.01, 1)])
+def test_updates_of_whole_and_broken_epochs(epochs: float, updates: int, tmp_path: Path) -> None:
+    """37 items in updates of 16 are 3 an epoch; half an epoch is 1.5, and begun updates are finished."""
+    recipe = RECIPE.model_copy(update={"epochs": epochs, "micro_batch_size": 8})
+    _, took = fit_policy(demonstrations(37), recipe, tmp_path)
+    assert took.updates == updates == recipe.updates(37) == len(took.losses)
+
+
+def test_tokens_are_those_read_without_padding(tmp_path: Path) -> None:
+    """A demonstration: <user>, words, <assistant>, words, <eos>; a pair twice its prompt. Three epochs read all three times."""
+    recipe = RECIPE.model_copy(update={"epochs": 3})
+
+    def words(text: str) -> int:
+        return len(text.split())
+
+    shown, judged = demonstrations(21), pairs(21)
+    tokens = sum(words(one.prompt.messages[0].content) + words(one.response) + 3 for one in shown)
+    assert fit_policy(shown, recipe, tmp_path)[1].tokens == 3 * tokens
+    tokens = sum(2 * words(one.prompt.messages[0].content) + words(one.chosen) + words(one.rejected) + 6 for one in judged)
+    assert fit_reward(judged, recipe, tmp_path)[1].tokens == 3 * tokens
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    policies.save_model(*policies.new_policy(LLAMA, WORDS, seed=0), tmp_path / "start")
+    return tmp_path / "start"
+
+
+def test_counts_of_policy_training(start: Path, tmp_path: Path) -> None:
+    """2,848 weights multiply: 4 x 256 attention, 3 x 512 MLP, 3 x 16 norms, 15 x 16 output; DPO's reference reads each pair once more.
+
+    6 FLOPs a weight and token read, and 12 x 16 for each pair of tokens of a text, in two epochs; a frozen weight saves 2 a token.
+    """
+    weights = 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16 + 15 * 16
+
+    def squares(one: Any, *texts: str) -> int:
+        return sum((len(one.prompt.messages[0].content.split()) + len(text.split()) + 3) ** 2 for text in texts)
+
+    shown = 2 * 12 * 16 * sum(squares(one, one.response) for one in demonstrations(20))
+    compared = sum(squares(one, one.chosen, one.rejected) for one in pairs(20))
+    recipe = RECIPE.model_copy(update={"epochs": 2})
+    counts = train_policy(start, demonstrations(20), SFTLoss(), None, SPEC, recipe, 0, tmp_path / "sft")
+    assert counts["policy_updates"] == 4
+    assert counts["flops"] == pytest.approx(6 * weights * counts["policy_train_tokens"] + shown)
+    counts = train_policy(start, pairs(20), DPOLoss(0.1), start, SPEC, recipe, 0, tmp_path / "dpo")
+    assert counts["policy_updates"] == 4
+    assert counts["flops"] == pytest.approx(7 * weights * counts["policy_train_tokens"] + (2 * 12 + 4) * 16 * compared)
+    frozen = recipe.model_copy(update={"freeze": "embed_tokens|norm"})
+    counts = train_policy(start, demonstrations(20), SFTLoss(), None, SPEC, frozen, 0, tmp_path / "frozen")
+    assert counts["flops"] == pytest.approx((6 * weights - 2 * 3 * 16) * counts["policy_train_tokens"] + shown)
+
+
+def test_dpo_needs_a_reference(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="DPOLoss needs a reference"):
+        train_policy(start, pairs(4), DPOLoss(0.1), None, SPEC, RECIPE, 0, tmp_path / "dpo")
+
+
+# --- it learns ----------------------------------------------------------------------------------------------------------------
+
+
+def test_sft_lowers_the_loss_and_leaves_a_folder(start: Path, tmp_path: Path) -> None:
+    """Answers that are their prompts' last word; the losses of all updates lie beside the weights."""
+    shown = [Demonstration(prompt(text), text.split()[-1]) for text in sentences(64, 1)]
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 10})
+    counts = train_policy(start, shown, SFTLoss(), None, SPEC, recipe, 0, tmp_path / "trained")
+    losses = json.loads((tmp_path / "trained" / "training_losses.json").read_text())
+    assert len(losses) == counts["policy_updates"] == 40
+    assert np.mean(losses[-4:]) < np.mean(losses[:4]) / 2
+    before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (start, tmp_path / "trained"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "trained")
+    ids = torch.tensor([tokenizer("<user> how do i boil <assistant>")["input_ids"]])
+    boil = tokenizer.convert_tokens_to_ids("boil")
+    with torch.no_grad():
+        assert after(input_ids=ids).logits[0, -1].softmax(-1)[boil] > 2 * before(input_ids=ids).logits[0, -1].softmax(-1)[boil]
+
+
+def test_dpo_prefers_what_is_chosen(start: Path, tmp_path: Path) -> None:
+    """Chosen begins with "rinse", rejected with "boil": the odds of the two move apart; the first loss is log 2."""
+    data = [Pair(prompt(text), f"rinse {text}", f"boil {text}") for text in sentences(32, 1, most=4)]
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 5})
+    train_policy(start, data, DPOLoss(0.5), start, SPEC, recipe, 0, tmp_path / "dpo")
+    losses = json.loads((tmp_path / "dpo" / "training_losses.json").read_text())
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-3)
+    assert losses[-1] < 0.3
+
+
+def test_rrhf_turns_to_the_best_answer(start: Path, tmp_path: Path) -> None:
+    """Scored "rinse" over "boil" over "no". In the end "rinse" is the likeliest by token, and "boil", never imitated, before "no"."""
+    data = [Group(prompt(text), (f"rinse {text}", f"boil {text}", f"no {text}"), (2.0, 1.0, 0.0)) for text in sentences(32, 1, most=4)]
+    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 5})
+    counts = train_policy(start, data, RRHFLoss(5.0), None, SPEC, recipe, 0, tmp_path / "rrhf")
+    assert counts["policy_updates"] == 10
+    losses = json.loads((tmp_path / "rrhf" / "training_losses.json").read_text())
+    assert losses[-1] < losses[0]
+    for folder, low, high in ((start, 0.0, 0.2), (tmp_path / "rrhf", 0.8, 1.0)):
+        model, tokenizer = policies.load_policy(folder)
+        batch = policies.collate(policies.training_items(tokenizer, data, RRHFLoss(), SPEC), 0)
+        with torch.no_grad():
+            logits = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        taken = logits[:, :-1].log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None]).squeeze(2) * batch["response_mask"][:, 1:]
+        by_token = (taken.sum(1) / batch["response_mask"].sum(1)).view(3, -1)
+        in_order = (by_token[0] > by_token[1]) & (by_token[1] > by_token[2])
+        assert low <= in_order.float().mean().item() <= high
+
+
+def test_a_reward_model_learns_a_planted_preference(tmp_path: Path) -> None:
+    """People prefer the answer with "rinse" in it, wherever it stands; 100 pairs it never saw, more than 95 % right."""
+
+    def planted(n: int, seed: int) -> list[Pair]:
+        generator = np.random.default_rng(seed)
+        found = []
+        for question, answer in zip(sentences(n, seed), sentences(n, seed + 1), strict=True):
+            words = [word for word in answer.split() if word != "rinse"]
+            place = generator.integers(len(words) + 1)
+            found.append(
+                Pair(
+                    prompt(question), " ".join([*words[:place], "rinse", *words[place:]]), " ".join([*words[:place], "no", *words[place:]])
+                )
+            )
+        return found
+
+    recipe = Recipe(learning_rate=1e-2, epochs=4, batch_size=16)
+    spec = NeuralReward(architecture=LLAMA, max_tokens=32, training=recipe)
+    counts = train_reward_model(None, planted(200, 1), RankingLoss(), AXES, WORDS, spec, 0, tmp_path)
+    assert counts["rm_updates"] == 4 * 13
+    held_out = planted(100, 50)
+    values, _ = rewards.score(tmp_path, [(pair.prompt, text) for pair in held_out for text in (pair.chosen, pair.rejected)], spec)
+    assert np.mean(np.array(values[::2]) > np.array(values[1::2])) > 0.95
