@@ -11,9 +11,9 @@ from apo_bench.config.schema import Experiment, NeuralReward, RewardSpec
 from apo_bench.data.task import Task, load_task
 from apo_bench.evaluation.context import Bench
 from apo_bench.lab import Lab
-from apo_bench.types import TrainingData
 from apo_bench.lab.ledger import Ledger
 from apo_bench.store import RunStore
+from apo_bench.types import TrainingData
 
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 RECIPE = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 16}

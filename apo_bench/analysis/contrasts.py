@@ -50,7 +50,7 @@ def points(run: Run) -> list[str]:
 def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every declared pair x axis (and "all") x proxy, gold, ground truth, at every point of `points`.
 
-    Where a judge is the declared scorer, its win rates stand for scores at compare.round: `rates`, of `apo_bench.analysis.win_rates.win_rates`.
+    Where a judge is the declared scorer, its win rates stand for scores at compare.round: `rates`, of `win_rates.win_rates`.
 
     Family "primary": the primary pairs on compare.axes and compare.scorer at compare.round, adjusted together by Holm; "secondary": the
     secondary pairs on the same, adjusted together by Benjamini and Hochberg; "descriptive": the rest, not adjusted. Where no test is

@@ -37,7 +37,7 @@ ATTACK, DOUBT = "attack_", "not to be relied on"
 
 
 def judged(rates: pd.DataFrame) -> list[str]:
-    """Win rates by pair, axis and judge (`apo_bench.analysis.win_rates.win_rates`), what the columns mean, and which verdicts are missing and why."""
+    """Win rates by pair, axis and judge (`win_rates.win_rates`), what the columns mean, and which verdicts are missing and why."""
     if rates.empty:
         return ["No verdict was recorded."]
     shown, notes, rows = _without_copies(rates), {}, []

@@ -192,7 +192,8 @@ def test_a_fit_comes_back_as_it_was_written(bench: Bench, tmp_path: Path) -> Non
 
 
 def test_what_a_process_does_ends_with_the_one_that_asked(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from apo_bench.training.launch import end_with; print('at work', flush=True); end_with(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from apo_bench.training.launch import end_with\n"
+    code += "print('at work', flush=True); end_with(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     with FileLock(tmp_path / "lock") as held, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -106,7 +106,8 @@ def test_a_node_that_does_not_share_the_folder_says_so(tmp_path: Path) -> None:
 
     assert _probe(tmp_path / "elsewhere", "node") == "there is no such folder"
     assert _probe(tmp_path, "node") == "its file locks do not hold between machines"
-    code = "import sys; from pathlib import Path; from apo_bench.run.executors.ray import _probe; print(repr(_probe(Path(sys.argv[1]), 'other')))"
+    code = "import sys; from pathlib import Path\nfrom apo_bench.run.executors.ray import _probe\n"
+    code += "print(repr(_probe(Path(sys.argv[1]), 'other')))"
     with FileLock(tmp_path / "lock"):
         there = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=dict(os.environ)
