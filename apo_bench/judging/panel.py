@@ -21,7 +21,7 @@ from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, digest_files
+from apo_bench.hashing import digest
 from apo_bench.judging.asking import ask
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import COLUMNS as AUDITED
@@ -87,9 +87,9 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
         return Bench(experiment, task, RunStore(folder), hardware)
 
     golds = {gold.name: gold for gold in experiment.models.gold}
-    data = {"task": task.fingerprint, "files": digest_files(task.source_files)}
+    data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", *task.source_files), **versions()}
     made = {
-        name: digest({**data, "gold": one.model_dump(mode="json"), "code": code_hash("apo_bench.lab"), **versions()})
+        name: digest({**data, "gold": one.model_dump(mode="json")})
         for name, one in golds.items()
     }
 
