@@ -29,7 +29,7 @@ from apo_bench.judging.audit import audit
 from apo_bench.judging.labels import labelled_pairs
 from apo_bench.judging.verdicts import ORDERS, Compared, Judge, Order, Question, Surroundings, Verdict, both_orders, value_of
 from apo_bench.provenance import code_hash, versions
-from apo_bench.stats.checks import Array
+from apo_bench.stats.argument_checks import Array
 from apo_bench.store import RunStore, write_json, write_table
 from apo_bench.training import launch as launched
 from apo_bench.types import Prompt, identity
