@@ -133,7 +133,7 @@ def test_a_users_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     ("module", "inside", "outside"),
     [
         ("apo_bench.lab.lab", {"config/schema", "types.py", "training/trainer.py"}, {"cli/", "report/", "formatting.py", "stats/"}),
-        ("apo_bench.report.report", {"formatting.py", "stats/crossed.py", "report/page/page.css"}, {"cli/", "training/"}),
+        ("apo_bench.report.report", {"formatting.py", "stats/", "report/page/page.css"}, {"cli/", "training/"}),
         ("apo_bench.models.policy", {"models/tokenize.py"}, {"lab/", "store.py"}),
     ],
 )  # fmt: skip

@@ -88,10 +88,7 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
 
     golds = {gold.name: gold for gold in experiment.models.gold}
     data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", *task.source_files), **versions()}
-    made = {
-        name: digest({**data, "gold": one.model_dump(mode="json")})
-        for name, one in golds.items()
-    }
+    made = {name: digest({**data, "gold": one.model_dump(mode="json")}) for name, one in golds.items()}
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> Sequence[float]:
         from apo_bench.evaluation.context import in_order
