@@ -9,8 +9,8 @@ import pandas as pd
 from apo_bench.analysis.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
 from apo_bench.analysis.win_rates import NOT_AUDITED, as_scores, doubt
 from apo_bench.config.schema import Comparison
-from apo_bench.stats.planning import Components, Size, components, mde_table, plan_size
-from apo_bench.stats.scores import Layout, lay_out
+from apo_bench.stats.power_analysis import Components, Size, components, mde_table, plan_size
+from apo_bench.stats.score_layout import Layout, lay_out
 
 ALPHA = 0.05
 SEEDS = (3, 5, 10, 20)

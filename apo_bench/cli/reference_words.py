@@ -120,7 +120,7 @@ API: dict[str, tuple[str, ...]] = {
     "run.runner": ("run", "RunResult", "Part"),
     "analysis.results": ("Run", "read_run", "read_responses", "summary"),
     "report.report": ("write_report",),
-    "stats.crossed": (
+    "stats.two_way_random_effects": (
         "Contrast",
         "MeanTest",
         "TwoWayError",
@@ -131,15 +131,15 @@ API: dict[str, tuple[str, ...]] = {
         "unpaired_error",
         "effective_df",
     ),
-    "stats.families": (),
-    "stats.resample": (),
-    "stats.claims": (),
-    "stats.preferences": (),
-    "stats.length": ("LengthControlled", "length_controlled_win_rate"),
-    "stats.strengths": ("BradleyTerry", "bradley_terry"),
-    "stats.agreement": (),
+    "stats.multiple_comparisons": (),
+    "stats.bootstrap": (),
+    "stats.non_inferiority": (),
+    "stats.win_rate_estimates": (),
+    "stats.length_control": ("LengthControlled", "length_controlled_win_rate"),
+    "stats.bradley_terry": ("BradleyTerry", "bradley_terry"),
+    "stats.rater_agreement": (),
     "stats.calibration": (),
-    "stats.planning": (
+    "stats.power_analysis": (
         "Components",
         "Size",
         "components",
@@ -149,6 +149,6 @@ API: dict[str, tuple[str, ...]] = {
         "plan_size",
         "noncentral_t_power",
     ),
-    "stats.scores": ("Layout", "lay_out"),
-    "stats.shares": (),
+    "stats.score_layout": ("Layout", "lay_out"),
+    "stats.confidence_intervals": (),
 }

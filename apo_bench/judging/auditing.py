@@ -9,13 +9,14 @@ from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import JudgeChoice
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, digest_files
+from apo_bench.hashing import digest
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit, markdown
 from apo_bench.judging.judge_result import IncompleteJudge
 from apo_bench.judging.labels import Labelled, labelled_pairs, read_labelled
 from apo_bench.judging.opening import open_judge
 from apo_bench.judging.verdicts import JudgeContext
+from apo_bench.provenance import code_hash
 from apo_bench.shipped import find_beside
 from apo_bench.store import write_text
 
@@ -56,5 +57,5 @@ def _source(name: str, n: int | None) -> tuple[Labelled, JudgeContext]:
     if find_beside(Path("tasks") / name, None) is None and find_beside(name, None) is None:
         raise InputError(f"--data {name}: neither a file nor a task")
     task = load_task(name, {}, base=None)
-    truth = digest({"task": task.fingerprint, "files": digest_files(task.source_files)})
+    truth = digest({"task": task.fingerprint, "code": code_hash(*task.source_files)})
     return labelled_pairs(task, n), JudgeContext(base, task.axes, task.ground_truth, truth)

@@ -9,7 +9,7 @@ from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, digest_files
+from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import Judge, JudgeContext
 from apo_bench.provenance import code_hash, versions
 from apo_bench.store import RunStore
@@ -43,11 +43,8 @@ def judge_context(experiment: Experiment, task: Task, folder: Path, base: Path |
         return Bench(experiment, task, RunStore(folder), hardware)
 
     golds = {gold.name: gold for gold in experiment.models.gold}
-    data = {"task": task.fingerprint, "files": digest_files(task.source_files)}
-    gold_ids = {
-        name: digest({**data, "gold": gold.model_dump(mode="json"), "code": code_hash("apo_bench.lab"), **versions()})
-        for name, gold in golds.items()
-    }
+    data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", *task.source_files), **versions()}
+    gold_ids = {name: digest({**data, "gold": gold.model_dump(mode="json")}) for name, gold in golds.items()}
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> Sequence[float]:
         import numpy as np

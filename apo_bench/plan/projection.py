@@ -28,7 +28,7 @@ from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
 from apo_bench.plan.counting import CountingBench, counting_bench
 from apo_bench.plan.fit import Fitted, fitted, with_fits
-from apo_bench.stats.planning import minimum_detectable_effect
+from apo_bench.stats.power_analysis import minimum_detectable_effect
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_jud
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.judging.response_pairs import response_pairs
 from apo_bench.judging.verdicts import Judge, ResponsePair
-from apo_bench.stats.checks import Array
+from apo_bench.stats.argument_checks import Array
 from apo_bench.store import write_json, write_table
 from apo_bench.types import identity
 

@@ -19,7 +19,7 @@ PRODUCTS = (
 
 def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
     """Names everything that tables and report are made from."""
-    code = [code_hash("apo_bench.run.tables", "apo_bench.run.judges", "apo_bench.report.report"), digest_files(judges)]
+    code = code_hash("apo_bench.run.tables", "apo_bench.run.judges", "apo_bench.report.report", *judges)
     question = digest_files([folder / "experiment.yaml"])
     return digest([about, [record["key"] for record in records.values()], question, code])
 

@@ -12,7 +12,7 @@ from run_folder import experiment, frame, measured, scored, write_run
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.power import Plan, planned, sentences
 from apo_bench.analysis.results import Run, read_run
-from apo_bench.stats.planning import components, minimum_detectable_effect, plan_size
+from apo_bench.stats.power_analysis import components, minimum_detectable_effect, plan_size
 
 A, B = "apo_rjs", "golden_refresh"
 

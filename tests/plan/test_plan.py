@@ -26,7 +26,7 @@ from apo_bench.plan.display import tables
 from apo_bench.plan.projection import Plan, plan
 from apo_bench.run import runner
 from apo_bench.shipped import shipped_root
-from apo_bench.stats.planning import components, minimum_detectable_effect
+from apo_bench.stats.power_analysis import components, minimum_detectable_effect
 
 COUNTS = ["human_pairs", "golden_responses", "sampled_responses", "scored_responses", "rm_updates", "policy_updates"]
 EXPECTED = ["sampled_tokens", "scored_tokens", "rm_train_tokens", "policy_train_tokens", "flops"]

@@ -33,7 +33,7 @@ from apo_bench.run.jobs import Job
 from apo_bench.run.records import finished, record_key
 from apo_bench.run.status import read_status
 from apo_bench.run.worker import work
-from apo_bench.stats.planning import minimum_detectable_effect
+from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
 from apo_bench.types import Response, Round
 

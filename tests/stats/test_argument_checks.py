@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apo_bench.stats.checks import check_columns, check_confidence, check_count, check_labels, check_seed, numbers
+from apo_bench.stats.argument_checks import check_columns, check_confidence, check_count, check_labels, check_seed, numbers
 
 
 @pytest.mark.parametrize(

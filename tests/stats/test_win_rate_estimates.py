@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from apo_bench.stats.crossed import contrast
-from apo_bench.stats.preferences import JudgedWinRate, judged_win_rate, win_rate
+from apo_bench.stats.two_way_random_effects import contrast
+from apo_bench.stats.win_rate_estimates import JudgedWinRate, judged_win_rate, win_rate
 
 EIGHTHS = st.integers(0, 8).map(lambda x: x / 8)
 

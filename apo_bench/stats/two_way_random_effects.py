@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtridf, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import ROUNDING, Array, check_confidence, shown
-from apo_bench.stats.scores import Layout, lay_out
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, shown
+from apo_bench.stats.score_layout import Layout, lay_out
 
 NEW_SEEDS_AND_PROMPTS = "new seeds and new prompts; base policy, world and gold models as they are"
 THESE_CHECKPOINTS = "these checkpoints only"

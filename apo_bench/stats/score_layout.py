@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats.checks import Array, check_arm, check_columns, check_labels, coded, numbers
+from apo_bench.stats.argument_checks import Array, check_arm, check_columns, check_labels, coded, numbers
 
 NEEDED = ("arm", "seed", "prompt_id", "value")
 

@@ -11,7 +11,7 @@ from scipy.stats import false_discovery_control
 from score_frames import frame
 
 from apo_bench.stats import benjamini_hochberg, contrast, contrasts, holm, lay_out
-from apo_bench.stats.families import effect_size
+from apo_bench.stats.multiple_comparisons import effect_size
 
 
 def test_holm_by_hand() -> None:

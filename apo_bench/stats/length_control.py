@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import (
+from apo_bench.stats.argument_checks import (
     ROUNDING,
     Array,
     check_columns,
@@ -21,9 +21,9 @@ from apo_bench.stats.checks import (
     numbers,
     shown,
 )
-from apo_bench.stats.crossed import NEW_SEEDS_AND_PROMPTS, THESE_CHECKPOINTS, effective_df
-from apo_bench.stats.logit import PENALTY, UNBOUNDED, fit_logit, rows_outer
-from apo_bench.stats.resample import draw_counts
+from apo_bench.stats.bootstrap import draw_counts
+from apo_bench.stats.logistic_regression import PENALTY, UNBOUNDED, fit_logit, rows_outer
+from apo_bench.stats.two_way_random_effects import NEW_SEEDS_AND_PROMPTS, THESE_CHECKPOINTS, effective_df
 
 CALLER = "length_controlled_win_rate"
 LABEL = "sensitivity analysis: length is post-treatment"

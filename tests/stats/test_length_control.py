@@ -19,9 +19,9 @@ from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from statsmodels.api import GLM, families
 
-from apo_bench.stats.length import LABEL, length_controlled_win_rate
-from apo_bench.stats.logit import fit_logit, rows_outer
-from apo_bench.stats.resample import draw_counts
+from apo_bench.stats.bootstrap import draw_counts
+from apo_bench.stats.length_control import LABEL, length_controlled_win_rate
+from apo_bench.stats.logistic_regression import fit_logit, rows_outer
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "judging" / "alpaca_eval2"
 MODELS = ["alpaca-7b", "gpt-3.5-turbo-0301", "phi-2-sft", "vicuna-7b-v1.5"]

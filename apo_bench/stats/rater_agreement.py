@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import ROUNDING, Array, check_confidence, check_hashable, shown
-from apo_bench.stats.shares import clustered_mean, wilson
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, check_hashable, shown
+from apo_bench.stats.confidence_intervals import clustered_mean, wilson
 
 
 @dataclass(frozen=True)

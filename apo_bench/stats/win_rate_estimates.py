@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import ROUNDING, Array, check_columns, check_confidence, check_hashable, check_labels, numbers
-from apo_bench.stats.crossed import mean_test
-from apo_bench.stats.shares import wilson
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_columns, check_confidence, check_hashable, check_labels, numbers
+from apo_bench.stats.confidence_intervals import wilson
+from apo_bench.stats.two_way_random_effects import mean_test
 
 NEW_ITEMS = "new items like these, each independent of the others; the two systems and the judge as they are"
 ONE_QUESTION = ("arm_a", "arm_b", "round", "axis", "judge")

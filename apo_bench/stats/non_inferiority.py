@@ -6,9 +6,9 @@ from numbers import Real
 
 import pandas as pd
 
-from apo_bench.stats.checks import shown
-from apo_bench.stats.crossed import Contrast, contrast_of, estimate
-from apo_bench.stats.scores import Layout, lay_out
+from apo_bench.stats.argument_checks import shown
+from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.two_way_random_effects import Contrast, contrast_of, estimate
 
 
 @dataclass(frozen=True)

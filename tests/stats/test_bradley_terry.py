@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from apo_bench.stats.strengths import BradleyTerry, bradley_terry
+from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry
 
 
 def frame(*rows: tuple[Any, Any, float], **columns: Any) -> pd.DataFrame:

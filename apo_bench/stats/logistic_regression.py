@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from apo_bench.stats.checks import Array
+from apo_bench.stats.argument_checks import Array
 
 PENALTY = 1e-4  # a normal prior of SD 100 on each coefficient: nothing beside data that say something, finite where they do not
 UNBOUNDED = 0.01  # a variance beyond this share of the prior's comes from the prior, not from the data

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from apo_bench.stats.agreement import agreement
-from apo_bench.stats.shares import clustered_mean, wilson
+from apo_bench.stats.confidence_intervals import clustered_mean, wilson
+from apo_bench.stats.rater_agreement import agreement
 
 RATED = st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("xyz")), min_size=1, max_size=40)
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from apo_bench.stats.checks import ROUNDING, Array, check_arm, numbers, shown
-from apo_bench.stats.crossed import contrast_of
-from apo_bench.stats.scores import Layout, lay_out
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_arm, numbers, shown
+from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.two_way_random_effects import contrast_of
 
 Correction = Literal["holm", "bh", "none"]
 

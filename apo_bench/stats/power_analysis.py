@@ -1,7 +1,7 @@
 """Before a run: what a design can detect, and how many seeds or clusters of prompts an effect needs.
 
-In the two-way model of `crossed`, with normal scores, the mean difference and the mean squares that its error is made of are independent:
-the mean is normal with variance V = q/S + k/P + r/(SP), each mean square its expectation times a chi-square over its degrees of freedom.
+In the model of `two_way_random_effects`, with normal scores, the mean difference and the mean squares of its error are independent: the
+mean is normal with variance V = q/S + k/P + r/(SP), each mean square its expectation times a chi-square over its degrees of freedom.
 The power of the test that `contrast` makes is therefore an expectation over three or four chi-squares, with the floor of V, its random
 degrees of freedom and all. It is taken at fixed, evenly spread points: no draws, no seed, right to about 0.2 points.
 
@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaincinv, ndtr, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import ROUNDING, Array, check_count, shown
-from apo_bench.stats.crossed import arm_terms, combine, effective_df, estimate
-from apo_bench.stats.scores import lay_out
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, shown
+from apo_bench.stats.score_layout import lay_out
+from apo_bench.stats.two_way_random_effects import arm_terms, combine, effective_df, estimate
 
 POINTS = 4096
 MOST = 100_000  # seeds or clusters; what so many cannot do, no number can

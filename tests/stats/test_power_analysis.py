@@ -11,8 +11,7 @@ from scipy import stats as scipy_stats
 from scipy.optimize import brentq
 from score_frames import frame
 
-from apo_bench.stats.crossed import paired_error, unpaired_error
-from apo_bench.stats.planning import (
+from apo_bench.stats.power_analysis import (
     Components,
     components,
     mde_table,
@@ -21,6 +20,7 @@ from apo_bench.stats.planning import (
     plan_size,
     power,
 )
+from apo_bench.stats.two_way_random_effects import paired_error, unpaired_error
 
 SDS = {"seed_sd": 0.2, "method_prompt_sd": 0.5, "residual_sd": 1.0}
 

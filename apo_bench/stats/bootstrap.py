@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import Array, check_count, check_seed
-from apo_bench.stats.crossed import Contrast, contrast_of, estimate
-from apo_bench.stats.scores import Layout, lay_out
+from apo_bench.stats.argument_checks import Array, check_count, check_seed
+from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.two_way_random_effects import Contrast, contrast_of, estimate
 
 SHAPE_SEEDS = 5  # fewer seeds drawn again show no shape
 AT_A_TIME = 1_000_000  # weights held in memory

@@ -8,7 +8,7 @@ import pytest
 from score_frames import frame
 
 from apo_bench.stats import contrast, lay_out, two_way_bootstrap
-from apo_bench.stats.resample import resampled_differences
+from apo_bench.stats.bootstrap import resampled_differences
 
 
 def effects(n_seeds: int, n_clusters: int, seed: int = 0) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from apo_bench.stats.checks import Array, check_columns, check_confidence, check_count, check_labels, check_seed, numbers
-from apo_bench.stats.logit import fit_logit
-from apo_bench.stats.resample import draw_counts
+from apo_bench.stats.argument_checks import Array, check_columns, check_confidence, check_count, check_labels, check_seed, numbers
+from apo_bench.stats.bootstrap import draw_counts
+from apo_bench.stats.logistic_regression import fit_logit
 
 AT_A_TIME = 4_000_000  # numbers held in memory
 NO_ERROR = 1e-9  # refits that vary by less than this do not vary

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.checks import ROUNDING, check_confidence, check_count, check_labels, numbers, shown
+from apo_bench.stats.argument_checks import ROUNDING, check_confidence, check_count, check_labels, numbers, shown
 
 
 def clustered_mean(values: npt.ArrayLike, clusters: Iterable[Any], confidence: float = 0.95) -> tuple[float, float, float, int]:
