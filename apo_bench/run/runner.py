@@ -156,15 +156,15 @@ def set_aside(folder: Path) -> Path | None:
 
 def _open_judges(question: Job, experiment: Experiment, task: Task) -> None:
     """What a judge lacks (a key in the environment, a model, a ground truth) is said before anything is spent or lost."""
-    from apo_bench.judging import panel
+    from apo_bench.run import judges
 
-    panel.open_judges(question.folder, experiment, task, question.experiment.parent)
+    judges.open_judges(question.folder, experiment, task, question.experiment.parent)
 
 
 def _ask_judges(question: Job, experiment: Experiment, task: Task) -> list[Any]:
-    from apo_bench.judging import panel
+    from apo_bench.run import judges
 
-    return panel.judge_run(question.folder, experiment, task, question.experiment.parent)
+    return judges.judge_run(question.folder, experiment, task, question.experiment.parent)
 
 
 def _question(path: Path, overrides: Mapping[str, Any] | None, out: Path | None) -> tuple[Job, Experiment, Task]:

@@ -19,7 +19,7 @@ PRODUCTS = (
 
 def report_key(folder: Path, manifest: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
     """Hash of everything that tables and report are made from. `judges`: the source files of the experiment's judges."""
-    code = [code_hash("apo_bench.run.tables", "apo_bench.judging.panel", "apo_bench.report.report"), digest_files(judges)]
+    code = code_hash("apo_bench.run.tables", "apo_bench.run.judges", "apo_bench.report.report", *judges)
     experiment = digest_files([folder / "experiment.yaml"])
     return digest([manifest, [record["key"] for record in records.values()], experiment, code])
 
