@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from apo_bench.analysis.results import COLUMNS, Run, comparisons, read_responses, read_run, read_table
+from apo_bench.analysis.results import COLUMNS, Run, declared_pairs, read_responses, read_run, read_table
 from apo_bench.clients.journal import Journal, spent_usd
 from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, JudgeChoice
@@ -168,7 +168,7 @@ def _added(folder: Path) -> Iterator[tuple[str, JudgeChoice]]:
 
 def arm_pairs(run: Run) -> list[tuple[str, str]]:
     """The arms whose responses judges compare. Where a judge is the scorer, the declared comparisons come first."""
-    judging, declared = run.experiment.judging, [(pair.a, pair.b) for _, pair in comparisons(run)]
+    judging, declared = run.experiment.judging, [(pair.a, pair.b) for _, pair in declared_pairs(run)]
     chosen = {
         "declared": declared,
         "round_robin": list(combinations(run.arms, 2)),

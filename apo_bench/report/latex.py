@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis.contrasts import MATCHED_KL
-from apo_bench.analysis.results import POOLED, Run, seed_means, without
+from apo_bench.analysis.results import POOLED, Run, exclude_failed, seed_means
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
 
@@ -113,7 +113,7 @@ def _best(compared: pd.DataFrame, means: Mapping[str, float], scorer: str, axis:
 
 def _kl(run: Run) -> dict[str, str]:
     """The mean KL of each arm at its last round, or an upper bound on it."""
-    table = without(run.tables["metrics"], run.failed)
+    table = exclude_failed(run.tables["metrics"], run.failed)
     last = table[(table["round"] == table["arm"].map(run.final_round)) & (table["axis"] == POOLED)].dropna(subset=["value"])
     means = last.groupby(["arm", "metric"])["value"].mean().to_dict()
     found = {arm: f"$\\leq {number(means[arm, 'kl_bound'])}$" for arm in run.arms if (arm, "kl_bound") in means}
@@ -149,7 +149,7 @@ def _contrast(row: Row) -> list[str]:
 
 def budget(run: Run, matches: pd.DataFrame) -> list[str]:
     """What each arm spent, means over seeds; the note says which declared matches hold."""
-    ledger = without(run.tables["ledger"], run.failed)
+    ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])["used"].mean().to_dict()
     rows = [
         [_arm(arm), *[_count(used.get((arm, unit), 0.0)) for unit in UNITS]]

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from apo_bench.analysis import preregistration as looks
+from apo_bench.analysis import preregistration
 from apo_bench.config import tuning as tune
 from apo_bench.config.controls import AA, ORACLE, chooser, hard_failure
 from apo_bench.config.load import dump_experiment, load_experiment
@@ -242,7 +242,7 @@ class _Runner:
     def answer(self, about: dict[str, Any], found: Records, beside: Records, fits: Mapping[str, Fitted]) -> list[Any]:
         """Write tables, manifest and report, and ask the judges, unless that has been done; the judges that were left without answers."""
         question, experiment, folder = self.question, self.experiment, self.question.folder
-        about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
+        about |= {"preregistration_change": change} if (change := preregistration.plan_change(folder, experiment)) else {}
         base = question.experiment.parent
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=base)]
         answer, written = answer_key(folder, about, {**found, **beside}, judges), folder / ANSWER
@@ -261,7 +261,7 @@ class _Runner:
         write_json(folder / "manifest.json", about)
         unanswered = []
         if found:
-            looks.record(folder, experiment)
+            preregistration.register_plan(folder, experiment)
             unanswered = _ask_judges(question, experiment, self.task)
         write_report(folder)
         if not unanswered:
