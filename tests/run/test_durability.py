@@ -219,7 +219,7 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
     by_chance = random.Random(how)
     for kinds in (read_for_tables, rest):
         hit = [damage(store / kind, how, by_chance) for kind in sorted(kinds)]
-        (store / "answer.json").unlink()
+        (store / "report_key.json").unlink()
         if kinds is rest:
             for gone in (*read_for_tables, "arm_seeds"):
                 shutil.rmtree(store / gone)
@@ -240,7 +240,7 @@ def test_a_damaged_record_is_not_believed(experiment: Path, undisturbed: Path, t
     used = json.loads(text)["used"]
     record.write_text(text.replace('"human_pairs": 32.0', '"human_pairs": 31.0'))
     assert record.read_text() != text
-    (folder / "store" / "answer.json").unlink()
+    (folder / "store" / "report_key.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")}
     assert runner.run(experiment, None, folder, workers=1).failures == ()
     assert json.loads(record.read_text())["used"] == used
