@@ -87,7 +87,7 @@ class Compared:
 
 
 def compare(first: Path, second: Path) -> Compared:
-    """What became of `first`'s contrasts in `second`, two folders of finished runs, or what is kept of them: report/contrasts.csv.
+    """What became of `first`'s contrasts in `second`, two folders of finished runs, or what is kept of them: report/tables/contrasts.csv.
 
     Raises InputError, one line, for a folder that holds no finished run and for runs without a common contrast.
     """
@@ -211,11 +211,11 @@ def _verdict(row: Row) -> str:
 
 
 def _read(folder: Path) -> Side:
-    path = folder / "report" / "contrasts.csv"
-    if (folder / "report" / "spread.csv").is_file():
+    path = folder / "report" / "tables" / "contrasts.csv"
+    if (folder / "report" / "tables" / "spread.csv").is_file():
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
     if not path.is_file() or ((folder / "experiment.yaml").is_file() and not (folder / "manifest.json").is_file()):
-        missing = "manifest.json" if path.is_file() else "report/contrasts.csv"
+        missing = "manifest.json" if path.is_file() else "report/tables/contrasts.csv"
         raise InputError(f"{folder}: not a finished run folder (no {missing})")
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")

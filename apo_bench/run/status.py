@@ -20,6 +20,7 @@ from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.formatting import one_line, visible
+from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import GOLD, INITIAL, Job
 from apo_bench.run.progress import duration
 from apo_bench.run.records import control_jobs
@@ -77,6 +78,7 @@ class Status:
     answer: Answer  # whether tables and report are made of these records and this experiment file, by the code at hand
     building: tuple[str, ...]  # artifacts that a living process is making now
     notes: tuple[str, ...]  # files that cannot be read
+    report_damage: str | None = None  # why the report that is there is not whole
 
     @property
     def workers(self) -> int:
@@ -100,7 +102,10 @@ def read_status(folder: Path) -> Status:
     parts = [_part(job, _message(manifest, job), present, notes) for job in asked(folder, experiment)]
     parts = [part for part in parts if not part.of_the_bench or part.state != "not started"]
     answer = _answer(folder, experiment, manifest, parts)
-    return Status(folder, tuple(parts), tuple(_judges(folder, experiment, manifest)), answer, tuple(_building(folder)), tuple(notes))
+    damage = report_damage(folder) if (folder / "report").is_dir() else None
+    return Status(
+        folder, tuple(parts), tuple(_judges(folder, experiment, manifest)), answer, tuple(_building(folder)), tuple(notes), damage
+    )
 
 
 def asked(folder: Path, experiment: Experiment) -> Iterator[Job]:
@@ -176,7 +181,8 @@ def tables(status: Status) -> list[Any]:
     if status.building and not status.workers:
         shown.append(f"at work: {', '.join(status.building)}; for which arm is not on disk")
     shown += [f"unreadable: {one_line(note)}" for note in status.notes]
-    return [*shown, f"tables and report: {status.answer}", f"time left: {_left(status)}"]
+    damage = f" ({status.report_damage})" if status.report_damage else ""
+    return [*shown, f"tables and report: {status.answer}{damage}", f"time left: {_left(status)}"]
 
 
 # --- one part -----------------------------------------------------------------------------------------------------------------

@@ -7,14 +7,11 @@ from typing import Any
 
 from apo_bench.hashing import checksum, digest, digest_files
 from apo_bench.provenance import code_hash
+from apo_bench.report.write import report_damage
 from apo_bench.run.tables import Records
 from apo_bench.store import write_json
 
 ANSWER = Path("store") / "answer.json"
-PRODUCTS = (
-    "manifest.json", "tables/scores.parquet", "report/report.md", "report/report.html",
-    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget", "sharing", "plan", "controls")),
-)  # fmt: skip
 
 
 def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
@@ -30,10 +27,15 @@ def write_answer(folder: Path, key: str) -> None:
 
 
 def says(folder: Path, key: str) -> bool:
-    """Whether a folder's tables and report answer this question, and are there; the tables as they were written."""
+    """Whether a folder's tables and report answer this question, and are as they were written."""
     try:
         said = json.loads((folder / ANSWER).read_text())
-        return said["key"] == key and said["tables"] == _tables(folder) and all((folder / part).exists() for part in PRODUCTS)
+        return (
+            said["key"] == key
+            and said["tables"] == _tables(folder)
+            and (folder / "manifest.json").exists()
+            and report_damage(folder) is None
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
