@@ -123,6 +123,15 @@ class Run:
         best = rows.loc[rows.groupby(["arm", "seed"])["value"].idxmax()]
         return {(arm, int(seed)): int(one) for arm, seed, one in zip(best["arm"], best["seed"], best["round"], strict=True)}
 
+    @cached_property
+    def compared_rounds(self) -> dict[tuple[str, int], int]:
+        """The round at which each arm-seed that came through is compared: its best on dev where the experiment says so, else its last.
+
+        An arm-seed without a dev_score is compared at its last round.
+        """
+        chosen = self.dev_round if self.experiment.compare.round == "dev_best" else {}
+        return {(arm, seed): chosen.get((arm, seed), self.final_round[arm]) for arm, seeds in self.arm_seeds.items() for seed in seeds}
+
 
 def read_run(folder: Path) -> Run:
     """Read experiment.yaml, manifest.json and tables/*.parquet. Raises InputError, one line naming file and column."""

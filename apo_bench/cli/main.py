@@ -51,7 +51,7 @@ def run(
     import apo_bench.run.runner
     from apo_bench.config.load import load_experiment
 
-    part = apo_bench.run.runner.Part(_listed(arms), _numbers(seeds))
+    subset = apo_bench.run.runner.JobSubset(_listed(arms), _numbers(seeds))
     path = _find(experiment)
     made = _made_tiny(path) if tiny else {}
     overrides = made | _overrides(set_)
@@ -61,11 +61,11 @@ def run(
         from apo_bench.run.validate import check_experiment
 
         check_experiment(path, overrides, sizes=False)  # whatever is wrong with the input is said before anything is written
-    part.check(wanted)
-    if (part != apo_bench.run.runner.ALL or dry_run) and wanted.vary:
+    subset.check(wanted)
+    if (subset != apo_bench.run.runner.ALL or dry_run) and wanted.vary:
         raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
     if dry_run:
-        terminal.print_preview(apo_bench.run.runner.preview(path, overrides, folder, part))
+        terminal.print_preview(apo_bench.run.runner.preview(path, overrides, folder, subset))
         return
     if fresh:
         _refuse_at_work(folder)
@@ -78,7 +78,7 @@ def run(
         result = run_variations(path, overrides, folder, workers, made)
         terminal.print_spread(result.folder)
     else:
-        result = apo_bench.run.runner.run(path, overrides, folder, workers, tiny=made, part=part)
+        result = apo_bench.run.runner.run(path, overrides, folder, workers, tiny=made, subset=subset)
         if result.n_left:
             typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
         else:
@@ -303,8 +303,8 @@ def _run_folders(folder: Path) -> list[Path]:
 
     if not variation.is_varied(folder):
         return [folder]
-    parts = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
-    return [part for part in parts if (part / "experiment.yaml").is_file()]
+    folders = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
+    return [part for part in folders if (part / "experiment.yaml").is_file()]
 
 
 def _unmatched(path: Path, overrides: dict[str, Any]) -> list[str]:

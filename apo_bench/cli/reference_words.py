@@ -117,7 +117,7 @@ API: dict[str, tuple[str, ...]] = {
     "judging.verdicts": (),
     "errors": (),
     "config.load": ("load_experiment", "dump_experiment"),
-    "run.runner": ("run", "RunResult", "Part"),
+    "run.runner": ("run", "RunResult", "JobSubset"),
     "analysis.results": ("Run", "read_run", "read_responses", "summary"),
     "report.report": ("write_report",),
     "stats.two_way_random_effects": (

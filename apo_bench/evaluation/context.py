@@ -17,7 +17,7 @@ import pandas as pd
 from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, digest_files, path_identity
+from apo_bench.hashing import digest, path_identity
 from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
@@ -149,7 +149,7 @@ class Bench:
 
     def made_by(self) -> dict[str, Any]:
         """What an examination's key holds beside its inputs."""
-        code = [code_hash("apo_bench.evaluation.evaluate"), digest_files(self.task.source_files)]
+        code = code_hash("apo_bench.evaluation.evaluate", *self.task.source_files)
         asked = self.experiment.models.policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
         return {"code": code, "versions": versions(), "hardware": dict(self.hardware), "asked": asked}
 

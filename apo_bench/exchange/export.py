@@ -15,7 +15,7 @@ from apo_bench.analysis.win_rates import comparisons, doubt
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import inert, rows_of
-from apo_bench.judging.verdicts import Compared, Order, both_orders
+from apo_bench.judging.verdicts import Order, ResponsePair, both_orders
 from apo_bench.store import write_text
 from apo_bench.types import Prompt, identity
 
@@ -197,7 +197,7 @@ class Key(BaseModel):
     identical: tuple[Shown, ...]
 
 
-def export_annotate(asked: Sequence[Compared], sheet: Path, *, seed: int = 0, per_pair: int | None = None) -> Exported:
+def export_annotate(asked: Sequence[ResponsePair], sheet: Path, *, seed: int = 0, per_pair: int | None = None) -> Exported:
     """Write a blind CSV sheet, columns SHEET, and beside it the key that annotators must not see (`key_path`).
 
     Annotators put 1, 2 or tie under preference. A hash with `seed` shuffles prompts, a prompt's rows and sides. A win rate needs a prompt
@@ -235,10 +235,10 @@ def key_path(sheet: Path) -> Path:
     return sheet.with_suffix(".key.json")
 
 
-def _drawn(asked: Sequence[Compared], seed: int, per_pair: int | None) -> list[Compared]:
+def _drawn(asked: Sequence[ResponsePair], seed: int, per_pair: int | None) -> list[ResponsePair]:
     if per_pair is None:
         return list(asked)
-    pairs: dict[tuple[str, str], dict[str, list[Compared]]] = {}
+    pairs: dict[tuple[str, str], dict[str, list[ResponsePair]]] = {}
     for one in asked:
         pairs.setdefault((one.arm_a, one.arm_b), {}).setdefault(one.prompt.id, []).append(one)
     drawn = []
@@ -252,12 +252,12 @@ def _drawn(asked: Sequence[Compared], seed: int, per_pair: int | None) -> list[C
     return drawn
 
 
-def _hash(seed: int, what: str, one: Compared) -> str:
+def _hash(seed: int, what: str, one: ResponsePair) -> str:
     names = (one.arm_a, one.arm_b, str(one.seed_a), str(one.seed_b), one.round)
     return identity(str(seed), what, *names, one.prompt.id, one.a, one.b)
 
 
-def _shown(one: Compared, order: Order) -> Shown:
+def _shown(one: ResponsePair, order: Order) -> Shown:
     return Shown(
         arm_a=one.arm_a, arm_b=one.arm_b, seed_a=one.seed_a, seed_b=one.seed_b, round=one.round,
         prompt_id=one.prompt.id, cluster_id=one.prompt.cluster_id, axis=one.prompt.axis, order=order,

@@ -20,8 +20,8 @@ from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError, NotHere
-from apo_bench.judging import panel
 from apo_bench.judging.attacks import ATTACKS
+from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.judging.templates import template_for
 from apo_bench.judging.verdicts import Question
 from apo_bench.lab.ledger import UNITS
@@ -149,7 +149,7 @@ def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mappin
 def _judges(run: Run, bench: CountingBench, base: Path | None) -> Iterator[JudgePlan]:
     experiment, judging = run.experiment, run.experiment.judging
     prompts = min(len(bench.test_prompts), judging.prompts or len(bench.test_prompts))
-    questions = 2 * len(panel.arm_pairs(run)) * len(experiment.seeds) * prompts
+    questions = 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * prompts
     audited = min(judging.audit_pairs, len(bench.task.pairs["test"]))
     audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
     for name, choice in experiment.judges.items():

@@ -16,7 +16,7 @@ from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, 
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError, NotHere
-from apo_bench.judging import panel
+from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
 from apo_bench.plan import fit as fitting
 from apo_bench.provenance import PACKAGE
@@ -115,10 +115,10 @@ def _code(experiment: Experiment, base: Path) -> Iterator[str]:
 
 
 def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
-    at = panel.surroundings(experiment, task, base, base)
+    context = judge_context(experiment, task, base, base)
     for name, choice in experiment.judges.items():
         try:
-            panel.open_judge(name, choice, at)
+            open_judge(name, choice, context)
         except NotHere as error:
             yield str(error)
 

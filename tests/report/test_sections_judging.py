@@ -14,7 +14,7 @@ from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit
 from apo_bench.judging.labels import Labelled, LabelledPair
 from apo_bench.judging.simulated import SimulatedJudge
-from apo_bench.judging.verdicts import Surroundings
+from apo_bench.judging.verdicts import JudgeContext
 from apo_bench.report.sections_judging import judged, trust, warnings
 from apo_bench.types import Message, Prompt
 
@@ -153,7 +153,7 @@ def test_a_real_audit_reaches_the_report(tmp_path: Any, noise: float, verdict: s
         prompt = Prompt(f"p{place}", (Message("user", f"question {place}"),), "helpful", f"p{place}")
         yes, no = f"yes {place}", f"no {place}"
         pairs.append(LabelledPair(prompt, yes, no, "a") if place % 2 else LabelledPair(prompt, no, yes, "b"))
-    judge = SimulatedJudge(noise=noise).open(Surroundings(ground_truth=truth))
+    judge = SimulatedJudge(noise=noise).open(JudgeContext(ground_truth=truth))
     journal = Journal(tmp_path / "journal.jsonl")
     with journal.open():
         found = audit(judge, Labelled("made", tuple(pairs), {}), journal)

@@ -483,9 +483,9 @@ def test_controls_belong_to_the_last_part(done: tuple[Path, Path], tmp_path: Pat
     for record in (folder / "store" / "arm_seeds").glob("_*.json"):
         record.unlink()
     (folder / "store" / "arm_seeds" / "apo_rjs.1.json").unlink()
-    assert runner.run(path, None, folder, workers=1, part=runner.Part(arms=("rjs",))).n_left == 1
+    assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(arms=("rjs",))).n_left == 1
     assert not list((folder / "store" / "arm_seeds").glob("_*.json"))
-    assert runner.run(path, None, folder, workers=1, part=runner.Part(seeds=(1,))).n_left == 0
+    assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
     assert (folder / "tables" / "control_scores.parquet").read_bytes() == (first / "tables" / "control_scores.parquet").read_bytes()
     assert (folder / "report" / "tables" / "controls.csv").read_bytes() == (first / "report" / "tables" / "controls.csv").read_bytes()
 
@@ -493,11 +493,11 @@ def test_controls_belong_to_the_last_part(done: tuple[Path, Path], tmp_path: Pat
 def test_status_and_a_sweep_know_controls(done: tuple[Path, Path], tmp_path: Path) -> None:
     path, first = done
     status = read_status(first)
-    assert status.answer == "up to date"
-    assert {(part.arm, part.seed) for part in status.parts if part.arm in (AA, ORACLE)} == {
+    assert status.report == "up to date"
+    assert {(part.arm, part.seed) for part in status.jobs if part.arm in (AA, ORACLE)} == {
         (AA, MILLION), (AA, MILLION + 1), (ORACLE, 0), (ORACLE, 1),
     }  # fmt: skip
-    assert {part.state for part in status.parts} == {"finished"}
+    assert {part.state for part in status.jobs} == {"finished"}
     folder = shutil.copytree(first, tmp_path / "copy")
     kept = sweep(folder).kept
     assert kept == len(list((folder / "store").glob("*/*/manifest.json")))

@@ -221,7 +221,7 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
     by_chance = random.Random(how)
     for kinds in (read_for_tables, rest):
         hit = [damage(store / kind, how, by_chance) for kind in sorted(kinds)]
-        (store / "answer.json").unlink()
+        (store / "report_key.json").unlink()
         if kinds is rest:
             for gone in (*read_for_tables, "arm_seeds"):
                 shutil.rmtree(store / gone)
@@ -251,13 +251,13 @@ def test_a_report_that_was_killed_or_damaged_is_made_again(experiment: Path, und
     assert killed.returncode == -signal.SIGKILL
     manifest = folder / "report" / "report.json"
     assert read_status(folder).report_damage == "report/report.json is missing: the report was interrupted, or never written"
-    assert read_status(folder).answer == "out of date"
+    assert read_status(folder).report == "out of date"
     assert all(path.read_bytes() == before[path] for path in files if path != manifest)  # each file is whole
     for harm_report in (lambda: None, lambda: (folder / "report" / "tables" / "contrasts.csv").write_text("arm_a\n")):
         harm_report()
-        assert read_status(folder).answer == "out of date"
+        assert read_status(folder).report == "out of date"
         assert runner.run(experiment, None, folder, workers=1).failures == ()
-        assert (read_status(folder).answer, read_status(folder).report_damage) == ("up to date", None)
+        assert (read_status(folder).report, read_status(folder).report_damage) == ("up to date", None)
         assert {path: path.read_bytes() for path in sorted((folder / "report").rglob("*")) if path.is_file()} == before
 
 
@@ -269,7 +269,7 @@ def test_a_damaged_record_is_not_believed(experiment: Path, undisturbed: Path, t
     used = json.loads(text)["used"]
     record.write_text(text.replace('"human_pairs": 32.0', '"human_pairs": 31.0'))
     assert record.read_text() != text
-    (folder / "store" / "answer.json").unlink()
+    (folder / "store" / "report_key.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")}
     assert runner.run(experiment, None, folder, workers=1).failures == ()
     assert json.loads(record.read_text())["used"] == used

@@ -680,31 +680,31 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
 def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, done: Path, tmp_path: Path) -> None:
     """One arm, then one seed of the other: no table yet, so that nobody looks; the last part makes them, the same byte for byte."""
     folder = tmp_path / "run"
-    first = runner.run(experiment, None, folder, workers=2, part=runner.Part(arms=("rjs",)))
+    first = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("rjs",)))
     assert (first.failures, first.n_left) == ((), 2)
     assert [(job.arm, job.seed, finished) for job, finished in runner.preview(experiment, None, folder)] == [
         ("rjs", 0, True), ("rjs", 1, True), ("apo_rjs", 0, False), ("apo_rjs", 1, False),
     ]  # fmt: skip
-    second = runner.run(experiment, None, folder, workers=2, part=runner.Part(seeds=(1,)))
+    second = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(seeds=(1,)))
     assert (second.failures, second.n_left) == ((), 1)
     assert not (folder / "tables").exists()
     assert not (folder / "manifest.json").exists()
-    last = runner.run(experiment, None, folder, workers=2, part=runner.Part(arms=("apo_rjs",), seeds=(0,)))
+    last = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
     assert (last.failures, last.n_left) == ((), 0)
     assert tables(folder) == tables(done)
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("subset", "message"),
     [
-        (runner.Part(arms=("rjs", "dpo")), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
-        (runner.Part(seeds=(7,)), "--seeds 7: the experiment has no such seed; it has: 0, 1"),
+        (runner.JobSubset(arms=("rjs", "dpo")), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
+        (runner.JobSubset(seeds=(7,)), "--seeds 7: the experiment has no such seed; it has: 0, 1"),
     ],
 )
-def test_a_part_that_is_none_writes_nothing(experiment: Path, tmp_path: Path, part: runner.Part, said: str) -> None:
+def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subset: runner.JobSubset, message: str) -> None:
     for call in (runner.preview, runner.run):
-        with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
-            call(experiment, None, tmp_path / "run", part=part)
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            call(experiment, None, tmp_path / "run", subset=subset)
     assert not (tmp_path / "run").exists()
 
 
@@ -717,7 +717,7 @@ def test_a_record_that_is_none_is_not_finished(experiment: Path, done: Path, tmp
 
 def test_a_preview_writes_nothing_and_knows_what_is_finished(experiment: Path, done: Path, tmp_path: Path) -> None:
     assert all(finished for _, finished in runner.preview(experiment, None, done))
-    assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.Part(arms=("rjs",))))
+    assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.JobSubset(arms=("rjs",))))
     assert not (tmp_path / "run").exists()
 
 
@@ -737,7 +737,7 @@ def test_arms_are_tuned_in_parts(tuned: tuple[Path, Path], tmp_path: Path) -> No
     path, whole = tuned
     one, other = load_experiment(path).arms
     n_seeds = len(load_experiment(path).seeds)
-    first = runner.run(path, None, tmp_path / "run", workers=2, part=runner.Part(arms=(one,)))
+    first = runner.run(path, None, tmp_path / "run", workers=2, subset=runner.JobSubset(arms=(one,)))
     assert (first.failures, first.n_left) == ((), n_seeds)
     assert not list((tmp_path / "run" / "store" / "trials").glob(f"{other}.*"))
     assert runner.run(path, None, tmp_path / "run", workers=2).n_left == 0

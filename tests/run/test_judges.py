@@ -1,31 +1,21 @@
 """The judges of a run: which comparisons they get, what is made of their verdicts, and that nothing is asked twice."""
 
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
-from exchange_run import PROMPTS, answered
+from exchange_run import PROMPTS
+from judged_run import SIMULATED, TEXTS, judged, run_folder
 from tiny_world import tiny_task
 
-from apo_bench.analysis.results import COLUMNS, Run, read_run
+from apo_bench.analysis.results import COLUMNS
 from apo_bench.clients.journal import Journal
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import JudgeChoice
 from apo_bench.errors import InputError
-from apo_bench.judging import panel
+from apo_bench.run import judges
 
-SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
-ARMS = ("rjs", "golden_refresh", "apo_rjs")
-TEXTS = {  # by arm: what it answers to the first four prompts, whatever the seed
-    "rjs": ["boil base", "rinse cloth", "sorry i cannot", "dip edge"],
-    "golden_refresh": ["boil base then fold lever", "rinse cloth", "", "dip edge then tap rim"],
-    "apo_rjs": ["sorry i cannot", "rinse", "sorry i cannot", "brush edge then dip edge"],
-}
 DOWN = '''
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,50 +46,8 @@ class Open(Judge):
 '''
 
 
-def run_folder(folder: Path, judging: Mapping[str, Any] | None = None, **changes: Any) -> Path:
-    """A run of three arms and seeds with one round, and an experiment with the given judges."""
-    texts = {(arm, seed, round_): said for arm, said in TEXTS.items() for seed in (0, 1, 2) for round_ in (0, 1)}
-    made = answered(folder, texts)
-    path = made / "experiment.yaml"
-    tree = yaml.safe_load(path.read_text()) | {"judging": {"audit_pairs": 20, **(judging or {})}, **changes}
-    path.write_text(yaml.safe_dump(tree))
-    return made
-
-
-def judged(folder: Path, base: Path | None = None) -> tuple[pd.DataFrame, list[panel.Unanswered]]:
-    unanswered = panel.judge_run(folder, load_experiment(folder / "experiment.yaml"), tiny_task(), base)
-    return pd.read_parquet(folder / "tables" / "judgments.parquet"), unanswered
-
-
 def tables(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "tables").iterdir() if path.name != "timings.parquet"}
-
-
-def pairs(folder: Path) -> list[tuple[str, str]]:
-    return panel.arm_pairs(read_run(folder))
-
-
-@pytest.mark.parametrize(
-    ("judging", "scorer", "expected"),
-    [
-        ({}, "gold", [("apo_rjs", "golden_refresh"), ("apo_rjs", "rjs")]),
-        ({"pairs": "round_robin"}, "gold", [("apo_rjs", "golden_refresh"), ("apo_rjs", "rjs"), ("golden_refresh", "rjs")]),
-        ({"pairs": "reference", "reference": "rjs"}, "gold", [("apo_rjs", "rjs"), ("golden_refresh", "rjs")]),
-        ({"pairs": "reference", "reference": "golden_refresh"}, "gold", [("apo_rjs", "golden_refresh"), ("rjs", "golden_refresh")]),
-        (  # what is declared comes first and as it is declared; the rest follows
-            {"pairs": "round_robin"},
-            "judge/sim",
-            [("apo_rjs", "golden_refresh"), ("apo_rjs", "rjs"), ("golden_refresh", "rjs")],
-        ),
-    ],
-)
-def test_which_arms_are_compared(tmp_path: Path, judging: dict[str, Any], scorer: str, expected: list[tuple[str, str]]) -> None:
-    folder = run_folder(tmp_path / "run", judging, judges={"sim": {"use": SIMULATED}})
-    path = folder / "experiment.yaml"
-    tree = yaml.safe_load(path.read_text())
-    tree["compare"]["scorer"] = scorer
-    path.write_text(yaml.safe_dump(tree))
-    assert pairs(folder) == expected
 
 
 def test_a_perfect_judge_says_what_the_truth_says(tmp_path: Path) -> None:
@@ -182,7 +130,7 @@ def test_a_judge_is_added_and_stays_when_the_tables_are_made_anew(tmp_path: Path
     folder = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED}})
     before, _ = judged(folder)
     experiment, choice = load_experiment(folder / "experiment.yaml"), JudgeChoice(use=SIMULATED, noise=2.0)  # pyright: ignore[reportCallIssue]
-    assert panel.add_judge(folder, "second", choice, experiment, tiny_task()) == []
+    assert judges.add_judge(folder, "second", choice, experiment, tiny_task()) == []
     rows = pd.read_parquet(folder / "tables" / "judgments.parquet")
     assert set(rows["judge"]) == {"sim", "second"}
     pd.testing.assert_frame_equal(rows[rows["judge"] == "sim"].reset_index(drop=True), before)
@@ -193,7 +141,7 @@ def test_a_judge_is_added_and_stays_when_the_tables_are_made_anew(tmp_path: Path
     timings = pd.read_parquet(folder / "tables" / "timings.parquet")
     assert set(timings["arm"]) >= {"_judge.sim", "_judge.second"}
     with pytest.raises(InputError, match=r"judges\.sim: .* has another judge of this name"):
-        panel.add_judge(folder, "sim", choice, experiment, tiny_task())
+        judges.add_judge(folder, "sim", choice, experiment, tiny_task())
 
 
 def test_imported_verdicts_on_responses_that_are_gone_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,27 +174,6 @@ def test_what_a_judge_took_is_all_of_its_journal(tmp_path: Path) -> None:
     assert timings["calls"] == calls > len([record for record in records if "choice" in record])
 
 
-@pytest.mark.parametrize(
-    ("choice", "said"),
-    [
-        ({"use": SIMULATED, "noise": -1.0}, r"judges\.x\.noise"),
-        ({"use": SIMULATED, "volume": 3}, r"judges\.x: unknown parameter 'volume'"),
-        ({"use": "apo_bench.apo@APO"}, r"judges\.x: use: apo_bench\.apo@APO: a judge has open\(at\)"),
-        ({"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "silver"}, r"judges\.x: .*gold: no gold reward model 'silver'"),
-        (
-            {"use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "ftp://x", "api_key_env": None},
-            r"judges\.x: .*base_url",
-        ),
-    ],
-)
-def test_a_judge_that_cannot_be_opened_is_named(tmp_path: Path, choice: dict[str, Any], said: str) -> None:
-    folder = run_folder(tmp_path / "run")
-    at = panel.surroundings(load_experiment(folder / "experiment.yaml"), tiny_task(), folder, None)
-    with pytest.raises(InputError, match=said) as caught:
-        panel.open_judge("x", JudgeChoice.model_validate(choice), at)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_damaged_line_is_left_out_and_asked_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED, "noise": 0.5}})
     judged(folder)
@@ -255,20 +182,6 @@ def test_a_damaged_line_is_left_out_and_asked_again(tmp_path: Path, capsys: pyte
     content[content.index(b"\n") + 30] ^= 1
     path.write_bytes(content)
     judged(folder)
-    assert "1 damaged lines were left out" in capsys.readouterr().err
+    assert "left out 1 damaged lines" in capsys.readouterr().err
     assert tables(folder) == before
     assert Journal(path).n_damaged == 1
-
-
-def test_rounds_chosen_on_dev(tmp_path: Path) -> None:
-    """rjs is best on dev after round 1 in seed 0 and after round 2 in seed 1; apo_rjs always after round 1."""
-    texts = {
-        (arm, seed, round_): [f"boil base{' then' * round_}"] * 3 for arm in ("rjs", "apo_rjs") for seed in (0, 1) for round_ in (0, 1, 2)
-    }
-    dev = {("rjs", 0): [0, 2, 1], ("rjs", 1): [0, 1, 2], ("apo_rjs", 0): [0, 2, 1], ("apo_rjs", 1): [0, 2, 1]}
-    folder = answered(tmp_path / "run", texts, dev_scores=dev)
-    run: Run = read_run(folder)
-    found = list(panel.compared(run, folder, tiny_task()))
-    assert {(one.seed_a, one.round) for one in found} == {(0, "1"), (1, "1/2")}
-    assert {(one.seed_a, one.b) for one in found} == {(0, "boil base then"), (1, "boil base then then")}
-    assert all(math.isfinite(one.length_a) for one in found)
