@@ -98,7 +98,7 @@ class Reproduction:
 
 
 def compare_runs(first: str | Path, second: str | Path) -> Reproduction:
-    """Compare `first`'s contrasts with those of `second`: folders of finished runs, or of reports alone (report/contrasts.csv).
+    """Compare `first`'s contrasts with those of `second`: folders of finished runs, or of reports alone (report/tables/contrasts.csv).
 
     Raises InputError, one line, for a folder that holds no finished run and for runs without a common contrast.
     """
@@ -260,11 +260,11 @@ def _verdict(row: Row) -> str:
 
 
 def _read_contrasts(folder: Path) -> RunContrasts:
-    path = folder / "report" / "contrasts.csv"
-    if (folder / "report" / "spread.csv").is_file():
+    path = folder / "report" / "tables" / "contrasts.csv"
+    if (folder / "report" / "tables" / "spread.csv").is_file():
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
     if not path.is_file() or ((folder / "experiment.yaml").is_file() and not (folder / "manifest.json").is_file()):
-        missing = "manifest.json" if path.is_file() else "report/contrasts.csv"
+        missing = "manifest.json" if path.is_file() else "report/tables/contrasts.csv"
         raise InputError(f"{folder}: not a finished run folder (no {missing})")
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")

@@ -7,7 +7,6 @@ every character that TeX would act upon is escaped, and what pdflatex cannot set
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -48,8 +47,8 @@ def _character(one: str) -> str:
     return f"[U+{ord(one):04X}]"
 
 
-def write(run: Run, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Write main.tex, by_axis.tex (more than one axis), contrasts.tex, budget.tex and judged.tex (if judged) into `folder`; their paths.
+def render(run: Run, frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """main.tex, by_axis.tex (more than one axis), contrasts.tex, budget.tex and judged.tex (if judged): file names and contents.
 
     `frames` are the report's: contrasts, summary, budget and, where a judge was asked, judged. The same tables give the same bytes.
     """
@@ -59,10 +58,7 @@ def write(run: Run, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Pa
     made |= {"contrasts": contrasts(run, frames["contrasts"]), "budget": budget(run, frames["budget"])}
     if "judged" in frames:
         made["judged"] = judged(frames["judged"], run.axes)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in made.items():
-        (folder / f"{name}.tex").write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
-    return [folder / f"{name}.tex" for name in made]
+    return {f"{name}.tex": "\n".join(lines) + "\n" for name, lines in made.items()}
 
 
 def main(run: Run, frames: Mapping[str, pd.DataFrame], axes: Sequence[str]) -> list[str]:

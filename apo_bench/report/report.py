@@ -14,6 +14,7 @@ from apo_bench.analysis.results import POOLED, Run
 from apo_bench.config.schema import JUDGE
 from apo_bench.formatting import Row, claim, count, inert, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.report import latex, page, sections, sections_controls, sections_costs, sections_judging
+from apo_bench.report.write import write_report_files
 
 CAPTIONS = {
     "contrasts": "Declared contrasts with 95 % intervals; filled: adjusted p < 0.05",
@@ -68,39 +69,42 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
                 judged.judge_score_agreement(judgments, results.exclude_failed(held, run.failed)), audit, run.axes
             ),
         }
-    target, beside = folder / "report", run.experiment.report
-    target.mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes | str] = {}
     timings = folder / "tables" / "timings.parquet"
     if timings.exists():  # measured, so it has a page and a table of its own, which no two runs have alike
-        found = costs.time_and_memory(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
-        found.to_csv(target / "measured.csv", index=False, float_format="%.12g", lineterminator="\n")
-        (target / "measured.md").write_text("\n".join(sections_costs.measured(run, found)) + "\n", encoding="utf-8", newline="\n")
-    if beside.beside:
-        frames["beside"] = published.compare_with_published(
-            run, frames, published.read_published(published.find_published(beside.beside)), beside.arms
-        )
-    for name, frame in frames.items():
-        safe = frame.map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
-        safe.to_csv(target / f"{name}.csv", index=False, float_format="%.12g", lineterminator="\n")
-    shown, drawings = run.axes if len(run.axes) == 1 else (POOLED, *run.axes), target / "figures"
-    drawn = [
-        *figures.draw_contrasts(frames["contrasts"], drawings),
-        *figures.draw_budget(frames["sharing"], run.arms, drawings),
-        *figures.draw_scores(summary, run.arms, run.scorers, shown, drawings),
-        *figures.draw_by_annotation(costs.annotation_curves(run), drawings),
-        *figures.draw_reward_models(diagnostics[diagnostics["axis"] == POOLED], run.arms, drawings),
-        *figures.draw_reliability(results.reliability_curve(run), run.arms, drawings),
-    ]
-    latex.write(run, frames, target / "tables")
-    page.write(
+        measured = costs.time_and_memory(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
+        files["tables/measured.csv"] = csv_text(measured)
+        files["measured.md"] = "\n".join(sections_costs.measured(run, measured)) + "\n"
+    if beside := run.experiment.report.beside:
+        rows = published.read_published(published.find_published(beside))
+        frames["beside"] = published.compare_with_published(run, frames, rows, run.experiment.report.arms)
+    shown = run.axes if len(run.axes) == 1 else (POOLED, *run.axes)
+    drawn = {
+        **figures.draw_contrasts(frames["contrasts"]),
+        **figures.draw_budget(frames["sharing"], run.arms),
+        **figures.draw_scores(summary, run.arms, run.scorers, shown),
+        **figures.draw_by_annotation(costs.annotation_curves(run)),
+        **figures.draw_reward_models(diagnostics[diagnostics["axis"] == POOLED], run.arms),
+        **figures.draw_reliability(results.reliability_curve(run), run.arms),
+    }
+    files |= {f"tables/{name}.csv": csv_text(frame) for name, frame in frames.items()}
+    files |= {f"tables/{name}": text for name, text in latex.render(run, frames).items()}
+    files |= {f"figures/{name}": content for name, content in drawn.items()}
+    files["report.html"] = page.render(
         folder, run, frames, controls=sections_controls.sentences(run, frames["controls"]),
         failed_controls=sections_controls.failed(frames["controls"]), warnings=_all_warnings(run, frames),
-        aggregates_only=aggregates_only or beside.aggregates_only,
+        aggregates_only=aggregates_only or run.experiment.report.aggregates_only,
     )  # fmt: skip
-    lines = shortened(compose(run, summary, diagnostics, frames, [path.stem for path in drawn]))
-    path = target / "report.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return path
+    stems = list(dict.fromkeys(name.partition(".")[0] for name in drawn))
+    files["report.md"] = "\n".join(shortened(compose(run, summary, diagnostics, frames, stems))) + "\n"
+    write_report_files(folder, files)
+    return folder / "report" / "report.md"
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """A frame as csv, with nothing in it that a spreadsheet would run."""
+    safe = frame.map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
+    return safe.to_csv(index=False, float_format="%.12g", lineterminator="\n")
 
 
 def compose(

@@ -41,8 +41,8 @@ def write(folder: Path, gap: float = 1.0, luck: int = 0, seeds: tuple[int, ...] 
     settings = experiment(seeds=list(seeds), **changes)
     settings["compare"] = settings["compare"] | {"scorer": "ground_truth", "axes": ["all"]}
     write_run(folder, written, settings, seeds=list(seeds))
-    (folder / "report").mkdir()
-    contrasts(read_run(folder)).to_csv(folder / "report" / "contrasts.csv", index=False, float_format="%.12g")
+    (folder / "report" / "tables").mkdir(parents=True)
+    contrasts(read_run(folder)).to_csv(folder / "report" / "tables" / "contrasts.csv", index=False, float_format="%.12g")
     return folder
 
 
@@ -154,7 +154,7 @@ def test_another_gold_model_is_another_scale(tmp_path: Path) -> None:
 
 def test_a_contrast_that_one_run_lacks(tmp_path: Path) -> None:
     first, second = write(tmp_path / "first"), write(tmp_path / "second", luck=1)
-    path = second / "report" / "contrasts.csv"
+    path = second / "report" / "tables" / "contrasts.csv"
     rows = pd.read_csv(path, keep_default_na=False)
     rows[rows["family"] != "primary"].to_csv(path, index=False)
     result = compare_runs(first, second)
@@ -165,12 +165,15 @@ def test_a_contrast_that_one_run_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "report" / "contrasts.csv").unlink(), r"not a finished run folder \(no report/contrasts.csv\)"),
+        (
+            lambda folder: (folder / "report" / "tables" / "contrasts.csv").unlink(),
+            r"not a finished run folder \(no report/tables/contrasts.csv\)",
+        ),
         (lambda folder: (folder / "manifest.json").unlink(), r"not a finished run folder \(no manifest.json\)"),
-        (lambda folder: (folder / "report" / "spread.csv").touch(), "a run at several levels"),
-        (lambda folder: (folder / "report" / "contrasts.csv").write_text("a,b\n1,2\n"), "column arm_a is missing"),
-        (lambda folder: (folder / "report" / "contrasts.csv").write_bytes(b"\xff\xfe\n"), "not readable as csv"),
-        (lambda folder: (folder / "report" / "contrasts.csv").write_text(""), "not readable as csv"),
+        (lambda folder: (folder / "report" / "tables" / "spread.csv").touch(), "a run at several levels"),
+        (lambda folder: (folder / "report" / "tables" / "contrasts.csv").write_text("a,b\n1,2\n"), "column arm_a is missing"),
+        (lambda folder: (folder / "report" / "tables" / "contrasts.csv").write_bytes(b"\xff\xfe\n"), "not readable as csv"),
+        (lambda folder: (folder / "report" / "tables" / "contrasts.csv").write_text(""), "not readable as csv"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
@@ -185,7 +188,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, change: Callable[[P
 @pytest.mark.parametrize(("column", "value", "message"), [("difference", "much", "'much' is no number"), ("axis", "odd", "no contrast")])
 def test_a_spoilt_cell_is_one_line(tmp_path: Path, column: str, value: str, message: str) -> None:
     first, second = write(tmp_path / "first"), write(tmp_path / "second")
-    path = second / "report" / "contrasts.csv"
+    path = second / "report" / "tables" / "contrasts.csv"
     rows = pd.read_csv(path, keep_default_na=False, dtype=str)
     if column == "axis":
         rows = rows[rows["axis"] == "all"].assign(axis=value)
@@ -203,7 +206,7 @@ def test_words_and_tables_fit_and_are_inert(tmp_path: Path) -> None:
 
     first, second = write(tmp_path / "first"), write(tmp_path / "second", luck=1)
     for folder in (first, second):
-        path = folder / "report" / "contrasts.csv"
+        path = folder / "report" / "tables" / "contrasts.csv"
         path.write_text(path.read_text().replace("helpful", "he\x1b[2J\u202elp"))
     manifest = json.loads((second / "manifest.json").read_text())
     (second / "manifest.json").write_text(json.dumps(manifest | {"commit": "\x1b]0;x\x07"}))

@@ -318,9 +318,9 @@ rjs,apo_rjs,all,proxy,9.5,8.5,10.5,0.25,,2,20,fresh seeds,descriptive,t
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     folder = tmp_path / "finished"
-    (folder / "report").mkdir(parents=True)
-    (folder / "report" / "summary.csv").write_text(SUMMARY)
-    (folder / "report" / "contrasts.csv").write_text(CONTRASTS)
+    (folder / "report" / "tables").mkdir(parents=True)
+    (folder / "report" / "tables" / "summary.csv").write_text(SUMMARY)
+    (folder / "report" / "tables" / "contrasts.csv").write_text(CONTRASTS)
     return folder
 
 
@@ -454,7 +454,7 @@ apo_rjs,rjs,all,proxy,final,descriptive,9.5,0.5,8.5,10.5,0.25,,t,new worlds,3,0
 
 @pytest.fixture
 def varied(finished: Path) -> Path:
-    (finished / "report" / "spread.csv").write_text(SPREAD)
+    (finished / "report" / "tables" / "spread.csv").write_text(SPREAD)
     return finished
 
 

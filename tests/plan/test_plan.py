@@ -99,7 +99,7 @@ def test_a_shipped_experiments_plan_is_its_shipped_report(name: str, n_arms: int
     small = {f"evaluation.{name}": n for name, n in (("prompts", 20), ("kl_prompts", 4), ("diagnostic_pairs", 10))}
     shipped = load_experiment(path, {"seeds": [0], "models.gold": gold, **small})
     used = plan(shipped, load_task("sim_hh", shipped.task.options, base=None)).used()
-    with (path.parents[1] / "results" / name / "report" / "budget.csv").open() as file:
+    with (path.parents[1] / "results" / name / "report" / "tables" / "budget.csv").open() as file:
         rows = [(row[f"arm_{side}"], row["unit"], float(row[f"used_{side}"])) for row in csv.DictReader(file) for side in "ab"]
     assert len({arm for arm, _, _ in rows}) == n_arms
     for arm, unit, amount in rows:

@@ -85,7 +85,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def csv(report: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(report / f"{name}.csv")
+    return pd.read_csv(report / "tables" / f"{name}.csv")
 
 
 def test_contrast_columns_and_families(report: Path) -> None:
@@ -400,7 +400,7 @@ def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
 def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
     again = write_report(write_run(tmp_path / "run", tables())).parent
     names = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
-    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg", ".pdf", ".tex", ".html"}
+    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg", ".pdf", ".tex", ".html", ".json"}
     for name in names:
         assert (again / name).read_bytes() == (report / name).read_bytes(), name
 

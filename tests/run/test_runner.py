@@ -149,7 +149,7 @@ def test_a_run_keeps_its_plan_and_says_how_it_came_out(done: Path) -> None:
     """Counts are as planned. What was measured is on a page of its own, to which the report leads."""
     plan = pd.read_parquet(done / "tables" / "plan.parquet")
     assert set(zip(plan["arm"], plan["unit"], strict=True)) == {(arm, unit) for arm in ("rjs", "apo_rjs") for unit in UNITS}
-    found = pd.read_csv(done / "report" / "plan.csv")
+    found = pd.read_csv(done / "report" / "tables" / "plan.csv")
     sampled = found.query("arm == 'apo_rjs' and unit == 'sampled_responses'")
     assert sampled[["planned", "used", "ratio", "off"]].to_numpy().tolist() == [[56, 56, 1, "no"]]
     assert set(found.loc[found["unit"].isin(["rm_updates", "policy_updates", "scored_responses"]), "off"]) == {"no"}
@@ -421,7 +421,7 @@ def test_judges_are_asked_after_a_run_and_no_arm_is_run_again(judged: tuple[Path
     assert rows.groupby("judge").size().to_dict() == {"sim": 14 * 2 * 2, "gold": 14 * 2 * 2}  # prompts x seeds x orders
     assert set(rows["round"]) == {"2/1"}
     assert "(judge/sim, all axes pooled)" in (folder / "report" / "report.md").read_text().split("## Scores")[0]
-    contrasts = pd.read_csv(folder / "report" / "contrasts.csv")
+    contrasts = pd.read_csv(folder / "report" / "tables" / "contrasts.csv")
     assert set(contrasts.loc[contrasts["family"] == "primary", "scorer"]) == {"judge/sim"}
 
 

@@ -165,7 +165,7 @@ def frames_of(run: results.Run) -> dict[str, pd.DataFrame]:
 
 def written(folder: Path, **options: Any) -> str:
     run = results.read_run(folder)
-    return page.write(folder, run, frames_of(run), **options).read_text(encoding="utf-8")
+    return page.render(folder, run, frames_of(run), **options)
 
 
 class Elements(HTMLParser):
@@ -248,7 +248,7 @@ def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path,
     run = results.read_run(made)
     frames, rows = frames_of(run), published.read_published(published.find_published("apo_2024"))
     frames["beside"] = published.compare_with_published(run, frames, rows, {})
-    found = Elements(page.write(made, run, frames).read_text(encoding="utf-8"))
+    found = Elements(page.render(made, run, frames))
     ids = [attributes["id"] for attributes in found.of("section") if "id" in attributes]
     assert ids == ["answer", "scores", "figures", "published", "samples", "provenance"]
     assert "#published" in [attributes["href"] for attributes in found.of("a")]
