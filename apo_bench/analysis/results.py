@@ -95,7 +95,11 @@ class Run:
 
     @cached_property
     def failed(self) -> set[tuple[str, int]]:
-        return {(str(one["arm"]), int(one["seed"])) for one in self.manifest.get("failures") or () if one.get("seed") is not None}
+        return {
+            (str(failure["arm"]), int(failure["seed"]))
+            for failure in self.manifest.get("failures") or ()
+            if failure.get("seed") is not None
+        }
 
     @cached_property
     def final_round(self) -> dict[str, int]:
@@ -121,7 +125,7 @@ class Run:
         rows = table[(table["metric"] == "dev_score") & (table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
         rows = exclude_failed(rows, self.failed).sort_values("round", kind="stable", ignore_index=True)
         best = rows.loc[rows.groupby(["arm", "seed"])["value"].idxmax()]
-        return {(arm, int(seed)): int(one) for arm, seed, one in zip(best["arm"], best["seed"], best["round"], strict=True)}
+        return {(arm, int(seed)): int(round_) for arm, seed, round_ in zip(best["arm"], best["seed"], best["round"], strict=True)}
 
     @cached_property
     def compared_rounds(self) -> dict[tuple[str, int], int]:
@@ -204,13 +208,13 @@ def _check_manifest(path: Path, manifest: Any) -> None:
     for key, kind in MANIFEST.items():
         if not isinstance(manifest.get(key), kind | None):
             raise InputError(f"{path}: {key}: {kind.__name__} is needed, got {type(manifest[key]).__name__}")
-    for place, one in enumerate(manifest.get("failures") or ()):
-        if not isinstance(one, dict) or not isinstance(one.get("arm"), str) or not isinstance(one.get("seed"), int | None):
+    for place, entry in enumerate(manifest.get("failures") or ()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("arm"), str) or not isinstance(entry.get("seed"), int | None):
             raise InputError(f"{path}: failures.{place}: arm, seed and message are needed")
     for key in ("splits", "judges", "tuned", "fits"):
-        for name, one in (manifest.get(key) or {}).items():
-            if not isinstance(one, dict):
-                raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(one).__name__}")
+        for name, entry in (manifest.get(key) or {}).items():
+            if not isinstance(entry, dict):
+                raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(entry).__name__}")
 
 
 def exclude_failed(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
@@ -257,8 +261,8 @@ def reward_model_diagnostics(run: Run) -> pd.DataFrame:
     table = run.tables["reward_models"].dropna(subset=["value"])
     table = table[table["arm"].isin(run.arms)]
     grouped = table.groupby(["arm", "round", "axis", "metric"])
-    found = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
-    return _ordered(found.astype({"round": int, "n_seeds": int}), run, "metric", sorted(found["metric"].unique()))
+    diagnostics = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
+    return _ordered(diagnostics.astype({"round": int, "n_seeds": int}), run, "metric", sorted(diagnostics["metric"].unique()))
 
 
 def reliability_curve(run: Run) -> pd.DataFrame:
@@ -311,23 +315,23 @@ def uninformative_gold(run: Run, scorer: str, axis: str) -> str:
     table = gold_accuracy(run)
     table = table[table["gold"] == scorer]
     low = dict(zip(table["axis"], table["ci_low"].astype(float), strict=True))
-    for one in run.axes if axis == POOLED else (axis,):
-        if not np.isfinite(low.get(one, np.nan)):
-            return f"{UNINFORMATIVE}: no accuracy interval on {one}"
-        if low[one] <= 0.5:
-            return f"{UNINFORMATIVE} on {one}"
+    for tested_axis in run.axes if axis == POOLED else (axis,):
+        if not np.isfinite(low.get(tested_axis, np.nan)):
+            return f"{UNINFORMATIVE}: no accuracy interval on {tested_axis}"
+        if low[tested_axis] <= 0.5:
+            return f"{UNINFORMATIVE} on {tested_axis}"
     return ""
 
 
 def declared_pairs(run: Run) -> list[tuple[str, Comparison]]:
     """(family, comparison), primary ones first; a pair that is both is primary."""
-    compare, seen, found = run.experiment.compare, set(), []
+    compare, seen, declared = run.experiment.compare, set(), []
     for family, pairs in (("primary", compare.primary), ("secondary", compare.secondary)):
         for pair in pairs:
             if (pair.a, pair.b) not in seen:
                 seen.add((pair.a, pair.b))
-                found.append((family, pair))
-    return found
+                declared.append((family, pair))
+    return declared
 
 
 def shared_seeds(rows: pd.DataFrame, pair: Comparison) -> list[int]:
@@ -349,8 +353,8 @@ def gold_sign_agreement(run: Run) -> pd.DataFrame:
             if not {gold, "ground_truth"} <= set(means.columns):
                 continue
             same = []
-            for _, one in means[[gold, "ground_truth"]].dropna().groupby(level=["arm", "seed"]):
-                for early, late in combinations(one.sort_index().to_numpy(), 2):
+            for _, rounds in means[[gold, "ground_truth"]].dropna().groupby(level=["arm", "seed"]):
+                for early, late in combinations(rounds.sort_index().to_numpy(), 2):
                     gold_change, truth_change = late - early
                     if abs(truth_change) > TRUSTED_CHANGE:
                         same.append(np.sign(gold_change) == np.sign(truth_change))
