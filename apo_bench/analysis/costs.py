@@ -107,7 +107,7 @@ def annotation_curves(run: Run) -> pd.DataFrame:
     """
     ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger[ledger["unit"].isin(ANNOTATION)].groupby(["arm", "unit"])["used"].mean().to_dict()
-    final = seed_means(run.final, POOLED).groupby(["arm", "scorer"])["value"].agg(["mean", "std", "size"]).to_dict("index")
+    final = seed_means(run.final_scores, POOLED).groupby(["arm", "scorer"])["value"].agg(["mean", "std", "size"]).to_dict("index")
     rows = []
     for curve, arms in run.experiment.compare.curves.items():
         spent = {arm: [float(used.get((arm, unit), 0.0)) for unit in ANNOTATION] for arm in arms if arm in run.final_round}

@@ -101,7 +101,7 @@ def _declared_scores(run: Run, pair: Comparison) -> pd.DataFrame:
     """The declared scorer's scores at the declared round; a judge's verdicts as scores (`verdicts_as_scores`)."""
     if run.judge is not None:
         return verdicts_as_scores(run.tables["judgments"], run.judge, pair.a, pair.b)
-    scores = run.final
+    scores = run.final_scores
     if run.experiment.compare.round == "dev_best":
         scores = exclude_failed(run.tables["scores"], run.failed)
         chosen = pd.MultiIndex.from_frame(scores[["arm", "seed"]]).map(run.dev_round)

@@ -276,7 +276,7 @@ def comparison_caveats(run: Run, rows: pd.DataFrame, comparison: pd.DataFrame) -
 
     policy, metrics = run.experiment.models.policy, set(rows["metric"])
     model = policy.path or f"a {(policy.architecture or {}).get('model_type', 'model')} of our own"
-    scores = run.final.groupby("arm")["prompt_id"].nunique()
+    scores = run.final_scores.groupby("arm")["prompt_id"].nunique()
     prompts = f"{scores.min()} test prompts" if len(scores) else "no finished arm"
     seeds = len(run.experiment.seeds)
     held_out = "ours is the last round's, on held-out human pairs, of the first player that has both a plain and an APO arm"

@@ -15,7 +15,7 @@ BATCH = 200  # splits at a time
 
 def arm_matrix(run: Run, arm: str, scorer: str) -> tuple[Array, Array]:
     """Scores of an arm's final round, all axes pooled, on the prompts that every seed answered: (S, P), and `members` (P, C)."""
-    rows = run.final[(run.final["arm"] == arm) & (run.final["scorer"] == scorer)]
+    rows = run.final_scores[(run.final_scores["arm"] == arm) & (run.final_scores["scorer"] == scorer)]
     table = rows.pivot(index="seed", columns=["cluster_id", "prompt_id"], values="value").dropna(axis="columns")
     codes, names = pd.factorize(table.columns.get_level_values("cluster_id"))
     members = np.eye(len(names))[codes]
