@@ -36,6 +36,7 @@ def test_diagnostics_over_seeds_by_hand(tmp_path: Path) -> None:
     assert (one["mean"], one["seed_sd"], one["n_seeds"]) == pytest.approx((2, 2**0.5, 2))
 
 
+@pytest.mark.slow
 def test_a_run_folder_older_than_a_table_is_reported_as_before(tmp_path: Path) -> None:
     path = write_report(write_run(tmp_path / "run", TABLES))
     text = path.read_text()

@@ -35,6 +35,8 @@ from apo_bench.training.launch import (
     written,
 )
 
+pytestmark = pytest.mark.slow
+
 TWO = "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n"
 N = 41  # updates of 16, 16 and 9; of the 9, in fours, the third round has one item for one process and none for the other
 CHANGES = {"learning_rate": 1e-3, "micro_batch_size": 4, "epochs": 1.5, "weight_decay": 0.1, "schedule": "linear"}
