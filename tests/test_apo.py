@@ -16,6 +16,8 @@ from apo_bench.evaluation.context import Bench
 from apo_bench.losses import APOLoss
 from apo_bench.types import Golden, Message, Pair, Policy, Prompt, Response, RewardModel, Round
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = (Prompt(name, (Message("user", name),), "helpful", name) for name in ("one", "two"))
 HUMAN = (Pair(ONE, "good", "bad"),)
 GOLDEN = (Golden(ONE, "gold one"), Golden(TWO, "gold two"))

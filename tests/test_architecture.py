@@ -166,10 +166,12 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_light() -> None:
     assert not loaded_by("import apo_bench.cli.main") & HEAVY
 
 
+@pytest.mark.slow
 def test_help_starts_light() -> None:
     lines = [
         "import contextlib, io",
@@ -180,6 +182,7 @@ def test_help_starts_light() -> None:
     assert not loaded_by("\n".join(lines)) & HEAVY
 
 
+@pytest.mark.slow
 def test_these_modules_start_without_torch() -> None:
     statement = "\n".join(f"import apo_bench.{module}" for module in NO_TORCH_AT_START)
     assert not loaded_by(statement) & TORCH

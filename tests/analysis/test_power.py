@@ -41,6 +41,7 @@ def only(run: Run, **asked: float) -> ContrastPower:
     return plan
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_of_the_scores_of_its_contrast(tmp_path: Path) -> None:
     """The declared round, the finished prompts: the numbers that `components` and `plan_size` give for those rows."""
     scores = drawn(4)
@@ -66,6 +67,7 @@ def sizes(contrast: dict[str, Any]) -> tuple[int, int]:
     return contrast["n_seeds"], contrast["n_clusters"]
 
 
+@pytest.mark.slow
 def test_a_round_declared_as_chosen_on_dev(tmp_path: Path) -> None:
     """Round 1 in every seed of both arms, not the final one."""
     scores = drawn(3)
@@ -74,6 +76,7 @@ def test_a_round_declared_as_chosen_on_dev(tmp_path: Path) -> None:
     assert plan.components == components(scores[scores["round"] == 1], A, B)
 
 
+@pytest.mark.slow
 def test_axes_are_planned_one_by_one_and_corrected_together(tmp_path: Path) -> None:
     """Two primary tests: Holm asks 2.5 % of the smaller p-value. "all" has both axes' prompts."""
     scores = drawn(3)
@@ -101,6 +104,7 @@ def test_one_seed_plans_nothing_about_seeds(tmp_path: Path) -> None:
     assert plan.note.endswith("these checkpoints only")
 
 
+@pytest.mark.slow
 def test_two_seeds_are_a_guess_and_have_no_test(tmp_path: Path) -> None:
     plan = only(made_run(tmp_path, drawn(2)), effect=1.0)
     assert math.isnan(plan.detectable)
@@ -135,6 +139,7 @@ def test_differences_that_do_not_vary(tmp_path: Path) -> None:
     assert "to detect 1, no number of seeds is enough: no test: nothing varies." in power_notes([plan], power=0.8, effect=1.0)[1]
 
 
+@pytest.mark.slow
 def test_sentences_name_sizes_scope_and_roughness(tmp_path: Path) -> None:
     plan = only(made_run(tmp_path, drawn(5)), effect=2.0)
     assert plan.needed

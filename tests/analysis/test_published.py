@@ -208,6 +208,7 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
         assert math.isnan(cells(*missing, "difference")[0])
 
 
+@pytest.mark.slow
 def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     lines = published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})

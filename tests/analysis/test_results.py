@@ -56,6 +56,7 @@ def test_folders_and_files_are_named_by_texts_too(tmp_path: Path) -> None:
     assert set(compare_runs(str(folder), str(folder)).contrasts["verdict"]) <= {EXACT, "not comparable: no result in " + str(folder)}
 
 
+@pytest.mark.slow
 def test_a_run_folder_older_than_a_table_is_reported_as_before(tmp_path: Path) -> None:
     path = write_report(write_run(tmp_path / "run", TABLES))
     text = path.read_text()

@@ -37,6 +37,8 @@ from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
 from apo_bench.types import Response, Round
 
+pytestmark = pytest.mark.slow
+
 A, B = "apo_rjs", "golden_refresh"  # B is the reference of tests/run_folder.py's experiment
 MILLION = 1_000_000
 POOLED = "ground_truth, all axes pooled"

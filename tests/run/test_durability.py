@@ -20,6 +20,8 @@ from tiny_world import tiny_tree
 from apo_bench.run import runner
 from apo_bench.run.status import read_status
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
 KILLS = 30

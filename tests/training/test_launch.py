@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from safetensors.torch import load_file
-from test_trainer import apart
 from tiny_world import tiny_bench
+from training_items import apart
 
 from apo_bench.config.schema import Executor, Lora, NeuralReward
 from apo_bench.errors import InputError
@@ -34,6 +34,8 @@ from apo_bench.training.launch import (
     read,
     written,
 )
+
+pytestmark = pytest.mark.slow
 
 TWO = "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n"
 N = 41  # updates of 16, 16 and 9; of the 9, in fours, the third round has one item for one process and none for the other
