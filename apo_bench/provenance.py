@@ -6,6 +6,7 @@ those files and the artifact has another key, edit any other and it keeps its ow
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import metadata
@@ -52,8 +53,8 @@ def neighbours(path: Path) -> tuple[Path, ...]:
         file = waiting.pop()
         if file not in reached:
             reached.add(file)
-            beside = (file.with_name(f"{name.partition('.')[0]}.py") for name, _ in _imports(file))
-            waiting += [other for other in beside if other.is_file()]
+            names = {name.partition(".")[0] for name, _ in _imports(file)} - sys.stdlib_module_names
+            waiting += [beside for name in names if name and (beside := file.with_name(f"{name}.py")).is_file()]
     return tuple(sorted(reached))
 
 

@@ -335,6 +335,13 @@ class Executor(Strict):
     launch: str | None = None
 
 
+class EngineChoice(Strict):
+    """What samples, scores and trains. `use`: a module of apo_bench.engines."""
+
+    use: str = Field(default="transformers", pattern=r"^[a-z][a-z0-9_]*$")
+    memory_gb: float | None = Field(default=None, gt=0)  # of models that stay loaded in a worker; None: half of its device's memory
+
+
 class Report(Strict):
     """What a report shows beside the results, and what it leaves out.
 
@@ -367,6 +374,7 @@ class Experiment(Strict):
     tune: Tune | None = None
     controls: Controls = Controls()
     executor: Executor = Executor()
+    engine: EngineChoice = EngineChoice()
     report: Report = Report()
     vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = {}  # the whole experiment again, at every level
 
@@ -375,7 +383,7 @@ class Experiment(Strict):
         own = self.arms[arm].budget if arm in self.arms else {}
         return {**self.budget, **own}
 
-    @field_validator("task", "executor", mode="before")
+    @field_validator("task", "executor", "engine", mode="before")
     @classmethod
     def _bare_name(cls, value: object) -> object:
         return {"use": value} if isinstance(value, str) else value

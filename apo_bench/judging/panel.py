@@ -20,6 +20,7 @@ from apo_bench.clients.journal import Journal, spent_usd
 from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
+from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_files
 from apo_bench.judging.asking import ask
@@ -31,7 +32,6 @@ from apo_bench.judging.verdicts import ORDERS, Compared, Judge, Order, Question,
 from apo_bench.provenance import code_hash, versions
 from apo_bench.stats.checks import Array
 from apo_bench.store import RunStore, write_json, write_table
-from apo_bench.training import launch as launched
 from apo_bench.types import Prompt, identity
 
 ADDED = "judges.json"  # in the run folder: judges that its experiment does not name
@@ -76,15 +76,12 @@ def surroundings(experiment: Experiment, task: Task, folder: Path, base: Path | 
 
     @cache
     def bench() -> Any:
-        import torch
-
-        from apo_bench.evaluation.context import Bench
+        from apo_bench.evaluation.context import EvaluationContext
         from apo_bench.models.policy import in_one_thread
 
         in_one_thread()
-        hardware = {"threads": 1, "device": "cuda" if torch.cuda.is_available() else "cpu"}
-        hardware |= launched.identity(experiment.executor.launch)
-        return Bench(experiment, task, RunStore(folder), hardware)
+        engine = open_engine(experiment.engine, experiment.executor, folder)
+        return EvaluationContext(experiment, task, RunStore(folder), engine)
 
     golds = {gold.name: gold for gold in experiment.models.gold}
     data = {"task": task.fingerprint, "files": digest_files(task.source_files)}
