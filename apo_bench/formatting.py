@@ -101,6 +101,16 @@ def count(value: float) -> str:
     return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them: "89 s", "1.5 min", "1.5 h"."""
+    if math.isnan(seconds):
+        return "not known"
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def inert(text: str) -> str:
     """A cell that no spreadsheet runs: what starts like a formula, white space aside, gets an apostrophe.
 

@@ -5,57 +5,45 @@ those files and the artifact has another key, edit any other and it keeps its ow
 """
 
 import ast
-import hashlib
-import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from apo_bench import __version__
-from apo_bench.hashing import digest_files
+from apo_bench.hashing import checksum, digest
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).resolve().parent
 VERSIONED = ("torch", "transformers", "accelerate", "tokenizers", "peft", "scikit-learn", "numpy")
 
 
-@cache
-def code_hash(*modules: str) -> str:
-    """Hash of the modules, of all apo-bench modules they import at any depth, and of the data files in those modules' folders."""
-    return hashlib.sha256(
-        "\n".join(f"{path.relative_to(PACKAGE)} {digest_files([path])}" for path in code_files(*modules)).encode()
-    ).hexdigest()[:24]
+def code_hash(*sources: str | Path) -> str:
+    """Hash of all files that `code_files` reaches from the sources: modules of apo-bench by name, and files of users by path."""
+    if all(isinstance(source, str) for source in sources):
+        return _module_hash(*map(str, sources))
+    return digest([(_place(path), checksum(path)) for path in code_files(*sources)])
 
 
-@cache
-def code_files(*modules: str) -> tuple[Path, ...]:
-    """The files behind `code_hash`, sorted. `modules` are full names, such as `apo_bench.lab`.
+def code_files(*sources: str | Path, package: Path = PACKAGE) -> tuple[Path, ...]:
+    """The sources, the modules of the package that they import at any depth, and the data files in those modules' folders; sorted.
 
-    Imports inside functions count. From a package's `__init__` only the names that are imported are followed: it holds re-exports.
+    A source is a module's full name, such as `apo_bench.lab.lab`, or the path of a file outside the package, such as a method's: of such
+    a file the python files of its own folder that it imports are followed too. Imports inside functions count, those for type checkers
+    do not. From a package's `__init__` only the names that are imported are followed: it holds re-exports. Raises ModuleNotFoundError.
     """
+    waiting = [path for source in sources for path in (_module(source, package) if isinstance(source, str) else [source.resolve()])]
     reached: set[Path] = set()
-    waiting = [path for name in modules for path in _files_of(name, None)]
     while waiting:
         path = waiting.pop()
-        if path not in reached:
-            reached.add(path)
-            waiting += [file for name, attribute in _imports(path) for file in _files_of(name, attribute)]
-    data = [file for folder in {path.parent for path in reached} - {PACKAGE} for file in _data_files(folder)]
-    return tuple(sorted({*reached, *data}))
-
-
-def neighbours(path: Path) -> tuple[Path, ...]:
-    """A python file and, at any depth, the files of its own folder that it imports; sorted."""
-    reached: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
-        if file not in reached:
-            reached.add(file)
-            names = {name.partition(".")[0] for name, _ in _imports(file)} - sys.stdlib_module_names
-            waiting += [beside for name in names if name and (beside := file.with_name(f"{name}.py")).is_file()]
-    return tuple(sorted(reached))
+        if path in reached:
+            continue
+        reached.add(path)
+        for import_ in _imports(path.read_bytes()) if path.suffix == ".py" else ():
+            waiting += _files_of(import_.module, import_.attribute, package)
+            waiting += [] if path.is_relative_to(package) else _files_beside(path, import_.module)
+    folders = {path.parent for path in reached if path.is_relative_to(package)} - {package}
+    return tuple(sorted({*reached, *(file for folder in folders for file in _data_files(folder))}))
 
 
 @cache
@@ -75,7 +63,7 @@ def origin() -> dict[str, Any]:
     """Library versions and the commit, if the code lies in a git checkout."""
     import subprocess
 
-    here = PACKAGE.resolve().parent
+    here = PACKAGE.parent
     if not (here / ".git").exists():
         return {"versions": versions(), "commit": None, "dirty": None}
 
@@ -89,37 +77,83 @@ def origin() -> dict[str, Any]:
     return {"versions": versions(), "commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
-def _files_of(name: str, attribute: str | None) -> Iterator[Path]:
-    """The files that `import name`, or `from name import attribute`, brings in; nothing where the module is not ours."""
-    if name.partition(".")[0] != PACKAGE.name:
+@cache
+def _module_hash(*modules: str) -> str:
+    """As `code_hash`, once a process: the package's own files do not change while it runs."""
+    return digest([(_place(path), checksum(path)) for path in code_files(*modules)])
+
+
+def _place(path: Path) -> str:
+    """A file's name in a hash, which holds no machine's folders."""
+    return str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else path.name
+
+
+def _module(name: str, package: Path) -> list[Path]:
+    files = list(_files_of(name, None, package))
+    if not files:  # such as `__main__`: a hash of nothing would never change
+        raise ModuleNotFoundError(f"{name}: no module of {package.name}", name=name)
+    return files
+
+
+def _files_of(module: str, attribute: str | None, package: Path) -> Iterator[Path]:
+    """The files that `import module`, or `from module import attribute`, brings in; none where the module is not the package's."""
+    if module.partition(".")[0] != package.name:
         return
-    place = PACKAGE.parent.joinpath(*name.split("."))
+    place = package.parent.joinpath(*module.split("."))
+    init = place / "__init__.py"
     if place.with_suffix(".py").is_file():
         yield place.with_suffix(".py")
-    elif place.is_dir() and attribute is not None:
-        if (place / f"{attribute}.py").is_file() or (place / attribute).is_dir():
-            yield from _files_of(f"{name}.{attribute}", None)
-        else:
-            sources = [source for source, reexported in _imports(place / "__init__.py") if reexported == attribute]
-            yield from (file for source in sources for file in _files_of(source, attribute))
-            if not sources:  # defined there
-                yield place / "__init__.py"
-    elif (place / "__init__.py").is_file():
-        yield place / "__init__.py"
+    elif attribute is not None and ((place / f"{attribute}.py").is_file() or (place / attribute).is_dir()):
+        yield from _files_of(f"{module}.{attribute}", None, package)
+    elif init.is_file():
+        reexports = [] if attribute is None else [import_ for import_ in _imports(init.read_bytes()) if import_.name == attribute]
+        for import_ in reexports:
+            yield from _files_of(import_.module, import_.attribute, package)
+        if not reexports:  # defined there, or all of it is imported
+            yield init
+
+
+class _Import(NamedTuple):
+    """`from module import attribute as name`; the attribute is None for `import module`."""
+
+    module: str
+    attribute: str | None
+    name: str
 
 
 @cache
-def _imports(path: Path) -> tuple[tuple[str, str | None], ...]:
-    """(module, name taken from it, or None) of every import statement in a file."""
-    statements = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Import | ast.ImportFrom)]
-    modules = [(alias.name, None) for node in statements if isinstance(node, ast.Import) for alias in node.names]
-    names = [(node.module or "", alias.name) for node in statements if isinstance(node, ast.ImportFrom) for alias in node.names]
-    return (*modules, *names)
+def _imports(source: bytes) -> tuple[_Import, ...]:
+    """The import statements of a python source at any depth, but for those that only type checkers read."""
+    imports: list[_Import] = []
+    try:
+        waiting: list[ast.AST] = [ast.parse(source)]
+    except (SyntaxError, ValueError):  # of a user: it is refused where it is run
+        return ()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            imports += [_Import(alias.name, None, alias.asname or alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports += [_Import(node.module or "", alias.name, alias.asname or alias.name) for alias in node.names]
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return tuple(imports)
+
+
+def _files_beside(path: Path, module: str) -> Iterator[Path]:
+    """The python file in the same folder that `module` names, if there is one."""
+    file = path.with_name(f"{module.partition('.')[0]}.py")
+    if module and file.is_file():
+        yield file
 
 
 def _data_files(folder: Path) -> Iterable[Path]:
     """Prompts, styles, scripts and templates that stand beside modules, or in folders without python below them."""
     for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             yield path
         elif path.is_dir() and path.name != "__pycache__" and not any(path.rglob("*.py")):

@@ -26,7 +26,7 @@ from apo_bench.clients.journal import Journal
 from apo_bench.judging.asking import ask
 from apo_bench.judging.chat_judge import ChatJudge
 from apo_bench.judging.templates import template_for
-from apo_bench.judging.verdicts import Surroundings, Verdict
+from apo_bench.judging.verdicts import JudgeContext, Verdict
 
 T = TypeVar("T")
 FILLER = "A sentence such as one finds in an answer to a question. " * 8
@@ -66,7 +66,7 @@ def main() -> None:
     ideal_s = len(asked) * given.latency_ms / 1000 / given.concurrency
 
     with serving(Plan(latency_s=given.latency_ms / 1000)) as server, TemporaryDirectory() as folder:
-        judge = ChatJudge("loopback", server.base_url, api_key_env=None, concurrency=given.concurrency).open(Surroundings())
+        judge = ChatJudge("loopback", server.base_url, api_key_env=None, concurrency=given.concurrency).open(JudgeContext())
         messages = [template_for("by_axis", "helpful").messages(question) for question in asked]
         bodies = [json.dumps({"messages": one}).encode() for one in messages]
         port = int(server.base_url.rpartition(":")[2].partition("/")[0])

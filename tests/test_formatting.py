@@ -1,5 +1,6 @@
 """Text from outside steers no terminal and adds no line: by itself, in Markdown, in tables, in errors and in what a command says failed."""
 
+import math
 import sys
 import unicodedata
 
@@ -12,7 +13,7 @@ from apo_bench import formatting as markdown
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import terminal
 from apo_bench.errors import InputError
-from apo_bench.formatting import one_line, visible
+from apo_bench.formatting import duration, one_line, visible
 
 TURNING = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}  # Unicode's classes of marks that turn text
 RUDE = "\x1b[2J\x1b]0;pwn\x07 \u202eevil\nfailed: nobody\r\u2028| # Fine"
@@ -92,3 +93,10 @@ def test_what_a_judge_did_not_answer_is_one_line_each(capsys: pytest.CaptureFixt
     with pytest.raises(typer.Exit):
         judging_commands._fail_on([RUDE, "gpt: 2 questions"])
     assert capsys.readouterr().err == f"failed: {SHOWN}\nfailed: gpt: 2 questions\n"
+
+
+def test_durations() -> None:
+    """One and a half of a unit and more are given in it. A duration that is not known is no number."""
+    seconds = (0, 0.4, 89, 90, 5399, 5400, 3600 * 1500, math.nan)
+    texts = ["0 s", "0 s", "89 s", "1.5 min", "90.0 min", "1.5 h", "1,500.0 h", "not known"]
+    assert [duration(value) for value in seconds] == texts

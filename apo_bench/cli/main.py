@@ -51,7 +51,7 @@ def run(
     import apo_bench.run.runner
     from apo_bench.config.load import load_experiment
 
-    part = apo_bench.run.runner.Part(_listed(arms), _numbers(seeds))
+    subset = apo_bench.run.runner.JobSubset(_listed(arms), _numbers(seeds))
     path = _find(experiment)
     made = _made_tiny(path) if tiny else {}
     overrides = made | _overrides(set_)
@@ -61,11 +61,11 @@ def run(
         from apo_bench.run.validate import check_experiment
 
         check_experiment(path, overrides, sizes=False)  # whatever is wrong with the input is said before anything is written
-    part.check(wanted)
-    if (part != apo_bench.run.runner.ALL or dry_run) and wanted.vary:
+    subset.check(wanted)
+    if (subset != apo_bench.run.runner.ALL or dry_run) and wanted.vary:
         raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
     if dry_run:
-        terminal.print_preview(apo_bench.run.runner.preview(path, overrides, folder, part))
+        terminal.print_preview(apo_bench.run.runner.preview(path, overrides, folder, subset))
         return
     if fresh:
         _refuse_at_work(folder)
@@ -78,7 +78,7 @@ def run(
         result = run_variations(path, overrides, folder, workers, made)
         terminal.print_spread(result.folder)
     else:
-        result = apo_bench.run.runner.run(path, overrides, folder, workers, tiny=made, part=part)
+        result = apo_bench.run.runner.run(path, overrides, folder, workers, tiny=made, subset=subset)
         if result.n_left:
             typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
         else:
@@ -119,11 +119,13 @@ def compare(
     descriptive: Annotated[bool, typer.Option("--all", help="Also the contrasts of no declared family.")] = False,
 ) -> None:
     """Whether a rerun (DIR2) reproduces a run (DIR1), contrast by contrast; exit status 1 where a primary one is not reproduced."""
-    from apo_bench.analysis import reproduction as compare_runs
+    from apo_bench.analysis import reproduction_text
+    from apo_bench.analysis.reproduction import compare_runs
 
-    found = compare_runs.compare(first, second)
-    terminal.print_tables(*compare_runs.tables(found, descriptive=descriptive), *compare_runs.sentences(found))
-    if found.status:
+    result = compare_runs(first, second)
+    tables = reproduction_text.reproduction_tables(result, descriptive=descriptive)
+    terminal.print_tables(*tables, *reproduction_text.reproduction_sentences(result))
+    if result.exit_status:
         raise typer.Exit(FAILED)
 
 
@@ -144,12 +146,12 @@ def power(
     if variation.is_varied(folder):
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
     refuse_unfinished(folder)
-    from apo_bench.analysis.power import planned, sentences
+    from apo_bench.analysis.power import power_notes, primary_power
     from apo_bench.analysis.results import read_run
 
     run = read_run(folder)
-    plans = planned(run, power=power, effect=effect)
-    terminal.print_tables(*terminal.plans(plans, run.scorer, power), *sentences(plans, power=power, effect=effect))
+    plans = primary_power(run, power=power, effect=effect)
+    terminal.print_tables(*terminal.plans(plans, run.scorer, power), *power_notes(plans, power=power, effect=effect))
 
 
 @app.command()
@@ -303,8 +305,8 @@ def _run_folders(folder: Path) -> list[Path]:
 
     if not variation.is_varied(folder):
         return [folder]
-    parts = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
-    return [part for part in parts if (part / "experiment.yaml").is_file()]
+    folders = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
+    return [part for part in folders if (part / "experiment.yaml").is_file()]
 
 
 def _unmatched(path: Path, overrides: dict[str, Any]) -> list[str]:
@@ -314,7 +316,7 @@ def _unmatched(path: Path, overrides: dict[str, Any]) -> list[str]:
     from apo_bench.run import records
 
     wanted, task = records.opened(path, overrides)
-    return costs.missed(plan(wanted, task, base=path.resolve().parent).matches)
+    return costs.missed_matches(plan(wanted, task, base=path.resolve().parent).matches)
 
 
 def _listed(names: str | None) -> tuple[str, ...] | None:

@@ -15,9 +15,8 @@ from typing import Any, NoReturn, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from apo_bench.config.python_files import load_python_file
+from apo_bench.config.python_files import load_python_file, neighbours
 from apo_bench.errors import InputError
-from apo_bench.provenance import neighbours
 from apo_bench.shipped import find_beside
 
 

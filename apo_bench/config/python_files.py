@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from apo_bench.hashing import digest_files
-from apo_bench.provenance import neighbours
+from apo_bench.provenance import code_files
 from apo_bench.types import identity
 
 
@@ -49,3 +49,9 @@ def _importable(files: list[Path]) -> Iterator[None]:
                 sys.modules.pop(name, None)
             else:
                 sys.modules[name] = module
+
+
+def neighbours(path: Path) -> list[Path]:
+    """A python file and those of its own folder that it imports, at any depth."""
+    path = path.resolve()
+    return [file for file in code_files(path) if file.parent == path.parent]

@@ -17,7 +17,7 @@ import pandas as pd
 from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.data.task import Task
 from apo_bench.engines.protocol import Engine
-from apo_bench.hashing import digest, digest_files, path_identity
+from apo_bench.hashing import digest, path_identity
 from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
@@ -149,7 +149,7 @@ class EvaluationContext:
 
     def key_parts(self) -> dict[str, Any]:
         """What an evaluation's key holds beside its inputs."""
-        code = [code_hash("apo_bench.evaluation.evaluate"), digest_files(self.task.source_files)]
+        code = code_hash("apo_bench.evaluation.evaluate", *self.task.source_files)
         policy = self.experiment.models.policy
         sampling_format = policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
         return {"code": code, "engine": self.engine.identity, "sampling_format": sampling_format}

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.plugins import resolve, source_files
+from apo_bench.config.python_files import neighbours
 from apo_bench.config.schema import Experiment, Unit
 from apo_bench.data.task import Task, load_task
 from apo_bench.engines import open_engine
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab import Lab
-from apo_bench.provenance import neighbours
 from apo_bench.store import RunStore
 from apo_bench.types import BestOfNPolicy, Policy
 

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from apo_bench.analysis.results import Run, read_responses, read_run
-from apo_bench.analysis.win_rates import comparisons, doubt
+from apo_bench.analysis.win_rates import comparisons_from_verdicts, uninformative_judge
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import inert, rows_of
-from apo_bench.judging.verdicts import Compared, Order, both_orders
+from apo_bench.judging.verdicts import Order, ResponsePair, both_orders
 from apo_bench.store import write_text
 from apo_bench.types import Prompt, identity
 
@@ -125,7 +125,7 @@ def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Pat
     Raises InputError where there is no such judge or no such comparison.
     """
     answers = read_answers(folder, base)
-    table = comparisons(answers.run.tables["judgments"])
+    table = comparisons_from_verdicts(answers.run.tables["judgments"])
     judges = sorted(set(table["judge"]))
     if judge not in (None, *judges):
         raise InputError(f"{folder}: no verdicts of judge {judge!r}; judges: {', '.join(judges) or 'none'}")
@@ -137,7 +137,9 @@ def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Pat
     paths = []
     for name, rows in decided.groupby("judge", sort=True):
         paths.append(out / f"{name}.jsonl")
-        doubts = {axis: doubt(answers.run.tables["judge_audit"], str(name), axis, answers.run.axes) for axis in answers.run.axes}
+        doubts = {
+            axis: uninformative_judge(answers.run.tables["judge_audit"], str(name), axis, answers.run.axes) for axis in answers.run.axes
+        }
         preferred = (_preferred(answers, row) | {"informative": doubts.get(row.axis, "")} for row in rows_of(rows))
         write_text(paths[-1], "".join(json.dumps(one) + "\n" for one in preferred))
     return Exported(tuple(paths), len(decided), {"missing": int(missing.sum()), "ties": int(tie.sum())})
@@ -197,7 +199,7 @@ class Key(BaseModel):
     identical: tuple[Shown, ...]
 
 
-def export_annotate(asked: Sequence[Compared], sheet: Path, *, seed: int = 0, per_pair: int | None = None) -> Exported:
+def export_annotate(asked: Sequence[ResponsePair], sheet: Path, *, seed: int = 0, per_pair: int | None = None) -> Exported:
     """Write a blind CSV sheet, columns SHEET, and beside it the key that annotators must not see (`key_path`).
 
     Annotators put 1, 2 or tie under preference. A hash with `seed` shuffles prompts, a prompt's rows and sides. A win rate needs a prompt
@@ -235,10 +237,10 @@ def key_path(sheet: Path) -> Path:
     return sheet.with_suffix(".key.json")
 
 
-def _drawn(asked: Sequence[Compared], seed: int, per_pair: int | None) -> list[Compared]:
+def _drawn(asked: Sequence[ResponsePair], seed: int, per_pair: int | None) -> list[ResponsePair]:
     if per_pair is None:
         return list(asked)
-    pairs: dict[tuple[str, str], dict[str, list[Compared]]] = {}
+    pairs: dict[tuple[str, str], dict[str, list[ResponsePair]]] = {}
     for one in asked:
         pairs.setdefault((one.arm_a, one.arm_b), {}).setdefault(one.prompt.id, []).append(one)
     drawn = []
@@ -252,12 +254,12 @@ def _drawn(asked: Sequence[Compared], seed: int, per_pair: int | None) -> list[C
     return drawn
 
 
-def _hash(seed: int, what: str, one: Compared) -> str:
+def _hash(seed: int, what: str, one: ResponsePair) -> str:
     names = (one.arm_a, one.arm_b, str(one.seed_a), str(one.seed_b), one.round)
     return identity(str(seed), what, *names, one.prompt.id, one.a, one.b)
 
 
-def _shown(one: Compared, order: Order) -> Shown:
+def _shown(one: ResponsePair, order: Order) -> Shown:
     return Shown(
         arm_a=one.arm_a, arm_b=one.arm_b, seed_a=one.seed_a, seed_b=one.seed_b, round=one.round,
         prompt_id=one.prompt.id, cluster_id=one.prompt.cluster_id, axis=one.prompt.axis, order=order,

@@ -22,8 +22,8 @@ from apo_bench.analysis.results import COLUMNS, read_run
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import Key, Shown, key_path
 from apo_bench.formatting import rows_of
-from apo_bench.judging.panel import IMPORTED, still_shown  # the folder: tables are written anew by every run, what is there is not
 from apo_bench.judging.verdicts import Choice, value_of
+from apo_bench.run.judges import IMPORTED, on_current_responses  # every run writes its tables anew, and keeps what is imported
 from apo_bench.store import write_table
 
 CHOICES: Mapping[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "1.0": "first", "2.0": "second"}  # 1.0: a column of numbers
@@ -144,7 +144,7 @@ def _row(one: Shown, judge: str, choice: Choice | None, failure: str = "") -> di
 
 def _check_shown(folder: Path, rows: pd.DataFrame) -> None:
     """Verdicts on responses that the run no longer holds (it was run again, say) are no verdicts on this run."""
-    for row in rows_of(rows[~still_shown(folder, rows)].head(1)):
+    for row in rows_of(rows[~on_current_responses(folder, rows)].head(1)):
         names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
         said = f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?"
         raise InputError(" ".join(said.split()))

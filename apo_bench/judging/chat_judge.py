@@ -8,7 +8,7 @@ from typing import Any
 from apo_bench.clients.chat import ChatClient, Reply
 from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.judging.templates import Template, template_for, templates_of
-from apo_bench.judging.verdicts import UNPARSABLE, Judge, Question, Surroundings, Verdict
+from apo_bench.judging.verdicts import UNPARSABLE, Judge, JudgeContext, Question, Verdict
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ChatJudge(ChatSettings):
         super().check()
         templates_of(self.template)
 
-    def open(self, at: Surroundings) -> "OpenChatJudge":
+    def open(self, at: JudgeContext) -> "OpenChatJudge":
         """Raises NotHere where the key's variable is not set, or the `judge` extra not installed."""
         return OpenChatJudge(self, ChatClient(self.endpoint))
 

@@ -15,7 +15,7 @@ from apo_bench.errors import InputError
 from apo_bench.hashing import digest_folder
 from apo_bench.judging import templates
 from apo_bench.judging.templates import template_for, templates_of
-from apo_bench.judging.verdicts import Judge, Question, Surroundings, Verdict
+from apo_bench.judging.verdicts import Judge, JudgeContext, Question, Verdict
 from apo_bench.models.resolve import resolve_model
 from apo_bench.provenance import code_hash, versions
 
@@ -43,7 +43,7 @@ class LocalJudge:
         if any(template.reasoned for template in templates_of(self.template)):
             raise InputError(f"LocalJudge: template: {self.template!r} asks for reasons, and a next token has no room for them")
 
-    def open(self, at: Surroundings) -> Judge:
+    def open(self, at: JudgeContext) -> Judge:
         """Raises InputError for a path that is not there. The model is loaded with the first question."""
         return _Open(self, resolve_model(self.path, Path(at.base) if at.base else None))
 

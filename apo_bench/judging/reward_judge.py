@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest_folder
-from apo_bench.judging.verdicts import Judge, Question, Scorer, Surroundings, Verdict
+from apo_bench.judging.verdicts import Judge, JudgeContext, Question, Scorer, Verdict
 from apo_bench.models.resolve import resolve_model
 from apo_bench.provenance import code_hash, versions
 from apo_bench.types import Prompt
@@ -42,7 +42,7 @@ class RewardModelJudge:
         if (self.gold is None) == (self.path is None):
             raise InputError(f"RewardModelJudge: give exactly one of gold and path, got gold={self.gold!r} and path={self.path!r}")
 
-    def open(self, at: Surroundings) -> Judge:
+    def open(self, at: JudgeContext) -> Judge:
         """Raises InputError for a gold model that is not there, or where there is no run, and for a path that is not there."""
         if self.path is not None:
             return _Open(self, resolve_model(self.path, Path(at.base) if at.base else None), None, "")

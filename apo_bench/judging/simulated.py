@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from apo_bench.errors import InputError
-from apo_bench.judging.verdicts import UNPARSABLE, Judge, Question, Surroundings, Truth, Verdict
+from apo_bench.judging.verdicts import UNPARSABLE, Judge, JudgeContext, Question, Truth, Verdict
 from apo_bench.provenance import code_hash
 
 DIGITS = 9  # of a difference; below are sums of the same parts in another order
@@ -39,7 +39,7 @@ class SimulatedJudge:
     failure_rate: Annotated[float, Ge(0), Le(1)] = 0.0
     seed: int = 0
 
-    def open(self, at: Surroundings) -> Judge:
+    def open(self, at: JudgeContext) -> Judge:
         """Raises InputError where the task has no ground truth."""
         if at.ground_truth is None:
             raise InputError(f"SimulatedJudge: the task has no ground truth to judge by (its axes: {', '.join(at.axes) or 'none'})")

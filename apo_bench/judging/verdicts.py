@@ -62,7 +62,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ResponsePair:
     """Two arms' responses to one prompt. `round`: "3", or "3/1" where they are of unlike rounds; lengths are in tokens."""
 
     arm_a: str
@@ -105,7 +105,7 @@ class Judge(Protocol):
 class JudgeSpec(Protocol):
     """What an experiment's `judges` names: a frozen dataclass whose fields are the judge's parameters."""
 
-    def open(self, at: "Surroundings") -> Judge: ...
+    def open(self, at: "JudgeContext") -> Judge: ...
 
 
 class Scorer(Protocol):
@@ -119,7 +119,7 @@ class Truth(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class JudgeContext:
     """What a judge may need of the place where it is asked. None: not there (an audit on outside data has no ground truth).
 
     `base` is the folder that paths are relative to, `axes` the task's. `truth_id` and the values of `golds` name what `ground_truth` and

@@ -21,9 +21,9 @@ import numpy as np
 from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
 from apo_bench.engines.protocol import Engine, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, digest_files, path_identity
+from apo_bench.hashing import digest, path_identity
 from apo_bench.lab.ledger import Ledger
-from apo_bench.provenance import PACKAGE, code_hash, neighbours
+from apo_bench.provenance import code_hash
 from apo_bench.store import Artifact, Computed
 from apo_bench.training.data import check_data
 from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
@@ -321,7 +321,4 @@ def _described(loss: Any) -> dict[str, Any]:
     """A loss by class, code and fields: two closures may have equal source, two dataclasses may not."""
     if not is_dataclass(loss) or isinstance(loss, type):
         raise InputError(f"loss {loss!r}: a loss is a dataclass instance, so that its fields enter the memo key")
-    kind = type(loss)
-    path = Path(inspect.getfile(kind))
-    code = code_hash(kind.__module__) if path.is_relative_to(PACKAGE) else digest_files(neighbours(path))
-    return {"class": kind.__qualname__, "code": code, **asdict(loss)}
+    return {"class": type(loss).__qualname__, "code": code_hash(Path(inspect.getfile(type(loss)))), **asdict(loss)}

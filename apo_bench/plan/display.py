@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from apo_bench.formatting import one_line
+from apo_bench.formatting import duration, one_line
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import BENCH, Disk
 from apo_bench.plan.probe import Timing
@@ -49,7 +49,7 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
         for arm, seconds in timing.arm_s.items():
             table.add_row(arm, _amount(seconds), _bytes(timing.arm_bytes[arm]))
         together = f"with {timing.workers} worker{'s' if timing.workers > 1 else ''}"
-        table.add_row(f"the run, {together}", _duration(timing.run_s), _bytes(timing.run_bytes))
+        table.add_row(f"the run, {together}", duration(timing.run_s), _bytes(timing.run_bytes))
         yield table
     if plan.judges:
         table = _table("judge", "questions", "audit", "worst cost", "its limit", title="Questions to judges, at most")
@@ -91,12 +91,6 @@ def _amount(value: float) -> str:
 
 def _bytes(value: float) -> str:
     return "not known" if math.isnan(value) else f"{value / 1e6:,.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "not known"
-    return f"{seconds:,.0f} s" if seconds < 180 else f"{seconds / 60:,.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def _usd(value: float | None) -> str:

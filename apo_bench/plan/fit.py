@@ -15,7 +15,7 @@ from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment, Fit, Unit
 from apo_bench.data.task import Task
 from apo_bench.errors import BudgetExceeded, InputError, NotHere
-from apo_bench.hashing import digest, digest_files
+from apo_bench.hashing import digest
 from apo_bench.models.resolve import by_content
 from apo_bench.provenance import code_hash, versions
 from apo_bench.store import write_json
@@ -242,12 +242,12 @@ def _key(experiment: Experiment, task: Task, base: Path) -> str:
     """Names everything that sizes depend on."""
     fits = _asked(experiment)
     arms = {name: with_value(arm, fits[name].by, 0) if name in fits else arm for name, arm in experiment.arms.items()}
+    methods = [source_files(arm.use, arm.parameters, base=base) for arm in experiment.arms.values()]
     return digest({
         "experiment": experiment.model_dump(mode="json", include={"seeds", "evaluation", "budget"}),
         "models": by_content(experiment.models).model_dump(mode="json"),
         "arms": {name: arm.model_dump(mode="json") for name, arm in arms.items()},
-        "task": [task.fingerprint, digest_files(task.source_files)],
-        "methods": [digest_files(source_files(arm.use, arm.parameters, base=base)) for arm in experiment.arms.values()],
-        "code": code_hash(__name__),
+        "task": task.fingerprint,
+        "code": [code_hash(__name__, *task.source_files), *(code_hash(*files) for files in methods)],
         "versions": versions(),
     })  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from apo_bench.analysis import costs
-from apo_bench.analysis.power import ALPHA, planned
+from apo_bench.analysis.power import ALPHA, primary_power
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.clients.rate_limit import most_tokens
@@ -20,15 +20,15 @@ from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError, NotHere
-from apo_bench.judging import panel
 from apo_bench.judging.attacks import ATTACKS
+from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.judging.templates import template_for
 from apo_bench.judging.verdicts import Question
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
 from apo_bench.plan.counting import CountingContext, counting_context
 from apo_bench.plan.fit import Fitted, fitted, with_fits
-from apo_bench.stats.planning import minimum_detectable_effect
+from apo_bench.stats.power_analysis import minimum_detectable_effect
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Plan:
 
     ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
     Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
-    as `costs.budget`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first. work: of
-    each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
+    as `costs.budget_matches`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first.
+    work: of each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
     """
 
     name: str
@@ -128,7 +128,7 @@ def plan(
         arms=tuple(experiment.arms),
         n_seeds=len(experiment.seeds),
         ledger=ledger,
-        matches=costs.budget(projected),
+        matches=costs.budget_matches(projected),
         failures=tuple(accounts.failures),
         disk=accounts.disk,
         work=accounts.work(),
@@ -149,7 +149,7 @@ def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mappin
 def _judges(run: Run, context: CountingContext, base: Path | None) -> Iterator[JudgePlan]:
     experiment, judging = run.experiment, run.experiment.judging
     prompts = min(len(context.test_prompts), judging.prompts or len(context.test_prompts))
-    questions = 2 * len(panel.arm_pairs(run)) * len(experiment.seeds) * prompts
+    questions = 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * prompts
     audited = min(judging.audit_pairs, len(context.task.pairs["test"]))
     audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
     for name, choice in experiment.judges.items():
@@ -173,7 +173,7 @@ def _worst_usd(judge: ChatSettings, questions: int, audit: int, context: Countin
 
 def _detectable(run: Run, context: CountingContext, pilot: Run | None, power: float) -> Iterator[Detectable]:
     experiment = run.experiment
-    known = {(one.a, one.b, one.axis): one for one in planned(pilot, power=power)} if pilot else {}
+    known = {(one.a, one.b, one.axis): one for one in primary_power(pilot, power=power)} if pilot else {}
     for pair in experiment.compare.primary:
         for axis in experiment.compare.axes:
             clusters = {prompt.cluster_id for prompt in context.test_prompts if axis in (POOLED, prompt.axis)}

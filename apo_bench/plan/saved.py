@@ -11,7 +11,7 @@ from apo_bench.config.plugins import source_files
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, digest_files
+from apo_bench.hashing import digest
 from apo_bench.models.resolve import by_content
 from apo_bench.plan.fit import Fitted
 from apo_bench.provenance import code_hash, versions
@@ -34,13 +34,13 @@ class KeptPlan:
 def plan_key(experiment: Experiment, task: Task, base: Path) -> str:
     """Names everything that a kept plan depends on. `experiment` has its sized arms as they were sized."""
     inputs = ("seeds", "evaluation", "budget", "arms", "tune", "controls")
+    methods = [source_files(arm.use, arm.parameters, base=base) for arm in experiment.arms.values()]
     return digest({
         "experiment": experiment.model_dump(mode="json", include=set(inputs)),
         "models": by_content(experiment.models).model_dump(mode="json"),
         "reference": experiment.reference,
-        "task": [task.fingerprint, digest_files(task.source_files)],
-        "methods": [digest_files(source_files(arm.use, arm.parameters, base=base)) for arm in experiment.arms.values()],
-        "code": code_hash("apo_bench.plan.projection"),
+        "task": task.fingerprint,
+        "code": [code_hash(__name__, *task.source_files), *(code_hash(*files) for files in methods)],
         "versions": versions(),
     })  # fmt: skip
 

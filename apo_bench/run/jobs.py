@@ -1,4 +1,4 @@
-"""Arm-seeds and other parts of a run, as jobs. A worker is told where the question is, never an object."""
+"""The jobs of a run, and how a worker runs one and reports on it. A job travels to a worker as paths and numbers, never as objects."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from apo_bench.store import write_json
 
-GOLD, INITIAL = "_gold", "_initial_policy"  # bench jobs beside the arms
+GOLD, INITIAL = "_gold", "_initial_policy"  # jobs whose results all arms share
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a job tells while it works: its stage; tokens that were sampled, scored or trained on for it so far; what its arm has used."""
+class ProgressEvent:
+    """Progress of a job: its stage, the tokens sampled, scored or trained on for it so far, and what its arm has spent of each unit."""
 
     stage: str
     tokens: float = 0.0
@@ -26,17 +26,17 @@ class Told:
 
 
 class Report(Protocol):
-    """Say what is being done; `tokens` and `used` as in Told."""
+    """Report the present stage; `tokens` and `used` as in ProgressEvent."""
 
     def __call__(self, stage: str, tokens: float = 0.0, used: Mapping[str, float] | None = None) -> None: ...
 
 
-Work = Callable[["Job", Report], str | None]  # what went wrong, or None
+Work = Callable[["Job", Report], str | None]  # the error message, or None
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told: where the question is, and which part of it to answer."""
+    """An arm-seed, a tuning trial on one seed, a control, or a model that all arms share."""
 
     experiment: Path
     overrides: str  # JSON, so that a job is hashable
@@ -53,19 +53,19 @@ class Job:
 
     @property
     def progress(self) -> Path:
-        """What it is doing, from when a run begins until its record is written."""
+        """The file with its progress, from when a run begins until the job's record is written."""
         return self.folder / "store" / "progress" / self.record.name
 
     @property
     def record(self) -> Path:
-        """Where what it ends with is written."""
+        """The file with its result."""
         if self.trial is not None:
             return self.folder / "store" / "trials" / f"{self.arm}.{self.trial}.{self.seed}.json"
         return self.folder / "store" / "arm_seeds" / f"{self.arm}.{self.seed}.json"
 
 
 def prepare_worker() -> None:
-    """One thread, and quiet: for whatever reads the environment, before it is imported."""
+    """Use one thread and print no progress bars; call this before anything that reads the environment is imported."""
     import logging
 
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1")
@@ -75,39 +75,41 @@ def prepare_worker() -> None:
     in_one_thread()
 
 
-def run_job(work: Work, job: Job, tell: Callable[[Told], None] = lambda told: None) -> str | None:
-    """Run one job, and say in its progress file what it is doing and why it failed; none is left of a finished one."""
-    said: dict[str, Any] = {**here(), "steps": 0, "rounds": 0}
+def run_job(work: Work, job: Job, tell: Callable[[ProgressEvent], None] = lambda event: None) -> str | None:
+    """Run one job and return its error message, or None. Its progress file is kept up to date, and removed when it has finished."""
+    progress: dict[str, Any] = {**this_process(), "steps": 0, "rounds": 0}
 
     def report(stage: str, tokens: float = 0.0, used: Mapping[str, float] | None = None) -> None:
-        said["rounds" if re.fullmatch(r"round \d+ done", stage) else "steps"] += 1
-        write_json(job.progress, {**said, "stage": stage, "tokens": tokens, "used": dict(used or {})})
-        tell(Told(stage, tokens, dict(used or {})))
+        progress["rounds" if re.fullmatch(r"round \d+ done", stage) else "steps"] += 1
+        write_json(job.progress, {**progress, "stage": stage, "tokens": tokens, "used": dict(used or {})})
+        tell(ProgressEvent(stage, tokens, dict(used or {})))
 
     report("starting")
     message = work(job, report)
     if message:
-        mark_failed(job, message, said)
+        mark_failed(job, message, progress)
     else:
         job.progress.unlink(missing_ok=True)
     return message
 
 
-def ended(message: str | None) -> Told:
-    """What is told of a job that has come to its end."""
-    return Told("failed" if message else "done", finished=True, failed=bool(message))
+def final_event(message: str | None) -> ProgressEvent:
+    """The last event of a job, which ended with an error message or with None."""
+    return ProgressEvent("failed" if message else "done", finished=True, failed=bool(message))
 
 
 def mark_waiting(jobs: Sequence[Job]) -> None:
+    """Write in the jobs' progress files that they are queued by this process."""
     for job in jobs:
-        write_json(job.progress, {**here(), "stage": "waiting"})
+        write_json(job.progress, {**this_process(), "stage": "waiting"})
 
 
-def mark_failed(job: Job, message: str, said: dict[str, Any] | None = None) -> None:
-    with suppress(OSError):  # it may have failed because nothing can be written
-        write_json(job.progress, {**(said or here()), "stage": "failed", "error": message})
+def mark_failed(job: Job, message: str, progress: dict[str, Any] | None = None) -> None:
+    """Write the error message into the job's progress file."""
+    with suppress(OSError):  # the disk may be full, and the job may have failed for that reason
+        write_json(job.progress, {**(progress or this_process()), "stage": "failed", "error": message})
 
 
-def here() -> dict[str, Any]:
-    """Which process this is."""
+def this_process() -> dict[str, Any]:
+    """Pid and host of this process."""
     return {"pid": os.getpid(), "host": socket.gethostname()}

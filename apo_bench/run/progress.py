@@ -1,6 +1,6 @@
-"""What is seen of a run while it works: on a terminal one calm view that stays in place, elsewhere a line for every finished job.
+"""The progress of a run on the screen: one live view on a terminal, elsewhere a line for every finished job.
 
-The view has a row an arm with a mark a seed, then a line for each job at work, then the totals.
+The view has a row per arm with a mark per seed, a line for each running job, and the totals.
 """
 
 import sys
@@ -9,86 +9,88 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import mean
 from typing import Any
 
-from apo_bench.formatting import one_line
-from apo_bench.run.jobs import Job, Told
+from apo_bench.formatting import duration, one_line
+from apo_bench.run.jobs import Job, ProgressEvent
+from apo_bench.run.remaining_time import remaining_time
 
-WAITING, AT_WORK, DONE, FAILED = "·", "▸", "✓", "✗"
-WINDOW_S = 30.0  # that tokens per second are the mean of
-Show = Callable[[Job, Told], None]
+WAITING, RUNNING, DONE, FAILED = "·", "▸", "✓", "✗"
+WINDOW_S = 30.0  # over which tokens per second are averaged
+Show = Callable[[Job, ProgressEvent], None]
 
 
 @dataclass
-class Standing:
-    """How far a job is."""
+class JobProgress:
+    """How far a job is. Times are by the view's clock."""
 
     mark: str = WAITING
-    told: Told | None = None
+    event: ProgressEvent | None = None  # the latest
     started: float = 0.0
-    took_s: float | None = None
+    duration_s: float | None = None  # of a finished job
 
 
 @dataclass
 class View:
-    """A run's jobs and how far they are, as a rich renderable. `budgets`: arm -> unit -> what it may spend; `now` is the clock."""
+    """A run's jobs and how far they are, as a rich renderable. `budgets`: arm -> unit -> limit; `now` is the clock."""
 
     jobs: Sequence[Job]
     budgets: Mapping[str, Mapping[Any, float]]
     workers: int
     now: Callable[[], float] = time.monotonic
-    standings: dict[Job, Standing] = field(default_factory=dict)
+    progress: dict[Job, JobProgress] = field(default_factory=dict)
     _tokens: dict[Job, float] = field(default_factory=dict)
-    _heard: deque[tuple[float, float]] = field(default_factory=deque)  # (when, tokens of all jobs until then)
+    _totals: deque[tuple[float, float]] = field(default_factory=deque)  # (time, tokens of all jobs until then)
     _began: float = 0.0
 
     def __post_init__(self) -> None:
-        self.standings, self._began = {job: Standing() for job in self.jobs}, self.now()
+        self.progress, self._began = {job: JobProgress() for job in self.jobs}, self.now()
 
-    def show(self, job: Job, told: Told) -> None:
-        one, now = self.standings[job], self.now()
-        if one.mark == WAITING:
-            one.started = now
-        one.told = told
-        one.mark = AT_WORK if not told.finished else FAILED if told.failed else DONE
-        if told.finished:
-            one.took_s = now - one.started
-        self._tokens[job] = max(self._tokens.get(job, 0.0), told.tokens)
-        self._heard.append((now, sum(self._tokens.values())))
-        while len(self._heard) > 2 and self._heard[0][0] < now - WINDOW_S:
-            self._heard.popleft()
+    def show(self, job: Job, event: ProgressEvent) -> None:
+        """Take in an event of a job."""
+        progress, now = self.progress[job], self.now()
+        if progress.mark == WAITING:
+            progress.started = now
+        progress.event = event
+        progress.mark = RUNNING if not event.finished else FAILED if event.failed else DONE
+        if event.finished:
+            progress.duration_s = now - progress.started
+        self._tokens[job] = max(self._tokens.get(job, 0.0), event.tokens)
+        self._totals.append((now, sum(self._tokens.values())))
+        while len(self._totals) > 2 and self._totals[0][0] < now - WINDOW_S:
+            self._totals.popleft()
 
     def tokens_per_s(self) -> float | None:
-        """Tokens sampled, scored and trained on, over the last half minute; None while nothing is known."""
-        if len(self._heard) < 2 or self._heard[-1][0] <= self._heard[0][0]:
+        """Tokens sampled, scored and trained on per second, over the last half minute; None while nothing is known."""
+        if len(self._totals) < 2 or self._totals[-1][0] <= self._totals[0][0]:
             return None
-        (early, before), (late, after) = self._heard[0], self._heard[-1]
+        (early, before), (late, after) = self._totals[0], self._totals[-1]
         return (after - before) / (late - early)
 
     def left_s(self) -> float | None:
-        """Seconds left if each job takes as long as the finished ones of its arm did, or of all arms; None before there is one."""
-        took: dict[str, list[float]] = {}
-        for job, one in self.standings.items():
-            if one.took_s is not None and one.mark == DONE and not job.arm.startswith("_"):
-                took.setdefault(job.arm, []).append(one.took_s)
-        if not took:
+        """Seconds left if each job takes as long as the finished ones of its arm, or of any arm; None before one has finished."""
+        finished: dict[str, list[float]] = {}
+        for job, progress in self.progress.items():
+            if progress.duration_s is not None and progress.mark == DONE and not job.arm.startswith("_"):
+                finished.setdefault(job.arm, []).append(progress.duration_s)
+        if not finished:
             return None
-        of_any = mean(seconds for many in took.values() for seconds in many)
-        left = 0.0
-        for job, one in self.standings.items():
-            whole = mean(took.get(job.arm, [of_any]))
-            left += whole if one.mark == WAITING else max(0.0, whole - (self.now() - one.started)) if one.mark == AT_WORK else 0.0
-        return left / self.workers
+        open_jobs = [
+            (job.arm, self.now() - progress.started if progress.mark == RUNNING else 0.0)
+            for job, progress in self.progress.items()
+            if progress.mark in (WAITING, RUNNING)
+        ]
+        seconds, _ = remaining_time(open_jobs, finished, default=[seconds for durations in finished.values() for seconds in durations])
+        return seconds / self.workers
 
     def spent(self, job: Job) -> str:
-        """Of the units that the arm has a budget in, the one it has used the largest share of."""
+        """The budget unit of which the arm has used the largest share, with that share."""
         budget = self.budgets.get(job.arm, {})
-        used = told.used if (told := self.standings[job].told) else {}
-        shares = {unit: used.get(unit, 0.0) / most for unit, most in budget.items() if most > 0}
+        used = event.used if (event := self.progress[job].event) else {}
+        shares = {unit: used.get(unit, 0.0) / limit for unit, limit in budget.items() if limit > 0}
         if not shares:
             return ""
-        unit = max(shares, key=lambda one: shares[one])
+        unit = max(shares, key=lambda name: shares[name])
         return f"{shares[unit]:.0%} of its {unit}"
 
     def __rich__(self) -> Any:
@@ -97,36 +99,37 @@ class View:
         from rich.text import Text
 
         grid = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for arm in dict.fromkeys(_row(job) for job in self.jobs):
-            marks = " ".join(one.mark for job, one in self.standings.items() if _row(job) == arm)
-            grid.add_row(Text(arm), Text(marks))
-        working = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for job, one in self.standings.items():
-            if one.mark == AT_WORK:
-                working.add_row(Text(job.label), Text(one_line(one.told.stage) if one.told else ""), Text(self.spent(job)))
-        done = sum(one.mark in (DONE, FAILED) for one in self.standings.values())
+        for row in dict.fromkeys(_row(job) for job in self.jobs):
+            marks = " ".join(progress.mark for job, progress in self.progress.items() if _row(job) == row)
+            grid.add_row(Text(row), Text(marks))
+        running = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for job, progress in self.progress.items():
+            if progress.mark == RUNNING:
+                stage = one_line(progress.event.stage) if progress.event else ""
+                running.add_row(Text(job.label), Text(stage), Text(self.spent(job)))
+        marks = [progress.mark for progress in self.progress.values()]
+        done, failed = sum(mark in (DONE, FAILED) for mark in marks), marks.count(FAILED)
         rate, left = self.tokens_per_s(), self.left_s()
-        parts = [f"{done} of {len(self.jobs)} done", f"{duration(self.now() - self._began)} so far"]
-        parts += [f"about {duration(left)} left"] if left is not None and done < len(self.jobs) else []
-        parts += [f"{rate:,.0f} tokens/s"] if rate else []
-        if failed := sum(one.mark == FAILED for one in self.standings.values()):
-            parts.append(f"{failed} failed")
-        return Group(grid, Text(), working, Text(), Text(", ".join(parts)))
+        totals = [f"{done} of {len(self.jobs)} done", f"{duration(self.now() - self._began)} so far"]
+        totals += [f"about {duration(left)} left"] if left is not None and done < len(self.jobs) else []
+        totals += [f"{rate:,.0f} tokens/s"] if rate else []
+        totals += [f"{failed} failed"] if failed else []
+        return Group(grid, Text(), running, Text(), Text(", ".join(totals)))
 
 
 @contextmanager
 def live(jobs: Sequence[Job], budgets: Mapping[str, Mapping[Any, float]], workers: int) -> Iterator[Show]:
-    """show(job, told): the view on a terminal; a line for every finished job elsewhere."""
+    """Yields show(job, event): the view on a terminal, elsewhere a line on stderr for every finished job."""
     if not sys.stderr.isatty():
         done = 0
 
-        def line(job: Job, told: Told) -> None:
+        def print_finished(job: Job, event: ProgressEvent) -> None:
             nonlocal done
-            if told.finished:
+            if event.finished:
                 done += 1
-                print(f"[{done}/{len(jobs)}] {job.label}: {one_line(told.stage)}", file=sys.stderr, flush=True)
+                print(f"[{done}/{len(jobs)}] {job.label}: {one_line(event.stage)}", file=sys.stderr, flush=True)
 
-        yield line
+        yield print_finished
         return
 
     from rich.console import Console
@@ -137,13 +140,6 @@ def live(jobs: Sequence[Job], budgets: Mapping[str, Mapping[Any, float]], worker
         yield view.show
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _row(job: Job) -> str:
+    """Arms, trials and A/A seeds share a row each; the other jobs have their own."""
     return job.label if job.arm.startswith("_") and job.trial is None and not job.arm.startswith("_aa") else job.arm.removeprefix("_")

@@ -13,7 +13,7 @@ from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.data.task import Task, load_task
 from apo_bench.engines import engine_module, launch
-from apo_bench.hashing import digest, digest_files
+from apo_bench.hashing import digest
 from apo_bench.models.resolve import by_content, resolve_model, with_paths
 from apo_bench.provenance import code_hash, versions
 from apo_bench.run.jobs import Job
@@ -41,8 +41,7 @@ def record_key(job: Job) -> str:
     experiment, task = load(job.experiment, job.overrides)
     choice, arm = chosen(experiment, job.arm), made_of(experiment, job.arm)
     if job.arm == ORACLE:
-        made_by = code_hash("apo_bench.evaluation.oracle")
-        return digest({"reference": record_key(replace(job, arm=arm)), "n": experiment.controls.oracle_n, "code": made_by})
+        return digest({"reference": record_key(replace(job, arm=arm)), "n": experiment.controls.oracle_n})
     return digest({
         "models": by_content(experiment.models).model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
@@ -50,11 +49,13 @@ def record_key(job: Job) -> str:
         "tuning": job.trial is not None,
         "arm": choice.model_dump(mode="json"),
         "seed": job.seed,
-        "task": [task.fingerprint, digest_files(task.source_files)],
-        "code": [
-            code_hash("apo_bench.evaluation.evaluate", engine_module(experiment.engine)),
-            digest_files(source_files(choice.use, choice.parameters, base=job.experiment.parent)),
-        ],
+        "task": task.fingerprint,
+        "code": code_hash(
+            "apo_bench.run.worker",
+            engine_module(experiment.engine),
+            *task.source_files,
+            *source_files(choice.use, choice.parameters, base=job.experiment.parent),
+        ),
         "versions": versions(),
         **launch.configuration(experiment.executor.launch),
     })  # fmt: skip

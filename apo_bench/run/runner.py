@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from apo_bench.analysis import preregistration as looks
+from apo_bench.analysis import preregistration
 from apo_bench.config import tuning as tune
 from apo_bench.config.controls import AA, ORACLE, chooser, hard_failure
 from apo_bench.config.load import dump_experiment, load_experiment
@@ -30,7 +30,7 @@ from apo_bench.run.executors import cores, executor
 from apo_bench.run.jobs import GOLD, INITIAL, Job, mark_waiting
 from apo_bench.run.progress import live
 from apo_bench.run.tables import Failure, Records, manifest, rows_in, write_tables
-from apo_bench.run.up_to_date import ANSWER, answer_key, says, write_answer
+from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key, write_report_key
 from apo_bench.run.worker import work
 from apo_bench.store import RUN_LOCK, damage_of, free_name, write_json, write_text
 
@@ -43,7 +43,7 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Part:
+class JobSubset:
     """The arm-seeds of an experiment that are to run now; None: all."""
 
     arms: tuple[str, ...] | None = None
@@ -59,7 +59,7 @@ class Part:
                 raise InputError(f"--{name} {odd[0]}: the experiment has no such {name[:-1]}; it has: {', '.join(map(str, there))}")
 
 
-ALL = Part()
+ALL = JobSubset()
 CHANGED = "its record answers another question: the experiment, or a file it names, was changed while it ran"
 
 
@@ -70,26 +70,26 @@ def run(
     workers: int | None = None,
     variation: Mapping[str, Any] | None = None,
     tiny: Mapping[str, Any] | None = None,
-    part: Part = ALL,
+    subset: JobSubset = ALL,
 ) -> RunResult:
     """Run an experiment, or go on with it, and write its report. Raises InputError before anything is written.
 
     `variation` says which level of a varied experiment this is, `tiny` which overrides are those of `--tiny`; both only name the run in
-    its manifest. Of a `part` alone no table is made, lest somebody looks before the planned seeds are there: the run after which no
+    its manifest. Of a `subset` alone no table is made, lest somebody looks before the planned seeds are there: the run after which no
     arm-seed is missing makes them.
     """
     question, experiment, task = _question(experiment_path, overrides, out)
-    part.check(experiment)
+    subset.check(experiment)
     if experiment.controls.oracle:
         chooser(experiment, task.ground_truth is not None)
     folder, base = question.folder, question.experiment.parent
     fits = fitting.sized(folder, experiment, task, base)
     question, experiment = _sized(question, fits)
-    runner = _Runner(question, experiment, task, workers, part)
+    runner = _Runner(question, experiment, task, workers, subset)
     missing = [job for job in runner.first_jobs() if records.finished(job) is None]
     for job in missing:
         records.method(job)  # whatever is wrong with a method or a setting is said before anything is written
-    if missing or not (folder / ANSWER).exists():
+    if missing or not (folder / REPORT_KEY).exists():
         _open_judges(question, experiment, task)
     plan = kept.kept(folder, experiment, task, base)
     if missing:  # then torch is here already, and disk is still to be taken
@@ -108,9 +108,9 @@ def run(
         for seed in experiment.seeds
     ]
     again, oracles = runner.controls(tuned)
-    whole = part == ALL
-    runner.work([*(job for job in jobs if part.has(job)), *(again if whole else ())])
-    left = [job for job in jobs if not part.has(job) and (job.arm in runner.put_off or records.finished(job) is None)]
+    whole = subset == ALL
+    runner.work([*(job for job in jobs if subset.has(job)), *(again if whole else ())])
+    left = [job for job in jobs if not subset.has(job) and (job.arm in runner.put_off or records.finished(job) is None)]
     if left:
         return RunResult(folder, tuple(runner.failures), len(left))
     found = runner.found(jobs)
@@ -122,7 +122,7 @@ def run(
     about |= {"tuned": tuned} if tuned else {}
     about |= {"fits": {name: asdict(one) for name, one in fits.items()}} if fits else {}
     about |= {"variation": dict(variation)} if variation else {}
-    with FileLock(folder / "store" / ".answer.lock"):  # of several runs on one folder one writes, and the others find it written
+    with FileLock(folder / "store" / ".report.lock"):  # of several runs on one folder one writes, and the others find it written
         if (folder / "experiment.yaml").read_text(encoding="utf-8") != asked:
             raise InputError(f"{folder / 'experiment.yaml'}: another run has meanwhile asked another question of this folder")
         unanswered = runner.answer(about, found, beside, fits)
@@ -131,13 +131,13 @@ def run(
 
 
 def preview(
-    experiment_path: Path, overrides: Mapping[str, Any] | None = None, out: Path | None = None, part: Part = ALL
+    experiment_path: Path, overrides: Mapping[str, Any] | None = None, out: Path | None = None, subset: JobSubset = ALL
 ) -> list[tuple[Job, bool]]:
     """The jobs that `run` would begin with (tuning's trials, where there is tuning), and whether each is finished. Writes nothing."""
     question, experiment, task = _question(experiment_path, overrides, out)
-    part.check(experiment)
+    subset.check(experiment)
     question, experiment = _sized(question, fitting.sized(question.folder, experiment, task, question.experiment.parent))
-    return [(job, records.finished(job) is not None) for job in _Runner(question, experiment, task, 1, part).first_jobs()]
+    return [(job, records.finished(job) is not None) for job in _Runner(question, experiment, task, 1, subset).first_jobs()]
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -156,15 +156,15 @@ def set_aside(folder: Path) -> Path | None:
 
 def _open_judges(question: Job, experiment: Experiment, task: Task) -> None:
     """What a judge lacks (a key in the environment, a model, a ground truth) is said before anything is spent or lost."""
-    from apo_bench.judging import panel
+    from apo_bench.run import judges
 
-    panel.open_judges(question.folder, experiment, task, question.experiment.parent)
+    judges.open_judges(question.folder, experiment, task, question.experiment.parent)
 
 
 def _ask_judges(question: Job, experiment: Experiment, task: Task) -> list[Any]:
-    from apo_bench.judging import panel
+    from apo_bench.run import judges
 
-    return panel.judge_run(question.folder, experiment, task, question.experiment.parent)
+    return judges.judge_run(question.folder, experiment, task, question.experiment.parent)
 
 
 def _question(path: Path, overrides: Mapping[str, Any] | None, out: Path | None) -> tuple[Job, Experiment, Task]:
@@ -183,13 +183,13 @@ def _sized(question: Job, fits: Mapping[str, Fitted]) -> tuple[Job, Experiment]:
 class _Runner:
     """What has been run of one question, and what failed."""
 
-    def __init__(self, question: Job, experiment: Experiment, task: Task, workers: int | None, part: Part = ALL) -> None:
-        self.question, self.experiment, self.task, self.workers, self.part = question, experiment, task, workers, part
+    def __init__(self, question: Job, experiment: Experiment, task: Task, workers: int | None, subset: JobSubset = ALL) -> None:
+        self.question, self.experiment, self.task, self.workers, self.subset = question, experiment, task, workers, subset
         self.run_all = executor(experiment.executor.use)
         self.failures: list[Failure] = []
         self.trials: dict[tuple[str, int, int], Mapping[str, Any]] = {}  # (arm, trial, seed) -> record
         self.untuned: set[str] = set()
-        self.put_off: set[str] = set()  # arms whose tuning is another run's part
+        self.put_off: set[str] = set()  # arms whose tuning belongs to another run
         asked = experiment.tune
         self.settings = {arm: tune.trials(arm, grid, asked.trials) for arm, grid in asked.grids.items()} if asked else {}
         self._prepared = False
@@ -242,16 +242,16 @@ class _Runner:
     def answer(self, about: dict[str, Any], found: Records, beside: Records, fits: Mapping[str, Fitted]) -> list[Any]:
         """Write tables, manifest and report, and ask the judges, unless that has been done; the judges that were left without answers."""
         question, experiment, folder = self.question, self.experiment, self.question.folder
-        about |= {"changed_after_a_look": change} if (change := looks.changed(folder, experiment)) else {}
+        about |= {"preregistration_change": change} if (change := preregistration.plan_change(folder, experiment)) else {}
         base = question.experiment.parent
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=base)]
-        answer, written = answer_key(folder, about, {**found, **beside}, judges), folder / ANSWER
-        if says(folder, answer):  # a replay has nothing new to write
+        key, written = report_key(folder, about, {**found, **beside}, judges), folder / REPORT_KEY
+        if report_is_current(folder, key):  # a replay has nothing new to write
             return []
         from apo_bench.report.report import write_report
 
-        _open_judges(question, experiment, self.task)  # before the tables of an earlier answer go
-        written.unlink(missing_ok=True)  # until the new answer is whole there is none
+        _open_judges(question, experiment, self.task)  # before earlier tables are removed
+        written.unlink(missing_ok=True)  # until the new report is complete there is none
         plan = kept.kept(folder, experiment, self.task, base) or kept.make(experiment, self.task, base, fits)
         kept.keep(folder, plan)
         used = _pairs_used(experiment, self.task)
@@ -261,18 +261,18 @@ class _Runner:
         write_json(folder / "manifest.json", about)
         unanswered = []
         if found:
-            looks.record(folder, experiment)
+            preregistration.register_plan(folder, experiment)
             unanswered = _ask_judges(question, experiment, self.task)
         write_report(folder)
         if not unanswered:
-            write_answer(folder, answer)
+            write_report_key(folder, key)
         return unanswered
 
     def first_jobs(self) -> list[Job]:
-        """What is run first: trials, or where nothing is tuned all arm-seeds; of the part that was asked for."""
+        """What is run first: trials, or where nothing is tuned all arm-seeds; of this run's subset."""
         arms = [replace(self.question, arm=arm, seed=seed) for arm in self.experiment.arms for seed in self.experiment.seeds]
-        arms += records.control_jobs(self.question, self.experiment) if self.part == ALL else []
-        return [job for job in self.trial_jobs() or arms if self.part.has(job)]
+        arms += records.control_jobs(self.question, self.experiment) if self.subset == ALL else []
+        return [job for job in self.trial_jobs() or arms if self.subset.has(job)]
 
     def trial_jobs(self) -> list[Job]:
         """What tuning runs; empty where nothing is tuned."""
@@ -286,8 +286,8 @@ class _Runner:
     def tune(self) -> dict[str, Any]:
         """Each arm's trials and the setting chosen by their dev scores; an arm whose trials all failed is a failure."""
         jobs = self.trial_jobs()
-        errors = {(one.arm, one.trial): one.message for one in self.work([job for job in jobs if self.part.has(job)])}
-        self.put_off = {job.arm for job in jobs if not self.part.has(job) and records.finished(job) is None}
+        errors = {(one.arm, one.trial): one.message for one in self.work([job for job in jobs if self.subset.has(job)])}
+        self.put_off = {job.arm for job in jobs if not self.subset.has(job) and records.finished(job) is None}
         self.trials = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := records.finished(job))}
         tuned: dict[str, Any] = {}
         for arm, tried in self.settings.items():

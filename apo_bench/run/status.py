@@ -1,8 +1,8 @@
-"""What a run folder holds, told from its files alone: also while a run goes on, or after it was killed.
+"""The state of a run folder, read from its files alone: while a run is at work, after it has ended, or after it was killed.
 
-A worker says what it is doing in `store/progress/<name of its record>.json`: {"stage": str, "pid": int} and, where it counts them, "steps",
-"rounds" (ints) and "error" (str, once it has failed). It removes the file when its record is written. Before it starts the run itself
-says "waiting" there, under its own pid.
+A worker reports in `store/progress/<name of its record>.json`: {"stage": str, "pid": int} and, where it counts them, "steps", "rounds"
+(ints) and "error" (str, once it has failed). It removes the file when its record is written. A run writes the stage "waiting", under its
+own pid, before it starts its workers.
 """
 
 import json
@@ -13,19 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
-from apo_bench.formatting import one_line, visible
+from apo_bench.formatting import duration, one_line, visible
+from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import GOLD, INITIAL, Job
-from apo_bench.run.progress import duration
 from apo_bench.run.records import control_jobs
+from apo_bench.run.remaining_time import remaining_time
 
 State = Literal["finished", "running", "waiting", "stopped", "failed", "not started"]
-Answer = Literal["up to date", "none yet", "out of date"]
+ReportState = Literal["up to date", "none yet", "out of date"]
 WAITING = "waiting"
 LOG_LINES = 4  # of a failure, shown
 _KEY = re.compile(r"[0-9a-f]{24}")
@@ -33,34 +33,35 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{24}\.tmp(\d+)")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One arm-seed, one trial of tuning, or one of the bench's own jobs. None: not known."""
+class JobStatus:
+    """The state of an arm-seed, of a tuning trial, or of a job that all arms share. None: not known."""
 
     arm: str
     seed: int
     trial: int | None
     state: State
-    stage: str = ""  # what it is doing, was doing when it stopped, or why it failed
+    stage: str = ""  # the current stage, the last one before it stopped, or the error message
     pid: int | None = None
     rounds: int | None = None  # finished
     steps: int | None = None  # stages begun
     artifacts: int | None = None  # in the store, named by its record
-    work_s: float | None = None  # of a finished one: making its artifacts and evaluating its rounds, in one process
+    work_s: float | None = None  # of a finished job: making its artifacts and evaluating its rounds, in one process
     log: tuple[str, ...] = ()
 
     @property
-    def of_the_bench(self) -> bool:
+    def is_shared(self) -> bool:
+        """Whether all arms share its result: the gold models and the initial policy."""
         return self.arm in (GOLD, INITIAL)
 
     @property
     def to_do(self) -> bool:
-        """Whether a run that goes on would get to it for the first time."""
-        return self.state not in ("finished", "failed") and not self.of_the_bench
+        """Whether a resumed run would still have to run it; a failed job is not repeated."""
+        return self.state not in ("finished", "failed") and not self.is_shared
 
 
 @dataclass(frozen=True)
 class JudgeAnswers:
-    """What a judge's journal holds, under whatever settings. `unanswered`: questions left over when it was last asked; None: not known."""
+    """What a judge's journal holds, under any settings. `unanswered`: questions left over when it was last asked; None: not known."""
 
     name: str
     answers: int
@@ -71,22 +72,25 @@ class JudgeAnswers:
 
 @dataclass(frozen=True)
 class Status:
+    """The state of a run folder's jobs, judges and report."""
+
     folder: Path
-    parts: tuple[Part, ...]
+    jobs: tuple[JobStatus, ...]
     judges: tuple[JudgeAnswers, ...]
-    answer: Answer  # whether tables and report are made of these records and this experiment file, by the code at hand
-    building: tuple[str, ...]  # artifacts that a living process is making now
-    notes: tuple[str, ...]  # files that cannot be read
+    report: ReportState  # whether tables and report follow from these records, this experiment file and the present code
+    building: tuple[str, ...]  # artifacts that a live process is making
+    unreadable: tuple[str, ...]  # files that cannot be read
+    report_damage: str | None = None  # why an existing report is not complete
 
     @property
     def workers(self) -> int:
-        """Processes at work on a part."""
-        return len({part.pid for part in self.parts if part.state == "running"})
+        """Processes that are running a job."""
+        return len({job.pid for job in self.jobs if job.state == "running"})
 
     @property
-    def busy(self) -> tuple[Part, ...]:
-        """Parts that a living run is at, or will come to."""
-        return tuple(part for part in self.parts if part.state in ("running", "waiting"))
+    def busy(self) -> tuple[JobStatus, ...]:
+        """Jobs that a live run is working on or has queued."""
+        return tuple(job for job in self.jobs if job.state in ("running", "waiting"))
 
 
 def read_status(folder: Path) -> Status:
@@ -94,129 +98,130 @@ def read_status(folder: Path) -> Status:
     if not (folder / "experiment.yaml").is_file():
         raise InputError(f"{folder}: not a run folder (no experiment.yaml)")
     experiment = load_experiment(folder / "experiment.yaml")
-    notes: list[str] = []
-    manifest = _read(folder / "manifest.json", notes) or {}
+    unreadable: list[str] = []
+    manifest = _read(folder / "manifest.json", unreadable) or {}
     present = set(artifacts(folder))
-    parts = [_part(job, _message(manifest, job), present, notes) for job in asked(folder, experiment)]
-    parts = [part for part in parts if not part.of_the_bench or part.state != "not started"]
-    answer = _answer(folder, experiment, manifest, parts)
-    return Status(folder, tuple(parts), tuple(_judges(folder, experiment, manifest)), answer, tuple(_building(folder)), tuple(notes))
+    statuses = (_job_status(job, _error_message(manifest, job), present, unreadable) for job in all_jobs(folder, experiment))
+    jobs = [job for job in statuses if not job.is_shared or job.state != "not started"]
+    report = _report_state(folder, experiment, manifest, jobs)
+    damage = report_damage(folder) if (folder / "report").is_dir() else None
+    judges, building = tuple(_judges(folder, experiment, manifest)), tuple(_building(folder))
+    return Status(folder, tuple(jobs), judges, report, building, tuple(unreadable), damage)
 
 
-def asked(folder: Path, experiment: Experiment) -> Iterator[Job]:
-    """Everything that a run of the experiment does, in its order."""
-    question = Job(folder / "experiment.yaml", "{}", folder, INITIAL, 0)
-    yield question
-    yield from (replace(question, arm=GOLD, seed=seed) for seed in sorted({seed for gold in experiment.models.gold for seed in gold.seeds}))
+def all_jobs(folder: Path, experiment: Experiment) -> Iterator[Job]:
+    """Every job of the experiment, in the order in which a run would start them."""
+    template = Job(folder / "experiment.yaml", "{}", folder, INITIAL, 0)
+    yield template
+    yield from (replace(template, arm=GOLD, seed=seed) for seed in sorted({seed for gold in experiment.models.gold for seed in gold.seeds}))
     if tune := experiment.tune:
         for arm in tune.grids:
             for trial in range(tune.trials):
-                yield from (replace(question, arm=arm, seed=seed, trial=trial) for seed in tune.seeds)
+                yield from (replace(template, arm=arm, seed=seed, trial=trial) for seed in tune.seeds)
     for arm in experiment.arms:
-        yield from (replace(question, arm=arm, seed=seed) for seed in experiment.seeds)
-    yield from control_jobs(question, experiment)
+        yield from (replace(template, arm=arm, seed=seed) for seed in experiment.seeds)
+    yield from control_jobs(template, experiment)
 
 
 def artifacts(folder: Path) -> dict[str, Path]:
-    """The finished artifacts of a run folder, by key; whole or not."""
+    """The finished artifacts of a run folder, by key; they may be damaged."""
     return {path.name: path for path in sorted((folder / "store").glob("*/*")) if _KEY.fullmatch(path.name) and path.is_dir()}
 
 
-def named(value: Any) -> Iterator[str]:
-    """Every text in a JSON value, keys of mappings too: a record or a manifest names artifacts by their keys, wherever it does so."""
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, keys of mappings too: records and manifests name artifacts by key in many places."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from (key, *named(one))
+        for key, inner in value.items():
+            yield from (key, *strings_in(inner))
     elif isinstance(value, list):
-        for one in value:
-            yield from named(one)
+        for inner in value:
+            yield from strings_in(inner)
 
 
-def time_left(parts: Sequence[Part]) -> tuple[float, int]:
-    """Seconds of one process's work on what is still to do, by the median of the same arm's finished ones; and how many have none to go by.
+def time_left(jobs: Sequence[JobStatus]) -> tuple[float, int]:
+    """Seconds of one process's work on the jobs still to do, and how many of them have no finished job of their arm to go by.
 
-    What is under way counts in full, and what failed not at all.
+    Running jobs count in full, failed ones not at all.
     """
-    seconds, unknown = 0.0, 0
-    for part in parts:
-        if part.to_do:
-            like = [
-                one.work_s for one in parts if one.work_s is not None and (one.arm, one.trial is None) == (part.arm, part.trial is None)
-            ]
-            seconds, unknown = (seconds + median(like), unknown) if like else (seconds, unknown + 1)
-    return seconds, unknown
+    finished: dict[tuple[str, bool], list[float]] = {}
+    for job in jobs:
+        if job.work_s is not None:
+            finished.setdefault((job.arm, job.trial is None), []).append(job.work_s)
+    return remaining_time([((job.arm, job.trial is None), 0.0) for job in jobs if job.to_do], finished)
 
 
 def tables(status: Status) -> list[Any]:
-    """The status as rich tables and lines, at most 100 columns wide: arms, judges, failures, the answer, the time left."""
+    """The status as rich tables and lines, at most 100 columns wide: arms, judges, failures, the report, the time left."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     arms = Table("arm", "seeds", "state", "rounds", "artifacts", "work", box=SIMPLE_HEAD, padding=(0, 1), title=str(status.folder))
-    for (arm, state, stage, rounds, steps), group in groupby(status.parts, key=_row):
-        same = list(group)
-        seeds = ", ".join(dict.fromkeys(str(part.seed) for part in same))
-        work = _span([part.work_s for part in same], duration)
-        about = f"{state}: {one_line(stage)}" if stage and state != "failed" else state  # why it failed stands below
-        about += f" (step {steps})" if steps and state != "failed" else ""
-        arms.add_row(arm, seeds, about, "-" if rounds is None else str(rounds), _span([part.artifacts for part in same], str), work)
+    for (arm, state, stage, rounds, steps), group in groupby(status.jobs, key=_row):
+        jobs = list(group)
+        seeds = ", ".join(dict.fromkeys(str(job.seed) for job in jobs))
+        work = _span([job.work_s for job in jobs], duration)
+        text = f"{state}: {one_line(stage)}" if stage and state != "failed" else state  # the error is shown below
+        text += f" (step {steps})" if steps and state != "failed" else ""
+        arms.add_row(arm, seeds, text, "-" if rounds is None else str(rounds), _span([job.artifacts for job in jobs], str), work)
     shown: list[Any] = [arms]
     if status.judges:
         judges = Table("judge", "answers", "without a verdict", "unanswered", box=SIMPLE_HEAD, padding=(0, 1))
-        for one in status.judges:
-            damaged = f" (and {one.damaged_lines} damaged lines)" if one.damaged_lines else ""
-            judges.add_row(one.name, f"{one.answers}{damaged}", str(one.undecided), "-" if one.unanswered is None else str(one.unanswered))
+        for judge in status.judges:
+            damaged = f" (and {judge.damaged_lines} damaged lines)" if judge.damaged_lines else ""
+            unanswered = "-" if judge.unanswered is None else str(judge.unanswered)
+            judges.add_row(judge.name, f"{judge.answers}{damaged}", str(judge.undecided), unanswered)
         shown.append(judges)
-    for part in status.parts:
-        if part.state == "failed":
-            said = f"failed: {_name(part)}, seed {part.seed}: {one_line(part.stage)}"
-            shown.append("\n".join([said, *(f"    {visible(line)}" for line in part.log)]))
+    for job in status.jobs:
+        if job.state == "failed":
+            first = f"failed: {_name(job)}, seed {job.seed}: {one_line(job.stage)}"
+            shown.append("\n".join([first, *(f"    {visible(line)}" for line in job.log)]))
     if status.building and not status.workers:
         shown.append(f"at work: {', '.join(status.building)}; for which arm is not on disk")
-    shown += [f"unreadable: {one_line(note)}" for note in status.notes]
-    return [*shown, f"tables and report: {status.answer}", f"time left: {_left(status)}"]
+    shown += [f"unreadable: {one_line(path)}" for path in status.unreadable]
+    damage = f" ({status.report_damage})" if status.report_damage else ""
+    return [*shown, f"tables and report: {status.report}{damage}", f"time left: {_time_left_text(status)}"]
 
 
-# --- one part -----------------------------------------------------------------------------------------------------------------
+# --- one job ------------------------------------------------------------------------------------------------------------------
 
 
-def _part(job: Job, message: str | None, present: set[str], notes: list[str]) -> Part:
-    """Of what the files say of it the newest holds: its record, its progress, a failure in the manifest, a traceback in its log."""
+def _job_status(job: Job, message: str | None, present: set[str], unreadable: list[str]) -> JobStatus:
+    """By the newest of its files: its record, its progress, an error in the manifest, or a traceback in its log."""
     place = (job.arm, job.seed, job.trial)
     store, log_file = job.folder / "store", job.folder / "logs" / f"{job.record.stem}.log"
     log = tuple(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]) if log_file.is_file() else ()
-    found: list[tuple[int, Part]] = []
+    candidates: list[tuple[int, JobStatus]] = []  # (modification time, status by that file)
     if log:
-        found.append((_when(log_file), Part(*place, "failed", log[-1], log=log)))
+        candidates.append((_modified(log_file), JobStatus(*place, "failed", log[-1], log=log)))
     if message is not None:
-        found.append((_when(job.folder / "manifest.json"), Part(*place, "failed", message, log=log)))
-    said_in = store / "progress" / job.record.name
-    if said := _read(said_in, notes):
-        found.append((_when(said_in), _said(place, said, log)))
-    if record := _read(job.record, notes):
-        n = len(present & set(named(record)))
+        candidates.append((_modified(job.folder / "manifest.json"), JobStatus(*place, "failed", message, log=log)))
+    progress_file = store / "progress" / job.record.name
+    if progress := _read(progress_file, unreadable):
+        candidates.append((_modified(progress_file), _from_progress(place, progress, log)))
+    if record := _read(job.record, unreadable):
+        n = len(present & set(strings_in(record)))
         rounds = len(record["rounds"]) - 1 if "rounds" in record else len(record["dev_scores"])  # an arm's begin with round 0
-        part = Part(*place, "finished", rounds=rounds, artifacts=n, work_s=_work_s(store, record, notes))
-        found.append((_when(job.record), part))
-    return sorted(found, key=lambda one: one[0])[-1][1] if found else Part(*place, "not started")
+        status = JobStatus(*place, "finished", rounds=rounds, artifacts=n, work_s=_work_s(store, record, unreadable))
+        candidates.append((_modified(job.record), status))
+    return sorted(candidates, key=lambda candidate: candidate[0])[-1][1] if candidates else JobStatus(*place, "not started")
 
 
-def _said(place: tuple[str, int, int | None], said: Mapping[str, Any], log: tuple[str, ...]) -> Part:
-    """What a worker's progress says, in view of whether it lives."""
-    part = Part(*place, "running", str(said.get("stage", "")), said.get("pid"), said.get("rounds"), said.get("steps"))
-    if said.get("error") is not None:
-        return replace(part, state="failed", stage=str(said["error"]), log=log)
-    if said.get("host") not in (None, socket.gethostname()):  # whose processes cannot be seen from here: as it says
-        return replace(part, state="waiting", stage="") if part.stage == WAITING else part
-    if lives(part.pid):
-        return replace(part, state="waiting", stage="") if part.stage == WAITING else part
-    return replace(part, state="not started", stage="") if part.stage == WAITING else replace(part, state="stopped")
+def _from_progress(place: tuple[str, int, int | None], progress: Mapping[str, Any], log: tuple[str, ...]) -> JobStatus:
+    """The status by a worker's progress file, and by whether that worker is alive."""
+    status = JobStatus(
+        *place, "running", str(progress.get("stage", "")), progress.get("pid"), progress.get("rounds"), progress.get("steps")
+    )
+    if progress.get("error") is not None:
+        return replace(status, state="failed", stage=str(progress["error"]), log=log)
+    if progress.get("host") not in (None, socket.gethostname()) or lives(status.pid):  # another host's processes cannot be seen from here
+        return replace(status, state="waiting", stage="") if status.stage == WAITING else status
+    return replace(status, state="not started", stage="") if status.stage == WAITING else replace(status, state="stopped")
 
 
 def lives(pid: int | None) -> bool:
-    """Whether a process of this machine has this number; one that has ended, and that nobody has waited for yet, does not live."""
+    """Whether a process with this number runs on this machine; a zombie does not."""
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
@@ -224,48 +229,49 @@ def lives(pid: int | None) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's process
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
     except OSError:  # no /proc here
         return True
 
 
-def _work_s(store: Path, record: Mapping[str, Any], notes: list[str]) -> float | None:
-    """`wall_s` is of the arm's own artifacts; evaluating the rounds took time as well."""
-    timings = [_read(store / "evaluations" / one["evaluation"] / "timing.json", notes) for one in record.get("rounds", ())]
+def _work_s(store: Path, record: Mapping[str, Any], unreadable: list[str]) -> float | None:
+    """Seconds for the arm's own artifacts (`wall_s`) and for evaluating its rounds."""
+    timings = [_read(store / "evaluations" / round_["evaluation"] / "timing.json", unreadable) for round_ in record.get("rounds", ())]
     if "wall_s" not in record or None in timings:
         return None
-    return record["wall_s"] + sum(one["wall_s"] for one in timings if one)
+    return record["wall_s"] + sum(timing["wall_s"] for timing in timings if timing)
 
 
-def _message(manifest: Mapping[str, Any], job: Job) -> str | None:
-    """Why it failed, by the manifest of the last run that came to an end."""
+def _error_message(manifest: Mapping[str, Any], job: Job) -> str | None:
+    """Why the job failed, by the manifest of the last run that ended."""
     if job.trial is not None:
         trials = manifest.get("tuned", {}).get(job.arm, {}).get("trials", [])
         return trials[job.trial].get("error") if job.trial < len(trials) else None
-    messages = [one["message"] for one in manifest.get("failures", ()) if (one["arm"], one["seed"]) == (job.arm, job.seed)]
-    return messages[0] if messages else None
+    failures = manifest.get("failures", ())
+    return next((failure["message"] for failure in failures if (failure["arm"], failure["seed"]) == (job.arm, job.seed)), None)
 
 
-def _when(path: Path) -> int:
+def _modified(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _read(path: Path, notes: list[str]) -> dict[str, Any] | None:
+def _read(path: Path, unreadable: list[str]) -> dict[str, Any] | None:
+    """A JSON mapping, or None; the path of a file that is there but holds none is added to `unreadable`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        notes.append(str(path))
+        value = None
+    if not isinstance(value, dict):
+        unreadable.append(str(path))
         return None
-    return found
+    return value
 
 
-# --- beside the parts ---------------------------------------------------------------------------------------------------------
+# --- judges, artifacts, report ------------------------------------------------------------------------------------------------
 
 
 def _judges(folder: Path, experiment: Experiment, manifest: Mapping[str, Any]) -> Iterator[JudgeAnswers]:
@@ -274,60 +280,60 @@ def _judges(folder: Path, experiment: Experiment, manifest: Mapping[str, Any]) -
     journals = {path.stem: path for path in sorted((folder / "store" / "judging").glob("*.jsonl"))}
     for name in dict.fromkeys([*experiment.judges, *journals]):
         journal = Journal(journals.get(name, folder / "store" / "judging" / f"{name}.jsonl"))  # reading takes no lock
-        answers = [one for one in journal.records.values() if "final" in one]
-        unanswered = manifest.get("judges", {}).get(name, {}).get("unanswered")
-        left = None if unanswered is None else sum(unanswered.values())
-        yield JudgeAnswers(name, len(answers), sum(one.get("choice") is None for one in answers), journal.n_damaged, left)
+        answers = [record for record in journal.records.values() if "final" in record]
+        counts = manifest.get("judges", {}).get(name, {}).get("unanswered")
+        unanswered = None if counts is None else sum(counts.values())
+        yield JudgeAnswers(name, len(answers), sum(answer.get("choice") is None for answer in answers), journal.n_damaged, unanswered)
 
 
 def _building(folder: Path) -> Iterator[str]:
-    """Artifacts under way: the folder they are built in bears the pid."""
+    """Artifacts in the making: the folder they are built in is named by the pid."""
     for path in sorted((folder / "store").glob("*/.*")):
         if (match := _TEMPORARY.fullmatch(path.name)) and lives(int(match[1])):
             yield f"process {match[1]} makes {path.parent.name}"
 
 
-def _answer(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], parts: Sequence[Part]) -> Answer:
+def _report_state(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], statuses: Sequence[JobStatus]) -> ReportState:
     from apo_bench.config.plugins import source_files
-    from apo_bench.run.up_to_date import ANSWER, answer_key, says
+    from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key
 
-    if not (folder / ANSWER).exists():
+    if not (folder / REPORT_KEY).exists():
         return "none yet"
-    jobs = {(job.arm, job.seed): job for job in asked(folder, experiment) if job.trial is None}
-    finished = [(part.arm, part.seed) for part in parts if part.trial is None and part.state == "finished"]
+    jobs = {(job.arm, job.seed): job for job in all_jobs(folder, experiment) if job.trial is None}
+    finished = [(status.arm, status.seed) for status in statuses if status.trial is None and status.state == "finished"]
     records = {place: json.loads(jobs[place].record.read_text()) for place in finished}
-    about = {name: value for name, value in manifest.items() if name != "judges"}  # which are asked after it was written
+    facts = {name: value for name, value in manifest.items() if name != "judges"}  # added once the judges had been asked
     try:
-        judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=Path.cwd())]
+        judges = [path for judge in experiment.judges.values() for path in source_files(judge.use, judge.parameters, base=Path.cwd())]
     except InputError:  # a judge's file that is not here cannot be compared
         return "out of date"
-    same = says(folder, answer_key(folder, about, records, judges))
-    return "up to date" if same and not any(part.to_do for part in parts) else "out of date"
+    current = report_is_current(folder, report_key(folder, facts, records, judges))
+    return "up to date" if current and not any(status.to_do for status in statuses) else "out of date"
 
 
-# --- in words -----------------------------------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------------------------------------
 
 
-def _name(part: Part) -> str:
-    if part.of_the_bench:
-        return {GOLD: "gold models", INITIAL: "initial policy"}[part.arm]
-    return part.arm if part.trial is None else f"{part.arm}, trial {part.trial + 1}"
+def _name(job: JobStatus) -> str:
+    if job.is_shared:
+        return {GOLD: "gold models", INITIAL: "initial policy"}[job.arm]
+    return job.arm if job.trial is None else f"{job.arm}, trial {job.trial + 1}"
 
 
-def _row(part: Part) -> tuple[Any, ...]:
-    """Neighbours that agree in this share a row."""
-    return _name(part), part.state, part.stage, part.rounds, part.steps
+def _row(job: JobStatus) -> tuple[Any, ...]:
+    """Neighbours with equal values share a row."""
+    return _name(job), job.state, job.stage, job.rounds, job.steps
 
 
-def _span(values: Sequence[Any], say: Any) -> str:
-    """The lowest and the highest of the values that are known."""
+def _span(values: Sequence[Any], text: Any) -> str:
+    """The lowest and the highest known value."""
     known = sorted(value for value in values if value is not None)
-    return " to ".join(dict.fromkeys([say(known[0]), say(known[-1])])) if known else "-"
+    return " to ".join(dict.fromkeys([text(known[0]), text(known[-1])])) if known else "-"
 
 
-def _left(status: Status) -> str:
-    seconds, unknown = time_left(status.parts)
-    n = sum(part.to_do for part in status.parts)
+def _time_left_text(status: Status) -> str:
+    seconds, unknown = time_left(status.jobs)
+    n = sum(job.to_do for job in status.jobs)
     if not n:
         return "none"
     if unknown == n:

@@ -1,4 +1,4 @@
-"""Whether the tables and the report of a run folder are still the answer to its question."""
+"""Whether the tables and the report of a run folder follow from its records, its experiment file and the present code."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,36 +7,34 @@ from typing import Any
 
 from apo_bench.hashing import checksum, digest, digest_files
 from apo_bench.provenance import code_hash
+from apo_bench.report.write import report_damage
 from apo_bench.run.tables import Records
 from apo_bench.store import write_json
 
-ANSWER = Path("store") / "answer.json"
-PRODUCTS = (
-    "manifest.json", "tables/scores.parquet", "report/report.md", "report/report.html",
-    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget", "sharing", "plan", "controls")),
-)  # fmt: skip
+REPORT_KEY = Path("store") / "report_key.json"
 
 
-def answer_key(folder: Path, about: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
-    """Names everything that tables and report are made from."""
-    code = [code_hash("apo_bench.run.tables", "apo_bench.judging.panel", "apo_bench.report.report"), digest_files(judges)]
-    question = digest_files([folder / "experiment.yaml"])
-    return digest([about, [record["key"] for record in records.values()], question, code])
+def report_key(folder: Path, manifest: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
+    """Hash of everything that tables and report are made from. `judges`: the source files of the experiment's judges."""
+    code = code_hash("apo_bench.run.tables", "apo_bench.run.judges", "apo_bench.report.report", *judges)
+    experiment = digest_files([folder / "experiment.yaml"])
+    return digest([manifest, [record["key"] for record in records.values()], experiment, code])
 
 
-def write_answer(folder: Path, key: str) -> None:
-    """Say that tables and report are whole, and the answer to this question."""
-    write_json(folder / ANSWER, {"key": key, "tables": _tables(folder)})
+def write_report_key(folder: Path, key: str) -> None:
+    """Record that tables and report are complete, and what they were made from."""
+    write_json(folder / REPORT_KEY, {"key": key, "tables": _checksums(folder)})
 
 
-def says(folder: Path, key: str) -> bool:
-    """Whether a folder's tables and report answer this question, and are there; the tables as they were written."""
+def report_is_current(folder: Path, key: str) -> bool:
+    """Whether tables and report were made from what `key` names, and are as they were written."""
     try:
-        said = json.loads((folder / ANSWER).read_text())
-        return said["key"] == key and said["tables"] == _tables(folder) and all((folder / part).exists() for part in PRODUCTS)
+        stored = json.loads((folder / REPORT_KEY).read_text())
+        same = stored["key"] == key and stored["tables"] == _checksums(folder)
+        return same and (folder / "manifest.json").exists() and report_damage(folder) is None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def _tables(folder: Path) -> dict[str, str]:
+def _checksums(folder: Path) -> dict[str, str]:
     return {path.name: checksum(path) for path in sorted((folder / "tables").glob("*.parquet"))}

@@ -18,7 +18,7 @@ from apo_bench.data.task import Task, load_task
 from apo_bench.engines import engine_module
 from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
-from apo_bench.judging import panel
+from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
 from apo_bench.plan import fit as fitting
 from apo_bench.provenance import PACKAGE
@@ -51,8 +51,8 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, 
         engine_module(experiment.engine)
         _check_launch(experiment, base)
         if experiment.report.beside:
-            published.load(published.find(experiment.report.beside))
-            published.ours(experiment, experiment.report.arms)
+            published.read_published(published.find_published(experiment.report.beside))
+            published.matching_arms(experiment, experiment.report.arms)
         notes = [*_code(experiment, base), *_check_models(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
@@ -117,10 +117,10 @@ def _code(experiment: Experiment, base: Path) -> Iterator[str]:
 
 
 def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
-    at = panel.surroundings(experiment, task, base, base)
+    context = judge_context(experiment, task, base, base)
     for name, choice in experiment.judges.items():
         try:
-            panel.open_judge(name, choice, at)
+            open_judge(name, choice, context)
         except NotHere as error:
             yield str(error)
 

@@ -1,9 +1,25 @@
 """Valid claims about arms: frames and arrays in, frozen results out, no I/O. Importable alone; docs/statistics.md says what and why."""
 
-from apo_bench.stats.agreement import Agreement, agreement
+from apo_bench.stats.bootstrap import Bootstrap, two_way_bootstrap
+from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry
 from apo_bench.stats.calibration import Bin, ece, reliability
-from apo_bench.stats.claims import NonInferiority, SuperiorAndNonInferior, noninferiority, superior_and_noninferior
-from apo_bench.stats.crossed import (
+from apo_bench.stats.confidence_intervals import clustered_mean, wilson
+from apo_bench.stats.length_control import LengthControlled, length_controlled_win_rate
+from apo_bench.stats.multiple_comparisons import EffectSize, benjamini_hochberg, contrasts, effect_size, holm
+from apo_bench.stats.non_inferiority import NonInferiority, SuperiorAndNonInferior, noninferiority, superior_and_noninferior
+from apo_bench.stats.power_analysis import (
+    Components,
+    Size,
+    components,
+    mde_table,
+    minimum_detectable_effect,
+    noncentral_t_power,
+    plan_size,
+    power,
+)
+from apo_bench.stats.rater_agreement import Agreement, agreement
+from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.two_way_random_effects import (
     Contrast,
     MeanTest,
     TwoWayError,
@@ -14,23 +30,7 @@ from apo_bench.stats.crossed import (
     paired_error,
     unpaired_error,
 )
-from apo_bench.stats.families import EffectSize, benjamini_hochberg, contrasts, effect_size, holm
-from apo_bench.stats.length import LengthControlled, length_controlled_win_rate
-from apo_bench.stats.planning import (
-    Components,
-    Size,
-    components,
-    mde_table,
-    minimum_detectable_effect,
-    noncentral_t_power,
-    plan_size,
-    power,
-)
-from apo_bench.stats.preferences import JudgedWinRate, WinRate, judged_win_rate, win_rate
-from apo_bench.stats.resample import Bootstrap, two_way_bootstrap
-from apo_bench.stats.scores import Layout, lay_out
-from apo_bench.stats.shares import clustered_mean, wilson
-from apo_bench.stats.strengths import BradleyTerry, bradley_terry
+from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_win_rate, win_rate
 
 __all__ = [
     "Agreement", "Bin", "Bootstrap", "BradleyTerry", "Components", "Contrast", "EffectSize", "JudgedWinRate", "Layout",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from apo_bench.stats.checks import check_count, numbers
+from apo_bench.stats.argument_checks import check_count, numbers
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from apo_bench.stats.resample import SHAPE_SEEDS
+from apo_bench.stats.bootstrap import SHAPE_SEEDS
 from validation.experiments import (
     BOOTSTRAP,
     BOUNDED,

@@ -9,8 +9,8 @@ import pandas as pd
 
 from apo_bench.stats import contrast as public_contrast
 from apo_bench.stats import holm, two_way_bootstrap
-from apo_bench.stats.planning import minimum_detectable_effect, noncentral_t_power, power
-from apo_bench.stats.resample import SHAPE_SEEDS
+from apo_bench.stats.bootstrap import SHAPE_SEEDS
+from apo_bench.stats.power_analysis import minimum_detectable_effect, noncentral_t_power, power
 from validation.recipes import CONTRAST, ON_ALL_DATA, RESAMPLED_NULLS, WRONG_TESTS, Data, contrast
 from validation.worlds import LARGE_METHOD_SD, SEED_SHARES, Array, P, World, batches, draw, members, ordinary_share
 
@@ -236,7 +236,7 @@ def families(n: int, seed: int) -> pd.DataFrame:
 
 
 def powers(n: int, seed: int) -> pd.DataFrame:
-    """Rejections of a false null beside what `planning` promises: its `power`, and the textbook's noncentral t."""
+    """Rejections of a false null beside what `power_analysis` promises: its `power`, and the textbook's noncentral t."""
     rows = []
     for s in SEEDS:
         for paired in (True, False):

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtr
 
-from apo_bench.stats.crossed import TwoWayError, paired_error, unpaired_error
+from apo_bench.stats.two_way_random_effects import TwoWayError, paired_error, unpaired_error
 from validation.worlds import Array
 
 CONTRAST = "contrast"

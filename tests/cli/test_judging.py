@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_panel import SIMULATED, judged, run_folder
+from judged_run import SIMULATED, judged, run_folder
 from tiny_world import TREE
 from typer.testing import CliRunner
 

@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 
 import apo_bench.run.validate
 from apo_bench import __version__
-from apo_bench.analysis.power import planned
+from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import read_run
 from apo_bench.cli.main import app
 from apo_bench.config.plugins import resolve
-from apo_bench.run.runner import Part
+from apo_bench.run.runner import JobSubset
 from apo_bench.shipped import shipped_root
 
 Tree = dict[str, Any]
@@ -318,9 +318,9 @@ rjs,apo_rjs,all,proxy,9.5,8.5,10.5,0.25,,2,20,fresh seeds,descriptive,t
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     folder = tmp_path / "finished"
-    (folder / "report").mkdir(parents=True)
-    (folder / "report" / "summary.csv").write_text(SUMMARY)
-    (folder / "report" / "contrasts.csv").write_text(CONTRASTS)
+    (folder / "report" / "tables").mkdir(parents=True)
+    (folder / "report" / "tables" / "summary.csv").write_text(SUMMARY)
+    (folder / "report" / "tables" / "contrasts.csv").write_text(CONTRASTS)
     return folder
 
 
@@ -329,11 +329,11 @@ def test_run_prints_the_table_and_where_the_report_is(
 ) -> None:
     """Shown are each arm's last round (10 comes after 2) and the primary contrasts, not gold seeds or counters."""
     asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, part: asked.append((*words, part)) or Answer(finished, ()))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: asked.append((*words, subset)) or Answer(finished, ()))
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "seeds=[0]", "--workers", "3", "--out", str(finished))
     assert result.exit_code == 0, result.output
-    assert asked == [(path, {"seeds": [0]}, finished, 3, Part())]
+    assert asked == [(path, {"seeds": [0]}, finished, 3, JobSubset())]
     lines = result.stdout.splitlines()
     assert lines[-1] == str(finished / "report" / "report.md")
     assert max(map(len, lines[:-1])) <= 100
@@ -351,11 +351,13 @@ def test_run_prints_the_table_and_where_the_report_is(
 def test_a_part_is_run_and_has_no_table(
     tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Part] = []
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, part: asked.append(part) or Answer(tmp_path / "run", (), n_left=3))
+    asked: list[JobSubset] = []
+    monkeypatch.setattr(
+        "apo_bench.run.runner.run", lambda *words, tiny, subset: asked.append(subset) or Answer(tmp_path / "run", (), n_left=3)
+    )
     result = call("run", str(write_experiment(tree)), "--arms", "rjs, apo_rjs", "--seeds", "1", "--out", str(tmp_path / "run"))
     assert (result.exit_code, result.stdout) == (0, "3 arm-seeds are left; tables and report are made when none is\n")
-    assert asked == [Part(("rjs", "apo_rjs"), (1,))]
+    assert asked == [JobSubset(("rjs", "apo_rjs"), (1,))]
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
@@ -385,7 +387,7 @@ def test_parts_that_are_none(
 def test_failed_arm_seeds_are_named_and_exit_1(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, part: Answer(finished, ("rjs, seed 1: budget exceeded",)))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: Answer(finished, ("rjs, seed 1: budget exceeded",)))
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 1
     assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
@@ -396,7 +398,7 @@ def test_what_failed_is_one_line_in_which_nothing_is_hidden(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rude = "rjs, seed 1: \x1b]0;pwn\x07\u202e\nfailed: nobody"
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, part: Answer(finished, (rude,)))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: Answer(finished, (rude,)))
     assert call("run", str(write_experiment(tree))).stderr == "failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody\n"
 
 
@@ -430,7 +432,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[dict[str, Any]] = []
     monkeypatch.setattr("apo_bench.run.validate.check_experiment", lambda path, overrides, **_: checked.append(overrides))
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, part: Answer(finished, ()))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: Answer(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
     assert call("run", str(path), "--out", str(finished), "--set", "seeds=[5]").exit_code == 0
@@ -452,7 +454,7 @@ apo_rjs,rjs,all,proxy,final,descriptive,9.5,0.5,8.5,10.5,0.25,,t,new worlds,3,0
 
 @pytest.fixture
 def varied(finished: Path) -> Path:
-    (finished / "report" / "spread.csv").write_text(SPREAD)
+    (finished / "report" / "tables" / "spread.csv").write_text(SPREAD)
     return finished
 
 
@@ -513,7 +515,7 @@ def pilot(folder: Path, n_seeds: int) -> Path:
 def test_power_of_a_run(tmp_path: Path) -> None:
     """The printed cell for the run's own sizes is what it detects itself, as `planned` says."""
     folder = pilot(tmp_path / "run", n_seeds=4)
-    (plan,) = planned(read_run(folder), power=0.9)
+    (plan,) = primary_power(read_run(folder), power=0.9)
     result = call("power", str(folder), "--power", "0.9", "--effect", "2")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

@@ -30,7 +30,7 @@ from apo_bench.errors import InputError
 from apo_bench.judging.asking import ask
 from apo_bench.judging.chat_judge import ChatJudge, OpenChatJudge
 from apo_bench.judging.templates import template_for
-from apo_bench.judging.verdicts import UNPARSABLE, Question, Surroundings, Verdict
+from apo_bench.judging.verdicts import UNPARSABLE, JudgeContext, Question, Verdict
 
 KEY = "planted-key-5f1c0e"
 ONE = [{"role": "user", "content": "worth 2 or worth 1?"}]
@@ -130,10 +130,10 @@ def test_a_key_in_the_wrong_place_is_refused_and_not_shown(settings: dict[str, A
 def test_the_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(InputError, match="api_key_env: the environment variable MY_KEY is not set"):
-        ChatJudge("m", "http://host", "MY_KEY").open(Surroundings())
+        ChatJudge("m", "http://host", "MY_KEY").open(JudgeContext())
     monkeypatch.setenv("MY_KEY", f"{KEY}\n")  # no header can hold that
     with pytest.raises(InputError, match="MY_KEY") as caught:
-        ChatJudge("m", "http://host", "MY_KEY").open(Surroundings())
+        ChatJudge("m", "http://host", "MY_KEY").open(JudgeContext())
     assert KEY not in str(caught.value)
 
 
@@ -144,15 +144,15 @@ def test_settings_that_are_none_are_not_sent() -> None:
 
 def test_the_identity_is_what_can_change_a_verdict() -> None:
     spec = ChatJudge("m", "http://host/v1/", None, template="overall.v1", concurrency=3)
-    identity = spec.open(Surroundings()).identity
+    identity = spec.open(JudgeContext()).identity
     assert identity["server"] == "http://host/v1"
     assert identity["templates"] == {"overall.v1": template_for("overall.v1", "").digest}
     json.dumps(identity)
     paced = ChatJudge("m", "http://host/v1", None, template="overall.v1", concurrency=5, usd_per_million_prompt_tokens=1.0, max_usd=1.0)
-    assert paced.open(Surroundings()).identity == identity
+    assert paced.open(JudgeContext()).identity == identity
     for other in ({"template": "overall.reasoned.v1"}, {"temperature": 1.0}, {"seed": 1}, {"extra": {"top_p": 0.5}}, {"served_as": "here"}):
         changed = ChatJudge("m", "http://host/v1", None, **{"template": "overall.v1", **other})
-        assert changed.open(Surroundings()).identity != identity
+        assert changed.open(JudgeContext()).identity != identity
 
 
 # Pace
@@ -545,8 +545,8 @@ from chat_server import worth_questions
 from apo_bench.judging.asking import ask
 from apo_bench.judging.chat_judge import ChatJudge
 from apo_bench.clients.journal import Journal
-from apo_bench.judging.verdicts import Surroundings
-judge = ChatJudge("model", sys.argv[1], api_key_env=None, concurrency=8).open(Surroundings())
+from apo_bench.judging.verdicts import JudgeContext
+judge = ChatJudge("model", sys.argv[1], api_key_env=None, concurrency=8).open(JudgeContext())
 with Journal(Path(sys.argv[2])).open() as journal:
     ask(judge, worth_questions(200), journal)
 """

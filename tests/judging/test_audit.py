@@ -22,7 +22,7 @@ from apo_bench.judging.attacks import ATTACKS, DEMAND
 from apo_bench.judging.audit import COLUMNS, Audit, audit, markdown, sentences, uninformative
 from apo_bench.judging.labels import Label, Labelled, LabelledPair, read_labelled
 from apo_bench.judging.simulated import SimulatedJudge
-from apo_bench.judging.verdicts import Choice, Question, Surroundings, Verdict
+from apo_bench.judging.verdicts import Choice, JudgeContext, Question, Verdict
 from apo_bench.stats import wilson
 from apo_bench.types import Message, Prompt, identity
 
@@ -283,7 +283,7 @@ def test_a_simulated_judge_is_found_out(tmp_path: Path):
     first position wins (p + 1 - q) / 2 = .598. A question fails twice with .1^2, so 1 - .99^2 of the comparisons are missing."""
     p, q = 1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(-0.5))
     spec = SimulatedJudge(noise=1, position_bias=0.5, failure_rate=0.1)
-    judge = spec.open(Surroundings(ground_truth=lambda prompt, text: float("good" in text)))
+    judge = spec.open(JudgeContext(ground_truth=lambda prompt, text: float("good" in text)))
     with Journal(tmp_path / "journal.jsonl").open() as journal:
         rows = audit(judge, world(1000), journal, attacks={}, confidence=0.999).rows
     expected = {

@@ -18,7 +18,7 @@ from apo_bench.errors import InputError
 from apo_bench.judging.asking import ask
 from apo_bench.judging.local_judge import TOO_LONG, LocalJudge, Reader, as_text, label_tokens
 from apo_bench.judging.templates import load_template
-from apo_bench.judging.verdicts import Question, Surroundings, Verdict, both_orders
+from apo_bench.judging.verdicts import JudgeContext, Question, Verdict, both_orders
 from apo_bench.models import policy as policies
 from apo_bench.models.resolve import models_folder
 from apo_bench.models.tokenize import word_tokenizer
@@ -72,7 +72,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verdicts(folder: Path, questions: Sequence[Question] = QUESTIONS, **fields: Any) -> dict[Question, Verdict]:
-    return dict(LocalJudge(**{"path": str(folder), "max_tokens": 4096, **fields}).open(Surroundings()).verdicts(questions))
+    return dict(LocalJudge(**{"path": str(folder), "max_tokens": 4096, **fields}).open(JudgeContext()).verdicts(questions))
 
 
 def log_odds(verdict: Verdict) -> float:
@@ -156,10 +156,10 @@ def test_asked_through_a_journal(words: Path, tmp_path: Path) -> None:
     same = Question(ask_of("dry"), "no", "no")
     spec = LocalJudge(str(words), max_tokens=4096)
     with Journal(tmp_path / "journal.jsonl").open() as journal:
-        first = ask(spec.open(Surroundings()), [*QUESTIONS, same], journal)
+        first = ask(spec.open(JudgeContext()), [*QUESTIONS, same], journal)
         written = dict(journal.records)
         assert not [key for key in written if same.id in key]
-        again = spec.open(Surroundings())
+        again = spec.open(JudgeContext())
         ask(again, [*QUESTIONS, same], journal)
         assert journal.records == written
         assert "_reader" not in vars(again)
@@ -255,18 +255,18 @@ def test_wrong_names_are_refused() -> None:
     with pytest.raises(InputError, match="no template named 'best'"):
         LocalJudge("smollm2", template="best")
     with pytest.raises(InputError, match=r"path: '\./nowhere': no such model folder"):
-        LocalJudge("./nowhere").open(Surroundings())
+        LocalJudge("./nowhere").open(JudgeContext())
 
 
 def test_the_identity_is_the_content_and_the_parameters(words: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(words, tmp_path / "copy")
-    one, same = (LocalJudge(str(path)).open(Surroundings()).identity for path in (words, copy))
+    one, same = (LocalJudge(str(path)).open(JudgeContext()).identity for path in (words, copy))
     assert one == same
     assert str(words) not in json.dumps(one)
     changes: list[dict[str, Any]] = [{"template": "overall.v1"}, {"tie_margin": 0.1}, {"max_tokens": 99}]
-    assert all(LocalJudge(str(words), **change).open(Surroundings()).identity != one for change in changes)
+    assert all(LocalJudge(str(words), **change).open(JudgeContext()).identity != one for change in changes)
     (copy / "config.json").write_text("{}")
-    assert LocalJudge(str(copy)).open(Surroundings()).identity != one
+    assert LocalJudge(str(copy)).open(JudgeContext()).identity != one
 
 
 # --- a real model -------------------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_a_real_model_answers_with_a_label() -> None:
     """It need not be right: 135M weights are not much of a judge. But a hundredth and more of its probability is on the two labels, of
     49,152 tokens, and neither way is settled."""
     one = Question(ask_of("What is the capital of France?"), "The capital of France is Paris.", "I like turtles.")
-    verdict = LocalJudge("smollm2").open(Surroundings()).compare(one.prompt, one.first, one.second)
+    verdict = LocalJudge("smollm2").open(JudgeContext()).compare(one.prompt, one.first, one.second)
     a, b = (math.exp(float(part.rpartition(" = ")[2])) for part in verdict.text.split(", "))
     assert a + b > 0.01
     assert 0.01 < verdict.probability < 0.99

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from apo_bench.config.schema import NeuralReward, Recipe
 from apo_bench.errors import InputError
 from apo_bench.judging.reward_judge import NO_SCORE, TOO_LONG, RewardModelJudge
-from apo_bench.judging.verdicts import Question, Surroundings, Verdict, both_orders
+from apo_bench.judging.verdicts import JudgeContext, Question, Verdict, both_orders
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.tokenize import encode_scored, load_tokenizer
@@ -49,7 +49,7 @@ def settings(**fields: Any) -> NeuralReward:
     return NeuralReward(**{"path": ".", "max_tokens": 48, "training": Recipe(learning_rate=1.0), **fields})
 
 
-def scorer(scores: dict[str, float], asked: list[str] | None = None) -> Surroundings:
+def scorer(scores: dict[str, float], asked: list[str] | None = None) -> JudgeContext:
     """Gold scores by response; `asked` collects what was scored."""
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> list[float]:
@@ -58,7 +58,7 @@ def scorer(scores: dict[str, float], asked: list[str] | None = None) -> Surround
             asked.extend(text for _, text in items)
         return [scores[text] for _, text in items]
 
-    return Surroundings(gold=score, golds={"linear": "abc"})
+    return JudgeContext(gold=score, golds={"linear": "abc"})
 
 
 # --- gold ---------------------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_a_score_that_is_none_is_missing(scores: tuple[float, float]) -> None:
 
 
 def verdicts(judge: RewardModelJudge, questions: Sequence[Question] = PAIRS) -> dict[Question, Verdict]:
-    return dict(judge.open(Surroundings()).verdicts(questions))
+    return dict(judge.open(JudgeContext()).verdicts(questions))
 
 
 def test_a_folder_judges_as_it_scores(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_folder_judges_as_it_scores(folder: Path) -> None:
 
 
 def test_a_folder_is_found_beside_the_experiment(folder: Path) -> None:
-    judge = RewardModelJudge(path=folder.name).open(Surroundings(base=str(folder.parent)))
+    judge = RewardModelJudge(path=folder.name).open(JudgeContext(base=str(folder.parent)))
     assert judge.compare(PAIRS[0].prompt, PAIRS[0].first, PAIRS[0].second) == verdicts(RewardModelJudge(path=str(folder)))[PAIRS[0]]
 
 
@@ -152,17 +152,17 @@ def test_exactly_one_model(fields: dict[str, Any]) -> None:
 
 def test_a_gold_model_needs_a_run_and_a_path_a_folder() -> None:
     with pytest.raises(InputError, match=r"^RewardModelJudge: gold: 'linear' is a reward model of a run"):
-        RewardModelJudge(gold="linear").open(Surroundings())
+        RewardModelJudge(gold="linear").open(JudgeContext())
     with pytest.raises(InputError, match=r"^RewardModelJudge: gold: no gold reward model 'other'; there are: linear$"):
         RewardModelJudge(gold="other").open(scorer({}))
     with pytest.raises(InputError, match=r"path: '\./nowhere': no such model folder"):
-        RewardModelJudge(path="./nowhere").open(Surroundings())
+        RewardModelJudge(path="./nowhere").open(JudgeContext())
 
 
 def test_the_identity_is_the_content_and_the_parameters(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     one, same, other = (
-        judge.open(Surroundings()).identity
+        judge.open(JudgeContext()).identity
         for judge in (
             RewardModelJudge(path=str(folder)), RewardModelJudge(path=str(copy)), RewardModelJudge(path=str(folder), tie_margin=0.5),
         )
@@ -170,4 +170,4 @@ def test_the_identity_is_the_content_and_the_parameters(folder: Path, tmp_path: 
     assert one == same != other
     assert str(folder) not in json.dumps(one)
     (copy / "config.json").write_text("{}")
-    assert RewardModelJudge(path=str(copy)).open(Surroundings()).identity != one
+    assert RewardModelJudge(path=str(copy)).open(JudgeContext()).identity != one

@@ -12,7 +12,7 @@ from apo_bench.clients.journal import Journal
 from apo_bench.errors import InputError
 from apo_bench.judging.asking import ask
 from apo_bench.judging.simulated import NO_TRUTH, NO_VERDICT, SimulatedJudge
-from apo_bench.judging.verdicts import UNPARSABLE, Question, Surroundings, Verdict, both_orders
+from apo_bench.judging.verdicts import UNPARSABLE, JudgeContext, Question, Verdict, both_orders
 from apo_bench.types import Message, Prompt
 
 N = 4000
@@ -29,7 +29,7 @@ def prompt(number: int) -> Prompt:
 
 def asked(judge: SimulatedJudge, first: str, second: str, n: int = N) -> list[Verdict]:
     """Verdicts on n prompts with the same two responses."""
-    opened = judge.open(Surroundings(ground_truth=truth))
+    opened = judge.open(JudgeContext(ground_truth=truth))
     return [verdict for _, verdict in opened.verdicts([Question(prompt(number), first, second) for number in range(n)])]
 
 
@@ -52,7 +52,7 @@ def test_without_faults_it_says_the_truth() -> None:
     def real(prompt: Prompt, response: str) -> float:
         return known(prompt, response)
 
-    judge = SimulatedJudge().open(Surroundings(ground_truth=real, axes=task.axes))
+    judge = SimulatedJudge().open(JudgeContext(ground_truth=real, axes=task.axes))
     said = set()
     for pair in [pair for pairs in task.pairs.values() for pair in pairs]:
         for one in (*both_orders(pair.prompt, pair.chosen, pair.rejected), Question(pair.prompt, "", "happily")):
@@ -113,7 +113,7 @@ def test_failures_are_answers_without_a_verdict_and_a_retry_squares_their_rate(t
     failure = next(one for one in once if one.choice is None)
     assert (failure.failure, failure.answered, failure.text) == (UNPARSABLE, True, NO_VERDICT)
 
-    opened = judge.open(Surroundings(ground_truth=truth))
+    opened = judge.open(JudgeContext(ground_truth=truth))
     questions = [Question(prompt(number), "1", "0") for number in range(N)]
     with Journal(tmp_path / "journal.jsonl").open() as journal:
         found = list(ask(opened, questions, journal).values())
@@ -123,15 +123,15 @@ def test_failures_are_answers_without_a_verdict_and_a_retry_squares_their_rate(t
 
 def test_neither_order_nor_company_nor_a_resumption_matters() -> None:
     judge = SimulatedJudge(noise=1, position_bias=0.3, failure_rate=0.2, seed=7)
-    opened = judge.open(Surroundings(ground_truth=truth))
+    opened = judge.open(JudgeContext(ground_truth=truth))
     questions = [Question(prompt(number), "1", "0.5") for number in range(60)]
     together = dict(opened.verdicts(questions))
     assert dict(opened.verdicts(questions[::-1])) == together
     assert {one: opened.compare(one.prompt, one.first, one.second) for one in questions} == together
     assert dict(
-        SimulatedJudge(noise=1, position_bias=0.3, failure_rate=0.2, seed=7).open(Surroundings(ground_truth=truth)).verdicts(questions)
+        SimulatedJudge(noise=1, position_bias=0.3, failure_rate=0.2, seed=7).open(JudgeContext(ground_truth=truth)).verdicts(questions)
     ) == (together)
-    other_seed = SimulatedJudge(noise=1, position_bias=0.3, failure_rate=0.2, seed=8).open(Surroundings(ground_truth=truth))
+    other_seed = SimulatedJudge(noise=1, position_bias=0.3, failure_rate=0.2, seed=8).open(JudgeContext(ground_truth=truth))
     assert dict(other_seed.verdicts(questions)) != together
     assert dict(opened.verdicts(questions, attempt=1)) != together
 
@@ -143,11 +143,11 @@ def test_a_question_without_truth_is_missing() -> None:
 
 def test_a_task_without_ground_truth_is_refused() -> None:
     with pytest.raises(InputError, match=r"^SimulatedJudge: the task has no ground truth .*helpful, harmless"):
-        SimulatedJudge().open(Surroundings(axes=("helpful", "harmless")))
+        SimulatedJudge().open(JudgeContext(axes=("helpful", "harmless")))
 
 
 def test_the_identity_tells_all_parameters() -> None:
-    at = Surroundings(ground_truth=truth)
+    at = JudgeContext(ground_truth=truth)
     one = SimulatedJudge(noise=0.5).open(at).identity
     assert json.loads(json.dumps(one)) == one
     others = [SimulatedJudge(), SimulatedJudge(noise=0.5, seed=1), SimulatedJudge(noise=0.5, tie_margin=0.1)]

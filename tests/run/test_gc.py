@@ -142,7 +142,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     assert tables(folder) == before
     lost = {name.split("/")[1] for name in content.keys() - files(folder).keys() if name.startswith("store/")}
     assert lost == set(gone.values()) >= {"policies", "evaluations", "kl", "samples"}
-    assert read_status(folder).answer == "up to date"
+    assert read_status(folder).report == "up to date"
     assert sweep(folder).paths == ()
 
     replayed(path, folder)
@@ -223,14 +223,14 @@ def test_what_an_unfinished_arm_seed_made_goes_only_when_asked(folder: Path) -> 
     record = folder / "store" / "arm_seeds" / "apo_rjs.1.json"
     last = json.loads(record.read_text())["rounds"][-1]["evaluation"]
     record.unlink()
-    refused(folder, "1 without a result, such as apo_rjs, seed 1; what they made would go too (with --unfinished it does)")
+    refused(folder, "1 without a result, such as apo_rjs, seed 1; their artifacts would be removed too (--unfinished does so)")
     assert last in {path.name for path in sweep(folder, unfinished=True).paths}
 
 
 def test_a_record_that_cannot_be_read_is_refused(folder: Path) -> None:
     path = folder / "store" / "arm_seeds" / "old.7.json"  # of an arm that is no more
     path.write_text("{")
-    refused(folder, f"{path}: a record that cannot be read")
+    refused(folder, f"{path}: unreadable record")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

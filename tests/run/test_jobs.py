@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apo_bench.run.jobs import GOLD, INITIAL, Job, Report, Told, run_job
+from apo_bench.run.jobs import GOLD, INITIAL, Job, ProgressEvent, Report, run_job
 
 HERE = Path("run")
 
@@ -38,7 +38,7 @@ def test_no_two_jobs_share_a_record() -> None:
 
 def test_a_failed_job_leaves_word_and_a_finished_one_none(tmp_path: Path) -> None:
     """Its progress file holds what it was doing and why it failed, the process and the machine; of a finished job nothing is left."""
-    told: list[Told] = []
+    told: list[ProgressEvent] = []
 
     def work(job: Job, report: Report) -> str | None:
         report("round 1 done", 12.0, {"flops": 3.0})
@@ -53,4 +53,4 @@ def test_a_failed_job_leaves_word_and_a_finished_one_none(tmp_path: Path) -> Non
     assert run_job(work, bad, told.append) == "no luck"
     said = json.loads(bad.progress.read_text())
     assert (said["stage"], said["error"], said["host"]) == ("failed", "no luck", socket.gethostname())
-    assert told == [Told("starting"), Told("round 1 done", 12.0, {"flops": 3.0})] * 2
+    assert told == [ProgressEvent("starting"), ProgressEvent("round 1 done", 12.0, {"flops": 3.0})] * 2

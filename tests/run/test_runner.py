@@ -149,7 +149,7 @@ def test_a_run_keeps_its_plan_and_says_how_it_came_out(done: Path) -> None:
     """Counts are as planned. What was measured is on a page of its own, to which the report leads."""
     plan = pd.read_parquet(done / "tables" / "plan.parquet")
     assert set(zip(plan["arm"], plan["unit"], strict=True)) == {(arm, unit) for arm in ("rjs", "apo_rjs") for unit in UNITS}
-    found = pd.read_csv(done / "report" / "plan.csv")
+    found = pd.read_csv(done / "report" / "tables" / "plan.csv")
     sampled = found.query("arm == 'apo_rjs' and unit == 'sampled_responses'")
     assert sampled[["planned", "used", "ratio", "off"]].to_numpy().tolist() == [[56, 56, 1, "no"]]
     assert set(found.loc[found["unit"].isin(["rm_updates", "policy_updates", "scored_responses"]), "off"]) == {"no"}
@@ -344,17 +344,18 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     assert "reward_models" not in new
 
 
-def test_seeds_changed_after_a_look_are_told_and_only_then(done: Path, tmp_path: Path) -> None:
+def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path: Path) -> None:
     """Seen with seeds 0 and 1. Without seed 1 the report opens with it, a replay of that too; as planned, nothing is said."""
     folder = shutil.copytree(done, tmp_path / "copy")
-    assert json.loads((folder / "store" / "looks.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
-    fewer, told = tiny_tree() | {"seeds": [0]}, "**Changed after a look:** results were first seen with seeds 0, 1; seeds 1 were taken out."
+    assert json.loads((folder / "store" / "preregistration.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
+    fewer = tiny_tree() | {"seeds": [0]}
+    notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
         runner.run(write(tmp_path / "fewer", fewer), None, folder, workers=1)
-        assert json.loads((folder / "manifest.json").read_text())["changed_after_a_look"]["seeds_removed"] == [1]
-        assert told in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
+        assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
+        assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
     runner.run(write(tmp_path / "again", tiny_tree()), None, folder, workers=1)
-    assert "changed_after_a_look" not in json.loads((folder / "manifest.json").read_text())
+    assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
 
@@ -420,7 +421,7 @@ def test_judges_are_asked_after_a_run_and_no_arm_is_run_again(judged: tuple[Path
     assert rows.groupby("judge").size().to_dict() == {"sim": 14 * 2 * 2, "gold": 14 * 2 * 2}  # prompts x seeds x orders
     assert set(rows["round"]) == {"2/1"}
     assert "(judge/sim, all axes pooled)" in (folder / "report" / "report.md").read_text().split("## Scores")[0]
-    contrasts = pd.read_csv(folder / "report" / "contrasts.csv")
+    contrasts = pd.read_csv(folder / "report" / "tables" / "contrasts.csv")
     assert set(contrasts.loc[contrasts["family"] == "primary", "scorer"]) == {"judge/sim"}
 
 
@@ -680,31 +681,31 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
 def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, done: Path, tmp_path: Path) -> None:
     """One arm, then one seed of the other: no table yet, so that nobody looks; the last part makes them, the same byte for byte."""
     folder = tmp_path / "run"
-    first = runner.run(experiment, None, folder, workers=2, part=runner.Part(arms=("rjs",)))
+    first = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("rjs",)))
     assert (first.failures, first.n_left) == ((), 2)
     assert [(job.arm, job.seed, finished) for job, finished in runner.preview(experiment, None, folder)] == [
         ("rjs", 0, True), ("rjs", 1, True), ("apo_rjs", 0, False), ("apo_rjs", 1, False),
     ]  # fmt: skip
-    second = runner.run(experiment, None, folder, workers=2, part=runner.Part(seeds=(1,)))
+    second = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(seeds=(1,)))
     assert (second.failures, second.n_left) == ((), 1)
     assert not (folder / "tables").exists()
     assert not (folder / "manifest.json").exists()
-    last = runner.run(experiment, None, folder, workers=2, part=runner.Part(arms=("apo_rjs",), seeds=(0,)))
+    last = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
     assert (last.failures, last.n_left) == ((), 0)
     assert tables(folder) == tables(done)
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("subset", "message"),
     [
-        (runner.Part(arms=("rjs", "dpo")), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
-        (runner.Part(seeds=(7,)), "--seeds 7: the experiment has no such seed; it has: 0, 1"),
+        (runner.JobSubset(arms=("rjs", "dpo")), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
+        (runner.JobSubset(seeds=(7,)), "--seeds 7: the experiment has no such seed; it has: 0, 1"),
     ],
 )
-def test_a_part_that_is_none_writes_nothing(experiment: Path, tmp_path: Path, part: runner.Part, said: str) -> None:
+def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subset: runner.JobSubset, message: str) -> None:
     for call in (runner.preview, runner.run):
-        with pytest.raises(InputError, match=f"^{re.escape(said)}$"):
-            call(experiment, None, tmp_path / "run", part=part)
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            call(experiment, None, tmp_path / "run", subset=subset)
     assert not (tmp_path / "run").exists()
 
 
@@ -717,7 +718,7 @@ def test_a_record_that_is_none_is_not_finished(experiment: Path, done: Path, tmp
 
 def test_a_preview_writes_nothing_and_knows_what_is_finished(experiment: Path, done: Path, tmp_path: Path) -> None:
     assert all(finished for _, finished in runner.preview(experiment, None, done))
-    assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.Part(arms=("rjs",))))
+    assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.JobSubset(arms=("rjs",))))
     assert not (tmp_path / "run").exists()
 
 
@@ -737,7 +738,7 @@ def test_arms_are_tuned_in_parts(tuned: tuple[Path, Path], tmp_path: Path) -> No
     path, whole = tuned
     one, other = load_experiment(path).arms
     n_seeds = len(load_experiment(path).seeds)
-    first = runner.run(path, None, tmp_path / "run", workers=2, part=runner.Part(arms=(one,)))
+    first = runner.run(path, None, tmp_path / "run", workers=2, subset=runner.JobSubset(arms=(one,)))
     assert (first.failures, first.n_left) == ((), n_seeds)
     assert not list((tmp_path / "run" / "store" / "trials").glob(f"{other}.*"))
     assert runner.run(path, None, tmp_path / "run", workers=2).n_left == 0

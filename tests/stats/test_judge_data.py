@@ -12,8 +12,8 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from apo_bench.stats.agreement import agreement
-from apo_bench.stats.preferences import win_rate
+from apo_bench.stats.rater_agreement import agreement
+from apo_bench.stats.win_rate_estimates import win_rate
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "judging"
 MODELS = ["alpaca-7b", "gpt-3.5-turbo-0301", "phi-2-sft", "vicuna-7b-v1.5"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis.results import Run
-from apo_bench.formatting import count, rows_of
+from apo_bench.formatting import count, duration, rows_of
 from apo_bench.report.page.markup import MISSING, Markup, details, el, join, name, table
 from apo_bench.report.page.reading import read_timings
 
@@ -51,17 +51,13 @@ def _time_and_cost(folder: Path) -> Markup | None:
     said = []
     if "wall_s" in values:
         by_arm = rows[rows["measure"] == "wall_s"].groupby("arm", sort=True)["value"].sum().reset_index()
-        each = ", ".join(f"{row.arm} {_duration(row.value)}" for row in rows_of(by_arm))
-        said.append(f"{_duration(float(values['wall_s'].sum()))} of work over all arms and seeds ({each})")
+        each = ", ".join(f"{row.arm} {duration(row.value)}" for row in rows_of(by_arm))
+        said.append(f"{duration(float(values['wall_s'].sum()))} of work over all arms and seeds ({each})")
     if "peak_memory_bytes" in values:
         said.append(f"at most {values['peak_memory_bytes'].max() / 2**30:.2f} GiB of memory")
     if "judge_usd" in values:
         said.append(f"judges: {values['judge_usd'].sum():.2f} USD")
     return name("; ".join(said)) if said else None
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _hashes(folder: Path) -> list[tuple[str, int, str]]:

@@ -1,7 +1,7 @@
-"""Where jobs run. A module here is an executor: `run_all(jobs, work, workers, settings, show)`; an experiment names it by `executor: NAME`.
+"""Executors, which run jobs: local processes, or Ray. Each module has `run_all(jobs, work, workers, settings, show)`.
 
-What ran where changes no row, so an executor is in no key. A job whose process, or node, is lost is run once more; lost again, it
-failed. A job that returns why it failed is not repeated: it would fail again.
+An experiment names one by `executor: NAME`. Where a job runs changes no row, so no key holds it. A job whose process or node is lost
+is run once more, and fails when that is lost too. A job that returns an error message is not repeated: it would fail again.
 """
 
 import importlib
@@ -12,30 +12,29 @@ from typing import Protocol, cast
 
 from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
-from apo_bench.run.jobs import Job, Told, Work
+from apo_bench.run.jobs import Job, ProgressEvent, Work
 from apo_bench.run.tables import Failure
 
-Show = Callable[[Job, Told], None]
-TRIES = 2  # of a job whose process is lost
+Show = Callable[[Job, ProgressEvent], None]
+TRIES = 2  # for a job whose process is lost
 
 
 class RunAll(Protocol):
-    """Run jobs side by side, each in one thread, at most `workers` at a time (None: as the executor sees fit); what failed, sorted.
+    """Run jobs in parallel, each in one thread, at most `workers` at a time (None: as the executor sees fit); returns failures, sorted.
 
-    `show` is told how far each is.
-    `work` is a module's function, since it is sent to other processes by name.
+    `show` gets every job's events. `work` is a module's function: it is sent to other processes by name.
     """
 
     def __call__(self, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show) -> list[Failure]: ...
 
 
 def executor(name: str) -> RunAll:
-    """The executor of that name. Raises InputError where there is none."""
+    """The executor with that name. Raises InputError where there is none."""
     if importlib.util.find_spec(f"apo_bench.run.executors.{name}") is None:
         from pathlib import Path
 
-        there = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
-        raise InputError(f"executor: no executor named {name!r}; there are: {', '.join(there)}")
+        available = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+        raise InputError(f"executor: no executor named {name!r}; there are: {', '.join(available)}")
     return cast(RunAll, importlib.import_module(f"apo_bench.run.executors.{name}").run_all)
 
 
@@ -44,9 +43,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def quiet(job: Job, told: Told) -> None:
-    """Shows nothing."""
+def quiet(job: Job, event: ProgressEvent) -> None:
+    """Show nothing."""
 
 
 def in_order(failures: Sequence[Failure]) -> list[Failure]:
+    """Failures by arm, seed and trial."""
     return sorted(failures, key=lambda failure: (failure.arm, failure.seed, failure.trial or 0))

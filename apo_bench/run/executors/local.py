@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine. A process takes job after job, so that torch is imported once in each."""
+"""Run jobs in processes on this machine. A process runs job after job, so that it imports torch once."""
 
 import multiprocessing
 import os
@@ -13,13 +13,13 @@ from typing import Any
 
 from apo_bench.config.schema import Executor
 from apo_bench.run.executors import TRIES, Show, cores, in_order, quiet
-from apo_bench.run.jobs import Job, Told, Work, ended, mark_failed, prepare_worker, run_job
+from apo_bench.run.jobs import Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 from apo_bench.run.tables import Failure
 
 
 @dataclass
 class _Worker:
-    """A process, our end of the pipe to it, and what it was given."""
+    """A process, our end of the pipe to it, and the job it is running."""
 
     process: Any
     pipe: Connection
@@ -34,29 +34,29 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
     def failed(job: Job, message: str) -> None:
         failures.append(Failure(job.arm, job.seed, message, job.trial))
 
-    pool = [_started(work) for _ in range(size)]
+    pool = [_start(work) for _ in range(size)]
     try:
         while waiting or any(worker.job for worker in pool):
             for worker in pool:
                 if worker.job is None and waiting:
                     _give(worker, waiting.popleft())
             ready = wait([worker.pipe for worker in pool if worker.job])
-            for place, worker in enumerate(pool):
-                if worker.pipe in ready and not _heard(worker, show, failed):
-                    pool[place] = _started(work)
+            for index, worker in enumerate(pool):
+                if worker.pipe in ready and not _receive(worker, show, failed):
+                    pool[index] = _start(work)
                     if (job := worker.job) is None:
                         continue
                     lost[job] = lost.get(job, 0) + 1
                     if lost[job] < TRIES:
-                        show(job, Told(f"{_ending(worker)}; once more"))
+                        show(job, ProgressEvent(f"{_exit_reason(worker)}; once more"))
                         waiting.append(job)
                     else:
-                        message = f"its process died {TRIES} times ({_ending(worker)})"
+                        message = f"its process died {TRIES} times ({_exit_reason(worker)})"
                         mark_failed(job, message)
                         failed(job, message)
-                        show(job, ended(message))
+                        show(job, final_event(message))
     finally:
-        for worker in pool:  # idle, or their jobs are to be given up
+        for worker in pool:  # idle, unless the run was interrupted
             worker.process.terminate()
         for worker in pool:
             worker.process.join()
@@ -64,7 +64,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
     return in_order(failures)
 
 
-def _started(work: Work) -> _Worker:
+def _start(work: Work) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(work, theirs), daemon=True)
@@ -75,29 +75,29 @@ def _started(work: Work) -> _Worker:
 
 def _give(worker: _Worker, job: Job) -> None:
     worker.job = job
-    with suppress(OSError):  # it died idle, which is heard next
+    with suppress(OSError):  # it died idle; the next receive finds out
         worker.pipe.send(job)
 
 
-def _heard(worker: _Worker, show: Show, failed: Callable[[Job, str], None]) -> bool:
-    """Take in what a worker says; False if it is dead."""
+def _receive(worker: _Worker, show: Show, failed: Callable[[Job, str], None]) -> bool:
+    """Take in a worker's message; False if the worker is dead."""
     assert worker.job is not None
     try:
-        kind, said = worker.pipe.recv()
+        kind, content = worker.pipe.recv()
     except (EOFError, OSError):
         return False
-    if kind == "told":
-        show(worker.job, said)
+    if kind == "event":
+        show(worker.job, content)
         return True
     job, worker.job = worker.job, None
-    if said:
-        failed(job, said)
-    show(job, ended(said))
+    if content:
+        failed(job, content)
+    show(job, final_event(content))
     return True
 
 
-def _ending(worker: _Worker) -> str:
-    """How a process ended, in words."""
+def _exit_reason(worker: _Worker) -> str:
+    """Why a process ended."""
     worker.process.join()
     worker.pipe.close()
     code = worker.process.exitcode
@@ -111,8 +111,8 @@ def _ending(worker: _Worker) -> str:
 
 
 def _serve(work: Work, pipe: Connection) -> None:
-    """Run what comes until nothing does. A worker does not outlive its run: what nobody waits for is not computed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted run ends its workers itself
+    """Run jobs until the pipe closes. A worker does not outlive its run: nobody would use what it computes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run itself ends its workers when it is interrupted
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare_worker()
     while True:
@@ -121,7 +121,7 @@ def _serve(work: Work, pipe: Connection) -> None:
         except EOFError:
             return
         try:
-            message = run_job(work, job, lambda told: pipe.send(("told", told)))
+            message = run_job(work, job, lambda event: pipe.send(("event", event)))
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             mark_failed(job, message)

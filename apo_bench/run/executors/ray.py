@@ -1,7 +1,7 @@
-"""Jobs as Ray tasks, on one machine or on a cluster's nodes. The run folder lies on a file system that all of them share.
+"""Run jobs as Ray tasks, on one machine or on a cluster. All nodes share the file system that holds the run folder.
 
-A task reserves `num_cpus` and `num_gpus`. One whose node or process is lost runs once more, elsewhere; what it had finished is in the
-store, so it goes on from there. Files tell where each job is, as they do everywhere: no object travels but the job itself.
+A task reserves `num_cpus` and `num_gpus`. If its node or process is lost, Ray runs it once more elsewhere; it resumes from the artifacts
+in the store. Progress is read from the jobs' files: only the job itself is sent.
 """
 
 import json
@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
 from apo_bench.run.executors import TRIES, Show, in_order, quiet
-from apo_bench.run.jobs import Job, Told, Work, ended, mark_failed, prepare_worker, run_job
+from apo_bench.run.jobs import Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 from apo_bench.run.tables import Failure
 
-POLL_S = 0.5  # between looks at what the jobs' progress files say
+POLL_S = 0.5  # between two readings of the jobs' progress files
 UNLIMITED = 10**9
 
 
@@ -30,8 +30,8 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
     node does not share the run folder.
     """
     ray = _ray()
-    begun = not ray.is_initialized()
-    if begun:
+    start = not ray.is_initialized()
+    if start:
         _join(ray, settings)
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -39,7 +39,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
         _check_shared(ray, nodes, jobs[0].folder)
         return _run(ray, jobs, work, workers, settings, show)
     finally:
-        if begun:
+        if start:
             ray.shutdown()
 
 
@@ -53,16 +53,16 @@ def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, setting
             running[task.remote(work, job)] = job
         done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_S)
         for job in running.values():
-            if told := _told(job.progress):
-                show(job, told)
+            if event := _latest_event(job.progress):
+                show(job, event)
         for reference in done:
             job = running.pop(reference)
             try:
                 message = ray.get(reference)
-            except ray.exceptions.RayError as error:  # its process or node was lost, and once more
+            except ray.exceptions.RayError as error:  # its process or node was lost on every try
                 message = f"lost {TRIES} times ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
                 mark_failed(job, message)
-            show(job, ended(message))
+            show(job, final_event(message))
             if message:
                 failures.append(Failure(job.arm, job.seed, message, job.trial))
     return in_order(failures)
@@ -78,11 +78,11 @@ def _in_task(work: Work, job: Job) -> str | None:
         return message
 
 
-def _told(progress: Path) -> Told | None:
-    """What a job's progress file says; None while it waits, and when it has finished meanwhile."""
+def _latest_event(path: Path) -> ProgressEvent | None:
+    """The event in a job's progress file; None while the job waits, and once it has finished."""
     try:
-        said = json.loads(progress.read_text())
-        return None if said["stage"] == "waiting" else Told(said["stage"], said["tokens"], said["used"])
+        progress = json.loads(path.read_text())
+        return None if progress["stage"] == "waiting" else ProgressEvent(progress["stage"], progress["tokens"], progress["used"])
     except (OSError, ValueError, KeyError):
         return None
 
@@ -96,7 +96,7 @@ def _ray() -> Any:
 
 
 def _join(ray: Any, settings: Executor) -> None:
-    """The cluster at `address`, or one of this machine's own."""
+    """Connect to the cluster at `address`, or start one on this machine."""
     try:
         ray.init(address=settings.address, include_dashboard=False, log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -104,48 +104,48 @@ def _join(ray: Any, settings: Executor) -> None:
 
 
 def _check_room(nodes: Sequence[Any], settings: Executor) -> None:
-    """A task that no node can ever take would wait for good."""
-    asked = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
-    if not any(all(node["Resources"].get(name, 0) >= amount for name, amount in asked.items()) for node in nodes):
-        most = {name: max((node["Resources"].get(name, 0) for node in nodes), default=0) for name in asked}
+    """Raise InputError where no node can ever take a task, which would wait forever."""
+    reserved = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
+    if not any(all(node["Resources"].get(name, 0) >= amount for name, amount in reserved.items()) for node in nodes):
+        most = {name: max((node["Resources"].get(name, 0) for node in nodes), default=0) for name in reserved}
         raise InputError(
-            f"executor: no node has {asked['CPU']:g} CPUs and {asked['GPU']:g} GPUs; the most are {most['CPU']:g} and {most['GPU']:g}"
+            f"executor: no node has {reserved['CPU']:g} CPUs and {reserved['GPU']:g} GPUs; the most are {most['CPU']:g} and {most['GPU']:g}"
         )
 
 
 def _check_shared(ray: Any, nodes: Sequence[Any], folder: Path) -> None:
-    """Every node sees the run folder, can write in it, and keeps away from what another has locked."""
+    """Raise InputError unless every node sees the run folder, can write in it, and respects another node's locks."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    place = folder / "store" / f".shared.{uuid.uuid4().hex}"
-    place.mkdir(parents=True)
+    shared = folder / "store" / f".shared.{uuid.uuid4().hex}"
+    shared.mkdir(parents=True)
     try:
-        with FileLock(place / "lock"):
-            asked = {}
+        with FileLock(shared / "lock"):
+            probes = {}
             for node in nodes:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                probe = ray.remote(num_cpus=0, max_retries=1)(_probe).options(scheduling_strategy=there)
-                asked[node["NodeID"]] = (node["NodeManagerHostname"], probe.remote(place, node["NodeID"]))
-            for node_id, (host, reference) in asked.items():
+                affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                probe = ray.remote(num_cpus=0, max_retries=1)(_probe).options(scheduling_strategy=affinity)
+                probes[node["NodeID"]] = (node["NodeManagerHostname"], probe.remote(shared, node["NodeID"]))
+            for node_id, (host, reference) in probes.items():
                 try:
-                    wrong = ray.get(reference) or ("" if (place / node_id).is_file() else "what it wrote there is not seen here")
-                except ray.exceptions.RayError as error:  # it died meanwhile, or has no apo-bench
-                    wrong = f"it cannot be asked ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-                if wrong:
-                    raise InputError(f"executor: node {host} does not share {folder}: {wrong}")
+                    problem = ray.get(reference) or ("" if (shared / node_id).is_file() else "what it wrote there is not seen here")
+                except ray.exceptions.RayError as error:  # the node died, or has no apo-bench
+                    problem = f"the probe failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+                if problem:
+                    raise InputError(f"executor: node {host} does not share {folder}: {problem}")
     finally:
-        for path in place.glob("*"):
+        for path in shared.glob("*"):
             path.unlink()
-        place.rmdir()
+        shared.rmdir()
 
 
-def _probe(place: Path, node_id: str) -> str:
-    """What is wrong with a folder as this node sees it, or "". Its lock is held by the driver."""
-    if not place.is_dir():
+def _probe(shared: Path, node_id: str) -> str:
+    """What is wrong with the folder as this node sees it, or "". The driver holds its lock."""
+    if not shared.is_dir():
         return "there is no such folder"
     try:
-        (place / node_id).write_text("")
-        with FileLock(place / "lock", timeout=0):
+        (shared / node_id).write_text("")
+        with FileLock(shared / "lock", timeout=0):
             return "its file locks do not hold between machines"
     except Timeout:
         return ""

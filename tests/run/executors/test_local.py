@@ -14,7 +14,7 @@ from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
 from apo_bench.run.executors import executor
 from apo_bench.run.executors.local import run_all
-from apo_bench.run.jobs import Job, Report, Told
+from apo_bench.run.jobs import Job, ProgressEvent, Report
 from apo_bench.run.tables import Failure
 
 SETTINGS = Executor()
@@ -54,7 +54,7 @@ def test_jobs_that_fail_stop_no_other(tmp_path: Path) -> None:
         job(tmp_path, "fails", 1),
         job(tmp_path, "works", 1, 4),
     ]
-    shown: list[tuple[Job, Told]] = []
+    shown: list[tuple[Job, ProgressEvent]] = []
     assert run_all(jobs, play, 1, SETTINGS, lambda job, told: shown.append((job, told))) == [
         Failure("breaks", 0, "RuntimeError: out of order"),
         Failure("fails", 1, "no luck with seed 1"),
@@ -65,7 +65,11 @@ def test_jobs_that_fail_stop_no_other(tmp_path: Path) -> None:
     assert {job: told.stage for job, told in shown if told.finished} == dict(
         zip(jobs, ("failed", "done", "failed", "failed", "done"), strict=True)
     )
-    assert [told for job, told in shown if job == jobs[1]] == [Told("starting"), Told("at work"), Told("done", finished=True)]
+    assert [event for job, event in shown if job == jobs[1]] == [
+        ProgressEvent("starting"),
+        ProgressEvent("at work"),
+        ProgressEvent("done", finished=True),
+    ]
     assert json.loads(jobs[2].progress.read_text())["error"] == "RuntimeError: out of order"
 
 

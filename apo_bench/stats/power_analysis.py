@@ -1,0 +1,323 @@
+"""Before a run: what a design can detect, and how many seeds or clusters of prompts an effect needs.
+
+In the model of `two_way_random_effects`, with normal scores, the mean difference and the mean squares of its error are independent: the
+mean is normal with variance V = q/S + k/P + r/(SP), each mean square its expectation times a chi-square over its degrees of freedom.
+The power of the test that `contrast` makes is therefore an expectation over three or four chi-squares, with the floor of V, its random
+degrees of freedom and all. It is taken at fixed, evenly spread points: no draws, no seed, right to about 0.2 points.
+
+Standard deviations mean, throughout:
+
+    paired      seed_sd, method_prompt_sd, residual_sd: sqrt(q), sqrt(k), sqrt(r) of the difference D[s, c] of two arms
+    not paired  seed_sd, residual_sd: of ONE arm's scores, each arm having S seeds of its own; method_prompt_sd: of the difference of the
+                two arms' cluster means, the residual taken off. V = 2q/S + k/P + 2r/(SP)
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+from scipy.special import gammaincinv, ndtr, stdtrit  # scipy.stats would take a second to import
+
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, shown
+from apo_bench.stats.score_layout import lay_out
+from apo_bench.stats.two_way_random_effects import arm_terms, combine, effective_df, estimate
+
+POINTS = 4096
+MOST = 100_000  # seeds or clusters; what so many cannot do, no number can
+
+
+@dataclass(frozen=True)
+class Components:
+    """What makes two arms' differences vary, as standard deviations (the module's head says of what), and how they were got.
+
+    `raw` are the estimated variances q, k, r themselves: a negative one counts as an SD of 0, and `note` says so. `seed_sd_low` and
+    `seed_sd_high` are a 95 % interval: the chi-square one of the seeds' mean square, less the residual's share of it, not below 0.
+    """
+
+    seed_sd: float
+    method_prompt_sd: float
+    residual_sd: float
+    paired: bool = True
+    source: str = "given"
+    note: str = ""
+    raw: tuple[float, float, float] = (math.nan, math.nan, math.nan)
+    seed_sd_low: float = math.nan
+    seed_sd_high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Size:
+    """A design and its power for the effect asked about; where there is no such design its number is None, and `reason` says why."""
+
+    n_seeds: int | None
+    n_clusters: int | None
+    power: float
+    reason: str = ""
+
+
+def power(
+    effect: float,
+    *,
+    seed_sd: float,
+    method_prompt_sd: float,
+    residual_sd: float,
+    n_seeds: int,
+    n_clusters: int,
+    paired: bool = True,
+    alpha: float = 0.05,
+) -> float:
+    """The probability that `contrast`'s two-sided test rejects at `alpha` where the true difference is `effect`; for normal scores.
+
+    `n_seeds` is each arm's. One seed: the t test over clusters, which counts no seed variance ("these checkpoints only"). Two of either: no
+    test, so NaN; NaN too where all three SDs are 0. An effect of 0 gives the test's size. Raises ValueError for impossible numbers.
+    """
+    design = _Design("power", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
+    return design.test(n_seeds, n_clusters).power(_finite("power", effect))
+
+
+def noncentral_t_power(
+    effect: float,
+    *,
+    seed_sd: float,
+    method_prompt_sd: float,
+    residual_sd: float,
+    n_seeds: int,
+    n_clusters: int,
+    paired: bool = True,
+    alpha: float = 0.05,
+) -> float:
+    """The usual approximation of `power`: a noncentral t at |effect| / sqrt(V), with the degrees of freedom at expected mean squares.
+
+    It knows neither the floor of V nor that V's shares are themselves estimated, and mostly promises too much: how much is in
+    results/validation. For comparison; arguments as of `power`.
+    """
+    design = _Design("noncentral_t_power", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
+    return design.test(n_seeds, n_clusters, expected=True).power(_finite("noncentral_t_power", effect))
+
+
+def minimum_detectable_effect(
+    *,
+    seed_sd: float,
+    method_prompt_sd: float,
+    residual_sd: float,
+    n_seeds: int,
+    n_clusters: int,
+    paired: bool = True,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> float:
+    """The size of the true difference that `contrast`'s test finds with probability `power`; NaN without a test (two of either)."""
+    design = _Design("minimum_detectable_effect", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
+    return design.test(n_seeds, n_clusters).detectable(design.wanted(power))
+
+
+def plan_size(
+    effect: float,
+    *,
+    seed_sd: float,
+    method_prompt_sd: float,
+    residual_sd: float,
+    n_clusters: int | None = None,
+    n_seeds: int | None = None,
+    paired: bool = True,
+    power: float = 0.8,
+    alpha: float = 0.05,
+) -> Size:
+    """The fewest seeds (of each arm, at least 3) that find `effect` with probability `power` on `n_clusters` clusters of prompts.
+
+    With `n_seeds` given instead, the fewest clusters (at least 3; with one seed 2). More of one cannot make up for the other: with ever
+    more seeds k/P is left of V, with ever more clusters q/S (2q/S). That limit is read off at 100,000; where it falls short the number
+    asked for is None, and `reason` says what is left. (Where the scarcer of the two varies most, more of the other can cost the test a
+    little power. The number is then where doubling and halving first meet the power.)
+    """
+    design = _Design("plan_size", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
+    if _finite("plan_size", effect) == 0:
+        raise ValueError("plan_size: effect is not 0; no design finds what is not there")
+    if n_clusters is not None and n_seeds is None:
+        reached, least, left = (lambda n: design.test(n, n_clusters).power(effect)), 3, f"method_prompt_sd at {n_clusters} clusters"
+    elif n_seeds is not None and n_clusters is None:
+        least = 2 if n_seeds == 1 else 3
+        reached, left = (lambda n: design.test(n_seeds, n).power(effect)), f"seed_sd at {n_seeds} seeds"
+    else:
+        raise ValueError("plan_size: give n_clusters, to find the seeds, or n_seeds, to find the clusters")
+    found, most = _fewest(least, reached, design.wanted(power))
+    if math.isnan(most):
+        why = "two seeds" if n_seeds == 2 else "two clusters" if n_clusters == 2 else "nothing varies"
+        return Size(n_seeds, n_clusters, math.nan, f"no test: {why}")
+    if found is None:
+        reason = f"power stays below {power:g}: {MOST:,} {'clusters' if n_seeds else 'seeds'} reach {most:.2f}, as {left} is what is left"
+        return Size(n_seeds, n_clusters, most, reason)
+    return Size(n_seeds or found, n_clusters or found, reached(found))
+
+
+def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None = None) -> Components:
+    """Analysis-of-variance estimates from a pilot's long frame (as `contrast` takes): r = C, q = A - C/P, k = B - C/S.
+
+    Not paired: q and r are the means of the two arms' estimates, and k = B - Ca/Sa - Cb/Sb. These are unbiased (Searle, Casella and
+    McCulloch, Variance Components, 1992, section 4.3), hence sometimes negative: such a one counts as 0. From few seeds all are rough.
+    Raises ValueError, naming arm and column, for rows that `contrast` refuses, and for a single seed.
+    """
+    found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="components")
+    if found.n_seeds < 2:
+        raise ValueError(f"components: arms {a!r} and {b!r} have one seed (column seed); seed variance needs at least two")
+    estimate(found, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
+    sides, n_clusters = [found.differences] if found.paired else [found.first, found.second], found.n_clusters
+    counts, terms = [len(one) for one in sides], [arm_terms(one) for one in sides]
+    seed = [n * float(term) for n, (term, _) in zip(counts, terms, strict=True)]  # A of each side
+    residual = [n * n_clusters * float(term) for n, (_, term) in zip(counts, terms, strict=True)]  # C
+    mean_square, between, r = float(np.mean(seed)), float(found.differences.mean(0).var(ddof=1)), float(np.mean(residual))
+    q, k = mean_square - r / n_clusters, between - sum(one / n for one, n in zip(residual, counts, strict=True))
+
+    scale = max(np.abs(found.first).max(), np.abs(found.second).max())
+    rounding = ROUNDING * max(mean_square, between, r) + (ROUNDING * scale) ** 2
+    raw = {name: value if abs(value) > rounding else 0.0 for name, value in (("seed", q), ("method x prompt", k), ("residual", r))}
+    notes = [f"{name} variance came out as {value:.3g}, taken as 0" for name, value in raw.items() if value < 0]
+    low, high = math.nan, math.nan
+    if mean_square > rounding:
+        df = float(effective_df(seed, [n - 1 for n in counts]))
+        low, high = (df * mean_square / (2 * float(gammaincinv(df / 2, at))) - r / n_clusters for at in (0.975, 0.025))
+    seeds = f"{counts[0]} paired seeds" if found.paired else f"{counts[0]} and {counts[1]} unpaired seeds"
+    return Components(
+        *map(_sd, raw.values()),
+        paired=found.paired,
+        source=f"analysis of variance of {a} - {b} over {seeds} and {n_clusters} clusters",
+        note="; ".join(notes if any(raw.values()) else ["nothing varies"]),
+        raw=(raw["seed"], raw["method x prompt"], raw["residual"]),
+        seed_sd_low=_sd(low),
+        seed_sd_high=_sd(high),
+    )
+
+
+def mde_table(
+    components: Components, *, seeds: Sequence[int], clusters: Sequence[int], power: float = 0.8, alpha: float = 0.05
+) -> pd.DataFrame:
+    """`minimum_detectable_effect` of every design: rows n_seeds, columns n_clusters; paired or not as the components are."""
+    if not len(seeds) or not len(clusters):
+        raise ValueError(f"mde_table: {len(seeds)} numbers of seeds and {len(clusters)} of clusters; give at least one of each")
+    sds = components.seed_sd, components.method_prompt_sd, components.residual_sd
+    design = _Design("mde_table", *sds, components.paired, alpha)
+    rows = [[design.test(s, p).detectable(design.wanted(power)) for p in clusters] for s in seeds]
+    return pd.DataFrame(rows, index=pd.Index(seeds, name="n_seeds"), columns=pd.Index(clusters, name="n_clusters"))
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A test of a normal mean: the mean's standard error, and how large a mean it rejects at, over the chances of V and df. NaN: none."""
+
+    error: float
+    margins: Array
+
+    def power(self, effect: float) -> float:
+        above, below = ((sign * effect - self.margins) / self.error for sign in (1, -1))
+        return float((ndtr(above) + ndtr(below)).mean())
+
+    def detectable(self, power: float) -> float:
+        from scipy.optimize import brentq
+
+        if math.isnan(self.error) or self.power(0.0) >= power:  # wanted is hardly more than alpha
+            return 0.0 * self.error
+        most = float(self.margins.max()) + 9 * self.error  # there every point rejects
+        return brentq(lambda effect: self.power(effect) - power, 0.0, most, xtol=1e-9 * self.error)  # pyright: ignore[reportReturnType]
+
+
+NO_TEST = _Test(math.nan, np.array([math.nan]))
+
+
+@dataclass(frozen=True)
+class _Design:
+    """What varies and how it is tested, checked; the sizes are left open."""
+
+    caller: str
+    seed_sd: float
+    method_prompt_sd: float
+    residual_sd: float
+    paired: bool
+    alpha: float
+
+    def __post_init__(self) -> None:
+        for name in ("seed_sd", "method_prompt_sd", "residual_sd"):
+            if _finite(self.caller, getattr(self, name), name) < 0:
+                raise ValueError(f"{self.caller}: {name} is a finite number of at least 0, got {shown(getattr(self, name))}")
+        if not 0 < _finite(self.caller, self.alpha, "alpha") < 1:
+            raise ValueError(f"{self.caller}: alpha is between 0 and 1, got {self.alpha}")
+        if not isinstance(self.paired, bool | np.bool_):
+            raise ValueError(f"{self.caller}: paired is True or False, got {shown(self.paired)}")
+
+    def wanted(self, power: float) -> float:
+        """`power`, checked."""
+        if not self.alpha < _finite(self.caller, power, "power") < 1:
+            raise ValueError(f"{self.caller}: power is between alpha ({self.alpha:g}) and 1, got {power}")
+        return power
+
+    def test(self, n_seeds: int, n_clusters: int, *, expected: bool = False) -> _Test:
+        """The test at these sizes; with `expected`, with V and df as they come out where all mean squares are what is expected of them."""
+        for name, number, least in (("n_seeds", n_seeds, 1), ("n_clusters", n_clusters, 2)):
+            check_count(number, name, self.caller, least)
+        scale = max(self.seed_sd, self.method_prompt_sd, self.residual_sd)
+        arms, free = 1 if self.paired else 2, n_clusters - 1
+        if (
+            2 in (n_seeds, n_clusters if n_seeds > 1 else 0)
+            or scale == 0
+            or (n_seeds == 1 and self.method_prompt_sd == self.residual_sd == 0)
+        ):
+            return NO_TEST
+        q, k, r = ((sd / scale) ** 2 for sd in (self.seed_sd, self.method_prompt_sd, self.residual_sd))  # 1e-200 has no square
+        if n_seeds == 1:
+            return self._t_test((k + arms * r) / n_clusters, free, scale)
+
+        rest = r / (n_seeds * n_clusters)  # in every mean square: an arm's seeds, the clusters, an arm's residual
+        seed_df, residual_df = n_seeds - 1, arms * (n_seeds - 1) * free
+        freedoms = [*[seed_df] * arms, free, residual_df]
+        *ratios, cluster, residual = [np.ones(1)] * len(freedoms) if expected else _mean_squares(freedoms)
+        seeds = [(q / n_seeds + rest) * ratio for ratio in ratios]
+        between, within = (k / n_clusters + arms * rest) * cluster, arms * rest * residual
+        found = combine(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
+        true = arms * q / n_seeds + k / n_clusters + arms * rest
+        if expected:
+            return self._t_test(true, float(found.df(1 - self.alpha)[0]), scale)
+        return _Test(scale * math.sqrt(true), scale * found.quantile(1 - self.alpha / 2) * np.sqrt(found.variance))
+
+    def _t_test(self, variance: float, df: float, scale: float) -> _Test:
+        """A plain t test whose V is `variance` times a chi-square with `df` degrees of freedom, over df."""
+        error = scale * math.sqrt(variance)
+        (ratio,) = _mean_squares([df])
+        return _Test(error, error * stdtrit(df, 1 - self.alpha / 2) * np.sqrt(ratio))
+
+
+def _mean_squares(freedoms: Sequence[float]) -> list[Array]:
+    """Independent chi-squares over their degrees of freedom at POINTS points that fill the unit cube evenly.
+
+    The points are Roberts' additive recurrence: steps 1/g, 1/g^2, ... modulo 1 with g^(d+1) = g + 1.
+    """
+    g = 2.0
+    for _ in range(60):
+        g = (1 + g) ** (1 / (len(freedoms) + 1))
+    shares = (0.5 + np.outer(np.arange(1, POINTS + 1), g ** -np.arange(1.0, len(freedoms) + 1))) % 1
+    return [2 * gammaincinv(df / 2, share) / df for df, share in zip(freedoms, shares.T, strict=True)]
+
+
+def _fewest(least: int, reached: Callable[[int], float], power: float) -> tuple[int | None, float]:
+    """The smallest number that reaches `power`, by doubling, then halving; None where MOST does not. And the power doubling came to."""
+    below, enough = least - 1, least
+    while not (found := reached(enough)) >= power:
+        if enough == MOST:
+            return None, found
+        below, enough = enough, min(2 * enough, MOST)
+    most = found
+    while enough - below > 1:
+        middle = (below + enough) // 2
+        below, enough = (below, middle) if reached(middle) >= power else (middle, enough)
+    return enough, most
+
+
+def _finite(caller: str, number: float, name: str = "effect") -> float:
+    if not isinstance(number, Real) or isinstance(number, bool) or not math.isfinite(number):
+        raise ValueError(f"{caller}: {name} is a finite number, got {shown(number)}")
+    return float(number)
+
+
+def _sd(variance: float) -> float:
+    return math.sqrt(max(0.0, variance)) if not math.isnan(variance) else math.nan

@@ -1,0 +1,159 @@
+"""Do two raters agree beyond chance?"""
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
+
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, check_hashable, shown
+from apo_bench.stats.confidence_intervals import clustered_mean, wilson
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two raters' agreement on `n` items; `n_missing` more lack a label and are in no other field. NaN means "not available".
+
+    `kappa` is Cohen's, with `standard_error`, `ci_low` and `ci_high`; `raw` the share of items with equal labels, with its own interval;
+    `expected` that share if the raters labelled independently. `confusion[i][j]` counts the items that a calls `labels[i]` and b
+    `labels[j]`. `n_clusters` is `n` where no clusters were given.
+    """
+
+    kappa: float
+    standard_error: float
+    ci_low: float
+    ci_high: float
+    raw: float
+    raw_low: float
+    raw_high: float
+    expected: float
+    labels: tuple[Any, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    n: int
+    n_missing: int
+    n_clusters: int
+    scope: str
+    test: str
+
+
+def agreement(
+    a: Iterable[Hashable], b: Iterable[Hashable], *, clusters: Iterable[Hashable] | None = None, confidence: float = 0.95
+) -> Agreement:
+    """Cohen's kappa and raw agreement of two raters' labels of the same items, both with intervals.
+
+    An item without a label (None, NaN) from either is left out and counted. With p the table of shares, r and c its row and column
+    sums, kappa = (po - pe) / (1 - pe), po = sum_i p_ii, pe = sum_i r_i c_i (Cohen, Educ. Psychol. Meas. 20, 1960). Linearised, an
+    item labelled (i, j) adds to kappa the n-th part of its influence
+
+        (1[i = j] - po - (1 - kappa)(c_i + r_j - 2 pe)) / (1 - pe).
+
+    standard_error^2 is the sum of squared influences / n^2, which is the large-sample formula of Fleiss, Cohen & Everitt (Psychol.
+    Bull. 72, 1969), with a normal interval. With `clusters` (one label an item) influences are summed in each of the G clusters first:
+    G / (G-1) * sum of squared sums / n^2, with a t interval of G-1 degrees of freedom; it is not cut at 1. Raw agreement has Wilson's
+    interval, with clusters that of `clustered_mean`.
+
+    One label only: kappa NaN. No item or cluster has influence (full agreement, one rater who gives one label only): standard_error 0
+    and no interval of kappa, for nothing varies. One cluster: no standard_error, no interval.
+    Raises ValueError for lengths that differ, no labelled item, an unhashable label or cluster, an empty cluster, or raters whose
+    labels are of different types with none in common (1 and "1").
+    """
+    check_confidence(confidence, "agreement")
+    items = _items(a, b, clusters)
+    rated = items.dropna(subset=["a", "b"])
+    n, n_missing = len(rated), len(items) - len(rated)
+    if n == 0:
+        raise ValueError(f"agreement: no item has both labels ({n_missing} missing)")
+    labels = _labels(rated)
+    place = {label: i for i, label in enumerate(labels)}
+    i, j = (np.array([place[x] for x in rated[rater]]) for rater in ("a", "b"))
+    groups = _groups(rated) if clusters is not None else None
+
+    table = np.bincount(i * len(labels) + j, minlength=len(labels) ** 2).reshape(len(labels), -1)  # (labels, labels)
+    rows, columns = table.sum(1) / n, table.sum(0) / n
+    raw, expected = float(np.trace(table)) / n, float(rows @ columns)
+    kappa = error = math.nan
+    if len(labels) > 1:
+        kappa = (raw - expected) / (1 - expected)
+        influence = ((i == j) - raw - (1 - kappa) * (columns[i] + rows[j] - 2 * expected)) / (1 - expected)
+        error = _error(influence, groups)
+    n_clusters = n if groups is None else int(groups.max()) + 1
+    quantile = (1 + confidence) / 2
+    half = (ndtri(quantile) if groups is None else stdtrit(n_clusters - 1, quantile)) * error if error > 0 else math.nan
+    if groups is None:
+        raw_low, raw_high = wilson(int(np.trace(table)), n, confidence)
+        scope, test = "new items like these, each independent of the others", "large-sample interval of kappa (Fleiss, Cohen & Everitt)"
+    else:
+        _, raw_low, raw_high, _ = clustered_mean(i == j, groups, confidence)
+        scope, test = "new clusters of items like these", "cluster-robust t interval of kappa (linearised)"
+    if math.isnan(half):
+        test = "none: kappa has no standard error here"
+    return Agreement(
+        kappa=float(kappa),
+        standard_error=float(error),
+        ci_low=float(kappa - half),
+        ci_high=float(kappa + half),
+        raw=raw,
+        raw_low=raw_low,
+        raw_high=raw_high,
+        expected=expected,
+        labels=labels,
+        confusion=tuple(tuple(row) for row in table.tolist()),
+        n=n,
+        n_missing=n_missing,
+        n_clusters=n_clusters,
+        scope=f"{scope}; these two raters",
+        test=test,
+    )
+
+
+def _items(a: Iterable[Hashable], b: Iterable[Hashable], clusters: Iterable[Hashable] | None) -> pd.DataFrame:
+    """Columns a, b and, where given, cluster; objects, so that a label stays what it is."""
+    asked = {"a": a, "b": b} | ({} if clusters is None else {"cluster": clusters})
+    given = {}
+    for name, values in asked.items():
+        try:
+            given[name] = list(values)
+        except TypeError:
+            raise ValueError(f"agreement: {name} is one label an item, got {shown(values)}") from None
+    lengths = {len(values) for values in given.values()}
+    if len(lengths) > 1:
+        found = ", ".join(f"{len(values)} in {name}" for name, values in given.items())
+        raise ValueError(f"agreement: one label (and cluster) an item, got {found}")
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in given.items()})
+
+
+def _labels(rated: pd.DataFrame) -> tuple[Any, ...]:
+    """All labels given, sorted; where they cannot be, by type and text."""
+    for rater in ("a", "b"):
+        check_hashable(rated[rater], f"agreement: {rater}")
+    first, second = (set(rated[rater]) for rater in ("a", "b"))
+    types = [{type(x).__name__ for x in labels} for labels in (first, second)]
+    if not first & second and not types[0] & types[1]:
+        names = " and ".join("/".join(sorted(one)) for one in types)
+        raise ValueError(f"agreement: labels of a and b are {names} and have none in common; code them alike")
+    try:
+        return tuple(sorted(first | second))
+    except TypeError:
+        return tuple(sorted(first | second, key=lambda x: (type(x).__name__, repr(x))))
+
+
+def _groups(rated: pd.DataFrame) -> Array:
+    """The items' clusters as 0 .. G-1."""
+    if empty := int(rated["cluster"].isna().to_numpy().sum()):
+        raise ValueError(f"agreement: clusters is empty for {empty} items")
+    check_hashable(rated["cluster"], "agreement: clusters")
+    return pd.factorize(rated["cluster"])[0]
+
+
+def _error(influence: Array, groups: Array | None) -> float:
+    """Standard error of kappa; NaN for one cluster."""
+    sums = influence if groups is None else np.bincount(groups, weights=influence)
+    if groups is not None and len(sums) < 2:
+        return math.nan
+    if np.abs(sums).max() <= ROUNDING * len(influence):
+        return 0.0
+    correction = 1 if groups is None else len(sums) / (len(sums) - 1)
+    return math.sqrt(correction * float((sums**2).sum())) / len(influence)
