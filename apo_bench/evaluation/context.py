@@ -22,7 +22,7 @@ from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.provenance import code_hash
-from apo_bench.stats.shares import clustered_mean
+from apo_bench.stats import clustered_mean
 from apo_bench.store import Artifact, RunStore
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity
 

@@ -17,8 +17,7 @@ from apo_bench.engines.protocol import KLJob
 from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, margins_of, write_charged
 from apo_bench.hashing import digest
 from apo_bench.provenance import code_hash
-from apo_bench.stats.calibration import ece, reliability
-from apo_bench.stats.shares import clustered_mean
+from apo_bench.stats import clustered_mean, ece, reliability
 from apo_bench.store import Artifact
 from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
 
