@@ -1,7 +1,7 @@
 """Verdicts made into win rates: by hand, against plain loops, mirrored, and where there is nothing to say."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
+from verdict_frames import (
+    BY_HAND,
+    CHOICES,
+    FIRST,
+    LENGTHS,
+    NAN,
+    NO_AUDIT,
+    SECOND,
+    TIE,
+    A,
+    audited,
+    scored,
+    three_seeds,
+    verdicts,
+)
 
 from apo_bench.analysis import contrasts
 from apo_bench.analysis.win_rates import (
@@ -26,48 +41,11 @@ from apo_bench.analysis.win_rates import (
     win_rate_as_contrast,
     win_rates,
 )
-from apo_bench.judging.verdicts import value_of
-
-A, B, NAN = "apo_rjs", "golden_refresh", math.nan
-AUDIT = ["judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"]
-FIRST, TIE, SECOND = "first", "tie", "second"
-CHOICES = (FIRST, TIE, SECOND, None)
-Asked = Mapping[tuple[int, str], Sequence[Any]]  # (seed, prompt) -> the choice as "ab" and as "ba"
-
-
-def verdicts(asked: Asked, lengths: Mapping[str, tuple[float, float]] | None = None, **fixed: Any) -> pd.DataFrame:
-    """Rows of both orders. A prompt is its own cluster; lengths are 10 and 10 unless given; a missing verdict is unparsable."""
-    rows = []
-    for (seed, prompt), choices in asked.items():
-        length_a, length_b = (lengths or {}).get(prompt, (10, 10))
-        for order, choice in zip(("ab", "ba"), choices, strict=True):
-            one = {"arm_a": A, "arm_b": B, "seed_a": seed, "seed_b": seed, "round": "3", "prompt_id": prompt, "cluster_id": prompt}
-            one |= {"axis": "helpful", "judge": "judge", "order": order, "verdict": choice, "value": value_of(order, choice)}
-            rows.append(one | {"failure": "" if choice else "unparsable", "length_a": length_a, "length_b": length_b} | fixed)
-    return pd.DataFrame(rows)
-
-
-def audited(judge: str = "judge", axis: str = "helpful", **metrics: tuple[float, float, float]) -> pd.DataFrame:
-    good = {"accuracy": (0.8, 0.7, 0.9), "kappa": (0.6, 0.4, 0.8), "consistency": (0.9, 0.8, 1.0)} | metrics
-    return pd.DataFrame([(judge, axis, metric, *values, 100, 0) for metric, values in good.items()], columns=AUDIT)
-
-
-NO_AUDIT = pd.DataFrame(columns=AUDIT)
 
 
 def only(frame: pd.DataFrame, axis: str = "all") -> Any:
     (row,) = frame[frame["axis"] == axis].itertuples()
     return row
-
-
-BY_HAND: Asked = {
-    (0, "p0"): (FIRST, SECOND),
-    (0, "p1"): (TIE, FIRST),
-    (0, "p2"): (FIRST, FIRST),
-    (0, "p3"): (TIE, TIE),
-    (0, "p4"): (None, FIRST),
-}
-LENGTHS = {"p0": (10, 8), "p1": (12, 8), "p2": (8, 8), "p3": (10, 8), "p4": (20, 8)}
 
 
 def test_a_win_rate_by_hand():
@@ -149,23 +127,6 @@ def test_length_control_is_the_statistics_on_comparisons():
 
 
 # what is asked of what
-
-
-def three_seeds(generator: np.random.Generator, *, missing: float = 0.1, **fixed: Any) -> pd.DataFrame:
-    """Two axes, 12 prompts in 8 clusters, 3 seeds, verdicts at random, some missing for one of two reasons."""
-    asked = {(seed, f"p{i:02}"): [CHOICES[x] for x in generator.integers(0, 3, 2)] for seed in range(3) for i in range(12)}
-    found = verdicts(asked, **fixed)
-    lost = generator.random(len(found)) < missing
-    place = found["prompt_id"].str[1:].astype(int)
-    return found.assign(
-        cluster_id="c" + (place % 8).astype(str),
-        axis=np.where(place < 7, "harmless", "helpful"),
-        value=found["value"].where(~lost),
-        verdict=found["verdict"].where(~lost, None),
-        failure=np.where(lost, np.where(place < 4, "refused", "unparsable"), ""),
-        length_a=20 + place,
-        length_b=generator.integers(10, 40, len(found) // 2).repeat(2),
-    )
 
 
 def recomputed(rows: pd.DataFrame) -> dict[str, float]:
@@ -394,16 +355,6 @@ def test_judges_without_a_comparison_in_common():
     assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was asked of both")
     lost = verdicts({(0, "p0"): (FIRST, None)}, judge="z")
     assert "no item has both labels" in only(judge_agreement(pd.concat([x, lost]))).note
-
-
-def scored(values: Mapping[str, tuple[float, float]], scorer: str = "gold", rounds: tuple[int, int] = (3, 3)) -> pd.DataFrame:
-    rows = [
-        (arm, 0, round_, prompt, scorer, x)
-        for prompt, both in values.items()
-        for arm, round_, x in zip((A, B), rounds, both, strict=True)
-        if not math.isnan(x)
-    ]
-    return pd.DataFrame(rows, columns=["arm", "seed", "round", "prompt_id", "scorer", "value"])
 
 
 def test_against_scores_by_hand():
