@@ -93,7 +93,9 @@ def test_an_arm_and_its_evaluation_load_each_model_at_most_once(loads: Loads, tm
     assert loads == {(CLASSIFIER, folder_of(bench, bench.initial_policy)): 1}
 
     loads.clear()
-    fresh = with_evaluation(dataclasses.replace(bench, store=RunStore(tmp_path), engine=TransformersEngine(tmp_path)), prompts=12)
+    fresh = with_evaluation(
+        dataclasses.replace(bench, store=RunStore(tmp_path), engine=TransformersEngine(tmp_path)), prompts=12, kl_prompts=5
+    )
     last = lab.rounds[1]
     evaluate(fresh, last, 0, first)
     assert last.reward_model is not None
