@@ -91,7 +91,7 @@ class TaskCode:
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}, line {last.lineno}"
-            raise InputError(one_line(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})")) from error
+            raise InputError(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})") from error
 
 
 def find_task(use: str, base: Path | None) -> Path:
@@ -136,7 +136,7 @@ def read_description(path: Path) -> Description:
     except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(one_line(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}")) from None
+        raise InputError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("apo_bench"), dict):
         raise InputError(f"{path}: metadata.apo_bench: missing")
@@ -145,7 +145,7 @@ def read_description(path: Path) -> Description:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
-        raise InputError(one_line(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")) from None
+        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,9 +190,5 @@ def _load_module(file: Path) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, SyntaxError):
             raise InputError(f"{file}: line {error.lineno}: {error.msg}") from None
-        raise InputError(one_line(f"{file}: cannot be imported: {type(error).__name__}: {error}")) from error
+        raise InputError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
     return module
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())

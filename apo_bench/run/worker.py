@@ -1,15 +1,18 @@
 """One job, in a worker: an arm-seed from its method to its record, or a part of the bench."""
 
+import json
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from apo_bench.config.controls import ORACLE, made_of
 from apo_bench.errors import BudgetExceeded, InputError
+from apo_bench.hashing import checksum
 from apo_bench.lab.ledger import STOCKS, UNITS
 from apo_bench.run import records
+from apo_bench.run.experiment import ResolvedExperiment, resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
-from apo_bench.run.tables import TRUNCATED
 from apo_bench.store import write_text
 from apo_bench.training import launch as launched
 
@@ -49,7 +52,7 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
     from apo_bench.types import Round
 
     lab = bench.lab(job.seed, arm=made_of(bench.experiment, job.arm))
-    records.method(job).run(lab)
+    records.method(job, _experiment(job)).run(lab)
     if not lab.rounds:
         raise InputError(f"{job.experiment}: arms.{job.arm}: it finished no round (lab.finish_round was not called)")
     record: dict[str, Any] = {"used": lab.used}
@@ -69,7 +72,7 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
             reward_model = one.reward_model.key if one.reward_model else None
             record["rounds"].append({"policy": one.policy.key, "reward_model": reward_model, "evaluation": evaluation})
         record |= {
-            "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
+            "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in records.TRUNCATED},
             "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
             "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
             "hardware": dict(bench.hardware),
@@ -78,7 +81,7 @@ def _run_arm(bench: Any, job: Job, report: Report) -> None:
             "floor": bench.floor_accuracy(job.seed),
             "gold": bench.gold_accuracy().key,
         }
-    records.write_record(job, {**record, "bench": bench.charged, "artifacts": bench.store.used})
+    records.write_record(job, _experiment(job), {**record, "bench": bench.charged, "artifacts": bench.store.used})
 
 
 def _run_oracle(bench: Any, job: Job, report: Report) -> None:
@@ -86,11 +89,11 @@ def _run_oracle(bench: Any, job: Job, report: Report) -> None:
     from apo_bench.evaluation.oracle import oracle
 
     reference = replace(job, arm=made_of(bench.experiment, job.arm))
-    kept = records.finished(reference)
+    kept = records.finished(reference, _experiment(job))
     if kept is None:
         raise InputError(f"controls.oracle: {reference.arm} has no result for seed {job.seed}")
     lab = bench.lab(job.seed, arm=reference.arm)
-    records.method(reference).run(lab)
+    records.method(reference, _experiment(job)).run(lab)
     if lab.rounds[-1].policy.key != kept["rounds"][-1]["policy"]:
         raise InputError(
             f"controls.oracle: {reference.arm}, seed {job.seed}: run once more it ends with another policy (on other hardware, or as its "
@@ -100,7 +103,7 @@ def _run_oracle(bench: Any, job: Job, report: Report) -> None:
     made = oracle(bench, lab.rounds[-1], job.seed)
     rounds = [{"round": len(lab.rounds), "policy": lab.rounds[-1].policy.key, "evaluation": made.key}]
     about = {"rounds": rounds, "wall_s": 0.0}  # of making policies, which it does not
-    records.write_record(job, {**about, "bench": bench.charged, "artifacts": bench.store.used})
+    records.write_record(job, _experiment(job), {**about, "bench": bench.charged, "artifacts": bench.store.used})
 
 
 def _bench(job: Job, report: Report) -> Any:
@@ -109,8 +112,20 @@ def _bench(job: Job, report: Report) -> Any:
     from apo_bench.evaluation.context import Bench
     from apo_bench.store import RunStore
 
-    experiment, task = records.load(job.experiment, job.overrides)
+    resolved = _experiment(job)
+    experiment, task = resolved.experiment, resolved.task
     hardware = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
     hardware |= launched.identity(experiment.executor.launch)
     store = RunStore(job.folder)
     return Bench(experiment, task, store, hardware, lambda stage, used: report(stage, store.tokens, dict(used)))
+
+
+def _experiment(job: Job) -> ResolvedExperiment:
+    """The job's experiment. A worker runs many jobs, and reads the file again only where it has changed."""
+    key = (job.experiment, checksum(job.experiment), job.folder)
+    if key not in _opened:
+        _opened[key] = resolve_experiment(job.experiment, json.loads(job.overrides), job.folder)
+    return _opened[key].under(job.overrides)
+
+
+_opened: dict[tuple[Path, str, Path], ResolvedExperiment] = {}
