@@ -194,8 +194,8 @@ def _write_report(
 ) -> Sequence[Any]:
     """Write tables, manifest and report, and ask the judges, unless all of it is current; returns the judges without all answers."""
     folder, experiment, task, base = resolved.folder, resolved.experiment, resolved.task, resolved.base
-    if change := preregistration.changed(folder, experiment):
-        facts |= {"changed_after_a_look": change}
+    if change := preregistration.plan_change(folder, experiment):
+        facts |= {"preregistration_change": change}
     judges = [path for judge in experiment.judges.values() for path in source_files(judge.use, judge.parameters, base=base)]
     key = report_key(folder, facts, {**arm_records, **control_records}, judges)
     if report_is_current(folder, key):
@@ -214,7 +214,7 @@ def _write_report(
     write_json(folder / "manifest.json", facts)
     incomplete_judges: Sequence[Any] = []
     if arm_records:
-        preregistration.record(folder, experiment)
+        preregistration.register_plan(folder, experiment)
         incomplete_judges = judge_run(folder, experiment, task, base)
     write_report(folder)
     if not incomplete_judges:

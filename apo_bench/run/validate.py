@@ -52,8 +52,8 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         executor(experiment.executor.use)
         _check_launch(experiment, base)
         if experiment.report.beside:
-            published.load(published.find(experiment.report.beside))
-            published.ours(experiment, experiment.report.arms)
+            published.read_published(published.find_published(experiment.report.beside))
+            published.matching_arms(experiment, experiment.report.arms)
         notes = [*_code(experiment, base), *_check_models(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
@@ -71,7 +71,7 @@ def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     from apo_bench.plan.projection import plan
 
     base = file.path.parent.resolve()
-    return costs.missed(plan(with_resolved_files(file.experiment, base), tasks.load(file.experiment, base), base=base).matches)
+    return costs.missed_matches(plan(with_resolved_files(file.experiment, base), tasks.load(file.experiment, base), base=base).matches)
 
 
 def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
