@@ -12,13 +12,13 @@ from apo_bench.config.load import load_experiment
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.data.task import Task, load_task
+from apo_bench.engines import engine_module, launch
 from apo_bench.hashing import digest
 from apo_bench.models.resolve import by_content, resolve_model, with_paths
 from apo_bench.provenance import code_hash, versions
 from apo_bench.run.jobs import Job
 from apo_bench.shipped import find_beside
 from apo_bench.store import is_sealed, sealed, write_json
-from apo_bench.training import launch as launched
 
 
 def finished(job: Job) -> dict[str, Any] | None:
@@ -51,10 +51,13 @@ def record_key(job: Job) -> str:
         "seed": job.seed,
         "task": task.fingerprint,
         "code": code_hash(
-            "apo_bench.run.worker", *task.source_files, *source_files(choice.use, choice.parameters, base=job.experiment.parent)
+            "apo_bench.run.worker",
+            engine_module(experiment.engine),
+            *task.source_files,
+            *source_files(choice.use, choice.parameters, base=job.experiment.parent),
         ),
         "versions": versions(),
-        **launched.identity(experiment.executor.launch),
+        **launch.configuration(experiment.executor.launch),
     })  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task, load_task
+from apo_bench.engines import engine_module
+from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
@@ -24,7 +26,6 @@ from apo_bench.run import records
 from apo_bench.run.executors import executor
 from apo_bench.run.variations import variations
 from apo_bench.shipped import find_beside, shipped_root
-from apo_bench.training import launch as launched
 from apo_bench.types import Split
 
 
@@ -47,6 +48,7 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, 
                 _check_arm(name, arm, base)
         _check_trials(experiment, path, overrides)
         executor(experiment.executor.use)
+        engine_module(experiment.engine)
         _check_launch(experiment, base)
         if experiment.report.beside:
             published.read_published(published.find_published(experiment.report.beside))
@@ -91,7 +93,7 @@ def _check_arm(name: str, arm: Arm, base: Path) -> None:
 def _check_launch(experiment: Experiment, base: Path) -> None:
     launch = experiment.executor.launch
     if launch is not None:
-        launched.identity(str(find_beside(launch, base) or launch))
+        launching.configuration(str(find_beside(launch, base) or launch))
 
 
 def _code(experiment: Experiment, base: Path) -> Iterator[str]:

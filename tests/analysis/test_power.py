@@ -100,7 +100,7 @@ def test_one_seed_plans_nothing_about_seeds(tmp_path: Path) -> None:
     expected = minimum_detectable_effect(seed_sd=0, method_prompt_sd=sd, residual_sd=0, n_seeds=1, n_clusters=12)
     assert plan.detectable == pytest.approx(expected)
     assert (plan.components, plan.table, plan.needed) == (None, None, None)
-    assert plan.note.startswith("one seed tells nothing of the variance between seeds")
+    assert plan.note.startswith("one seed says nothing about the variance between seeds")
     assert plan.note.endswith("these checkpoints only")
 
 
@@ -136,7 +136,7 @@ def test_differences_that_do_not_vary(tmp_path: Path) -> None:
     assert math.isnan(plan.detectable)
     assert plan.note == "nothing varies"
     assert plan.needed
-    assert "to find 1, no number of seeds is enough: no test: nothing varies." in power_notes([plan], power=0.8, effect=1.0)[1]
+    assert "to detect 1, no number of seeds is enough: no test: nothing varies." in power_notes([plan], power=0.8, effect=1.0)[1]
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def test_sentences_name_sizes_scope_and_roughness(tmp_path: Path) -> None:
     assert plan.needed_high
     first, test, whose = power_notes([plan], power=0.8, effect=2.0)
     spread = f"{plan.needed_low.n_seeds} to {plan.needed_high.n_seeds} over the interval of the seed SD"
-    assert first == f"{A} - {B}, all: to find 2, {plan.needed.n_seeds} seeds with 12 clusters ({spread})."
+    assert first == f"{A} - {B}, all: to detect 2, {plan.needed.n_seeds} seeds with 12 clusters ({spread})."
     assert "two-sided two-way t test over seeds (paired) and clusters of prompts, at 5 %" in test
     assert "Scope: new seeds and new prompts" in test
     assert "S - 1 degrees of freedom" in whose

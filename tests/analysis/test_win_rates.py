@@ -263,7 +263,7 @@ def test_what_the_statistics_refuse_is_a_row_with_their_reason():
     assert "rows repeat" in twice.test
     tangled = only(win_rates(rows.assign(seed_b=0), audited(), ["helpful"]))
     assert "seeds must map one to one" in tangled.test
-    assert only(win_rates(rows, audited(), ["other"]), "other").test == "none: no comparison was asked"
+    assert only(win_rates(rows, audited(), ["other"]), "other").test == "none: there is no comparison"
 
 
 def test_no_verdicts_at_all():
@@ -359,7 +359,7 @@ def test_agreement_is_sklearns_kappa():
 def test_judges_without_a_comparison_in_common():
     x, y = verdicts({(0, "p0"): (FIRST, SECOND)}, judge="x"), verdicts({(0, "p1"): (FIRST, SECOND)}, judge="y")
     found = only(judge_agreement(pd.concat([x, y])))
-    assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was asked of both")
+    assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was put to both")
     lost = verdicts({(0, "p0"): (FIRST, None)}, judge="z")
     assert "no item has both labels" in only(judge_agreement(pd.concat([x, lost]))).note
 

@@ -249,7 +249,7 @@ def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
     run = oracle_run(tmp_path, 2.0, effect=0.9)
     chosen = diluted(run.tables["control_scores"]["cluster_id"], 0.45)
     scores = run.tables["control_scores"].pivot(index=["cluster_id", "prompt_id"], columns=["arm", "seed"], values="value")
-    own = run.final[run.final["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
+    own = run.final_scores[run.final_scores["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
     means = [
         (scores[ORACLE if cluster in chosen else FIRST].loc[cluster] - own.loc[cluster]).to_numpy().mean()
         for cluster in sorted({cluster for cluster, _ in own.index})
