@@ -28,15 +28,15 @@ def jobs(experiment: Path, arm: str, seed: int, folder: Path) -> list[Job]:
     return [resolved.job(INITIAL, 0), *(resolved.job(GOLD, seed) for seed in gold), resolved.job(arm, seed)]
 
 
-def by_executor(asked: list[Job]) -> None:
-    settings = resolve_experiment(asked[0].experiment).experiment.executor
-    failures = run_all(asked, work, 1, settings)
+def by_executor(jobs_: list[Job]) -> None:
+    settings = resolve_experiment(jobs_[0].experiment).experiment.executor
+    failures = run_all(jobs_, work, 1, settings)
     assert not failures, failures
 
 
-def by_loop(asked: list[Job]) -> None:
+def by_loop(jobs_: list[Job]) -> None:
     prepare_worker()
-    for job in asked:
+    for job in jobs_:
         message = work(job, lambda stage, tokens=0.0, used=None: None)
         assert not message, message
 
@@ -51,14 +51,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.turn:
         with tempfile.TemporaryDirectory() as folder:
-            asked = jobs(given.experiment, given.arm, given.seed, Path(folder) / "run")
+            jobs_ = jobs(given.experiment, given.arm, given.seed, Path(folder) / "run")
             started = time.monotonic()
-            (by_executor if given.turn == "executor" else by_loop)(asked)
+            (by_executor if given.turn == "executor" else by_loop)(jobs_)
             print(json.dumps(time.monotonic() - started))
         return
     ratios = []
     for repeat in range(given.repeats):
-        took = {}
+        seconds = {}
         for turn in ("executor", "loop") if repeat % 2 else ("loop", "executor"):
             command = [
                 sys.executable,
@@ -72,8 +72,8 @@ def main() -> None:
                 "--turn",
                 turn,
             ]
-            took[turn] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        ratios.append(took["executor"] / took["loop"])
+            seconds[turn] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        ratios.append(seconds["executor"] / seconds["loop"])
         print(f"executor / loop: {ratios[-1]:.3f}", flush=True)
     print(f"median {statistics.median(ratios):.3f}, {given.repeats} pairs of turns")
 

@@ -23,8 +23,8 @@ def flops(path: Path, arms: list[str]) -> float:
     compare = experiment.compare.model_copy(
         update={"primary": (type(experiment.compare.primary[0])(**pair),), "secondary": (), "curves": {}}
     )
-    found = plan(experiment.model_copy(update={"arms": chosen, "compare": compare}), task, base=path.parent)
-    ledger = found.ledger[(found.ledger["unit"] == "flops") & found.ledger["arm"].isin([*arms, BENCH])]
+    projection = plan(experiment.model_copy(update={"arms": chosen, "compare": compare}), task, base=path.parent)
+    ledger = projection.ledger[(projection.ledger["unit"] == "flops") & projection.ledger["arm"].isin([*arms, BENCH])]
     return float(ledger["marginal"].sum())
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     arms = list(resolve_experiment(path).experiment.arms)
     everything = flops(path, arms)
     for arm in arms:
-        added = everything - flops(path, [one for one in arms if one != arm])
+        added = everything - flops(path, [other for other in arms if other != arm])
         print(f"{arm}: adds {added / flops(path, [arm]):.2f} of what it takes alone", flush=True)
 
 

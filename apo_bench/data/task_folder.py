@@ -11,9 +11,7 @@ if its signature has that name) and returns:
 - demonstrations: dicts {"messages", "response", "axis", "cluster"}.    vocabulary: words.
 """
 
-import importlib.util
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +22,11 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from apo_bench.config.python_files import load_python_file
 from apo_bench.data.splits import check_shares
 from apo_bench.errors import InputError
 from apo_bench.shipped import find_beside
-from apo_bench.types import Split, identity
+from apo_bench.types import Split
 
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
 
@@ -176,19 +175,10 @@ def _function(path: Path, key: str, reference: str, modules: dict[str, ModuleTyp
 
 
 def _load_module(file: Path) -> ModuleType:
-    """The file's module under a name that its place and content make unique, so that no other module is shadowed."""
-    source = file.read_bytes()
-    name = f"apo_bench_task_{file.stem}_{identity(str(file), repr(source))}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None, file
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it loads
+    """The file's module. Raises InputError where it cannot be imported."""
     try:
-        exec(compile(source, str(file), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+        return load_python_file(file)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         if isinstance(error, SyntaxError):
             raise InputError(f"{file}: line {error.lineno}: {error.msg}") from None
         raise InputError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error
-    return module

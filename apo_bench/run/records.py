@@ -8,13 +8,13 @@ from typing import Any
 from apo_bench.config.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment
+from apo_bench.engines import engine_module, launch
 from apo_bench.hashing import digest
 from apo_bench.models.resolve import by_content
 from apo_bench.provenance import code_hash, versions
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import Job
 from apo_bench.store import is_sealed, sealed, write_json
-from apo_bench.training import launch as launched
 
 TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}  # counts in a record, with what was cut
 
@@ -49,9 +49,14 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         "arm": choice.model_dump(mode="json"),
         "seed": job.seed,
         "task": task.fingerprint,
-        "code": code_hash("apo_bench.run.worker", *task.source_files, *source_files(choice.use, choice.parameters, base=resolved.base)),
+        "code": code_hash(
+            "apo_bench.run.worker",
+            engine_module(experiment.engine),
+            *task.source_files,
+            *source_files(choice.use, choice.parameters, base=resolved.base),
+        ),
         "versions": versions(),
-        **launched.identity(experiment.executor.launch),
+        **launch.configuration(experiment.executor.launch),
     })  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from apo_bench.config.load import ExperimentFile, read_experiment
 from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
+from apo_bench.engines import engine_module
+from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
@@ -23,7 +25,6 @@ from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, with_resolved_files
 from apo_bench.run.variations import variations
 from apo_bench.shipped import find_beside, shipped_root
-from apo_bench.training import launch as launched
 from apo_bench.types import Split
 
 
@@ -50,6 +51,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
                 _check_arm(name, arm, base)
         _check_trials(file)
         executor(experiment.executor.use)
+        engine_module(experiment.engine)
         _check_launch(experiment, base)
         if experiment.report.beside:
             published.read_published(published.find_published(experiment.report.beside))
@@ -103,7 +105,7 @@ def _check_arm(name: str, arm: Arm, base: Path) -> None:
 def _check_launch(experiment: Experiment, base: Path) -> None:
     launch = experiment.executor.launch
     if launch is not None:
-        launched.identity(str(find_beside(launch, base) or launch))
+        launching.configuration(str(find_beside(launch, base) or launch))
 
 
 def _code(experiment: Experiment, base: Path) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Verdicts made into win rates: by hand, against plain loops, mirrored, and where there is nothing to say."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
+from verdict_frames import (
+    BY_HAND,
+    CHOICES,
+    FIRST,
+    LENGTHS,
+    NAN,
+    NO_AUDIT,
+    SECOND,
+    TIE,
+    A,
+    audited,
+    scored,
+    three_seeds,
+    verdicts,
+)
 
 from apo_bench.analysis import contrasts
 from apo_bench.analysis.win_rates import (
@@ -26,48 +41,11 @@ from apo_bench.analysis.win_rates import (
     win_rate_as_contrast,
     win_rates,
 )
-from apo_bench.judging.verdicts import value_of
-
-A, B, NAN = "apo_rjs", "golden_refresh", math.nan
-AUDIT = ["judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"]
-FIRST, TIE, SECOND = "first", "tie", "second"
-CHOICES = (FIRST, TIE, SECOND, None)
-Asked = Mapping[tuple[int, str], Sequence[Any]]  # (seed, prompt) -> the choice as "ab" and as "ba"
-
-
-def verdicts(asked: Asked, lengths: Mapping[str, tuple[float, float]] | None = None, **fixed: Any) -> pd.DataFrame:
-    """Rows of both orders. A prompt is its own cluster; lengths are 10 and 10 unless given; a missing verdict is unparsable."""
-    rows = []
-    for (seed, prompt), choices in asked.items():
-        length_a, length_b = (lengths or {}).get(prompt, (10, 10))
-        for order, choice in zip(("ab", "ba"), choices, strict=True):
-            one = {"arm_a": A, "arm_b": B, "seed_a": seed, "seed_b": seed, "round": "3", "prompt_id": prompt, "cluster_id": prompt}
-            one |= {"axis": "helpful", "judge": "judge", "order": order, "verdict": choice, "value": value_of(order, choice)}
-            rows.append(one | {"failure": "" if choice else "unparsable", "length_a": length_a, "length_b": length_b} | fixed)
-    return pd.DataFrame(rows)
-
-
-def audited(judge: str = "judge", axis: str = "helpful", **metrics: tuple[float, float, float]) -> pd.DataFrame:
-    good = {"accuracy": (0.8, 0.7, 0.9), "kappa": (0.6, 0.4, 0.8), "consistency": (0.9, 0.8, 1.0)} | metrics
-    return pd.DataFrame([(judge, axis, metric, *values, 100, 0) for metric, values in good.items()], columns=AUDIT)
-
-
-NO_AUDIT = pd.DataFrame(columns=AUDIT)
 
 
 def only(frame: pd.DataFrame, axis: str = "all") -> Any:
     (row,) = frame[frame["axis"] == axis].itertuples()
     return row
-
-
-BY_HAND: Asked = {
-    (0, "p0"): (FIRST, SECOND),
-    (0, "p1"): (TIE, FIRST),
-    (0, "p2"): (FIRST, FIRST),
-    (0, "p3"): (TIE, TIE),
-    (0, "p4"): (None, FIRST),
-}
-LENGTHS = {"p0": (10, 8), "p1": (12, 8), "p2": (8, 8), "p3": (10, 8), "p4": (20, 8)}
 
 
 def test_a_win_rate_by_hand():
@@ -130,6 +108,7 @@ def test_a_comparison_that_was_not_asked_is_missing_and_said_so():
     assert (one.n_missing, one.missing_why) == (0, "")
 
 
+@pytest.mark.slow
 def test_length_control_is_the_statistics_on_comparisons():
     """Lengths that follow the verdicts are explained away; a comparison whose length is unknown is left out of it and of nothing else."""
     generator = np.random.default_rng(0)
@@ -149,23 +128,6 @@ def test_length_control_is_the_statistics_on_comparisons():
 
 
 # what is asked of what
-
-
-def three_seeds(generator: np.random.Generator, *, missing: float = 0.1, **fixed: Any) -> pd.DataFrame:
-    """Two axes, 12 prompts in 8 clusters, 3 seeds, verdicts at random, some missing for one of two reasons."""
-    asked = {(seed, f"p{i:02}"): [CHOICES[x] for x in generator.integers(0, 3, 2)] for seed in range(3) for i in range(12)}
-    found = verdicts(asked, **fixed)
-    lost = generator.random(len(found)) < missing
-    place = found["prompt_id"].str[1:].astype(int)
-    return found.assign(
-        cluster_id="c" + (place % 8).astype(str),
-        axis=np.where(place < 7, "harmless", "helpful"),
-        value=found["value"].where(~lost),
-        verdict=found["verdict"].where(~lost, None),
-        failure=np.where(lost, np.where(place < 4, "refused", "unparsable"), ""),
-        length_a=20 + place,
-        length_b=generator.integers(10, 40, len(found) // 2).repeat(2),
-    )
 
 
 def recomputed(rows: pd.DataFrame) -> dict[str, float]:
@@ -210,6 +172,7 @@ def recomputed(rows: pd.DataFrame) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(5))
 def test_win_rates_are_those_of_plain_loops(number: int):
     rows = three_seeds(np.random.default_rng(number), missing=0.05)
@@ -220,6 +183,7 @@ def test_win_rates_are_those_of_plain_loops(number: int):
             assert getattr(only(found, axis), name) == pytest.approx(value), (axis, name)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_the_order_of_rows_changes_nothing(number: int, order: int):
@@ -229,6 +193,7 @@ def test_the_order_of_rows_changes_nothing(number: int, order: int):
         pd.testing.assert_frame_equal(made(rows), made(shuffled), check_exact=True)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_exchanged_arms_mirror_everything(number: int):
@@ -251,6 +216,7 @@ def test_exchanged_arms_mirror_everything(number: int):
     assert (one.missing_first_a, one.missing_first_b) == (other.missing_first_b, other.missing_first_a)
 
 
+@pytest.mark.slow
 def test_rounds_chosen_by_seed_are_one_row_and_several_of_one_seed_are_several():
     rows = three_seeds(np.random.default_rng(1), missing=0.0)
     chosen = rows.assign(round=rows["seed_a"].map({0: "1/2", 1: "3/2", 2: "3/2"}))
@@ -261,6 +227,7 @@ def test_rounds_chosen_by_seed_are_one_row_and_several_of_one_seed_are_several()
     assert win_rates(both, NO_AUDIT, ["harmless"], draws=100)["round"].tolist() == ["1", "1", "2", "2"]
 
 
+@pytest.mark.slow
 def test_pairs_and_judges_do_not_mix():
     parts = [
         three_seeds(np.random.default_rng(i), judge=judge, arm_a=arm) for i, (judge, arm) in enumerate((("x", A), ("y", A), ("x", "rjs")))
@@ -289,13 +256,14 @@ def test_all_missing_is_a_row_with_a_reason():
     assert all(math.isnan(getattr(found, name)) for name in ("win_rate", "p_value", "lc_win_rate", "agreed_win_rate", "tie_share"))
 
 
+@pytest.mark.slow
 def test_what_the_statistics_refuse_is_a_row_with_their_reason():
     rows = verdicts({(seed, f"p{i}"): (FIRST, TIE) for seed in range(2) for i in range(3)})
     twice = only(win_rates(pd.concat([rows, rows]), audited(), ["helpful"]))
     assert "rows repeat" in twice.test
     tangled = only(win_rates(rows.assign(seed_b=0), audited(), ["helpful"]))
     assert "seeds must map one to one" in tangled.test
-    assert only(win_rates(rows, audited(), ["other"]), "other").test == "none: no comparison was asked"
+    assert only(win_rates(rows, audited(), ["other"]), "other").test == "none: there is no comparison"
 
 
 def test_no_verdicts_at_all():
@@ -391,19 +359,9 @@ def test_agreement_is_sklearns_kappa():
 def test_judges_without_a_comparison_in_common():
     x, y = verdicts({(0, "p0"): (FIRST, SECOND)}, judge="x"), verdicts({(0, "p1"): (FIRST, SECOND)}, judge="y")
     found = only(judge_agreement(pd.concat([x, y])))
-    assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was asked of both")
+    assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was put to both")
     lost = verdicts({(0, "p0"): (FIRST, None)}, judge="z")
     assert "no item has both labels" in only(judge_agreement(pd.concat([x, lost]))).note
-
-
-def scored(values: Mapping[str, tuple[float, float]], scorer: str = "gold", rounds: tuple[int, int] = (3, 3)) -> pd.DataFrame:
-    rows = [
-        (arm, 0, round_, prompt, scorer, x)
-        for prompt, both in values.items()
-        for arm, round_, x in zip((A, B), rounds, both, strict=True)
-        if not math.isnan(x)
-    ]
-    return pd.DataFrame(rows, columns=["arm", "seed", "round", "prompt_id", "scorer", "value"])
 
 
 def test_against_scores_by_hand():

@@ -534,7 +534,7 @@ def test_power_of_a_run(tmp_path: Path) -> None:
     assert "seeds 3 clusters 6 clusters 12 clusters 24 clusters 48 clusters" in rows
     (own,) = (row.split() for row in rows if row.startswith("4 "))
     assert own[3] == f"{plan.detectable:.3g}"
-    assert " ".join(rows).count("to find 2, ") == 1
+    assert " ".join(rows).count("to detect 2, ") == 1
     assert not (folder / "report").exists()
 
 
@@ -542,7 +542,7 @@ def test_power_of_a_run_with_one_seed(tmp_path: Path) -> None:
     result = call("power", str(pilot(tmp_path / "run", n_seeds=1)), "--effect", "0.5")
     assert result.exit_code == 0, result.output
     said = " ".join(result.stdout.split())
-    assert "one seed tells nothing of the variance between seeds" in said
+    assert "one seed says nothing about the variance between seeds" in said
     assert "Other sizes" not in said
     assert "to find" not in said
 

@@ -36,6 +36,8 @@ from apo_bench.types import (
     TrainingData,
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 NOTHING = dict.fromkeys(
     (
         "human_pairs", "golden_responses", "sampled_responses", "sampled_tokens", "scored_responses", "scored_tokens",

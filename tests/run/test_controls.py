@@ -37,6 +37,8 @@ from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
 from apo_bench.types import Response, Round
 
+pytestmark = pytest.mark.slow
+
 A, B = "apo_rjs", "golden_refresh"  # B is the reference of tests/run_folder.py's experiment
 MILLION = 1_000_000
 POOLED = "ground_truth, all axes pooled"
@@ -247,7 +249,7 @@ def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
     run = oracle_run(tmp_path, 2.0, effect=0.9)
     chosen = diluted(run.tables["control_scores"]["cluster_id"], 0.45)
     scores = run.tables["control_scores"].pivot(index=["cluster_id", "prompt_id"], columns=["arm", "seed"], values="value")
-    own = run.final[run.final["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
+    own = run.final_scores[run.final_scores["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
     means = [
         (scores[ORACLE if cluster in chosen else FIRST].loc[cluster] - own.loc[cluster]).to_numpy().mean()
         for cluster in sorted({cluster for cluster, _ in own.index})

@@ -21,6 +21,8 @@ from apo_bench.run import runner
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.status import read_status
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
 KILLS = 30

@@ -22,6 +22,8 @@ from apo_bench.run.gc import RUN_LOCK, needed, sweep
 from apo_bench.run.status import artifacts, read_status
 from apo_bench.store import RunStore, write_json
 
+pytestmark = pytest.mark.slow
+
 Files = dict[str, bytes]
 
 

@@ -28,6 +28,8 @@ from apo_bench.run.records import record_key
 from apo_bench.run.worker import work
 from apo_bench.store import RunStore
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
 KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "bin", "unit", "measure"}

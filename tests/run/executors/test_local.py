@@ -17,6 +17,8 @@ from apo_bench.run.executors.local import run_all
 from apo_bench.run.jobs import Job, ProgressEvent, Report
 from apo_bench.run.tables import Failure
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Executor()
 PATIENCE_S = 120
 
