@@ -21,8 +21,9 @@ from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import COLUMNS, Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
 from apo_bench.config.schema import Controls, Experiment, Tune
+from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench, in_order
+from apo_bench.evaluation.context import EvaluationContext, in_order
 from apo_bench.evaluation.oracle import DRAW, oracle
 from apo_bench.losses import RankingLoss
 from apo_bench.report.report import write_report
@@ -378,7 +379,8 @@ def test_without_a_truth_the_last_gold_model_chooses(tmp_path: Path) -> None:
     tree = tiny_tree() | {"controls": {"oracle": True, "oracle_n": 3}}
     tree["models"]["gold"].append({"name": "other", "model": {"kind": "ngram", "ngrams": [1, 1]}, "seeds": [0, 1]})
     wanted = Experiment.model_validate_json(json.dumps(tree))
-    bench = Bench(wanted, replace(tiny_task(), ground_truth=None), RunStore(tmp_path), {"threads": 1, "device": "cpu"})
+    engine = open_engine(wanted.engine, wanted.executor, tmp_path)
+    bench = EvaluationContext(wanted, replace(tiny_task(), ground_truth=None), RunStore(tmp_path), engine)
     lab, gold = bench.lab(0), wanted.models.gold[1]
     final = Round(lab.best_of_n(lab.initial_policy, lab.train_reward_model(lab.pairs(20), loss=RankingLoss()), 2), None)
     answers = lab.sample(final.policy, bench.test_prompts, n=3, draw=DRAW, sampling=wanted.evaluation.sampling)

@@ -18,8 +18,9 @@ from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench.config.load import load_experiment
 from apo_bench.config.plugins import resolve
+from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench
+from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab.ledger import UNITS
 from apo_bench.run import runner
 from apo_bench.run.experiment import resolve_experiment
@@ -539,12 +540,14 @@ def test_arms_run_with_what_was_chosen(tuned: tuple[Path, Path]) -> None:
     """The chosen setting played once more on the run's store: nothing is computed, and it ends in the recorded policies."""
     path, folder = tuned
     store = RunStore(folder)
-    bench = Bench(load_experiment(path), tiny_task(), store, {"threads": 1, "device": "cpu"})
+    tuned_experiment = load_experiment(path)
+    engine = open_engine(tuned_experiment.engine, tuned_experiment.executor, folder)
+    context = EvaluationContext(tuned_experiment, tiny_task(), store, engine)
     played, chosen = tuned_tree()["arms"], choices(folder)
     played["rjs"] |= chosen["rjs"]["chosen"]
     played["apo_rjs"]["player"]["learning_rate"] = chosen["apo_rjs"]["chosen"]["player.learning_rate"]
     for name, parameters in played.items():
-        record, lab = records(folder, "arm_seeds")[f"{name}.0"], bench.lab(0, arm=name)
+        record, lab = records(folder, "arm_seeds")[f"{name}.0"], context.lab(0, arm=name)
         resolve(parameters.pop("use"), parameters, base=None).run(lab)
         assert [one.policy.key for one in lab.rounds] == [one["policy"] for one in record["rounds"][1:]]
         assert lab.used == record["used"]
