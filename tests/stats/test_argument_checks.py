@@ -27,10 +27,10 @@ from apo_bench.stats.argument_checks import check_columns, check_confidence, che
     ],
 )
 def test_numbers(values: Any):
-    found = numbers(values, "f: x")
-    assert found.dtype == float
-    assert found[:2].tolist() == [1, 0.5]
-    assert math.isnan(found[2])
+    result = numbers(values, "f: x")
+    assert result.dtype == float
+    assert result[:2].tolist() == [1, 0.5]
+    assert math.isnan(result[2])
 
 
 def test_whole_numbers_and_truth_values_are_numbers():
