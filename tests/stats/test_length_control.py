@@ -21,7 +21,7 @@ from statsmodels.api import GLM, families
 
 from apo_bench.stats.bootstrap import draw_counts
 from apo_bench.stats.length_control import LABEL, length_controlled_win_rate
-from apo_bench.stats.logistic_regression import fit_logit, rows_outer
+from apo_bench.stats.logistic_regression import fit_logit, row_products
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "judging" / "alpaca_eval2"
 MODELS = ["alpaca-7b", "gpt-3.5-turbo-0301", "phi-2-sft", "vicuna-7b-v1.5"]
@@ -319,7 +319,7 @@ def test_refits_of_all_draws_are_single_refits():
     counts = draw_counts(np.random.default_rng(0), 5, 40).astype(float)
     assert (counts.sum(1) == 39).all()
     value = rows["value"].to_numpy()
-    together = fit_logit(x, rows_outer(x), counts, counts * value, np.zeros(2))[0]
+    together = fit_logit(x, row_products(x), counts, counts * value, np.zeros(2))[0]
     for result, weights in zip(together, counts, strict=True):
         again = np.repeat(np.arange(40), weights.astype(int))
         glm = GLM(value[again], x[again], family=families.Binomial()).fit(tol=1e-12)
