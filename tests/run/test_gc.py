@@ -71,19 +71,19 @@ def test_needed_is_what_records_name_what_that_was_made_from_and_what_is_of_mode
     also a divergence of it from start; a reward model that nobody names goes with its scores."""
     store = RunStore(tmp_path)
 
-    def made(kind: str, **inputs: Any) -> str:
+    def created(kind: str, **inputs: Any) -> str:
         return store.artifact(kind, inputs, lambda folder: {}).key
 
-    start = made("policies", path="x")
-    first = made("policies", policy=start)
-    last = made("policies", policy=first, reference=None)
-    other = made("policies", policy=start, learning_rate=2)
-    gold, proxy, unnamed = (made("reward_models", pairs=name) for name in ("gold", "proxy", "unnamed"))
-    evaluation = made("evaluations", policy=last, golds={"encoder": [gold]})
-    accuracy = made("gold_accuracy", golds={"encoder": [gold]})
-    of_models = {made("samples", policy=start), made("scores", reward_model=proxy), made("kl", policy=last, reference=start)}
-    gone = {made("samples", policy=other), made("scores", reward_model=unnamed), made("kl", policy=other, reference=start)}
-    earlier = made("evaluations", policy=other, golds={"encoder": [gold]})
+    start = created("policies", path="x")
+    first = created("policies", policy=start)
+    last = created("policies", policy=first, reference=None)
+    other = created("policies", policy=start, learning_rate=2)
+    gold, proxy, unnamed = (created("reward_models", pairs=name) for name in ("gold", "proxy", "unnamed"))
+    evaluation = created("evaluations", policy=last, golds={"encoder": [gold]})
+    accuracy = created("gold_accuracy", golds={"encoder": [gold]})
+    of_models = {created("samples", policy=start), created("scores", reward_model=proxy), created("kl", policy=last, reference=start)}
+    gone = {created("samples", policy=other), created("scores", reward_model=unnamed), created("kl", policy=other, reference=start)}
+    earlier = created("evaluations", policy=other, golds={"encoder": [gold]})
     record = {"key": digest("question"), "rounds": [{"evaluation": evaluation, "policy": last}], "gold": accuracy, "bench": {proxy: {}}}
     write_json(tmp_path / "store" / "arm_seeds" / "a.0.json", record)
     stays = {start, first, last, gold, proxy, evaluation, accuracy, *of_models}
@@ -124,7 +124,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     """rjs at another learning rate: of each of two seeds its policy goes, with the evaluation, divergence and samples of it.
     Back at the old rate they are made again, to the same tables."""
     of_rjs = [json.loads((done / "store" / "arm_seeds" / f"rjs.{seed}.json").read_text())["rounds"][1] for seed in (0, 1)]
-    earlier = {one[what] for one in of_rjs for what in ("policy", "evaluation")}
+    earlier = {round_[what] for round_ in of_rjs for what in ("policy", "evaluation")}
     path = write(tmp_path / "changed", changed())
     assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     before, present, content = tables(folder), artifacts(folder), files(folder)
@@ -198,13 +198,13 @@ def test_damaged_artifacts_and_leftovers_go(folder: Path) -> None:
 # --- refusals -------------------------------------------------------------------------------------------------------------------
 
 
-def refused(folder: Path, said: str) -> None:
+def refused(folder: Path, message: str) -> None:
     """By one line, dry or not, and nothing is touched."""
     before = files(folder)
     for dry_run in (True, False):
         with pytest.raises(InputError) as caught:
             sweep(folder, dry_run=dry_run)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     assert files(folder) == before
 
