@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tiny_world import SMALL_TURN, tiny_tree
 
-from apo_bench.config import load
+from apo_bench.config import plain_yaml
 from apo_bench.errors import InputError
 from apo_bench.run import RunResult, run_experiment
 from apo_bench.run.experiment import resolve_experiment
@@ -38,8 +38,8 @@ def write(folder: Path, tree: dict[str, Any]) -> Path:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sources of the YAML texts that this process parses."""
     sources: list[str] = []
-    parse = load.parse_yaml
-    monkeypatch.setattr(load, "parse_yaml", lambda text, source: (sources.append(source), parse(text, source))[1])
+    parse = plain_yaml.parse_yaml
+    monkeypatch.setattr(plain_yaml, "parse_yaml", lambda text, source, *more: (sources.append(source), parse(text, source, *more))[1])
     return sources
 
 
