@@ -14,23 +14,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from apo_bench.run.executors.local import run_all
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, prepare_worker
-from apo_bench.run.records import load
 from apo_bench.run.worker import work
 
 
 def jobs(experiment: Path, arm: str, seed: int, folder: Path) -> list[Job]:
-    question = Job(experiment.resolve(), "{}", folder, arm, seed)
-    gold = sorted({seed for gold in load(question.experiment, "{}")[0].models.gold for seed in gold.seeds})
-    return [replace(question, arm=INITIAL), *(replace(question, arm=GOLD, seed=seed) for seed in gold), question]
+    resolved = resolve_experiment(experiment, folder=folder)
+    gold = sorted({seed for gold in resolved.experiment.models.gold for seed in gold.seeds})
+    return [resolved.job(INITIAL, 0), *(resolved.job(GOLD, seed) for seed in gold), resolved.job(arm, seed)]
 
 
 def by_executor(jobs_: list[Job]) -> None:
-    settings = load(jobs_[0].experiment, "{}")[0].executor
+    settings = resolve_experiment(jobs_[0].experiment).experiment.executor
     failures = run_all(jobs_, work, 1, settings)
     assert not failures, failures
 

@@ -30,8 +30,8 @@ NO_TORCH_AT_START = (
     "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
     "analysis.reproduction_text plan.fit plan.saved "
     "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors "
-    "run.executors.local "
-    "run.executors.ray run.worker run.runner run.variations run.status run.gc exchange.annotations"
+    "run.executors.local run.executors.ray run.worker run.experiment run.job_runner run.trials run.runner run.start run.variations "
+    "run.status run.gc exchange.annotations"
 ).split()
 NO_TORCH_AT_ALL = ("stats", "analysis", "report", "clients")  # rooms
 METHOD_LINES = 60
