@@ -113,12 +113,12 @@ def export(
     elif format_ == "pairs":
         made = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
-        from apo_bench.analysis.results import read_run
+        from apo_bench.analysis.results import read_responses, read_run
         from apo_bench.run import records
         from apo_bench.run.judges import pairs_of
 
         task = records.reopen(folder, Path.cwd())[1]
-        made = exporting.export_annotate(pairs_of(read_run(folder), folder, task), out, seed=seed, per_pair=per_pair)
+        made = exporting.export_annotate(pairs_of(read_run(folder), read_responses(folder), task), out, seed=seed, per_pair=per_pair)
     typer.echo(f"{made.n} rows{_counted(made.left_out, 'left out')}")
     for path in made.paths:
         typer.echo(str(path))

@@ -15,6 +15,7 @@ from apo_bench.analysis.results import POOLED, Run
 from apo_bench.config.schema import JUDGE
 from apo_bench.formatting import Row, claim, count, inert, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.report import latex, page, sections, sections_controls, sections_costs, sections_judging
+from apo_bench.tables import read_table, table_path
 
 CAPTIONS = {
     "contrasts": "Declared contrasts with 95 % intervals; filled: adjusted p < 0.05",
@@ -69,9 +70,9 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
         }
     target, beside = folder / "report", run.experiment.report
     target.mkdir(parents=True, exist_ok=True)
-    timings = folder / "tables" / "timings.parquet"
+    timings = table_path(folder, "timings")
     if timings.exists():  # measured, so it has a page and a table of its own, which no two runs have alike
-        found = costs.measured(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
+        found = costs.measured(run, read_table(timings, "timings"))
         found.to_csv(target / "measured.csv", index=False, float_format="%.12g", lineterminator="\n")
         (target / "measured.md").write_text("\n".join(sections_costs.measured(run, found)) + "\n", encoding="utf-8", newline="\n")
     if beside.beside:

@@ -27,12 +27,14 @@ from apo_bench.plan import saved as kept
 from apo_bench.plan.fit import Fitted
 from apo_bench.run import records
 from apo_bench.run.executors import cores, executor
-from apo_bench.run.jobs import GOLD, INITIAL, Job, mark_waiting
+from apo_bench.run.jobs import GOLD, INITIAL, Failure, Job, Records, mark_waiting
+from apo_bench.run.manifest import manifest
 from apo_bench.run.progress import live
-from apo_bench.run.tables import Failure, Records, manifest, rows_in, write_tables
+from apo_bench.run.tables import gather_tables, remove_tables, rows_in, write_tables
 from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key, write_report_key
 from apo_bench.run.worker import work
 from apo_bench.store import RUN_LOCK, damage_of, free_name, write_json, write_text
+from apo_bench.tables import empty_table
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,6 @@ def _open_judges(question: Job, experiment: Experiment, task: Task) -> None:
     judges.open_judges(question.folder, experiment, task, question.experiment.parent)
 
 
-def _ask_judges(question: Job, experiment: Experiment, task: Task) -> list[Any]:
-    from apo_bench.run import judges
-
-    return judges.judge_run(question.folder, experiment, task, question.experiment.parent)
-
-
 def _question(path: Path, overrides: Mapping[str, Any] | None, out: Path | None) -> tuple[Job, Experiment, Task]:
     """What every job of a run is made from, and what it asks."""
     path, as_json = path.resolve(), json.dumps(dict(overrides or {}), sort_keys=True)
@@ -239,7 +235,7 @@ class _Runner:
         jobs = [] if reference in self.untuned else records.control_jobs(question, self.experiment)
         return [job for job in jobs if job.arm == AA], [job for job in jobs if job.arm == ORACLE]
 
-    def answer(self, about: dict[str, Any], found: Records, beside: Records, fits: Mapping[str, Fitted]) -> list[Any]:
+    def answer(self, about: dict[str, Any], found: Records, beside: Records, fits: Mapping[str, Fitted]) -> Sequence[Any]:
         """Write tables, manifest and report, and ask the judges, unless that has been done; the judges that were left without answers."""
         question, experiment, folder = self.question, self.experiment, self.question.folder
         about |= {"changed_after_a_look": change} if (change := preregistration.changed(folder, experiment)) else {}
@@ -255,18 +251,32 @@ class _Runner:
         plan = kept.kept(folder, experiment, self.task, base) or kept.make(experiment, self.task, base, fits)
         kept.keep(folder, plan)
         used = _pairs_used(experiment, self.task)
-        write_tables(
-            folder, experiment, found, self.trials, pairs_used=used, prompts=self.task.prompts["test"], controls=beside, plan=plan.arms
-        )
+        prompts = self.task.prompts["test"]
+        tables = gather_tables(folder, experiment, found, self.trials, used, prompts=prompts, controls=beside, plan=plan.arms)
+        remove_tables(folder)
+        write_tables(folder, {name: rows for name, rows in tables.items() if name != "timings"})
         write_json(folder / "manifest.json", about)
         unanswered = []
         if found:
             preregistration.record(folder, experiment)
-            unanswered = _ask_judges(question, experiment, self.task)
+            unanswered = self.judge(tables, about)
         write_report(folder)
         if not unanswered:
             write_report_key(folder, key)
         return unanswered
+
+    def judge(self, tables: Mapping[str, Any], about: Mapping[str, Any]) -> Sequence[Any]:
+        """Ask the judges about the run's tables, and write their tables, the timings and the manifest; the judges left without answers."""
+        from apo_bench.analysis.results import Run
+        from apo_bench.run.judges import combine, judge_run
+
+        folder = self.question.folder
+        run = Run(self.experiment, dict(about), {"metrics": empty_table("metrics"), **tables}, ())
+        judged = judge_run(folder, run, tables["responses"], self.task, self.question.experiment.parent)
+        rows = {**judged.tables, "timings": combine([tables["timings"], judged.tables["timings"]])}
+        write_tables(folder, {name: frame for name, frame in rows.items() if len(frame)})
+        write_json(folder / "manifest.json", {**about, "judges": judged.manifest})
+        return judged.incomplete
 
     def first_jobs(self) -> list[Job]:
         """What is run first: trials, or where nothing is tuned all arm-seeds; of this run's subset."""

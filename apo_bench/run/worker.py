@@ -9,7 +9,7 @@ from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.lab.ledger import STOCKS, UNITS
 from apo_bench.run import records
 from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
-from apo_bench.run.tables import TRUNCATED
+from apo_bench.run.manifest import TRUNCATED
 from apo_bench.store import write_text
 from apo_bench.training import launch as launched
 
