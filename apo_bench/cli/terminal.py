@@ -50,7 +50,9 @@ def refuse_unfinished(folder: Path) -> None:
 
 def print_summary(folder: Path) -> None:
     """Each arm's last round and the primary contrasts, at most 100 columns wide; then the report's path."""
-    print_tables(_scores(_rows(folder / "report" / "summary.csv")), _contrasts(_rows(folder / "report" / "contrasts.csv")))
+    print_tables(
+        _scores(_rows(folder / "report" / "tables" / "summary.csv")), _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv"))
+    )
     print(str(folder / "report" / "report.md"))
 
 
@@ -86,7 +88,7 @@ def print_spread(folder: Path) -> None:
     """The primary contrasts over variations, at most 100 columns wide; then the report's path."""
     heads = ("primary contrast", "axis", "scorer", "mean", "SD", "95 % interval", "p (Holm)", "+/-")
     table = Table(*heads, box=SIMPLE_HEAD, padding=0, title="Is it really better, elsewhere too?")
-    for row in _rows(folder / "report" / "spread.csv"):
+    for row in _rows(folder / "report" / "tables" / "spread.csv"):
         if row["family"] == "primary":
             interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
             p = f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]

@@ -56,8 +56,8 @@ def diluted(clusters: Iterable[str], share: float) -> set[str]:
 
 
 def hard_failure(folder: Path) -> str | None:
-    """What `folder`/report/controls.csv says of an A/A difference that cannot be luck, in a line; None where there is none."""
-    with (folder / "report" / "controls.csv").open(encoding="utf-8", newline="") as file:
+    """What `folder`/report/tables/controls.csv says of an A/A difference that cannot be luck, in a line; None where there is none."""
+    with (folder / "report" / "tables" / "controls.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["control"] == "aa" and row["hard"] == "yes":
                 where = f"{row['scorer']}, {row['axis']}: {float(row['difference']):+.3g}, p = {float(row['p_value']):.2g}"

@@ -4,9 +4,9 @@ No colour says anything alone: every line has a marker and a line style too. Fon
 What an experiment calls its axes and curves is text, never mathematics.
 """
 
+import io
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -58,16 +58,16 @@ UNITS = {  # of a budget, each a panel
 }  # fmt: skip
 
 
-def draw_scores(summary: pd.DataFrame, arms: Sequence[str], scorers: Sequence[str], axes: Sequence[str], folder: Path) -> list[Path]:
-    """Write by_round.{png,svg,pdf} and, where the KL or a bound on it is known, by_kl.{png,svg,pdf}; a row per axis, a column per scorer.
+def draw_scores(summary: pd.DataFrame, arms: Sequence[str], scorers: Sequence[str], axes: Sequence[str]) -> dict[str, bytes]:
+    """Draw by_round.{png,svg,pdf} and, where the KL or a bound on it is known, by_kl.{png,svg,pdf}; a row per axis, a column per scorer.
 
     Lines are means over seeds, bands or bars one sample SD over seeds to each side. Hollow markers stand at an upper bound on the KL.
     `summary` is the report's summary table.
     """
     wanted = summary[summary["scorer"].isin(scorers) & summary["axis"].isin(axes) & summary["arm"].isin(arms)]
     if wanted.empty:
-        return []
-    written = []
+        return {}
+    written: dict[str, bytes] = {}
     against = wanted.merge(kl_or_bound(summary), on=["arm", "round", "axis"])
     bounded = set(against.loc[against["bound"], "arm"])
     by_round, by_kl = ("round", "round (0: initial policy)"), ("kl", "KL to the initial policy (nats per response)")
@@ -85,18 +85,18 @@ def draw_scores(summary: pd.DataFrame, arms: Sequence[str], scorers: Sequence[st
                         panel.set_title(scorer)
                     if column == 0:
                         panel.set_ylabel(f"{_visible(axis)}: mean score" if len(axes) > 1 else "mean score")
-            written += save(figure, folder / stem)
+            written |= save(figure, stem)
     return written
 
 
-def draw_reward_models(diagnostics: pd.DataFrame, arms: Sequence[str], folder: Path) -> list[Path]:
-    """Write reward_models.{png,svg,pdf}: a panel per diagnostic, means and sample SDs over seeds by round.
+def draw_reward_models(diagnostics: pd.DataFrame, arms: Sequence[str]) -> dict[str, bytes]:
+    """Draw reward_models.{png,svg,pdf}: a panel per diagnostic, means and sample SDs over seeds by round.
 
     `diagnostics` has arm, round, metric, mean and seed_sd, of one axis.
     """
     metrics = [metric for metric in DIAGNOSTICS if metric in set(diagnostics["metric"])]
     if not metrics:
-        return []
+        return {}
     columns = min(3, len(metrics))
     with rc_context(STYLE):
         handles = [_handle(arms, arm) for arm in arms]
@@ -104,17 +104,17 @@ def draw_reward_models(diagnostics: pd.DataFrame, arms: Sequence[str], folder: P
         for panel, metric in _filled(panels, metrics):
             _lines(panel, diagnostics[diagnostics["metric"] == metric], arms, "round")
             panel.set_title(DIAGNOSTICS[metric])
-        return save(figure, folder / "reward_models")
+        return save(figure, "reward_models")
 
 
-def draw_reliability(table: pd.DataFrame, arms: Sequence[str], folder: Path) -> list[Path]:
-    """Write reliability.{png,svg,pdf}: accuracy against confidence at the first and the last round, a panel per arm.
+def draw_reliability(table: pd.DataFrame, arms: Sequence[str]) -> dict[str, bytes]:
+    """Draw reliability.{png,svg,pdf}: accuracy against confidence at the first and the last round, a panel per arm.
 
     `table` has arm, round, confidence, accuracy and n; a marker's area grows with its bin's share of the pairs.
     """
     arms = [arm for arm in arms if arm in set(table["arm"])]
     if not arms:
-        return []
+        return {}
     looks = (("first round", COLOURS[5], MARKERS[0]), ("last round", COLOURS[1], MARKERS[1]))
     handles = [Line2D([], [], label=label, color=colour, marker=marker, markersize=4) for label, colour, marker in looks]
     handles.append(Line2D([], [], label="perfectly calibrated", color="#777777", linestyle=":"))
@@ -134,17 +134,17 @@ def draw_reliability(table: pd.DataFrame, arms: Sequence[str], folder: Path) -> 
             panel.set_xticks([0.5, 0.75, 1], ["0.5", "0.75", "1"])
         for row in panels:
             row[0].set_ylabel("accuracy")
-        return save(figure, folder / "reliability")
+        return save(figure, "reliability")
 
 
-def draw_by_annotation(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write by_annotation.{png,svg,pdf}: a panel per scorer, a line per curve; bands: one sample SD over seeds to each side.
+def draw_by_annotation(table: pd.DataFrame) -> dict[str, bytes]:
+    """Draw by_annotation.{png,svg,pdf}: a panel per scorer, a line per curve; bands: one sample SD over seeds to each side.
 
     `table` has curve, annotation, scorer, mean and seed_sd.
     """
     scorers, curves = list(dict.fromkeys(table["scorer"])), list(dict.fromkeys(table["curve"]))
     if not scorers:
-        return []
+        return {}
     with rc_context(STYLE):
         label = "annotation used: human pairs and golden responses"
         figure, panels = _canvas(1, len(scorers), [_handle(curves, curve) for curve in curves], label, 2.2)
@@ -153,17 +153,17 @@ def draw_by_annotation(table: pd.DataFrame, folder: Path) -> list[Path]:
             _lines(panel, named, curves, "annotation")
             panel.set_title(scorer)
             panel.set_ylabel("mean score at the final round")
-        return save(figure, folder / "by_annotation")
+        return save(figure, "by_annotation")
 
 
-def draw_contrasts(compared: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write contrasts.{png,svg,pdf}: the declared contrasts with their 95 % intervals, primary ones first; filled: adjusted p < 0.05.
+def draw_contrasts(compared: pd.DataFrame) -> dict[str, bytes]:
+    """Draw contrasts.{png,svg,pdf}: the declared contrasts with their 95 % intervals, primary ones first; filled: adjusted p < 0.05.
 
     `compared` is the report's table of contrasts.
     """
     rows = [row for family in ("primary", "secondary") for row in rows_of(compared[compared["family"] == family])]
     if all(math.isnan(row.difference) for row in rows):
-        return []
+        return {}
     with rc_context(STYLE):
         single = len({row.axis for row in rows}) == 1
         labels = [_visible(f"{row.arm_a} \N{MINUS SIGN} {row.arm_b}{'' if single else f', {row.axis}'}") for row in rows]
@@ -190,17 +190,17 @@ def draw_contrasts(compared: pd.DataFrame, folder: Path) -> list[Path]:
             Line2D([], [], label="difference not shown", color="#777777", marker="o", markersize=4, linestyle="none", **_face(True))
         )
         figure.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, columnspacing=1.2, borderaxespad=0.2)
-        return save(figure, folder / "contrasts")
+        return save(figure, "contrasts")
 
 
-def draw_budget(spent: pd.DataFrame, arms: Sequence[str], folder: Path) -> list[Path]:
-    """Write budget.{png,svg,pdf}: a panel per unit, a bar per arm, and in it what the arm added to this run, where that is known.
+def draw_budget(spent: pd.DataFrame, arms: Sequence[str]) -> dict[str, bytes]:
+    """Draw budget.{png,svg,pdf}: a panel per unit, a bar per arm, and in it what the arm added to this run, where that is known.
 
     `spent` has arm, unit, alone (what the arm would cost by itself) and marginal, means over seeds, as `costs.sharing` gives them.
     """
     arms = [arm for arm in arms if arm in set(spent["arm"])]
     if not arms:
-        return []
+        return {}
     value = {(row.arm, row.unit): (row.alone, row.marginal) for row in rows_of(spent)}
     with rc_context(STYLE):
         bar, high = 0.17 * len(arms), 0.55
@@ -226,7 +226,7 @@ def draw_budget(spent: pd.DataFrame, arms: Sequence[str], folder: Path) -> list[
         if spent["marginal"].notna().any():
             bars.append(Patch(facecolor="none", edgecolor=COLOURS[0], hatch="////", linewidth=0.6, label="added in this run"))
         figure.legend(handles=bars, loc="upper center", ncols=2, frameon=False, borderaxespad=0.2)
-        return save(figure, folder / "budget")
+        return save(figure, "budget")
 
 
 def kl_or_bound(summary: pd.DataFrame) -> pd.DataFrame:
@@ -317,16 +317,17 @@ def _visible(text: str) -> str:
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png, .svg and .pdf, without dates or versions, and return their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def save(figure: Figure, name: str) -> dict[str, bytes]:
+    """`name`.png, .svg and .pdf, without dates or versions: file names and contents."""
     FigureCanvasAgg(figure)
     silent: dict[str, dict[str, None]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in silent]
-    for path, metadata in zip(paths, silent.values(), strict=True):
-        figure.savefig(path, metadata=metadata)
-    return paths
+    files = {}
+    for kind, metadata in silent.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        files[f"{name}.{kind}"] = buffer.getvalue()
+    return files

@@ -7,12 +7,11 @@ every character that TeX would act upon is escaped, and what pdflatex cannot set
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from apo_bench.analysis.contrasts import MATCHED_KL
-from apo_bench.analysis.results import POOLED, Run, seed_means, without
+from apo_bench.analysis.results import POOLED, Run, exclude_failed, seed_means
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
 
@@ -48,8 +47,8 @@ def _character(one: str) -> str:
     return f"[U+{ord(one):04X}]"
 
 
-def write(run: Run, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """Write main.tex, by_axis.tex (more than one axis), contrasts.tex, budget.tex and judged.tex (if judged) into `folder`; their paths.
+def render(run: Run, frames: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """main.tex, by_axis.tex (more than one axis), contrasts.tex, budget.tex and judged.tex (if judged): file names and contents.
 
     `frames` are the report's: contrasts, summary, budget and, where a judge was asked, judged. The same tables give the same bytes.
     """
@@ -59,10 +58,7 @@ def write(run: Run, frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Pa
     made |= {"contrasts": contrasts(run, frames["contrasts"]), "budget": budget(run, frames["budget"])}
     if "judged" in frames:
         made["judged"] = judged(frames["judged"], run.axes)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in made.items():
-        (folder / f"{name}.tex").write_text("\n".join(lines) + "\n", encoding="ascii", newline="\n")
-    return [folder / f"{name}.tex" for name in made]
+    return {f"{name}.tex": "\n".join(lines) + "\n" for name, lines in made.items()}
 
 
 def main(run: Run, frames: Mapping[str, pd.DataFrame], axes: Sequence[str]) -> list[str]:
@@ -113,7 +109,7 @@ def _best(compared: pd.DataFrame, means: Mapping[str, float], scorer: str, axis:
 
 def _kl(run: Run) -> dict[str, str]:
     """The mean KL of each arm at its last round, or an upper bound on it."""
-    table = without(run.tables["metrics"], run.failed)
+    table = exclude_failed(run.tables["metrics"], run.failed)
     last = table[(table["round"] == table["arm"].map(run.final_round)) & (table["axis"] == POOLED)].dropna(subset=["value"])
     means = last.groupby(["arm", "metric"])["value"].mean().to_dict()
     found = {arm: f"$\\leq {number(means[arm, 'kl_bound'])}$" for arm in run.arms if (arm, "kl_bound") in means}
@@ -149,7 +145,7 @@ def _contrast(row: Row) -> list[str]:
 
 def budget(run: Run, matches: pd.DataFrame) -> list[str]:
     """What each arm spent, means over seeds; the note says which declared matches hold."""
-    ledger = without(run.tables["ledger"], run.failed)
+    ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])["used"].mean().to_dict()
     rows = [
         [_arm(arm), *[_count(used.get((arm, unit), 0.0)) for unit in UNITS]]

@@ -27,7 +27,8 @@ from apo_bench.report.figures import COLOURS, STYLE, save
 from apo_bench.report.page.charts import Estimate
 from apo_bench.report.page.markup import minus
 from apo_bench.report.page.markup import name as page_name
-from apo_bench.report.page.writing import write_levels
+from apo_bench.report.page.writing import render_levels
+from apo_bench.report.write import write_report_files
 from apo_bench.stats import holm
 
 NEW = {  # what the levels of a factor are draws from; whatever does not vary with it is the same in all of them
@@ -141,27 +142,25 @@ def write(folder: Path, name: str, levels: Mapping[str, Mapping[str, Any]]) -> P
         parts = {label: part.with_common_gold() for label, part in parts.items()}
     found = [part.contrasts.assign(variation=label) for label, part in parts.items() if part.there]
     table = spread(pd.concat(found, ignore_index=True), list(levels)) if found else pd.DataFrame(columns=[*KEY, "family"])
-    target = folder / "report"
-    target.mkdir(parents=True, exist_ok=True)
-    table.to_csv(target / "spread.csv", index=False, float_format="%.12g", lineterminator="\n")
-    figures = _draw(table, list(levels), target / "figures") if len(table) else []
+    figures = _draw(table, list(levels)) if len(table) else {}
+    csv = table.to_csv(index=False, float_format="%.12g", lineterminator="\n")
     title, warnings = f"{name}: {' and '.join(_factors(levels))} varied", _warnings(parts, table)
     answers = [_sentence(row) for row in rows_of(table[table["family"] == "primary"])] or ["**No result**: no variation has a report."]
     heads, cells, remarks = _contrasts(table, list(levels))
     pages = {label: (folder / label / "report" / "report.html").is_file() for label in levels}
-    write_levels(folder, title, answers, warnings, _estimates(table, list(levels)), heads, cells, remarks, pages)
+    page = render_levels(title, answers, warnings, _estimates(table, list(levels)), heads, cells, remarks, pages)
     lines = [f"# {title}", "", "## Answer", "", *[f"- {answer}" for answer in answers]]
     if warnings:
         lines += ["", "## Warnings", "", *[f"- {plain(warning)}" for warning in warnings]]
     lines += ["", "## Contrasts by variation", ""]
-    lines += [f"![Differences by variation, with their 95 % intervals; diamonds: mean](figures/{path.name})" for path in figures[:1]]
+    lines += ["![Differences by variation, with their 95 % intervals; diamonds: mean](figures/spread.png)"] if figures else []
     if len(table):
         lines += ["", *markdown.table(heads, cells), "", *remarks[:2], "", *[f"- {remark}" for remark in remarks[2:]]]
     lines += ["", "## Final scores by variation", "", *_scores(parts, table)]
     lines += ["", "## Variations", "", *_variations(parts, levels)]
-    path = target / "report.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return path
+    files = {"report.md": "\n".join(lines) + "\n", "report.html": page, "tables/spread.csv": csv}
+    write_report_files(folder, files | {f"figures/{name}": content for name, content in figures.items()})
+    return folder / "report" / "report.md"
 
 
 # --- what is read -------------------------------------------------------------------------------------------------------------
@@ -183,11 +182,11 @@ class _Part:
 
 
 def _read(folder: Path) -> _Part:
-    if not (folder / "report" / "contrasts.csv").is_file():
+    if not (folder / "report" / "tables" / "contrasts.csv").is_file():
         return _Part(pd.DataFrame(columns=READ), pd.DataFrame(columns=SUMMARY), None, (), False)
     texts = dict.fromkeys((*KEY, "family", "scope", "test", "arm"), str)  # an arm may be called 1, or null
     contrasts, summary = (
-        pd.read_csv(folder / "report" / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""])
+        pd.read_csv(folder / "report" / "tables" / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""])
         for name in ("contrasts", "summary")
     )
     if "at" not in contrasts:
@@ -316,13 +315,13 @@ def _interval(value: float, low: float, high: float) -> str:
 # --- the figure ---------------------------------------------------------------------------------------------------------------
 
 
-def _draw(table: pd.DataFrame, labels: Sequence[str], folder: Path) -> list[Path]:
+def _draw(table: pd.DataFrame, labels: Sequence[str]) -> dict[str, bytes]:
     """spread.{png,svg}: a row of panels per declared contrast and axis, a column per scorer; a line per variation, below them the mean."""
     declared = table[table["family"] != "descriptive"]
     places = list(dict.fromkeys(declared[["arm_a", "arm_b", "axis", "at"]].itertuples(index=False, name=None)))
     scorers = [scorer for scorer in dict.fromkeys(table["scorer"]) if scorer != "proxy"]
     if not places or not scorers:
-        return []
+        return {}
     names = [*labels, "mean"]
     depth = 0.2 * len(names) + 0.45
     left = 0.075 * max(map(len, names)) + 0.25
@@ -350,7 +349,7 @@ def _draw(table: pd.DataFrame, labels: Sequence[str], folder: Path) -> list[Path
                     panel.set_title(f"{a} - {b}{where}", loc="left")
                 if across == len(places) - 1:
                     panel.set_xlabel(f"{scorer}: difference")
-        return save(figure, folder / "spread")
+        return save(figure, "spread")
 
 
 def _forest(panel: Any, line: int, value: float, low: float, high: float, *, mean: bool) -> None:

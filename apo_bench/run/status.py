@@ -19,6 +19,7 @@ from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.formatting import duration, one_line, visible
+from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import GOLD, INITIAL, Job
 from apo_bench.run.records import control_jobs
 from apo_bench.run.remaining_time import remaining_time
@@ -79,6 +80,7 @@ class Status:
     report: ReportState  # whether tables and report follow from these records, this experiment file and the present code
     building: tuple[str, ...]  # artifacts that a live process is making
     unreadable: tuple[str, ...]  # files that cannot be read
+    report_damage: str | None = None  # why an existing report is not complete
 
     @property
     def workers(self) -> int:
@@ -102,7 +104,9 @@ def read_status(folder: Path) -> Status:
     statuses = (_job_status(job, _error_message(manifest, job), present, unreadable) for job in all_jobs(folder, experiment))
     jobs = [job for job in statuses if not job.is_shared or job.state != "not started"]
     report = _report_state(folder, experiment, manifest, jobs)
-    return Status(folder, tuple(jobs), tuple(_judges(folder, experiment, manifest)), report, tuple(_building(folder)), tuple(unreadable))
+    damage = report_damage(folder) if (folder / "report").is_dir() else None
+    judges, building = tuple(_judges(folder, experiment, manifest)), tuple(_building(folder))
+    return Status(folder, tuple(jobs), judges, report, building, tuple(unreadable), damage)
 
 
 def all_jobs(folder: Path, experiment: Experiment) -> Iterator[Job]:
@@ -176,7 +180,8 @@ def tables(status: Status) -> list[Any]:
     if status.building and not status.workers:
         shown.append(f"at work: {', '.join(status.building)}; for which arm is not on disk")
     shown += [f"unreadable: {one_line(path)}" for path in status.unreadable]
-    return [*shown, f"tables and report: {status.report}", f"time left: {_time_left_text(status)}"]
+    damage = f" ({status.report_damage})" if status.report_damage else ""
+    return [*shown, f"tables and report: {status.report}{damage}", f"time left: {_time_left_text(status)}"]
 
 
 # --- one job ------------------------------------------------------------------------------------------------------------------

@@ -7,14 +7,11 @@ from typing import Any
 
 from apo_bench.hashing import checksum, digest, digest_files
 from apo_bench.provenance import code_hash
+from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import Records
 from apo_bench.store import write_json
 
 REPORT_KEY = Path("store") / "report_key.json"
-PRODUCTS = (
-    "manifest.json", "tables/scores.parquet", "report/report.md", "report/report.html",
-    *(f"report/{name}.csv" for name in ("summary", "by_round", "contrasts", "budget", "sharing", "plan", "controls")),
-)  # fmt: skip
 
 
 def report_key(folder: Path, manifest: Mapping[str, Any], records: Records, judges: Sequence[Path]) -> str:
@@ -30,10 +27,11 @@ def write_report_key(folder: Path, key: str) -> None:
 
 
 def report_is_current(folder: Path, key: str) -> bool:
-    """Whether tables and report were made from what `key` names, are all there, and the tables are as they were written."""
+    """Whether tables and report were made from what `key` names, and are as they were written."""
     try:
         stored = json.loads((folder / REPORT_KEY).read_text())
-        return stored["key"] == key and stored["tables"] == _checksums(folder) and all((folder / path).exists() for path in PRODUCTS)
+        same = stored["key"] == key and stored["tables"] == _checksums(folder)
+        return same and (folder / "manifest.json").exists() and report_damage(folder) is None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import apo_bench.run.validate
 from apo_bench import __version__
-from apo_bench.analysis.power import planned
+from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import read_run
 from apo_bench.cli.main import app
 from apo_bench.config.plugins import resolve
@@ -318,9 +318,9 @@ rjs,apo_rjs,all,proxy,9.5,8.5,10.5,0.25,,2,20,fresh seeds,descriptive,t
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     folder = tmp_path / "finished"
-    (folder / "report").mkdir(parents=True)
-    (folder / "report" / "summary.csv").write_text(SUMMARY)
-    (folder / "report" / "contrasts.csv").write_text(CONTRASTS)
+    (folder / "report" / "tables").mkdir(parents=True)
+    (folder / "report" / "tables" / "summary.csv").write_text(SUMMARY)
+    (folder / "report" / "tables" / "contrasts.csv").write_text(CONTRASTS)
     return folder
 
 
@@ -454,7 +454,7 @@ apo_rjs,rjs,all,proxy,final,descriptive,9.5,0.5,8.5,10.5,0.25,,t,new worlds,3,0
 
 @pytest.fixture
 def varied(finished: Path) -> Path:
-    (finished / "report" / "spread.csv").write_text(SPREAD)
+    (finished / "report" / "tables" / "spread.csv").write_text(SPREAD)
     return finished
 
 
@@ -515,7 +515,7 @@ def pilot(folder: Path, n_seeds: int) -> Path:
 def test_power_of_a_run(tmp_path: Path) -> None:
     """The printed cell for the run's own sizes is what it detects itself, as `planned` says."""
     folder = pilot(tmp_path / "run", n_seeds=4)
-    (plan,) = planned(read_run(folder), power=0.9)
+    (plan,) = primary_power(read_run(folder), power=0.9)
     result = call("power", str(folder), "--power", "0.9", "--effect", "2")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

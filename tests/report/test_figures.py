@@ -32,12 +32,12 @@ def summary(arms: list[str], bounded: tuple[str, ...] = ()) -> pd.DataFrame:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures by name, instead of files."""
     kept: dict[str, Any] = {}
-    monkeypatch.setattr(figures, "save", lambda figure, stem: [kept.setdefault(stem.name, figure)])
+    monkeypatch.setattr(figures, "save", lambda figure, name: {name: kept.setdefault(name, figure)})
     return kept
 
 
-def test_the_legend_of_many_arms_is_whole_and_covers_no_panel(drawn: dict[str, Any], tmp_path: Path) -> None:
-    figures.draw_scores(summary(ARMS), ARMS, ["gold"], ["all"], tmp_path)
+def test_the_legend_of_many_arms_is_whole_and_covers_no_panel(drawn: dict[str, Any]) -> None:
+    figures.draw_scores(summary(ARMS), ARMS, ["gold"], ["all"])
     assert set(drawn) == {"by_round", "by_kl"}
     for figure in drawn.values():
         FigureCanvasAgg(figure).draw()
@@ -59,9 +59,9 @@ def test_28_arms_look_different() -> None:
     assert len({tuple(figures._look(names, name).values()) for name in names}) == 28
 
 
-def test_hollow_markers_stand_at_a_bound(drawn: dict[str, Any], tmp_path: Path) -> None:
+def test_hollow_markers_stand_at_a_bound(drawn: dict[str, Any]) -> None:
     arms = ["dpo", "best_of_n"]
-    figures.draw_scores(summary(arms, bounded=("best_of_n",)), arms, ["gold"], ["all"], tmp_path)
+    figures.draw_scores(summary(arms, bounded=("best_of_n",)), arms, ["gold"], ["all"])
 
     def hollow(figure: Any) -> dict[str, bool]:
         lines = [line for line in figure.axes[0].get_lines() if line.get_label() in arms]
@@ -79,12 +79,12 @@ def test_a_measured_kl_comes_before_its_bound() -> None:
     assert table[["arm", "kl", "bound"]].to_numpy().tolist() == [["a", 1.0, False], ["b", 3.0, True]]
 
 
-def test_reliability_shows_the_first_and_the_last_round(drawn: dict[str, Any], tmp_path: Path) -> None:
+def test_reliability_shows_the_first_and_the_last_round(drawn: dict[str, Any]) -> None:
     """Rounds 0 to 3: round 0 shows round 1's reward model, so it is left out; one round alone is drawn once. Areas grow with n."""
     rows = [("many", round_, k, 0.55 + k / 10, 0.1 * round_ + k / 10, 10 * (3 * k + 1)) for round_ in range(4) for k in (0, 1)]
     rows += [("one", round_, 0, 0.55, 0.5, 10) for round_ in (0, 1)]
     table = pd.DataFrame(rows, columns=["arm", "round", "bin", "confidence", "accuracy", "n"])
-    figures.draw_reliability(table, ["many", "absent", "one"], tmp_path)
+    figures.draw_reliability(table, ["many", "absent", "one"])
     many, one = drawn["reliability"].axes
     assert (many.get_title(), one.get_title()) == ("many", "one")
     curves = [list(line.get_ydata()) for line in many.get_lines()]
@@ -95,15 +95,15 @@ def test_reliability_shows_the_first_and_the_last_round(drawn: dict[str, Any], t
     assert (large - 4) / (small - 4) == pytest.approx(4)
 
 
-def test_curves_and_diagnostics_are_drawn_where_there_are_rows(drawn: dict[str, Any], tmp_path: Path) -> None:
+def test_curves_and_diagnostics_are_drawn_where_there_are_rows(drawn: dict[str, Any]) -> None:
     rows = [("plain", 300, "gold", 0.3, 0.1), ("plain", 100, "gold", 0.1, np.nan), ("apo", 120, "gold", 0.5, 0.1)]
-    figures.draw_by_annotation(pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]), tmp_path)
+    figures.draw_by_annotation(pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]))
     (panel,) = drawn["by_annotation"].axes
     plain = panel.get_lines()[0]
     assert (list(plain.get_xdata()), list(plain.get_ydata())) == ([100, 300], [0.1, 0.3])
     found = pd.DataFrame([("a", 1, metric, 0.5, 0.1) for metric in ("ece", "fixed_mean", "fixed_sd")])
     found.columns = ["arm", "round", "metric", "mean", "seed_sd"]
-    figures.draw_reward_models(found, ["a"], tmp_path)
+    figures.draw_reward_models(found, ["a"])
     assert [panel.get_title() for panel in drawn["reward_models"].axes] == ["ECE", "mean score of fixed responses"]
 
 
@@ -118,9 +118,9 @@ def compared(axes: tuple[str, ...] = ("all",), arm: str = "golden_refresh") -> p
     return pd.DataFrame(rows, columns=columns)
 
 
-def test_the_forest_has_the_declared_contrasts(drawn: dict[str, Any], tmp_path: Path) -> None:
+def test_the_forest_has_the_declared_contrasts(drawn: dict[str, Any]) -> None:
     """From top to bottom: primary, then secondary; filled where p < 0.05; without a result there is no point."""
-    figures.draw_contrasts(compared(), tmp_path)
+    figures.draw_contrasts(compared())
     (panel,) = drawn["contrasts"].axes
     assert [label.get_text() for label in panel.get_yticklabels()] == [
         f"apo {MINUS} {other}" for other in ("golden_refresh", "plain", "none")
@@ -133,8 +133,8 @@ def test_the_forest_has_the_declared_contrasts(drawn: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize("axes", [("all",), ("all", "a long name of an axis")])
-def test_names_in_the_forest_are_whole(drawn: dict[str, Any], tmp_path: Path, axes: tuple[str, ...]) -> None:
-    figures.draw_contrasts(compared(axes, "golden_refresh_of_a_player_12"), tmp_path)
+def test_names_in_the_forest_are_whole(drawn: dict[str, Any], axes: tuple[str, ...]) -> None:
+    figures.draw_contrasts(compared(axes, "golden_refresh_of_a_player_12"))
     figure = drawn["contrasts"]
     with rc_context(figures.STYLE):
         FigureCanvasAgg(figure).draw()
@@ -144,16 +144,15 @@ def test_names_in_the_forest_are_whole(drawn: dict[str, Any], tmp_path: Path, ax
     assert box.y1 <= figure.legends[0].get_window_extent().y0
 
 
-def test_no_contrast_has_a_result_and_nothing_is_drawn(tmp_path: Path) -> None:
-    assert figures.draw_contrasts(compared().assign(difference=np.nan), tmp_path / "none") == []
-    assert figures.draw_budget(pd.DataFrame(columns=["arm", "unit", "alone", "marginal"]), ["a"], tmp_path / "none") == []
-    assert not (tmp_path / "none").exists()
+def test_no_contrast_has_a_result_and_nothing_is_drawn() -> None:
+    assert figures.draw_contrasts(compared().assign(difference=np.nan)) == {}
+    assert figures.draw_budget(pd.DataFrame(columns=["arm", "unit", "alone", "marginal"]), ["a"]) == {}
 
 
-def test_budget_bars(drawn: dict[str, Any], tmp_path: Path) -> None:
+def test_budget_bars(drawn: dict[str, Any]) -> None:
     """Full bars: what an arm costs alone; hatched: what it added. A unit that an arm never spent is a bar of 0."""
     spent = pd.DataFrame([("b", "flops", 4.0, 1.0), ("a", "flops", 2.0, 2.0)], columns=["arm", "unit", "alone", "marginal"])
-    figures.draw_budget(spent, ["a", "b", "absent"], tmp_path)
+    figures.draw_budget(spent, ["a", "b", "absent"])
     panels = {panel.get_title(): panel for panel in drawn["budget"].axes}
     assert [bar.get_width() for bar in panels["FLOPs"].patches] == [2, 4, 2, 1]
     assert [bar.get_width() for bar in panels["samples"].patches] == [0, 0, 0, 0]
@@ -161,31 +160,35 @@ def test_budget_bars(drawn: dict[str, Any], tmp_path: Path) -> None:
 
 
 DRAW = """
-import sys
+import os, sys
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/report"]
+sys.path[:0] = sys.argv[2].split(os.pathsep)
 from test_figures import compared, draw_all
 draw_all(Path(sys.argv[1]))
 """
 
 
 def draw_all(folder: Path) -> list[Path]:
-    """Every kind of figure of two arms, with names that are no mathematics, no markup and not printable."""
+    """Write every kind of figure of two arms, with names that are no mathematics, no markup and not printable."""
     hostile = "$x^</text>&\u202e\x1b-->"
     table = summary(["a", "b"]).assign(axis=hostile)
-    paths = figures.draw_scores(table, ["a", "b"], ["gold"], [hostile, "all"], folder)
+    files = figures.draw_scores(table, ["a", "b"], ["gold"], [hostile, "all"])
     rows = [(hostile, k, "gold", 0.1 * k, 0.1) for k in (1, 2)]
-    paths += figures.draw_by_annotation(pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]), folder)
-    paths += figures.draw_contrasts(compared((hostile, "all")), folder)
+    files |= figures.draw_by_annotation(pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]))
+    files |= figures.draw_contrasts(compared((hostile, "all")))
     spent = pd.DataFrame([("a", "flops", 4e12, np.nan)], columns=["arm", "unit", "alone", "marginal"])
-    return paths + figures.draw_budget(spent, ["a"], folder)
+    files |= figures.draw_budget(spent, ["a"])
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
 
 
 def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
     """In another process, with other hashes of texts, too. PDFs embed TrueType fonts and no type 3; an svg is XML and without script."""
     paths = draw_all(tmp_path / "here")
     assert {path.suffix for path in paths} == {".png", ".svg", ".pdf"}
-    command = [sys.executable, "-c", DRAW, str(tmp_path / "there")]
+    command = [sys.executable, "-c", DRAW, str(tmp_path / "there"), os.pathsep.join(sys.path)]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=Path(__file__).parents[2])
     for path in paths:
         found = path.read_bytes()
@@ -200,6 +203,5 @@ def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("draw", [figures.draw_reward_models, figures.draw_reliability])
-def test_nothing_measured_draws_nothing(draw: Any, tmp_path: Path) -> None:
-    assert draw(pd.DataFrame({"arm": [], "round": [], "metric": []}), ["a"], tmp_path) == []
-    assert not list(tmp_path.iterdir())
+def test_nothing_measured_draws_nothing(draw: Any) -> None:
+    assert draw(pd.DataFrame({"arm": [], "round": [], "metric": []}), ["a"]) == {}

@@ -11,7 +11,7 @@ import pytest
 from run_folder import SEEDS, experiment, frame, measured, write_run
 from scipy import stats as scipy_stats
 
-from apo_bench.analysis.results import read_run, sign_agreement
+from apo_bench.analysis.results import gold_sign_agreement, read_run
 from apo_bench.errors import InputError
 from apo_bench.formatting import letter
 from apo_bench.report.report import shortened, write_report
@@ -83,7 +83,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def csv(report: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(report / f"{name}.csv")
+    return pd.read_csv(report / "tables" / f"{name}.csv")
 
 
 def test_contrast_columns_and_families(report: Path) -> None:
@@ -300,7 +300,7 @@ def test_gold_sign_agreement_by_hand(tmp_path: Path) -> None:
         for prompt in range(2)
     ]
     run = read_run(write_run(tmp_path / "run", tables() | {"scores": frame("scores", rows)}))
-    found = sign_agreement(run).set_index("axis")
+    found = gold_sign_agreement(run).set_index("axis")
     assert (found.loc["helpful", "agree"], found.loc["helpful", "n"]) == (0.4, 5)
 
 
@@ -398,7 +398,7 @@ def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
 def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
     again = write_report(write_run(tmp_path / "run", tables())).parent
     names = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
-    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg", ".pdf", ".tex", ".html"}
+    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg", ".pdf", ".tex", ".html", ".json"}
     for name in names:
         assert (again / name).read_bytes() == (report / name).read_bytes(), name
 
@@ -412,7 +412,10 @@ def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> No
         (lambda run: (run / "tables/ledger.parquet").unlink(), r"ledger\.parquet: no such file"),
         (lambda run: (run / "tables/gold.parquet").write_bytes(b"x"), r"gold\.parquet: not readable as parquet"),
         (lambda run: scores().drop(columns="axis").to_parquet(run / "tables/scores.parquet"), r"scores\.parquet: column axis is missing"),
-        (lambda run: scores().assign(value=np.nan).to_parquet(run / "tables/scores.parquet"), r"scores\.parquet: value: \d+ rows are NaN"),
+        (
+            lambda run: scores().assign(value=np.nan).to_parquet(run / "tables/scores.parquet"),
+            r"scores\.parquet: column value: \d+ rows are NaN",
+        ),
         (lambda run: scores().head(0).to_parquet(run / "tables/scores.parquet"), r"scores\.parquet: no rows"),
     ],
 )

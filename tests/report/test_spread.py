@@ -154,19 +154,21 @@ def test_crossed_factors_are_no_independent_draws() -> None:
 
 def variation(folder: Path, rows: pd.DataFrame, gold: str = "linear", failures: tuple[Mapping[str, Any], ...] = ()) -> None:
     """What a run leaves behind, as far as it is read; `a` ends in round 2, `b` in round 1, at the difference's halves."""
-    (folder / "report").mkdir(parents=True)
+    (folder / "report" / "tables").mkdir(parents=True)
     tree = tiny_tree()
     tree["models"]["gold"][0]["name"] = gold
     (folder / "experiment.yaml").write_text(dump_experiment(Experiment.model_validate_json(json.dumps(tree))))
     (folder / "manifest.json").write_text(json.dumps({"failures": list(failures)}))
-    rows[[column for column in rows if column in READ]].to_csv(folder / "report" / "contrasts.csv", index=False)
+    rows[[column for column in rows if column in READ]].to_csv(folder / "report" / "tables" / "contrasts.csv", index=False)
     scores = [
         (arm, round_, row.axis, row.scorer, sign * float(row.difference) * round_ / last)  # pyright: ignore[reportArgumentType]
         for row in rows.itertuples()
         for arm, last, sign in ((row.arm_a, 2, 0.5), (row.arm_b, 1, -0.5))
         for round_ in range(last + 1)
     ]
-    pd.DataFrame(scores, columns=["arm", "round", "axis", "scorer", "mean"]).to_csv(folder / "report" / "summary.csv", index=False)
+    pd.DataFrame(scores, columns=["arm", "round", "axis", "scorer", "mean"]).to_csv(
+        folder / "report" / "tables" / "summary.csv", index=False
+    )
 
 
 LEVELS = {label: {"world": place} for place, label in enumerate(WORLDS)}
@@ -215,7 +217,7 @@ def test_gold_models_of_other_names_share_an_office(tmp_path: Path) -> None:
     for label, gold in (("gold=x", "x"), ("gold=y", "y")):
         variation(tmp_path / label, contrasts({label: 1.0}, scorer=gold), gold=gold)
     write(tmp_path, "mine", {"gold=x": {"gold": {"name": "x"}}, "gold=y": {"gold": {"name": "y"}}})
-    (row,) = pd.read_csv(tmp_path / "report" / "spread.csv").to_dict("records")
+    (row,) = pd.read_csv(tmp_path / "report" / "tables" / "spread.csv").to_dict("records")
     assert (row["scorer"], row["n_variations"]) == ("gold", 2)
     assert "| `a` | all | gold | 0.500 | 0.500 |" in (tmp_path / "report" / "report.md").read_text()
 
@@ -231,7 +233,15 @@ def test_the_same_reports_give_the_same_bytes(tmp_path: Path) -> None:
     first = written()
     assert set(first) == {
         f"report/{name}"
-        for name in ("report.md", "report.html", "spread.csv", "figures/spread.png", "figures/spread.svg", "figures/spread.pdf")
+        for name in (
+            "report.md",
+            "report.html",
+            "report.json",
+            "tables/spread.csv",
+            "figures/spread.png",
+            "figures/spread.svg",
+            "figures/spread.pdf",
+        )
     }
     assert written() == first
 

@@ -17,7 +17,7 @@ import yaml
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import tiny_bench, tiny_task, tiny_tree
 
-from apo_bench.analysis.power import planned
+from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
 from apo_bench.config.schema import Controls, Experiment, Tune
@@ -206,7 +206,7 @@ def test_where_no_controls_were_run_that_is_said(tmp_path: Path) -> None:
     (said,) = sentences(run)
     assert said == "No controls were run, so nothing shows here that this run invents no difference, or that it would see one."
     assert f"**Controls:** {said}\n" in write_report(tmp_path / "run").read_text()
-    assert (tmp_path / "run" / "report" / "controls.csv").read_text().count("\n") == 1
+    assert (tmp_path / "run" / "report" / "tables" / "controls.csv").read_text().count("\n") == 1
     assert hard_failure(tmp_path / "run") is None
 
 
@@ -260,7 +260,7 @@ def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
 
 def test_the_effect_is_what_the_run_should_detect(tmp_path: Path) -> None:
     run = oracle_run(tmp_path, 5.0)
-    (plan,) = planned(run)
+    (plan,) = primary_power(run)
     row = controls(run).to_dict("records")[-1]
     assert (row["control"], row["effect"]) == ("diluted", plan.detectable)
     assert row["share"] == round(10 * plan.detectable / 5) / 10
@@ -445,7 +445,7 @@ def test_control_scores_are_a_table_of_their_own(done: tuple[Path, Path]) -> Non
     head, _, rest = (folder / "report" / "report.md").read_text().partition("## Answer")
     assert "**Controls:** The reference, rjs, against itself" in head
     assert "\n## Controls\n" in rest
-    assert len(pd.read_csv(folder / "report" / "controls.csv")) == len(controls(said)) == 1 + 2 * 2  # gold and truth
+    assert len(pd.read_csv(folder / "report" / "tables" / "controls.csv")) == len(controls(said)) == 1 + 2 * 2  # gold and truth
 
 
 def test_a_replay_of_controls_computes_nothing_and_needs_no_torch(done: tuple[Path, Path], tmp_path: Path) -> None:
@@ -488,7 +488,7 @@ def test_controls_belong_to_the_last_part(done: tuple[Path, Path], tmp_path: Pat
     assert not list((folder / "store" / "arm_seeds").glob("_*.json"))
     assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
     assert (folder / "tables" / "control_scores.parquet").read_bytes() == (first / "tables" / "control_scores.parquet").read_bytes()
-    assert (folder / "report" / "controls.csv").read_bytes() == (first / "report" / "controls.csv").read_bytes()
+    assert (folder / "report" / "tables" / "controls.csv").read_bytes() == (first / "report" / "tables" / "controls.csv").read_bytes()
 
 
 def test_status_and_a_sweep_know_controls(done: tuple[Path, Path], tmp_path: Path) -> None:
@@ -538,7 +538,7 @@ def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Pat
     """Also when it is replayed. The report's frame of it is changed by hand: no tiny run is as broken as that."""
     path, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
-    about = folder / "report" / "controls.csv"
+    about = folder / "report" / "tables" / "controls.csv"
     frame = pd.read_csv(about)
     frame.loc[frame["control"] == "aa", ["difference", "p_value"]] = (2.0, 0.0009)
     frame.loc[frame["control"] == "aa", "hard"] = "yes"

@@ -18,10 +18,12 @@ import yaml
 from tiny_world import tiny_tree
 
 from apo_bench.run import runner
+from apo_bench.run.status import read_status
 
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
 KILLS = 30
+OF_THIS_RUN = ("timings.parquet", "measured.csv", "measured.md", "report.json")  # files with measured times, or checksums of such files
 MOMENTS_S = (0.0, 16.0)  # after a start; an undisturbed run of the experiment takes about as long as the later one
 
 
@@ -51,7 +53,7 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
 def products(folder: Path) -> dict[str, bytes]:
     """All rows and the whole report; measured times apart, which the page shows in one place, with the hash of their table in another."""
     paths = [path for room in ("tables", "report") for path in sorted((folder / room).rglob("*")) if path.is_file()]
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.stem not in ("timings", "measured")}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name not in OF_THIS_RUN}
     page = found["report/report.html"]
     for measured in (rb"<dt>Time and cost</dt><dd>.*?</dd>", rb"<tr>(?:(?!</tr>).)*timings\.parquet.*?</tr>"):
         page, times = re.subn(measured, b"", page, flags=re.DOTALL)
@@ -198,7 +200,7 @@ def test_an_arm_that_lacks_memory_fails_alone_and_goes_on_when_there_is_some(tmp
     (tmp_path / "room").touch()
     assert runner.run(path, None, folder, workers=1).failures == ()
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert {one["arm"] for one in map(json.loads, _lines(folder / "report" / "summary.csv"))} >= {"rjs", "apo_rjs", "greedy"}
+    assert {one["arm"] for one in map(json.loads, _lines(folder / "report" / "tables" / "summary.csv"))} >= {"rjs", "apo_rjs", "greedy"}
 
 
 def _lines(path: Path) -> list[str]:
@@ -230,6 +232,33 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
             assert f"{artifact}: " in said
             assert artifact.with_name(f"{artifact.name}.damaged").is_dir()
             assert artifact.is_dir()
+
+
+def test_a_report_that_was_killed_or_damaged_is_made_again(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """`report` is killed at its fourth file; then a table is edited. Each time `status` tells, and `run` makes the report again."""
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    files = sorted(path for path in (folder / "report").rglob("*") if path.is_file())
+    before = {path: path.read_bytes() for path in files}
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom apo_bench.report import report, write\n"
+        "real, written = write.write_bytes, []\n"
+        "def write_bytes(path, data):\n"
+        "    written.append(path)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL) if len(written) == 4 else real(path, data)\n"
+        "write.write_bytes = write_bytes\nreport.write_report(Path(sys.argv[1]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(folder)])
+    assert killed.returncode == -signal.SIGKILL
+    manifest = folder / "report" / "report.json"
+    assert read_status(folder).report_damage == "report/report.json is missing: the report was interrupted, or never written"
+    assert read_status(folder).report == "out of date"
+    assert all(path.read_bytes() == before[path] for path in files if path != manifest)  # each file is whole
+    for harm_report in (lambda: None, lambda: (folder / "report" / "tables" / "contrasts.csv").write_text("arm_a\n")):
+        harm_report()
+        assert read_status(folder).report == "out of date"
+        assert runner.run(experiment, None, folder, workers=1).failures == ()
+        assert (read_status(folder).report, read_status(folder).report_damage) == ("up to date", None)
+        assert {path: path.read_bytes() for path in sorted((folder / "report").rglob("*")) if path.is_file()} == before
 
 
 def test_a_damaged_record_is_not_believed(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_run_keeps_its_plan_and_says_how_it_came_out(done: Path) -> None:
     """Counts are as planned. What was measured is on a page of its own, to which the report leads."""
     plan = pd.read_parquet(done / "tables" / "plan.parquet")
     assert set(zip(plan["arm"], plan["unit"], strict=True)) == {(arm, unit) for arm in ("rjs", "apo_rjs") for unit in UNITS}
-    found = pd.read_csv(done / "report" / "plan.csv")
+    found = pd.read_csv(done / "report" / "tables" / "plan.csv")
     sampled = found.query("arm == 'apo_rjs' and unit == 'sampled_responses'")
     assert sampled[["planned", "used", "ratio", "off"]].to_numpy().tolist() == [[56, 56, 1, "no"]]
     assert set(found.loc[found["unit"].isin(["rm_updates", "policy_updates", "scored_responses"]), "off"]) == {"no"}
@@ -344,17 +344,18 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     assert "reward_models" not in new
 
 
-def test_seeds_changed_after_a_look_are_told_and_only_then(done: Path, tmp_path: Path) -> None:
+def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path: Path) -> None:
     """Seen with seeds 0 and 1. Without seed 1 the report opens with it, a replay of that too; as planned, nothing is said."""
     folder = shutil.copytree(done, tmp_path / "copy")
-    assert json.loads((folder / "store" / "looks.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
-    fewer, told = tiny_tree() | {"seeds": [0]}, "**Changed after a look:** results were first seen with seeds 0, 1; seeds 1 were taken out."
+    assert json.loads((folder / "store" / "preregistration.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
+    fewer = tiny_tree() | {"seeds": [0]}
+    notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
         runner.run(write(tmp_path / "fewer", fewer), None, folder, workers=1)
-        assert json.loads((folder / "manifest.json").read_text())["changed_after_a_look"]["seeds_removed"] == [1]
-        assert told in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
+        assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
+        assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
     runner.run(write(tmp_path / "again", tiny_tree()), None, folder, workers=1)
-    assert "changed_after_a_look" not in json.loads((folder / "manifest.json").read_text())
+    assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
 
@@ -420,7 +421,7 @@ def test_judges_are_asked_after_a_run_and_no_arm_is_run_again(judged: tuple[Path
     assert rows.groupby("judge").size().to_dict() == {"sim": 14 * 2 * 2, "gold": 14 * 2 * 2}  # prompts x seeds x orders
     assert set(rows["round"]) == {"2/1"}
     assert "(judge/sim, all axes pooled)" in (folder / "report" / "report.md").read_text().split("## Scores")[0]
-    contrasts = pd.read_csv(folder / "report" / "contrasts.csv")
+    contrasts = pd.read_csv(folder / "report" / "tables" / "contrasts.csv")
     assert set(contrasts.loc[contrasts["family"] == "primary", "scorer"]) == {"judge/sim"}
 
 

@@ -279,8 +279,8 @@ def test_the_spread_is_made_of_the_worlds_contrasts(done: Path) -> None:
     """The mean over two worlds is half the sum of their differences, and two levels have no p-value."""
     import pandas as pd
 
-    (row,) = pd.read_csv(done / "report" / "spread.csv").query("family == 'primary'").to_dict("records")
-    found = [pd.read_csv(done / f"world={seed}" / "report" / "contrasts.csv").query("family == 'primary'") for seed in (0, 1)]
+    (row,) = pd.read_csv(done / "report" / "tables" / "spread.csv").query("family == 'primary'").to_dict("records")
+    found = [pd.read_csv(done / f"world={seed}" / "report" / "tables" / "contrasts.csv").query("family == 'primary'") for seed in (0, 1)]
     first, second = (float(one["difference"].iloc[0]) for one in found)
     assert (row["difference.world=0"], row["difference.world=1"]) == (first, second)
     assert row["mean"] == pytest.approx((first + second) / 2, abs=1e-12)

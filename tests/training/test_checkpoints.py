@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_tokenize import WORDS
-from test_trainer import AXES, LLAMA, RECIPE, SPEC, demonstrations, groups, pairs
+from tiny_tokenizers import WORDS
+from training_items import AXES, LLAMA, RECIPE, SPEC, demonstrations, groups, pairs
 
 from apo_bench.config.schema import Lora, NeuralReward
 from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss

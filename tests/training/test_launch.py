@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 from safetensors.torch import load_file
-from test_trainer import apart
 from tiny_world import tiny_bench
+from training_items import apart
 
 from apo_bench.config.schema import Executor, Lora, NeuralReward
 from apo_bench.errors import InputError

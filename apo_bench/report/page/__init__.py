@@ -1,5 +1,5 @@
 """The report people open: one self-contained html page of a finished run, drawn without a network, fonts or a plotting library."""
 
-from apo_bench.report.page.writing import write
+from apo_bench.report.page.writing import render
 
-__all__ = ["write"]
+__all__ = ["render"]

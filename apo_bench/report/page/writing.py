@@ -17,7 +17,6 @@ from apo_bench.report.page.markup import MISSING, Markup, code, el, join, minus,
 from apo_bench.report.page.provenance import provenance
 from apo_bench.report.page.samples import LIMIT, Samples, samples
 from apo_bench.report.page.scores import main_table, published_numbers
-from apo_bench.store import write_text
 
 HERE = Path(__file__).parent
 SECTIONS = {
@@ -28,11 +27,11 @@ SECTIONS = {
 DRAWN = "A line for each variation, and below them their mean: right of the dotted line favours the first. Bars are 95 % intervals."
 
 
-def write(
+def render(
     folder: Path, run: Run, frames: Mapping[str, pd.DataFrame], *, controls: Sequence[str] = (),
     failed_controls: Sequence[str] = (), warnings: Sequence[str] = (), aggregates_only: bool = False, limit: int = LIMIT,
-) -> Path:  # fmt: skip
-    """Write `folder`/report/report.html, one file that loads nothing, and return its path. The same run folder gives the same bytes.
+) -> str:  # fmt: skip
+    """The page of `folder`, one file that loads nothing. The same run folder gives the same bytes.
 
     `frames` are those of the report's csv files: summary, by_round, contrasts, budget; where a judge was asked judged and judge_audit; and
     beside, where published numbers are asked for.
@@ -49,19 +48,17 @@ def write(
         "samples": _browser(held, aggregates_only),
         "provenance": provenance(folder, run),
     }
-    path = folder / "report" / "report.html"
-    write_text(path, compose(run.experiment.name, _level(run), inside, held))
-    return path
+    return compose(run.experiment.name, _level(run), inside, held)
 
 
-def write_levels(
-    folder: Path, title: str, answers: Sequence[str], warnings: Sequence[str], drawn: Mapping[str, Sequence[Estimate]],
+def render_levels(
+    title: str, answers: Sequence[str], warnings: Sequence[str], drawn: Mapping[str, Sequence[Estimate]],
     headers: Sequence[str], cells: Sequence[Sequence[str]], remarks: Sequence[str], levels: Mapping[str, bool],
-) -> Path:  # fmt: skip
-    """Write `folder`/report/report.html over an experiment's variations, and return its path.
+) -> str:  # fmt: skip
+    """The page over an experiment's variations.
 
     `answers`, `warnings`, `remarks`, `headers` and `cells`: as in report.md, with ** and `; the first four cells of a row are names.
-    `drawn`: caption -> estimates on one scale. `levels`: label -> whether it has a page of its own, in `folder`/<label>.
+    `drawn`: caption -> estimates on one scale. `levels`: label -> whether it has a page of its own, in the run folder's <label>.
     """
     rows = [[*map(_inline, row[:4]), *[MISSING if one == "-" else minus(one) for one in row[4:]]] for row in cells]
     said = [el("p", _inline(one), class_="claim") for one in answers]
@@ -79,9 +76,7 @@ def write_levels(
         "spread": join([table("Differences by variation", headers, rows), *notes]) if rows else el("p", "No results."),
         "levels": el("ul", *links),
     }
-    path = folder / "report" / "report.html"
-    write_text(path, compose(title, "", inside, None))
-    return path
+    return compose(title, "", inside, None)
 
 
 def _inline(text: str) -> Markup:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from test_page import AXES, HOSTILE, JUDGE, N, block_of, hostile_run, said_by, text_of, written
+from hostile_run import AXES, HOSTILE, JUDGE, N, block_of, hostile_run, said_by, text_of, written
 
 from apo_bench.report.page.markup import Markup, visible
 from apo_bench.report.page.samples import Samples, encoded
