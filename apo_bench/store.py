@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock
 
@@ -24,6 +24,17 @@ from apo_bench.provenance import origin
 RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and while a run says what it is about to do
 MANIFEST = "manifest.json"
 TIMING = "timing.json"  # measured values live apart: they are outside byte-identity
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Computed(Generic[T]):
+    """A value, and the amounts that computing it spent, by ledger unit."""
+
+    value: T
+    counts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,25 @@ class RunStore:
         self._verified[kind, key] = found
         return found
 
+    def computed(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[Path], Computed[T]],
+        save: Callable[[Path, T], None] | None = None,
+        load: Callable[[Path], T] | None = None,
+    ) -> tuple[Artifact, Any]:
+        """As `artifact`, with the value that `compute(folder)` returned: saved when computed, and always read back from the files."""
+
+        def build(folder: Path) -> Mapping[str, float]:
+            result = compute(folder)
+            if save is not None:
+                save(folder, result.value)
+            return result.counts
+
+        artifact = self.artifact(kind, inputs, build)
+        return artifact, load(artifact.folder) if load is not None else None
+
     def open(self, kind: str, key: str) -> Artifact:
         """An artifact known to exist. Raises FileNotFoundError if it does not."""
         return self._verified.get((kind, key)) or self._open(key, self.root / kind / key)
@@ -110,8 +140,12 @@ def scratch_of(folder: Path) -> Path:
 
     `folder` is what `build` was given. A build that fails, or is killed, leaves it behind.
     """
-    key = folder.name.lstrip(".").partition(".")[0]
-    return folder.with_name(f".{key}.scratch")
+    return folder.with_name(f".{key_of(folder)}.scratch")
+
+
+def key_of(folder: Path) -> str:
+    """The key of the artifact that is being built in a folder, or lies there."""
+    return folder.name.lstrip(".").partition(".")[0]
 
 
 def write_text(path: Path, text: str) -> None:

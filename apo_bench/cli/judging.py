@@ -30,11 +30,11 @@ def judge(folder: Folder, judge: JudgeSpec) -> None:
     """Add a judge to a finished run, or ask one of its own again; answers it has are not asked for again."""
     refuse_unfinished(folder)
     from apo_bench.report.report import write_report
-    from apo_bench.run import records
+    from apo_bench.run.experiment import experiment_of_run
     from apo_bench.run.judges import add_judge
 
     folder = folder.resolve()
-    experiment, task = records.reopen(folder, Path.cwd())
+    experiment, task = experiment_of_run(folder, Path.cwd())
     choice = experiment.judges.get(judge)
     name, choice = (judge, choice) if choice else _chosen(judge, experiment.judges)
     unanswered = add_judge(folder, name, choice, experiment, task)
@@ -114,10 +114,10 @@ def export(
         made = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
         from apo_bench.analysis.results import read_responses, read_run
-        from apo_bench.run import records
+        from apo_bench.run.experiment import experiment_of_run
         from apo_bench.run.judges import pairs_of
 
-        task = records.reopen(folder, Path.cwd())[1]
+        task = experiment_of_run(folder, Path.cwd())[1]
         made = exporting.export_annotate(pairs_of(read_run(folder), read_responses(folder), task), out, seed=seed, per_pair=per_pair)
     typer.echo(f"{made.n} rows{_counted(made.left_out, 'left out')}")
     for path in made.paths:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from apo_bench.data.splits import normalise, split_of
-from apo_bench.data.task_folder import Description, one_line
+from apo_bench.data.task_folder import Description
 from apo_bench.errors import InputError
 from apo_bench.types import SPLITS, Demonstration, Message, Pair, Prompt, Role, Split, identity, prompt_id
 
@@ -89,7 +89,7 @@ class RowReader:
         return value
 
     def _error(self, key: str, number: int, problem: str) -> InputError:
-        return InputError(one_line(f"{self.path}: {key}: row {number}: {problem}"))
+        return InputError(f"{self.path}: {key}: row {number}: {problem}")
 
 
 def _is_turn(turn: Any) -> bool:

@@ -11,9 +11,7 @@ if its signature has that name) and returns:
 - demonstrations: dicts {"messages", "response", "axis", "cluster"}.    vocabulary: words.
 """
 
-import importlib.util
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +22,11 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from apo_bench.config.python_files import load_python_file
 from apo_bench.data.splits import check_shares
 from apo_bench.errors import InputError
 from apo_bench.shipped import find_beside
-from apo_bench.types import Split, identity
+from apo_bench.types import Split
 
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
 
@@ -91,7 +90,7 @@ class TaskCode:
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}, line {last.lineno}"
-            raise InputError(one_line(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})")) from error
+            raise InputError(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})") from error
 
 
 def find_task(use: str, base: Path | None) -> Path:
@@ -136,7 +135,7 @@ def read_description(path: Path) -> Description:
     except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(one_line(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}")) from None
+        raise InputError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("apo_bench"), dict):
         raise InputError(f"{path}: metadata.apo_bench: missing")
@@ -145,7 +144,7 @@ def read_description(path: Path) -> Description:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
-        raise InputError(one_line(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")) from None
+        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,23 +175,10 @@ def _function(path: Path, key: str, reference: str, modules: dict[str, ModuleTyp
 
 
 def _load_module(file: Path) -> ModuleType:
-    """The file's module under a name that its place and content make unique, so that no other module is shadowed."""
-    source = file.read_bytes()
-    name = f"apo_bench_task_{file.stem}_{identity(str(file), repr(source))}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None, file
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it loads
+    """The file's module. Raises InputError where it cannot be imported."""
     try:
-        exec(compile(source, str(file), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+        return load_python_file(file)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         if isinstance(error, SyntaxError):
             raise InputError(f"{file}: line {error.lineno}: {error.msg}") from None
-        raise InputError(one_line(f"{file}: cannot be imported: {type(error).__name__}: {error}")) from error
-    return module
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
+        raise InputError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error

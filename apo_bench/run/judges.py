@@ -18,10 +18,10 @@ from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_jud
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.judging.response_pairs import response_pairs
 from apo_bench.judging.verdicts import Judge, ResponsePair
-from apo_bench.run.tables import replace_judges
+from apo_bench.run.tables import replace_judges, write_tables
 from apo_bench.stats.argument_checks import Array
 from apo_bench.store import write_json
-from apo_bench.tables import read_table
+from apo_bench.tables import empty_table, read_table
 from apo_bench.types import identity
 
 ADDED = "judges.json"  # in the run folder: judges that its experiment does not name
@@ -59,6 +59,18 @@ def judge_run(folder: Path, run: Run, responses: pd.DataFrame, task: Task, base:
             left_out[path.stem] = f"{int((~current).sum())} of {len(rows)} imported verdicts are on responses that the run no longer has"
             print(f"judge {path.stem}: {left_out[path.stem]}; left out", file=sys.stderr)
     return _judged(results, imported, left_out)
+
+
+def judge_new_tables(
+    folder: Path, experiment: Experiment, manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], task: Task, base: Path | None
+) -> Sequence[IncompleteJudge]:
+    """Ask the judges about tables that were just gathered; write the judges' tables, the timings and the manifest."""
+    run = Run(experiment, dict(manifest), {**tables, "metrics": tables.get("metrics", empty_table("metrics"))}, ())
+    judged = judge_run(folder, run, tables["responses"], task, base)
+    rows = {**judged.tables, "timings": _combined([tables["timings"], judged.tables["timings"]])}
+    write_tables(folder, {name: frame for name, frame in rows.items() if len(frame)})
+    write_json(folder / "manifest.json", {**manifest, "judges": judged.manifest})
+    return judged.incomplete
 
 
 def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experiment, task: Task) -> Sequence[IncompleteJudge]:
@@ -137,10 +149,10 @@ def _judged(
         name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered)} for name, result in results.items()
     }
     judges |= {name: {"left_out": message} for name, message in (left_out or {}).items()}
-    return JudgedRun({name: combine(parts) for name, parts in frames.items()}, judges, incomplete(results))
+    return JudgedRun({name: _combined(parts) for name, parts in frames.items()}, judges, incomplete(results))
 
 
-def combine(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _combined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The rows of all frames; a frame without rows adds no columns."""
     filled = [frame for frame in frames if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

@@ -12,9 +12,8 @@ from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.provenance import origin
 from apo_bench.run.jobs import Failure, Records
+from apo_bench.run.records import TRUNCATED
 from apo_bench.shipped import shipped_root
-
-TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}  # counts of a record, and their names
 
 
 def manifest(

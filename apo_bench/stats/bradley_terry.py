@@ -67,7 +67,7 @@ def bradley_terry(
     trials, wins, pairs = _by_cluster(rows, models)  # (G, pairs)
     n_clusters = trials.shape[0]
     x, outer = _design(pairs, len(models))
-    all_trials, all_wins = (np.asarray(one.sum(0)).reshape(1, -1) for one in (trials, wins))
+    all_trials, all_wins = (np.asarray(counted.sum(0)).reshape(1, -1) for counted in (trials, wins))
     start = fit_logit(x, outer, all_trials, all_wins, np.zeros(len(models)))[0][0]
     above = _above(all_trials, all_wins, pairs, len(models))[0]
     groups = np.unique(np.argmax(above & above.T, axis=1), return_inverse=True)[1]
@@ -153,7 +153,7 @@ def _by_cluster(rows: pd.DataFrame, models: list[Any]) -> tuple[Any, Any, Array]
         unit = np.empty(len(rows), dtype=int)
         unit[np.lexsort([won, pair])] = np.arange(len(rows))  # whatever the rows' order
     shape = int(unit.max()) + 1, len(keys)
-    trials, wins = (csr_array((one, (unit, pair)), shape=shape) for one in (np.ones(len(rows)), won))
+    trials, wins = (csr_array((weights, (unit, pair)), shape=shape) for weights in (np.ones(len(rows)), won))
     return trials, wins, np.stack(np.divmod(keys, len(models)))
 
 
@@ -187,8 +187,8 @@ def _errors(drawn: Array, confidence: float, known: Array) -> Array:
     error = drawn.std(0)
     ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     flat = error < NO_ERROR
-    found = np.stack([np.where(flat, 0.0, error), *np.where(flat, math.nan, ends)], axis=1)
-    return np.where(known[:, None], found, math.nan)
+    errors = np.stack([np.where(flat, 0.0, error), *np.where(flat, math.nan, ends)], axis=1)
+    return np.where(known[:, None], errors, math.nan)
 
 
 def _win_rates(

@@ -25,7 +25,7 @@ def ece(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 10) -> fl
     Bins and errors as in `reliability`. Guo et al., arXiv:1706.04599, Eq. 3.
     """
     filled = _bins(confidence, correct, bins, "ece")
-    return sum(one.n * abs(one.accuracy - one.confidence) for one in filled) / sum(one.n for one in filled)
+    return sum(bin_.n * abs(bin_.accuracy - bin_.confidence) for bin_ in filled) / sum(bin_.n for bin_ in filled)
 
 
 def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 10) -> tuple[Bin, ...]:
@@ -51,6 +51,5 @@ def _bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int, caller: 
     place = np.minimum(np.searchsorted(edges, p, "right") - 1, bins - 1)
     n, sums, hits = (np.bincount(place, weights=weights, minlength=bins) for weights in (None, p, hit))
     return tuple(
-        Bin(float(edges[one]), float(edges[one + 1]), float(sums[one] / n[one]), float(hits[one] / n[one]), int(n[one]))
-        for one in np.flatnonzero(n)
+        Bin(float(edges[i]), float(edges[i + 1]), float(sums[i] / n[i]), float(hits[i] / n[i]), int(n[i])) for i in np.flatnonzero(n)
     )

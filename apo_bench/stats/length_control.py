@@ -183,8 +183,8 @@ def _redraw(
         weights = np.prod([count[first : first + step, code] for count, code in zip(counts, codes, strict=True)], axis=0).astype(float)
         weights = weights[weights.any(1)]
         if len(weights):
-            _, found, bounded = _refit(x, names, value, weights, start)
-            rates.append(found)
+            _, drawn_rates, bounded = _refit(x, names, value, weights, start)
+            rates.append(drawn_rates)
             n_unbounded += int((~bounded).sum())
     return np.concatenate(rates), n_unbounded
 

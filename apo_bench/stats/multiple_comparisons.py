@@ -43,25 +43,25 @@ def contrasts(
         raise ValueError(f"contrasts: correction is holm, bh or none, got {correction!r}")
     if not isinstance(pairs, Iterable):
         raise ValueError(f"contrasts: pairs are a list of two arms each, got {shown(pairs)}")
-    asked, seen, rows = [_pair(one) for one in pairs], set(), []
-    for a, b in asked:
+    checked_pairs, seen, rows = [_pair(result) for result in pairs], set(), []
+    for a, b in checked_pairs:
         if frozenset((a, b)) in seen:
             raise ValueError(f"contrasts: arms {a!r} and {b!r} are compared twice")
         seen.add(frozenset((a, b)))
-        found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrasts")
-        one = contrast_of(found, confidence, caller=f"contrasts: arms {a!r} and {b!r}")
-        rows.append({"a": a, "b": b, **asdict(one), **asdict(effect_size(found, b))})
+        layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrasts")
+        result = contrast_of(layout, confidence, caller=f"contrasts: arms {a!r} and {b!r}")
+        rows.append({"a": a, "b": b, **asdict(result), **asdict(effect_size(layout, b))})
     table = pd.DataFrame(rows, columns=COLUMNS[:-2])
     adjust = {"holm": holm, "bh": benjamini_hochberg, "none": np.asarray}[correction]
     return table.assign(p_adjusted=adjust(table["p_value"].to_numpy(dtype=float)), correction=correction)[COLUMNS]
 
 
-def _pair(asked: Any) -> tuple[str, str]:
-    if isinstance(asked, str) or not isinstance(asked, Iterable) or len(both := tuple(asked)) != 2:
-        raise ValueError(f"contrasts: a pair names two arms, got {asked!r}")
-    for arm in both:
+def _pair(pair: Any) -> tuple[str, str]:
+    if isinstance(pair, str) or not isinstance(pair, Iterable) or len(arms := tuple(pair)) != 2:
+        raise ValueError(f"contrasts: a pair names two arms, got {pair!r}")
+    for arm in arms:
         check_arm(arm, "contrasts")
-    return both
+    return arms
 
 
 COLUMNS = [
@@ -70,7 +70,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def effect_size(found: Layout, b: str = "b") -> EffectSize:
+def effect_size(layout: Layout, b: str = "b") -> EffectSize:
     """Effect sizes of a layout's first arm over its second, `b`.
 
     Hedges' g = J * difference / SD. The SD is that of arm b's scores over prompts within a seed (variances averaged over seeds, prompts
@@ -79,16 +79,16 @@ def effect_size(found: Layout, b: str = "b") -> EffectSize:
     merely by pairing. P(a > b): share of prompts on which a scores higher, ties 1/2, over the paired seeds, or every two seeds where
     they are not paired; clusters weigh alike, as in the difference. Scores of b that do not vary within a seed: g is NaN.
     """
-    first, second = found.prompts
+    first, second = layout.prompts
     freedom = len(second) * (second.shape[1] - 1)
     with np.errstate(over="ignore"):
         sd = float(np.sqrt(second.var(1, ddof=1).mean()))
-    difference = float(found.differences.mean())
-    over = first - second if found.paired else first[:, None] - second[None]
+    difference = float(layout.differences.mean())
+    over = first - second if layout.paired else first[:, None] - second[None]
     wins = (np.sign(over) + 1) / 2
     varies = ROUNDING * np.abs(second).max() < sd < np.inf
     g = (1 - 3 / (4 * freedom - 1)) * difference / sd if varies else np.nan
-    return EffectSize(g, sd, f"{b}: over prompts within a seed", float((wins.reshape(-1, wins.shape[-1]).mean(0) * found.weights).sum()))
+    return EffectSize(g, sd, f"{b}: over prompts within a seed", float((wins.reshape(-1, wins.shape[-1]).mean(0) * layout.weights).sum()))
 
 
 def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -47,8 +47,8 @@ def noninferiority(
     One-sided two-way t test of a - b > -margin at level (1 - confidence) / 2: where there is a test, the same as asking whether the
     two-sided interval of `contrast` lies wholly above -margin. Raises ValueError as `contrast` does, and for a margin that is not positive.
     """
-    found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="noninferiority")
-    return _not_worse(found, margin, confidence, f"noninferiority: arms {a!r} and {b!r}")
+    layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="noninferiority")
+    return _not_worse(layout, margin, confidence, f"noninferiority: arms {a!r} and {b!r}")
 
 
 def superior_and_noninferior(
@@ -66,24 +66,24 @@ def superior_and_noninferior(
     superior = contrast_of(more, confidence, caller=f"{better}: arms {a!r} and {b!r}")
     gain = _one_sided(more, 0.0, superior, better)
     p_value = math.nan if math.isnan(gain + safe.p_value) else max(gain, safe.p_value)
-    untested = [one.test for one in (superior, safe) if one.test.startswith("none")]
+    untested = [claim.test for claim in (superior, safe) if claim.test.startswith("none")]
     test = untested[0] if untested else f"intersection-union of: one-sided {superior.test} against no gain; {safe.test}"
     scope = superior.scope if superior.scope == safe.scope else f"gained: {superior.scope}; kept: {safe.scope}"
     return SuperiorAndNonInferior(superior, safe, p_value, p_value < (1 - confidence) / 2, scope, test)
 
 
-def _not_worse(found: Layout, margin: float, confidence: float, caller: str) -> NonInferiority:
+def _not_worse(layout: Layout, margin: float, confidence: float, caller: str) -> NonInferiority:
     if not isinstance(margin, Real) or isinstance(margin, bool) or not 0 < margin < math.inf:
         raise ValueError(f"{caller}: margin is a positive number, got {shown(margin)}")
-    difference = contrast_of(found, confidence, caller=caller)
-    p_value = _one_sided(found, -margin, difference, caller)
+    difference = contrast_of(layout, confidence, caller=caller)
+    p_value = _one_sided(layout, -margin, difference, caller)
     test = difference.test if math.isnan(p_value) else f"one-sided {difference.test} against a loss of {margin:g}"
     return NonInferiority(difference, margin, p_value, p_value < (1 - confidence) / 2, difference.scope, test)
 
 
-def _one_sided(found: Layout, null: float, difference: Contrast, caller: str) -> float:
+def _one_sided(layout: Layout, null: float, difference: Contrast, caller: str) -> float:
     """P-value against "the difference is at most `null`"; NaN where the contrast has none."""
     if math.isnan(difference.p_value):
         return math.nan
-    error = estimate(found, caller).error
+    error = estimate(layout, caller).error
     return float(error.below((null - difference.difference) / difference.standard_error))

@@ -143,14 +143,16 @@ def plan_size(
         reached, left = (lambda n: design.test(n_seeds, n).power(effect)), f"seed_sd at {n_seeds} seeds"
     else:
         raise ValueError("plan_size: give n_clusters, to find the seeds, or n_seeds, to find the clusters")
-    found, most = _fewest(least, reached, design.wanted(power))
-    if math.isnan(most):
+    fewest, best_power = _fewest(least, reached, design.wanted(power))
+    if math.isnan(best_power):
         why = "two seeds" if n_seeds == 2 else "two clusters" if n_clusters == 2 else "nothing varies"
         return Size(n_seeds, n_clusters, math.nan, f"no test: {why}")
-    if found is None:
-        reason = f"power stays below {power:g}: {MOST:,} {'clusters' if n_seeds else 'seeds'} reach {most:.2f}, as {left} is what is left"
-        return Size(n_seeds, n_clusters, most, reason)
-    return Size(n_seeds or found, n_clusters or found, reached(found))
+    if fewest is None:
+        reason = (
+            f"power stays below {power:g}: {MOST:,} {'clusters' if n_seeds else 'seeds'} reach {best_power:.2f}, as {left} is what is left"
+        )
+        return Size(n_seeds, n_clusters, best_power, reason)
+    return Size(n_seeds or fewest, n_clusters or fewest, reached(fewest))
 
 
 def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None = None) -> Components:
@@ -160,18 +162,18 @@ def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | Non
     McCulloch, Variance Components, 1992, section 4.3), hence sometimes negative: such a one counts as 0. From few seeds all are rough.
     Raises ValueError, naming arm and column, for rows that `contrast` refuses, and for a single seed.
     """
-    found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="components")
-    if found.n_seeds < 2:
+    layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="components")
+    if layout.n_seeds < 2:
         raise ValueError(f"components: arms {a!r} and {b!r} have one seed (column seed); seed variance needs at least two")
-    estimate(found, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
-    sides, n_clusters = [found.differences] if found.paired else [found.first, found.second], found.n_clusters
-    counts, terms = [len(one) for one in sides], [arm_terms(one) for one in sides]
+    estimate(layout, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
+    sides, n_clusters = [layout.differences] if layout.paired else [layout.first, layout.second], layout.n_clusters
+    counts, terms = [len(side) for side in sides], [arm_terms(side) for side in sides]
     seed = [n * float(term) for n, (term, _) in zip(counts, terms, strict=True)]  # A of each side
     residual = [n * n_clusters * float(term) for n, (_, term) in zip(counts, terms, strict=True)]  # C
-    mean_square, between, r = float(np.mean(seed)), float(found.differences.mean(0).var(ddof=1)), float(np.mean(residual))
-    q, k = mean_square - r / n_clusters, between - sum(one / n for one, n in zip(residual, counts, strict=True))
+    mean_square, between, r = float(np.mean(seed)), float(layout.differences.mean(0).var(ddof=1)), float(np.mean(residual))
+    q, k = mean_square - r / n_clusters, between - sum(side / n for side, n in zip(residual, counts, strict=True))
 
-    scale = max(np.abs(found.first).max(), np.abs(found.second).max())
+    scale = max(np.abs(layout.first).max(), np.abs(layout.second).max())
     rounding = ROUNDING * max(mean_square, between, r) + (ROUNDING * scale) ** 2
     raw = {name: value if abs(value) > rounding else 0.0 for name, value in (("seed", q), ("method x prompt", k), ("residual", r))}
     notes = [f"{name} variance came out as {value:.3g}, taken as 0" for name, value in raw.items() if value < 0]
@@ -179,10 +181,10 @@ def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | Non
     if mean_square > rounding:
         df = float(effective_df(seed, [n - 1 for n in counts]))
         low, high = (df * mean_square / (2 * float(gammaincinv(df / 2, at))) - r / n_clusters for at in (0.975, 0.025))
-    seeds = f"{counts[0]} paired seeds" if found.paired else f"{counts[0]} and {counts[1]} unpaired seeds"
+    seeds = f"{counts[0]} paired seeds" if layout.paired else f"{counts[0]} and {counts[1]} unpaired seeds"
     return Components(
         *map(_sd, raw.values()),
-        paired=found.paired,
+        paired=layout.paired,
         source=f"analysis of variance of {a} - {b} over {seeds} and {n_clusters} clusters",
         note="; ".join(notes if any(raw.values()) else ["nothing varies"]),
         raw=(raw["seed"], raw["method x prompt"], raw["residual"]),
@@ -274,11 +276,11 @@ class _Design:
         *ratios, cluster, residual = [np.ones(1)] * len(freedoms) if expected else _mean_squares(freedoms)
         seeds = [(q / n_seeds + rest) * ratio for ratio in ratios]
         between, within = (k / n_clusters + arms * rest) * cluster, arms * rest * residual
-        found = combine(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
+        error = combine(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
         true = arms * q / n_seeds + k / n_clusters + arms * rest
         if expected:
-            return self._t_test(true, float(found.df(1 - self.alpha)[0]), scale)
-        return _Test(scale * math.sqrt(true), scale * found.quantile(1 - self.alpha / 2) * np.sqrt(found.variance))
+            return self._t_test(true, float(error.df(1 - self.alpha)[0]), scale)
+        return _Test(scale * math.sqrt(true), scale * error.quantile(1 - self.alpha / 2) * np.sqrt(error.variance))
 
     def _t_test(self, variance: float, df: float, scale: float) -> _Test:
         """A plain t test whose V is `variance` times a chi-square with `df` degrees of freedom, over df."""
@@ -302,15 +304,15 @@ def _mean_squares(freedoms: Sequence[float]) -> list[Array]:
 def _fewest(least: int, reached: Callable[[int], float], power: float) -> tuple[int | None, float]:
     """The smallest number that reaches `power`, by doubling, then halving; None where MOST does not. And the power doubling came to."""
     below, enough = least - 1, least
-    while not (found := reached(enough)) >= power:
+    while not (power_reached := reached(enough)) >= power:
         if enough == MOST:
-            return None, found
+            return None, power_reached
         below, enough = enough, min(2 * enough, MOST)
-    most = found
+    best_power = power_reached
     while enough - below > 1:
         middle = (below + enough) // 2
         below, enough = (below, middle) if reached(middle) >= power else (middle, enough)
-    return enough, most
+    return enough, best_power
 
 
 def _finite(caller: str, number: float, name: str = "effect") -> float:

@@ -111,17 +111,17 @@ def agreement(
 
 def _items(a: Iterable[Hashable], b: Iterable[Hashable], clusters: Iterable[Hashable] | None) -> pd.DataFrame:
     """Columns a, b and, where given, cluster; objects, so that a label stays what it is."""
-    asked = {"a": a, "b": b} | ({} if clusters is None else {"cluster": clusters})
+    columns = {"a": a, "b": b} | ({} if clusters is None else {"cluster": clusters})
     given = {}
-    for name, values in asked.items():
+    for name, values in columns.items():
         try:
             given[name] = list(values)
         except TypeError:
             raise ValueError(f"agreement: {name} is one label an item, got {shown(values)}") from None
     lengths = {len(values) for values in given.values()}
     if len(lengths) > 1:
-        found = ", ".join(f"{len(values)} in {name}" for name, values in given.items())
-        raise ValueError(f"agreement: one label (and cluster) an item, got {found}")
+        counts = ", ".join(f"{len(values)} in {name}" for name, values in given.items())
+        raise ValueError(f"agreement: one label (and cluster) an item, got {counts}")
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in given.items()})
 
 
@@ -132,7 +132,7 @@ def _labels(rated: pd.DataFrame) -> tuple[Any, ...]:
     first, second = (set(rated[rater]) for rater in ("a", "b"))
     types = [{type(x).__name__ for x in labels} for labels in (first, second)]
     if not first & second and not types[0] & types[1]:
-        names = " and ".join("/".join(sorted(one)) for one in types)
+        names = " and ".join("/".join(sorted(type_names)) for type_names in types)
         raise ValueError(f"agreement: labels of a and b are {names} and have none in common; code them alike")
     try:
         return tuple(sorted(first | second))

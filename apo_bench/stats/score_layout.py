@@ -56,11 +56,11 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
         raise ValueError(f"{caller}: arm {a!r} cannot be compared with itself")
     rows = {arm: _arm_rows(scores, arm, caller) for arm in (a, b)}
     paired = _pairing(rows, paired_seeds, caller)
-    found = _balanced(rows, paired, caller)
-    if found.n_seeds == 1 < max(len(found.first), len(found.second)):
-        lone, other = (a, b) if len(found.first) == 1 else (b, a)
+    layout = _balanced(rows, paired, caller)
+    if layout.n_seeds == 1 < max(len(layout.first), len(layout.second)):
+        lone, other = (a, b) if len(layout.first) == 1 else (b, a)
         raise ValueError(f"{caller}: arm {lone!r} has one seed (column seed) and arm {other!r} several; run more seeds or pair them")
-    return found
+    return layout
 
 
 def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
@@ -84,11 +84,15 @@ def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
     return rows.astype(dict.fromkeys(labels, object)).assign(value=values)
 
 
-def _pairing(rows: dict[str, pd.DataFrame], asked: bool | None, caller: str) -> bool:
+def _pairing(rows: dict[str, pd.DataFrame], paired_seeds: bool | None, caller: str) -> bool:
     (a, first), (b, second) = ((arm, set(frame["seed"])) for arm, frame in rows.items())
-    if asked is None and not first & second and {isinstance(seed, str) for seed in first} ^ {isinstance(seed, str) for seed in second}:
+    if (
+        paired_seeds is None
+        and not first & second
+        and {isinstance(seed, str) for seed in first} ^ {isinstance(seed, str) for seed in second}
+    ):
         raise ValueError(f"{caller}: seeds (column seed) are text in one of the arms {a!r}, {b!r} and not in the other")
-    if (asked is not None and not asked) or (asked is None and not first & second):
+    if (paired_seeds is not None and not paired_seeds) or (paired_seeds is None and not first & second):
         return False
     lonely = [
         (arm, other, seed) for arm, other, seeds in ((a, b, first - second), (b, a, second - first)) for seed in sorted(seeds, key=repr)

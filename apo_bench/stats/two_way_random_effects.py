@@ -127,15 +127,17 @@ def contrast(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None 
     collapses, say) and the other's are not, true nulls are rejected in 10 to 35 %, and no test of so few seeds can know it. Look at them.
     Raises ValueError, naming arm and column, for rows that permit no honest number.
     """
-    found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrast")
-    return contrast_of(found, confidence, caller=f"contrast: arms {a!r} and {b!r}")
+    layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrast")
+    return contrast_of(layout, confidence, caller=f"contrast: arms {a!r} and {b!r}")
 
 
-def contrast_of(found: Layout, confidence: float = 0.95, *, caller: str = "contrast_of") -> Contrast:
+def contrast_of(layout: Layout, confidence: float = 0.95, *, caller: str = "contrast_of") -> Contrast:
     """The contrast of two arms that are laid out already; errors begin with `caller`."""
-    tested = conclude(estimate(found, caller), confidence)
-    used = found.prompts[0].size + found.prompts[1].size
-    test = tested.test if found.n_dropped <= used else f"{tested.test}; most rows were left out, as their prompts lack a score in some seed"
+    tested = conclude(estimate(layout, caller), confidence)
+    used = layout.prompts[0].size + layout.prompts[1].size
+    test = (
+        tested.test if layout.n_dropped <= used else f"{tested.test}; most rows were left out, as their prompts lack a score in some seed"
+    )
     return Contrast(
         tested.mean,
         tested.standard_error,
@@ -143,11 +145,11 @@ def contrast_of(found: Layout, confidence: float = 0.95, *, caller: str = "contr
         tested.ci_low,
         tested.ci_high,
         tested.p_value,
-        found.n_seeds,
-        found.n_clusters,
+        layout.n_seeds,
+        layout.n_clusters,
         tested.scope,
         test,
-        found.n_dropped,
+        layout.n_dropped,
     )
 
 
@@ -178,17 +180,19 @@ class Estimate:
     caller: str
 
 
-def estimate(found: Layout, caller: str) -> Estimate:
+def estimate(layout: Layout, caller: str) -> Estimate:
     """Difference of two arms and its error. Raises ValueError where floating-point numbers cannot hold the variance."""
-    scale = float(max(np.abs(found.first).max(), np.abs(found.second).max()))
-    if found.paired or found.n_seeds == 1:
-        return _estimate_mean(found.first - found.second, scale, "paired", caller)
+    scale = float(max(np.abs(layout.first).max(), np.abs(layout.second).max()))
+    if layout.paired or layout.n_seeds == 1:
+        return _estimate_mean(layout.first - layout.second, scale, "paired", caller)
     with np.errstate(all="ignore"):
-        error = unpaired_error(found.first, found.second)
-        over_seeds = max(float(np.ptp(side, axis=0).max()) for side in (found.first, found.second))
-        flat = max(over_seeds, float(np.ptp(found.differences))) <= ROUNDING * scale
-        mean = float(found.differences.mean())
-    return _held(Estimate(mean, error, found.n_seeds, found.n_clusters, over_seeds > ROUNDING * scale, flat, "not paired", caller))
+        error = unpaired_error(layout.first, layout.second)
+        over_seeds = max(float(np.ptp(side, axis=0).max()) for side in (layout.first, layout.second))
+        flat = max(over_seeds, float(np.ptp(layout.differences))) <= ROUNDING * scale
+        mean = float(layout.differences.mean())
+    return _checked_variance(
+        Estimate(mean, error, layout.n_seeds, layout.n_clusters, over_seeds > ROUNDING * scale, flat, "not paired", caller)
+    )
 
 
 def _estimate_mean(values: Array, scale: float, pairing: str, caller: str) -> Estimate:
@@ -201,33 +205,35 @@ def _estimate_mean(values: Array, scale: float, pairing: str, caller: str) -> Es
             error = paired_error(values)
         differ = n_seeds > 1 and float(np.ptp(values, axis=0).max()) > ROUNDING * scale
         flat = bool(np.ptp(values) <= ROUNDING * scale)
-    return _held(Estimate(float(values.mean()), error, n_seeds, n_clusters, differ, flat, pairing, caller))
+    return _checked_variance(Estimate(float(values.mean()), error, n_seeds, n_clusters, differ, flat, pairing, caller))
 
 
-def _held(found: Estimate) -> Estimate:
-    if not found.flat and not 0 < found.error.variance < math.inf:
-        raise ValueError(f"{found.caller}: column value is too small or too large for floating-point variances")
-    return found
+def _checked_variance(estimate_: Estimate) -> Estimate:
+    if not estimate_.flat and not 0 < estimate_.error.variance < math.inf:
+        raise ValueError(f"{estimate_.caller}: column value is too small or too large for floating-point variances")
+    return estimate_
 
 
-def conclude(found: Estimate, confidence: float, null: float = 0.0) -> MeanTest:
+def conclude(estimate_: Estimate, confidence: float, null: float = 0.0) -> MeanTest:
     """Interval, p-value against `null`, scope and the test's name."""
-    check_confidence(confidence, found.caller)
-    nan, scope = math.nan, NEW_SEEDS_AND_PROMPTS if found.seeds_differ else THESE_CHECKPOINTS
-    if found.flat:
-        scope = NEW_SEEDS_AND_PROMPTS if found.n_seeds > 1 else THESE_CHECKPOINTS
-        return MeanTest(found.mean, 0.0, nan, nan, nan, nan, scope, "none: nothing varies")
-    error = math.sqrt(float(found.error.variance))
-    half = error * float(found.error.quantile((1 + confidence) / 2))
-    p_value = float(found.error.p_value(found.mean - null))
-    pairing = f" ({found.pairing})" if found.pairing else ""
+    check_confidence(confidence, estimate_.caller)
+    nan, scope = math.nan, NEW_SEEDS_AND_PROMPTS if estimate_.seeds_differ else THESE_CHECKPOINTS
+    if estimate_.flat:
+        scope = NEW_SEEDS_AND_PROMPTS if estimate_.n_seeds > 1 else THESE_CHECKPOINTS
+        return MeanTest(estimate_.mean, 0.0, nan, nan, nan, nan, scope, "none: nothing varies")
+    error = math.sqrt(float(estimate_.error.variance))
+    half = error * float(estimate_.error.quantile((1 + confidence) / 2))
+    p_value = float(estimate_.error.p_value(estimate_.mean - null))
+    pairing = f" ({estimate_.pairing})" if estimate_.pairing else ""
     test = f"two-way t test over seeds{pairing} and clusters of prompts"
-    if not found.seeds_differ:
-        test = f"{'paired ' if found.pairing else ''}t test over clusters of prompts"
-        test += "; seeds do not differ" if found.n_seeds > 1 else ""
-    elif 2 in (found.n_seeds, found.n_clusters):
-        p_value, test = nan, f"none: two {'seeds' if found.n_seeds == 2 else 'clusters'} give an interval only"
-    return MeanTest(found.mean, error, float(found.error.df(confidence)), found.mean - half, found.mean + half, p_value, scope, test)
+    if not estimate_.seeds_differ:
+        test = f"{'paired ' if estimate_.pairing else ''}t test over clusters of prompts"
+        test += "; seeds do not differ" if estimate_.n_seeds > 1 else ""
+    elif 2 in (estimate_.n_seeds, estimate_.n_clusters):
+        p_value, test = nan, f"none: two {'seeds' if estimate_.n_seeds == 2 else 'clusters'} give an interval only"
+    return MeanTest(
+        estimate_.mean, error, float(estimate_.error.df(confidence)), estimate_.mean - half, estimate_.mean + half, p_value, scope, test
+    )
 
 
 def paired_error(differences: Array) -> TwoWayError:
@@ -264,10 +270,10 @@ def unpaired_error(a: Array, b: Array) -> TwoWayError:
     cluster = (a.mean(-2) - b.mean(-2)).var(-1, ddof=1) / n_clusters
     seed_df = effective_df([seed_a, seed_b], [s_a - 1, s_b - 1])
     residual_df = (s_a + s_b - 2) * (n_clusters - 1)
-    found = combine(seed_a + seed_b, seed_df, cluster, n_clusters - 1, residual_a + residual_b, residual_df)
+    error = combine(seed_a + seed_b, seed_df, cluster, n_clusters - 1, residual_a + residual_b, residual_df)
     if 2 not in (s_a, s_b) or n_clusters == 2:
-        return found
-    return replace(found, seed_share=np.where(seed_a + seed_b > 0, 1.0, found.seed_share))
+        return error
+    return replace(error, seed_share=np.where(seed_a + seed_b > 0, 1.0, error.seed_share))
 
 
 def effective_df(variances: Sequence[Array | float], dfs: Sequence[Array | float]) -> Array:
@@ -281,12 +287,12 @@ def effective_df(variances: Sequence[Array | float], dfs: Sequence[Array | float
     equal or one term is everything; elsewhere it keeps a term with few degrees of freedom from hiding behind a share that came out
     small by luck. No variance: NaN.
     """
-    x = [np.asarray(one, dtype=float) for one in variances]
-    f = [np.asarray(one, dtype=float) for one in dfs]
+    x = [np.asarray(values, dtype=float) for values in variances]
+    f = [np.asarray(values, dtype=float) for values in dfs]
     largest = np.maximum.reduce(np.broadcast_arrays(*f))
     total = sum(x)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = [one / total for one in x]
+        shares = [values / total for values in x]
         inverse = sum(u**2 / df + u * (1 - u) * (1 / df - 1 / largest) for u, df in zip(shares, f, strict=True))
         return 1 / np.asarray(inverse)
 

@@ -118,14 +118,16 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
     """
     check_confidence(confidence, "judged_win_rate")
     verdicts, clusters, orders = _grid(_checked(judgments))
-    asked = verdicts.mean(2)  # (S, N), NaN where a verdict is missing
-    missing = np.isnan(asked)
+    compared = verdicts.mean(2)  # (S, N), NaN where a verdict is missing
+    missing = np.isnan(compared)
     whole = ~missing.any(0)  # (N,)
-    values = _by_cluster(asked[:, whole], clusters[whole])  # (S, P)
+    values = _by_cluster(compared[:, whole], clusters[whole])  # (S, P)
     n_missing, n_comparisons = int(missing.sum()), values.shape[0] * int(whole.sum())
     if values.shape[1] < 2:
-        found = f"{values.shape[1]} cluster(s) with a comparison in every seed"
-        raise ValueError(f"judged_win_rate: {found}, at least 2 needed ({n_missing} of {asked.size} comparisons missing, column value)")
+        problem = f"{values.shape[1]} cluster(s) with a comparison in every seed"
+        raise ValueError(
+            f"judged_win_rate: {problem}, at least 2 needed ({n_missing} of {compared.size} comparisons missing, column value)"
+        )
     tested = mean_test(values, null=0.5, confidence=confidence, caller="judged_win_rate")
     worst = [float(_by_cluster(np.where(np.isnan(verdicts), x, verdicts).mean(2), clusters).mean()) for x in (0.0, 1.0)]
     first_position, inconsistency = _by_order(verdicts[~missing], orders)
@@ -140,14 +142,14 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
         n_clusters=values.shape[1],
         n_comparisons=n_comparisons,
         n_missing=n_missing,
-        n_dropped=asked.size - n_missing - n_comparisons,
+        n_dropped=compared.size - n_missing - n_comparisons,
         worst_low=worst[0],
         worst_high=worst[1],
         first_position_rate=first_position,
         inconsistency_rate=inconsistency,
         scope=f"{tested.scope}; this judge",
         test=tested.test if tested.test.startswith("none") else f"{tested.test}, win rate against 1/2",
-        note=_note(tested.mean, worst, (values.shape[1], int(clusters.max()) + 1), (n_comparisons, asked.size)),
+        note=_note(tested.mean, worst, (values.shape[1], int(clusters.max()) + 1), (n_comparisons, compared.size)),
     )
 
 
@@ -173,8 +175,8 @@ def _checked(judgments: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{caller}: no rows")
     for column in fixed:
         check_hashable(judgments[column], f"{caller}: column {column}")
-        if len(found := judgments[column].unique().tolist()) > 1:
-            raise ValueError(f"{caller}: column {column} holds {found[:5]}; give the rows of one value, one call is one question")
+        if len(labels := judgments[column].unique().tolist()) > 1:
+            raise ValueError(f"{caller}: column {column} holds {labels[:5]}; give the rows of one value, one call is one question")
     rows = judgments[keys].reset_index(drop=True)
     rows["value"] = _preferences(judgments["value"], f"{caller}: a value (column value)")
     for column in keys:

@@ -63,6 +63,7 @@ def test_the_common_kl_is_what_every_seed_reaches(tmp_path: Path) -> None:
     assert (found.kl, found.difference, found.n_seeds) == pytest.approx((0.5, 0.8125, 2))
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.01, 20), min_size=1, max_size=6), st.floats(0.01, 1))
 def test_a_path_is_cut_where_it_first_goes_so_far(steps: list[float], part: float) -> None:
     path = KlPath((0.0, *steps), bound=False)

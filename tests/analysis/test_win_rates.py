@@ -108,6 +108,7 @@ def test_a_comparison_that_was_not_asked_is_missing_and_said_so():
     assert (one.n_missing, one.missing_why) == (0, "")
 
 
+@pytest.mark.slow
 def test_length_control_is_the_statistics_on_comparisons():
     """Lengths that follow the verdicts are explained away; a comparison whose length is unknown is left out of it and of nothing else."""
     generator = np.random.default_rng(0)
@@ -171,6 +172,7 @@ def recomputed(rows: pd.DataFrame) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(5))
 def test_win_rates_are_those_of_plain_loops(number: int):
     rows = three_seeds(np.random.default_rng(number), missing=0.05)
@@ -181,6 +183,7 @@ def test_win_rates_are_those_of_plain_loops(number: int):
             assert getattr(only(found, axis), name) == pytest.approx(value), (axis, name)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_the_order_of_rows_changes_nothing(number: int, order: int):
@@ -190,6 +193,7 @@ def test_the_order_of_rows_changes_nothing(number: int, order: int):
         pd.testing.assert_frame_equal(made(rows), made(shuffled), check_exact=True)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_exchanged_arms_mirror_everything(number: int):
@@ -212,6 +216,7 @@ def test_exchanged_arms_mirror_everything(number: int):
     assert (one.missing_first_a, one.missing_first_b) == (other.missing_first_b, other.missing_first_a)
 
 
+@pytest.mark.slow
 def test_rounds_chosen_by_seed_are_one_row_and_several_of_one_seed_are_several():
     rows = three_seeds(np.random.default_rng(1), missing=0.0)
     chosen = rows.assign(round=rows["seed_a"].map({0: "1/2", 1: "3/2", 2: "3/2"}))
@@ -222,6 +227,7 @@ def test_rounds_chosen_by_seed_are_one_row_and_several_of_one_seed_are_several()
     assert win_rates(both, NO_AUDIT, ["harmless"], draws=100)["round"].tolist() == ["1", "1", "2", "2"]
 
 
+@pytest.mark.slow
 def test_pairs_and_judges_do_not_mix():
     parts = [
         three_seeds(np.random.default_rng(i), judge=judge, arm_a=arm) for i, (judge, arm) in enumerate((("x", A), ("y", A), ("x", "rjs")))
@@ -250,13 +256,14 @@ def test_all_missing_is_a_row_with_a_reason():
     assert all(math.isnan(getattr(found, name)) for name in ("win_rate", "p_value", "lc_win_rate", "agreed_win_rate", "tie_share"))
 
 
+@pytest.mark.slow
 def test_what_the_statistics_refuse_is_a_row_with_their_reason():
     rows = verdicts({(seed, f"p{i}"): (FIRST, TIE) for seed in range(2) for i in range(3)})
     twice = only(win_rates(pd.concat([rows, rows]), audited(), ["helpful"]))
     assert "rows repeat" in twice.test
     tangled = only(win_rates(rows.assign(seed_b=0), audited(), ["helpful"]))
     assert "seeds must map one to one" in tangled.test
-    assert only(win_rates(rows, audited(), ["other"]), "other").test == "none: no comparison was asked"
+    assert only(win_rates(rows, audited(), ["other"]), "other").test == "none: there is no comparison"
 
 
 def test_no_verdicts_at_all():
@@ -352,7 +359,7 @@ def test_agreement_is_sklearns_kappa():
 def test_judges_without_a_comparison_in_common():
     x, y = verdicts({(0, "p0"): (FIRST, SECOND)}, judge="x"), verdicts({(0, "p1"): (FIRST, SECOND)}, judge="y")
     found = only(judge_agreement(pd.concat([x, y])))
-    assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was asked of both")
+    assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was put to both")
     lost = verdicts({(0, "p0"): (FIRST, None)}, judge="z")
     assert "no item has both labels" in only(judge_agreement(pd.concat([x, lost]))).note
 

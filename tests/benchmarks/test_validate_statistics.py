@@ -19,6 +19,8 @@ from run_folder import frame, scored, write_run
 from validation import end_to_end, experiments, misses, recipes, worlds
 from validation.worlds import World, draw, members
 
+pytestmark = pytest.mark.slow
+
 NULLS = 2000
 
 

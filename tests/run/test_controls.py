@@ -28,8 +28,8 @@ from apo_bench.losses import RankingLoss
 from apo_bench.report.report import write_report
 from apo_bench.report.sections_controls import controls, sentences
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import sweep
-from apo_bench.run.jobs import Job
 from apo_bench.run.records import finished, record_key
 from apo_bench.run.status import read_status
 from apo_bench.run.worker import work
@@ -37,6 +37,8 @@ from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
 from apo_bench.tables import TABLES, empty_table
 from apo_bench.types import Response, Round
+
+pytestmark = pytest.mark.slow
 
 A, B = "apo_rjs", "golden_refresh"  # B is the reference of tests/run_folder.py's experiment
 MILLION = 1_000_000
@@ -248,7 +250,7 @@ def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
     run = oracle_run(tmp_path, 2.0, effect=0.9)
     chosen = diluted(run.tables["control_scores"]["cluster_id"], 0.45)
     scores = run.tables["control_scores"].pivot(index=["cluster_id", "prompt_id"], columns=["arm", "seed"], values="value")
-    own = run.final[run.final["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
+    own = run.final_scores[run.final_scores["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
     means = [
         (scores[ORACLE if cluster in chosen else FIRST].loc[cluster] - own.loc[cluster]).to_numpy().mean()
         for cluster in sorted({cluster for cluster, _ in own.index})
@@ -415,7 +417,7 @@ def write(folder: Path, tree: dict[str, Any]) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run. Tests that change something take a copy."""
     path, folder = write(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
-    assert runner.run(path, None, folder, workers=2).failures == ()
+    assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     return path, folder
 
 
@@ -452,12 +454,12 @@ def test_a_replay_of_controls_computes_nothing_and_needs_no_torch(done: tuple[Pa
     path, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     script = (
-        "import sys; from pathlib import Path; from apo_bench import runner\n"
-        "assert runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2).failures == ()\n"
+        "import sys; from pathlib import Path; from apo_bench.run import runner; from apo_bench.run.experiment import resolve_experiment\n"
+        "assert runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
     )
-    ended = subprocess.run([sys.executable, "-c", script, str(path), str(folder)], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    process = subprocess.run([sys.executable, "-c", script, str(path), str(folder)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     for one in (*(first / "tables").iterdir(), *(first / "report").glob("*.*"), *(first / "store" / "arm_seeds").iterdir()):
         assert (folder / one.relative_to(first)).read_bytes() == one.read_bytes()
 
@@ -466,7 +468,10 @@ def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: P
     """Without them, on a copy: nothing is run again, all other tables are the same, and in the ledger A/A and some of `_bench` is gone."""
     _, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
-    assert runner.run(write(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder, workers=1).failures == ()
+    assert (
+        runner.run(resolve_experiment(write(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1).failures
+        == ()
+    )
     assert not (folder / "tables" / "control_scores.parquet").exists()
     for name in ("scores", "metrics", "reward_models", "reliability", "responses", "gold"):
         assert (folder / "tables" / f"{name}.parquet").read_bytes() == (first / "tables" / f"{name}.parquet").read_bytes()
@@ -484,9 +489,9 @@ def test_controls_belong_to_the_last_part(done: tuple[Path, Path], tmp_path: Pat
     for record in (folder / "store" / "arm_seeds").glob("_*.json"):
         record.unlink()
     (folder / "store" / "arm_seeds" / "apo_rjs.1.json").unlink()
-    assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(arms=("rjs",))).n_left == 1
+    assert runner.run(resolve_experiment(path, None, folder), workers=1, subset=runner.JobSubset(arms=("rjs",))).n_left == 1
     assert not list((folder / "store" / "arm_seeds").glob("_*.json"))
-    assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
+    assert runner.run(resolve_experiment(path, None, folder), workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
     assert (folder / "tables" / "control_scores.parquet").read_bytes() == (first / "tables" / "control_scores.parquet").read_bytes()
     assert (folder / "report" / "tables" / "controls.csv").read_bytes() == (first / "report" / "tables" / "controls.csv").read_bytes()
 
@@ -502,7 +507,7 @@ def test_status_and_a_sweep_know_controls(done: tuple[Path, Path], tmp_path: Pat
     folder = shutil.copytree(first, tmp_path / "copy")
     kept = sweep(folder).kept
     assert kept == len(list((folder / "store").glob("*/*/manifest.json")))
-    assert runner.run(path, None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     (folder / "store" / "arm_seeds" / f"{ORACLE}.0.json").unlink()
     with pytest.raises(InputError, match=rf"1 without a result, such as {ORACLE}, seed 0"):
         sweep(folder)
@@ -512,9 +517,9 @@ def test_records_of_controls_are_named_by_the_reference_and_nothing_else(done: t
     path, _ = done
 
     def key(arm: str, seed: int = 0, **overrides: Any) -> str:
-        return record_key(
-            Job(path, json.dumps({name.replace("__", "."): one for name, one in overrides.items()}), path.parent / "run", arm, seed)
-        )
+        changes = {name.replace("__", "."): value for name, value in overrides.items()}
+        resolved = resolve_experiment(path, changes, path.parent / "run")
+        return record_key(resolved.job(arm, seed), resolved)
 
     assert key(AA) == key("rjs")  # were its seed the same
     for arm in (AA, ORACLE):
@@ -529,9 +534,10 @@ def test_records_of_controls_are_named_by_the_reference_and_nothing_else(done: t
 
 def test_an_oracle_without_its_reference_fails_alone(done: tuple[Path, Path], tmp_path: Path) -> None:
     path, _ = done
-    job = Job(path, "{}", tmp_path / "run", ORACLE, 0)
+    resolved = resolve_experiment(path, None, tmp_path / "run")
+    job = resolved.job(ORACLE, 0)
     assert work(job, lambda stage, tokens=0.0, used=None: None) == "controls.oracle: rjs has no result for seed 0"
-    assert finished(job) is None
+    assert finished(job, resolved) is None
 
 
 def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Path) -> None:
@@ -544,4 +550,4 @@ def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Pat
     frame.loc[frame["control"] == "aa", "hard"] = "yes"
     frame.to_csv(about, index=False)
     said = "controls: rjs differs from itself under other seeds (linear, all: +2, p = 0.0009)"
-    assert runner.run(path, None, folder, workers=1).failures == (said,)
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == (said,)

@@ -22,10 +22,13 @@ from apo_bench.errors import InputError
 from apo_bench.evaluation.context import Bench
 from apo_bench.lab.ledger import UNITS
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import Job
-from apo_bench.run.records import load, record_key
+from apo_bench.run.records import record_key
 from apo_bench.run.worker import work
 from apo_bench.store import RunStore
+
+pytestmark = pytest.mark.slow
 
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
@@ -84,7 +87,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with two workers. Tests that change something take a copy."""
     folder = tmp_path_factory.mktemp("runs") / "two_workers"
-    result = runner.run(experiment, None, folder, workers=2)
+    result = runner.run(resolve_experiment(experiment, None, folder), workers=2)
     assert (result.folder, result.failures) == (folder, ())
     return folder
 
@@ -164,7 +167,7 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
     tree = tiny_tree() | {"seeds": [0]}
     tree["arms"]["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
     experiment, folder = write(tmp_path / "experiments", tree), tmp_path / "run"
-    assert not runner.run(experiment, None, folder, workers=2).failures
+    assert not runner.run(resolve_experiment(experiment, None, folder), workers=2).failures
     used = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'")
     assert used.groupby("arm")["used"].sum().to_dict() | {"_bench": 0} == {"rjs": 56, "apo_rjs": 56, "_bench": 0}
     assert json.loads((folder / "manifest.json").read_text())["fits"]["rjs"]["value"] == 7
@@ -178,7 +181,7 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
 def test_a_full_disk_is_said_before_anything_is_written(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(InputError, match=r"run: the run still needs about \d+ MB of disk, and 0 MB are free there"):
-        runner.run(experiment, None, tmp_path / "run", workers=1)
+        runner.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -198,8 +201,8 @@ def replayed(experiment: Path, folder: Path) -> None:
 import sys
 from pathlib import Path
 from apo_bench.run import runner
-from apo_bench.run.records import load, record_key
-result = runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2)
+from apo_bench.run.experiment import resolve_experiment
+result = runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2)
 assert result.failures == ()
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
 assert not heavy, f"imported {heavy}"
@@ -283,7 +286,7 @@ def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> No
     assert status == 1
     log = folder / "logs" / "broken.0.log"
     expected = {
-        "apo_rjs": "budget exceeded: arm apo_rjs, unit sampled_responses: asked 16, left 0",
+        "apo_rjs": "budget exceeded: arm apo_rjs, unit sampled_responses: needs 16, has 0 left",
         "broken": f"ZeroDivisionError: division by zero (see {log})",
         "idle": f"{path}: arms.idle: it finished no round (lab.finish_round was not called)",
     }
@@ -329,7 +332,7 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     tree = tiny_tree()
     tree["arms"]["rjs"]["learning_rate"] = 5e-3
     records = {record.name: record.stat().st_mtime_ns for record in (folder / "store" / "arm_seeds").iterdir()}
-    assert runner.run(write(tmp_path / "changed", tree), None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(write(tmp_path / "changed", tree), None, folder), workers=1).failures == ()
     progress = {line.partition("] ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[")}
     assert {line for line in progress if "rjs" in line} == {"rjs seed 0: done", "rjs seed 1: done"}
     changed = {record.name for record in (folder / "store" / "arm_seeds").iterdir() if record.stat().st_mtime_ns != records[record.name]}
@@ -351,10 +354,10 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
     fewer = tiny_tree() | {"seeds": [0]}
     notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
-        runner.run(write(tmp_path / "fewer", fewer), None, folder, workers=1)
+        runner.run(resolve_experiment(write(tmp_path / "fewer", fewer), None, folder), workers=1)
         assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
         assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
-    runner.run(write(tmp_path / "again", tiny_tree()), None, folder, workers=1)
+    runner.run(resolve_experiment(write(tmp_path / "again", tiny_tree()), None, folder), workers=1)
     assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
@@ -363,7 +366,8 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
 
 
 def key_of(path: Path, arm: str, overrides: dict[str, Any] | None = None, seed: int = 0, trial: int | None = None) -> str:
-    return record_key(Job(path, json.dumps(overrides or {}), path.parent / "run", arm, seed, trial))
+    resolved = resolve_experiment(path, overrides, path.parent / "run")
+    return record_key(resolved.job(arm, seed, trial), resolved)
 
 
 def test_an_arms_record_is_named_by_its_own_budget_and_not_by_anothers(experiment: Path) -> None:
@@ -380,7 +384,7 @@ def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(don
     folder = shutil.copytree(done, tmp_path / "copy")
     tree = tiny_tree()
     tree["arms"]["rjs"]["budget"] = {"human_pairs": 20}
-    assert runner.run(write(tmp_path / "own", tree), None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(write(tmp_path / "own", tree), None, folder), workers=1).failures == ()
     before, after = (pd.read_parquet(one / "tables" / "ledger.parquet") for one in (done, folder))
     pairs = after.query("unit == 'human_pairs' and arm != '_bench'").set_index(["arm", "seed"])
     expected = {("apo_rjs", 0): 32, ("apo_rjs", 1): 32, ("rjs", 0): 20, ("rjs", 1): 20}
@@ -408,7 +412,7 @@ def judged(done: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     tree["judging"], tree["compare"]["scorer"] = {"audit_pairs": 30}, "judge/sim"
     shutil.copytree(done, root / "run")
     path = write(root, tree)
-    assert runner.run(path, None, root / "run", workers=1).failures == ()
+    assert runner.run(resolve_experiment(path, None, root / "run"), workers=1).failures == ()
     return path, root / "run"
 
 
@@ -445,7 +449,7 @@ def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(ju
     asked = journal.read_bytes()
     tree = yaml.safe_load(path.read_text())
     tree["judges"]["other"] = {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 1.0}
-    assert runner.run(write(tmp_path, tree), None, copy, workers=1).failures == ()
+    assert runner.run(resolve_experiment(write(tmp_path, tree), None, copy), workers=1).failures == ()
     assert journal.read_bytes() == asked
     assert set(pd.read_parquet(copy / "tables" / "judgments.parquet")["judge"]) == {"sim", "gold", "other"}
 
@@ -462,10 +466,13 @@ def test_a_judge_that_cannot_be_opened_leaves_an_earlier_answer_as_it_is(judged:
         "api_key_env": "NO_SUCH_KEY",
     }
     with pytest.raises(InputError, match=r"judges.gpt: api_key_env: the environment variable NO_SUCH_KEY is not set"):
-        runner.run(write(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy, workers=1)
+        runner.run(
+            resolve_experiment(write(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy),
+            workers=1,
+        )
     (copy / "judges.json").write_text(json.dumps({"gpt": chat}))
     with pytest.raises(InputError, match="NO_SUCH_KEY"):
-        runner.run(write(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy, workers=1)
+        runner.run(resolve_experiment(write(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy), workers=1)
     assert tables(copy) == tables(folder)
     assert (copy / "report" / "report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
 
@@ -474,7 +481,7 @@ def test_a_judge_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path
     tree = tiny_tree()
     tree["judges"] = {"rm": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "absent"}}
     with pytest.raises(InputError, match=r"judges.rm: .*no gold reward model 'absent'"):
-        runner.run(write(tmp_path, tree), None, tmp_path / "run", workers=1)
+        runner.run(resolve_experiment(write(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -498,7 +505,7 @@ def tuned_tree() -> dict[str, Any]:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run."""
     path, folder = write(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
-    assert runner.run(path, None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     return path, folder
 
 
@@ -580,14 +587,14 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     tree["budget"]["sampled_responses"] = 100
     tree["arms"]["greedy"] = {"use": RJS, "rounds": 1, **SMALL_TURN}
     tree["tune"]["grids"] |= {"rjs": {"samples_per_prompt": [50, 4]}, "greedy": {"samples_per_prompt": [50, 40]}}
-    result = runner.run(write(tmp_path / "greedy", tree), None, folder, workers=1)
-    message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: asked 400, left 100"
+    result = runner.run(resolve_experiment(write(tmp_path / "greedy", tree), None, folder), workers=1)
+    message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: needs 400, has 100 left"
     assert [str(one) for one in result.failures] == [f"greedy, seed 0: {message}"]
     assert json.loads((folder / "manifest.json").read_text())["failures"] == [{"arm": "greedy", "seed": 0, "message": message}]
     now, before = choices(folder), choices(tuned[1])
     assert set(now) == {"rjs", "apo_rjs"}
     assert now["rjs"]["chosen"] == {"samples_per_prompt": 4}
-    error = "budget exceeded: arm rjs, unit sampled_responses: asked 400, left 100"
+    error = "budget exceeded: arm rjs, unit sampled_responses: needs 400, has 100 left"
     failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "error": error, "kl": None}
     assert now["rjs"]["trials"] == [failed, before["rjs"]["trials"][1]]
     ledger = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'").set_index("arm")["used"]
@@ -607,7 +614,7 @@ def test_a_setting_that_is_wrong_is_said_before_anything_is_written(tmp_path: Pa
     tree["tune"]["grids"]["rjs"] = grid
     path, folder = write(tmp_path, tree), tmp_path / "run"
     with pytest.raises(InputError) as caught:
-        runner.run(path, None, folder, workers=1)
+        runner.run(resolve_experiment(path, None, folder), workers=1)
     assert str(caught.value).startswith(f"{path}: {said}")
     assert len(str(caught.value).splitlines()) == 1
     assert not folder.exists()
@@ -634,9 +641,9 @@ def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_
 
 def test_settings_share_one_task(experiment: Path) -> None:
     """The simulated world takes a second to make; trials need not make it again."""
-    tasks = [load(experiment, json.dumps({"arms.rjs.learning_rate": rate}))[1] for rate in (0.1, 0.2)]
-    assert tasks[0] is tasks[1]
-    assert load(experiment, json.dumps({"task.options.world_seed": 5}))[1] is not tasks[0]
+    resolved = resolve_experiment(experiment)
+    assert all(resolved.with_overrides({"arms.rjs.learning_rate": rate}).task is resolved.task for rate in (0.1, 0.2))
+    assert resolved.with_overrides({"task.options.world_seed": 5}).task is not resolved.task
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------------------
@@ -660,7 +667,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path, folder = write(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
     for out in (folder, None):
         with pytest.raises(InputError) as caught:
-            runner.run(path, {key: value}, out, workers=1)
+            runner.run(resolve_experiment(path, {key: value}, out), workers=1)
         assert said in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["experiments", "tiny.yaml"]
@@ -671,7 +678,7 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
     tree["models"]["policy"] |= {"path": "./no_such_model"}
     del tree["models"]["policy"]["architecture"], tree["models"]["policy"]["warmup"]
     with pytest.raises(InputError, match="no such model folder"):
-        runner.run(write(tmp_path, tree), None, tmp_path / "run", workers=1)
+        runner.run(resolve_experiment(write(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -681,16 +688,16 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
 def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, done: Path, tmp_path: Path) -> None:
     """One arm, then one seed of the other: no table yet, so that nobody looks; the last part makes them, the same byte for byte."""
     folder = tmp_path / "run"
-    first = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("rjs",)))
+    first = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(arms=("rjs",)))
     assert (first.failures, first.n_left) == ((), 2)
-    assert [(job.arm, job.seed, finished) for job, finished in runner.preview(experiment, None, folder)] == [
+    assert [(job.arm, job.seed, finished) for job, finished in runner.preview(resolve_experiment(experiment, None, folder))] == [
         ("rjs", 0, True), ("rjs", 1, True), ("apo_rjs", 0, False), ("apo_rjs", 1, False),
     ]  # fmt: skip
-    second = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(seeds=(1,)))
+    second = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(seeds=(1,)))
     assert (second.failures, second.n_left) == ((), 1)
     assert not (folder / "tables").exists()
     assert not (folder / "manifest.json").exists()
-    last = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
+    last = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
     assert (last.failures, last.n_left) == ((), 0)
     assert tables(folder) == tables(done)
 
@@ -705,7 +712,7 @@ def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, do
 def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subset: runner.JobSubset, message: str) -> None:
     for call in (runner.preview, runner.run):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            call(experiment, None, tmp_path / "run", subset=subset)
+            call(resolve_experiment(experiment, None, tmp_path / "run"), subset=subset)
     assert not (tmp_path / "run").exists()
 
 
@@ -713,12 +720,17 @@ def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subs
 def test_a_record_that_is_none_is_not_finished(experiment: Path, done: Path, tmp_path: Path, text: str) -> None:
     folder = shutil.copytree(done, tmp_path / "run")
     (folder / "store" / "arm_seeds" / "rjs.0.json").write_text(text)
-    assert [(job.arm, job.seed) for job, finished in runner.preview(experiment, None, folder) if not finished] == [("rjs", 0)]
+    assert [(job.arm, job.seed) for job, finished in runner.preview(resolve_experiment(experiment, None, folder)) if not finished] == [
+        ("rjs", 0)
+    ]
 
 
 def test_a_preview_writes_nothing_and_knows_what_is_finished(experiment: Path, done: Path, tmp_path: Path) -> None:
-    assert all(finished for _, finished in runner.preview(experiment, None, done))
-    assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.JobSubset(arms=("rjs",))))
+    assert all(finished for _, finished in runner.preview(resolve_experiment(experiment, None, done)))
+    assert not any(
+        finished
+        for _, finished in runner.preview(resolve_experiment(experiment, None, tmp_path / "run"), subset=runner.JobSubset(arms=("rjs",)))
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -738,8 +750,8 @@ def test_arms_are_tuned_in_parts(tuned: tuple[Path, Path], tmp_path: Path) -> No
     path, whole = tuned
     one, other = load_experiment(path).arms
     n_seeds = len(load_experiment(path).seeds)
-    first = runner.run(path, None, tmp_path / "run", workers=2, subset=runner.JobSubset(arms=(one,)))
+    first = runner.run(resolve_experiment(path, None, tmp_path / "run"), workers=2, subset=runner.JobSubset(arms=(one,)))
     assert (first.failures, first.n_left) == ((), n_seeds)
     assert not list((tmp_path / "run" / "store" / "trials").glob(f"{other}.*"))
-    assert runner.run(path, None, tmp_path / "run", workers=2).n_left == 0
+    assert runner.run(resolve_experiment(path, None, tmp_path / "run"), workers=2).n_left == 0
     assert tables(tmp_path / "run") == tables(whole)

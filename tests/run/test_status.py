@@ -19,6 +19,7 @@ from tiny_world import tiny_tree
 from apo_bench.clients.journal import Journal
 from apo_bench.errors import InputError
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD
 from apo_bench.run.status import JobStatus, Status, lives, read_status, tables, time_left
 from apo_bench.store import write_json
@@ -284,8 +285,8 @@ def test_a_real_run_killed_finished_and_changed(tmp_path: Path) -> None:
     assert set(states(killed).values()) <= {"finished", "not started", "stopped", "failed"}
     assert killed.report == "none yet"
 
-    assert [str(one) for one in runner.run(path, None, run, workers=1).failures] == [
-        "greedy, seed 0: budget exceeded: arm greedy, unit sampled_responses: asked 16, left 10"
+    assert [str(one) for one in runner.run(resolve_experiment(path, None, run), workers=1).failures] == [
+        "greedy, seed 0: budget exceeded: arm greedy, unit sampled_responses: needs 16, has 10 left"
     ]
     ended = read_status(run)
     assert [part(ended, arm, 0).rounds for arm in ("rjs", "apo_rjs")] == [1, 2]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import tiny_tree
 
-from apo_bench.config.load import load_experiment
+from apo_bench.config.load import load_experiment, read_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.run import runner
 from apo_bench.run import variations as variation
+from apo_bench.run.experiment import ResolvedExperiment
+from apo_bench.run.tables import Failure
 from apo_bench.run.validate import check_experiment
 from apo_bench.run.variations import Variation, run_variations, variations
 
@@ -203,9 +206,9 @@ def test_check_names_file_and_key_of_a_bad_level(tmp_path: Path) -> None:
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     path, out = write(tmp_path / "experiments", tiny_tree() | {"vary": {"gold": [0, -1]}}), tmp_path / "out"
     with pytest.raises(InputError, match=r"tiny\.yaml: models\.gold\.0\.seeds\.0: "):
-        run_variations(path, None, out)
+        run_variations(read_experiment(path), out)
     with pytest.raises(InputError, match=r"tiny\.yaml: vary\.gold\.1: the same as vary\.gold\.0"):
-        run_variations(path, {"vary.gold": [0, 0]}, out)
+        run_variations(read_experiment(path, {"vary.gold": [0, 0]}), out)
     assert not out.exists()
 
 
@@ -213,25 +216,25 @@ def test_the_folder_of_an_ordinary_run_is_left_alone(tmp_path: Path) -> None:
     path = write(tmp_path, tiny_tree() | {"vary": {"world": [0, 1]}})
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds a run without vary; give another folder or name$"):
-        run_variations(path, None, tmp_path)
+        run_variations(read_experiment(path), tmp_path)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["manifest.json", "tiny.yaml"]
 
 
 def test_what_fails_in_one_variation_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A level that only the runner refuses (the task has no such option), and an arm that fails: both are named, in order."""
     path = write(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})
-    asked: list[Any] = []
+    calls: list[Any] = []
 
-    def run(path: Path, overrides: dict[str, Any], out: Path, workers: int, variation: dict[str, Any], **_: Any) -> runner.RunResult:
-        asked.append((overrides, out.name, workers, variation))
-        if "absent" in json.dumps(overrides):
-            raise InputError("options.absent: no such option")
-        return runner.RunResult(out, (runner.Failure("rjs", 1, "budget exceeded"),))
+    def run(resolved: ResolvedExperiment, workers: int, variation: dict[str, Any], **_: Any) -> runner.RunResult:
+        calls.append((json.loads(resolved.overrides), resolved.folder.name, workers, variation))
+        return runner.RunResult(resolved.folder, (Failure("rjs", 1, "budget exceeded"),))
 
     monkeypatch.setattr(runner, "run", run)
-    result = run_variations(path, {"seeds": [1]}, tmp_path / "out", 3)
-    assert asked[1] == ({"seeds": [1], "task.options.world_seed": 8, "vary": {}}, "world=8", 3, {"world": 8})
-    assert result.failures == ("world=1: options.absent: no such option", "world=8: rjs, seed 1: budget exceeded")
+    result = run_variations(read_experiment(path, {"seeds": [1]}), tmp_path / "out", 3)
+    assert calls == [({"seeds": [1], "task.options.world_seed": 8, "vary": {}}, "world=8", 3, {"world": 8})]
+    refused, failed = result.failures
+    assert re.match(r"world=1: .*: options\.absent: no such option; ", refused)
+    assert failed == "world=8: rjs, seed 1: budget exceeded"
     report = (result.folder / "report" / "report.md").read_text()
     assert "**No result**: no variation has a report." in report
     assert "world=8: no report" in report
@@ -249,7 +252,7 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(question: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "varied"
-    result = run_variations(question, None, folder, workers=1)
+    result = run_variations(read_experiment(question), folder, workers=1)
     assert (result.folder, result.failures) == (folder, ())
     return folder
 
@@ -292,7 +295,7 @@ def test_the_spread_is_made_of_the_worlds_contrasts(done: Path) -> None:
 def test_replay_computes_nothing_and_rebuilding_changes_no_byte(question: Path, done: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before, made = everything(done), artifacts(done)
     assert any("arm_seeds" in name for name in made)
-    assert run_variations(question, None, done, workers=1).failures == ()
+    assert run_variations(read_experiment(question), done, workers=1).failures == ()
     assert artifacts(done) == made
     assert capfd.readouterr().err.splitlines() == ["variation 1/2: world=0", "variation 2/2: world=1"]
     assert variation.is_varied(done)

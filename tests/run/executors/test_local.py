@@ -16,6 +16,8 @@ from apo_bench.run.executors import executor
 from apo_bench.run.executors.local import run_all
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Report
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Executor()
 PATIENCE_S = 120
 

@@ -20,6 +20,8 @@ from apo_bench.errors import InputError  # noqa: E402
 from apo_bench.run.executors.ray import _check_room, _probe  # noqa: E402
 from apo_bench.run.status import lives  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
 
