@@ -71,7 +71,7 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
         answers = {prompt.id: answer(prompt) for prompt in prompts["rm"]}
     golden = {id_: text for id_, text in answers.items() if is_text(text) and text.strip()}
     if odd := [text for text in answers.values() if text is not None and not is_text(text)]:
-        raise InputError(f"{path}: metadata.apo_bench.clients.golden: Unicode text or None is needed, got {odd[0]!r}")
+        raise InputError(f"{path}: metadata.apo_bench.golden: Unicode text or None is needed, got {odd[0]!r}")
     counts["rm prompts without a golden response"] = len(prompts["rm"]) - len(golden)
     vocabulary = tuple(code.each("vocabulary", about.vocabulary)) if about.vocabulary else None
     if odd := [word for word in vocabulary or () if not is_text(word)]:

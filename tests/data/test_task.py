@@ -105,6 +105,9 @@ def rows(*, rows, **_):
 def golden(**_):
     return lambda prompt: "gold for " + prompt.messages[-1].content
 
+def number(**_):
+    return lambda prompt: 3
+
 def demonstrations(*, rows, **_):
     return [{"messages": row["messages"], "response": "yes", "axis": row["axis"], "cluster": row["cluster"]} for row in rows]
 
@@ -285,6 +288,7 @@ def refuses(pattern: str, load: Any) -> None:
         ({"rows": "nowhere.rows"}, r"metadata\.apo_bench\.rows: no file .*nowhere\.py"),
         ({"rows": "toy.nothing"}, r"metadata\.apo_bench\.rows: .*toy\.py has no function nothing"),
         ({"golden": "file"}, r"metadata\.apo_bench\.golden: module\.function is needed"),
+        ({"golden": "toy.number"}, r"metadata\.apo_bench\.golden: Unicode text or None is needed, got 3"),
         ({"options": {"rows": [], "level": 1}}, r"^$"),
     ],
 )
@@ -339,7 +343,7 @@ def test_broken_folders(tmp_path: Path):
     folder.mkdir()
     refuses(r"odd\.yaml: no such file", lambda: load_task(str(folder), {}, base=None))
     for text, pattern in (
-        ("a: [", "line .*not valid YAML"),
+        ("a: [", r"not valid YAML \(line 1\)"),
         ("task: odd", r"metadata\.apo_bench: missing"),
         ("a: !!python/name:os.system", "YAML"),
     ):
