@@ -1,4 +1,4 @@
-"""A task's rows, checked one by one, each put where its cluster belongs."""
+"""Reads a task's rows: checks each, and assigns it to the split of its cluster."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ WARM_UP_SPLITS: tuple[Split, ...] = ("rm", "policy")  # demonstrations of the ot
 
 
 class RowReader:
-    """Takes rows, checks them one by one, and puts each where its cluster belongs."""
+    """Checks a task's rows and collects them by the split of their cluster."""
 
     def __init__(self, path: Path, about: Description) -> None:
         self.path, self.about = path, about

@@ -137,7 +137,7 @@ def test_notes(
 
 
 @pytest.mark.parametrize(
-    ("judge", "said"),
+    ("judge", "message"),
     [
         ({**SIMULATED, "noise": "much"}, "judges.j.noise"),
         ({**GPT, "base_url": "ftp://somewhere"}, "judges.j: ChatJudge: base_url: must be http://... or https://..."),
@@ -146,9 +146,9 @@ def test_notes(
         ({"use": "apo_bench.judging.local_judge@LocalJudge", "path": "./absent"}, "judges.j: path: './absent': no such model folder"),
     ],
 )
-def test_check_refuses_judges(tree: Tree, write_experiment: Callable[[Tree], Path], judge: Tree, said: str) -> None:
+def test_check_refuses_judges(tree: Tree, write_experiment: Callable[[Tree], Path], judge: Tree, message: str) -> None:
     tree["judges"] = {"j": judge}
-    assert said in refusal("check", str(write_experiment(tree)))
+    assert message in refusal("check", str(write_experiment(tree)))
 
 
 def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_expe
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--arms", "dpo"), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
         (("--seeds", "9"), "--seeds 9: the experiment has no such seed; it has: 0, 1"),
@@ -380,10 +380,10 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_expe
     ],
 )
 def test_parts_that_are_none(
-    tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, words: tuple[str, ...], said: str
+    tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "mine").mkdir()
-    assert said in refusal("run", str(write_experiment(tree)), "--out", str(tmp_path / "mine"), *words)
+    assert message in refusal("run", str(write_experiment(tree)), "--out", str(tmp_path / "mine"), *words)
     assert not list((tmp_path / "mine").iterdir())
 
 
@@ -500,9 +500,9 @@ def test_report_of_what_varies(tree: Tree, write_experiment: Callable[[Tree], Pa
 def test_check_and_run_refuse_a_variation_that_is_none(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
     path = write_experiment(tree | {"vary": {"world": [0, {"world_sed": 1}]}})
     for words in (("check", str(path)), ("run", str(path), "--out", str(tmp_path / "out"))):
-        said = refusal(*words)
-        assert said.startswith(f"{path}: vary: world=1: ")
-        assert "options.world_sed: no such option" in said
+        message = refusal(*words)
+        assert message.startswith(f"{path}: vary: world=1: ")
+        assert "options.world_sed: no such option" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -512,11 +512,11 @@ def test_check_and_run_refuse_a_variation_that_is_none(tree: Tree, write_experim
 def pilot(folder: Path, n_seeds: int) -> Path:
     """A finished run with one primary pair, judged by ground truth."""
     rng = np.random.default_rng(60)
-    made = {(arm, seed, 0): rng.normal(size=12) for arm in ("apo_rjs", "golden_refresh") for seed in range(n_seeds)}
+    values = {(arm, seed, 0): rng.normal(size=12) for arm in ("apo_rjs", "golden_refresh") for seed in range(n_seeds)}
     settings = experiment()
     settings["compare"] |= {"scorer": "ground_truth", "axes": ["all"]}
     ledger = frame("ledger", [("apo_rjs", 0, "flops", 1.0, float("nan"))])
-    return write_run(folder, {"scores": scored(made), "ledger": ledger}, settings)
+    return write_run(folder, {"scores": scored(values), "ledger": ledger}, settings)
 
 
 def test_power_of_a_run(tmp_path: Path) -> None:
@@ -541,10 +541,10 @@ def test_power_of_a_run(tmp_path: Path) -> None:
 def test_power_of_a_run_with_one_seed(tmp_path: Path) -> None:
     result = call("power", str(pilot(tmp_path / "run", n_seeds=1)), "--effect", "0.5")
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stdout.split())
-    assert "one seed says nothing about the variance between seeds" in said
-    assert "Other sizes" not in said
-    assert "to find" not in said
+    output = " ".join(result.stdout.split())
+    assert "one seed says nothing about the variance between seeds" in output
+    assert "Other sizes" not in output
+    assert "to find" not in output
 
 
 def test_power_refuses_what_it_cannot_answer(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
