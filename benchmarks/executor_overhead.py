@@ -1,10 +1,10 @@
-"""What running arm-seeds through an executor costs beside the work itself.
+"""Overhead of the local executor over a plain loop.
 
     python benchmarks/executor_overhead.py [--experiment experiments/quickstart.yaml] [--arm rjs] [--seed 0] [--repeats 3]
 
-The same jobs (initial policy, gold models, one arm-seed) from nothing, each time in a fresh interpreter and a fresh folder: once by the
-local executor with one worker, once by a plain loop that calls them one after the other, without processes, pipes or progress files. Both
-import torch once. Prints the ratio of the two wall times for each pair of turns, whose order alternates, and their median.
+Runs the same jobs (initial policy, gold models, one arm-seed) from scratch, each time in a fresh interpreter and folder: once with the
+local executor and one worker, once in a plain loop without processes, pipes or progress files. Both import torch once. Prints the
+ratio of the two wall times for each repeat, whose order alternates, and the median.
 """
 
 import argparse
@@ -14,23 +14,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from apo_bench.run.executors.local import run_all
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, prepare_worker
-from apo_bench.run.records import load
 from apo_bench.run.worker import work
 
 
 def jobs(experiment: Path, arm: str, seed: int, folder: Path) -> list[Job]:
-    question = Job(experiment.resolve(), "{}", folder, arm, seed)
-    gold = sorted({seed for gold in load(question.experiment, "{}")[0].models.gold for seed in gold.seeds})
-    return [replace(question, arm=INITIAL), *(replace(question, arm=GOLD, seed=seed) for seed in gold), question]
+    resolved = resolve_experiment(experiment, folder=folder)
+    gold = sorted({seed for gold in resolved.experiment.models.gold for seed in gold.seeds})
+    return [resolved.job(INITIAL, 0), *(resolved.job(GOLD, seed) for seed in gold), resolved.job(arm, seed)]
 
 
 def by_executor(jobs_: list[Job]) -> None:
-    settings = load(jobs_[0].experiment, "{}")[0].executor
+    settings = resolve_experiment(jobs_[0].experiment).experiment.executor
     failures = run_all(jobs_, work, 1, settings)
     assert not failures, failures
 

@@ -1,4 +1,4 @@
-"""The two-way bootstrap: seeds and clusters of prompts are drawn again, by weights and matrix products instead of copied rows."""
+"""The two-way bootstrap over seeds and clusters of prompts, by weights and matrix products instead of copied rows."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -9,9 +9,9 @@ from scipy.special import ndtr, ndtri  # scipy.stats would take a second to impo
 
 from apo_bench.stats.argument_checks import Array, check_count, check_seed
 from apo_bench.stats.score_layout import Layout, lay_out
-from apo_bench.stats.two_way_random_effects import Contrast, contrast_of, estimate
+from apo_bench.stats.two_way_random_effects import Contrast, contrast_of, estimate_difference
 
-SHAPE_SEEDS = 5  # fewer seeds drawn again show no shape
+SHAPE_SEEDS = 5  # fewer resampled seeds show no shape of a distribution
 AT_A_TIME = 1_000_000  # weights held in memory
 
 
@@ -58,7 +58,7 @@ def two_way_bootstrap(
         return base
     if 1 < layout.n_seeds < SHAPE_SEEDS:
         return replace(base, test=f"{plain.test} ({layout.n_seeds} seeds are too few for a bootstrap's)")
-    reference, error, z = estimate(layout, caller).error, plain.standard_error, (means - plain.difference) / spread
+    reference, error, z = estimate_difference(layout, caller).error, plain.standard_error, (means - plain.difference) / spread
     ends = reference.quantile(ndtr(np.quantile(z, [(1 - confidence) / 2, (1 + confidence) / 2])))
     low, high = (plain.difference + error * float(end) for end in ends)
     low, high = min(low, plain.ci_low), max(high, plain.ci_high)
@@ -70,7 +70,7 @@ def two_way_bootstrap(
 
 
 def resampled_differences(layout: Layout, draws: int, seed: int) -> Array:
-    """Differences of the arms' means (draws,), seeds and clusters drawn again as `two_way_bootstrap` says."""
+    """Differences of the arms' means (draws,), seeds and clusters resampled as in `two_way_bootstrap`."""
     generator = np.random.default_rng(seed)
     seeds_a = _weights(generator, draws, len(layout.first))
     seeds_b = seeds_a if layout.paired else _weights(generator, draws, len(layout.second))

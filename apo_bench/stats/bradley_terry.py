@@ -1,4 +1,4 @@
-"""How strong is each model, from who beat whom?"""
+"""Bradley-Terry strengths of models from pairwise battles."""
 
 import math
 from collections.abc import Hashable
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from apo_bench.stats.argument_checks import Array, check_columns, check_confidence, check_count, check_labels, check_seed, numbers
+from apo_bench.stats.argument_checks import Array, as_floats, check_columns, check_confidence, check_count, check_labels, check_seed
 from apo_bench.stats.bootstrap import draw_counts
 from apo_bench.stats.logistic_regression import fit_logit
 
@@ -119,7 +119,7 @@ def _checked(battles: pd.DataFrame, cluster: str | None) -> tuple[pd.DataFrame, 
     check_columns(battles, [*keys, "value"], "bradley_terry")
     for column in keys:
         check_labels(battles[column], f"bradley_terry: column {column}")
-    value = numbers(battles["value"], "bradley_terry: column value")
+    value = as_floats(battles["value"], "bradley_terry: column value")
     if outside := value[(value < 0) | (value > 1)].tolist():
         raise ValueError(f"bradley_terry: column value is outside [0, 1]: {outside[0]}")
     rows = pd.DataFrame({"a": battles["a"].to_numpy(dtype=object), "b": battles["b"].to_numpy(dtype=object), "value": value})

@@ -1,11 +1,11 @@
-"""Does a confidence mean what it says?"""
+"""Calibration of confidences: expected calibration error and reliability curves."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from apo_bench.stats.argument_checks import check_count, numbers
+from apo_bench.stats.argument_checks import as_floats, check_count
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 1
 
 def _bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int, caller: str) -> tuple[Bin, ...]:
     check_count(bins, "bins", caller, 1)
-    p, hit = numbers(confidence, f"{caller}: a confidence"), numbers(correct, f"{caller}: an outcome")
+    p, hit = as_floats(confidence, f"{caller}: a confidence"), as_floats(correct, f"{caller}: an outcome")
     if p.ndim != 1 or len(p) == 0 or p.shape != hit.shape:
         raise ValueError(f"{caller}: {p.shape} confidences and {hit.shape} outcomes; give two equally long lists of at least one")
     for x, what in ((p, "a confidence"), (hit, "an outcome")):

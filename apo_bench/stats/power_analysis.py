@@ -1,4 +1,4 @@
-"""Before a run: what a design can detect, and how many seeds or clusters of prompts an effect needs.
+"""Power analysis: the effect a design can detect, and the seeds or clusters of prompts that an effect needs.
 
 In the model of `two_way_random_effects`, with normal scores, the mean difference and the mean squares of its error are independent: the
 mean is normal with variance V = q/S + k/P + r/(SP), each mean square its expectation times a chi-square over its degrees of freedom.
@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaincinv, ndtr, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, shown
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, short_repr
 from apo_bench.stats.score_layout import lay_out
-from apo_bench.stats.two_way_random_effects import arm_terms, combine, effective_df, estimate
+from apo_bench.stats.two_way_random_effects import combine_terms, effective_df, estimate_difference, variance_terms
 
 POINTS = 4096
 MOST = 100_000  # seeds or clusters; what so many cannot do, no number can
@@ -31,7 +31,7 @@ MOST = 100_000  # seeds or clusters; what so many cannot do, no number can
 
 @dataclass(frozen=True)
 class Components:
-    """What makes two arms' differences vary, as standard deviations (the module's head says of what), and how they were got.
+    """Variance components of two arms' differences as standard deviations (defined in the module's head), and their source.
 
     `raw` are the estimated variances q, k, r themselves: a negative one counts as an SD of 0, and `note` says so. `seed_sd_low` and
     `seed_sd_high` are a 95 % interval: the chi-square one of the seeds' mean square, less the residual's share of it, not below 0.
@@ -50,7 +50,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Size:
-    """A design and its power for the effect asked about; where there is no such design its number is None, and `reason` says why."""
+    """A design and its power for an effect; without such a design its number is None, and `reason` says why."""
 
     n_seeds: int | None
     n_clusters: int | None
@@ -165,9 +165,9 @@ def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | Non
     layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="components")
     if layout.n_seeds < 2:
         raise ValueError(f"components: arms {a!r} and {b!r} have one seed (column seed); seed variance needs at least two")
-    estimate(layout, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
+    estimate_difference(layout, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
     sides, n_clusters = [layout.differences] if layout.paired else [layout.first, layout.second], layout.n_clusters
-    counts, terms = [len(side) for side in sides], [arm_terms(side) for side in sides]
+    counts, terms = [len(side) for side in sides], [variance_terms(side) for side in sides]
     seed = [n * float(term) for n, (term, _) in zip(counts, terms, strict=True)]  # A of each side
     residual = [n * n_clusters * float(term) for n, (_, term) in zip(counts, terms, strict=True)]  # C
     mean_square, between, r = float(np.mean(seed)), float(layout.differences.mean(0).var(ddof=1)), float(np.mean(residual))
@@ -207,7 +207,7 @@ def mde_table(
 
 @dataclass(frozen=True)
 class _Test:
-    """A test of a normal mean: the mean's standard error, and how large a mean it rejects at, over the chances of V and df. NaN: none."""
+    """A test of a normal mean: its standard error, and the critical means over the distribution of V and df. NaN: no test."""
 
     error: float
     margins: Array
@@ -230,7 +230,7 @@ NO_TEST = _Test(math.nan, np.array([math.nan]))
 
 @dataclass(frozen=True)
 class _Design:
-    """What varies and how it is tested, checked; the sizes are left open."""
+    """Variance components and test of a design, checked; sizes are given to `test`."""
 
     caller: str
     seed_sd: float
@@ -242,11 +242,11 @@ class _Design:
     def __post_init__(self) -> None:
         for name in ("seed_sd", "method_prompt_sd", "residual_sd"):
             if _finite(self.caller, getattr(self, name), name) < 0:
-                raise ValueError(f"{self.caller}: {name} is a finite number of at least 0, got {shown(getattr(self, name))}")
+                raise ValueError(f"{self.caller}: {name} is a finite number of at least 0, got {short_repr(getattr(self, name))}")
         if not 0 < _finite(self.caller, self.alpha, "alpha") < 1:
             raise ValueError(f"{self.caller}: alpha is between 0 and 1, got {self.alpha}")
         if not isinstance(self.paired, bool | np.bool_):
-            raise ValueError(f"{self.caller}: paired is True or False, got {shown(self.paired)}")
+            raise ValueError(f"{self.caller}: paired is True or False, got {short_repr(self.paired)}")
 
     def wanted(self, power: float) -> float:
         """`power`, checked."""
@@ -276,7 +276,7 @@ class _Design:
         *ratios, cluster, residual = [np.ones(1)] * len(freedoms) if expected else _mean_squares(freedoms)
         seeds = [(q / n_seeds + rest) * ratio for ratio in ratios]
         between, within = (k / n_clusters + arms * rest) * cluster, arms * rest * residual
-        error = combine(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
+        error = combine_terms(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
         true = arms * q / n_seeds + k / n_clusters + arms * rest
         if expected:
             return self._t_test(true, float(error.df(1 - self.alpha)[0]), scale)
@@ -317,7 +317,7 @@ def _fewest(least: int, reached: Callable[[int], float], power: float) -> tuple[
 
 def _finite(caller: str, number: float, name: str = "effect") -> float:
     if not isinstance(number, Real) or isinstance(number, bool) or not math.isfinite(number):
-        raise ValueError(f"{caller}: {name} is a finite number, got {shown(number)}")
+        raise ValueError(f"{caller}: {name} is a finite number, got {short_repr(number)}")
     return float(number)
 
 

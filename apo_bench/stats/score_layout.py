@@ -1,11 +1,11 @@
-"""Long frames of scores, checked and laid out as arrays of seeds x clusters."""
+"""Long frames of scores as balanced arrays of seeds x clusters."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats.argument_checks import Array, check_arm, check_columns, check_labels, coded, numbers
+from apo_bench.stats.argument_checks import Array, as_floats, check_arm, check_columns, check_labels, label_codes
 
 NEEDED = ("arm", "seed", "prompt_id", "value")
 
@@ -73,7 +73,7 @@ def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
     rows = scores.loc[(scores["arm"] == arm).to_numpy(dtype=bool), columns[1:]]
     if rows.empty:
         raise ValueError(f"{named} has no rows (column arm)")
-    values = numbers(rows["value"], f"{named}: column value")
+    values = as_floats(rows["value"], f"{named}: column value")
     if bad := int((~np.isfinite(values)).sum()):
         raise ValueError(f"{named}: column value is NaN or infinite in {bad} rows")
     labels = [column for column in columns[1:] if column != "value"]
@@ -107,8 +107,8 @@ def _balanced(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> Layou
     together = pd.concat(rows.values())
     column = "cluster_id" if "cluster_id" in together else "prompt_id"
     problem = f"{caller}: arms {' and '.join(repr(arm) for arm in rows)}: "
-    prompts, prompt_names = coded(together["prompt_id"].to_numpy())
-    clusters, cluster_names = coded(together[column].to_numpy())
+    prompts, prompt_names = label_codes(together["prompt_id"].to_numpy())
+    clusters, cluster_names = label_codes(together[column].to_numpy())
     cluster_of = np.zeros(len(prompt_names), dtype=int)
     cluster_of[prompts] = clusters
     if (cluster_of[prompts] != clusters).any():

@@ -1,4 +1,4 @@
-"""Win rates: shares of preferences won, and a judge's verdicts on two arms tested over seeds and clusters of prompts."""
+"""Win rates: of independent preferences, and of a judge's verdicts on two arms, tested over seeds and clusters of prompts."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_columns, check_confidence, check_hashable, check_labels, numbers
+from apo_bench.stats.argument_checks import (
+    ROUNDING,
+    Array,
+    as_floats,
+    check_columns,
+    check_confidence,
+    check_hashable,
+    check_labels,
+    check_one_cluster,
+)
 from apo_bench.stats.confidence_intervals import wilson
 from apo_bench.stats.two_way_random_effects import mean_test
 
@@ -41,7 +50,7 @@ class WinRate:
 class JudgedWinRate:
     """Win rate of arm_a over arm_b and what may be claimed from it. NaN means "not available".
 
-    `p_value` is two-sided, against 1/2. Every seed is asked about every prompt: of these comparisons `n_comparisons` were used;
+    `p_value` is two-sided, against 1/2. The design is every seed on every prompt: of these comparisons `n_comparisons` were used;
     `n_missing` have no value or no row; `n_dropped` have a value but were left out, because their prompt lacks a comparison in another
     seed. `worst_low` and `worst_high` are the win rate over all of them, had arm_a lost or won every missing verdict. `note` says in words
     where missing verdicts decide what was tested: clusters without a prompt that every seed has, fewer than half of the comparisons
@@ -155,7 +164,7 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
 
 def _preferences(values: Any, what: str) -> Array:
     """`values` as floats in [0, 1], NaN where missing."""
-    x = numbers(values, what)
+    x = as_floats(values, what)
     if x.ndim != 1:
         raise ValueError(f"{what} is not numeric")
     if outside := x[(x < 0) | (x > 1)].tolist():
@@ -164,7 +173,7 @@ def _preferences(values: Any, what: str) -> Array:
 
 
 def _checked(judgments: pd.DataFrame) -> pd.DataFrame:
-    """The columns that matter, with cluster_id and numeric values."""
+    """The columns in use, checked, with cluster_id and numeric values."""
     caller = "judged_win_rate"
     keys = ["seed_a", "seed_b", "prompt_id"]
     check_columns(judgments, [*keys, "value"], caller)
@@ -191,9 +200,7 @@ def _checked(judgments: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{caller}: {twice} rows repeat the columns {', '.join(once)}")
     if "cluster_id" not in rows:
         return rows.assign(cluster_id=rows["prompt_id"])
-    prompts = rows[["prompt_id", "cluster_id"]].drop_duplicates()["prompt_id"]
-    if torn := prompts[prompts.duplicated()].tolist():
-        raise ValueError(f"{caller}: prompt {torn[0]!r} is in two clusters (column cluster_id)")
+    check_one_cluster(rows, caller)
     return rows
 
 
@@ -227,7 +234,7 @@ def _by_order(both: Array, orders: list[Any]) -> tuple[float, float]:
 
 
 def _note(win_rate: float, worst: list[float], clusters: tuple[int, int], comparisons: tuple[int, int]) -> str:
-    """What missing verdicts did; `clusters` and `comparisons` are how many were used of how many."""
+    """The effect of missing verdicts; `clusters` and `comparisons` are numbers used and numbers in all."""
     notes = []
     if clusters[0] < clusters[1]:
         notes.append(f"{clusters[1] - clusters[0]} of {clusters[1]} clusters have no prompt that every seed has a comparison on: left out")

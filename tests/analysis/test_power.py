@@ -20,12 +20,12 @@ A, B = "apo_rjs", "golden_refresh"
 def drawn(n_seeds: int, n_prompts: int = 12, rounds: int = 2) -> pd.DataFrame:
     """Scores of both arms from round 0 on: noise, and for `apo_rjs` what varies by seed and by prompt."""
     rng = np.random.default_rng(50)
-    by_prompt, made = rng.normal(size=n_prompts), {}
+    by_prompt, scores = rng.normal(size=n_prompts), {}
     for seed in range(n_seeds):
         for round_ in range(rounds + 1):
-            made[A, seed, round_] = rng.normal(size=n_prompts) + by_prompt + rng.normal()
-            made[B, seed, round_] = rng.normal(size=n_prompts)
-    return scored(made)
+            scores[A, seed, round_] = rng.normal(size=n_prompts) + by_prompt + rng.normal()
+            scores[B, seed, round_] = rng.normal(size=n_prompts)
+    return scored(scores)
 
 
 def made_run(folder: Path, scores: pd.DataFrame, *more: tuple[str, pd.DataFrame], **compare: Any) -> Run:
@@ -36,8 +36,8 @@ def made_run(folder: Path, scores: pd.DataFrame, *more: tuple[str, pd.DataFrame]
     return read_run(write_run(folder / "run", tables, settings))
 
 
-def only(run: Run, **asked: float) -> ContrastPower:
-    (plan,) = primary_power(run, **asked)
+def only(run: Run, **options: float) -> ContrastPower:
+    (plan,) = primary_power(run, **options)
     return plan
 
 
@@ -84,10 +84,10 @@ def test_axes_are_planned_one_by_one_and_corrected_together(tmp_path: Path) -> N
     other["cluster_id"] = other["prompt_id"]
     pooled, harmless = primary_power(made_run(tmp_path, pd.concat([scores, other]), axes=["all", "harmless"]))
     assert (pooled.n_clusters, harmless.n_clusters) == (24, 12)
-    found = harmless.components
-    assert found == components(other[other["round"] == 2], A, B)
-    assert found
-    sds = {"seed_sd": found.seed_sd, "method_prompt_sd": found.method_prompt_sd, "residual_sd": found.residual_sd}
+    result = harmless.components
+    assert result == components(other[other["round"] == 2], A, B)
+    assert result
+    sds = {"seed_sd": result.seed_sd, "method_prompt_sd": result.method_prompt_sd, "residual_sd": result.residual_sd}
     assert harmless.detectable_by_holm == minimum_detectable_effect(**sds, n_seeds=3, n_clusters=12, alpha=0.025)
 
 
