@@ -17,10 +17,12 @@ LIMIT = 10 * WEIGHT
 SIZES = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6, "whole": 10, "larger": 11}  # weights of each model
 
 
-def model_of(weights: int, value: float = 0.0) -> nn.Module:
-    model = nn.Module()
-    model.weight = nn.Parameter(torch.full((weights,), value))
-    return model
+class Model(nn.Module):
+    """Some weights of one value."""
+
+    def __init__(self, weights: int, value: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((weights,), value))
 
 
 class Disk:
@@ -31,10 +33,10 @@ class Disk:
 
     def load(self, name: str) -> Loaded:
         self.loads.append(name)
-        return model_of(SIZES[name]), f"tokenizer of {name}"
+        return Model(SIZES[name]), f"tokenizer of {name}"
 
 
-def get(models: ResidentModels, disk: Disk, name: str, verb: str = "get") -> nn.Module:
+def get(models: ResidentModels, disk: Disk, name: str, verb: str = "get") -> Model:
     model, tokenizer = getattr(models, verb)(name, lambda: disk.load(name), WEIGHT * SIZES[name])
     assert tokenizer == f"tokenizer of {name}"
     assert model.weight.numel() == SIZES[name]
@@ -76,7 +78,7 @@ def test_the_limit_is_kept_whatever_is_called(calls: list[tuple[str, str]]) -> N
     for verb, name in calls:
         loads, size = len(disk.loads), SIZES[name]
         if verb == "put":
-            models.put(name, model_of(size), f"tokenizer of {name}")
+            models.put(name, Model(size), f"tokenizer of {name}")
             kept = kept_after([other for other in kept if other != name], name)
         else:
             get(models, disk, name, verb)
@@ -110,12 +112,12 @@ def test_room_is_made_before_a_model_is_loaded() -> None:
 
 def test_a_put_model_replaces_the_one_of_its_key() -> None:
     models = ResidentModels(LIMIT)
-    old, new = model_of(3, 1.0), model_of(4, 2.0)
+    old, new = Model(3, 1.0), Model(4, 2.0)
     models.put("policy", old, None)
     models.put("policy", new, None)
     assert models.get("policy", lambda: pytest.fail("it is resident"))[0] is new
     assert models.bytes == 4 * WEIGHT
-    models.put("policy", model_of(11), None)  # one that does not fit leaves no old one in its place
+    models.put("policy", Model(11), None)  # one that does not fit leaves no old one in its place
     assert models.keys == ()
 
 
@@ -148,7 +150,7 @@ def test_a_copy_of_which_two_do_not_fit_is_the_resident_model_given_away() -> No
 def test_every_weight_of_a_copy_can_be_trained(name: str) -> None:
     """Also where the recipe that trained it had frozen some; the resident model stays as it is."""
     models = ResidentModels(LIMIT)
-    frozen = model_of(SIZES[name])
+    frozen = Model(SIZES[name])
     frozen.weight.requires_grad_(False)
     copied, _ = models.copy(name, lambda: (frozen, None))
     assert copied.weight.requires_grad

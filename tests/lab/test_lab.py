@@ -188,7 +188,7 @@ def test_an_amount_known_beforehand_is_refused_before_it_is_spent(bench: Evaluat
     def refused() -> None:
         with pytest.raises(BudgetExceeded) as caught:
             work(lab, reward_model)
-        assert (caught.value.arm, caught.value.unit, caught.value.asked, caught.value.left) == ("poor", unit, amount, amount - 1)
+        assert (caught.value.arm, caught.value.unit, caught.value.needed, caught.value.left) == ("poor", unit, amount, amount - 1)
 
     assert built(bench, refused) == []
     assert lab.used == NOTHING

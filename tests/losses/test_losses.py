@@ -105,7 +105,7 @@ def test_rrhf_weighs_ranking_beside_the_best():
     assert RRHFLoss(0.5)(view).tolist() == pytest.approx([7.5])
 
 
-def slow_rrhf(logps: Sequence[float], lengths: Sequence[int], scores: Sequence[float], weight: float) -> float:
+def slow_rrhf(logps: Sequence[float], lengths: Sequence[float], scores: Sequence[float], weight: float) -> float:
     """One group in plain python: for each two responses, then the first of the best."""
     total, best = 0.0, 0
     for i in range(len(logps)):
