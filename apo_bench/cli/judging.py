@@ -77,7 +77,7 @@ def golden(
 ) -> None:
     """Write golden responses by any chat model for the reward model's prompts; existing responses are kept."""
     from apo_bench.clients.golden import golden_writer, write_golden
-    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.data.task import load_task
 
     chosen, source = parse_yaml(options, "--options"), f"--writer {writer}"
@@ -157,7 +157,7 @@ def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
     """The judge that `--judge` describes, and its name. Raises InputError, naming the option and key."""
     from pydantic import ValidationError
 
-    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.config.schema import JudgeChoice
 
     file = given.endswith((".yaml", ".yml"))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from command_line import write_experiment
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import tiny_bench, tiny_task, tiny_tree
 
@@ -407,17 +407,10 @@ def controlled_tree() -> dict[str, Any]:
     return tree
 
 
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run. Tests that change something take a copy."""
-    path, folder = write(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
+    path, folder = write_experiment(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
     assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     return path, folder
 
@@ -470,7 +463,9 @@ def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: P
     _, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     assert (
-        runner.run(resolve_experiment(write(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1).failures
+        runner.run(
+            resolve_experiment(write_experiment(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1
+        ).failures
         == ()
     )
     assert not (folder / "tables" / "control_scores.parquet").exists()
