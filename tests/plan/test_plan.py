@@ -82,9 +82,8 @@ def test_the_plan_is_what_the_run_spends(real: Path) -> None:
     for arm, units in projected.used().items():
         for unit in (*COUNTS, *(EXPECTED if arm != BENCH else ())):
             assert units[unit] == pytest.approx(actual[arm, unit], rel=0.1 if unit in EXPECTED else 0), (arm, unit)
-    kept = sum(
-        path.stat().st_size for kind in ("policies", "reward_models") for path in (real / "store" / kind).rglob("*/model.safetensors")
-    )
+    folders = [real / "store" / kind for kind in ("policies", "reward_models")]
+    kept = sum(path.stat().st_size for folder in folders for path in folder.rglob("*/model.safetensors"))
     assert sum(disk.weights for disk in projected.disk.values()) == pytest.approx(kept, rel=0.2)
     left = sum(path.stat().st_blocks * 512 for path in real.rglob("*"))
     assert sum(disk.all for disk in projected.disk.values()) == pytest.approx(left, rel=0.2)
@@ -205,8 +204,8 @@ def test_the_initial_policy_answers_as_measured_and_a_trained_one_as_the_task_do
     """Of rjs's two rounds of 16 samples the first are the initial policy's, 3 tokens each; the others as long as without that word."""
     arms = {"rjs": {"use": RJS, "rounds": 2, **SMALL_TURN}}
     tree = {**tiny_tree(), "arms": arms, "seeds": [0], "compare": {"primary": [{"a": "rjs", "b": "rjs"}]}}
-    asked = Experiment.model_validate_json(json.dumps(tree))
-    (plain, measured) = (plan(asked, tiny_task(), initial_tokens=tokens).used()["rjs"]["sampled_tokens"] for tokens in (None, 3.0))
+    question = Experiment.model_validate_json(json.dumps(tree))
+    (plain, measured) = (plan(question, tiny_task(), initial_tokens=tokens).used()["rjs"]["sampled_tokens"] for tokens in (None, 3.0))
     assert measured == pytest.approx(16 * 3 + plain / 2, rel=0.05)
 
 

@@ -208,7 +208,8 @@ from apo_bench.plan.sizing import read_or_size
 from apo_bench.data.task import load_task
 folder = Path(sys.argv[1])
 question = Experiment.model_validate_json((folder / "question.json").read_text())
-print(read_or_size(folder, question, load_task(question.task.use, question.task.options, base=None), folder)["rjs"].value, "torch" in sys.modules)
+task = load_task(question.task.use, question.task.options, base=None)
+print(read_or_size(folder, question, task, folder)["rjs"].value, "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["7", "False"]
