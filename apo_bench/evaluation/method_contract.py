@@ -253,4 +253,4 @@ def _is_borrowed(module: str, name: str) -> bool:
     if not module.startswith("apo_bench"):
         return False
     home = getattr(getattr(importlib.import_module(module), name, None), "__module__", "builtins")
-    return home != "builtins" and not home.startswith("apo_bench")
+    return home not in ("builtins", "typing") and not home.startswith("apo_bench")
