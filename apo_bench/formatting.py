@@ -1,6 +1,6 @@
-"""Numbers, claims, durations and Markdown tables as every surface writes them, and outside text with nothing hidden in it.
+"""Formats of numbers, claims, durations and Markdown tables, and outside text made visible.
 
-A dash stands for a missing value. Text from outside passes `visible` or `one_line` before anybody reads it.
+A dash stands for a missing value. Text from outside passes `visible` or `one_line` before it is shown.
 """
 
 import math

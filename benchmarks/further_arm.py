@@ -11,19 +11,20 @@ from pathlib import Path
 
 from apo_bench.plan.accounts import BENCH
 from apo_bench.plan.projection import plan
-from apo_bench.run.records import opened
+from apo_bench.run.experiment import resolve_experiment
 
 
 def flops(path: Path, arms: list[str]) -> float:
     """Of a run of these arms: what each adds, and what the bench does."""
-    experiment, task = opened(path, {"controls": {}, "judges": {}})
+    resolved = resolve_experiment(path, {"controls": {}, "judges": {}})
+    experiment, task = resolved.experiment, resolved.task
     pair = {"a": arms[0], "b": arms[-1]}
     chosen = {name: experiment.arms[name] for name in arms}
     compare = experiment.compare.model_copy(
         update={"primary": (type(experiment.compare.primary[0])(**pair),), "secondary": (), "curves": {}}
     )
-    found = plan(experiment.model_copy(update={"arms": chosen, "compare": compare}), task, base=path.parent)
-    ledger = found.ledger[(found.ledger["unit"] == "flops") & found.ledger["arm"].isin([*arms, BENCH])]
+    projection = plan(experiment.model_copy(update={"arms": chosen, "compare": compare}), task, base=path.parent)
+    ledger = projection.ledger[(projection.ledger["unit"] == "flops") & projection.ledger["arm"].isin([*arms, BENCH])]
     return float(ledger["marginal"].sum())
 
 
@@ -31,10 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", type=Path, default=Path(__file__).parents[1] / "experiments" / "quickstart.yaml")
     path = parser.parse_args().experiment.resolve()
-    arms = list(opened(path)[0].arms)
+    arms = list(resolve_experiment(path).experiment.arms)
     everything = flops(path, arms)
     for arm in arms:
-        added = everything - flops(path, [one for one in arms if one != arm])
+        added = everything - flops(path, [other for other in arms if other != arm])
         print(f"{arm}: adds {added / flops(path, [arm]):.2f} of what it takes alone", flush=True)
 
 

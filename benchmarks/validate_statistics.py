@@ -35,16 +35,16 @@ def main() -> None:
 
 def measure(counts: Settings) -> Tables:
     n, seed = counts.nulls, counts.seed
-    grid, found = experiments.grid(), []
+    grid, rates = experiments.grid(), []
     for group, cells in experiments.GROUPS.items():
-        found.append(experiments.null_rates(group, cells(), n, seed, wrong=group in FULLY_COMPARED))
+        rates.append(experiments.null_rates(group, cells(), n, seed, wrong=group in FULLY_COMPARED))
         _say(f"nulls: {group}")
     if counts.bootstrap_nulls:
         for group, cells in (("grid", grid), ("shapes", experiments.bootstrap_shapes())):
-            found.append(experiments.bootstrap_rates(group, cells, counts.bootstrap_nulls, counts.draws, seed))
+            rates.append(experiments.bootstrap_rates(group, cells, counts.bootstrap_nulls, counts.draws, seed))
         _say("nulls: bootstrap")
     tables = Tables(
-        nulls=pd.concat(found, ignore_index=True),
+        nulls=pd.concat(rates, ignore_index=True),
         coverage=experiments.coverage(n, seed),
         families=experiments.families(n, seed),
         powers=experiments.powers(n, seed),

@@ -8,7 +8,7 @@ from typing import Any
 from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
-from apo_bench.engines import open_engine
+from apo_bench.engines import engine_module, open_engine
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import Judge, JudgeContext
@@ -39,7 +39,8 @@ def judge_context(experiment: Experiment, task: Task, folder: Path, base: Path |
         return EvaluationContext(experiment, task, RunStore(folder), open_engine(experiment.engine, experiment.executor, folder))
 
     golds = {gold.name: gold for gold in experiment.models.gold}
-    data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", *task.source_files), **versions()}
+    engine = engine_module(experiment.engine)
+    data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", engine, *task.source_files), **versions()}
     gold_ids = {name: digest({**data, "gold": gold.model_dump(mode="json")}) for name, gold in golds.items()}
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> Sequence[float]:

@@ -68,7 +68,7 @@ def main(run: Run, frames: Mapping[str, pd.DataFrame], axes: Sequence[str]) -> l
     initial = {(row.axis, row.scorer): row.mean for row in rows_of(start)}
     blocks = []
     for axis in axes:
-        by = {key: (one.mean(), one.std()) for key, one in seed_means(run.final, axis).groupby(["arm", "scorer"])["value"]}
+        by = {key: (one.mean(), one.std()) for key, one in seed_means(run.final_scores, axis).groupby(["arm", "scorer"])["value"]}
         best = {
             one: _best(frames["contrasts"], {arm: by[arm, one][0] for arm in run.arms if (arm, one) in by}, one, axis) for one in scorers
         }
@@ -79,7 +79,7 @@ def main(run: Run, frames: Mapping[str, pd.DataFrame], axes: Sequence[str]) -> l
         blocks.append((None if whole else axis, rows))
     heads = ["arm", *map(escape, scorers), *(["KL", "seeds"] if whole else [])]
     by = ["arm"] if whole else ["arm", "axis"]
-    clusters = _span(run.final.groupby(by)["cluster_id"].nunique())
+    clusters = _span(run.final_scores.groupby(by)["cluster_id"].nunique())
     note = (
         f"Mean over {_seeds(run)} seeds $\\pm$ sample SD over seeds, of answers to prompts in {clusters} clusters, which weigh alike. Bold "
         "is the highest mean of its column, where it was tested against every other arm and is higher each time (contrasts at the final "

@@ -29,7 +29,7 @@ def final(run: Run, summary: pd.DataFrame) -> list[str]:
     """Scores of every arm at its last round, by axis, with what training and answering cost."""
     axes = run.axes if len(run.axes) == 1 else (POOLED, *run.axes)
     columns = [(scorer, axis) for scorer in run.scorers for axis in axes]
-    scores = pd.concat([results.seed_means(run.final, axis).assign(axis=axis) for axis in axes])
+    scores = pd.concat([results.seed_means(run.final_scores, axis).assign(axis=axis) for axis in axes])
     cells = {key: mean_sd(group["value"]) for key, group in scores.groupby(["arm", "scorer", "axis"])}
     start = {(one.scorer, one.axis): number(one.mean) for one in rows_of(_initial(summary))}
     ledger = results.exclude_failed(run.tables["ledger"], run.failed)

@@ -141,7 +141,7 @@ def _again_scores(run: Run) -> pd.DataFrame:
 
 
 def _reference_scores(run: Run) -> pd.DataFrame:
-    return run.final[run.final["arm"] == run.experiment.reference]
+    return run.final_scores[run.final_scores["arm"] == run.experiment.reference]
 
 
 def _again(run: Run) -> Iterator[dict[str, Any]]:

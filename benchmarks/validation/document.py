@@ -83,7 +83,7 @@ def _head(tables: Tables, counts: Settings) -> str:
     misses = pd.concat(
         [tables.nulls.loc[tables.nulls["test"].isin(BOUNDED), "misses"], tables.coverage["misses"], tables.families["misses"]]
     )
-    upwards = sum(one.startswith("above") for one in misses)
+    upwards = sum(miss.startswith("above") for miss in misses)
     plain = tables.contrast[(tables.contrast["shape"] == "normal") & (tables.contrast["collapse_depth"] == 0)]
     at = "; ".join(f"at {100 * level:g} %, {percent_range(plain[name], 2 if level < 0.05 else 1)} %" for name, level in LEVELS.items())
     error = 200 * binomial_error(MOST, counts.nulls)
@@ -190,7 +190,7 @@ def _unequal(tables: Tables, _: Settings) -> str:
 
 def _sweep(tables: Tables, _: Settings) -> str:
     table = of_group(tables.contrast, "sweep")
-    cells = {(one["seeds"], one["pairing"], one["seed_share"]): marked(one) for one in table.to_dict("records")}
+    cells = {(row["seeds"], row["pairing"], row["seed_share"]): marked(row) for row in table.to_dict("records")}
     shares, designs = sorted(table["seed_share"].unique()), dict.fromkeys(key[:2] for key in cells)
     rows = [[*design, *(cells[*design, share] for share in shares)] for design in designs]
     text = f"300 clusters, method-by-prompt SD {LARGE_METHOD_SD:g}. Rejections in %, by seed share."
@@ -207,7 +207,12 @@ def _levels(tables: Tables, counts: Settings) -> str:
         rows.append([*map(str, design), *most])
     at = [f"{100 * level:g} %" for level in LEVELS.values()]
     errors = " and ".join(f"{200 * binomial_error(level, counts.nulls):.2f} points at {100 * level:g} %" for level in (0.01, 0.001))
-    headers = ["seeds", "pairing", *(f"contrast at {one}" for one in at), *(f"Satterthwaite at {one}" for one in at)]
+    headers = [
+        "seeds",
+        "pairing",
+        *(f"contrast at {level_name}" for level_name in at),
+        *(f"Satterthwaite at {level_name}" for level_name in at),
+    ]
     return f"""## Smaller levels
 
 What a p-value of 0.01 or 0.001 is worth, and what a correction for many pairs builds on: the most rejections in % over all normal cells,
@@ -240,10 +245,12 @@ On the skewed scores and rare events [of above](#skewed-and-tied-scores):
 def _wrong(tables: Tables, _: Settings) -> str:
     table = tables.nulls[tables.nulls["group"].isin(["grid", "unequal"]) & (tables.nulls["test"] != BOOTSTRAP)]
     rows = []
-    for test in [CONTRAST, SATTERTHWAITE, *(one.label for one in WRONG_TESTS)]:
+    for test in [CONTRAST, SATTERTHWAITE, *(part_.label for part_ in WRONG_TESTS)]:
         part = table[table["test"] == test]
         by_share = [part[part["seed_share"] == share] for share in SEED_SHARES.values()]
-        rows.append([test, *(percent_range(one["rejected"]) for one in by_share), f"{(part['rejected'] > MOST).mean():.0%} of {len(part)}"])
+        rows.append(
+            [test, *(percent_range(part_["rejected"]) for part_ in by_share), f"{(part['rejected'] > MOST).mean():.0%} of {len(part)}"]
+        )
     headers = ["test", *SHARE_NAMES.values(), f"cells above {100 * MOST:.0f} %"]
     return f"""## The tests people make instead
 
@@ -276,11 +283,11 @@ and its seed SD is twice b's on top. Share of intervals that hold the true diffe
 
 def _families(tables: Tables, counts: Settings) -> str:
     table = of_group(tables.families.assign(group="families"), "families")
-    rates = {(one["seeds"], one["pairing"], one["seed_share"]): one for one in table.to_dict("records")}
+    rates = {(row["seeds"], row["pairing"], row["seed_share"]): row for row in table.to_dict("records")}
     shares, rows = sorted(table["seed_share"].unique()), []
     for design in dict.fromkeys(key[:2] for key in rates):
-        found = (rates.get((*design, share)) for share in shares)
-        rows.append([*design, *("" if one is None else f"{100 * one['uncorrected']:.1f} / {marked(one, 'holm')}" for one in found)])
+        cells = (rates.get((*design, share)) for share in shares)
+        rows.append([*design, *("" if row is None else f"{100 * row['uncorrected']:.1f} / {marked(row, 'holm')}" for row in cells)])
     return f"""## {PAIRS_IN_FAMILY} arms against one
 
 All nulls true, 300 clusters, method-by-prompt SD {LARGE_METHOD_SD:g}, {counts.nulls:,} families: how often (in %) at least one pair is
@@ -294,7 +301,7 @@ def _power(tables: Tables, counts: Settings) -> str:
     names, rows = ("simulated", "predicted", "noncentral_t"), []
     for design, part in table.groupby(["seeds_a", "pairing"]):
         by_share = part.sort_values("seed_share").to_dict("records")
-        rows.append([*map(str, design), *(" / ".join(f"{100 * one[name]:.1f}" for name in names) for one in by_share)])
+        rows.append([*map(str, design), *(" / ".join(f"{100 * part_[name]:.1f}" for name in names) for part_ in by_share)])
     ours, textbook = ((table[name] - table["simulated"]).abs().max() for name in names[1:])
     return f"""## Power
 

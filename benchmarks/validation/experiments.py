@@ -118,18 +118,18 @@ def null_rates(group: str, worlds: Iterable[World], nulls: int, seed: int, *, wr
     rows = []
     for world in worlds:
         rng, others = stream(world, seed, "nulls"), stream(world, seed, "resamples")
-        tests = [one for one in WRONG_TESTS if wrong and one.concerns(world.paired, world.cluster_size > 1)]
+        tests = [wrong_test for wrong_test in WRONG_TESTS if wrong and wrong_test.concerns(world.paired, world.cluster_size > 1)]
         on_all = ON_ALL_DATA if 2 not in (*world.seeds, world.clusters) else {INTERVAL: contrast}
-        found: dict[str, list[Array]] = {name: [] for name in (*on_all, *(one.label for one in tests))}
+        p_values_by_test: dict[str, list[Array]] = {name: [] for name in (*on_all, *(wrong_test.label for wrong_test in tests))}
         counted = 0
         for data in simulated(world, rng, nulls):
             for name, p_values in on_all.items():
-                found[name].append(p_values(data))
+                p_values_by_test[name].append(p_values(data))
             part = data.first(min(len(data.a), RESAMPLED_NULLS - counted))
             counted += len(part.a)
-            for one in tests if len(part.a) else ():
-                found[one.label].append(one.p_values(part, others))
-        rows += [_rejections(group, world, test, np.concatenate(p_values)) for test, p_values in found.items()]
+            for wrong_test in tests if len(part.a) else ():
+                p_values_by_test[wrong_test.label].append(wrong_test.p_values(part, others))
+        rows += [_rejections(group, world, test, np.concatenate(p_values)) for test, p_values in p_values_by_test.items()]
     return pd.DataFrame(rows)
 
 
@@ -144,7 +144,7 @@ def bootstrap_rates(group: str, worlds: Iterable[World], nulls: int, draws: int,
     Worlds with fewer seeds than it makes a shape of are left out: its interval is the contrast's there.
     """
     rows = []
-    for world in (one for one in worlds if min(one.seeds) >= SHAPE_SEEDS):
+    for world in (world_ for world_ in worlds if min(world_.seeds) >= SHAPE_SEEDS):
         p_values: list[float] = []
         for data in simulated(world, stream(world, seed, "bootstrap"), nulls):
             clustered = Data(*data.by_cluster, world.paired)
@@ -165,8 +165,8 @@ def verdict(world: World, rate: float, n: int) -> str:
     """Which bound the rate misses by more than two binomial standard errors (those of n draws at the bound itself), or ''."""
     if rate > MOST + 2 * binomial_error(MOST, n):
         return f"above {100 * MOST:.0f} %"
-    asked = world.seed_share >= NOT_NEGLIGIBLE and world.clusters >= ENOUGH_CLUSTERS and min(world.seeds) > 2
-    if asked and rate < LEAST - 2 * binomial_error(LEAST, n):
+    bounded_below = world.seed_share >= NOT_NEGLIGIBLE and world.clusters >= ENOUGH_CLUSTERS and min(world.seeds) > 2
+    if bounded_below and rate < LEAST - 2 * binomial_error(LEAST, n):
         return f"below {100 * LEAST:.0f} %"
     return ""
 
@@ -211,8 +211,8 @@ def coverage(n: int, seed: int) -> pd.DataFrame:
                     low, high = data.difference - half, data.difference + half
                     missed += (low > world.effect).sum(), (high < world.effect).sum()
                 bounded = verdict(world, missed.sum() / n, n)
-                found = {"covered": 1 - missed.sum() / n, "interval_too_high": missed[0] / n, "interval_too_low": missed[1] / n}
-                rows.append({**described(world), "draws": n, **found, "misses": bounded})
+                rates = {"covered": 1 - missed.sum() / n, "interval_too_high": missed[0] / n, "interval_too_low": missed[1] / n}
+                rows.append({**described(world), "draws": n, **rates, "misses": bounded})
     return pd.DataFrame(rows)
 
 
@@ -226,12 +226,12 @@ def families(n: int, seed: int) -> pd.DataFrame:
                 rng, any_raw, any_holm = stream(world, seed, "families"), 0, 0
                 for size in batches(world, n):
                     reference, *rivals = draw(world, rng, size, rivals=PAIRS_IN_FAMILY)
-                    p_values = np.stack([contrast(Data(one, reference, paired)) for one in rivals], axis=1)  # (n, pairs)
+                    p_values = np.stack([contrast(Data(rival, reference, paired)) for rival in rivals], axis=1)  # (n, pairs)
                     any_raw += int((p_values < LEVEL).any(1).sum())
                     any_holm += sum(bool((holm(row) < LEVEL).any()) for row in p_values)
-                found = {"pairs": PAIRS_IN_FAMILY, "uncorrected": any_raw / n, "holm": any_holm / n}
+                rates = {"pairs": PAIRS_IN_FAMILY, "uncorrected": any_raw / n, "holm": any_holm / n}
                 high = any_holm / n > MOST + 2 * binomial_error(MOST, n)
-                rows.append({**described(world), "families": n, **found, "misses": f"above {100 * MOST:.0f} %" if high else ""})
+                rows.append({**described(world), "families": n, **rates, "misses": f"above {100 * MOST:.0f} %" if high else ""})
     return pd.DataFrame(rows)
 
 
@@ -249,7 +249,7 @@ def powers(n: int, seed: int) -> pd.DataFrame:
                 }  # fmt: skip
                 effect = minimum_detectable_effect(**design, power=POWER)
                 world = World((s, s), share, LARGE_METHOD_SD, paired, effect=effect)
-                found = sum(int((contrast(data) < LEVEL).sum()) for data in simulated(world, stream(world, seed, "power"), n)) / n
+                rejected = sum(int((contrast(data) < LEVEL).sum()) for data in simulated(world, stream(world, seed, "power"), n)) / n
                 promised = {"predicted": power(effect, **design), "noncentral_t": noncentral_t_power(effect, **design)}
-                rows.append({**described(world), "effect": round(effect, 6), "draws": n, "simulated": found, **promised})
+                rows.append({**described(world), "effect": round(effect, 6), "draws": n, "simulated": rejected, **promised})
     return pd.DataFrame(rows)

@@ -15,7 +15,9 @@ SHARE_NAMES: dict[Any, str] = {share: f"{name} seed SD" for name, share in SEED_
 def filled(text: str) -> str:
     """Prose broken at WIDTH columns; headings, tables, lists and code as they are."""
     kept, whole = ("#", "|", "-", "    "), textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
-    return "\n\n".join(one if one.startswith(kept) else whole.fill(" ".join(one.split())) for one in text.split("\n\n"))
+    return "\n\n".join(
+        paragraph if paragraph.startswith(kept) else whole.fill(" ".join(paragraph.split())) for paragraph in text.split("\n\n")
+    )
 
 
 def of_group(table: pd.DataFrame, group: str) -> pd.DataFrame:
@@ -30,8 +32,8 @@ def of_group(table: pd.DataFrame, group: str) -> pd.DataFrame:
 def by_share(table: pd.DataFrame, by: Sequence[str]) -> str:
     """A row for each combination of `by`, a column for each pairing and seed share; what else tells cells apart is joined by " / "."""
     cells: dict[tuple[Any, ...], list[str]] = {}
-    for one in table.to_dict("records"):
-        cells.setdefault((*(one[name] for name in by), one["pairing"], one["seed_share"]), []).append(marked(one))
+    for row in table.to_dict("records"):
+        cells.setdefault((*(row[name] for name in by), row["pairing"], row["seed_share"]), []).append(marked(row))
     kinds = [(pairing, share) for pairing in dict.fromkeys(table["pairing"]) for share in sorted(table["seed_share"].unique())]
     keys = dict.fromkeys(cell[: len(by)] for cell in cells)
     rows = [[*map(str, key), *(" / ".join(cells.get((*key, *kind), [])) for kind in kinds)] for key in keys]

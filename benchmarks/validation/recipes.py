@@ -72,7 +72,7 @@ def satterthwaite(data: Data, _: np.random.Generator | None = None) -> Array:
     arms = [data.by_cluster[0] - data.by_cluster[1]] if data.paired else list(data.by_cluster)
     seeds = [arm.mean(2).var(1, ddof=1) / arm.shape[1] for arm in arms]
     rest = data.error.variance - sum(seeds)
-    inverse = sum(one**2 / (arm.shape[1] - 1) for one, arm in zip(seeds, arms, strict=True)) + rest**2 / (arms[0].shape[2] - 1)
+    inverse = sum(term**2 / (arm.shape[1] - 1) for term, arm in zip(seeds, arms, strict=True)) + rest**2 / (arms[0].shape[2] - 1)
     return two_sided(data.difference, data.error.variance, data.error.variance**2 / inverse)
 
 

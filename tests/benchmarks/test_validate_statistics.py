@@ -19,6 +19,8 @@ from run_folder import frame, scored, write_run
 from validation import end_to_end, experiments, misses, recipes, worlds
 from validation.worlds import World, draw, members
 
+pytestmark = pytest.mark.slow
+
 NULLS = 2000
 
 
@@ -113,8 +115,8 @@ def test_splits_are_disjoint_halves() -> None:
 
 def test_scores_of_a_run_folder(tmp_path: Path) -> None:
     """Final round 1 only; prompt p2 lacks a row in seed 1 and is left out."""
-    made = {("rjs", 0, 0): (9, 9, 9), ("rjs", 0, 1): (1, 2, 3), ("rjs", 1, 1): (4, 5, float("nan"))}
-    run = read_run(write_run(tmp_path / "run", {"scores": scored(made), "ledger": frame("ledger", [("rjs", 0, "flops", 1.0, 2.0)])}))
+    rounds = {("rjs", 0, 0): (9, 9, 9), ("rjs", 0, 1): (1, 2, 3), ("rjs", 1, 1): (4, 5, float("nan"))}
+    run = read_run(write_run(tmp_path / "run", {"scores": scored(rounds), "ledger": frame("ledger", [("rjs", 0, "flops", 1.0, 2.0)])}))
     scores, weights = end_to_end.arm_matrix(run, "rjs", "ground_truth")
     assert (scores @ weights).tolist() == [[1, 2], [4, 5]]
 
@@ -122,8 +124,8 @@ def test_scores_of_a_run_folder(tmp_path: Path) -> None:
 def test_a_miss_is_beyond_the_bound_by_more_than_two_errors() -> None:
     """At 10,000 data sets two errors are 0.47 points at 6 % and 0.39 at 4 %."""
     large, none = World((5, 5), 0.95), World((5, 5))
-    found = [experiments.verdict(large, share, 10_000) for share in (0.065, 0.064, 0.037, 0.036)]
-    assert found == ["above 6 %", "", "", "below 4 %"]
+    result = [experiments.verdict(large, share, 10_000) for share in (0.065, 0.064, 0.037, 0.036)]
+    assert result == ["above 6 %", "", "", "below 4 %"]
     assert experiments.verdict(none, 0.01, 10_000) == ""
 
 
@@ -159,12 +161,12 @@ def test_the_interval_leaves_out_0_where_the_p_value_is_below_5_percent() -> Non
 
 
 def test_the_bootstrap_is_measured_where_it_is_not_the_contrast() -> None:
-    found = experiments.bootstrap_rates("slice", [World((3, 3), prompts=20), World((5, 5), prompts=20)], nulls=3, draws=100, seed=0)
-    assert list(found["seeds_a"]) == [5]
+    result = experiments.bootstrap_rates("slice", [World((3, 3), prompts=20), World((5, 5), prompts=20)], nulls=3, draws=100, seed=0)
+    assert list(result["seeds_a"]) == [5]
 
 
 def test_two_seeds_are_measured_by_their_interval_and_asked_for_no_more_than_six_percent() -> None:
-    found = experiments.null_rates("slice", [World((2, 2), 0.4, prompts=10)], 200, seed=0, wrong=False)
-    assert list(found["test"]) == [experiments.INTERVAL]
+    result = experiments.null_rates("slice", [World((2, 2), 0.4, prompts=10)], 200, seed=0, wrong=False)
+    assert list(result["test"]) == [experiments.INTERVAL]
     assert experiments.verdict(World((2, 2), 0.95), 0.01, 10_000) == ""
     assert experiments.verdict(World((2, 2), 0.95), 0.08, 10_000) == "above 6 %"

@@ -23,6 +23,8 @@ from apo_bench.training import checkpoints as kept
 from apo_bench.training.checkpoints import COMPLETE, Checkpoints
 from apo_bench.training.trainer import train_policy, train_reward_model
 
+pytestmark = pytest.mark.slow
+
 FORGETFUL = {**LLAMA, "attention_dropout": 0.2}
 BERT = {
     "model_type": "bert", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,

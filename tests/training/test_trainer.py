@@ -24,6 +24,8 @@ from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.trainer import Fit, fit, train_policy, train_reward_model
 from apo_bench.types import Demonstration, Group, Pair
 
+pytestmark = pytest.mark.slow
+
 
 def fit_policy(data: Sequence[Any], recipe: Recipe, scratch: Path, loss: PolicyLoss | None = None, seed: int = 0) -> tuple[Any, Fit]:
     loss = loss or SFTLoss()

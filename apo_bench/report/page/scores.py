@@ -47,7 +47,7 @@ def main_table(run: Run, frames: Mapping[str, pd.DataFrame]) -> Markup:
         cells = [_cell(means.get((arm, *column)), places[column].get(arm)) for column in columns]
         cells += [_win_rates(frames["judged"], judge, arm) for judge in judges]
         cells += [_metric(means, arm, one) for one in also]
-        clusters = run.final.loc[run.final["arm"] == arm, "cluster_id"].nunique()
+        clusters = run.final_scores.loc[run.final_scores["arm"] == arm, "cluster_id"].nunique()
         cells.append([str(len(run.arm_seeds.get(arm, []))), el("span", f"{clusters} clusters", class_="sd")])
         label = join([key(run.arms.index(arm)), " ", code(arm)])
         rows.append(_row(label, str(run.final_round.get(arm, MISSING)), cells))
@@ -58,7 +58,7 @@ def main_table(run: Run, frames: Mapping[str, pd.DataFrame]) -> Markup:
 
 def final_means(run: Run) -> Means:
     """Mean and SD over the seeds that came through, of scores by axis and of the KL (`kl`, or its bound `kl_bound`) on all axes."""
-    parts = [results.seed_means(run.final, axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
+    parts = [results.seed_means(run.final_scores, axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
     metrics = results.exclude_failed(run.tables["metrics"], run.failed)
     metrics = metrics[(metrics["axis"] == POOLED) & metrics["metric"].isin(["kl", "kl_bound"])].dropna(subset=["value"])
     metrics = metrics[metrics["round"] == metrics["arm"].map(run.final_round)].rename(columns={"metric": "scorer"})
@@ -148,7 +148,7 @@ def published_numbers(run: Run, found: pd.DataFrame) -> Markup:
             (*cells[:2], cells[2:6], cells[6], cells[7:]) for cells in published.comparison_cells(found)
         )
     ]
-    heads = published.HEADS[1:]
+    heads = published.HEADERS[1:]
     said = published.comparison_caveats(run, published.read_published(published.find_published(source)), found)
     return join([table(name(f"{source} beside this run"), heads, rows), el("ul", *[el("li", name(line)) for line in said])])
 

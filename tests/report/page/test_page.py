@@ -122,7 +122,7 @@ def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path,
     assert "apo_rjs - rjs win rate, %35.7836.43+0.65 (\u22121.30 to +2.60)0.65" in text
     for line in published.comparison_caveats(run, rows, frames["beside"]):
         assert visible(line) in text
-    assert "not known: against what they were won" in text
+    assert "unknown: against what they were won" in text
     assert "All responses are in tables/responses.parquet" in text
 
 
