@@ -183,7 +183,7 @@ class _Trial:
             split: tuple(reversed(self.task.pairs[split])) if split in ("gold", "dev", "test") else pairs
             for split, pairs in self.task.pairs.items()
         }
-        prompts = {split: () if split in ("gold", "dev", "test") else asked for split, asked in self.task.prompts.items()}
+        prompts = {split: () if split in ("gold", "dev", "test") else prompts for split, prompts in self.task.prompts.items()}
         lab, store = self.run("first", task=dataclasses.replace(self.task, pairs=changed, prompts=prompts, ground_truth=None))
         assert lab.rounds == self.reference().rounds, "its result depends on held-out data"
         assert not store.built, f"with other held-out data it computed {store.built[0]}"
