@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from apo_bench.config.plugins import resolve, source_files
@@ -252,5 +253,8 @@ def _is_borrowed(module: str, name: str) -> bool:
     """Whether one of our modules has this name from elsewhere: `from apo_bench.lab import Path` is a way to files."""
     if not module.startswith("apo_bench"):
         return False
-    home = getattr(getattr(importlib.import_module(module), name, None), "__module__", "builtins")
+    value = getattr(importlib.import_module(module), name, None)
+    if value is None or isinstance(value, ModuleType):  # a module of ours leads to what it imports
+        return True
+    home = getattr(value, "__module__", "builtins")
     return home not in ("builtins", "typing") and not home.startswith("apo_bench")
