@@ -1,10 +1,10 @@
-"""What running arm-seeds through an executor costs beside the work itself.
+"""Overhead of the local executor over a plain loop.
 
     python benchmarks/executor_overhead.py [--experiment experiments/quickstart.yaml] [--arm rjs] [--seed 0] [--repeats 3]
 
-The same jobs (initial policy, gold models, one arm-seed) from nothing, each time in a fresh interpreter and a fresh folder: once by the
-local executor with one worker, once by a plain loop that calls them one after the other, without processes, pipes or progress files. Both
-import torch once. Prints the ratio of the two wall times for each pair of turns, whose order alternates, and their median.
+Runs the same jobs (initial policy, gold models, one arm-seed) from scratch, each time in a fresh interpreter and folder: once with the
+local executor and one worker, once in a plain loop without processes, pipes or progress files. Both import torch once. Prints the
+ratio of the two wall times for each repeat, whose order alternates, and the median.
 """
 
 import argparse

@@ -1,9 +1,8 @@
-"""How fast is a judge behind HTTP? python benchmarks/judging_speed.py [--comparisons 1000] [--latency-ms 100] [--concurrency 64]
+"""Speed of a judge behind HTTP. python benchmarks/judging_speed.py [--comparisons 1000] [--latency-ms 100] [--concurrency 64]
 
-Comparisons in both orders against tests/chat_server.py, which takes the same time for every answer, in a process of its own on this
-machine. Ideal is calls x latency / concurrency; "bare sockets" is what the machine and the server let through when nothing is done
-with the same requests but to send them and wait. Then the same questions again, all of them known to the journal. Asked for: at least 95 %
-of ideal, and less than 2 s for the rerun. CPU is this process's own.
+Judges comparisons in both orders against tests/chat_server.py, a server with a fixed latency in a process of its own on this machine.
+Ideal is calls x latency / concurrency; "bare sockets" sends the same requests without a client library. Then the same questions again, all
+answered from the journal. Targets: at least 95 % of ideal, and less than 2 s for the rerun. CPU is that of this process.
 """
 
 import argparse
@@ -33,15 +32,15 @@ FILLER = "A sentence such as one finds in an answer to a question. " * 8
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float, float]:
-    """What came out, seconds by the clock, and seconds of CPU."""
-    gc.collect()  # what was there before is not collected on this work's time
+    """The result, wall seconds and CPU seconds."""
+    gc.collect()  # so that garbage of earlier work is not collected on this work's time
     start, cpu = time.perf_counter(), time.process_time()
     result = work()
     return result, time.perf_counter() - start, time.process_time() - cpu
 
 
 async def bare(port: int, bodies: list[bytes], concurrency: int) -> None:
-    """Sends the bodies, so many at a time, and reads the answers."""
+    """Sends the bodies, `concurrency` at a time, and reads the answers."""
     left = iter(bodies)
 
     async def worker() -> None:

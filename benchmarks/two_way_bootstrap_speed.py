@@ -1,8 +1,8 @@
-"""How fast is the two-way bootstrap? python benchmarks/two_way_bootstrap_speed.py [--draws 10000] [--prompts 4664]
+"""Speed of the two-way bootstrap. python benchmarks/two_way_bootstrap_speed.py [--draws 10000] [--prompts 4664]
 
 12 arms x 5 seeds x 4,664 prompts of synthetic scores: all 11 contrasts against one arm with 10,000 draws of `two_way_bootstrap`, next to
 a plain loop over pandas resamples (rows of the drawn seeds and prompts joined, then averaged) and a lean one, both timed on a few draws
-of one contrast in the same process and extrapolated. Asked for: 10 s or less on two cores, at least 20 times faster, under 1 GB.
+of one contrast in the same process and extrapolated. Targets: 10 s or less on two cores, at least 20 times faster, under 1 GB.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def lean_loop(scores: pd.DataFrame, a: str, b: str, draws: int, seed: int = 0) -
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of CPU."""
+    """Wall seconds and CPU seconds."""
     start, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - cpu

@@ -77,7 +77,7 @@ def golden(
 ) -> None:
     """Write golden responses by any chat model for the reward model's prompts; existing responses are kept."""
     from apo_bench.clients.golden import golden_writer, write_golden
-    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.data.task import load_task
 
     chosen, source = parse_yaml(options, "--options"), f"--writer {writer}"
@@ -113,12 +113,12 @@ def export(
     elif format_ == "pairs":
         exported = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
-        from apo_bench.analysis.results import read_run
+        from apo_bench.analysis.results import read_responses, read_run
         from apo_bench.run.experiment import experiment_of_run
         from apo_bench.run.judges import pairs_of
 
         task = experiment_of_run(folder, Path.cwd())[1]
-        exported = exporting.export_annotate(pairs_of(read_run(folder), folder, task), out, seed=seed, per_pair=per_pair)
+        exported = exporting.export_annotate(pairs_of(read_run(folder), read_responses(folder), task), out, seed=seed, per_pair=per_pair)
     typer.echo(f"{exported.n} rows{_counted(exported.left_out, 'left out')}")
     for path in exported.paths:
         typer.echo(str(path))
@@ -157,7 +157,7 @@ def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
     """The judge that `--judge` describes, and its name. Raises InputError, naming the option and key."""
     from pydantic import ValidationError
 
-    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.config.schema import JudgeChoice
 
     file = given.endswith((".yaml", ".yml"))

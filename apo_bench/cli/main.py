@@ -57,8 +57,6 @@ def run(
     if dry_run:
         terminal.print_preview(result.preview)
         return
-    if result.set_aside:
-        typer.echo(f"the earlier run is now {result.set_aside}", err=True)
     if result.n_left:
         typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
     elif result.varied:
@@ -232,7 +230,7 @@ def check_method(
     with_: Annotated[str, typer.Option("--with", metavar="YAML", help="Its parameters, such as '{rounds: 2}'.")] = "{}",
 ) -> None:
     """Check a method against the contract that every method keeps."""
-    from apo_bench.config.load import parse_yaml
+    from apo_bench.config.plain_yaml import parse_yaml
 
     parameters = parse_yaml(with_, "--with")
     if not isinstance(parameters, dict):
@@ -285,7 +283,7 @@ def _numbers(seeds: str | None) -> tuple[int, ...] | None:
 
 
 def _overrides(assignments: list[str] | None) -> dict[str, Any]:
-    from apo_bench.config.load import parse_yaml
+    from apo_bench.config.plain_yaml import parse_yaml
 
     overrides: dict[str, Any] = {}
     for assignment in assignments or ():

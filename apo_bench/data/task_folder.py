@@ -22,6 +22,7 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from apo_bench.config.plain_yaml import read_yaml
 from apo_bench.config.python_files import load_python_file
 from apo_bench.data.splits import check_shares
 from apo_bench.errors import InputError
@@ -124,18 +125,9 @@ _TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_s
 
 def read_description(path: Path) -> Description:
     """A task's YAML, validated. Raises InputError."""
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a task's folder holds a YAML of its own name") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a task's folder holds a YAML of its own name")
+    tree = read_yaml(path, str(path), _TaskLoader)
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("apo_bench"), dict):
         raise InputError(f"{path}: metadata.apo_bench: missing")

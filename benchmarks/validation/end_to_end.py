@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import Run, read_run
-from validation.experiments import LEVEL, SEEDS
-from validation.recipes import ON_ALL_DATA, WRONG_TESTS, Data
-from validation.worlds import Array
+from validation.compared_tests import ALTERNATIVE_TESTS, ON_ALL_DATA, Data
+from validation.rejection_rates import LEVEL, SEEDS
+from validation.simulated_worlds import Array
 
 BATCH = 200  # splits at a time
 
@@ -45,7 +45,7 @@ def end_to_end(folder: Path, splits: int, seed: int) -> pd.DataFrame:
 
 def _rates(scores: Array, members: Array, n_seeds: int, splits: int, rng: np.random.Generator) -> list[dict[str, object]]:
     tests = ON_ALL_DATA | {
-        wrong_test.label: wrong_test.p_values for wrong_test in WRONG_TESTS if wrong_test.concerns(paired=False, clustered=True)
+        alternative.label: alternative.p_values for alternative in ALTERNATIVE_TESTS if alternative.concerns(paired=False, clustered=True)
     }
     rejected = dict.fromkeys(tests, 0)
     for start in range(0, splits, BATCH):

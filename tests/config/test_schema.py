@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
-from apo_bench.config.load import load_experiment, parse_yaml
+from apo_bench.config.load import load_experiment
+from apo_bench.config.plain_yaml import parse_yaml
 from apo_bench.config.schema import Experiment, NeuralReward, NgramReward
 from apo_bench.errors import InputError
 

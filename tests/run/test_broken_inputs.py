@@ -26,7 +26,7 @@ from tiny_world import tiny_tree
 from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
-from apo_bench.config.load import parse_yaml
+from apo_bench.config.plain_yaml import parse_yaml
 from apo_bench.shipped import shipped_root
 
 Place = tuple[Any, ...]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from command_line import write_experiment
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import tiny_bench, tiny_task, tiny_tree
 
 from apo_bench.analysis.power import primary_power
-from apo_bench.analysis.results import COLUMNS, Run, read_run
+from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
 from apo_bench.config.schema import Controls, Experiment, Tune
 from apo_bench.engines import open_engine
@@ -36,6 +36,7 @@ from apo_bench.run.status import read_status
 from apo_bench.run.worker import work
 from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
+from apo_bench.tables import TABLES, empty_table
 from apo_bench.types import Response, Round
 
 pytestmark = pytest.mark.slow
@@ -320,7 +321,7 @@ def drawn(number: int, effect: float, whole: float, n_seeds: int = 5, n_prompts:
     changed = small_experiment(seeds=list(range(n_seeds)), controls={"aa": True, "oracle": True, "effect": effect})
     changed = changed.model_copy(update={"compare": changed.compare.model_copy(update={"scorer": "ground_truth", "axes": ("all",)})})
     beside = [rows(AA, answers(others), aa_seeds(changed)), rows(ORACLE, answers(policies) + whole), rows(FIRST, answers(policies))]
-    tables = {name: pd.DataFrame({column: [] for column in columns}) for name, columns in COLUMNS.items()}
+    tables = {name: empty_table(name) for name in TABLES}
     return Run(changed, {}, tables | {"scores": rows(B, answers(policies)), "control_scores": pd.concat(beside)}, ())
 
 
@@ -407,17 +408,10 @@ def controlled_tree() -> dict[str, Any]:
     return tree
 
 
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run. Tests that change something take a copy."""
-    path, folder = write(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
+    path, folder = write_experiment(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
     assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     return path, folder
 
@@ -470,7 +464,9 @@ def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: P
     _, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     assert (
-        runner.run(resolve_experiment(write(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1).failures
+        runner.run(
+            resolve_experiment(write_experiment(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1
+        ).failures
         == ()
     )
     assert not (folder / "tables" / "control_scores.parquet").exists()

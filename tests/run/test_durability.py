@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from command_line import PATIENCE_S, start, write_experiment
 from tiny_world import tiny_tree
 
 from apo_bench.run import runner
@@ -23,8 +23,6 @@ from apo_bench.run.status import read_status
 
 pytestmark = pytest.mark.slow
 
-MAIN = "from apo_bench.cli.main import main; main()"
-PATIENCE_S = 300
 KILLS = 30
 OF_THIS_RUN = ("timings.parquet", "measured.csv", "measured.md", "report.json")  # files with measured times, or checksums of such files
 MOMENTS_S = (0.0, 16.0)  # after a start; an undisturbed run of the experiment takes about as long as the later one
@@ -40,19 +38,6 @@ def tree() -> dict[str, Any]:
     return changed
 
 
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def start(*words: str | Path) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, so that it can be killed with its workers."""
-    command = [sys.executable, "-c", MAIN, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
 def products(folder: Path) -> dict[str, bytes]:
     """All rows and the whole report; measured times apart, which the page shows in one place, with the hash of their table in another."""
     paths = [path for room in ("tables", "report") for path in sorted((folder / room).rglob("*")) if path.is_file()]
@@ -66,7 +51,7 @@ def products(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("experiments"), tree())
+    return write_experiment(tmp_path_factory.mktemp("experiments"), tree())
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +179,7 @@ def test_an_arm_that_lacks_memory_fails_alone_and_goes_on_when_there_is_some(tmp
     (tmp_path / "greedy.py").write_text(GREEDY)
     changed = tiny_tree()
     changed["arms"]["greedy"] = {"use": "greedy.py@Greedy", "marker": str(tmp_path / "room")}
-    path, folder = write(tmp_path, changed), tmp_path / "run"
+    path, folder = write_experiment(tmp_path, changed), tmp_path / "run"
     process = start("run", path, "--out", folder)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, errors

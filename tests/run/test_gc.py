@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from command_line import write_experiment
 from filelock import FileLock
 from tiny_world import tiny_tree
 
@@ -36,13 +36,6 @@ def files(folder: Path) -> Files:
     }
 
 
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
 def changed() -> dict[str, Any]:
     """The tiny experiment with another learning rate for rjs."""
     tree = tiny_tree()
@@ -54,7 +47,7 @@ def changed() -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run. Tests that change something take a copy."""
     root = tmp_path_factory.mktemp("done")
-    assert runner.run(resolve_experiment(write(root, tiny_tree()), None, root / "run"), workers=2).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(root, tiny_tree()), None, root / "run"), workers=2).failures == ()
     return root / "run"
 
 
@@ -125,7 +118,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     Back at the old rate they are made again, to the same tables."""
     of_rjs = [json.loads((done / "store" / "arm_seeds" / f"rjs.{seed}.json").read_text())["rounds"][1] for seed in (0, 1)]
     earlier = {round_[what] for round_ in of_rjs for what in ("policy", "evaluation")}
-    path = write(tmp_path / "changed", changed())
+    path = write_experiment(tmp_path / "changed", changed())
     assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     before, present, content = tables(folder), artifacts(folder), files(folder)
 
@@ -150,7 +143,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     assert sweep(folder).paths == ()
 
     replayed(path, folder)
-    assert runner.run(resolve_experiment(write(tmp_path / "back", tiny_tree()), None, folder), workers=2).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "back", tiny_tree()), None, folder), workers=2).failures == ()
     assert earlier <= set(artifacts(folder))
     assert tables(folder) == tables(done)
 
@@ -160,7 +153,7 @@ def test_a_sweep_leaves_all_that_the_methods_did(done: Path, folder: Path, tmp_p
     swept = {path.name for path in sweep(folder).paths}
     kept = {key: (path / "timing.json").stat().st_mtime_ns for key, path in artifacts(folder).items()}
     shutil.rmtree(folder / "store" / "arm_seeds")
-    assert runner.run(resolve_experiment(write(tmp_path, tiny_tree()), None, folder), workers=2).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path, tiny_tree()), None, folder), workers=2).failures == ()
     now = {key: (path / "timing.json").stat().st_mtime_ns for key, path in artifacts(folder).items()}
     assert kept.items() <= now.items()
     assert set(now) - set(kept) == swept
@@ -170,9 +163,12 @@ def test_a_sweep_leaves_all_that_the_methods_did(done: Path, folder: Path, tmp_p
 
 def test_a_seed_that_was_taken_out_can_come_back(done: Path, folder: Path, tmp_path: Path) -> None:
     """Its record would be taken as it is, so what it names stays."""
-    assert runner.run(resolve_experiment(write(tmp_path / "fewer", tiny_tree() | {"seeds": [0]}), None, folder), workers=1).failures == ()
+    assert (
+        runner.run(resolve_experiment(write_experiment(tmp_path / "fewer", tiny_tree() | {"seeds": [0]}), None, folder), workers=1).failures
+        == ()
+    )
     sweep(folder)
-    assert runner.run(resolve_experiment(write(tmp_path / "again", tiny_tree()), None, folder), workers=1).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1).failures == ()
     assert tables(folder) == tables(done)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from command_line import MAIN, PATIENCE_S, finished, start, write_experiment
 from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench.config.load import load_experiment
@@ -31,8 +32,6 @@ from apo_bench.store import RunStore
 
 pytestmark = pytest.mark.slow
 
-MAIN = "from apo_bench.cli.main import main; main()"
-PATIENCE_S = 300
 KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "bin", "unit", "measure"}
 COLUMNS = {
     "scores": ["arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"],
@@ -43,27 +42,6 @@ COLUMNS = {
     "ledger": ["arm", "seed", "unit", "used", "marginal", "budget"],
     "timings": ["arm", "seed", "measure", "value"],
 }
-
-
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def start(*words: str | Path) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, so that it can be killed with its workers."""
-    command = [sys.executable, "-c", MAIN, *map(str, words)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests started in the background would ignore it
-    )  # fmt: skip
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, errors
 
 
 def go(*words: str | Path) -> tuple[int, str]:
@@ -81,7 +59,7 @@ def artifacts(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("experiments"), tiny_tree())
+    return write_experiment(tmp_path_factory.mktemp("experiments"), tiny_tree())
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +145,7 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
     """56 samples of apo_rjs are 8 prompts x 7 of rjs's one round; see tests/test_plan_fitting.py."""
     tree = tiny_tree() | {"seeds": [0]}
     tree["arms"]["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
-    experiment, folder = write(tmp_path / "experiments", tree), tmp_path / "run"
+    experiment, folder = write_experiment(tmp_path / "experiments", tree), tmp_path / "run"
     assert not runner.run(resolve_experiment(experiment, None, folder), workers=2).failures
     used = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'")
     assert used.groupby("arm")["used"].sum().to_dict() | {"_bench": 0} == {"rjs": 56, "apo_rjs": 56, "_bench": 0}
@@ -278,7 +256,7 @@ def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> No
     tree["budget"]["sampled_responses"] = 40
     tree["arms"] |= {"broken": {"use": "methods.py@Broken"}, "idle": {"use": "methods.py@Idle"}}
     tree["seeds"] = [0]
-    path = write(tmp_path / "failing", tree)
+    path = write_experiment(tmp_path / "failing", tree)
     method = "@dataclass(frozen=True)\nclass {}:\n    def run(self, lab):\n        {}\n"
     (path.parent / "methods.py").write_text(
         "from dataclasses import dataclass\n" + method.format("Broken", "1 / 0") + method.format("Idle", "lab.pairs()")
@@ -309,7 +287,7 @@ def test_what_a_method_raises_steers_no_terminal_and_no_report(done: Path, tmp_p
     tree = tiny_tree()
     tree["seeds"] = [0]
     tree["arms"]["rude"] = {"use": "methods.py@Rude"}
-    path = write(tmp_path / "rude", tree)
+    path = write_experiment(tmp_path / "rude", tree)
     raising = r"raise RuntimeError('\x1b[2J\x1b]0;pwn\x07 \u202eevil')"
     (path.parent / "methods.py").write_text(
         f"from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Rude:\n    def run(self, lab):\n        {raising}\n"
@@ -333,7 +311,7 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     tree = tiny_tree()
     tree["arms"]["rjs"]["learning_rate"] = 5e-3
     records = {record.name: record.stat().st_mtime_ns for record in (folder / "store" / "arm_seeds").iterdir()}
-    assert runner.run(resolve_experiment(write(tmp_path / "changed", tree), None, folder), workers=1).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "changed", tree), None, folder), workers=1).failures == ()
     progress = {line.partition("] ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[")}
     assert {line for line in progress if "rjs" in line} == {"rjs seed 0: done", "rjs seed 1: done"}
     changed = {record.name for record in (folder / "store" / "arm_seeds").iterdir() if record.stat().st_mtime_ns != records[record.name]}
@@ -355,10 +333,10 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
     fewer = tiny_tree() | {"seeds": [0]}
     notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
-        runner.run(resolve_experiment(write(tmp_path / "fewer", fewer), None, folder), workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path / "fewer", fewer), None, folder), workers=1)
         assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
         assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
-    runner.run(resolve_experiment(write(tmp_path / "again", tiny_tree()), None, folder), workers=1)
+    runner.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1)
     assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
@@ -385,7 +363,7 @@ def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(don
     folder = shutil.copytree(done, tmp_path / "copy")
     tree = tiny_tree()
     tree["arms"]["rjs"]["budget"] = {"human_pairs": 20}
-    assert runner.run(resolve_experiment(write(tmp_path / "own", tree), None, folder), workers=1).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "own", tree), None, folder), workers=1).failures == ()
     before, after = (pd.read_parquet(run_folder / "tables" / "ledger.parquet") for run_folder in (done, folder))
     pairs = after.query("unit == 'human_pairs' and arm != '_bench'").set_index(["arm", "seed"])
     expected = {("apo_rjs", 0): 32, ("apo_rjs", 1): 32, ("rjs", 0): 20, ("rjs", 1): 20}
@@ -412,7 +390,7 @@ def judged(done: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     }
     tree["judging"], tree["compare"]["scorer"] = {"audit_pairs": 30}, "judge/sim"
     shutil.copytree(done, root / "run")
-    path = write(root, tree)
+    path = write_experiment(root, tree)
     assert runner.run(resolve_experiment(path, None, root / "run"), workers=1).failures == ()
     return path, root / "run"
 
@@ -450,7 +428,7 @@ def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(ju
     journal_before = journal.read_bytes()
     tree = yaml.safe_load(path.read_text())
     tree["judges"]["other"] = {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 1.0}
-    assert runner.run(resolve_experiment(write(tmp_path, tree), None, copy), workers=1).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, copy), workers=1).failures == ()
     assert journal.read_bytes() == journal_before
     assert set(pd.read_parquet(copy / "tables" / "judgments.parquet")["judge"]) == {"sim", "gold", "other"}
 
@@ -468,12 +446,12 @@ def test_a_judge_that_cannot_be_opened_leaves_an_earlier_answer_as_it_is(judged:
     }
     with pytest.raises(InputError, match=r"judges.gpt: api_key_env: the environment variable NO_SUCH_KEY is not set"):
         runner.run(
-            resolve_experiment(write(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy),
+            resolve_experiment(write_experiment(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy),
             workers=1,
         )
     (copy / "judges.json").write_text(json.dumps({"gpt": chat}))
     with pytest.raises(InputError, match="NO_SUCH_KEY"):
-        runner.run(resolve_experiment(write(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy), workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy), workers=1)
     assert tables(copy) == tables(folder)
     assert (copy / "report" / "report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
 
@@ -482,7 +460,7 @@ def test_a_judge_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path
     tree = tiny_tree()
     tree["judges"] = {"rm": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "absent"}}
     with pytest.raises(InputError, match=r"judges.rm: .*no gold reward model 'absent'"):
-        runner.run(resolve_experiment(write(tmp_path, tree), None, tmp_path / "run"), workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -505,7 +483,7 @@ def tuned_tree() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run."""
-    path, folder = write(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
+    path, folder = write_experiment(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
     assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     return path, folder
 
@@ -590,7 +568,7 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     tree["budget"]["sampled_responses"] = 100
     tree["arms"]["greedy"] = {"use": RJS, "rounds": 1, **SMALL_TURN}
     tree["tune"]["grids"] |= {"rjs": {"samples_per_prompt": [50, 4]}, "greedy": {"samples_per_prompt": [50, 40]}}
-    result = runner.run(resolve_experiment(write(tmp_path / "greedy", tree), None, folder), workers=1)
+    result = runner.run(resolve_experiment(write_experiment(tmp_path / "greedy", tree), None, folder), workers=1)
     message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: needs 400, has 100 left"
     assert [str(failure) for failure in result.failures] == [f"greedy, seed 0: {message}"]
     assert json.loads((folder / "manifest.json").read_text())["failures"] == [{"arm": "greedy", "seed": 0, "message": message}]
@@ -615,7 +593,7 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
 def test_a_setting_that_is_wrong_is_said_before_anything_is_written(tmp_path: Path, grid: dict[str, Any], message: str) -> None:
     tree = tuned_tree()
     tree["tune"]["grids"]["rjs"] = grid
-    path, folder = write(tmp_path, tree), tmp_path / "run"
+    path, folder = write_experiment(tmp_path, tree), tmp_path / "run"
     with pytest.raises(InputError) as caught:
         runner.run(resolve_experiment(path, None, folder), workers=1)
     assert str(caught.value).startswith(f"{path}: {message}")
@@ -629,7 +607,7 @@ def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_
     tree = tuned_tree()
     tree["arms"]["rjs"] = {"use": "methods.py@Broken"}
     tree["tune"]["grids"]["rjs"] = {"by": [0, 1]}
-    path = write(tmp_path / "broken", tree)
+    path = write_experiment(tmp_path / "broken", tree)
     (path.parent / "methods.py").write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Broken:\n    by: int = 0\n"
         "    def run(self, lab):\n        raise RuntimeError(f'by {self.by}')\n"
@@ -667,7 +645,7 @@ def test_settings_share_one_task(experiment: Path) -> None:
 )
 def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    path, folder = write(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
+    path, folder = write_experiment(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
     for out in (folder, None):
         with pytest.raises(InputError) as caught:
             runner.run(resolve_experiment(path, {key: value}, out), workers=1)
@@ -681,7 +659,7 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
     tree["models"]["policy"] |= {"path": "./no_such_model"}
     del tree["models"]["policy"]["architecture"], tree["models"]["policy"]["warmup"]
     with pytest.raises(InputError, match="no such model folder"):
-        runner.run(resolve_experiment(write(tmp_path, tree), None, tmp_path / "run"), workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 

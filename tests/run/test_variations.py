@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from command_line import write_experiment
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import tiny_tree
@@ -18,7 +18,7 @@ from apo_bench.errors import InputError
 from apo_bench.run import runner
 from apo_bench.run import variations as variation
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure
 from apo_bench.run.validate import check_experiment
 from apo_bench.run.variations import Variation, run_variations, variations
 
@@ -29,13 +29,6 @@ def experiment(vary: dict[str, Any], **policy: Any) -> Experiment:
     tree = tiny_tree() | {"vary": vary}
     tree["models"]["policy"] |= policy
     return Experiment.model_validate_json(json.dumps(tree))
-
-
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
 
 
 def test_nothing_varies() -> None:
@@ -146,7 +139,7 @@ def test_labels_are_distinct_and_safe_and_every_variation_loads(tmp_path_factory
 
 def test_a_variation_comes_after_the_users_overrides_and_leaves_them_alone(tmp_path: Path) -> None:
     """Replacing all options, and the factor itself, does not undo a level; a mapping given once reaches every variation unchanged."""
-    path = write(tmp_path, tiny_tree())
+    path = write_experiment(tmp_path, tiny_tree())
     overrides = {"task.options": {"prompts_per_cluster": 2}, "vary.world": [{"expert_share": {"a": 1}}, 5], "vary": {"world": [5, 6]}}
     before = copy.deepcopy(overrides)
     first, second = variations(load_experiment(path, {"vary": {"world": [{"label_temperature": 2.0}, 6]}}))
@@ -166,9 +159,9 @@ def refused(path: Path) -> str:
 
 def test_check_takes_every_variation(tmp_path: Path) -> None:
     tree = tiny_tree() | {"vary": {"world": [0, {"pairs_per_prompt": 2}]}}
-    assert check_experiment(write(tmp_path, tree)) == []
+    assert check_experiment(write_experiment(tmp_path, tree)) == []
     tree["vary"]["world"].append({"pair_per_prompt": 3})
-    path = write(tmp_path, tree)
+    path = write_experiment(tmp_path, tree)
     assert refused(path).startswith(f"{path}: vary: world=3: ")
     assert "options.pair_per_prompt: no such option" in refused(path)
 
@@ -178,7 +171,7 @@ def test_check_says_which_variations_a_note_is_about(tmp_path: Path) -> None:
     tree = tiny_tree()
     tree["budget"]["golden_responses"] = 0
     tree["vary"] = {"initial_policy": [{}, {"path": "a/b", "architecture": None, "warmup": None}]}
-    assert check_experiment(write(tmp_path, tree)) == [
+    assert check_experiment(write_experiment(tmp_path, tree)) == [
         "budget.golden_responses: 0, so an arm that needs any fails",
         "initial_policy=b: models.policy.path: a/b is taken for a hub id and was not checked",
     ]
@@ -187,16 +180,16 @@ def test_check_says_which_variations_a_note_is_about(tmp_path: Path) -> None:
 def test_check_refuses_a_world_seed_that_the_task_does_not_have(tmp_path: Path) -> None:
     tree = tiny_tree() | {"task": "hh", "vary": {"world": [{}, 1]}}
     tree["models"]["policy"] |= {"path": "a/b", "architecture": None, "warmup": None}
-    path = write(tmp_path, tree)
+    path = write_experiment(tmp_path, tree)
     assert refused(path).startswith(f"{path}: vary.world.1: task hh has no option world_seed; options: ")
 
 
 def test_check_names_file_and_key_of_a_bad_level(tmp_path: Path) -> None:
-    path = write(tmp_path, tiny_tree() | {"vary": {"gold": [0, -1]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"gold": [0, -1]}})
     assert refused(path).startswith(f"{path}: vary: gold=-1: models.gold.0.seeds.0: ")
-    path = write(tmp_path, tiny_tree() | {"vary": {"world": [0, 0]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [0, 0]}})
     assert refused(path) == f"{path}: vary.world.1: the same as vary.world.0"
-    path = write(tmp_path, tiny_tree() | {"vary": {"worlds": [0, 1]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"worlds": [0, 1]}})
     assert refused(path).startswith(f"{path}: vary.worlds: ")
 
 
@@ -204,7 +197,7 @@ def test_check_names_file_and_key_of_a_bad_level(tmp_path: Path) -> None:
 
 
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:
-    path, out = write(tmp_path / "experiments", tiny_tree() | {"vary": {"gold": [0, -1]}}), tmp_path / "out"
+    path, out = write_experiment(tmp_path / "experiments", tiny_tree() | {"vary": {"gold": [0, -1]}}), tmp_path / "out"
     with pytest.raises(InputError, match=r"tiny\.yaml: models\.gold\.0\.seeds\.0: "):
         run_variations(read_experiment(path), out)
     with pytest.raises(InputError, match=r"tiny\.yaml: vary\.gold\.1: the same as vary\.gold\.0"):
@@ -213,7 +206,7 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_an_ordinary_run_is_left_alone(tmp_path: Path) -> None:
-    path = write(tmp_path, tiny_tree() | {"vary": {"world": [0, 1]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [0, 1]}})
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds a run without vary; give another folder or name$"):
         run_variations(read_experiment(path), tmp_path)
@@ -222,7 +215,7 @@ def test_the_folder_of_an_ordinary_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_fails_in_one_variation_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A level that only the runner refuses (the task has no such option), and an arm that fails: both are named, in order."""
-    path = write(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})
     calls: list[Any] = []
 
     def run(resolved: ResolvedExperiment, workers: int, variation: dict[str, Any], **_: Any) -> runner.RunResult:
@@ -246,7 +239,7 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree["arms"]["apo_rjs"]["rounds"] = 1
     tree["models"]["gold"][0]["seeds"] = [0]
     tree["compare"]["scorer"] = "ground_truth"
-    return write(tmp_path_factory.mktemp("experiments"), tree)
+    return write_experiment(tmp_path_factory.mktemp("experiments"), tree)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What is measured: rejections of true nulls, coverage, families of pairs, power. Tables out; every cell draws from its own stream."""
+"""Simulated rates: rejections of true nulls, coverage, families of pairs, power. Every cell draws from its own random stream."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ from apo_bench.stats import contrast as public_contrast
 from apo_bench.stats import holm, two_way_bootstrap
 from apo_bench.stats.bootstrap import SHAPE_SEEDS
 from apo_bench.stats.power_analysis import minimum_detectable_effect, noncentral_t_power, power
-from validation.recipes import CONTRAST, ON_ALL_DATA, RESAMPLED_NULLS, WRONG_TESTS, Data, contrast
-from validation.worlds import LARGE_METHOD_SD, SEED_SHARES, Array, P, World, batches, draw, members, ordinary_share
+from validation.compared_tests import ALTERNATIVE_TESTS, CONTRAST, ON_ALL_DATA, RESAMPLED_NULLS, Data, contrast
+from validation.simulated_worlds import LARGE_METHOD_SD, SEED_SHARES, Array, P, World, batches, draw, members, ordinary_share
 
 BOOTSTRAP = "two_way_bootstrap"
 INTERVAL = "the contrast's interval"  # of two seeds or two clusters: no p-value; how often it leaves out the truth
@@ -92,7 +92,7 @@ GROUPS = {"grid": grid, "shapes": other_shapes, "unequal": unequal_seeds, "sweep
 
 
 def stream(world: World, seed: int, purpose: str) -> np.random.Generator:
-    """Named by the cell, so that adding or leaving out cells changes no other."""
+    """A random stream named by the cell, so that adding or removing cells changes no other."""
     return np.random.default_rng([seed, zlib.crc32(f"{purpose} {world!r}".encode())])
 
 
@@ -118,17 +118,17 @@ def null_rates(group: str, worlds: Iterable[World], nulls: int, seed: int, *, wr
     rows = []
     for world in worlds:
         rng, others = stream(world, seed, "nulls"), stream(world, seed, "resamples")
-        tests = [wrong_test for wrong_test in WRONG_TESTS if wrong and wrong_test.concerns(world.paired, world.cluster_size > 1)]
+        tests = [alternative for alternative in ALTERNATIVE_TESTS if wrong and alternative.concerns(world.paired, world.cluster_size > 1)]
         on_all = ON_ALL_DATA if 2 not in (*world.seeds, world.clusters) else {INTERVAL: contrast}
-        p_values_by_test: dict[str, list[Array]] = {name: [] for name in (*on_all, *(wrong_test.label for wrong_test in tests))}
+        p_values_by_test: dict[str, list[Array]] = {name: [] for name in (*on_all, *(alternative.label for alternative in tests))}
         counted = 0
         for data in simulated(world, rng, nulls):
             for name, p_values in on_all.items():
                 p_values_by_test[name].append(p_values(data))
             part = data.first(min(len(data.a), RESAMPLED_NULLS - counted))
             counted += len(part.a)
-            for wrong_test in tests if len(part.a) else ():
-                p_values_by_test[wrong_test.label].append(wrong_test.p_values(part, others))
+            for alternative in tests if len(part.a) else ():
+                p_values_by_test[alternative.label].append(alternative.p_values(part, others))
         rows += [_rejections(group, world, test, np.concatenate(p_values)) for test, p_values in p_values_by_test.items()]
     return pd.DataFrame(rows)
 
@@ -236,7 +236,7 @@ def families(n: int, seed: int) -> pd.DataFrame:
 
 
 def powers(n: int, seed: int) -> pd.DataFrame:
-    """Rejections of a false null beside what `power_analysis` promises: its `power`, and the textbook's noncentral t."""
+    """Rejections of a false null beside the predictions of `power_analysis`: `power`, and the textbook's noncentral t."""
     rows = []
     for s in SEEDS:
         for paired in (True, False):

@@ -1,4 +1,4 @@
-"""The page that reports the validation: plain words, tables in %, and every cell that misses a bound."""
+"""The page of the validation: text, tables in %, and every cell that misses a bound."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.stats.bootstrap import SHAPE_SEEDS
-from validation.experiments import (
+from validation.compared_tests import ALTERNATIVE_TESTS, CONTRAST, RESAMPLED_NULLS, RESAMPLES, SATTERTHWAITE
+from validation.markdown_tables import SHARE_NAMES, by_share, filled, markdown, marked, named, of_group, percent_range
+from validation.missed_bounds import COLLAPSE, SKEWED_ARM, grouped, scores_of
+from validation.rejection_rates import (
     BOOTSTRAP,
     BOUNDED,
     ENOUGH_CLUSTERS,
@@ -18,15 +21,12 @@ from validation.experiments import (
     POWER,
     binomial_error,
 )
-from validation.layout import SHARE_NAMES, by_share, filled, markdown, marked, named, of_group, percent_range
-from validation.misses import COLLAPSE, SKEWED_ARM, grouped, scores_of
-from validation.recipes import CONTRAST, RESAMPLED_NULLS, RESAMPLES, SATTERTHWAITE, WRONG_TESTS
-from validation.worlds import LARGE_METHOD_SD, SEED_SHARES
+from validation.simulated_worlds import LARGE_METHOD_SD, SEED_SHARES
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much was drawn."""
+    """The sizes of the simulation."""
 
     nulls: int
     bootstrap_nulls: int
@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Tables:
-    """What was found. `disagreement`: the largest one between the p-values of frames and arrays."""
+    """The measured rates. `disagreement`: the largest difference between p-values computed from frames and from arrays."""
 
     nulls: pd.DataFrame
     coverage: pd.DataFrame
@@ -245,11 +245,15 @@ On the skewed scores and rare events [of above](#skewed-and-tied-scores):
 def _wrong(tables: Tables, _: Settings) -> str:
     table = tables.nulls[tables.nulls["group"].isin(["grid", "unequal"]) & (tables.nulls["test"] != BOOTSTRAP)]
     rows = []
-    for test in [CONTRAST, SATTERTHWAITE, *(part_.label for part_ in WRONG_TESTS)]:
+    for test in [CONTRAST, SATTERTHWAITE, *(alternative.label for alternative in ALTERNATIVE_TESTS)]:
         part = table[table["test"] == test]
         by_share = [part[part["seed_share"] == share] for share in SEED_SHARES.values()]
         rows.append(
-            [test, *(percent_range(part_["rejected"]) for part_ in by_share), f"{(part['rejected'] > MOST).mean():.0%} of {len(part)}"]
+            [
+                test,
+                *(percent_range(share_rows["rejected"]) for share_rows in by_share),
+                f"{(part['rejected'] > MOST).mean():.0%} of {len(part)}",
+            ]
         )
     headers = ["test", *SHARE_NAMES.values(), f"cells above {100 * MOST:.0f} %"]
     return f"""## The tests people make instead
@@ -301,7 +305,7 @@ def _power(tables: Tables, counts: Settings) -> str:
     names, rows = ("simulated", "predicted", "noncentral_t"), []
     for design, part in table.groupby(["seeds_a", "pairing"]):
         by_share = part.sort_values("seed_share").to_dict("records")
-        rows.append([*map(str, design), *(" / ".join(f"{100 * part_[name]:.1f}" for name in names) for part_ in by_share)])
+        rows.append([*map(str, design), *(" / ".join(f"{100 * share_rows[name]:.1f}" for name in names) for share_rows in by_share)])
     ours, textbook = ((table[name] - table["simulated"]).abs().max() for name in names[1:])
     return f"""## Power
 
@@ -317,7 +321,8 @@ def _end_to_end(tables: Tables, counts: Settings) -> str:
         return "## End to end\n\nNot made: needs `--run`, a finished run folder."
     table = tables.end_to_end
     columns = list(dict.fromkeys(zip(table["arm"], table["scorer"], strict=True)))
-    rates = {(one["test"], one["arm"], one["scorer"], one["seeds"]): 100 * one["rejected"] for one in table.to_dict("records")}
+    records = table.to_dict("records")
+    rates = {(cell["test"], cell["arm"], cell["scorer"], cell["seeds"]): 100 * cell["rejected"] for cell in records}
     sizes = sorted(table["seeds"].unique())
     rows = [[test, *(" / ".join(f"{rates[test, *column, s]:.1f}" for s in sizes) for column in columns)] for test in table["test"].unique()]
     n, prompts, clusters = (table[name].iloc[0] for name in ("seeds_run", "prompts", "clusters"))

@@ -1,9 +1,9 @@
-"""What one more arm costs in a run that has others, beside that arm run alone: by plan, in FLOPs, all that the bench does included.
+"""The planned FLOPs that one more arm adds to a run, relative to a run of that arm alone, gold models and evaluation included.
 
-    python benchmarks/further_arm.py [--experiment experiments/quickstart.yaml]
+    python benchmarks/marginal_arm_cost.py [--experiment experiments/quickstart.yaml]
 
-Three plans for each arm: of all arms, of all but it, of it alone (controls and judges left out). Printed is what it adds over what it takes
-alone; evaluation, gold models and the warm-up of the initial policy are in both.
+For each arm, plans all arms, all but it, and it alone (without controls and judges), and prints the ratio of its marginal cost to its cost
+alone; evaluation, gold models and the warm-up of the initial policy count in both.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from apo_bench.run.experiment import resolve_experiment
 
 
 def flops(path: Path, arms: list[str]) -> float:
-    """Of a run of these arms: what each adds, and what the bench does."""
+    """The FLOPs of a run of these arms: the marginal cost of each, and evaluation."""
     resolved = resolve_experiment(path, {"controls": {}, "judges": {}})
     experiment, task = resolved.experiment, resolved.task
     pair = {"a": arms[0], "b": arms[-1]}
