@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.py"))]
 APO = "apo_bench.apo@APO"
 RJS, RRHF, DPO = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "rrhf.py@RRHF", "dpo.py@DPO"))
+PREFERENCE = "baselines/preference.py@Preference"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
 REFRESH, STATIC = {"opponent": "initial"}, {"opponent": "initial", "refit": "once"}
@@ -45,6 +46,8 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "best of n": (BEST, {"n": [2, 3]}),
     "sft on chosen": (SFT, {"imitate": "chosen"}),
     "sft on golden, then rrhf": (SFT, {"imitate": "golden", "then": {"use": RRHF, **SMALL}, "then_rounds": 1}),
+    "preference by name, on human pairs": (PREFERENCE, {"rounds": 2}),
+    "preference on golden responses over samples": (PREFERENCE, {"pairs": "golden_over_sample", "samples_per_prompt": 2}),
     "apo with rejection sampling": apo(RJS, 2),
     "apo with rrhf, without human pairs": apo(RRHF, human_pairs=False),
     "apo with dpo, going on": apo(DPO, 2, start="previous"),
