@@ -50,7 +50,7 @@ OPTIONAL = (
     "judge_audit",
     "control_scores",
     "plan",
-)  # absent without a word: older than they are, or nothing was asked
+)  # may be absent: the run is older than they are, or had no judges
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
 POOLED = "all"
 UNINFORMATIVE = "uninformative gold"
@@ -129,7 +129,7 @@ class Run:
 
     @cached_property
     def compared_rounds(self) -> dict[tuple[str, int], int]:
-        """The round at which each arm-seed that came through is compared: its best on dev where the experiment says so, else its last.
+        """The round at which each finished arm-seed is compared: its best on dev if the experiment declares it, else its last.
 
         An arm-seed without a dev_score is compared at its last round.
         """
