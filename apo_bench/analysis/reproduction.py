@@ -269,7 +269,7 @@ def _read_contrasts(folder: Path) -> RunContrasts:
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(" ".join(f"{path}: not readable as csv: {error}".split())) from None
+        raise InputError(f"{path}: not readable as csv: {error}") from None
     for column in READ:
         if column not in rows:
             raise InputError(f"{path}: column {column} is missing")
@@ -325,4 +325,4 @@ def _compare_table(first: Path, second: Path) -> str:
     try:
         return "same rows, other bytes" if pd.read_parquet(first).equals(pd.read_parquet(second)) else "different"
     except Exception as error:  # a damaged file raises errors of every kind
-        raise InputError(" ".join(f"{first} or {second}: not readable as parquet: {error or type(error).__name__}".split())) from None
+        raise InputError(f"{first} or {second}: not readable as parquet: {error or type(error).__name__}") from None

@@ -15,6 +15,7 @@ from apo_bench.config.schema import JUDGE
 from apo_bench.formatting import Row, claim, count, inert, letter, number, plain, probability, rows_of, signed, table, tested
 from apo_bench.report import latex, page, sections, sections_controls, sections_costs, sections_judging
 from apo_bench.report.write import write_report_files
+from apo_bench.tables import read_table, table_path
 
 CAPTIONS = {
     "contrasts": "Declared contrasts with 95 % intervals; filled: adjusted p < 0.05",
@@ -70,9 +71,9 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
             ),
         }
     files: dict[str, bytes | str] = {}
-    timings = folder / "tables" / "timings.parquet"
+    timings = table_path(folder, "timings")
     if timings.exists():  # measured, so it has a page and a table of its own, which no two runs have alike
-        measured = costs.time_and_memory(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
+        measured = costs.time_and_memory(run, read_table(timings, "timings"))
         files["tables/measured.csv"] = csv_text(measured)
         files["measured.md"] = "\n".join(sections_costs.measured(run, measured)) + "\n"
     if beside := run.experiment.report.beside:

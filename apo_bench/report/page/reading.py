@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from apo_bench.analysis.results import Run, read_table
+from apo_bench.analysis.results import Run
 from apo_bench.clients.journal import Journal
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
 from apo_bench.hashing import digest
+from apo_bench.tables import empty_table, read_table, table_path
 
 Turns = Mapping[str, Sequence[tuple[str, str]]]  # prompt id -> (role, text) of each turn
 
@@ -20,9 +21,9 @@ def read_prompts(folder: Path, run: Run) -> tuple[Turns, str]:
 
     The table has prompt_id, turn, role and text. Prompts' ids are made of their texts, so another task's cannot stand for the run's.
     """
-    path, turns = folder / "tables" / "prompts.parquet", {}
+    path, turns = table_path(folder, "prompts"), {}
     if path.exists():
-        for row in rows_of(read_table(path, ("prompt_id", "turn", "role", "text")).sort_values(["prompt_id", "turn"])):
+        for row in rows_of(read_table(path, "prompts").sort_values(["prompt_id", "turn"])):
             turns.setdefault(str(row.prompt_id), []).append((str(row.role), str(row.text)))
         return turns, ""
     choice = run.experiment.task
@@ -49,8 +50,6 @@ def read_judge_texts(folder: Path, run: Run) -> dict[tuple[str, str], str]:
 
 
 def read_timings(folder: Path) -> pd.DataFrame:
-    """arm, measure, value of what was measured; without rows where nothing was."""
-    path, columns = folder / "tables" / "timings.parquet", ("arm", "measure", "value")
-    if not path.exists():
-        return pd.DataFrame({column: [] for column in columns})
-    return read_table(path, columns).dropna(subset=["value"])
+    """The table `timings`, without rows where nothing was measured."""
+    path = table_path(folder, "timings")
+    return read_table(path, "timings").dropna(subset=["value"]) if path.exists() else empty_table("timings")
