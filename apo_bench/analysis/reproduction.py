@@ -12,7 +12,7 @@ The rule, for each contrast:
 - *not comparable: ...*: one run lacks the contrast, or there is no error to test the drift with (one or two seeds, say).
 
 Where nothing has changed, a drift beyond seed noise is reported in 5 % of contrasts at most (3 to 4.5 % of simulated reruns of 3 to 6
-seeds). Whether the conclusions agree depends on power as well: with a power of 80 %, two honest runs agree in about 0.8^2 + 0.2^2 = 68 %.
+seeds). Whether the conclusions agree depends on power as well: with a power of 80 %, two sound runs agree in about 0.8^2 + 0.2^2 = 68 %.
 A drift within seed noise is no proof that there is none: its interval bounds how large it may be.
 """
 

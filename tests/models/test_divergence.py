@@ -103,6 +103,7 @@ def test_kl_against_a_plain_loop(tiny_policy: Any, other_policy: Path) -> None:
     assert min(nats) > 0.01
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(words=st.lists(st.sampled_from(WORDS), max_size=7))
 def test_kl_is_never_negative(tiny_policy: Any, other_policy: Path, words: list[str]) -> None:

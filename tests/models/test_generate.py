@@ -63,6 +63,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PolicyModel]:
     return folder / "trained", spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_every_answer_belongs_to_its_prompt(echo: Any, batch_size: int) -> None:
     """Prompts of mixed lengths in no order of length: sorted, batched, padded on the left and put back."""
