@@ -22,7 +22,7 @@ from apo_bench.analysis.results import POOLED, UNINFORMATIVE
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import JUDGE
 from apo_bench.formatting import Row, claim, number, plain, probability, rows_of, signed, tested
-from apo_bench.judging.audit import UNINFORMATIVE as UNINFORMATIVE_JUDGE
+from apo_bench.judging.audit_report import UNINFORMATIVE as UNINFORMATIVE_JUDGE
 from apo_bench.report.figures import COLOURS, STYLE, save
 from apo_bench.report.page.charts import Estimate
 from apo_bench.report.page.markup import minus

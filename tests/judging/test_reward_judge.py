@@ -58,7 +58,7 @@ def scorer(scores: dict[str, float], asked: list[str] | None = None) -> JudgeCon
             asked.extend(text for _, text in items)
         return [scores[text] for _, text in items]
 
-    return JudgeContext(gold=score, golds={"linear": "abc"})
+    return JudgeContext(gold_scorer=score, gold_ids={"linear": "abc"})
 
 
 # --- gold ---------------------------------------------------------------------------------------------------------------------------
@@ -109,7 +109,9 @@ def test_a_folder_judges_as_it_scores(folder: Path) -> None:
     found = verdicts(RewardModelJudge(path=str(folder)))
     assert list(found) == PAIRS
     for one, verdict in found.items():
-        (first, second), counts = rewards.score(folder, [(one.prompt, one.first), (one.prompt, one.second)], settings())
+        (first, second), counts = rewards.score(
+            *rewards.load_reward_model(str(folder), False), [(one.prompt, one.first), (one.prompt, one.second)], settings()
+        )
         assert verdict.choice == ("first" if first > second else "second")
         assert verdict.probability == pytest.approx(1 / (1 + math.exp(second - first)), abs=1e-5)
         assert verdict.prompt_tokens == counts["scored_tokens"]
