@@ -268,7 +268,7 @@ def read_table(path: Path, name: str) -> "pd.DataFrame":
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # a damaged byte makes the reader, or pandas, raise errors of every kind
-        raise InputError(" ".join(f"{path}: not readable as parquet: {error or type(error).__name__}".split())) from None
+        raise InputError(f"{path}: not readable as parquet: {error or type(error).__name__}") from None
     table = TABLES[name]
     rows = rows.assign(**{column.name: np.nan for column in table.columns if column.added and column.name not in rows})
     _check(rows, table, path)

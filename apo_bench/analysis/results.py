@@ -99,7 +99,7 @@ class Run:
 
     @cached_property
     def compared_rounds(self) -> dict[tuple[str, int], int]:
-        """The round at which each arm-seed that came through is compared: its best on dev where the experiment says so, else its last.
+        """The round at which each finished arm-seed is compared: its best on dev if the experiment declares it, else its last.
 
         An arm-seed without a dev_score is compared at its last round.
         """

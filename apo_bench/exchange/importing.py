@@ -144,7 +144,7 @@ def _check_shown(folder: Path, rows: pd.DataFrame) -> None:
     for row in rows_of(rows[~on_current_responses(read_responses(folder), rows)].head(1)):
         names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
         said = f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?"
-        raise InputError(" ".join(said.split()))
+        raise InputError(said)
 
 
 def as_judgments(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -58,8 +58,8 @@ def judged(rates: pd.DataFrame) -> list[str]:
 def trust(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFrame, against: pd.DataFrame) -> list[str]:
     """How far the judges can be trusted, under a heading: their audit on people's labels and attacks, each other, and the scores.
 
-    `audit`: judge, axis, metric, value, ci_low, ci_high, n, n_missing. `between`, `against`: `agreement_of_judges` and `against_scores`
-    of `apo_bench.analysis.win_rates`, `marked`. Either may be empty.
+    `audit`: judge, axis, metric, value, ci_low, ci_high, n, n_missing. `between`, `against`: `judge_agreement` and `judge_score_agreement`
+    of `apo_bench.analysis.win_rates`, `flag_uninformative_judges`. Either may be empty.
     """
     lines = [f"### How far the {'judge' if len(judges) == 1 else 'judges'} can be trusted", "", *_audited(audit, judges)]
     lines += _attacks(audit[audit["judge"].isin(list(judges))])
