@@ -27,8 +27,10 @@ NO_TORCH_AT_START = (
     "data.task lab.lab lab.ledger training.checkpoints training.launch stats judging.opening judging.response_pairs "
     "judging.judge_result judging.auditing judging.simulated "
     "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
-    "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction plan.fit plan.saved "
-    "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors run.executors.local "
+    "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
+    "analysis.reproduction_text plan.fit plan.saved "
+    "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors "
+    "run.executors.local "
     "run.executors.ray run.worker run.runner run.variations run.status run.gc exchange.annotations"
 ).split()
 NO_TORCH_AT_ALL = ("stats", "analysis", "report", "clients")  # rooms

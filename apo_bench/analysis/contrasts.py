@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
-from apo_bench.analysis.win_rates import as_contrast
+from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, shared_seeds, uninformative_gold
+from apo_bench.analysis.win_rates import win_rate_as_contrast
 from apo_bench.config.schema import JUDGE, Compare, Comparison
 from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of, effect_size, holm, lay_out
 
@@ -19,11 +19,11 @@ COLUMNS = [
     "family", "at", "kl", "standard_error", "df", "round", "test", "n_dropped", "hedges_g", "sd", "sd_of", "p_superior",
 ]  # fmt: skip
 ROW = ["arm", "seed", "prompt_id", "cluster_id", "axis", "scorer"]
-Held = Mapping[tuple[str, int, int], pd.DataFrame]  # (arm, seed, round) -> scores
+ScoresByRound = Mapping[tuple[str, int, int], pd.DataFrame]  # (arm, seed, round) -> scores
 
 
 @dataclass(frozen=True)
-class Path:
+class KlPath:
     """How far one arm-seed went: the KL to the initial policy after rounds 0..R, in nats per response; 0 at round 0."""
 
     kl: tuple[float, ...]
@@ -31,7 +31,7 @@ class Path:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PairScores:
     """The scores a contrast is made of, how they were come by, or why there are none. A value is NaN where it could not be had."""
 
     scores: pd.DataFrame | None
@@ -40,7 +40,7 @@ class Drawn:
     note: str = ""
 
 
-def points(run: Run) -> list[str]:
+def comparison_points(run: Run) -> list[str]:
     """Where arms are compared, the declared round first: "final", "dev_best" if there are dev_scores, "matched_kl" if asked for."""
     compare = run.experiment.compare
     found = [compare.round, "final", *(["dev_best"] if run.dev_round else []), *([MATCHED_KL] if compare.matched_kl else [])]
@@ -60,13 +60,13 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     compare, found = run.experiment.compare, []
     axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
     scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if run.judge is None else run.scorers))
-    doubts = {(scorer, axis): uninformative(run, scorer, axis) for scorer in scorers for axis in axes}
+    doubts = {(scorer, axis): uninformative_gold(run, scorer, axis) for scorer in scorers for axis in axes}
     scores = run.tables["scores"]
-    scores = without(scores[scores["scorer"].isin(scorers)], run.failed)
-    held: Held = dict(iter(scores.groupby(["arm", "seed", "round"])))  # pyright: ignore[reportAssignmentType]
+    scores = exclude_failed(scores[scores["scorer"].isin(scorers)], run.failed)
+    held: ScoresByRound = dict(iter(scores.groupby(["arm", "seed", "round"])))  # pyright: ignore[reportAssignmentType]
     paths = kl_paths(run) if compare.matched_kl else {}
-    for at in points(run):
-        for family, pair in comparisons(run):
+    for at in comparison_points(run):
+        for family, pair in declared_pairs(run):
             drawn = _at_equal_kl(held, paths, pair) if at == MATCHED_KL else _at_round(run, held, pair, at)
             for axis in axes:
                 for scorer in scorers:
@@ -77,7 +77,7 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     about = {"family": family if declared else "descriptive", "round": drawn.round, "kl": drawn.kl}
                     found.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
     if run.judge is not None:
-        found += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in comparisons(run) for axis in axes]
+        found += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
     table = pd.DataFrame(found)
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
@@ -86,7 +86,7 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     return table[COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
 
 
-def _contrast(drawn: Drawn, pair: Comparison, axis: str, scorer: str, doubt: str) -> dict[str, Any]:
+def _contrast(drawn: PairScores, pair: Comparison, axis: str, scorer: str, doubt: str) -> dict[str, Any]:
     if drawn.scores is None:
         return _nothing(drawn.note)
     rows = drawn.scores[drawn.scores["scorer"] == scorer]
@@ -114,7 +114,7 @@ def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str
         names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "judge": judge}
         rows = rates[(rates[list(names)] == pd.Series(names)).all(axis=1)]
         if len(rows) == 1:
-            return as_contrast(rows.to_dict("records")[0]) | about  # pyright: ignore[reportArgumentType] (columns are text)
+            return win_rate_as_contrast(rows.to_dict("records")[0]) | about  # pyright: ignore[reportArgumentType] (columns are text)
     return about | {"round": "none", "kl": np.nan, **_nothing("nothing was judged")}
 
 
@@ -125,7 +125,7 @@ def _nothing(reason: str) -> dict[str, Any]:
     return {**numbers, "sd_of": "", "n_seeds": 0, "n_clusters": 0, "n_dropped": 0, "scope": "no result", "test": f"none: {reason}"}
 
 
-def _at_round(run: Run, held: Held, pair: Comparison, at: str) -> Drawn:
+def _at_round(run: Run, held: ScoresByRound, pair: Comparison, at: str) -> PairScores:
     """Both arms' scores at their final rounds, or at those chosen on dev."""
     parts, rounds = [], []
     for arm in (pair.a, pair.b):
@@ -136,13 +136,13 @@ def _at_round(run: Run, held: Held, pair: Comparison, at: str) -> Drawn:
     label = "/".join(dict.fromkeys(rounds))
     if not parts:
         reason = "no dev_score was recorded" if at == "dev_best" and not run.dev_round else "no seed of both arms has such scores"
-        return Drawn(None, label, note=reason)
-    return Drawn(pd.concat(parts)[[*ROW, "value"]], label)
+        return PairScores(None, label, note=reason)
+    return PairScores(pd.concat(parts)[[*ROW, "value"]], label)
 
 
-def kl_paths(run: Run) -> dict[tuple[str, int], Path]:
+def kl_paths(run: Run) -> dict[tuple[str, int], KlPath]:
     """The path of every arm-seed whose KL over all axes, or else its bound, is known after each of its rounds."""
-    table = without(run.tables["metrics"], run.failed)
+    table = exclude_failed(run.tables["metrics"], run.failed)
     table = table[(table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
     known: dict[str, dict[tuple[str, int, int], float]] = {}
     for metric in ("kl", "kl_bound"):
@@ -156,40 +156,40 @@ def kl_paths(run: Run) -> dict[tuple[str, int], Path]:
         for seed in seeds:
             steps = [(arm, seed, round_) for round_ in range(1, run.final_round[arm] + 1)]
             if all(step in either for step in steps):
-                paths[arm, seed] = Path((0.0, *(either[step] for step in steps)), any(step not in known["kl"] for step in steps))
+                paths[arm, seed] = KlPath((0.0, *(either[step] for step in steps)), any(step not in known["kl"] for step in steps))
     return paths
 
 
-def common_kl(paths: Iterable[Path]) -> float:
+def common_kl(paths: Iterable[KlPath]) -> float:
     """The distance that every one of these paths reaches, and no larger one: the smallest of their largest KL."""
     return min(max(path.kl) for path in paths)
 
 
-def crossing(path: Path, kl: float) -> tuple[int, float]:
+def first_round_reaching(path: KlPath, kl: float) -> tuple[int, float]:
     """The round at whose end a path has first gone as far as `kl` > 0, and the share of that round's step it took to get there."""
     late = next(round_ for round_, reached in enumerate(path.kl) if reached >= kl)
     before = path.kl[late - 1]
     return late, (kl - before) / (path.kl[late] - before)
 
 
-def _at_equal_kl(held: Held, paths: Mapping[tuple[str, int], Path], pair: Comparison) -> Drawn:
+def _at_equal_kl(held: ScoresByRound, paths: Mapping[tuple[str, int], KlPath], pair: Comparison) -> PairScores:
     """Both arms' scores at their common KL, each prompt's interpolated linearly in KL within the round that first reaches it."""
     seeds = sorted({seed for arm, seed in paths if arm == pair.a} & {seed for arm, seed in paths if arm == pair.b})
     chosen = {(arm, seed): paths[arm, seed] for arm in (pair.a, pair.b) for seed in seeds}
     if not chosen:
-        return Drawn(None, note="no seed of both arms has a KL after every round")
+        return PairScores(None, note="no seed of both arms has a KL after every round")
     kl = common_kl(chosen.values())
     if kl <= 0:
-        return Drawn(None, kl=kl, note="an arm is no farther from the initial policy than at the start")
+        return PairScores(None, kl=kl, note="an arm is no farther from the initial policy than at the start")
     parts = []
     for (arm, seed), path in chosen.items():
-        late, share = crossing(path, kl)
+        late, share = first_round_reaching(path, kl)
         ends = [held.get((arm, seed, round_)) for round_ in (late - 1, late)]
         if ends[0] is None or ends[1] is None:
-            return Drawn(None, kl=kl, note=f"{arm}, seed {seed}: no scores of round {late - 1} or {late}")
+            return PairScores(None, kl=kl, note=f"{arm}, seed {seed}: no scores of round {late - 1} or {late}")
         both = ends[0].merge(ends[1], on=ROW, how="outer", suffixes=("_early", "_late"))
         parts.append(both[ROW].assign(value=(1 - share) * both["value_early"] + share * both["value_late"]))
     note = "scores interpolated linearly in KL within the round that first reaches the common KL"
     if bounds := sorted({arm for (arm, _), path in chosen.items() if path.bound}):
         note += f"; the KL of {', '.join(bounds)} is an upper bound"
-    return Drawn(pd.concat(parts), "between", kl, note)
+    return PairScores(pd.concat(parts), "between", kl, note)

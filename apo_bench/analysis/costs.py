@@ -7,11 +7,11 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, comparisons, seed_means, shared_seeds, without
+from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, seed_means, shared_seeds
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import count, rows_of
 
-KINDS = {
+MATCH_KINDS = {
     "human_pairs": "annotation",
     "golden_responses": "annotation",
     "sampled_responses": "samples",
@@ -26,7 +26,7 @@ PLAN_TOLERANCE = 0.1
 MEASURES = {"wall_s": "seconds of work", "peak_memory_bytes": "peak memory, bytes"}
 
 
-def budget(run: Run) -> pd.DataFrame:
+def budget_matches(run: Run) -> pd.DataFrame:
     """Per compared pair and unit: means over shared seeds, their ratio a / b, and whether what the experiment declares matched is.
 
     A count matches when it is equal in every seed, flops when they differ by at most 5 % of the larger in every seed. A unit that an arm
@@ -35,13 +35,13 @@ def budget(run: Run) -> pd.DataFrame:
     ledger = run.tables["ledger"]
     order = {unit: i for i, unit in enumerate(get_args(Unit))}
     rows = []
-    for _, pair in comparisons(run):
-        both = without(ledger[ledger["arm"].isin([pair.a, pair.b])], run.failed)
+    for _, pair in declared_pairs(run):
+        both = exclude_failed(ledger[ledger["arm"].isin([pair.a, pair.b])], run.failed)
         seeds = shared_seeds(both, pair)
         used = both.groupby(["arm", "unit", "seed"])["used"].sum(min_count=1).to_dict()
-        for unit in sorted({*KINDS, *both["unit"]}, key=lambda unit: (order.get(unit, len(order)), unit)):
+        for unit in sorted({*MATCH_KINDS, *both["unit"]}, key=lambda unit: (order.get(unit, len(order)), unit)):
             a, b = (np.array([float(used.get((arm, unit, seed), 0.0)) for seed in seeds]) for arm in (pair.a, pair.b))
-            kind = KINDS.get(unit, "")
+            kind = MATCH_KINDS.get(unit, "")
             means = (float(a.mean()), float(b.mean())) if seeds else (np.nan, np.nan)
             tolerance = FLOPS_TOLERANCE * np.maximum(a, b) if kind == "flops" else 0
             same = "unknown" if np.isnan([a, b]).any() else "yes" if seeds and (np.abs(a - b) <= tolerance).all() else "no"
@@ -52,7 +52,7 @@ def budget(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm_a", "arm_b", "unit", "used_a", "used_b", "ratio", "kind", "declared", "matched"])
 
 
-def missed(matches: pd.DataFrame) -> list[str]:
+def missed_matches(matches: pd.DataFrame) -> list[str]:
     """The declared matches that a frame of `budget` misses, each as a sentence."""
     found = []
     for one in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] != "yes")]):
@@ -61,22 +61,22 @@ def missed(matches: pd.DataFrame) -> list[str]:
     return found
 
 
-def sharing(run: Run) -> pd.DataFrame:
+def marginal_costs(run: Run) -> pd.DataFrame:
     """What each arm costs alone and what it added in this run: arm, unit, alone, marginal (means over seeds), and both summed over seeds.
 
     Marginal is what no arm or seed before it, in the experiment's order, had made or bought; NaN where that was not recorded. Seeds that
     failed are left out. Columns: arm, unit, alone, marginal, alone_sum, marginal_sum.
     """
-    ledger = without(run.tables["ledger"], run.failed)
+    ledger = exclude_failed(run.tables["ledger"], run.failed)
     by = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])
     means = by[["used", "marginal"]].mean().rename(columns={"used": "alone"})
     sums = by[["used", "marginal"]].agg(lambda values: values.sum(skipna=False)).rename(columns={"used": "alone"})
     return _in_order(means.join(sums.add_suffix("_sum")).reset_index(), run)
 
 
-def against_plan(run: Run) -> pd.DataFrame:
+def planned_and_spent(run: Run) -> pd.DataFrame:
     """What was planned and what was spent: arm, unit, planned, used (mean over seeds that came through), ratio, off (by more than 10 %)."""
-    ledger = without(run.tables["ledger"], run.failed)
+    ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger.astype({"arm": str, "unit": str}).groupby(["arm", "unit"])["used"].mean().rename("used").reset_index()
     table = run.tables["plan"].astype({"arm": str, "unit": str}).merge(used, on=["arm", "unit"])
     table = table[table["arm"].isin(run.arms)].astype({"planned": float, "used": float})
@@ -85,7 +85,7 @@ def against_plan(run: Run) -> pd.DataFrame:
     return _in_order(table.assign(ratio=ratio, off=np.where(same, "no", np.where(table["planned"].isna(), "", "yes"))), run)
 
 
-def measured(run: Run, timings: pd.DataFrame) -> pd.DataFrame:
+def time_and_memory(run: Run, timings: pd.DataFrame) -> pd.DataFrame:
     """What was measured: arm, measure, mean, lowest and highest over seeds, n_seeds. It differs from machine to machine and run to run."""
     by = timings[timings["arm"].isin(run.arms)].groupby(["arm", "measure"])["value"]
     return _in_order(by.agg(mean="mean", lowest="min", highest="max", n_seeds="size").reset_index(), run, "measure", tuple(MEASURES))
@@ -97,13 +97,13 @@ def _in_order(table: pd.DataFrame, run: Run, column: str = "unit", values: tuple
     return table.sort_values(["arm", column], key=lambda one: one.map(order[str(one.name)].index), ignore_index=True)
 
 
-def by_annotation(run: Run) -> pd.DataFrame:
+def annotation_curves(run: Run) -> pd.DataFrame:
     """compare.curves as rows: curve, arm, human_pairs, golden_responses, annotation, scorer, mean, seed_sd, n_seeds.
 
     What was used is the mean over seeds, `annotation` the sum of both kinds; scores are gold means and ground truth at the arm's final
     round, all axes pooled. Along a curve rows are in the order of annotation. An arm without a finished seed has no row.
     """
-    ledger = without(run.tables["ledger"], run.failed)
+    ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger[ledger["unit"].isin(ANNOTATION)].groupby(["arm", "unit"])["used"].mean().to_dict()
     final = seed_means(run.final, POOLED).groupby(["arm", "scorer"])["value"].agg(["mean", "std", "size"]).to_dict("index")
     rows = []
@@ -116,7 +116,7 @@ def by_annotation(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["curve", "arm", *ANNOTATION, "annotation", "scorer", "mean", "seed_sd", "n_seeds"])
 
 
-def tuning(run: Run) -> pd.DataFrame:
+def tuning_costs(run: Run) -> pd.DataFrame:
     """manifest["tuned"] as rows: arm, trials, scored, chosen (JSON), dev_score of the chosen, lowest and highest, and TUNING's units.
 
     `trials` counts settings, `scored` those that came to a dev_score. The units are what all trials spent, over all tuning seeds.

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, comparisons, shared_seeds, uninformative, without
-from apo_bench.analysis.win_rates import NOT_AUDITED, as_scores, doubt
+from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, shared_seeds, uninformative_gold
+from apo_bench.analysis.win_rates import NOT_AUDITED, uninformative_judge, verdicts_as_scores
 from apo_bench.config.schema import Comparison
 from apo_bench.stats.power_analysis import Components, Size, components, mde_table, plan_size
 from apo_bench.stats.score_layout import Layout, lay_out
@@ -18,7 +18,7 @@ CLUSTERS = (0.25, 0.5, 1, 2, 4)  # times the run's own
 
 
 @dataclass(frozen=True)
-class Plan:
+class ContrastPower:
     """A primary contrast as a pilot. NaN and None are what the run does not tell; then `note` says why.
 
     `detectable` is what this run's own seeds and clusters find with the wanted power at a level of 5 %; `detectable_by_holm` the same at
@@ -42,15 +42,15 @@ class Plan:
     note: str = ""
 
 
-def planned(run: Run, *, power: float = 0.8, effect: float | None = None, other_sizes: bool = True) -> tuple[Plan, ...]:
+def primary_power(run: Run, *, power: float = 0.8, effect: float | None = None, other_sizes: bool = True) -> tuple[ContrastPower, ...]:
     """A Plan for each primary pair on each of compare.axes, from the scores its contrast is made of (compare.scorer, compare.round).
 
     Without `other_sizes` there is no `table`, which takes most of the time.
     """
-    asked = [(pair, axis) for family, pair in comparisons(run) if family == "primary" for axis in run.experiment.compare.axes]
+    asked = [(pair, axis) for family, pair in declared_pairs(run) if family == "primary" for axis in run.experiment.compare.axes]
     plans = []
     for pair, axis in asked:
-        plan = Plan(pair.a, pair.b, axis)
+        plan = ContrastPower(pair.a, pair.b, axis)
         scores = _declared(run, pair)
         rows = scores if axis == POOLED else scores[scores["axis"] == axis]
         rows = rows[rows["seed"].isin(shared_seeds(rows, pair))]
@@ -71,7 +71,7 @@ def planned(run: Run, *, power: float = 0.8, effect: float | None = None, other_
     return tuple(plans)
 
 
-def sentences(plans: Sequence[Plan], *, power: float, effect: float | None = None) -> list[str]:
+def power_notes(plans: Sequence[ContrastPower], *, power: float, effect: float | None = None) -> list[str]:
     """What the numbers of `planned` do not say themselves: the seeds an effect takes, what is missing and why, whose SDs these are."""
     said = []
     for one in plans:
@@ -92,31 +92,31 @@ def sentences(plans: Sequence[Plan], *, power: float, effect: float | None = Non
 def _doubt(run: Run, axis: str) -> str:
     """Why no test is made of the declared scorer, or ""."""
     if run.judge is None:
-        return uninformative(run, run.scorer, axis)
-    reason = doubt(run.tables["judge_audit"], run.judge, axis, run.axes)
+        return uninformative_gold(run, run.scorer, axis)
+    reason = uninformative_judge(run.tables["judge_audit"], run.judge, axis, run.axes)
     return "" if reason == NOT_AUDITED else reason
 
 
 def _declared(run: Run, pair: Comparison) -> pd.DataFrame:
     """The declared scorer's rows at the declared round; a judge's verdicts as scores whose difference is the win rate's from 1/2."""
     if run.judge is not None:
-        return as_scores(run.tables["judgments"], run.judge, pair.a, pair.b)
+        return verdicts_as_scores(run.tables["judgments"], run.judge, pair.a, pair.b)
     scores = run.final
     if run.experiment.compare.round == "dev_best":
-        scores = without(run.tables["scores"], run.failed)
+        scores = exclude_failed(run.tables["scores"], run.failed)
         chosen = pd.MultiIndex.from_frame(scores[["arm", "seed"]]).map(run.dev_round)
         scores = scores[scores["round"].to_numpy() == chosen]
     return scores[(scores["scorer"] == run.scorer) & scores["value"].notna()]
 
 
-def _detectable(plan: Plan, found: Components, n_tests: int, power: float) -> Plan:
+def _detectable(plan: ContrastPower, found: Components, n_tests: int, power: float) -> ContrastPower:
     """With what the run itself finds: by a single test, and by Holm's first."""
     own = {"seeds": [plan.n_seeds], "clusters": [plan.n_clusters]}
     single, by_holm = (mde_table(found, **own, power=power, alpha=ALPHA / count).to_numpy().item() for count in (1, n_tests))
     return replace(plan, detectable=single, detectable_by_holm=by_holm)
 
 
-def _from_one_seed(plan: Plan, layout: Layout, n_tests: int, power: float) -> Plan:
+def _from_one_seed(plan: ContrastPower, layout: Layout, n_tests: int, power: float) -> ContrastPower:
     found = Components(0.0, float(layout.differences.std(ddof=1)), 0.0)  # method x prompt and the rest cannot be told apart
     note = (
         "one seed tells nothing of the variance between seeds, so neither a number of seeds nor a claim about new ones can be planned "
@@ -125,7 +125,9 @@ def _from_one_seed(plan: Plan, layout: Layout, n_tests: int, power: float) -> Pl
     return replace(_detectable(plan, found, n_tests, power), note=note)
 
 
-def _from_seeds(plan: Plan, found: Components, n_tests: int, power: float, effect: float | None, other_sizes: bool) -> Plan:
+def _from_seeds(
+    plan: ContrastPower, found: Components, n_tests: int, power: float, effect: float | None, other_sizes: bool
+) -> ContrastPower:
     seeds, clusters = sorted({*SEEDS, plan.n_seeds} - {2}), sorted({max(2, round(plan.n_clusters * share)) for share in CLUSTERS})
     few = "two seeds make no test, and their seed SD rests on one degree of freedom: all planned from it is a guess, run a larger pilot"
     plan = replace(
@@ -153,7 +155,7 @@ def _from_seeds(plan: Plan, found: Components, n_tests: int, power: float, effec
     return replace(plan, needed=needed, needed_low=low, needed_high=high)
 
 
-def _in_words(plan: Plan, needed: Size) -> str:
+def _in_words(plan: ContrastPower, needed: Size) -> str:
     """How many seeds are needed, and how far the roughness of the seed SD moves that."""
     if needed.n_seeds is None:
         return f"no number of seeds is enough: {needed.reason}"

@@ -10,14 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, reward_models, summary
+from apo_bench.analysis.results import POOLED, Run, reward_model_diagnostics, summary
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.errors import InputError
 from apo_bench.formatting import plain, rows_of, table
 from apo_bench.shipped import find_beside
 from apo_bench.stats import clustered_mean, wilson
 
-COLUMNS = ("table", "model", "data", "arm", "against", "metric", "value", "n", "judge", "scale", "unknown", "source", "certainty")
+PUBLISHED_COLUMNS = ("table", "model", "data", "arm", "against", "metric", "value", "n", "judge", "scale", "unknown", "source", "certainty")
 METRICS = {  # metric: its name in a table, lowest and highest value, digits as published
     "score": ("mean reward", -math.inf, math.inf, 3),
     "win_percent": ("win rate, %", 0, 100, 2),
@@ -58,7 +58,7 @@ def share_difference(a: float, b: float, n_a: int, n_b: int, confidence: float =
     return ShareDifference(difference, low, high, difference / error if error else math.nan)
 
 
-def find(name: str) -> Path:
+def find_published(name: str) -> Path:
     """The file of that name in results/published, of the working directory or shipped. Raises InputError where there is none."""
     path = find_beside(f"results/published/{name}.csv", None) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) else None
     if path is None:
@@ -66,7 +66,7 @@ def find(name: str) -> Path:
     return path
 
 
-def load(path: Path) -> pd.DataFrame:
+def read_published(path: Path) -> pd.DataFrame:
     """The rows of a file of published numbers, COLUMNS; value and n are numbers, n is NaN where it is not known.
 
     Raises InputError, one line naming file, line and column.
@@ -78,10 +78,10 @@ def load(path: Path) -> pd.DataFrame:
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not readable as csv: {error}") from None
-    if columns != COLUMNS:
-        raise InputError(f"{path}: the columns are {', '.join(COLUMNS)}")
+    if columns != PUBLISHED_COLUMNS:
+        raise InputError(f"{path}: the columns are {', '.join(PUBLISHED_COLUMNS)}")
     found = [_checked(path, line, row) for line, row in rows]
-    frame = pd.DataFrame(found, columns=list(COLUMNS))
+    frame = pd.DataFrame(found, columns=list(PUBLISHED_COLUMNS))
     keys = ["table", "arm", "metric"]
     if twice := list(frame.loc[frame.duplicated(keys), keys].itertuples(index=False, name=None)):
         raise InputError(f"{path}: {', '.join(twice[0])} occurs twice")
@@ -97,8 +97,8 @@ def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any,
         return InputError(f"{path}: line {line}: {column}: {why}")
 
     if None in row or None in row.values():
-        raise refuse("columns", f"{len(COLUMNS)} are needed")
-    for column in COLUMNS:
+        raise refuse("columns", f"{len(PUBLISHED_COLUMNS)} are needed")
+    for column in PUBLISHED_COLUMNS:
         if column not in ("against", "value", "n") and not row[column].strip():
             raise refuse(column, "empty")
     if row["metric"] not in METRICS:
@@ -113,10 +113,10 @@ def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any,
     if row["n"] and not re.fullmatch(r"[1-9][0-9]{0,14}", row["n"]):
         raise refuse("n", f"a whole number of 1 or more, or nothing, is needed, got {row['n']!r}")
     n = float(row["n"] or "nan")
-    return tuple({**row, "value": value, "n": n}[column] for column in COLUMNS)
+    return tuple({**row, "value": value, "n": n}[column] for column in PUBLISHED_COLUMNS)
 
 
-def published(rows: pd.DataFrame) -> pd.DataFrame:
+def published_differences(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each compared pair: metric, arm, against, value, value_against, difference, ci_low, ci_high, z, n, note.
 
     `note` says what the interval takes for granted, or why there is none. Percentages stay percentages.
@@ -139,7 +139,7 @@ def published(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=names)
 
 
-def ours(experiment: Experiment, named: Mapping[str, str]) -> dict[str, str]:
+def matching_arms(experiment: Experiment, named: Mapping[str, str]) -> dict[str, str]:
     """The paper's policies -> our arms: as `named`, or else the one arm with that method and the paper's way of playing.
 
     Of several such arms it is the one that is called like the paper's; otherwise none, as nothing is guessed.
@@ -172,16 +172,16 @@ def _policy(arm: Arm) -> str | None:
     return classes.get(method)
 
 
-def beside(run: Run, frames: Mapping[str, pd.DataFrame], rows: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
+def compare_with_published(run: Run, frames: Mapping[str, pd.DataFrame], rows: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
     """`published(rows)` with ours beside: our_arm, our_against, our_scorer, our_value, our_value_against, our_difference,
     our_low, our_high.
 
     `frames` are the report's (contrasts, and judged where a judge was asked). NaN and "" where we have nothing that corresponds.
     """
-    arms = ours(run.experiment, named)
-    means, diagnostics = summary(run), reward_models(run)
+    arms = matching_arms(run.experiment, named)
+    means, diagnostics = summary(run), reward_model_diagnostics(run)
     found = []
-    for row in rows_of(published(rows)):
+    for row in rows_of(published_differences(rows)):
         if row.metric in ("accuracy_percent", "ece"):
             found.append(_our_reward_model(run, diagnostics, arms, row.arm, row.against, row.metric))
         elif row.metric == "win_percent":
@@ -189,18 +189,18 @@ def beside(run: Run, frames: Mapping[str, pd.DataFrame], rows: pd.DataFrame, nam
         else:
             found.append(_our_score(run, means, frames["contrasts"], arms, row.arm, row.against))
     names = ["our_arm", "our_against", "our_scorer", "our_value", "our_value_against", "our_difference", "our_low", "our_high"]
-    return pd.concat([published(rows), pd.DataFrame(found, columns=names)], axis=1)
+    return pd.concat([published_differences(rows), pd.DataFrame(found, columns=names)], axis=1)
 
 
-Ours = tuple[str, str, str, float, float, float, float, float]
-NOTHING: Ours = ("", "", "", *[math.nan] * 5)  # pyright: ignore[reportAssignmentType]
+OwnNumbers = tuple[str, str, str, float, float, float, float, float]
+NO_NUMBERS: OwnNumbers = ("", "", "", *[math.nan] * 5)  # pyright: ignore[reportAssignmentType]
 
 
-def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Mapping[str, str], a: str, b: str) -> Ours:
+def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Mapping[str, str], a: str, b: str) -> OwnNumbers:
     """Means by the first gold model at the last round, all axes pooled; the contrast's interval where the pair was compared."""
     scorer, start = run.golds[0], b == "base"
     if a not in arms or not (start or b in arms):
-        return NOTHING
+        return NO_NUMBERS
     first, second = arms[a], "initial policy" if start else arms[b]
     pooled = means[(means["scorer"] == scorer) & (means["axis"] == POOLED)].set_index(["arm", "round"])["mean"].to_dict()
     value = pooled.get((first, run.final_round.get(first)), math.nan)
@@ -211,23 +211,23 @@ def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Map
     return (first, second, scorer, value, other, difference, low, high)
 
 
-def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> Ours:
+def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> OwnNumbers:
     """The win rate of the one over the other, by the first judge that compared them: published ones may be over something else."""
     if judged is None or a not in arms or b not in arms:
-        return NOTHING
+        return NO_NUMBERS
     rows = judged[(judged["arm_a"] == arms[a]) & (judged["arm_b"] == arms[b]) & (judged["axis"] == POOLED)]
     if rows.empty:
-        return NOTHING
+        return NO_NUMBERS
     rate, low, high = (100 * float(rows.iloc[0][column]) for column in ("win_rate", "ci_low", "ci_high"))
     return (arms[a], arms[b], f"judge/{rows.iloc[0]['judge']}", rate, 100 - rate, 2 * rate - 100, 2 * low - 100, 2 * high - 100)
 
 
-def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, str], a: str, b: str, metric: str) -> Ours:
+def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, str], a: str, b: str, metric: str) -> OwnNumbers:
     """The last round's reward models on held-out human pairs, all axes pooled; interval: t over the seeds that both arms have."""
     pairs = zip(*(REWARD_MODELS.get(one, ()) for one in (a, b)), strict=False)
     pair = next(((arms[one], arms[other]) for one, other in pairs if one in arms and other in arms), None)
     if pair is None:
-        return NOTHING
+        return NO_NUMBERS
     name, scale = ("accuracy_human", 100.0) if metric == "accuracy_percent" else ("ece", 1.0)
     every = run.tables["reward_models"]
     every = every[(every["metric"] == name) & (every["axis"] == POOLED)].dropna(subset=["value"])
@@ -242,15 +242,15 @@ def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, st
     return (*pair, "held-out human pairs", means[0], means[1], difference, low, high)
 
 
-def section(run: Run, frames: Mapping[str, pd.DataFrame], name: str, named: Mapping[str, str]) -> list[str]:
+def published_section(run: Run, frames: Mapping[str, pd.DataFrame], name: str, named: Mapping[str, str]) -> list[str]:
     """Lines of markdown: the published numbers called `name` beside ours, and what differs. Raises InputError as `load` and `ours` do."""
-    rows = load(find(name))
-    found = beside(run, frames, rows, named)
-    cells = [[plain(cell) for cell in line] for line in shown(found)]
-    return [*table(HEADS, cells), "", *[f"- {plain(line)}" for line in differs(run, rows, found)]]
+    rows = read_published(find_published(name))
+    found = compare_with_published(run, frames, rows, named)
+    cells = [[plain(cell) for cell in line] for line in comparison_cells(found)]
+    return [*table(HEADS, cells), "", *[f"- {plain(line)}" for line in comparison_caveats(run, rows, found)]]
 
 
-def shown(found: pd.DataFrame) -> list[list[str]]:
+def comparison_cells(found: pd.DataFrame) -> list[list[str]]:
     """`beside`'s rows as cells under HEADS, of plain text; "-" where there is nothing."""
     lines = []
     for row in rows_of(found):
@@ -263,7 +263,7 @@ def shown(found: pd.DataFrame) -> list[list[str]]:
     return lines
 
 
-def differs(run: Run, rows: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+def comparison_caveats(run: Run, rows: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     """What the numbers of a row do not have in common, and what is not known of the published ones, as sentences of plain text."""
 
     def all_of(column: str, *metrics: str) -> str:

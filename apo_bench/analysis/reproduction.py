@@ -1,19 +1,19 @@
-"""Does a rerun reproduce a run? Two run folders -> contrast by contrast, what became of it. No model, no torch.
+"""Does a rerun reproduce a run? Two run folders in, a verdict for every contrast out.
 
-A rerun never gives the same difference, unless it is the same to the byte: other seeds give other policies. The question is whether the
-two differences lie farther apart than seeds explain. The drift of a contrast is the second run's difference minus the first's.
+A rerun never gives the same difference unless its files are identical: other seeds give other policies. The question is whether the two
+differences lie farther apart than seeds explain. The drift of a contrast is the second run's difference minus the first's.
 
 The rule, for each contrast:
 
-- *reproduced exactly*: difference and interval are the same in both reports, to all the digits there are.
+- *reproduced exactly*: both reports have the same difference and interval, to the last digit.
 - otherwise the drift is tested at 5 % (the primary contrasts together, by Holm): *drift within seed noise* or *beyond* it.
-- *reproduced*: within seed noise, and both runs say the same at 5 %: a scored higher, or b did, or neither could be shown.
-- *same sign, ...*, *opposite sign, ...* or *a difference of 0, ...*: what is left, with what became of the drift.
-- *not comparable: ...*: one run lacks the contrast, or there is no error to test the drift by (one or two seeds, say).
+- *reproduced*: within seed noise, and both runs come to the same conclusion at 5 %: a scored higher, b did, or neither could be shown.
+- *same sign, ...*, *opposite sign, ...* or *a difference of 0, ...*: all other cases, with the outcome of the drift test.
+- *not comparable: ...*: one run lacks the contrast, or there is no error to test the drift with (one or two seeds, say).
 
-So where nothing has changed a drift beyond seed noise is found in 5 % at most (3 to 4.5 % of simulated reruns of 3 to 6 seeds). Whether
-the same is *said* hangs on the power as well: two honest runs with a power of 80 % say the same in about 0.8^2 + 0.2^2 = 68 %. A drift
-within seed noise is no proof that there is none: its interval says how large it may still be.
+Where nothing has changed, a drift beyond seed noise is reported in 5 % of contrasts at most (3 to 4.5 % of simulated reruns of 3 to 6
+seeds). Whether the conclusions agree depends on power as well: with a power of 80 %, two honest runs agree in about 0.8^2 + 0.2^2 = 68 %.
+A drift within seed noise is no proof that there is none: its interval bounds how large it may be.
 """
 
 import hashlib
@@ -25,33 +25,33 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.analysis.drift import Drift, drift, drift_of_contrasts, untested
 from apo_bench.analysis.results import POOLED, Run, read_run
 from apo_bench.errors import InputError
-from apo_bench.formatting import ALPHA, Row, number, one_line, probability, rows_of, signed
-from apo_bench.stats import holm
+from apo_bench.formatting import ALPHA, Row, rows_of
+from apo_bench.stats import contrast, effective_df, holm
 
-KEY = ["arm_a", "arm_b", "axis", "scorer", "at"]  # what is one contrast in both runs
+KEY = ["arm_a", "arm_b", "axis", "scorer", "at"]  # the same contrast in both runs
 NUMBERS = ["difference", "ci_low", "ci_high", "p_value", "p_adjusted", "standard_error", "df", "n_seeds"]
 READ = [*KEY, "family", *NUMBERS]
-LOOSE = ("name", "executor", "report")  # parts of an experiment that change no row
-FACTS = ("commit", "dirty", "versions", "hardware", "machine")  # of a manifest: what a rerun may have done differently
-MEASURED = ("timings",)  # tables that no two runs share
+NOT_COMPARED = ("name", "executor", "report")  # keys of an experiment that change no row
+FACTS = ("commit", "dirty", "versions", "hardware", "machine")  # keys of a manifest in which a rerun may differ
+MEASURED = ("timings",)  # tables that differ from run to run
 EXACT, REPRODUCED, UNCOMPARABLE = "reproduced exactly", "reproduced", "not comparable"
 PAIRED = (
-    "Both runs have one experiment and the same seeds, so seeds are paired: that a seed means the same draw of data and first weights in "
-    "both is assumed (where it does not, the test is still right, and weaker)."
+    "Both runs have one experiment and the same seeds, so seeds are paired: a seed is assumed to draw the same data and first weights in "
+    "both (where it does not, the test is valid but weaker)."
 )
-UNPAIRED = "Seeds are not paired: those of one run are taken to share no luck with those of the other (too cautious where they do)."
+UNPAIRED = "Seeds are not paired: the seeds of the two runs are assumed to be unrelated (too cautious where they are related)."
 ADDED = (
-    "Where it says that errors were added, both runs' standard errors make that of the drift, as if the prompts were others: too cautious "
-    "where they are the same."
+    "Where errors were added, the standard error of the drift combines both runs' standard errors as if their prompts were different: too "
+    "cautious where they are the same."
 )
 
 
 @dataclass(frozen=True)
-class Side:
+class RunContrasts:
     """One run: the contrasts of its report, and its tables (None: only the report is there)."""
 
     folder: Path
@@ -60,12 +60,23 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What became of every contrast, what differs between the runs, and what was assumed.
+class Drift:
+    """The second run's difference minus the first's, with interval and two-sided p-value; NaN where `test` begins with "none"."""
+
+    drift: float
+    drift_low: float
+    drift_high: float
+    p_drift: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The verdict on every contrast, what differs between the runs, and what was assumed.
 
     `contrasts`: KEY, family (in the first run), first, first_low, first_high, second, second_low, second_high, same_sign and overlap
     ("yes", "no" or ""), drift, drift_low, drift_high, p_drift (adjusted over the primary family), test, verdict. `settings` maps dotted
-    keys to both values (None: not known, as only a report is there), `tables` a table to "identical", "same rows, other bytes",
+    keys to both values (None: unknown, as only a report is there), `tables` a table to "identical", "same rows, other bytes",
     "different" or where it is missing.
     """
 
@@ -81,75 +92,113 @@ class Compared:
         return self.contrasts[self.contrasts["family"] == "primary"]
 
     @property
-    def status(self) -> int:
+    def exit_status(self) -> int:
         """0 where every primary contrast is reproduced (exactly or not), else 1."""
         return 0 if len(self.primary) and self.primary["verdict"].isin([EXACT, REPRODUCED]).all() else 1
 
 
-def compare(first: Path, second: Path) -> Compared:
-    """What became of `first`'s contrasts in `second`, two folders of finished runs, or what is kept of them: report/tables/contrasts.csv.
+def compare_runs(first: str | Path, second: str | Path) -> Reproduction:
+    """Compare `first`'s contrasts with those of `second`: folders of finished runs, or of reports alone (report/tables/contrasts.csv).
 
     Raises InputError, one line, for a folder that holds no finished run and for runs without a common contrast.
     """
-    sides = _read(first), _read(second)
-    keys = [set(side.contrasts[KEY].itertuples(index=False, name=None)) for side in sides]
+    first, second = Path(first), Path(second)
+    runs = _read_contrasts(first), _read_contrasts(second)
+    keys = [set(run.contrasts[KEY].itertuples(index=False, name=None)) for run in runs]
     if not keys[0] & keys[1]:
         raise InputError(f"{first} and {second}: no contrast (arms, axis, scorer and round) is in both")
-    settings = _differing(*sides)
+    settings = _differing_settings(*runs)
     paired = settings is not None and not any(key.startswith("experiment.") for key in settings)
-    rows = both(*sides, paired=paired)
+    rows = compare_contrasts(*runs, paired=paired)
     assumed = [PAIRED if paired else UNPAIRED] if settings is not None else []
     assumed += [ADDED] if rows.loc[rows["verdict"] != EXACT, "test"].str.endswith("errors added").any() else []
-    return Compared(first, second, rows, settings, _tables(first, second), tuple(assumed))
+    return Reproduction(first, second, rows, settings, _compare_tables(first, second), tuple(assumed))
 
 
-def both(first: Side, second: Side, *, paired: bool) -> pd.DataFrame:
-    """The frame of `Compared.contrasts`: the first run's contrasts in their order, then those that only the second has."""
-    sides = [side.contrasts.set_index(KEY) for side in (first, second)]
-    keys = list(dict.fromkeys([*sides[0].index, *sides[1].index]))
-    found = []
+def compare_contrasts(first: RunContrasts, second: RunContrasts, *, paired: bool) -> pd.DataFrame:
+    """The frame of `Reproduction.contrasts`: the first run's contrasts in their order, then those that only the second has."""
+    by_key = [run.contrasts.set_index(KEY) for run in (first, second)]
+    keys = list(dict.fromkeys([*by_key[0].index, *by_key[1].index]))
+    rows = []
     for key in keys:
-        one, other = (side.loc[key] if key in side.index else None for side in sides)
-        about: dict[str, Any] = dict(zip(KEY, key, strict=True)) | {"family": "descriptive" if one is None else one["family"]}
-        for name, row in (("first", one), ("second", other)):
+        a, b = (contrasts.loc[key] if key in contrasts.index else None for contrasts in by_key)
+        row: dict[str, Any] = dict(zip(KEY, key, strict=True)) | {"family": "descriptive" if a is None else a["family"]}
+        for name, side in (("first", a), ("second", b)):
             ends = ("difference", "ci_low", "ci_high")
-            about |= {f"{name}{end}": math.nan if row is None else row[of] for end, of in zip(("", "_low", "_high"), ends, strict=True)}
-        if one is None or other is None:
-            where = first if other is None else second
-            tested = untested(f"only in {where.folder}")
+            row |= {f"{name}{end}": math.nan if side is None else side[of] for end, of in zip(("", "_low", "_high"), ends, strict=True)}
+        if a is None or b is None:
+            where = first if b is None else second
+            drift = untested_drift(f"only in {where.folder}")
         else:
-            tested = _drift(first, second, key, one, other, paired)
-        found.append(about | _signs(about) | asdict(tested) | {"said": [_says(one), _says(other)]})
-    table = pd.DataFrame(found)
+            drift = _drift(first, second, key, a, b, paired)
+        rows.append(row | _signs(row) | asdict(drift) | {"conclusions": [_conclusion(a), _conclusion(b)]})
+    table = pd.DataFrame(rows)
     primary = (table["family"] == "primary").to_numpy()
     adjusted = table["p_drift"].to_numpy(dtype=float).copy()
     adjusted[primary] = holm(adjusted[primary])
     table = table.assign(p_drift=adjusted)
-    return table.assign(verdict=[_verdict(row) for row in rows_of(table)]).drop(columns="said")
+    return table.assign(verdict=[_verdict(row) for row in rows_of(table)]).drop(columns="conclusions")
 
 
-def _drift(first: Side, second: Side, key: tuple[str, ...], one: pd.Series, other: pd.Series, paired: bool) -> Drift:
-    """By the runs' own scores where both have them for the same prompts; else by what the reports say of the errors."""
-    if math.isnan(one["difference"]) or math.isnan(other["difference"]):
-        where = first if math.isnan(one["difference"]) else second
-        return untested(f"no result in {where.folder}")
+def contrast_drift(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool) -> Drift:
+    """The drift between two runs on the prompts that both have: seed, prompt_id, cluster_id and value (a - b) of each.
+
+    Two-way test over seeds (`paired`: seeds of one label belong together) and clusters of prompts. Whatever prompts do to the difference
+    in both runs alike cancels, so the error is that of the seeds, and of seeds that differ on some prompts and not on others.
+    Raises ValueError as `apo_bench.stats.contrast` does; too few seeds: a Drift without a p-value.
+    """
+    if paired:  # a seed that one run lost cannot be paired
+        first, second = (run[run["seed"].isin(other["seed"])] for run, other in ((first, second), (second, first)))
+    rows = pd.concat([first.assign(arm="first"), second.assign(arm="second")])
+    tested = contrast(rows, "second", "first", paired_seeds=paired)
+    test = tested.test if tested.n_seeds > 1 else "none: one seed tells nothing of seed noise"
+    p_value = math.nan if test.startswith("none") else tested.p_value
+    return Drift(tested.difference, tested.ci_low, tested.ci_high, p_value, test)
+
+
+def drift_from_reports(first: Mapping[str, float], second: Mapping[str, float], confidence: float = 0.95) -> Drift:
+    """The drift between two contrasts of independent runs, from their difference, standard_error, df and n_seeds.
+
+    Variances add up, degrees of freedom by `effective_df`.
+    """
+    value = second["difference"] - first["difference"]
+    if min(first["n_seeds"], second["n_seeds"]) < 3:
+        return untested_drift("fewer than three seeds in one of the runs", value)
+    errors, dfs = ([float(row[name]) for row in (first, second)] for name in ("standard_error", "df"))
+    if not (np.isfinite([value, *errors, *dfs]).all() and min(errors) > 0):
+        return untested_drift("no standard error in one of the runs", value)
+    error, df = math.hypot(*errors), float(effective_df([errors[0] ** 2, errors[1] ** 2], dfs))
+    half = error * float(stdtrit(df, (1 + confidence) / 2))
+    return Drift(value, value - half, value + half, float(2 * stdtr(df, -abs(value) / error)), "t test, errors added")
+
+
+def untested_drift(reason: str, value: float = math.nan) -> Drift:
+    """A drift without a test, and why."""
+    return Drift(value, math.nan, math.nan, math.nan, f"none: {reason}")
+
+
+def _drift(first: RunContrasts, second: RunContrasts, key: tuple[str, ...], a: pd.Series, b: pd.Series, paired: bool) -> Drift:
+    """From the runs' own scores where both have them for the same prompts; else from the errors in their reports."""
+    if math.isnan(a["difference"]) or math.isnan(b["difference"]):
+        where = first if math.isnan(a["difference"]) else second
+        return untested_drift(f"no result in {where.folder}")
     if reason := _another_scale(first, second, key[3]):
-        return untested(reason)
-    scores, others = (_differences(side.run, *key) if side.run else None for side in (first, second))
-    if scores is not None and others is not None and _mostly_shared(set(scores["prompt_id"]), set(others["prompt_id"])):
+        return untested_drift(reason)
+    differences, others = (_differences(side.run, *key) if side.run else None for side in (first, second))
+    if differences is not None and others is not None and _mostly_shared(set(differences["prompt_id"]), set(others["prompt_id"])):
         try:
-            return drift(scores, others, paired=paired)
+            return contrast_drift(differences, others, paired=paired)
         except ValueError as error:
-            return untested(str(error).removeprefix("contrast: "), other["difference"] - one["difference"])
-    return drift_of_contrasts(one.to_dict(), other.to_dict())  # pyright: ignore[reportArgumentType] (columns are numbers)
+            return untested_drift(str(error).removeprefix("contrast: "), b["difference"] - a["difference"])
+    return drift_from_reports(a.to_dict(), b.to_dict())  # pyright: ignore[reportArgumentType] (columns are numbers)
 
 
 def _mostly_shared(first: set[str], second: set[str]) -> bool:
-    """Whether the runs asked the same prompts; other worlds, too, share a few."""
+    """Whether the runs have the same test prompts; different worlds share a few, too."""
     return 2 * len(first & second) > min(len(first), len(second))
 
 
-def _another_scale(first: Side, second: Side, scorer: str) -> str:
+def _another_scale(first: RunContrasts, second: RunContrasts, scorer: str) -> str:
     """Why two runs' scores by one scorer's name are not on one scale, or ""."""
     if first.run is None or second.run is None:
         return ""
@@ -165,10 +214,9 @@ def _differences(run: Run, a: str, b: str, axis: str, scorer: str, at: str) -> p
     if at == "final":
         rows = run.final
     elif at == "dev_best":
-        every = run.tables["scores"]
-        rows = every[
-            every["round"] == pd.Series([run.dev_round.get(key) for key in zip(every["arm"], every["seed"], strict=True)], every.index)
-        ]
+        scores = run.tables["scores"]
+        chosen = pd.Series([run.dev_round.get(key) for key in zip(scores["arm"], scores["seed"], strict=True)], scores.index)
+        rows = scores[scores["round"] == chosen]
     else:
         return None
     rows = rows[(rows["scorer"] == scorer) & ((axis == POOLED) | (rows["axis"] == axis))]
@@ -177,8 +225,8 @@ def _differences(run: Run, a: str, b: str, axis: str, scorer: str, at: str) -> p
     return merged[keys].assign(value=merged["value_a"] - merged["value_b"]) if len(merged) else None
 
 
-def _says(row: pd.Series | None) -> str:
-    """What a run says of a contrast at 5 %: "higher", "lower", "not shown", or "" without a test."""
+def _conclusion(row: pd.Series | None) -> str:
+    """A run's conclusion at 5 %: "higher", "lower", "not shown", or "" without a test."""
     if row is None:
         return ""
     p = row["p_value"] if math.isnan(row["p_adjusted"]) else row["p_adjusted"]
@@ -187,22 +235,23 @@ def _says(row: pd.Series | None) -> str:
     return "not shown" if p >= ALPHA else "higher" if row["difference"] > 0 else "lower"
 
 
-def _signs(about: Mapping[str, Any]) -> dict[str, str]:
-    first, second = (about[name] for name in ("first", "second"))
-    known = [about[f"{name}{end}"] for name in ("first", "second") for end in ("_low", "_high")]
+def _signs(row: Mapping[str, Any]) -> dict[str, str]:
+    first, second = (row[name] for name in ("first", "second"))
+    ends = [row[f"{name}{end}"] for name in ("first", "second") for end in ("_low", "_high")]
     same = "" if math.isnan(first + second) or first * second == 0 else "yes" if first * second > 0 else "no"
-    overlap = "" if math.isnan(sum(known)) else "yes" if known[0] <= known[3] and known[2] <= known[1] else "no"
+    overlap = "" if math.isnan(sum(ends)) else "yes" if ends[0] <= ends[3] and ends[2] <= ends[1] else "no"
     return {"same_sign": same, "overlap": overlap}
 
 
 def _verdict(row: Row) -> str:
-    sides = [[getattr(row, f"{name}{end}") for end in ("", "_low", "_high")] for name in ("first", "second")]
-    if not math.isnan(row.first) and np.array_equal(*sides, equal_nan=True):
-        return EXACT if row.said[0] == row.said[1] else "the same numbers, another claim (other p-values are adjusted beside it)"
+    numbers = [[getattr(row, f"{name}{end}") for end in ("", "_low", "_high")] for name in ("first", "second")]
+    first, second = row.conclusions
+    if not math.isnan(row.first) and np.array_equal(*numbers, equal_nan=True):
+        return EXACT if first == second else "same numbers, another conclusion (adjusted together with other p-values)"
     if math.isnan(row.p_drift):
         return f"{UNCOMPARABLE}: {row.test.removeprefix('none: ')}"
     sign, within = {"yes": "same sign", "no": "opposite sign", "": "a difference of 0"}[row.same_sign], row.p_drift >= ALPHA
-    if within and row.said[0] and row.said[0] == row.said[1]:
+    if within and first and first == second:
         return REPRODUCED
     return f"{sign}, drift {'within' if within else 'beyond'} seed noise"
 
@@ -210,7 +259,7 @@ def _verdict(row: Row) -> str:
 # --- the folders ----------------------------------------------------------------------------------------------------------------
 
 
-def _read(folder: Path) -> Side:
+def _read_contrasts(folder: Path) -> RunContrasts:
     path = folder / "report" / "tables" / "contrasts.csv"
     if (folder / "report" / "tables" / "spread.csv").is_file():
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
@@ -232,20 +281,20 @@ def _read(folder: Path) -> Side:
     if rows.duplicated(KEY).any():
         raise InputError(f"{path}: two rows have the same {', '.join(KEY)}")
     whole = (folder / "manifest.json").is_file() and (folder / "tables" / "scores.parquet").is_file()
-    return Side(folder, rows[READ], read_run(folder) if whole else None)
+    return RunContrasts(folder, rows[READ], read_run(folder) if whole else None)
 
 
-def _differing(first: Side, second: Side) -> dict[str, tuple[Any, Any]] | None:
-    """experiment.* and what the manifests say of code and machine, by dotted key, where they differ; None where only a report is there."""
+def _differing_settings(first: RunContrasts, second: RunContrasts) -> dict[str, tuple[Any, Any]] | None:
+    """Keys of the experiments and of the manifests (code, machine) that differ, dotted; None where only a report is there."""
     if first.run is None or second.run is None:
         return None
-    told = []
+    settings = []
     for run in (first.run, second.run):
-        experiment = {key: value for key, value in run.experiment.model_dump(mode="json").items() if key not in LOOSE}
+        experiment = {key: value for key, value in run.experiment.model_dump(mode="json").items() if key not in NOT_COMPARED}
         facts = {key: run.manifest.get(key) for key in FACTS}
-        told.append(dict(_flat({"experiment": experiment, **facts, "failures": len(run.manifest.get("failures") or ())})))
-    keys = dict.fromkeys([*told[0], *told[1]])
-    return {key: (told[0].get(key), told[1].get(key)) for key in keys if told[0].get(key) != told[1].get(key)}
+        settings.append(dict(_flat({"experiment": experiment, **facts, "failures": len(run.manifest.get("failures") or ())})))
+    a, b = settings
+    return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
 
 
 def _flat(tree: Any, key: str = "") -> Iterable[tuple[str, Any]]:
@@ -256,86 +305,24 @@ def _flat(tree: Any, key: str = "") -> Iterable[tuple[str, Any]]:
         yield key, tree
 
 
-def _tables(first: Path, second: Path) -> dict[str, str]:
-    """For each table but the measured ones, whether both folders hold the same; nothing where one holds none at all."""
+def _compare_tables(first: Path, second: Path) -> dict[str, str]:
+    """For each table but the measured ones, whether both folders hold the same; nothing where one has no tables."""
     if not all((folder / "tables").is_dir() for folder in (first, second)):
         return {}
     names = sorted({path.stem for folder in (first, second) for path in (folder / "tables").glob("*.parquet")} - set(MEASURED))
-    found = {}
+    states = {}
     for name in names:
         paths = [folder / "tables" / f"{name}.parquet" for folder in (first, second)]
         absent = [path for path in paths if not path.is_file()]
-        found[name] = f"missing in {absent[0].parents[1]}" if absent else _same(*paths)
-    return found
+        states[name] = f"missing in {absent[0].parents[1]}" if absent else _compare_table(*paths)
+    return states
 
 
-def _same(first: Path, second: Path) -> str:
+def _compare_table(first: Path, second: Path) -> str:
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)]
     if digests[0] == digests[1]:
         return "identical"
     try:
         return "same rows, other bytes" if pd.read_parquet(first).equals(pd.read_parquet(second)) else "different"
-    except Exception as error:  # what a damaged byte makes of a file, its reader and pandas tell in errors of every kind
+    except Exception as error:  # a damaged file raises errors of every kind
         raise InputError(" ".join(f"{first} or {second}: not readable as parquet: {error or type(error).__name__}".split())) from None
-
-
-# --- in words -------------------------------------------------------------------------------------------------------------------
-
-
-def sentences(found: Compared) -> list[str]:
-    """The answer, a sentence per primary contrast, what differs between the runs, and what was assumed."""
-    primary = found.primary
-    good = int(primary["verdict"].isin([EXACT, REPRODUCED]).sum())
-    lines = [f"{good} of {len(primary)} primary contrasts of {found.first} reproduced in {found.second}."]
-    lines += [_sentence(row) for row in rows_of(primary)]
-    others = found.contrasts[found.contrasts["family"] != "primary"]["verdict"].str.partition(":")[0].value_counts(sort=False)
-    lines += [f"Of the other contrasts: {', '.join(f'{n} {verdict}' for verdict, n in others.items())}."] if len(others) else []
-    states = list(found.tables.values())
-    if found.settings is None:
-        lines.append("One of them is a report alone: its settings and tables are not compared.")
-    elif set(states) <= {"identical"}:
-        lines.append(f"All {len(states)} tables are byte-identical (timings aside).")
-    else:
-        told = ", ".join(f"{name} {state}" for name, state in found.tables.items() if state != "identical")
-        lines.append(f"{states.count('identical')} of {len(states)} tables are byte-identical; {told}.")
-    if found.settings is not None:
-        lines.append(f"Differing settings, code and versions: {', '.join(found.settings) or 'none'}.")
-    return [one_line(line) for line in [*lines, *found.assumed]]
-
-
-def _sentence(row: Row) -> str:
-    where = f"{row.scorer}, {'all axes pooled' if row.axis == POOLED else row.axis}{'' if row.at == 'final' else f', {row.at}'}"
-    said = f"{row.arm_a} against {row.arm_b} ({where}): {row.verdict}. {_ends(row, 'first')} first, {_ends(row, 'second')} second"
-    if math.isnan(row.drift) or row.verdict == EXACT:
-        return f"{said}."
-    overlap = {"yes": "; the intervals overlap", "no": "; the intervals do not overlap", "": ""}[row.overlap]
-    p = "" if math.isnan(row.p_drift) else f", p = {probability(row.p_drift)}"
-    return f"{said}{overlap}; drift {_ends(row, 'drift')}{p} ({row.test})."
-
-
-def _ends(row: Row, name: str) -> str:
-    value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
-    return signed(value) + ("" if math.isnan(low) else f" ({signed(low)} to {signed(high)})")
-
-
-def tables(found: Compared, *, descriptive: bool = False) -> list[Any]:
-    """What the terminal shows, at most 100 columns wide: declared contrasts (or all), then what differs between the runs."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    heads = ("contrast", "axis", "scorer", "at", "first", "second", "drift (95 %)", "p", "verdict")
-    shown = Table(*heads, box=SIMPLE_HEAD, padding=0, title="Does the second run reproduce the first?")
-    order = {"primary": 0, "secondary": 1, "descriptive": 2}
-    for row in sorted(rows_of(found.contrasts), key=lambda row: order.get(row.family, 2)):
-        if descriptive or row.family in ("primary", "secondary"):
-            mark, exact = "*" if row.family == "primary" else "", row.verdict == EXACT
-            cells = [f"{mark}{row.arm_a} - {row.arm_b}", row.axis, row.scorer, row.at, number(row.first), number(row.second)]
-            cells += ["-", "-"] if exact else [_ends(row, "drift"), probability(row.p_drift) or "-"]
-            shown.add_row(*map(one_line, [*cells, row.verdict]))
-    shown.caption = "* primary: p adjusted together by Holm"
-    if not found.settings:
-        return [shown]
-    differing = Table("differs", "first", "second", box=SIMPLE_HEAD, padding=0)
-    for key, values in found.settings.items():
-        differing.add_row(*map(one_line, [key, *map(str, values)]))
-    return [shown, differing]

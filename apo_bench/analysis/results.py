@@ -39,7 +39,7 @@ TEXTS = (  # texts, everywhere; `round` of a judgment too
 MAY_LACK = ("n", "verdict", "failure")
 UNIQUE = {name: ["arm", "seed", "round", "prompt_id", "axis", "scorer"] for name in ("scores", "control_scores")}
 MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
-    "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "changed_after_a_look": dict,
+    "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "preregistration_change": dict,
     "hardware": dict,
     "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
 }  # fmt: skip
@@ -100,13 +100,13 @@ class Run:
     @cached_property
     def final_round(self) -> dict[str, int]:
         """The last round of each arm, over the seeds that came through; an arm without one is absent."""
-        rounds = without(self.tables["scores"], self.failed).groupby("arm")["round"].max()
+        rounds = exclude_failed(self.tables["scores"], self.failed).groupby("arm")["round"].max()
         return {arm: int(rounds[arm]) for arm in self.arms if arm in rounds.index}
 
     @cached_property
     def final(self) -> pd.DataFrame:
         """Scores at each arm's final round, of the seeds that came through."""
-        scores = without(self.tables["scores"], self.failed)
+        scores = exclude_failed(self.tables["scores"], self.failed)
         return scores[scores["round"] == scores["arm"].map(self.final_round)]
 
     @cached_property
@@ -119,7 +119,7 @@ class Run:
         """Each arm-seed's round of the highest dev_score among 1..R, the first among equals; without a dev_score it is absent."""
         table = self.tables["metrics"]
         rows = table[(table["metric"] == "dev_score") & (table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
-        rows = without(rows, self.failed).sort_values("round", kind="stable", ignore_index=True)
+        rows = exclude_failed(rows, self.failed).sort_values("round", kind="stable", ignore_index=True)
         best = rows.loc[rows.groupby(["arm", "seed"])["value"].idxmax()]
         return {(arm, int(seed)): int(one) for arm, seed, one in zip(best["arm"], best["seed"], best["round"], strict=True)}
 
@@ -213,7 +213,7 @@ def _check_manifest(path: Path, manifest: Any) -> None:
                 raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(one).__name__}")
 
 
-def without(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
+def exclude_failed(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
     """The rows of arm-seeds that did not fail."""
     if not failed:
         return frame
@@ -252,7 +252,7 @@ def summary(run: Run) -> pd.DataFrame:
     return _ordered(table, run, "scorer", scorers)
 
 
-def reward_models(run: Run) -> pd.DataFrame:
+def reward_model_diagnostics(run: Run) -> pd.DataFrame:
     """The diagnostics of the arms' reward models: arm, round, axis, metric, mean and seed_sd over seeds, n_seeds."""
     table = run.tables["reward_models"].dropna(subset=["value"])
     table = table[table["arm"].isin(run.arms)]
@@ -261,7 +261,7 @@ def reward_models(run: Run) -> pd.DataFrame:
     return _ordered(found.astype({"round": int, "n_seeds": int}), run, "metric", sorted(found["metric"].unique()))
 
 
-def reliability(run: Run) -> pd.DataFrame:
+def reliability_curve(run: Run) -> pd.DataFrame:
     """arm, round, bin, confidence, accuracy, n on all axes: of the pairs of all seeds together, so bins weigh by their n."""
     table = run.tables["reliability"]
     table = table[(table["axis"] == POOLED) & table["arm"].isin(run.arms)]
@@ -270,7 +270,7 @@ def reliability(run: Run) -> pd.DataFrame:
     return sums.assign(**{name: sums[name] / sums["n"] for name in ("confidence", "accuracy")}).astype({"round": int, "bin": int, "n": int})
 
 
-def by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> pd.DataFrame:
+def metrics_by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> pd.DataFrame:
     """A row per arm, round and axis; columns n_seeds and, for every scorer and metric, `<name>` and `<name>_sd` over seeds.
 
     Diagnostics of reward models are called rm_<metric>. What was not measured is NaN.
@@ -304,7 +304,7 @@ def gold_accuracy(run: Run) -> pd.DataFrame:
     return means.merge(spread, on=["gold", "axis"], how="left").assign(floor=means["axis"].map(floor).to_numpy()).reset_index(drop=True)
 
 
-def uninformative(run: Run, scorer: str, axis: str) -> str:
+def uninformative_gold(run: Run, scorer: str, axis: str) -> str:
     """Why no test is made on this gold model and axis, or "". Pooled axes need a gold model that is informative on each."""
     if scorer not in run.golds:
         return ""
@@ -319,7 +319,7 @@ def uninformative(run: Run, scorer: str, axis: str) -> str:
     return ""
 
 
-def comparisons(run: Run) -> list[tuple[str, Comparison]]:
+def declared_pairs(run: Run) -> list[tuple[str, Comparison]]:
     """(family, comparison), primary ones first; a pair that is both is primary."""
     compare, seen, found = run.experiment.compare, set(), []
     for family, pairs in (("primary", compare.primary), ("secondary", compare.secondary)):
@@ -336,7 +336,7 @@ def shared_seeds(rows: pd.DataFrame, pair: Comparison) -> list[int]:
     return sorted(first & second)
 
 
-def sign_agreement(run: Run) -> pd.DataFrame:
+def gold_sign_agreement(run: Run) -> pd.DataFrame:
     """How far each gold model can be trusted where the truth is known: gold, axis, agree (share), n.
 
     Over arm, seed and every pair of rounds: of the changes in mean ground truth larger than 0.1 in size, the share in which the gold

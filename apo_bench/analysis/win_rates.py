@@ -17,9 +17,9 @@ from apo_bench.stats import JudgedWinRate, agreement, clustered_mean, judged_win
 NOT_AUDITED = "not audited"
 ONE_ORDER = "asked in one order only: position bias and inconsistency are not known"
 PAIR = ["arm_a", "arm_b", "judge"]
-SHARED = ["arm_a", "arm_b", "seed_a", "seed_b", "round", "axis", "prompt_id"]  # what two judges of one comparison share
+COMPARISON_KEYS = ["arm_a", "arm_b", "seed_a", "seed_b", "round", "axis", "prompt_id"]  # what two judges of one comparison share
 TESTED = ["seed_a", "seed_b", "prompt_id", "cluster_id", "value"]
-COLUMNS = [
+WIN_RATE_COLUMNS = [
     "arm_a", "arm_b", "axis", "judge", "round", "win_rate", "standard_error", "df", "ci_low", "ci_high", "p_value", "n_seeds",
     "n_clusters", "n_comparisons", "n_missing", "n_dropped", "worst_low", "worst_high", "inconsistency_rate", "first_position_rate",
     "tie_share", "length_difference", "missing_first_a", "missing_first_b", "missing_why", "missing_length_difference", "lc_win_rate",
@@ -27,11 +27,25 @@ COLUMNS = [
     "note",
 ]  # fmt: skip
 COUNTS = ["n_seeds", "n_clusters", "n_comparisons", "n_missing", "n_dropped", "missing_first_a", "missing_first_b", "lc_n"]
-BETWEEN = ["judge", "other", "axis", "kappa", "ci_low", "ci_high", "raw", "raw_low", "raw_high", "n", "n_missing", "n_clusters", "note"]
-AGAINST = ["judge", "scorer", "axis", "agree", "ci_low", "ci_high", "n", "n_equal", "n_missing", "n_clusters"]
+JUDGE_AGREEMENT_COLUMNS = [
+    "judge",
+    "other",
+    "axis",
+    "kappa",
+    "ci_low",
+    "ci_high",
+    "raw",
+    "raw_low",
+    "raw_high",
+    "n",
+    "n_missing",
+    "n_clusters",
+    "note",
+]
+SCORE_AGREEMENT_COLUMNS = ["judge", "scorer", "axis", "agree", "ci_low", "ci_high", "n", "n_equal", "n_missing", "n_clusters"]
 
 
-def comparisons(judgments: pd.DataFrame) -> pd.DataFrame:
+def comparisons_from_verdicts(judgments: pd.DataFrame) -> pd.DataFrame:
     """A row per comparison: its keys, cluster_id, value, agreed, length_a, length_b.
 
     `value` is the mean of both orders for arm_a, NaN unless both have a verdict. `agreed` is the same under the rule that a response
@@ -39,7 +53,7 @@ def comparisons(judgments: pd.DataFrame) -> pd.DataFrame:
     1/4 or 3/4, a tie in one order and a winner in the other, becomes 1/2; two orders that name different winners have 1/2 either way.
     A judge that was never asked both orders of anything (outside verdicts) has one row a comparison, and that row's value.
     """
-    grouped = judgments.groupby([*SHARED, "judge"], sort=True, dropna=False)
+    grouped = judgments.groupby([*COMPARISON_KEYS, "judge"], sort=True, dropna=False)
     found = grouped.agg(
         cluster_id=("cluster_id", "first"),
         length_a=("length_a", "first"),
@@ -78,8 +92,8 @@ def win_rates(
     - informative: "", or why no claim may rest on this judge (`doubt`), or "not audited". A judge that is uninformative has no p-value,
       and `test` says why. What the statistics refuse is a row without numbers whose `test` gives their reason.
     """
-    pairs = dict(iter(comparisons(judgments).groupby(PAIR)))
-    twice = set(judgments.loc[judgments.duplicated([*SHARED, "judge"]), "judge"])  # the judges that were asked both orders
+    pairs = dict(iter(comparisons_from_verdicts(judgments).groupby(PAIR)))
+    twice = set(judgments.loc[judgments.duplicated([*COMPARISON_KEYS, "judge"]), "judge"])  # the judges that were asked both orders
     found = []
     for pair, rows in judgments.groupby(PAIR, sort=True):
         a, b, judge = pair
@@ -92,11 +106,11 @@ def win_rates(
                 numbers |= _length_controlled(its, draws, seed, confidence)
                 if math.isnan(numbers["win_rate"]):  # what is left are identical responses, or prompts that some seed lacks
                     numbers |= dict.fromkeys(("tie_share", "lc_win_rate", "lc_low", "lc_high"), math.nan)
-                found.append(names | _held(numbers, doubt(audit, str(judge), axis, axes)))
-    return pd.DataFrame(found, columns=COLUMNS).astype(dict.fromkeys(COUNTS, int))
+                found.append(names | _held(numbers, uninformative_judge(audit, str(judge), axis, axes)))
+    return pd.DataFrame(found, columns=WIN_RATE_COLUMNS).astype(dict.fromkeys(COUNTS, int))
 
 
-def doubt(audit: pd.DataFrame, judge: str, axis: str, axes: Sequence[str]) -> str:
+def uninformative_judge(audit: pd.DataFrame, judge: str, axis: str, axes: Sequence[str]) -> str:
     """Why no claim on this axis may rest on this judge, or ""; "not audited" where there is no audit of it.
 
     An axis that the audit does not tell apart is held to all that was audited. Pooled axes need a judge that is informative on each of
@@ -110,7 +124,7 @@ def doubt(audit: pd.DataFrame, judge: str, axis: str, axes: Sequence[str]) -> st
     return next(filter(None, reasons), "")
 
 
-def as_contrast(row: Mapping[str, Any]) -> dict[str, Any]:
+def win_rate_as_contrast(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `win_rates` as one of contrasts.csv: the difference is the win rate's from 1/2, and P(a > b) the win rate itself.
 
     What was not compared because a verdict is missing counts as dropped. There are no scores, so no g. Family, place and adjusted
@@ -125,43 +139,43 @@ def as_contrast(row: Mapping[str, Any]) -> dict[str, Any]:
     return found | nothing | named | {"p_superior": row["win_rate"], "n_dropped": row["n_dropped"] + row["n_missing"]}
 
 
-def as_scores(judgments: pd.DataFrame, judge: str, a: str, b: str) -> pd.DataFrame:
+def verdicts_as_scores(judgments: pd.DataFrame, judge: str, a: str, b: str) -> pd.DataFrame:
     """One judge's comparisons of two arms as scores: arm `a` has the value of each, arm `b` 1/2, so that a contrast is the win rate's.
 
     Columns arm, seed, prompt_id, cluster_id, axis, value; comparisons without a value are left out.
     """
     rows = judgments[(judgments["judge"] == judge) & (judgments["arm_a"] == a) & (judgments["arm_b"] == b)]
-    compared = comparisons(rows).dropna(subset=["value"]).rename(columns={"seed_a": "seed"})
+    compared = comparisons_from_verdicts(rows).dropna(subset=["value"]).rename(columns={"seed_a": "seed"})
     first = compared[["seed", "prompt_id", "cluster_id", "axis", "value"]].assign(arm=a)
     return pd.concat([first, first.assign(arm=b, value=0.5)], ignore_index=True)
 
 
-def agreement_of_judges(judgments: pd.DataFrame) -> pd.DataFrame:
+def judge_agreement(judgments: pd.DataFrame) -> pd.DataFrame:
     """Every two judges, by axis and on all: Cohen's kappa and raw agreement on comparisons that both were asked; columns BETWEEN.
 
     A comparison is labelled by its value, above, at or below 1/2: a, tie or b. One that either judge left without a verdict is counted in
     n_missing. Intervals are robust to clusters of prompts, over which arms and seeds are not told apart. Where nothing can be said, `note`
     has the reason.
     """
-    compared = comparisons(judgments)
+    compared = comparisons_from_verdicts(judgments)
     compared["label"] = np.sign(compared["value"] - 0.5).map({1.0: "a", 0.0: "tie", -1.0: "b"})
     found = []
     for judge, other in combinations(sorted(compared["judge"].unique()), 2):
         first, second = (compared[compared["judge"] == one] for one in (judge, other))
-        both = first.merge(second[[*SHARED, "label"]], on=SHARED, suffixes=("", "_other"))
+        both = first.merge(second[[*COMPARISON_KEYS, "label"]], on=COMPARISON_KEYS, suffixes=("", "_other"))
         for axis, rows in _by_axis(both, compared):
             numbers: dict[str, Any] = {"n": 0, "n_missing": len(rows), "n_clusters": 0, "note": ""}
             try:
                 one = agreement(rows["label"], rows["label_other"], clusters=rows["cluster_id"])
-                numbers |= {name: getattr(one, name) for name in BETWEEN[3:-1]}
+                numbers |= {name: getattr(one, name) for name in JUDGE_AGREEMENT_COLUMNS[3:-1]}
                 numbers["note"] = one.test.removeprefix("none: ") if one.test.startswith("none") else ""
             except ValueError as error:
                 numbers["note"] = _reason(error) if len(rows) else "no comparison was asked of both"
             found.append({"judge": judge, "other": other, "axis": axis, **numbers})
-    return pd.DataFrame(found, columns=BETWEEN)
+    return pd.DataFrame(found, columns=JUDGE_AGREEMENT_COLUMNS)
 
 
-def against_scores(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def judge_score_agreement(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Each judge against each scorer (a gold model's mean, the ground truth), by axis and on all; columns AGAINST.
 
     `scores`: arm, seed, round, prompt_id, scorer, value, of the scorers to be looked at. A scorer names the response with the higher
@@ -169,7 +183,7 @@ def against_scores(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFram
     share of the other n on which the judge names the same winner, a judge's tie counting 1/2, so that 1/2 is chance; its interval is
     robust to clusters of prompts. n_missing: comparisons that lack the judge's verdict or a score.
     """
-    compared = comparisons(judgments)
+    compared = comparisons_from_verdicts(judgments)
     rounds = compared["round"].astype(str).str.split("/", n=1)
     for side, place in (("a", 0), ("b", -1)):
         compared[f"at_{side}"] = rounds.str[place]
@@ -190,14 +204,16 @@ def against_scores(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFram
                     mean, low, high, n_clusters = clustered_mean(told["agree"], told["cluster_id"])
                 counts = (len(told), len(known) - len(told), len(part) - len(known), n_clusters)
                 found.append((judge, scorer, axis, mean, low, high, *counts))
-    return pd.DataFrame(found, columns=AGAINST)
+    return pd.DataFrame(found, columns=SCORE_AGREEMENT_COLUMNS)
 
 
-def marked(frame: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], columns: Sequence[str] = ("judge",)) -> pd.DataFrame:
+def flag_uninformative_judges(
+    frame: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], columns: Sequence[str] = ("judge",)
+) -> pd.DataFrame:
     """`frame`, which has an axis, with a column `informative`: why no claim may rest on a judge in `columns`, "not audited", or ""."""
     found = []
     for row in frame.to_dict("records"):
-        doubts = {row[name]: doubt(audit, str(row[name]), row["axis"], axes) for name in columns}
+        doubts = {row[name]: uninformative_judge(audit, str(row[name]), row["axis"], axes) for name in columns}
         found.append("; ".join(f"{judge}: {reason}" for judge, reason in doubts.items() if reason))
     return frame.assign(informative=found)
 

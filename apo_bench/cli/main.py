@@ -119,11 +119,13 @@ def compare(
     descriptive: Annotated[bool, typer.Option("--all", help="Also the contrasts of no declared family.")] = False,
 ) -> None:
     """Whether a rerun (DIR2) reproduces a run (DIR1), contrast by contrast; exit status 1 where a primary one is not reproduced."""
-    from apo_bench.analysis import reproduction as compare_runs
+    from apo_bench.analysis import reproduction_text
+    from apo_bench.analysis.reproduction import compare_runs
 
-    found = compare_runs.compare(first, second)
-    terminal.print_tables(*compare_runs.tables(found, descriptive=descriptive), *compare_runs.sentences(found))
-    if found.status:
+    result = compare_runs(first, second)
+    tables = reproduction_text.reproduction_tables(result, descriptive=descriptive)
+    terminal.print_tables(*tables, *reproduction_text.reproduction_sentences(result))
+    if result.exit_status:
         raise typer.Exit(FAILED)
 
 
@@ -144,12 +146,12 @@ def power(
     if variation.is_varied(folder):
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
     refuse_unfinished(folder)
-    from apo_bench.analysis.power import planned, sentences
+    from apo_bench.analysis.power import power_notes, primary_power
     from apo_bench.analysis.results import read_run
 
     run = read_run(folder)
-    plans = planned(run, power=power, effect=effect)
-    terminal.print_tables(*terminal.plans(plans, run.scorer, power), *sentences(plans, power=power, effect=effect))
+    plans = primary_power(run, power=power, effect=effect)
+    terminal.print_tables(*terminal.plans(plans, run.scorer, power), *power_notes(plans, power=power, effect=effect))
 
 
 @app.command()
@@ -314,7 +316,7 @@ def _unmatched(path: Path, overrides: dict[str, Any]) -> list[str]:
     from apo_bench.run import records
 
     wanted, task = records.opened(path, overrides)
-    return costs.missed(plan(wanted, task, base=path.resolve().parent).matches)
+    return costs.missed_matches(plan(wanted, task, base=path.resolve().parent).matches)
 
 
 def _listed(names: str | None) -> tuple[str, ...] | None:

@@ -1,7 +1,7 @@
-"""`python -m apo_bench.cli.reference`: the pages of docs/ that say what the code says, written from the code.
+"""`python -m apo_bench.cli.reference`: the reference pages of docs/, written from the code.
 
-docs/experiment.md from the pydantic models of `config`, docs/cli.md from the typer app, docs/api.md from signatures and docstrings. Only
-in a checkout, which has the sources and docs/.
+docs/experiment.md from the pydantic models of `config.schema`, docs/cli.md from the typer app, docs/api.md from signatures and docstrings.
+Works in a checkout only, which has the sources and docs/.
 """
 
 import ast
@@ -9,7 +9,7 @@ import inspect
 import json
 import re
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,18 +19,32 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, ParameterInfo
 
-from apo_bench.cli.reference_words import API, MEANINGS
 from apo_bench.config import schema as config
 from apo_bench.provenance import PACKAGE
 
 DOCS = PACKAGE.parent / "docs"
-WRITTEN = "<!-- Written by `python -m apo_bench.cli.reference`; change the code, not this page. -->"
+GENERATED = "<!-- Written by `python -m apo_bench.cli.reference`; change the code, not this page. -->"
 PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything", type(None): "`null`"}
 NAMED = {config.Unit: "[unit](#units)"}
+API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their public names; none: all that a module or package exports
+    "apo_bench.lab": (),
+    "apo_bench.types": (),
+    "apo_bench.losses": (),
+    "apo_bench.apo": (),
+    "apo_bench.evaluation.method_contract": ("CheckResult", "check_method", "closed_doors"),
+    "apo_bench.config.plugins": ("resolve",),
+    "apo_bench.judging.verdicts": (),
+    "apo_bench.errors": (),
+    "apo_bench.config.load": ("load_experiment", "dump_experiment"),
+    "apo_bench.run.runner": ("run", "RunResult", "JobSubset"),
+    "apo_bench.analysis.results": ("Run", "read_run", "read_responses", "summary"),
+    "apo_bench.report.report": ("write_report",),
+    "apo_bench.stats": (),
+}
 
 
 def pages() -> dict[Path, str]:
-    """Every page that is written here, by its path."""
+    """The text of every generated page, by its path."""
     return {DOCS / "experiment.md": experiment_page(), DOCS / "cli.md": cli_page(), DOCS / "api.md": api_page()}
 
 
@@ -38,19 +52,18 @@ def pages() -> dict[Path, str]:
 
 
 def experiment_page() -> str:
-    comments = trailing_comments(PACKAGE / "config" / "schema.py")
     units = ", ".join(f"`{unit}`" for unit in get_args(config.Unit))
     parts = [
         "# The experiment file",
-        WRITTEN,
+        GENERATED,
         "Every key an experiment file may have, section by section. Unknown keys are refused and nothing is converted: `3` is no text and "
-        "`'3'` no number. `--set` takes dotted keys, such as `models.policy.training.learning_rate=1e-5`; a list it replaces whole. "
-        "[What the words mean](concepts.md) is told elsewhere.",
+        "`'3'` no number. `--set` takes dotted keys, such as `models.policy.training.learning_rate=1e-5`, and replaces a list as a whole. "
+        "[Concepts](concepts.md) explains the terms.",
     ]
     for model, keys in places(config.Experiment).items():
         where = [f"At {', '.join(f'`{key}`' for key in keys)}."] if any(keys) else []
         about = [inspect.cleandoc(model.__doc__)] if model.__doc__ else []
-        parts += [f"## {model.__name__}", *where, *about, _table(model, comments)]
+        parts += [f"## {model.__name__}", *where, *about, _table(model)]
     return _joined([*parts, "## Units", f"What a ledger counts: {units}. [What each is](concepts.md#the-ledger)."])
 
 
@@ -60,47 +73,32 @@ def models(root: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def places(root: type[BaseModel]) -> dict[type[BaseModel], list[str]]:
-    """A model and all those its fields can hold -> the dotted keys under which it stands; NAME and N are a mapping's and a list's."""
-    found: dict[type[BaseModel], list[str]] = {}
+    """A model and all those its fields can hold -> their dotted keys, with NAME for a mapping's key and N for a list's place."""
+    keys: dict[type[BaseModel], list[str]] = {}
 
     def visit(annotation: Any, place: str) -> None:
         origin, inner = get_origin(annotation), get_args(annotation)
         if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-            found.setdefault(annotation, []).append(place)
+            keys.setdefault(annotation, []).append(place)
             for name, field in annotation.model_fields.items():
                 visit(field.annotation, f"{place}.{name}".lstrip("."))
         elif origin is dict:
             visit(inner[1], f"{place}.NAME")
         else:
-            for one in inner:
-                visit(one, f"{place}.N" if origin is tuple else place)
+            for argument in inner:
+                visit(argument, f"{place}.N" if origin is tuple else place)
 
     visit(root, "")
-    return found
+    return keys
 
 
-def trailing_comments(path: Path) -> dict[str, str]:
-    """What stands behind a field on its line, by Class.field."""
-    source = path.read_text(encoding="utf-8")
-    lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body:
-        for field in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                comment = lines[(field.end_lineno or field.lineno) - 1][field.end_col_offset or 0 :].strip()
-                if comment.startswith("# "):
-                    found[f"{node.name}.{field.target.id}"] = comment.removeprefix("# ")  # pyright: ignore[reportAttributeAccessIssue]
-    return found
-
-
-def _table(model: type[BaseModel], comments: dict[str, str]) -> str:
+def _table(model: type[BaseModel]) -> str:
     rows = []
     for name, field in model.model_fields.items():
-        key = f"{model.__name__}.{name}"
-        meaning = [text for text in (MEANINGS.get(key), comments.get(key)) if text]
         default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
-        rows.append((f"`{name}`", kind(field.annotation, field.metadata), default, "; ".join(meaning)))
+        rows.append((f"`{name}`", kind(field.annotation, field.metadata), default, " ".join((field.description or "").split())))
     if model.model_config.get("extra") == "allow":
-        rows.append(("*any other*", "anything", "the method's own", "a parameter of the class that `use` names, held to its field's type"))
+        rows.append(("*any other*", "anything", "the class's own", "a field of the class that `use` names, checked against its type"))
     return _rows(("key", "type", "default", "meaning"), rows)
 
 
@@ -110,12 +108,12 @@ def kind(annotation: Any, limits: Sequence[Any] = ()) -> str:
         return NAMED[annotation]
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        more = [limit for one in inner[1:] for limit in (one.metadata if isinstance(one, FieldInfo) else [one])]
+        more = [limit for extra in inner[1:] for limit in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
         return kind(inner[0], [*more, *limits])
     if origin in (Union, types.UnionType):
-        words = " or ".join(kind(one) for one in inner)
+        words = " or ".join(kind(member) for member in inner)
     elif origin is Literal:
-        words = " or ".join(_value(one) for one in inner)
+        words = " or ".join(_value(choice) for choice in inner)
     elif origin is tuple:
         words = f"list of {_many(kind(inner[0]))}" if Ellipsis in inner else f"list of {len(inner)}: {', '.join(map(kind, inner))}"
     elif origin is dict:
@@ -124,8 +122,8 @@ def kind(annotation: Any, limits: Sequence[Any] = ()) -> str:
         words = f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     else:
         words = PLAIN[annotation]
-    said = [text for one in limits for text in _limits(one)]
-    return f"{words} ({', '.join(said)})" if said else words
+    bounds = [text for limit in limits for text in _limits(limit)]
+    return f"{words} ({', '.join(bounds)})" if bounds else words
 
 
 def _limits(limit: Any) -> Iterator[str]:
@@ -147,7 +145,7 @@ def _many(words: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, BaseModel):
         return "all its defaults"
-    return f"`{json.dumps(value, default=lambda one: str(one) if isinstance(one, Path) else list(one))}`"
+    return f"`{json.dumps(value, default=lambda other: str(other) if isinstance(other, Path) else list(other))}`"
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------------
@@ -158,9 +156,9 @@ def cli_page() -> str:
 
     parts = [
         "# The command line",
-        WRITTEN,
-        f"`apo-bench COMMAND`: {app.info.help} Bad input is one line that names file and key, with exit status 2, and nothing is written. "
-        "Status 1: something that was asked for failed. `apo-bench COMMAND --help` says what stands here.",
+        GENERATED,
+        f"`apo-bench COMMAND`: {app.info.help} Bad input is refused in one line that names file and key, with exit status 2, and nothing "
+        "is written. Status 1: a part of the work failed. `apo-bench COMMAND --help` prints the same.",
     ]
     for name, command in commands(app):
         words, rows = [name], []
@@ -177,9 +175,9 @@ def cli_page() -> str:
 
 def commands(app: typer.Typer) -> Iterator[tuple[str, Callable[..., Any]]]:
     """(name, function) of every command, as `--help` orders them."""
-    for one in app.registered_commands:
-        assert one.callback is not None
-        yield one.name or one.callback.__name__.replace("_", "-"), one.callback
+    for command in app.registered_commands:
+        assert command.callback is not None
+        yield command.name or command.callback.__name__.replace("_", "-"), command.callback
     for group in app.registered_groups:
         assert group.typer_instance is not None
         yield from commands(group.typer_instance)
@@ -201,7 +199,7 @@ def parameters(command: Callable[..., Any]) -> Iterator[Parameter]:
     hints = get_type_hints(command, include_extras=True)
     for name, parameter in inspect.signature(command).parameters.items():
         annotation, *more = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
-        info = next((one for one in more if isinstance(one, ParameterInfo)), None)
+        info = next((extra for extra in more if isinstance(extra, ParameterInfo)), None)
         if get_origin(annotation) in (Union, types.UnionType):
             annotation = get_args(annotation)[0]  # X | None
         several = get_origin(annotation) is list
@@ -209,14 +207,14 @@ def parameters(command: Callable[..., Any]) -> Iterator[Parameter]:
         metavar, required = (info and info.metavar) or "", parameter.default is inspect.Parameter.empty
         default = None if required else parameter.default
         if isinstance(info, ArgumentInfo) or (info is None and required):
-            shown = metavar.strip("[].") or name.upper()
-            shown = f"{shown}..." if several else shown
+            label = metavar.strip("[].") or name.upper()
+            label = f"{label}..." if several else label
         else:
-            named = (info.default, *(info.param_decls or ())) if info else ()  # the first name stands where a default would
-            shown = next((one for one in named if isinstance(one, str)), f"--{name.replace('_', '-')}")
-            shown += f" / --no-{name}" if default is True else ""
+            labels = (info.default, *(info.param_decls or ())) if info else ()  # typer takes the first name in place of a default
+            label = next((text for text in labels if isinstance(text, str)), f"--{name.replace('_', '-')}")
+            label += f" / --no-{name}" if default is True else ""
             value = "" if annotation is bool else (metavar or value) + (", repeatable" if several else "")
-        yield Parameter(shown, value, (info and info.help) or "", required, default)
+        yield Parameter(label, value, (info and info.help) or "", required, default)
 
 
 # --- the Python API -----------------------------------------------------------------------------------------------------------
@@ -225,49 +223,76 @@ def parameters(command: Callable[..., Any]) -> Iterator[Parameter]:
 def api_page() -> str:
     parts = [
         "# The Python API",
-        WRITTEN,
+        GENERATED,
         "What methods, tasks, judges and notebooks may build on: signatures and docstrings, as the sources have them. Shapes are written "
         "`(B, T)`, and units are in names. What a user can get wrong raises `apo_bench.errors.InputError`, a `ValueError` of one line; "
-        "statistics raise a plain `ValueError` that names arm and column. Whatever is not here may change without notice.",
+        "statistics raise a plain `ValueError` that names arm and column. Everything else may change without notice.",
     ]
     for module, names in API.items():
-        path = PACKAGE / f"{module.replace('.', '/')}.py"
-        source = path.read_text(encoding="utf-8")
-        first = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
-        parts += [
-            f"## apo_bench.{module}",
-            f"{first} Source: [apo_bench/{path.relative_to(PACKAGE)}](../apo_bench/{path.relative_to(PACKAGE)}).",
-        ]
-        for name, code in outlines(source, names):
+        source = _source(module)
+        purpose = (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+        shown = source.parent if source.name == "__init__.py" else source
+        link = shown.relative_to(PACKAGE.parent)
+        parts += [f"## {module}", f"{purpose} Source: [{link}](../{link})."]
+        for name, code in public(module, names):
             parts += [f"### {name}", f"```python\n{code}\n```"]
     return _joined(parts)
 
 
-def outlines(source: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, signature with docstring; of a class also its fields and public methods). Raises KeyError for a name that is not there."""
-    lines = source.splitlines()
-    defined = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+def public(module: str, names: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """(name, outline) of what a module exports; what a package re-exports, from where it is defined, in the order of the imports."""
+    source = _source(module).read_text(encoding="utf-8")
+    body = ast.parse(source).body
+    exports = [node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    wanted = list(names or (ast.literal_eval(exports[0]) if exports else ()))
+    for node in body if exports else ():
+        if isinstance(node, ast.ImportFrom):
+            reexported = [alias.name for alias in node.names if alias.name in wanted]
+            yield from public(node.module or "", reexported) if reexported else ()
+            wanted = [name for name in wanted if name not in reexported]
+    if wanted or not exports:
+        yield from outlines(source, wanted)
+
+
+def _source(module: str) -> Path:
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+def outlines(source: str, names: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """(name, outline) of classes and functions: signature with docstring, of a class also its fields and public methods.
+
+    With `names` only these, in their order; one may also be an alias. Raises KeyError for a name that is not there.
+    """
+    lines, defined = source.splitlines(), {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            defined[node.name] = _outline(node, lines)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names:
+            defined[node.targets[0].id] = lines[node.lineno - 1 : node.end_lineno]
     for name in names or [name for name in defined if not name.startswith("_")]:
-        yield name, "\n".join(_outline(defined[name], lines))
+        yield name, "\n".join(defined[name])
 
 
 def _outline(node: ast.ClassDef | ast.FunctionDef, lines: Sequence[str]) -> list[str]:
-    body = [one for one in node.body if not _is_docstring(one)]
-    documented = len(body) < len(node.body)
+    documented = _is_docstring(node.body[0])
     head = node.body[0].end_lineno if documented else max(node.lineno, min(map(_first_line, node.body)) - 1)
-    shown = list(lines[_first_line(node) - 1 : head])
+    outline = list(lines[_first_line(node) - 1 : head])
     if not isinstance(node, ast.ClassDef):
-        return shown
-    fields = [line for one in body if isinstance(one, ast.AnnAssign) for line in lines[one.lineno - 1 : one.end_lineno]]
-    shown += ["", *fields] if fields else []
-    for method in (one for one in body if isinstance(one, ast.FunctionDef) and not one.name.startswith("_")):
-        shown += ["", *_outline(method, lines)]
-    return shown
+        return outline
+    body = node.body[documented:]
+    fields = [
+        line for part in body if isinstance(part, ast.AnnAssign) or _is_docstring(part) for line in lines[part.lineno - 1 : part.end_lineno]
+    ]
+    outline += ["", *fields] if fields else []
+    for method in (part for part in body if isinstance(part, ast.FunctionDef) and not part.name.startswith("_")):
+        outline += ["", *_outline(method, lines)]
+    return outline
 
 
 def _first_line(node: ast.stmt) -> int:
     decorators = node.decorator_list if isinstance(node, ast.ClassDef | ast.FunctionDef) else []
-    return min([node.lineno, *(one.lineno for one in decorators)])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from apo_bench.analysis.results import Run, read_responses, read_run
-from apo_bench.analysis.win_rates import comparisons, doubt
+from apo_bench.analysis.win_rates import comparisons_from_verdicts, uninformative_judge
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import inert, rows_of
@@ -125,7 +125,7 @@ def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Pat
     Raises InputError where there is no such judge or no such comparison.
     """
     answers = read_answers(folder, base)
-    table = comparisons(answers.run.tables["judgments"])
+    table = comparisons_from_verdicts(answers.run.tables["judgments"])
     judges = sorted(set(table["judge"]))
     if judge not in (None, *judges):
         raise InputError(f"{folder}: no verdicts of judge {judge!r}; judges: {', '.join(judges) or 'none'}")
@@ -137,7 +137,9 @@ def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Pat
     paths = []
     for name, rows in decided.groupby("judge", sort=True):
         paths.append(out / f"{name}.jsonl")
-        doubts = {axis: doubt(answers.run.tables["judge_audit"], str(name), axis, answers.run.axes) for axis in answers.run.axes}
+        doubts = {
+            axis: uninformative_judge(answers.run.tables["judge_audit"], str(name), axis, answers.run.axes) for axis in answers.run.axes
+        }
         preferred = (_preferred(answers, row) | {"informative": doubts.get(row.axis, "")} for row in rows_of(rows))
         write_text(paths[-1], "".join(json.dumps(one) + "\n" for one in preferred))
     return Exported(tuple(paths), len(decided), {"missing": int(missing.sum()), "ties": int(tie.sum())})

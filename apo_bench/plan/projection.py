@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from apo_bench.analysis import costs
-from apo_bench.analysis.power import ALPHA, planned
+from apo_bench.analysis.power import ALPHA, primary_power
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.clients.rate_limit import most_tokens
@@ -61,8 +61,8 @@ class Plan:
 
     ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
     Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
-    as `costs.budget`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first. work: of
-    each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
+    as `costs.budget_matches`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first.
+    work: of each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
     """
 
     name: str
@@ -128,7 +128,7 @@ def plan(
         arms=tuple(experiment.arms),
         n_seeds=len(experiment.seeds),
         ledger=ledger,
-        matches=costs.budget(projected),
+        matches=costs.budget_matches(projected),
         failures=tuple(accounts.failures),
         disk=accounts.disk,
         work=accounts.work(),
@@ -173,7 +173,7 @@ def _worst_usd(judge: ChatSettings, questions: int, audit: int, bench: CountingB
 
 def _detectable(run: Run, bench: CountingBench, pilot: Run | None, power: float) -> Iterator[Detectable]:
     experiment = run.experiment
-    known = {(one.a, one.b, one.axis): one for one in planned(pilot, power=power)} if pilot else {}
+    known = {(one.a, one.b, one.axis): one for one in primary_power(pilot, power=power)} if pilot else {}
     for pair in experiment.compare.primary:
         for axis in experiment.compare.axes:
             clusters = {prompt.cluster_id for prompt in bench.test_prompts if axis in (POOLED, prompt.axis)}

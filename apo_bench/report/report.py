@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from apo_bench.analysis import costs, published, results
-from apo_bench.analysis import preregistration as looks
+from apo_bench.analysis import costs, preregistration, published, results
 from apo_bench.analysis import win_rates as judged
 from apo_bench.analysis.contrasts import MATCHED_KL, contrasts
 from apo_bench.analysis.results import POOLED, Run
@@ -48,16 +47,16 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     from apo_bench.report import figures  # matplotlib takes a second to import
 
     run = results.read_run(folder)
-    summary, diagnostics = results.summary(run), results.reward_models(run)
+    summary, diagnostics = results.summary(run), results.reward_model_diagnostics(run)
     judgments, audit = run.tables["judgments"], run.tables["judge_audit"]
     rates = judged.win_rates(judgments, audit, run.axes) if len(judgments) else None
     frames = {
         "summary": summary,
-        "by_round": results.by_round(run, summary, diagnostics),
+        "by_round": results.metrics_by_round(run, summary, diagnostics),
         "contrasts": contrasts(run, rates),
-        "budget": costs.budget(run),
-        "sharing": costs.sharing(run),
-        "plan": costs.against_plan(run),
+        "budget": costs.budget_matches(run),
+        "sharing": costs.marginal_costs(run),
+        "plan": costs.planned_and_spent(run),
         "controls": sections_controls.controls(run),
     }
     if rates is not None:
@@ -65,26 +64,28 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
         frames |= {
             "judged": rates,
             "judge_audit": audit,
-            "judges_agreement": judged.marked(judged.agreement_of_judges(judgments), audit, run.axes, ("judge", "other")),
-            "judges_against_scores": judged.marked(judged.against_scores(judgments, results.without(held, run.failed)), audit, run.axes),
+            "judges_agreement": judged.flag_uninformative_judges(judged.judge_agreement(judgments), audit, run.axes, ("judge", "other")),
+            "judges_against_scores": judged.flag_uninformative_judges(
+                judged.judge_score_agreement(judgments, results.exclude_failed(held, run.failed)), audit, run.axes
+            ),
         }
     files: dict[str, bytes | str] = {}
     timings = folder / "tables" / "timings.parquet"
     if timings.exists():  # measured, so it has a page and a table of its own, which no two runs have alike
-        measured = costs.measured(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
+        measured = costs.time_and_memory(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
         files["tables/measured.csv"] = csv_text(measured)
         files["measured.md"] = "\n".join(sections_costs.measured(run, measured)) + "\n"
     if beside := run.experiment.report.beside:
-        rows = published.load(published.find(beside))
-        frames["beside"] = published.beside(run, frames, rows, run.experiment.report.arms)
+        rows = published.read_published(published.find_published(beside))
+        frames["beside"] = published.compare_with_published(run, frames, rows, run.experiment.report.arms)
     shown = run.axes if len(run.axes) == 1 else (POOLED, *run.axes)
     drawn = {
         **figures.draw_contrasts(frames["contrasts"]),
         **figures.draw_budget(frames["sharing"], run.arms),
         **figures.draw_scores(summary, run.arms, run.scorers, shown),
-        **figures.draw_by_annotation(costs.by_annotation(run)),
+        **figures.draw_by_annotation(costs.annotation_curves(run)),
         **figures.draw_reward_models(diagnostics[diagnostics["axis"] == POOLED], run.arms),
-        **figures.draw_reliability(results.reliability(run), run.arms),
+        **figures.draw_reliability(results.reliability_curve(run), run.arms),
     }
     files |= {f"tables/{name}.csv": csv_text(frame) for name, frame in frames.items()}
     files |= {f"tables/{name}": text for name, text in latex.render(run, frames).items()}
@@ -120,13 +121,13 @@ def compose(
     lines = [f"# {run.experiment.name}{f': {variation}' if variation else ''}", ""]
     lines += [f"**The harness failed a control of its own:** {plain(found)}" for found in sections_controls.failed(frames["controls"])]
     lines += [f"**Not matched as declared:** {missed}" for missed in _missed(budget)]
-    if changed := run.manifest.get("changed_after_a_look"):
-        lines += [f"**Changed after a look:** {looks.sentence(changed)}"]
+    if changed := run.manifest.get("preregistration_change"):
+        lines += [f"**Not as preregistered:** {preregistration.describe_change(changed)}"]
     lines += [""] if len(lines) > 2 else []
     lines += [f"**Controls:** {plain(' '.join(sections_controls.sentences(run, frames['controls'])))}", "", "## Answer", ""]
     planned = len(run.experiment.seeds)
     lines += [f"- {_sentence(row, planned)}" for row in rows_of(compared[compared["family"] == "primary"])]
-    lines += ["", *[f"- {_matches(budget, pair.a, pair.b)}" for family, pair in results.comparisons(run) if family == "primary"]]
+    lines += ["", *[f"- {_matches(budget, pair.a, pair.b)}" for family, pair in results.declared_pairs(run) if family == "primary"]]
     if warnings := _all_warnings(run, frames):
         lines += ["", "## Warnings", "", *[f"- {plain(warning)}" for warning in warnings]]
     lines += ["", "## Scores at the final round", "", *sections.final(run, summary)]
@@ -150,7 +151,7 @@ def compose(
         lines += ["", "## Tuning", "", *sections.tuning(run)]
     lines += ["", "## Budget", "", *drawn("budget"), *sections_costs.budget(run, budget)]
     if name := run.experiment.report.beside:
-        lines += ["", f"## Published numbers: {name}", "", *published.section(run, frames, name, run.experiment.report.arms)]
+        lines += ["", f"## Published numbers: {name}", "", *published.published_section(run, frames, name, run.experiment.report.arms)]
     lines += ["", "## Data and provenance", "", *_provenance(run)]
     return lines
 
@@ -235,7 +236,7 @@ def _warnings(run: Run, compared: pd.DataFrame) -> list[str]:
             found.append(f"{arm}: no dev_score for seed {', '.join(map(str, missing))}, so no round chosen on dev.")
     for gold in run.golds:
         for axis in run.axes:
-            if reason := results.uninformative(run, gold, axis):
+            if reason := results.uninformative_gold(run, gold, axis):
                 found.append(f"Gold model {gold}: {reason}. No test is made on it, nor on the pooled axes.")
     primary = compared[compared["family"] == "primary"]
     few = primary[primary["n_seeds"].between(1, 2)].drop_duplicates(["arm_a", "arm_b"])

@@ -32,7 +32,7 @@ def final(run: Run, summary: pd.DataFrame) -> list[str]:
     scores = pd.concat([results.seed_means(run.final, axis).assign(axis=axis) for axis in axes])
     cells = {key: mean_sd(group["value"]) for key, group in scores.groupby(["arm", "scorer", "axis"])}
     start = {(one.scorer, one.axis): number(one.mean) for one in rows_of(_initial(summary))}
-    ledger = results.without(run.tables["ledger"], run.failed)
+    ledger = results.exclude_failed(run.tables["ledger"], run.failed)
     training = ledger[ledger["unit"] == "flops"].groupby("arm")["used"].mean().to_dict()
     answering = inference_flops(summary)
     first = next((flops for (_, round_), flops in answering.items() if round_ == 0), math.nan)
@@ -130,7 +130,7 @@ def chosen_on_dev(run: Run) -> list[str]:
 
 def curves(run: Run) -> list[str]:
     """Scores against the annotation that was used, along the declared curves."""
-    frame = costs.by_annotation(run)
+    frame = costs.annotation_curves(run)
     scorers = list(dict.fromkeys(frame["scorer"]))
     cells = {(one.curve, one.arm, one.scorer): pm(one.mean, one.seed_sd) for one in rows_of(frame)}
     rows = [
@@ -183,7 +183,7 @@ def gold(run: Run) -> list[str]:
     rows = []
     for one in rows_of(results.gold_accuracy(run)):
         spread = f"{number(one.seed_low)} to {number(one.seed_high)} ({count(one.n_gold_seeds)} seeds)"
-        verdict = results.uninformative(run, str(one.gold), str(one.axis)) or "better than chance"
+        verdict = results.uninformative_gold(run, str(one.gold), str(one.axis)) or "better than chance"
         interval = f"{number(one.ci_low)} to {number(one.ci_high)}"
         sizes = [count(one.n_pairs), count(one.n_clusters)]
         rows.append([str(one.gold), plain(one.axis), number(one.value), interval, spread, *sizes, number(one.floor), plain(verdict)])
@@ -191,7 +191,7 @@ def gold(run: Run) -> list[str]:
     lines = table(headers, rows) if rows else ["No gold accuracy was recorded."]
     if rows:
         lines += ["", "Accuracy of the mean score over gold seeds on held-out human pairs; interval robust to clusters of prompts."]
-    agreement = results.sign_agreement(run)
+    agreement = results.gold_sign_agreement(run)
     if len(agreement):
         cells = [[one.gold, plain(one.axis), number(one.agree), str(one.n)] for one in rows_of(agreement)]
         lines += [
@@ -209,7 +209,7 @@ def gold(run: Run) -> list[str]:
 def tuning(run: Run) -> list[str]:
     """What was tuned for each arm, how much it mattered on dev, and what it cost."""
     rows = []
-    for one in rows_of(costs.tuning(run)):
+    for one in rows_of(costs.tuning_costs(run)):
         chosen = _setting(json.loads(one.chosen) or {})
         trials = str(one.trials) if one.scored == one.trials else f"{one.trials}, {one.scored} with a score"
         span = "-" if math.isnan(one.lowest) else f"{number(one.lowest)} to {number(one.highest)}"

@@ -6,7 +6,7 @@ from typing import get_args
 import pandas as pd
 
 from apo_bench.analysis import costs
-from apo_bench.analysis.results import Run, without
+from apo_bench.analysis.results import Run, exclude_failed
 from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import count, plain, rows_of, table
@@ -17,7 +17,7 @@ SAID = "flops", "sampled_responses", "rm_updates", "policy_updates", "human_pair
 def budget(run: Run, matches: pd.DataFrame) -> list[str]:
     """Pair against pair in the units that a match can speak of; what each arm costs alone and in this run; plan and sizes.
 
-    `matches` is `costs.budget`'s frame.
+    `matches` is `costs.budget_matches`'s frame.
     """
     rows = [
         [f"`{r.arm_a}` / `{r.arm_b}`", r.unit, count(r.used_a), count(r.used_b), _ratio(r.ratio), r.kind, r.declared, r.matched]
@@ -36,7 +36,7 @@ def budget(run: Run, matches: pd.DataFrame) -> list[str]:
 
 def sized(run: Run) -> list[str]:
     """By what each arm with `fit` was sized, and how near it came; nothing where no arm was."""
-    ledger = without(run.tables["ledger"], run.failed)
+    ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = {(arm, unit): group.set_index("seed")["used"] for (arm, unit), group in ledger.groupby(["arm", "unit"])}
     lines = []
     for arm, one in (run.manifest.get("fits") or {}).items():
@@ -53,7 +53,7 @@ def sized(run: Run) -> list[str]:
 
 def planned(run: Run) -> list[str]:
     """What was planned before anything was spent and what was spent, and which amounts are off."""
-    frame = costs.against_plan(run)
+    frame = costs.planned_and_spent(run)
     if frame.empty:
         return ["No plan was kept."]
     units = [unit for unit in get_args(Unit) if unit in set(frame["unit"])]
@@ -70,7 +70,7 @@ def planned(run: Run) -> list[str]:
 
 
 def measured(run: Run, frame: pd.DataFrame) -> list[str]:
-    """The lines of measured.md; `frame` is `costs.measured`'s."""
+    """The lines of measured.md; `frame` is `costs.time_and_memory`'s."""
     rows = [
         [f"`{one.arm}`", costs.MEASURES[one.measure], count(one.mean), count(one.lowest), count(one.highest), str(one.n_seeds)]
         for one in rows_of(frame)
@@ -101,7 +101,7 @@ def _alone(run: Run) -> list[str]:
 
 def _added(run: Run) -> list[str]:
     """What no arm or seed before had made or bought, and what sharing saved over all; nothing where it was not recorded."""
-    frame = costs.sharing(run)
+    frame = costs.marginal_costs(run)
     if frame["marginal"].isna().all():
         return []
     units = list(dict.fromkeys(frame["unit"]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from apo_bench.analysis.results import POOLED
-from apo_bench.analysis.win_rates import NOT_AUDITED, doubt
+from apo_bench.analysis.win_rates import NOT_AUDITED, uninformative_judge
 from apo_bench.formatting import Row, count, letter, number, plain, probability, rows_of, table
 
 MEANINGS = {  # of the main table's columns
@@ -145,7 +145,7 @@ def _audited(audit: pd.DataFrame, judges: Sequence[str]) -> list[str]:
             qualities = [found.get(metric) for metric, _ in QUALITIES.values()]
             cells = ["-" if one is None else _interval(one.value, one.ci_low, one.ci_high) for one in qualities]
             n = count(found["accuracy"].n) if "accuracy" in found else "-"
-            rows.append([plain(judge), plain(axis), n, *cells, plain(doubt(audit, judge, axis, axes) or "informative")])
+            rows.append([plain(judge), plain(axis), n, *cells, plain(uninformative_judge(audit, judge, axis, axes) or "informative")])
     meanings = [f"- {name}: {meaning}." for name, (_, meaning) in QUALITIES.items()]
     return [
         *table(["judge", "axis", "n", *QUALITIES, "verdict"], rows),

@@ -242,7 +242,7 @@ class _Runner:
     def answer(self, about: dict[str, Any], found: Records, beside: Records, fits: Mapping[str, Fitted]) -> list[Any]:
         """Write tables, manifest and report, and ask the judges, unless that has been done; the judges that were left without answers."""
         question, experiment, folder = self.question, self.experiment, self.question.folder
-        about |= {"changed_after_a_look": change} if (change := preregistration.changed(folder, experiment)) else {}
+        about |= {"preregistration_change": change} if (change := preregistration.plan_change(folder, experiment)) else {}
         base = question.experiment.parent
         judges = [path for one in experiment.judges.values() for path in source_files(one.use, one.parameters, base=base)]
         key, written = report_key(folder, about, {**found, **beside}, judges), folder / REPORT_KEY
@@ -261,7 +261,7 @@ class _Runner:
         write_json(folder / "manifest.json", about)
         unanswered = []
         if found:
-            preregistration.record(folder, experiment)
+            preregistration.register_plan(folder, experiment)
             unanswered = _ask_judges(question, experiment, self.task)
         write_report(folder)
         if not unanswered:

@@ -49,8 +49,8 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, 
         executor(experiment.executor.use)
         _check_launch(experiment, base)
         if experiment.report.beside:
-            published.load(published.find(experiment.report.beside))
-            published.ours(experiment, experiment.report.arms)
+            published.read_published(published.find_published(experiment.report.beside))
+            published.matching_arms(experiment, experiment.report.arms)
         notes = [*_code(experiment, base), *_check_models(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]

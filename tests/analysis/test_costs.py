@@ -7,7 +7,15 @@ import pandas as pd
 import pytest
 from run_folder import experiment, frame, scored, write_run
 
-from apo_bench.analysis.costs import against_plan, budget, by_annotation, measured, missed, sharing, tuning
+from apo_bench.analysis.costs import (
+    annotation_curves,
+    budget_matches,
+    marginal_costs,
+    missed_matches,
+    planned_and_spent,
+    time_and_memory,
+    tuning_costs,
+)
 from apo_bench.analysis.results import read_run
 
 NAN = float("nan")
@@ -38,7 +46,7 @@ def test_a_curve_by_hand(tmp_path: Path) -> None:
     settings["compare"]["curves"] = {"both": ["rjs", "apo_rjs", "golden_refresh"]}
     failures = [{"arm": "rjs", "seed": 2, "message": "gone"}]
     run = read_run(write_run(tmp_path / "run", {"scores": scores, "ledger": frame("ledger", ledger)}, settings, failures=failures))
-    found = by_annotation(run)
+    found = annotation_curves(run)
     assert found["arm"].tolist() == ["apo_rjs", "rjs"]  # golden_refresh never finished
     apo, rjs = found.to_dict("records")
     assert (rjs["human_pairs"], rjs["golden_responses"], rjs["annotation"], rjs["n_seeds"]) == (90, 0, 90, 2)
@@ -56,18 +64,18 @@ def test_tuning_by_hand(tmp_path: Path) -> None:
     ]
     tables = {"scores": scored({("rjs", 0, 0): (0, 0), ("rjs", 0, 1): (1, 1)}), "ledger": frame("ledger", ledger)}
     run = read_run(write_run(tmp_path / "run", tables, tuned={"rjs": {"chosen": {"rounds": 2}, "trials": trials}}))
-    (one,) = tuning(run).to_dict("records")
+    (one,) = tuning_costs(run).to_dict("records")
     assert (one["arm"], one["trials"], one["scored"], one["chosen"]) == ("rjs", 3, 2, '{"rounds": 2}')
     assert (one["dev_score"], one["lowest"], one["highest"], one["policy_updates"]) == (0.5, 0.25, 0.5, 40)
     assert np.isnan(one["flops"])  # not recorded, which is not zero
-    assert not budget(run)["arm_a"].str.startswith("_").any()
+    assert not budget_matches(run)["arm_a"].str.startswith("_").any()
 
 
 def test_a_run_without_tuning_or_curves_has_no_rows(tmp_path: Path) -> None:
     tables = {"scores": scored({("rjs", 0, 0): (0, 0), ("rjs", 0, 1): (1, 1)}), "ledger": frame("ledger", [("rjs", 0, "flops", 1.0, NAN)])}
     run = read_run(write_run(tmp_path / "run", tables))
-    assert tuning(run).empty
-    assert by_annotation(run).empty
+    assert tuning_costs(run).empty
+    assert annotation_curves(run).empty
 
 
 def test_alone_and_in_this_run_by_hand(tmp_path: Path) -> None:
@@ -76,14 +84,14 @@ def test_alone_and_in_this_run_by_hand(tmp_path: Path) -> None:
     A failed seed is left out, and so is what no arm did.
     """
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}, failures=[{"arm": "rjs", "seed": 2, "message": "gone"}]))
-    found = sharing(run).set_index(["arm", "unit"])
+    found = marginal_costs(run).set_index(["arm", "unit"])
     assert list(found.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]  # arms as the file, by name, has them
     assert found.to_numpy()[[0, 2]].tolist() == [[40, 10, 80, 20], [15, 15, 30, 30]]
 
 
 def test_of_a_folder_older_than_the_column_only_what_it_costs_alone_is_known(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER.drop(columns="marginal")}))
-    found = sharing(run)
+    found = marginal_costs(run)
     assert found["alone"].notna().all()
     assert found[["marginal", "marginal_sum"]].isna().all(axis=None)
 
@@ -102,17 +110,17 @@ def test_against_the_plan_by_hand(tmp_path: Path) -> None:
     )
     failures = [{"arm": "rjs", "seed": 2, "message": "gone"}]
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER, "plan": plan}, failures=failures))
-    found = against_plan(run).set_index(["arm", "unit"])
+    found = planned_and_spent(run).set_index(["arm", "unit"])
     assert list(found.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]
     assert found["off"].tolist() == ["no", "yes", "yes"]
     assert found["ratio"].tolist() == pytest.approx([40 / 42, NAN, 1.5], nan_ok=True)
     plan.loc[plan["unit"] == "sampled_tokens", "planned"] = NAN
     run = read_run(write_run(tmp_path / "unknown", TABLES | {"ledger": LEDGER, "plan": plan}, failures=failures))
-    assert against_plan(run)["off"].tolist() == ["no", "", "yes"]
+    assert planned_and_spent(run)["off"].tolist() == ["no", "", "yes"]
 
 
 def test_a_run_without_a_plan_has_no_rows_on_it(tmp_path: Path) -> None:
-    assert against_plan(read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}))).empty
+    assert planned_and_spent(read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}))).empty
 
 
 def test_missed_matches_are_sentences(tmp_path: Path) -> None:
@@ -120,7 +128,7 @@ def test_missed_matches_are_sentences(tmp_path: Path) -> None:
     settings = experiment()
     settings["compare"] = {"primary": [{"a": "apo_rjs", "b": "rjs", "matched": ["flops", "samples"]}]}
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}, settings))
-    assert missed(budget(run)) == ["apo_rjs against rjs: flops 40 against 15, ratio 2.67"]
+    assert missed_matches(budget_matches(run)) == ["apo_rjs against rjs: flops 40 against 15, ratio 2.67"]
 
 
 def test_measured_by_hand(tmp_path: Path) -> None:
@@ -133,7 +141,7 @@ def test_measured_by_hand(tmp_path: Path) -> None:
         ("_x", 0, "wall_s", 7.0),
     ]
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}))
-    found = measured(run, pd.DataFrame(rows, columns=["arm", "seed", "measure", "value"]))
+    found = time_and_memory(run, pd.DataFrame(rows, columns=["arm", "seed", "measure", "value"]))
     assert [tuple(row) for row in found.to_numpy().tolist()] == [
         ("apo_rjs", "wall_s", 4.0, 4.0, 4.0, 1), ("rjs", "wall_s", 1.5, 1.0, 2.0, 2), ("rjs", "peak_memory_bytes", 9.0, 9.0, 9.0, 1),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from run_folder import experiment, frame, measured, scored, write_run
 
 from apo_bench.analysis.contrasts import contrasts
-from apo_bench.analysis.power import Plan, planned, sentences
+from apo_bench.analysis.power import ContrastPower, power_notes, primary_power
 from apo_bench.analysis.results import Run, read_run
 from apo_bench.stats.power_analysis import components, minimum_detectable_effect, plan_size
 
@@ -36,8 +36,8 @@ def made_run(folder: Path, scores: pd.DataFrame, *more: tuple[str, pd.DataFrame]
     return read_run(write_run(folder / "run", tables, settings))
 
 
-def only(run: Run, **asked: float) -> Plan:
-    (plan,) = planned(run, **asked)
+def only(run: Run, **asked: float) -> ContrastPower:
+    (plan,) = primary_power(run, **asked)
     return plan
 
 
@@ -79,7 +79,7 @@ def test_axes_are_planned_one_by_one_and_corrected_together(tmp_path: Path) -> N
     scores = drawn(3)
     other = scores.assign(axis="harmless", value=scores["value"] * 2, prompt_id="h" + scores["prompt_id"])
     other["cluster_id"] = other["prompt_id"]
-    pooled, harmless = planned(made_run(tmp_path, pd.concat([scores, other]), axes=["all", "harmless"]))
+    pooled, harmless = primary_power(made_run(tmp_path, pd.concat([scores, other]), axes=["all", "harmless"]))
     assert (pooled.n_clusters, harmless.n_clusters) == (24, 12)
     found = harmless.components
     assert found == components(other[other["round"] == 2], A, B)
@@ -123,7 +123,7 @@ def test_why_there_is_no_plan(tmp_path: Path) -> None:
         assert plan.note.startswith(reason)
         assert (plan.components, plan.table, plan.needed) == (None, None, None)
         assert math.isnan(plan.detectable)
-        assert sentences([plan], power=0.8, effect=1.0)[0].startswith(f"{A} - {B}, all: {reason}")
+        assert power_notes([plan], power=0.8, effect=1.0)[0].startswith(f"{A} - {B}, all: {reason}")
 
 
 def test_differences_that_do_not_vary(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_differences_that_do_not_vary(tmp_path: Path) -> None:
     assert math.isnan(plan.detectable)
     assert plan.note == "nothing varies"
     assert plan.needed
-    assert "to find 1, no number of seeds is enough: no test: nothing varies." in sentences([plan], power=0.8, effect=1.0)[1]
+    assert "to find 1, no number of seeds is enough: no test: nothing varies." in power_notes([plan], power=0.8, effect=1.0)[1]
 
 
 def test_sentences_name_sizes_scope_and_roughness(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_sentences_name_sizes_scope_and_roughness(tmp_path: Path) -> None:
     assert plan.needed
     assert plan.needed_low
     assert plan.needed_high
-    first, test, whose = sentences([plan], power=0.8, effect=2.0)
+    first, test, whose = power_notes([plan], power=0.8, effect=2.0)
     spread = f"{plan.needed_low.n_seeds} to {plan.needed_high.n_seeds} over the interval of the seed SD"
     assert first == f"{A} - {B}, all: to find 2, {plan.needed.n_seeds} seeds with 12 clusters ({spread})."
     assert "two-sided two-way t test over seeds (paired) and clusters of prompts, at 5 %" in test

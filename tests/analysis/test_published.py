@@ -15,12 +15,12 @@ from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 
-HEADER = ",".join(published.COLUMNS)
-SHIPPED = published.load(published.find("apo_2024"))
+HEADER = ",".join(published.PUBLISHED_COLUMNS)
+SHIPPED = published.read_published(published.find_published("apo_2024"))
 
 
 def differences() -> dict[tuple[str, str], pd.Series]:
-    found = published.published(SHIPPED)
+    found = published.published_differences(SHIPPED)
     return {(row["metric"], row["arm"]): row for _, row in found.iterrows()}
 
 
@@ -110,7 +110,7 @@ def test_a_bad_row_is_one_line_that_names_it(tmp_path: Path, lines: list[str], s
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, *lines]) + "\n")
     with pytest.raises(InputError) as caught:
-        published.load(path)
+        published.read_published(path)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -121,22 +121,22 @@ def test_other_columns_and_no_text_are_refused(tmp_path: Path) -> None:
     for content in (b"", b"a,b\n1,2\n", b"\xff\xfe"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=str(path)):
-            published.load(path)
+            published.read_published(path)
     with pytest.raises(InputError, match="not readable"):
-        published.load(tmp_path / "absent.csv")
+        published.read_published(tmp_path / "absent.csv")
 
 
 @pytest.mark.parametrize("name", ["../apo_2024", "/etc/passwd", "nobody", ""])
 def test_a_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=r"report\.beside: no published numbers named"):
-        published.find(name)
+        published.find_published(name)
 
 
 def test_arms_are_found_by_their_method() -> None:
     """rjs and apo_rjs by method; golden_refresh is APO with another opponent, which the paper has not."""
     made = Experiment.model_validate(experiment())
-    assert published.ours(made, {}) == {"rjs": "rjs", "apo_rjs": "apo_rjs"}
-    assert published.ours(made, {"dpo": "golden_refresh"})["dpo"] == "golden_refresh"
+    assert published.matching_arms(made, {}) == {"rjs": "rjs", "apo_rjs": "apo_rjs"}
+    assert published.matching_arms(made, {"dpo": "golden_refresh"})["dpo"] == "golden_refresh"
     rjs = {"use": "baselines/rejection_sampling.py@RejectionSampling"}
     two = {
         "one": rjs,
@@ -145,7 +145,7 @@ def test_arms_are_found_by_their_method() -> None:
         "chosen": {"use": "baselines/sft.py@SFT"},
     }
     made = Experiment.model_validate(experiment(arms=two, compare={"primary": [{"a": "one", "b": "other"}]}))
-    assert published.ours(made, {}) == {"golden_sft": "golden"}
+    assert published.matching_arms(made, {}) == {"golden_sft": "golden"}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_arms_are_found_by_their_method() -> None:
 )
 def test_a_mapping_that_names_nothing_is_refused(named: dict[str, str], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        published.ours(Experiment.model_validate(experiment()), named)
+        published.matching_arms(Experiment.model_validate(experiment()), named)
 
 
 def made_run(folder: Path) -> Run:
@@ -188,7 +188,7 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
     judged = pd.DataFrame([("apo_rjs", "rjs", "all", "gpt", 0.6, 0.5, 0.7)])
     judged.columns = ["arm_a", "arm_b", "axis", "judge", "win_rate", "ci_low", "ci_high"]
     frames = {"contrasts": contrasts(run), "judged": judged}
-    found = {(row["metric"], row["arm"]): row for row in published.beside(run, frames, SHIPPED, {}).to_dict("records")}
+    found = {(row["metric"], row["arm"]): row for row in published.compare_with_published(run, frames, SHIPPED, {}).to_dict("records")}
 
     def cells(metric: str, arm: str, *names: str) -> list[Any]:
         return [found[metric, arm][f"our_{name}"] for name in names]
@@ -210,7 +210,7 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
 
 def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
     run = made_run(tmp_path)
-    lines = published.section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+    lines = published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
     text = "\n".join(lines)
     (row,) = [line for line in lines if line.startswith("| win rate, % | apo_rjs - rjs")]
     assert "| 35.78 | 36.43 | +0.65 (-1.30 to +2.60) | 0.65 |" in row
@@ -227,7 +227,7 @@ def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
         assert word in text
     (absent,) = [line for line in lines if "Nothing of ours" in line]
     assert "apo_rjs" not in absent  # has a score here, and no win rate
-    assert lines == published.section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+    assert lines == published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
 
 
 def test_of_another_source_only_its_own_file_speaks(tmp_path: Path) -> None:
@@ -236,9 +236,9 @@ def test_of_another_source_only_its_own_file_speaks(tmp_path: Path) -> None:
     path.write_text(
         f"{HEADER}\np,m7,TL;DR,rjs,,win_percent,40,100,people,wins,ties,S,C\np,m7,TL;DR,apo_rjs,rjs,win_percent,50,100,people,wins,ties,S,C\n"
     )
-    run, rows = made_run(tmp_path), published.load(path)
-    found = published.beside(run, {"contrasts": contrasts(run)}, rows, {})
-    text = "\n".join(published.differs(run, rows, found))
+    run, rows = made_run(tmp_path), published.read_published(path)
+    found = published.compare_with_published(run, {"contrasts": contrasts(run)}, rows, {})
+    text = "\n".join(published.comparison_caveats(run, rows, found))
     assert "Win rate, %: theirs by people, wins; not known: ties." in text
     assert "Data: theirs TL;DR; ours task" in text
     for word in ("GPT-4", "HH", "RM_All", "Reward model", "third", "same"):

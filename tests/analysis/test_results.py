@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from run_folder import frame, scored, write_run
 
-from apo_bench.analysis.results import read_run, reliability, reward_models
+from apo_bench.analysis.results import read_run, reliability_curve, reward_model_diagnostics
 from apo_bench.report.report import write_report
 
 TABLES = {
@@ -22,15 +22,17 @@ def test_reliability_by_hand(tmp_path: Path) -> None:
         ("rjs", 1, 1, "helpful", 5, 0.5, 0.6, 0.9, 0.9, 99),  # an axis of its own is not pooled again
         ("_floor", 0, 1, "all", 5, 0.5, 0.6, 0.9, 0.9, 99),
     ]
-    (one,) = reliability(read_run(write_run(tmp_path / "run", TABLES | {"reliability": frame("reliability", rows)}))).to_dict("records")
+    (one,) = reliability_curve(read_run(write_run(tmp_path / "run", TABLES | {"reliability": frame("reliability", rows)}))).to_dict(
+        "records"
+    )
     assert (one["confidence"], one["accuracy"], one["n"]) == pytest.approx((0.55, 0.65, 40))
 
 
 def test_diagnostics_over_seeds_by_hand(tmp_path: Path) -> None:
     rows = [("rjs", seed, 1, "all", "fixed_mean", value, 0.0, 0.0, 9) for seed, value in ((0, 1.0), (1, 3.0), (2, float("nan")))]
-    (one,) = reward_models(read_run(write_run(tmp_path / "run", TABLES | {"reward_models": frame("reward_models", rows)}))).to_dict(
-        "records"
-    )
+    (one,) = reward_model_diagnostics(
+        read_run(write_run(tmp_path / "run", TABLES | {"reward_models": frame("reward_models", rows)}))
+    ).to_dict("records")
     assert (one["mean"], one["seed_sd"], one["n_seeds"]) == pytest.approx((2, 2**0.5, 2))
 
 

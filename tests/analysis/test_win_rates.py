@@ -14,16 +14,16 @@ from sklearn.metrics import cohen_kappa_score
 
 from apo_bench.analysis import contrasts
 from apo_bench.analysis.win_rates import (
-    AGAINST,
-    BETWEEN,
-    COLUMNS,
+    JUDGE_AGREEMENT_COLUMNS,
     NOT_AUDITED,
     ONE_ORDER,
-    against_scores,
-    agreement_of_judges,
-    as_contrast,
-    comparisons,
-    doubt,
+    SCORE_AGREEMENT_COLUMNS,
+    WIN_RATE_COLUMNS,
+    comparisons_from_verdicts,
+    judge_agreement,
+    judge_score_agreement,
+    uninformative_judge,
+    win_rate_as_contrast,
     win_rates,
 )
 from apo_bench.judging.verdicts import value_of
@@ -100,7 +100,7 @@ def test_disagree_is_tie_by_hand():
 def test_all_sixteen_answers_to_a_comparison():
     """In each pair of choices (as "ab", as "ba") the value is the mean of both codes; only agreement in a winner survives the rule."""
     asked = {(0, f"{ab}/{ba}"): (ab, ba) for ab in CHOICES for ba in CHOICES}
-    found = comparisons(verdicts(asked)).set_index("prompt_id")
+    found = comparisons_from_verdicts(verdicts(asked)).set_index("prompt_id")
     expected = {
         "first/first": (0.5, 0.5), "first/tie": (0.75, 0.5), "first/second": (1, 1),
         "tie/first": (0.25, 0.5), "tie/tie": (0.5, 0.5), "tie/second": (0.75, 0.5),
@@ -112,7 +112,7 @@ def test_all_sixteen_answers_to_a_comparison():
 
 def test_a_comparison_without_a_row_is_missing():
     """p0 was asked in one order only, by a judge that asks both."""
-    found = comparisons(verdicts({(0, "p0"): (FIRST, SECOND), (0, "p1"): (FIRST, SECOND)}).iloc[1:]).set_index("prompt_id")
+    found = comparisons_from_verdicts(verdicts({(0, "p0"): (FIRST, SECOND), (0, "p1"): (FIRST, SECOND)}).iloc[1:]).set_index("prompt_id")
     assert found["value"].to_dict() == pytest.approx({"p0": NAN, "p1": 1}, nan_ok=True)
 
 
@@ -214,7 +214,7 @@ def recomputed(rows: pd.DataFrame) -> dict[str, float]:
 def test_win_rates_are_those_of_plain_loops(number: int):
     rows = three_seeds(np.random.default_rng(number), missing=0.05)
     found = win_rates(rows, NO_AUDIT, ["harmless", "helpful"], draws=100)
-    assert list(found.columns) == COLUMNS
+    assert list(found.columns) == WIN_RATE_COLUMNS
     for axis in ("harmless", "helpful", "all"):
         for name, value in recomputed(rows if axis == "all" else rows[rows["axis"] == axis]).items():
             assert getattr(only(found, axis), name) == pytest.approx(value), (axis, name)
@@ -225,7 +225,7 @@ def test_win_rates_are_those_of_plain_loops(number: int):
 def test_the_order_of_rows_changes_nothing(number: int, order: int):
     rows = three_seeds(np.random.default_rng(number))
     shuffled = rows.sample(frac=1, random_state=order)
-    for made in (lambda x: win_rates(x, NO_AUDIT, ["harmless", "helpful"], draws=100), agreement_of_judges):
+    for made in (lambda x: win_rates(x, NO_AUDIT, ["harmless", "helpful"], draws=100), judge_agreement):
         pd.testing.assert_frame_equal(made(rows), made(shuffled), check_exact=True)
 
 
@@ -300,11 +300,11 @@ def test_what_the_statistics_refuse_is_a_row_with_their_reason():
 
 def test_no_verdicts_at_all():
     empty = verdicts(BY_HAND).iloc[:0]
-    assert list(win_rates(empty, NO_AUDIT, ["helpful"]).columns) == COLUMNS
-    assert list(agreement_of_judges(empty).columns) == BETWEEN
+    assert list(win_rates(empty, NO_AUDIT, ["helpful"]).columns) == WIN_RATE_COLUMNS
+    assert list(judge_agreement(empty).columns) == JUDGE_AGREEMENT_COLUMNS
     scores = pd.DataFrame(columns=["arm", "seed", "round", "prompt_id", "scorer", "value"])
-    assert list(against_scores(empty, scores).columns) == AGAINST
-    assert list(against_scores(verdicts(BY_HAND), scores).columns) == AGAINST
+    assert list(judge_score_agreement(empty, scores).columns) == SCORE_AGREEMENT_COLUMNS
+    assert list(judge_score_agreement(verdicts(BY_HAND), scores).columns) == SCORE_AGREEMENT_COLUMNS
 
 
 def test_outside_verdicts_in_one_order_are_comparisons():
@@ -335,28 +335,28 @@ def test_an_uninformative_judge_makes_no_claim():
 
 def test_an_axis_that_was_not_audited_is_held_to_all_that_was():
     bad = pd.concat([audited(axis=axis, accuracy=(0.5, 0.4, 0.6)) for axis in ("overall", "all")])
-    assert doubt(bad, "judge", "helpful", ["helpful"])
-    assert doubt(bad, "judge", "all", ["helpful"])
-    assert not doubt(pd.concat([audited(axis="overall"), audited(axis="all")]), "judge", "helpful", ["helpful"])
-    assert doubt(bad, "other", "helpful", ["helpful"]) == NOT_AUDITED
+    assert uninformative_judge(bad, "judge", "helpful", ["helpful"])
+    assert uninformative_judge(bad, "judge", "all", ["helpful"])
+    assert not uninformative_judge(pd.concat([audited(axis="overall"), audited(axis="all")]), "judge", "helpful", ["helpful"])
+    assert uninformative_judge(bad, "other", "helpful", ["helpful"]) == NOT_AUDITED
 
 
 def test_a_judge_that_was_not_audited_is_tested_and_named():
     found = only(win_rates(verdicts(BY_HAND), NO_AUDIT, ["helpful"]))
     assert (found.informative, found.p_value > 0) == (NOT_AUDITED, True)
-    assert as_contrast(found._asdict())["test"].endswith("; judge not audited")
+    assert win_rate_as_contrast(found._asdict())["test"].endswith("; judge not audited")
 
 
 def test_a_win_rate_as_a_contrast():
     """.5625 is .0625 above 1/2; one comparison is missing and none was left out."""
     row = only(win_rates(verdicts(BY_HAND), audited(), ["helpful"]))._asdict()
-    found = as_contrast(row)
+    found = win_rate_as_contrast(row)
     assert set(found) == set(contrasts.COLUMNS)
     assert (found["scorer"], found["difference"], found["p_superior"], found["n_dropped"]) == ("judge/judge", 0.0625, 0.5625, 1)
     assert (found["ci_low"], found["ci_high"]) == pytest.approx((row["ci_low"] - 0.5, row["ci_high"] - 0.5))
     assert [found[name] for name in ("standard_error", "df", "p_value")] == [row[name] for name in ("standard_error", "df", "p_value")]
     assert math.isnan(found["hedges_g"])
-    nothing = as_contrast(only(win_rates(verdicts({(0, "p0"): (None, None)}), audited(), ["helpful"]))._asdict())
+    nothing = win_rate_as_contrast(only(win_rates(verdicts({(0, "p0"): (None, None)}), audited(), ["helpful"]))._asdict())
     assert math.isnan(nothing["difference"])
     assert nothing["n_dropped"] == 1
 
@@ -372,15 +372,15 @@ def test_agreement_of_two_judges_by_hand():
     a, b = (FIRST, SECOND), (SECOND, FIRST)
     x = {(0, "p0"): a, (0, "p1"): a, (0, "p2"): b, (0, "p3"): b, (0, "p4"): a, (0, "p5"): a}
     y = {(0, "p0"): a, (0, "p1"): b, (0, "p2"): b, (0, "p3"): b, (0, "p4"): (None, SECOND)}
-    found = only(agreement_of_judges(pd.concat([verdicts(x, judge="x"), verdicts(y, judge="y")])))
+    found = only(judge_agreement(pd.concat([verdicts(x, judge="x"), verdicts(y, judge="y")])))
     assert (found.judge, found.other, found.n, found.n_missing, found.n_clusters) == ("x", "y", 4, 1, 4)
     assert (found.kappa, found.raw) == (0.5, 0.75)
 
 
 def test_agreement_is_sklearns_kappa():
     x, y = (three_seeds(np.random.default_rng(i), judge=judge) for i, judge in enumerate("xy"))
-    found = agreement_of_judges(pd.concat([x, y]))
-    both = [comparisons(one).set_index("prompt_id")["value"].to_numpy() for one in (x, y)]
+    found = judge_agreement(pd.concat([x, y]))
+    both = [comparisons_from_verdicts(one).set_index("prompt_id")["value"].to_numpy() for one in (x, y)]
     known = ~np.isnan(both[0] + both[1])
     expected = cohen_kappa_score(*(np.sign(one[known] - 0.5).astype(int) for one in both))
     assert only(found).kappa == pytest.approx(expected)
@@ -390,10 +390,10 @@ def test_agreement_is_sklearns_kappa():
 
 def test_judges_without_a_comparison_in_common():
     x, y = verdicts({(0, "p0"): (FIRST, SECOND)}, judge="x"), verdicts({(0, "p1"): (FIRST, SECOND)}, judge="y")
-    found = only(agreement_of_judges(pd.concat([x, y])))
+    found = only(judge_agreement(pd.concat([x, y])))
     assert (found.n, found.n_missing, found.note) == (0, 0, "no comparison was asked of both")
     lost = verdicts({(0, "p0"): (FIRST, None)}, judge="z")
-    assert "no item has both labels" in only(agreement_of_judges(pd.concat([x, lost]))).note
+    assert "no item has both labels" in only(judge_agreement(pd.concat([x, lost]))).note
 
 
 def scored(values: Mapping[str, tuple[float, float]], scorer: str = "gold", rounds: tuple[int, int] = (3, 3)) -> pd.DataFrame:
@@ -414,7 +414,7 @@ def test_against_scores_by_hand():
     """
     gold = scored({"p0": (2, 1), "p1": (2, 1), "p2": (0, 1), "p3": (1, 1), "p4": (2, 1)})
     truth = scored({"p0": (1, 0), "p1": (1, NAN)}, "ground_truth")
-    found = against_scores(verdicts(BY_HAND), pd.concat([gold, truth]))
+    found = judge_score_agreement(verdicts(BY_HAND), pd.concat([gold, truth]))
     row, other = (only(found[found["scorer"] == name]) for name in ("gold", "ground_truth"))
     assert (row.agree, row.n, row.n_equal, row.n_missing, row.n_clusters) == (0.5, 3, 1, 1, 3)
     assert (row.ci_low, row.ci_high) == pytest.approx((0.5 - 4.302653 * 0.288675, 0.5 + 4.302653 * 0.288675), abs=1e-5)
@@ -426,5 +426,5 @@ def test_scores_are_those_of_the_round_that_was_judged():
     """ "3/1": arm_a's round 3 against arm_b's round 1; scores of other rounds are not looked at."""
     scores = pd.concat([scored({"p0": (2, 1)}, rounds=(3, 1)), scored({"p0": (0, 9)}, rounds=(1, 3))])
     rows = verdicts({(0, "p0"): (FIRST, SECOND)}, round="3/1")
-    assert only(against_scores(rows, scores)).agree == 1
-    assert only(against_scores(rows.assign(round="final"), scores)).n_missing == 1
+    assert only(judge_score_agreement(rows, scores)).agree == 1
+    assert only(judge_score_agreement(rows.assign(round="final"), scores)).n_missing == 1

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import apo_bench.run.validate
 from apo_bench import __version__
-from apo_bench.analysis.power import planned
+from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import read_run
 from apo_bench.cli.main import app
 from apo_bench.config.plugins import resolve
@@ -515,7 +515,7 @@ def pilot(folder: Path, n_seeds: int) -> Path:
 def test_power_of_a_run(tmp_path: Path) -> None:
     """The printed cell for the run's own sizes is what it detects itself, as `planned` says."""
     folder = pilot(tmp_path / "run", n_seeds=4)
-    (plan,) = planned(read_run(folder), power=0.9)
+    (plan,) = primary_power(read_run(folder), power=0.9)
     result = call("power", str(folder), "--power", "0.9", "--effect", "2")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

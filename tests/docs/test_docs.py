@@ -72,8 +72,9 @@ def test_slugs_are_markdowns_own() -> None:
 
 
 def test_the_algorithm_beside_the_equations_is_the_code() -> None:
-    """Every line of the page's python, in this order, in apo.py or losses.py."""
-    sources = [[line.strip() for line in (ROOT / "apo_bench" / name).read_text().splitlines()] for name in ("apo.py", "losses.py")]
+    """Every line of the page's python, in this order, in one of the two files."""
+    files = (ROOT / "apo_bench/apo.py", ROOT / "apo_bench/losses/reward.py")
+    sources = [[line.strip() for line in path.read_text().splitlines()] for path in files]
     shown = [[line.strip() for line in block.text.splitlines() if line.strip()] for block in blocks(DOCS / "apo.md")]
     assert len(shown) == 3
     for lines in shown:
@@ -85,7 +86,7 @@ def _in_order(lines: list[str], source: list[str]) -> bool:
     return all(line in rest for line in lines)
 
 
-# --- troubleshooting: every quoted line is one that the code says ------------------------------------------------------------
+# --- troubleshooting: every quoted line is a message of the code --------------------------------------------------------------
 
 
 def templates() -> Iterator[str]:
@@ -96,50 +97,46 @@ def templates() -> Iterator[str]:
         within = {id(part) for parts in formatted for part in parts}
         plain = [[node] for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within]
         for literal in (*formatted, *plain):
-            parts = [str(one.value) if isinstance(one, ast.Constant) else None for one in literal]
+            parts = [str(part.value) if isinstance(part, ast.Constant) else None for part in literal]
             if any(" " in part.strip() for part in parts if part) and sum(len(part) for part in parts if part) >= TELLS:
                 yield ".+".join(re.escape(part) for part in _joined(parts))
 
 
 def _joined(parts: Sequence[str | None]) -> list[str]:
     """Literal parts with the values between them, neighbouring values as one."""
-    found = [""]
+    joined = [""]
     for part in parts:
         if part is not None:
-            found[-1] += part
-        elif found[-1] or len(found) == 1:
-            found.append("")
-    return found
+            joined[-1] += part
+        elif joined[-1] or len(joined) == 1:
+            joined.append("")
+    return joined
 
 
 QUOTED = [line for block in blocks(DOCS / "troubleshooting.md") if block.language == "text" for line in block.text.splitlines()]
 
 
-def test_every_error_line_is_one_that_the_code_says() -> None:
-    said = [re.compile(template) for template in templates()]
+def test_every_quoted_error_line_is_a_message_of_the_code() -> None:
+    messages = [re.compile(template) for template in templates()]
     assert len(QUOTED) > 25
-    assert not [line for line in QUOTED if not any(one.search(line) for one in said)]
-
-
-def test_an_error_line_that_the_code_does_not_say_is_found() -> None:
-    said = [re.compile(template) for template in templates()]
-    assert not any(one.search("results/mine: the run is tired and wants to rest") for one in said)
+    assert not [line for line in QUOTED if not any(message.search(line) for message in messages)]
+    assert not any(message.search("results/mine: the run is tired and wants to rest") for message in messages)
 
 
 # --- pages that are followed -------------------------------------------------------------------------------------------------
 
 
 def test_the_task_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
-    said = follow(DOCS / "new-task.md", tmp_path, environment())
-    assert "bring me the red lamp | here is the red lamp" in said
-    assert "golden_sft - best_of_4" in said
+    output = follow(DOCS / "new-task.md", tmp_path, environment())
+    assert "bring me the red lamp | here is the red lamp" in output
+    assert "golden_sft - best_of_4" in output
     about = yaml.load((tmp_path / "tasks/orders/orders.yaml").read_text().replace("!function ", ""), Loader=yaml.SafeLoader)
     assert about["task"] == "orders"
 
 
 def test_the_papers_experiments_pass_check() -> None:
     """The `sh` block of the page on reproducing the paper."""
-    (block,) = [one for one in blocks(DOCS / "reproducing-the-paper.md") if one.language == "sh"]
+    (block,) = [block for block in blocks(DOCS / "reproducing-the-paper.md") if block.language == "sh"]
     done = subprocess.run(["bash", "-euc", block.text], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ok  ") == 2
@@ -160,7 +157,7 @@ def test_the_citation_file_has_what_its_format_requires() -> None:
     about = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(about)
     assert about["authors"] == [{"name": "apo-bench contributors"}]
-    assert all({"type", "title", "authors"} <= set(one) for one in about["references"])
+    assert all({"type", "title", "authors"} <= set(reference) for reference in about["references"])
 
 
 def test_the_changelog_names_the_version() -> None:
@@ -177,6 +174,6 @@ def test_hooks_of_pre_commit_download_nothing() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/apo.md"])
-def test_trls_apo_is_said_to_be_another(page: str) -> None:
+def test_trls_apo_is_named_as_another_method(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert all(word in text for word in ("apo_zero", "apo_down", "*Anchored*", "2408.06266"))

@@ -14,7 +14,7 @@ from exchange_run import PROMPTS, answered, compared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apo_bench.analysis.win_rates import comparisons
+from apo_bench.analysis.win_rates import comparisons_from_verdicts
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import SHEET, export_annotate, key_path
 from apo_bench.exchange.importing import EMPTY, NO_ROW, import_sheets, read_sheets
@@ -203,7 +203,7 @@ def test_one_order_a_comparison_is_a_whole_comparison(tmp_path: Path) -> None:
     rows = read_sheets([sheet])
     share = (rows["order"] == "ab").mean()
     assert 0 < share < 1
-    assert comparisons(rows)["value"].mean() == share
+    assert comparisons_from_verdicts(rows)["value"].mean() == share
     found = judged_win_rate(rows.drop(columns="order"))
     assert (found.win_rate, found.n_comparisons, found.n_missing) == (share, 4, 0)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
-from apo_bench.analysis.costs import missed
+from apo_bench.analysis.costs import missed_matches
 from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment
@@ -195,7 +195,7 @@ def test_a_declared_match_that_is_missed_is_a_sentence() -> None:
     arms = {"few": {"use": RJS, "rounds": 1, **SMALL_TURN}, "many": {"use": RJS, "rounds": 1, **SMALL_TURN, "samples_per_prompt": 4}}
     compare = {"primary": [{"a": "many", "b": "few", "matched": ["annotation", "samples"]}]}
     found = plan(Experiment.model_validate_json(json.dumps({**tiny_tree(), "arms": arms, "compare": compare})), tiny_task())
-    assert missed(found.matches) == ["many against few: sampled_responses 32 against 16, ratio 2"]
+    assert missed_matches(found.matches) == ["many against few: sampled_responses 32 against 16, ratio 2"]
 
 
 def test_the_initial_policy_answers_as_measured_and_a_trained_one_as_the_task_does() -> None:

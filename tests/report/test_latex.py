@@ -129,7 +129,7 @@ def frames(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
     return {
         "summary": results.summary(run),
         "contrasts": contrasts(run),
-        "budget": costs.budget(run),
+        "budget": costs.budget_matches(run),
         "judged": pd.DataFrame([RATES | changes]),
     }
 

@@ -11,7 +11,7 @@ import pytest
 from run_folder import SEEDS, experiment, frame, measured, write_run
 from scipy import stats as scipy_stats
 
-from apo_bench.analysis.results import COLUMNS, read_run, sign_agreement
+from apo_bench.analysis.results import COLUMNS, gold_sign_agreement, read_run
 from apo_bench.errors import InputError
 from apo_bench.formatting import letter
 from apo_bench.report.report import shortened, write_report
@@ -302,7 +302,7 @@ def test_gold_sign_agreement_by_hand(tmp_path: Path) -> None:
         for prompt in range(2)
     ]
     run = read_run(write_run(tmp_path / "run", tables() | {"scores": pd.DataFrame(rows, columns=list(COLUMNS["scores"]))}))
-    found = sign_agreement(run).set_index("axis")
+    found = gold_sign_agreement(run).set_index("axis")
     assert (found.loc["helpful", "agree"], found.loc["helpful", "n"]) == (0.4, 5)
 
 

@@ -26,7 +26,7 @@ def run(folder: Path, ledger: list[tuple[Any, ...]], plan: list[tuple[Any, ...]]
 
 
 def text(one: Run) -> str:
-    return "\n".join(budget(one, costs.budget(one)))
+    return "\n".join(budget(one, costs.budget_matches(one)))
 
 
 LEDGER = [
@@ -74,7 +74,7 @@ def test_sized_arms_in_words(tmp_path: Path) -> None:
 def test_what_was_measured_is_a_page_of_its_own(tmp_path: Path) -> None:
     one = run(tmp_path, LEDGER)
     timings = frame_of([("rjs", 0, "wall_s", 1.25), ("rjs", 1, "wall_s", 2.25), ("rjs", 0, "peak_memory_bytes", 5e8)])
-    lines = measured(one, costs.measured(one, timings))
+    lines = measured(one, costs.time_and_memory(one, timings))
     assert "| `rjs` | seconds of work | 1.8 | 1.2 | 2.2 | 2 |" in lines
     assert any(line.startswith("| `rjs` | peak memory, bytes | 5.000e+08 |") for line in lines)
     assert "measured.md" in text(run(tmp_path / "again", LEDGER, [("rjs", "flops", 80.0)]))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_win_rates import AUDIT, BY_HAND, LENGTHS, NAN, NO_AUDIT, A, audited, scored, three_seeds, verdicts
 
-from apo_bench.analysis.win_rates import against_scores, agreement_of_judges, marked, win_rates
+from apo_bench.analysis.win_rates import flag_uninformative_judges, judge_agreement, judge_score_agreement, win_rates
 from apo_bench.clients.journal import Journal
 from apo_bench.formatting import plain
 from apo_bench.judging.attacks import ATTACKS
@@ -118,8 +118,8 @@ def test_judges_beside_each_other_and_the_scores():
     both = pd.concat([three_seeds(np.random.default_rng(i), judge=judge) for i, judge in enumerate("xy")])
     scores = scored({"p00": (2, 1), "p01": (1, 1), "p02": (0, 1)})
     axes = ["harmless", "helpful"]
-    between = marked(agreement_of_judges(both), NO_AUDIT, axes, ("judge", "other"))
-    lines = trust(NO_AUDIT, ["x", "y"], between, marked(against_scores(both, scores), NO_AUDIT, axes))
+    between = flag_uninformative_judges(judge_agreement(both), NO_AUDIT, axes, ("judge", "other"))
+    lines = trust(NO_AUDIT, ["x", "y"], between, flag_uninformative_judges(judge_score_agreement(both, scores), NO_AUDIT, axes))
     rows = cells(lines, "same label")
     assert [(row["judges"], row["axis"]) for row in rows] == [("x, y", "all"), ("x, y", "harmless"), ("x, y", "helpful")]
     assert {len(row["same label"].split(" to ")) for row in rows} == {2}

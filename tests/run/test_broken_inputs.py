@@ -689,7 +689,7 @@ def test_resolved_experiments(run: Path, root: Path, number: int) -> None:
 
 
 DAMAGED = {  # by file of the run folder: what stands there
-    "store/looks.json": (b"", b"[", b"[3]", b'[{"seeds": 3, "prompts": 1}]', b"\xff"),
+    "store/preregistration.json": (b"", b"[", b"[3]", b'[{"seeds": 3, "prompts": 1}]', b"\xff"),
     "judges.json": (b"", b"[", b"[]", b'{"x": 3}', b'{"x": {"use": "nothing"}}', b"\xff"),
 }
 

@@ -17,7 +17,7 @@ import yaml
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import tiny_bench, tiny_task, tiny_tree
 
-from apo_bench.analysis.power import planned
+from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import COLUMNS, Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
 from apo_bench.config.schema import Controls, Experiment, Tune
@@ -259,7 +259,7 @@ def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
 
 def test_the_effect_is_what_the_run_should_detect(tmp_path: Path) -> None:
     run = oracle_run(tmp_path, 5.0)
-    (plan,) = planned(run)
+    (plan,) = primary_power(run)
     row = controls(run).to_dict("records")[-1]
     assert (row["control"], row["effect"]) == ("diluted", plan.detectable)
     assert row["share"] == round(10 * plan.detectable / 5) / 10

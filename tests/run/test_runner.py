@@ -344,17 +344,18 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     assert "reward_models" not in new
 
 
-def test_seeds_changed_after_a_look_are_told_and_only_then(done: Path, tmp_path: Path) -> None:
+def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path: Path) -> None:
     """Seen with seeds 0 and 1. Without seed 1 the report opens with it, a replay of that too; as planned, nothing is said."""
     folder = shutil.copytree(done, tmp_path / "copy")
-    assert json.loads((folder / "store" / "looks.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
-    fewer, told = tiny_tree() | {"seeds": [0]}, "**Changed after a look:** results were first seen with seeds 0, 1; seeds 1 were taken out."
+    assert json.loads((folder / "store" / "preregistration.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
+    fewer = tiny_tree() | {"seeds": [0]}
+    notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
         runner.run(write(tmp_path / "fewer", fewer), None, folder, workers=1)
-        assert json.loads((folder / "manifest.json").read_text())["changed_after_a_look"]["seeds_removed"] == [1]
-        assert told in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
+        assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
+        assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
     runner.run(write(tmp_path / "again", tiny_tree()), None, folder, workers=1)
-    assert "changed_after_a_look" not in json.loads((folder / "manifest.json").read_text())
+    assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
 

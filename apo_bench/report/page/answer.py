@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from apo_bench.analysis import preregistration as looks
-from apo_bench.analysis import results
+from apo_bench.analysis import preregistration, results
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.config.schema import JUDGE
 from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
@@ -22,10 +21,10 @@ def answer(
     compared, budget = frames["contrasts"], frames["budget"]
     parts = [el("p", el("strong", "The harness failed a control of its own: "), name(one), class_="note") for one in failed_controls]
     parts += [el("p", el("strong", "Not matched as declared: "), one, class_="note missed") for one in missed(budget)]
-    if changed := run.manifest.get("changed_after_a_look"):
-        parts.append(el("p", el("strong", "Changed after a look: "), name(looks.sentence(changed)), class_="note missed"))
+    if changed := run.manifest.get("preregistration_change"):
+        parts.append(el("p", el("strong", "Not as preregistered: "), name(preregistration.describe_change(changed)), class_="note missed"))
     parts += [_claim(row, len(run.experiment.seeds)) for row in rows_of(compared[compared["family"] == "primary"])]
-    pairs = [pair for family, pair in results.comparisons(run) if family == "primary"]
+    pairs = [pair for family, pair in results.declared_pairs(run) if family == "primary"]
     parts += [el("h3", "What was matched"), *[_matches(budget, pair.a, pair.b) for pair in pairs]]
     if controls:
         parts += [el("h3", "What the controls say"), el("ul", *[el("li", name(one)) for one in controls])]

@@ -8,7 +8,7 @@ from typing import get_args
 import pandas as pd
 
 from apo_bench.analysis import results
-from apo_bench.analysis.costs import KINDS
+from apo_bench.analysis.costs import MATCH_KINDS
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.config.schema import JUDGE, Unit
 from apo_bench.formatting import Row, count, number, probability, rows_of, signed
@@ -166,9 +166,9 @@ def budget(run: Run) -> Markup:
     ledger = run.tables["ledger"]
     used = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])["used"].mean().to_dict()
     groups = []
-    for one in (one for one in get_args(Unit) if one in KINDS):
+    for one in (one for one in get_args(Unit) if one in MATCH_KINDS):
         limits = {arm: run.experiment.budget_of(arm).get(one) for arm in run.arms}
-        amounts = {arm: used.get((arm, one), 0.0) for arm in run.arms if any((arm, unit_) in used for unit_ in KINDS)}
+        amounts = {arm: used.get((arm, one), 0.0) for arm in run.arms if any((arm, unit_) in used for unit_ in MATCH_KINDS)}
         most = max([*amounts.values(), *(limit for limit in limits.values() if limit)], default=0.0)
         if not amounts or not most:
             continue
@@ -194,7 +194,7 @@ def reward_models(run: Run, frame: pd.DataFrame) -> Markup:
             line = None if column != "rm_accuracy_human" or math.isnan(floor) else float(floor)
             said = _described(title, POOLED, series)
             panels.append(svg.panel(title, series, "round", whole=True, described=said, reference=line))
-    reliability, curves = results.reliability(run), []
+    reliability, curves = results.reliability_curve(run), []
     for arm in run.arms:
         own = reliability[(reliability["arm"] == arm) & (reliability["round"] >= 1)]
         if len(own):

@@ -59,7 +59,7 @@ def main_table(run: Run, frames: Mapping[str, pd.DataFrame]) -> Markup:
 def final_means(run: Run) -> Means:
     """Mean and SD over the seeds that came through, of scores by axis and of the KL (`kl`, or its bound `kl_bound`) on all axes."""
     parts = [results.seed_means(run.final, axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
-    metrics = results.without(run.tables["metrics"], run.failed)
+    metrics = results.exclude_failed(run.tables["metrics"], run.failed)
     metrics = metrics[(metrics["axis"] == POOLED) & metrics["metric"].isin(["kl", "kl_bound"])].dropna(subset=["value"])
     metrics = metrics[metrics["round"] == metrics["arm"].map(run.final_round)].rename(columns={"metric": "scorer"})
     columns = ["arm", "scorer", "axis", "value"]
@@ -132,9 +132,9 @@ def _title(scorer: str) -> str:
 
 
 def published_numbers(run: Run, found: pd.DataFrame) -> Markup:
-    """The published numbers that the experiment names beside ours, and what differs. `found`: as `published.beside` has it.
+    """The published numbers that the experiment names beside ours, and what differs. `found`: as `published.compare_with_published` has it.
 
-    Raises InputError as `published.load` does.
+    Raises InputError as `published.read_published` does.
     """
     source = run.experiment.report.beside or ""
     rows = [
@@ -144,10 +144,12 @@ def published_numbers(run: Run, found: pd.DataFrame) -> Markup:
             name(own) if own != "-" else MISSING,
             *map(shown_number, ours),
         ]
-        for measure, pair, theirs, own, ours in ((*cells[:2], cells[2:6], cells[6], cells[7:]) for cells in published.shown(found))
+        for measure, pair, theirs, own, ours in (
+            (*cells[:2], cells[2:6], cells[6], cells[7:]) for cells in published.comparison_cells(found)
+        )
     ]
     heads = published.HEADS[1:]
-    said = published.differs(run, published.load(published.find(source)), found)
+    said = published.comparison_caveats(run, published.read_published(published.find_published(source)), found)
     return join([table(name(f"{source} beside this run"), heads, rows), el("ul", *[el("li", name(line)) for line in said])])
 
 

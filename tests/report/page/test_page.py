@@ -157,8 +157,8 @@ def frames_of(run: results.Run) -> dict[str, pd.DataFrame]:
     summary, verdicts, audit = results.summary(run), run.tables["judgments"], run.tables["judge_audit"]
     rates = judged.win_rates(verdicts, audit, run.axes, draws=20) if len(verdicts) else None
     found = {
-        "summary": summary, "by_round": results.by_round(run, summary, results.reward_models(run)), "contrasts": contrasts(run, rates),
-        "budget": costs.budget(run),
+        "summary": summary, "by_round": results.metrics_by_round(run, summary, results.reward_model_diagnostics(run)),
+        "contrasts": contrasts(run, rates), "budget": costs.budget_matches(run),
     }  # fmt: skip
     return found if rates is None else found | {"judged": rates, "judge_audit": audit}
 
@@ -246,8 +246,8 @@ def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path,
     assert "Published numbers" not in elements.text("script", "style")
     made = write_run(tmp_path / "run", hostile_tables(), experiment(report={"beside": "apo_2024"}))
     run = results.read_run(made)
-    frames, rows = frames_of(run), published.load(published.find("apo_2024"))
-    frames["beside"] = published.beside(run, frames, rows, {})
+    frames, rows = frames_of(run), published.read_published(published.find_published("apo_2024"))
+    frames["beside"] = published.compare_with_published(run, frames, rows, {})
     found = Elements(page.render(made, run, frames))
     ids = [attributes["id"] for attributes in found.of("section") if "id" in attributes]
     assert ids == ["answer", "scores", "figures", "published", "samples", "provenance"]
@@ -257,7 +257,7 @@ def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path,
     text = found.text("script", "style")
     assert "apo_2024 beside this run" in text
     assert "apo_rjs - rjs win rate, %35.7836.43+0.65 (\u22121.30 to +2.60)0.65" in text
-    for line in published.differs(run, rows, frames["beside"]):
+    for line in published.comparison_caveats(run, rows, frames["beside"]):
         assert visible(line) in text
     assert "not known: against what they were won" in text
     assert "All responses are in tables/responses.parquet" in text

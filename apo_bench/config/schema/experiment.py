@@ -1,0 +1,200 @@
+"""The whole file: one question, and checks that its sections agree."""
+
+import json
+import math
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from apo_bench.config.schema.arms import Arm, Controls, Tune
+from apo_bench.config.schema.comparisons import Compare
+from apo_bench.config.schema.execution import Executor
+from apo_bench.config.schema.judges import JudgeChoice, Judging
+from apo_bench.config.schema.models import Models, Sampling
+from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
+
+Factor = Literal["world", "initial_policy", "gold"]
+Level = int | dict[str, Any]  # a seed, or fields that replace those of the section
+
+
+class TaskChoice(Section):
+    """Which task, and its options (data files, sizes, world knobs); the task refuses options it does not know."""
+
+    use: str
+    """name of a folder under `tasks/`, or its path; `task: NAME` alone is short for this"""
+
+    options: dict[str, Any] = Field(default={})
+    """options that the task's YAML lists under `metadata.apo_bench.options`"""
+
+
+class Evaluation(Section):
+    """How every round's policy is evaluated."""
+
+    sampling: Sampling
+    """how test prompts are answered"""
+
+    prompts: int | None = Field(default=None, ge=2)
+    """prompts of the test split, the same for all arms; `null`: all"""
+
+    held_out_golden: int = Field(default=64, ge=4)
+    """golden responses kept from every arm, to evaluate reward models on"""
+
+    kl_prompts: int = Field(default=64, ge=2)
+    """prompts on which the KL divergence from the initial policy is measured"""
+
+    dev_prompts: int | None = Field(default=None, ge=2)
+    """prompts answered after each round to choose rounds and settings; `null`: none"""
+
+    ece_bins: int = Field(default=10, ge=2)
+    """bins of the reward models' expected calibration error"""
+
+    diagnostic_pairs: int | None = Field(default=None, ge=2)
+    """held-out human pairs that reward models are evaluated on; `null`: all"""
+
+
+class Report(Section):
+    """What the report shows beside the results, and what it leaves out."""
+
+    beside: str | None = Field(default=None, pattern=NAME)
+    """published numbers to show: a file of results/published without its ending, such as `apo_2024`"""
+
+    arms: dict[str, str] = Field(default={})
+    """published policy, such as `apo_rjs`: the arm shown beside it; a policy that is not named goes with the only arm of its method, if
+    there is one"""
+
+    aggregates_only: bool = False
+    """the page shows no prompt, no response and no judge's words, for texts that may not be passed on"""
+
+
+class Experiment(Section):
+    """One question: arms x seeds on one task under one budget, and the contrasts that answer it."""
+
+    name: str = Field(pattern=NAME)
+    """name of the run folder, `results/<name>`: letters, digits, `_`, `-`, `.`"""
+
+    task: TaskChoice
+    """the task; its name, or a section"""
+
+    seeds: Seeds
+    """seeds of the arms: data order, heads, sampling, training"""
+
+    models: Models
+    """the policy, the reward model that methods train, and those that evaluate"""
+
+    evaluation: Evaluation
+    """how every round's policy is evaluated"""
+
+    budget: Budget = Field(default={})
+    """what each arm may spend; a unit that is not named is measured, not limited"""
+
+    arms: dict[str, Arm] = Field(min_length=1)
+    """the methods compared, by name"""
+
+    compare: Compare
+    """the question"""
+
+    judges: dict[str, JudgeChoice] = Field(default={})
+    """judges, by name"""
+
+    judging: Judging = Judging()
+    """what judges compare"""
+
+    tune: Tune | None = None
+    """tune every arm; `null`: parameters are as they stand"""
+
+    controls: Controls = Controls()
+    """arms that show whether the run can tell arms apart, and invents nothing"""
+
+    executor: Executor = Executor()
+    """where it runs; a name, or a section"""
+
+    report: Report = Report()
+    """what the report shows beside the results"""
+
+    vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = Field(default={})
+    """run the whole experiment at every level; a level is a seed (of the world, of the policy's first weights, of every gold model), or
+    fields that replace those of `task.options` or `models.policy`, or all gold models by one"""
+
+    def budget_of(self, arm: str) -> dict[Unit, float]:
+        """What an arm may spend: the experiment's budget with the arm's own units in place of its."""
+        own = self.arms[arm].budget if arm in self.arms else {}
+        return {**self.budget, **own}
+
+    @field_validator("task", "executor", mode="before")
+    @classmethod
+    def _bare_name(cls, value: object) -> object:
+        return {"use": value} if isinstance(value, str) else value
+
+    @property
+    def reference(self) -> str:
+        """The arm that the controls are made of."""
+        return self.controls.reference or self.compare.primary[0].b
+
+    @field_validator("arms", "judges")
+    @classmethod
+    def _file_names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"name {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
+        return named
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for kind in ("primary", "secondary"):
+            for place, pair in enumerate(getattr(self.compare, kind)):
+                for side in ("a", "b"):
+                    if getattr(pair, side) not in self.arms:
+                        raise ValueError(
+                            f"compare.{kind}.{place}.{side}: no arm named {getattr(pair, side)!r}; arms: {', '.join(self.arms)}"
+                        )
+        for name, arms in self.compare.curves.items():
+            if unknown := [arm for arm in arms if arm not in self.arms]:
+                raise ValueError(f"compare.curves.{name}: no arm named {unknown[0]!r}; arms: {', '.join(self.arms)}")
+        if self.compare.round == "dev_best" and self.evaluation.dev_prompts is None:
+            raise ValueError("compare.round: dev_best needs evaluation.dev_prompts")
+        if self.tune is not None:
+            self._check_tuning(self.tune)
+        for key, name in (("judging.reference", self.judging.reference), ("controls.reference", self.controls.reference)):
+            if name not in (None, *self.arms):
+                raise ValueError(f"{key}: no arm named {name!r}; arms: {', '.join(self.arms)}")
+        self._check_fits()
+        judges = (f"{JUDGE}{name}" for name in self.judges)
+        known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold), *judges}
+        if self.compare.scorer not in known:
+            raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")
+        return self
+
+    def _check_fits(self) -> None:
+        """An arm is sized by one that is not itself sized, and only by what it does, not by what it is given."""
+        for name, arm in self.arms.items():
+            if arm.fit is None:
+                continue
+            if arm.fit.to not in self.arms or arm.fit.to == name:
+                raise ValueError(f"arms.{name}.fit.to: no other arm named {arm.fit.to!r}; arms: {', '.join(self.arms)}")
+            if self.arms[arm.fit.to].fit is not None:
+                raise ValueError(f"arms.{name}.fit.to: {arm.fit.to!r} is itself sized by another arm")
+            if arm.fit.unit in ("human_pairs", "golden_responses"):
+                raise ValueError(f"arms.{name}.fit.unit: {arm.fit.unit} is annotation, which is the budget's to say")
+            if self.tune is not None:
+                raise ValueError(f"arms.{name}.fit: not together with tune, whose trials would each be of another size")
+
+    def _check_tuning(self, tune: Tune) -> None:
+        """Trials are equally many for every arm, and on seeds that no result is reported for."""
+        if self.evaluation.dev_prompts is None:
+            raise ValueError("tune: needs evaluation.dev_prompts")
+        if both := sorted(set(tune.seeds) & set(self.seeds)):
+            raise ValueError(f"tune.seeds: {both[0]} is a seed of the experiment; tuning needs seeds of its own")
+        if set(tune.grids) != set(self.arms):
+            odd = sorted(set(tune.grids) ^ set(self.arms))[0]
+            raise ValueError(f"tune.grids: {odd!r} is {'no arm' if odd in tune.grids else 'missing; every arm is tuned alike'}")
+        for arm, grid in tune.grids.items():
+            if "." in arm:  # its parameters are dotted keys
+                raise ValueError(f"tune.grids.{arm}: an arm with a dot in its name cannot be tuned")
+            for parameter, values in grid.items():
+                if parameter.partition(".")[0] in ("use", "budget"):
+                    raise ValueError(f"tune.grids.{arm}.{parameter}: no parameter of a method")
+                if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
+                    raise ValueError(f"tune.grids.{arm}.{parameter}: a value occurs twice")
+            if (points := math.prod(map(len, grid.values()))) < tune.trials:
+                raise ValueError(f"tune.grids.{arm}: {points} settings for {tune.trials} trials; every arm gets equally many")

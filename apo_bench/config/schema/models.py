@@ -1,0 +1,243 @@
+"""Models, and how they are trained and sampled: the policy, the trained reward model, the gold reward models."""
+
+import math
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from apo_bench.config.schema.values import Section, Seed, Seeds, distinct
+
+
+class Lora(Section):
+    """Low-rank adapters, merged into the weights after training."""
+
+    rank: int = Field(default=8, ge=1)
+    """rank of the adapters"""
+
+    alpha: int = Field(default=16, ge=1)
+    """the adapters' output is scaled by alpha / rank"""
+
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """names of the layers that get an adapter"""
+
+
+class Recipe(Section):
+    """How weights are trained."""
+
+    learning_rate: float = Field(gt=0)
+    """peak AdamW learning rate"""
+
+    epochs: float = Field(default=1.0, gt=0)
+    """passes over the data; may be a fraction"""
+
+    batch_size: int = Field(default=32, ge=1)
+    """items per update: demonstrations, pairs or groups"""
+
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """items per forward pass, a divisor of `batch_size`; `null`: all of them. Changes memory, not results"""
+
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """learning rate schedule after the warm-up"""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    """updates over which the learning rate rises from 0"""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW weight decay"""
+
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """norm to which gradients are clipped"""
+
+    lora: Lora | None = None
+    """train low-rank adapters; `null`: train all weights"""
+
+    freeze: str | None = None
+    """regular expression: parameters whose names match are not trained"""
+
+    @field_validator("freeze")
+    @classmethod
+    def _is_a_pattern(cls, freeze: str | None) -> str | None:
+        try:
+            re.compile(freeze or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return freeze
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        return self
+
+    def updates(self, items: int) -> int:
+        """Optimizer updates that training on so many items takes; known before it starts."""
+        return max(1, math.ceil(self.epochs * math.ceil(items / self.batch_size)))
+
+
+class Sampling(Section):
+    """How responses are sampled. `top_k: 0` and `top_p: 1` leave the distribution untruncated."""
+
+    max_new_tokens: int = Field(ge=1)
+    """longest response; a response that reaches it is cut, and counted as cut"""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """softmax temperature"""
+
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """sample from the most likely tokens that together have this probability; 1: all"""
+
+    top_k: int = Field(default=0, ge=0)
+    """sample from this many of the most likely tokens; 0: all"""
+
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    """penalty on tokens that occurred before; 1: none"""
+
+    batch_size: int = Field(default=64, ge=1)
+    """responses generated at a time"""
+
+
+class PolicyModel(Section):
+    """The initial policy: a model folder or hub id (`path`), or an `architecture` warmed up on the task's demonstrations."""
+
+    path: str | None = None
+    """a model folder beside the file or in the working directory, an imported model, or a hub id"""
+
+    architecture: dict[str, Any] | None = None
+    """fields of a transformers configuration, with `model_type`; for tasks that bring a vocabulary"""
+
+    seed: Seed = 0
+    """seed of an architecture's first weights and its warm-up; one policy for the whole experiment"""
+
+    system_prompt: str | None = ""
+    """system turn before every conversation; `null`: what the chat template does by itself"""
+
+    max_prompt_tokens: int = Field(default=256, ge=1)
+    """longest prompt; longer ones are cut on the left"""
+
+    max_response_tokens: int = Field(default=256, ge=1)
+    """longest response that is trained on; the rest is cut"""
+
+    warmup: Recipe | None = None
+    """how an architecture first learns the task's demonstrations"""
+
+    training: Recipe
+    """recipe of every `train_policy` that does not bring its own"""
+
+    sampling: Sampling
+    """how methods' samples are drawn; evaluation has its own settings"""
+
+    trust_remote_code: bool = False
+    """run python that the model's folder or hub repository brings"""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.architecture is None):
+            raise ValueError("give exactly one of path and architecture")
+        if (self.architecture is None) != (self.warmup is None):
+            raise ValueError("warmup goes with architecture, and only with it")
+        return self
+
+
+class NeuralReward(Section):
+    """Sequence classification with one label on any backbone: `path`, `architecture`, or `initial: policy`."""
+
+    kind: Literal["neural"] = "neural"
+    """a neural network"""
+
+    path: str | None = None
+    """model folder or hub id, as for the policy"""
+
+    architecture: dict[str, Any] | None = None
+    """fields of a transformers configuration, as for the policy"""
+
+    initial: Literal["policy"] | None = None
+    """start from the experiment's initial policy, with a new head"""
+
+    warmup: Recipe | None = None
+    """with an architecture: first learn the task's demonstrations as a language model"""
+
+    axis_input: bool = False
+    """put the axis's name before the text, where the axes pull against each other"""
+
+    axis_heads: bool = False
+    """give each axis an output of its own on a shared body"""
+
+    max_tokens: int = Field(default=256, ge=2)
+    """longest conversation with its response; longer ones are cut on the left"""
+
+    score_batch_size: int = Field(default=64, ge=1)
+    """texts scored at a time"""
+
+    training: Recipe
+    """how the reward model is trained, each time"""
+
+    trust_remote_code: bool = False
+    """as for the policy"""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum(origin is not None for origin in (self.path, self.architecture, self.initial)) != 1:
+            raise ValueError("give exactly one of path, architecture and initial")
+        if self.warmup is not None and self.architecture is None:
+            raise ValueError("warmup goes with architecture, and only with it")
+        return self
+
+
+class NgramReward(Section):
+    """Linear Bradley-Terry model on tf-idf n-gram differences."""
+
+    kind: Literal["ngram"] = "ngram"
+    """no neural network: a convex problem, solved in seconds"""
+
+    max_features: int = Field(default=20_000, ge=1)
+    """how many of the most frequent n-grams are kept"""
+
+    ngrams: tuple[int, int] = (1, 2)
+    """shortest and longest n-gram, in words"""
+
+    strength: float = Field(default=1.0, gt=0)
+    """inverse L2 penalty, scikit-learn's C"""
+
+    per_axis: bool = True
+    """a weight vector for each axis; `false`: one for all"""
+
+    bootstrap: bool = True
+    """a seed resamples clusters of pairs; `false`: every seed gives the same model"""
+
+
+RewardSpec = NeuralReward | NgramReward
+
+
+class Gold(Section):
+    """A gold reward model: trained on the gold split once per seed in `seeds`, never used for selection."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """its name in reports and in `compare.scorer`"""
+
+    model: RewardSpec = Field(discriminator="kind")
+    """the model, by `kind`; another architecture than `models.reward`, so that both do not err alike"""
+
+    seeds: Seeds = (0, 1, 2)
+    """training seeds; scores are means over them"""
+
+
+class Models(Section):
+    """The models of an experiment."""
+
+    policy: PolicyModel
+    """where every arm starts"""
+
+    reward: RewardSpec = Field(discriminator="kind")
+    """the reward model that methods train; `kind: neural` or `kind: ngram`"""
+
+    gold: tuple[Gold, ...] = Field(min_length=1)
+    """the reward models that evaluate; the first is the default scorer"""
+
+    @field_validator("gold")
+    @classmethod
+    def _distinct_names(cls, golds: tuple[Gold, ...]) -> tuple[Gold, ...]:
+        distinct([gold.name for gold in golds])
+        if clash := {gold.name for gold in golds} & {"proxy", "ground_truth", "length", "refusal"}:
+            raise ValueError(f"gold may not be called {sorted(clash)[0]}")
+        return golds
