@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.power import planned
-from apo_bench.analysis.results import POOLED, Run, shared_seeds, without
+from apo_bench.analysis.power import primary_power
+from apo_bench.analysis.results import POOLED, Run, exclude_failed, shared_seeds
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, TRUTH, diluted
 from apo_bench.config.schema import Comparison
 from apo_bench.formatting import ALPHA, Row, rows_of, signed
@@ -103,7 +103,7 @@ def _own(run: Run, arm: str) -> pd.DataFrame:
 
 def _aa_scores(run: Run) -> pd.DataFrame:
     """The reference's scores under its other seeds at the final round."""
-    scores = without(_own(run, AA), run.failed)
+    scores = exclude_failed(_own(run, AA), run.failed)
     return scores[scores["round"] == scores["round"].max()]
 
 
@@ -160,7 +160,7 @@ def _target_effect(by: Run) -> tuple[float, str]:
     """The difference that the diluted oracle is to have, or NaN and why it is not known."""
     if (effect := by.experiment.controls.effect) is not None:
         return effect, ""
-    (plan,) = planned(by, other_sizes=False)
+    (plan,) = primary_power(by, other_sizes=False)
     if math.isnan(plan.detectable):
         return math.nan, f"what this run should detect is not known: {plan.note or 'it makes no test'}"
     return plan.detectable, ""

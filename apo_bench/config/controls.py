@@ -2,7 +2,7 @@
 
 A/A is the reference arm again under seeds of its own: whatever it differs by is luck. The oracle gives the best of several answers of
 the reference's final policy: a difference that is there, and no fair arm, as it looks at what nobody else may see. The diluted oracle
-does so on a share of the prompts only. apo_bench.evaluation.oracle makes them, apo_bench.report.sections_controls says what came of them.
+does so on a share of the prompts only. apo_bench.evaluation.oracle makes them, apo_bench.analysis.controls compares them.
 """
 
 import csv

@@ -10,7 +10,9 @@ import unicodedata
 from collections.abc import Iterable
 
 from apo_bench.formatting import number
-from apo_bench.report.model import FORMS, Cell, Interval, Report, Row, Table, Text, Value, blocks_of
+from apo_bench.report.model import Report, blocks_of
+from apo_bench.report.tables import FORMS, Cell, Interval, Row, Table, Value
+from apo_bench.report.text import Text
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
@@ -77,6 +79,8 @@ def inline(text: Text) -> str:
     parts = []
     for span in text:
         shown = escape_keeping_ends(span.text)
+        if not span.data:  # our own words have no ligatures to break up
+            shown = re.sub(r"\{([-,!?])\}", r"\1", shown)
         for applies, command in ((span.code, "texttt"), (span.emphasis, "emph"), (span.strong, "textbf")):
             shown = f"\\{command}{{{shown}}}" if applies else shown
         parts.append(shown)
@@ -106,7 +110,11 @@ def cell(content: Cell) -> str:
 
 
 def _value(value: Value) -> str:
-    shown = f"\\textbf{{{value.text}}}".replace("{-", "{$-$") if value.best else _math(value.text, r"\leq " if value.is_bound else "")
+    shown = (
+        f"\\textbf{{{value.text}}}".replace("{-", "{$-$")
+        if value.standing == "best"
+        else _math(value.text, r"\leq " if value.is_bound else "")
+    )
     shown += "" if math.isnan(value.sd) else f" {{\\scriptsize$\\pm$ {value.write(value.sd)}}}"
     shown += "" if math.isnan(value.low) else f" {_interval(value.low, value.high, value)}"
     return shown

@@ -5,16 +5,17 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from apo_bench.formatting import number, one_line, plain, table
-from apo_bench.report.model import (
-    FORMS, Block, Bullets, Cell, Claim, Claims, Facts, Forest, Interval, Report, Section, Table, Text, Value,
-)  # fmt: skip
+from apo_bench.report.charts import Forest
+from apo_bench.report.model import Block, Bullets, Claim, Claims, Facts, Report, Section
+from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
+from apo_bench.report.text import Span, Text
 
 LIMIT = 60_000  # characters of report.md: a pull request's text takes 65,536
 SHORTENED = {  # sections that lose their tables where report.md is longer, one after the other, and where these tables are
     "Reward models by round": "by_round.csv", "Answers by round": "by_round.csv", "Contrasts": "contrasts.csv",
     "Scores by round beside the reward model": "by_round.csv",
 }  # fmt: skip
-MARKS = {"": "", "highest": " ▲", "alike": " ≈", "lower": " ▽"}
+MARKS = {"": "", "best": " ▲", "highest": " ▲", "alike": " ≈", "lower": " ▽"}
 
 
 def render(report: Report, limit: int = LIMIT) -> str:
@@ -22,6 +23,7 @@ def render(report: Report, limit: int = LIMIT) -> str:
     title = f"{report.title}: {report.subtitle}" if report.subtitle else report.title
     lines = [f"# {plain(title)}"]
     lines += ["", *map(inline, report.notices)] if report.notices else []
+    lines += ["", f"**Controls:** {inline(report.controls)}"] if report.controls else []
     lines += section_lines(report.sections, "##")
     return "\n".join(shortened(lines, limit)) + "\n"
 
@@ -50,7 +52,7 @@ def block_lines(block: Block) -> list[str]:
         case Facts():
             return [f"- {term}: {inline(text)}" for term, text in block.items.items()]
         case Table():
-            return table_lines(block) if block.is_shown else []
+            return [] if block.is_on_page_only or block.is_in_paper_only else table_lines(block)
         case Section():
             return section_lines([block])
         case Forest(name=""):
@@ -77,12 +79,17 @@ def inline(text: Text) -> str:
     """Spans as one line: data are escaped, so that none of it is a cell, a tag or an image."""
     parts = []
     for (strong, emphasis), group in groupby(text, lambda span: (span.strong, span.emphasis)):
-        inner = "".join(
-            f"`{shown}`" if span.code else shown for span in group for shown in [plain_keeping_ends(span.text) if span.data else span.text]
-        )
+        inner = "".join(map(_span, group))
         mark = "**" if strong else "*" if emphasis else ""
         parts.append(f"{mark}{inner}{mark}")
     return "".join(parts)
+
+
+def _span(span: Span) -> str:
+    text = plain_keeping_ends(span.text) if span.data else span.text
+    if span.link.endswith(".md"):
+        return f"[{text}]({span.link})"
+    return f"`{text}`" if span.code else text
 
 
 def plain_keeping_ends(text: str) -> str:

@@ -26,7 +26,7 @@ from apo_bench.evaluation.context import Bench, in_order
 from apo_bench.evaluation.oracle import DRAW, oracle
 from apo_bench.losses import RankingLoss
 from apo_bench.report.report import write_report
-from apo_bench.report.sections_controls import controls, sentences
+from apo_bench.analysis.controls import controls, sentences
 from apo_bench.run import runner
 from apo_bench.run.gc import sweep
 from apo_bench.run.jobs import Job

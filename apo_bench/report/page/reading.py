@@ -1,9 +1,7 @@
-"""What else lies in a run folder: the prompts' texts, what judges said in words, measured times."""
+"""Texts of a run folder that its report does not need otherwise: the prompts, and what judges answered in words."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from apo_bench.analysis.results import Run, read_table
 from apo_bench.clients.journal import Journal
@@ -30,27 +28,19 @@ def read_prompts(folder: Path, run: Run) -> tuple[Turns, str]:
         task = load_task(choice.use, choice.options, base=Path.cwd())
     except InputError as error:
         return {}, str(error)
-    return {one.id: [(turn.role, turn.content) for turn in one.messages] for one in task.prompts["test"]}, ""
+    return {prompt.id: [(turn.role, turn.content) for turn in prompt.messages] for prompt in task.prompts["test"]}, ""
 
 
 def read_judge_texts(folder: Path, run: Run) -> dict[tuple[str, str], str]:
     """What each judge of the run answered in words, by (judge, question), as its journal has it."""
-    found = {}
-    for judge, about in (run.manifest.get("judges") or {}).items():
-        if isinstance(made := about.get("identity"), dict):
+    texts = {}
+    for judge, facts in (run.manifest.get("judges") or {}).items():
+        if isinstance(identity := facts.get("identity"), dict):
             try:
-                own = f"{digest(made)}."
+                prefix = f"{digest(identity)}."
             except ValueError:  # NaN, by damage: no judge has such an identity
                 continue
             for key, record in Journal(folder / "store" / "judging" / f"{judge}.jsonl").records.items():
-                if key.startswith(own) and isinstance(record.get("text"), str):
-                    found[judge, key.removeprefix(own)] = record["text"]
-    return found
-
-
-def read_timings(folder: Path) -> pd.DataFrame:
-    """arm, measure, value of what was measured; without rows where nothing was."""
-    path, columns = folder / "tables" / "timings.parquet", ("arm", "measure", "value")
-    if not path.exists():
-        return pd.DataFrame({column: [] for column in columns})
-    return read_table(path, columns).dropna(subset=["value"])
+                if key.startswith(prefix) and isinstance(record.get("text"), str):
+                    texts[judge, key.removeprefix(prefix)] = record["text"]
+    return texts

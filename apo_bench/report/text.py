@@ -1,0 +1,57 @@
+"""Text of a report: spans that every renderer escapes in its own way.
+
+A span marked `data` comes from a run: no renderer ever takes it for markup.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text that looks the same throughout."""
+
+    text: str
+    strong: bool = False
+    emphasis: bool = False
+    code: bool = False
+    data: bool = False
+    link: str = ""  # a file beside the report; markdown follows .md, the page .html
+
+
+Text = tuple[Span, ...]
+_TOKEN = re.compile(r"\*\*|\*|`|\{(\w+)\}")
+
+
+def say(template: str, /, **values: object) -> Text:
+    """The text of a template with **strong**, *emphasised* and `code` parts; {names} are filled with texts, or with data that stay data."""
+    spans: list[Span] = []
+    look = {"strong": False, "emphasis": False, "code": False}
+    start = 0
+    for token in _TOKEN.finditer(template):
+        if token.start() > start:
+            spans.append(Span(template[start : token.start()], **look))
+        if name := token[1]:
+            value = values[name]
+            parts = value if isinstance(value, tuple) else (Span(str(value), data=True),)
+            spans += [replace(span, **{key: on or getattr(span, key) for key, on in look.items()}) for span in parts]
+        else:
+            key = {"**": "strong", "*": "emphasis", "`": "code"}[token[0]]
+            look[key] = not look[key]
+        start = token.end()
+    return (*spans, Span(template[start:], **look)) if start < len(template) else tuple(spans)
+
+
+def join(texts: Iterable[Text], between: str = " ") -> Text:
+    """Texts one after another."""
+    spans: list[Span] = []
+    for text in texts:
+        spans += [Span(between)] if spans and text else []
+        spans += text
+    return tuple(spans)
+
+
+def names(values: Iterable[object], between: str = ", ") -> Text:
+    """Names from a run, listed."""
+    return join(((Span(str(value), data=True),) for value in values), between)
