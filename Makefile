@@ -12,7 +12,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test docs clean
+.PHONY: quickstart test test-fast docs clean
 
 quickstart: $(VENV)/.run
 	$(BIN)/apo-bench run experiments/quickstart.yaml
@@ -23,8 +23,12 @@ test: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q -n 2
 
+# What trains nothing, starts nothing and takes no seconds.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
 docs: $(VENV)/.dev
-	$(BIN)/python -m apo_bench.reference
+	$(BIN)/python -m apo_bench.cli.reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

@@ -1,20 +1,26 @@
-"""The errors a user can cause, each one line that names where and what."""
+"""The errors that a user can cause. Each is one line that names the place and the problem."""
 
 
 class InputError(ValueError):
-    """A file, key or value the user gave is wrong. The command line prints it and exits with status 2."""
+    """A file, key or value from the user is wrong. The command line prints the message and exits with status 2.
+
+    The message is one line, whatever text it quotes: white space of any kind becomes one blank.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).split()))
 
 
 class NotHere(InputError):
-    """What the user gave is right, but this machine lacks what it takes: a key in the environment, an imported model, a package."""
+    """The input is right, but this machine lacks something it needs: a key in the environment, an imported model, a package."""
 
 
 class BudgetExceeded(RuntimeError):
-    """An arm asked for more of a unit than its budget has left."""
+    """An arm needs more of a unit than its budget has left."""
 
-    def __init__(self, arm: str, unit: str, asked: float, left: float) -> None:
-        super().__init__(arm, unit, asked, left)  # all four as args, so the error survives pickling
-        self.arm, self.unit, self.asked, self.left = arm, unit, asked, left
+    def __init__(self, arm: str, unit: str, needed: float, left: float) -> None:
+        super().__init__(arm, unit, needed, left)  # all four as args, so the error survives pickling
+        self.arm, self.unit, self.needed, self.left = arm, unit, needed, left
 
     def __str__(self) -> str:
-        return f"budget exceeded: arm {self.arm}, unit {self.unit}: asked {self.asked:g}, left {self.left:g}"
+        return f"budget exceeded: arm {self.arm}, unit {self.unit}: needs {self.needed:g}, has {self.left:g} left"

@@ -1,6 +1,6 @@
-"""Numbers, claims, durations and Markdown tables as every surface writes them, and outside text with nothing hidden in it.
+"""Formats of numbers, claims, durations and Markdown tables, and outside text made visible.
 
-A dash stands for a missing value. Text from outside passes `visible` or `one_line` before anybody reads it.
+A dash stands for a missing value. Text from outside passes `visible` or `one_line` before it is shown.
 """
 
 import math
@@ -15,7 +15,7 @@ ALPHA = 0.05
 RISKY = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")  # what a formula starts with, also full-width, and the mark of a text
 Row = Any  # one row of a frame, its columns as attributes
 
-# What is shown by name: control characters but for tab and newline, soft hyphens, marks that turn the direction of text, what has no
+# Shown by name: control characters except tab and newline, soft hyphens, marks that turn the direction of text, what has no
 # width, line separators, halves of surrogate pairs, non-characters and tags. Joiners stay, which scripts need and which can do nothing.
 _HIDDEN = re.compile(
     "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff"
@@ -24,7 +24,7 @@ _HIDDEN = re.compile(
 
 
 def visible(text: object) -> str:
-    """Text in which nothing is hidden: control pictures for ASCII's control characters, ⟨U+202E⟩ for others. Tabs and newlines stay."""
+    """Text with hidden characters shown: control pictures for ASCII's, ⟨U+202E⟩ for others. Tabs and newlines stay."""
     return _HIDDEN.sub(_named, str(text))
 
 
@@ -44,13 +44,13 @@ def rows_of(frame: "pd.DataFrame") -> list[Row]:
 
 
 def table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table, one a row whatever its cells hold."""
+    """The lines of a Markdown table, one per row even where a cell holds a newline."""
     headers = list(headers)
     return [f"| {' | '.join(map(one_line, line))} |" for line in (headers, ["---"] * len(headers), *rows)]
 
 
 def plain(value: object) -> str:
-    """Text from a file, or from a server, as one table cell or line in which nothing is hidden and no tag or image is one."""
+    """Text from a file or a server as one table cell or line, visible, and without working tags or images."""
     return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[")
 
 
@@ -66,25 +66,29 @@ def mean_sd(values: "pd.Series") -> str:
 
 
 def pm(mean: float, sd: float) -> str:
+    """Mean and SD: "0.612 ± 0.012"; the mean alone where the SD is not known."""
     return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
 
 
 def number(value: float) -> str:
+    """Three decimals, or one from 100 on."""
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def signed(value: float) -> str:
+    """Three decimals with a sign."""
     return "-" if math.isnan(value) else f"{value:+.3f}"
 
 
 def probability(value: float) -> str:
+    """Three decimals, or "< 0.001"; empty where it is not known."""
     return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def claim(a: str, b: str, where: str, difference: float, p_adjusted: float) -> str:
-    """What a tested difference of two arms permits to be said first."""
+    """The first sentence that a tested difference of two arms permits."""
     if p_adjusted < ALPHA:
         return f"**{a} scored {'higher' if difference > 0 else 'lower'} than {b}** ({where})"
     return f"**No difference between {a} and {b} could be shown** ({where})"
@@ -96,6 +100,7 @@ def tested(p_adjusted: float, p_value: float, test: str) -> str:
 
 
 def count(value: float) -> str:
+    """A count with thousands separators; from ten million on in scientific notation."""
     if math.isnan(value):
         return "-"
     return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
@@ -112,7 +117,7 @@ def duration(seconds: float) -> str:
 
 
 def inert(text: str) -> str:
-    """A cell that no spreadsheet runs: what starts like a formula, white space aside, gets an apostrophe.
+    """A cell that no spreadsheet executes: text that starts like a formula, after any white space, gets an apostrophe.
 
     Every text that starts with an apostrophe gets one too, so that taking one off a cell that has it gives the text back.
     """

@@ -1,8 +1,8 @@
-"""The only writer under a run folder: content-addressed artifacts and atomic files.
+"""Content-addressed artifacts and atomic files: the only writer under a run folder.
 
-An artifact is a folder `store/<kind>/<key>/` whose key hashes everything that can change its content. It is built under a
-temporary name and renamed when complete, so that whatever has its final name is whole; a checksum of every file is kept in
-its manifest and compared when the artifact is first read. Equal keys are computed once, also by several processes.
+An artifact is a folder `store/<kind>/<key>/` whose key hashes everything that can change its content. It is built under a temporary name
+and renamed when complete, so that a folder with a final name is always complete. Its manifest holds a checksum of every file, which is
+compared when the artifact is first read. Equal keys are computed once, also by several processes.
 """
 
 import hashlib
@@ -14,21 +14,32 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from filelock import FileLock
 
 from apo_bench.hashing import checksum, digest
 from apo_bench.provenance import origin
 
-RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and while a run says what it is about to do
+RUN_LOCK = ".run.lock"  # in the store: held by a sweep, and while a run marks its jobs as waiting
 MANIFEST = "manifest.json"
-TIMING = "timing.json"  # measured values live apart: they are outside byte-identity
+TIMING = "timing.json"  # measured values have a file of their own, which need not be byte-identical
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Computed(Generic[T]):
+    """A value, and the amounts that computing it spent, by ledger unit."""
+
+    value: T
+    counts: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact. `counts` are the amounts its making spent; every arm that uses it is charged them in full."""
+    """A finished artifact. `counts` are the amounts spent to make it; every arm that uses it is charged them in full."""
 
     key: str
     folder: Path
@@ -44,16 +55,16 @@ class RunStore:
         self.run_folder = run_folder
         self.root = run_folder / "store"
         self._verified: dict[tuple[str, str], Artifact] = {}
-        self.built: list[str] = []  # kind/key of what this process computed itself
-        self.tokens = 0.0  # that it sampled, scored and trained on for them
+        self.built: list[str] = []  # kind/key of the artifacts that this process computed
+        self.tokens = 0.0  # sampled, scored and trained on for them
 
     @property
     def used(self) -> list[str]:
-        """Keys of all artifacts that were asked for, whoever built them."""
+        """Keys of all artifacts that this process used, whoever built them."""
         return sorted(key for _, key in self._verified)
 
     def artifact(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Artifact:
-        """Return the artifact these inputs name, building it if it is not there.
+        """Return the artifact that these inputs name, building it if it does not exist.
 
         `inputs` must be JSON-ready and name everything that can change the result. `build(folder)` writes the files and
         returns the counts. A damaged artifact is moved aside and built again.
@@ -70,10 +81,29 @@ class RunStore:
                 print(f"{final}: {damage}; moved to {aside.name} and computed again")
             if not final.exists():
                 self._build(kind, key, final, inputs, build)
-            shutil.rmtree(scratch_of(final), ignore_errors=True)  # whole: nothing is left to go on with
-        found = self._open(key, final)
-        self._verified[kind, key] = found
-        return found
+            shutil.rmtree(scratch_of(final), ignore_errors=True)  # the artifact is complete: nothing is to be resumed
+        artifact = self._open(key, final)
+        self._verified[kind, key] = artifact
+        return artifact
+
+    def computed(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[Path], Computed[T]],
+        save: Callable[[Path, T], None] | None = None,
+        load: Callable[[Path], T] | None = None,
+    ) -> tuple[Artifact, Any]:
+        """As `artifact`, with the value that `compute(folder)` returned: saved when computed, and always read back from the files."""
+
+        def build(folder: Path) -> Mapping[str, float]:
+            result = compute(folder)
+            if save is not None:
+                save(folder, result.value)
+            return result.counts
+
+        artifact = self.artifact(kind, inputs, build)
+        return artifact, load(artifact.folder) if load is not None else None
 
     def open(self, kind: str, key: str) -> Artifact:
         """An artifact known to exist. Raises FileNotFoundError if it does not."""
@@ -85,7 +115,7 @@ class RunStore:
         return Artifact(key, folder, manifest["counts"], timing["wall_s"], timing["peak_memory_bytes"])
 
     def _build(self, kind: str, key: str, final: Path, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> None:
-        for left_over in final.parent.glob(f".{key}.tmp*"):  # of a killed process: we hold the lock
+        for left_over in final.parent.glob(f".{key}.tmp*"):  # of a killed process: this one holds the lock
             shutil.rmtree(left_over)
         folder = final.with_name(f".{key}.tmp{os.getpid()}")
         folder.mkdir()
@@ -106,16 +136,20 @@ class RunStore:
 
 
 def scratch_of(folder: Path) -> Path:
-    """Where the build of an artifact may keep what a later try goes on with: made on demand, and removed when the artifact is whole.
+    """Where the build of an artifact may keep what a later try resumes from: created on demand, removed when the artifact is complete.
 
-    `folder` is what `build` was given. A build that fails, or is killed, leaves it behind.
+    `folder` is the argument of `build`. A build that fails or is killed leaves it behind.
     """
-    key = folder.name.lstrip(".").partition(".")[0]
-    return folder.with_name(f".{key}.scratch")
+    return folder.with_name(f".{key_of(folder)}.scratch")
+
+
+def key_of(folder: Path) -> str:
+    """The key of the artifact that is being built in a folder, or lies there."""
+    return folder.name.lstrip(".").partition(".")[0]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the new one, never half."""
+    """Write a file atomically: it is either the old one or the new one, never half."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -132,7 +166,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, table: Any) -> None:
-    """Write a frame as parquet, whole or not at all."""
+    """Write a frame as parquet, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     table.to_parquet(temporary, index=False)
@@ -140,22 +174,22 @@ def write_table(path: Path, table: Any) -> None:
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON-ready mapping with a hash of its other keys under "seal"."""
+    """The JSON-ready mapping with a hash of its other keys under "seal"."""
     return {**value, "seal": _seal(value)}
 
 
 def is_sealed(value: Any) -> bool:
     """Whether a mapping is as `sealed` left it."""
-    return isinstance(value, dict) and value.get("seal") == _seal({key: one for key, one in value.items() if key != "seal"})
+    return isinstance(value, dict) and value.get("seal") == _seal({key: inner for key, inner in value.items() if key != "seal"})
 
 
 def _seal(value: Mapping[str, Any]) -> str:
-    """As `digest`, but NaN may be among what was measured."""
+    """As `digest`, but allows NaN, which a measured value can be."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with a finished artifact, or None."""
+    """The damage of a finished artifact in words, or None."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files = manifest["files"]
@@ -174,7 +208,7 @@ def damage_of(folder: Path) -> str | None:
 
 
 def free_name(path: Path) -> Path:
-    """The path, or the path with the first number that is not taken."""
+    """The path, or the path with the first number that is free."""
     candidate, number = path, 1
     while candidate.exists():
         number += 1

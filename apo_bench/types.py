@@ -82,6 +82,18 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """A response that is desirable or not, without another to compare it with."""
+
+    prompt: Prompt
+    response: str
+    desirable: bool
+
+
+TrainingItem = Demonstration | Pair | Labelled | Group
+
+
+@dataclass(frozen=True)
 class Policy:
     """A handle to a policy in the run's store; methods hand it on and never open it."""
 

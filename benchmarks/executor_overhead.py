@@ -1,10 +1,10 @@
-"""What running arm-seeds through an executor costs beside the work itself.
+"""Overhead of the local executor over a plain loop.
 
     python benchmarks/executor_overhead.py [--experiment experiments/quickstart.yaml] [--arm rjs] [--seed 0] [--repeats 3]
 
-The same jobs (initial policy, gold models, one arm-seed) from nothing, each time in a fresh interpreter and a fresh folder: once by the
-local executor with one worker, once by a plain loop that calls them one after the other, without processes, pipes or progress files. Both
-import torch once. Prints the ratio of the two wall times for each pair of turns, whose order alternates, and their median.
+Runs the same jobs (initial policy, gold models, one arm-seed) from scratch, each time in a fresh interpreter and folder: once with the
+local executor and one worker, once in a plain loop without processes, pipes or progress files. Both import torch once. Prints the
+ratio of the two wall times for each repeat, whose order alternates, and the median.
 """
 
 import argparse
@@ -14,30 +14,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from apo_bench.run.executors.local import run_all
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, prepare_worker
-from apo_bench.run.records import load
 from apo_bench.run.worker import work
 
 
 def jobs(experiment: Path, arm: str, seed: int, folder: Path) -> list[Job]:
-    question = Job(experiment.resolve(), "{}", folder, arm, seed)
-    gold = sorted({seed for gold in load(question.experiment, "{}")[0].models.gold for seed in gold.seeds})
-    return [replace(question, arm=INITIAL), *(replace(question, arm=GOLD, seed=seed) for seed in gold), question]
+    resolved = resolve_experiment(experiment, folder=folder)
+    gold = sorted({seed for gold in resolved.experiment.models.gold for seed in gold.seeds})
+    return [resolved.job(INITIAL, 0), *(resolved.job(GOLD, seed) for seed in gold), resolved.job(arm, seed)]
 
 
-def by_executor(asked: list[Job]) -> None:
-    settings = load(asked[0].experiment, "{}")[0].executor
-    failures = run_all(asked, work, 1, settings)
+def by_executor(jobs_: list[Job]) -> None:
+    settings = resolve_experiment(jobs_[0].experiment).experiment.executor
+    failures = run_all(jobs_, work, 1, settings)
     assert not failures, failures
 
 
-def by_loop(asked: list[Job]) -> None:
+def by_loop(jobs_: list[Job]) -> None:
     prepare_worker()
-    for job in asked:
+    for job in jobs_:
         message = work(job, lambda stage, tokens=0.0, used=None: None)
         assert not message, message
 
@@ -52,14 +51,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.turn:
         with tempfile.TemporaryDirectory() as folder:
-            asked = jobs(given.experiment, given.arm, given.seed, Path(folder) / "run")
+            jobs_ = jobs(given.experiment, given.arm, given.seed, Path(folder) / "run")
             started = time.monotonic()
-            (by_executor if given.turn == "executor" else by_loop)(asked)
+            (by_executor if given.turn == "executor" else by_loop)(jobs_)
             print(json.dumps(time.monotonic() - started))
         return
     ratios = []
     for repeat in range(given.repeats):
-        took = {}
+        seconds = {}
         for turn in ("executor", "loop") if repeat % 2 else ("loop", "executor"):
             command = [
                 sys.executable,
@@ -73,8 +72,8 @@ def main() -> None:
                 "--turn",
                 turn,
             ]
-            took[turn] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        ratios.append(took["executor"] / took["loop"])
+            seconds[turn] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        ratios.append(seconds["executor"] / seconds["loop"])
         print(f"executor / loop: {ratios[-1]:.3f}", flush=True)
     print(f"median {statistics.median(ratios):.3f}, {given.repeats} pairs of turns")
 

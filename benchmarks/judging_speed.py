@@ -1,9 +1,8 @@
-"""How fast is a judge behind HTTP? python benchmarks/judging_speed.py [--comparisons 1000] [--latency-ms 100] [--concurrency 64]
+"""Speed of a judge behind HTTP. python benchmarks/judging_speed.py [--comparisons 1000] [--latency-ms 100] [--concurrency 64]
 
-Comparisons in both orders against tests/chat_server.py, which takes the same time for every answer, in a process of its own on this
-machine. Ideal is calls x latency / concurrency; "bare sockets" is what the machine and the server let through when nothing is done
-with the same requests but to send them and wait. Then the same questions again, all of them known to the journal. Asked for: at least 95 %
-of ideal, and less than 2 s for the rerun. CPU is this process's own.
+Judges comparisons in both orders against tests/chat_server.py, a server with a fixed latency in a process of its own on this machine.
+Ideal is calls x latency / concurrency; "bare sockets" sends the same requests without a client library. Then the same questions again, all
+answered from the journal. Targets: at least 95 % of ideal, and less than 2 s for the rerun. CPU is that of this process.
 """
 
 import argparse
@@ -33,15 +32,15 @@ FILLER = "A sentence such as one finds in an answer to a question. " * 8
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float, float]:
-    """What came out, seconds by the clock, and seconds of CPU."""
-    gc.collect()  # what was there before is not collected on this work's time
+    """The result, wall seconds and CPU seconds."""
+    gc.collect()  # so that garbage of earlier work is not collected on this work's time
     start, cpu = time.perf_counter(), time.process_time()
-    found = work()
-    return found, time.perf_counter() - start, time.process_time() - cpu
+    result = work()
+    return result, time.perf_counter() - start, time.process_time() - cpu
 
 
 async def bare(port: int, bodies: list[bytes], concurrency: int) -> None:
-    """Sends the bodies, so many at a time, and reads the answers."""
+    """Sends the bodies, `concurrency` at a time, and reads the answers."""
     left = iter(bodies)
 
     async def worker() -> None:
@@ -62,30 +61,32 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    asked = worth_questions(given.comparisons, FILLER)
-    ideal_s = len(asked) * given.latency_ms / 1000 / given.concurrency
+    questions = worth_questions(given.comparisons, FILLER)
+    ideal_s = len(questions) * given.latency_ms / 1000 / given.concurrency
 
     with serving(Plan(latency_s=given.latency_ms / 1000)) as server, TemporaryDirectory() as folder:
         judge = ChatJudge("loopback", server.base_url, api_key_env=None, concurrency=given.concurrency).open(JudgeContext())
-        messages = [template_for("by_axis", "helpful").messages(question) for question in asked]
-        bodies = [json.dumps({"messages": one}).encode() for one in messages]
+        messages = [template_for("by_axis", "helpful").messages(question) for question in questions]
+        bodies = [json.dumps({"messages": message}).encode() for message in messages]
         port = int(server.base_url.rpartition(":")[2].partition("/")[0])
         for repeat in range(given.repeats):
             _, bare_s, _ = timed(lambda: asyncio.run(bare(port, bodies, given.concurrency)))
             path = Path(folder) / f"{repeat}.jsonl"
             with Journal(path).open() as journal:
-                found, wall_s, cpu_s = timed(lambda journal=journal: ask(judge, asked, journal))
-            assert all(verdict.choice for verdict in found.values()), "a verdict is missing"
-            rate = f"{ideal_s / wall_s:.1%} of ideal, {cpu_s / len(asked) * 1e3:.2f} ms of CPU a call; bare sockets {ideal_s / bare_s:.1%}"
-            print(f"{len(asked)} calls: {wall_s:.2f} s of {ideal_s:.2f} s, {rate}")
+                verdicts, wall_s, cpu_s = timed(lambda journal=journal: ask(judge, questions, journal))
+            assert all(verdict.choice for verdict in verdicts.values()), "a verdict is missing"
+            rate = (
+                f"{ideal_s / wall_s:.1%} of ideal, {cpu_s / len(questions) * 1e3:.2f} ms of CPU a call; bare sockets {ideal_s / bare_s:.1%}"
+            )
+            print(f"{len(questions)} calls: {wall_s:.2f} s of {ideal_s:.2f} s, {rate}")
 
         def again() -> dict[str, Verdict]:
             with Journal(path).open() as journal:
-                return ask(judge, asked, journal)
+                return ask(judge, questions, journal)
 
         known, wall_s, _ = timed(again)
-        assert {id_: one.choice for id_, one in known.items()} == {id_: one.choice for id_, one in found.items()}
-        assert len(server.requests()) == 2 * len(asked) * given.repeats, "a known question was asked again"
+        assert {id_: message.choice for id_, message in known.items()} == {id_: message.choice for id_, message in verdicts.items()}
+        assert len(server.requests()) == 2 * len(questions) * given.repeats, "a known question was asked again"
         print(f"all of them known: {wall_s:.2f} s")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 

@@ -1,8 +1,8 @@
-"""How fast is the two-way bootstrap? python benchmarks/two_way_bootstrap_speed.py [--draws 10000] [--prompts 4664]
+"""Speed of the two-way bootstrap. python benchmarks/two_way_bootstrap_speed.py [--draws 10000] [--prompts 4664]
 
 12 arms x 5 seeds x 4,664 prompts of synthetic scores: all 11 contrasts against one arm with 10,000 draws of `two_way_bootstrap`, next to
 a plain loop over pandas resamples (rows of the drawn seeds and prompts joined, then averaged) and a lean one, both timed on a few draws
-of one contrast in the same process and extrapolated. Asked for: 10 s or less on two cores, at least 20 times faster, under 1 GB.
+of one contrast in the same process and extrapolated. Targets: 10 s or less on two cores, at least 20 times faster, under 1 GB.
 """
 
 import argparse
@@ -30,14 +30,14 @@ def synthetic_scores(prompts: int, seed: int = 0) -> pd.DataFrame:
 
 def plain_loop(scores: pd.DataFrame, a: str, b: str, draws: int, seed: int = 0) -> list[float]:
     """Differences of two arms' means, the rows of drawn seeds and prompts joined from the long frame at every draw."""
-    rng, rows, found = np.random.default_rng(seed), scores[scores["arm"].isin([a, b])], []
+    rng, rows, differences = np.random.default_rng(seed), scores[scores["arm"].isin([a, b])], []
     seeds, prompts = rows["seed"].unique(), rows["prompt_id"].unique()
     for _ in range(draws):
         some = {name: rng.choice(labels, len(labels)) for name, labels in (("seed", seeds), ("prompt_id", prompts))}
         drawn = rows.merge(pd.DataFrame({"seed": some["seed"]})).merge(pd.DataFrame({"prompt_id": some["prompt_id"]}))
         means = drawn.groupby("arm")["value"].mean()
-        found.append(float(means[a] - means[b]))
-    return found
+        differences.append(float(means[a] - means[b]))
+    return differences
 
 
 def lean_loop(scores: pd.DataFrame, a: str, b: str, draws: int, seed: int = 0) -> list[float]:
@@ -46,11 +46,11 @@ def lean_loop(scores: pd.DataFrame, a: str, b: str, draws: int, seed: int = 0) -
     arms = (scores[scores["arm"] == arm].pivot(index="prompt_id", columns="seed", values="value") for arm in (a, b))
     difference = next(arms) - next(arms)
     again = (difference.sample(frac=1, replace=True, random_state=rng) for _ in range(draws))
-    return [float(one.sample(frac=1, replace=True, axis=1, random_state=rng).to_numpy().mean()) for one in again]
+    return [float(resample.sample(frac=1, replace=True, axis=1, random_state=rng).to_numpy().mean()) for resample in again]
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of CPU."""
+    """Wall seconds and CPU seconds."""
     start, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - start, time.process_time() - cpu
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{'two_way_bootstrap':18} {ours[0]:8.1f} s, CPU {ours[1]:8.1f} s; peak memory {peak:.0f} MiB")
     times = arguments.draws * len(others) / arguments.loop_draws
     for name, loop in (("plain pandas loop", plain_loop), ("lean pandas loop", lean_loop)):
-        clock, cpu = (times * one for one in timed(lambda loop=loop: loop(scores, others[0], reference, arguments.loop_draws)))
+        clock, cpu = (times * seconds for seconds in timed(lambda loop=loop: loop(scores, others[0], reference, arguments.loop_draws)))
         ratios = f"{clock / ours[0]:.0f} times as long by the clock, {cpu / ours[1]:.0f} times the CPU"
         print(f"{name:18} {clock:8.1f} s, CPU {cpu:8.1f} s; {ratios} (extrapolated from {arguments.loop_draws} draws of one contrast)")
 

@@ -1,4 +1,4 @@
-"""Do the tests of `apo_bench.stats` keep their word?
+"""Do the tests of `apo_bench.stats` keep their level?
 
     OMP_NUM_THREADS=1 python benchmarks/validate_statistics.py --run results/aa_calibration
 
@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from validation import experiments
-from validation.document import Settings, Tables, page
+from validation import rejection_rates
 from validation.end_to_end import end_to_end
+from validation.validation_page import Settings, Tables, page
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "validation"
 FULLY_COMPARED = ("grid", "unequal")  # groups of cells on which the other tests are made too
@@ -30,28 +30,28 @@ def main() -> None:
     for name, table in tables.files().items():
         table.to_csv(arguments.out / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (arguments.out / "validation.md").write_text(page(tables, counts), encoding="utf-8")
-    _say(arguments.out / "validation.md")
+    _log(arguments.out / "validation.md")
 
 
 def measure(counts: Settings) -> Tables:
     n, seed = counts.nulls, counts.seed
-    grid, found = experiments.grid(), []
-    for group, cells in experiments.GROUPS.items():
-        found.append(experiments.null_rates(group, cells(), n, seed, wrong=group in FULLY_COMPARED))
-        _say(f"nulls: {group}")
+    grid, rates = rejection_rates.grid(), []
+    for group, cells in rejection_rates.GROUPS.items():
+        rates.append(rejection_rates.null_rates(group, cells(), n, seed, wrong=group in FULLY_COMPARED))
+        _log(f"nulls: {group}")
     if counts.bootstrap_nulls:
-        for group, cells in (("grid", grid), ("shapes", experiments.bootstrap_shapes())):
-            found.append(experiments.bootstrap_rates(group, cells, counts.bootstrap_nulls, counts.draws, seed))
-        _say("nulls: bootstrap")
+        for group, cells in (("grid", grid), ("shapes", rejection_rates.bootstrap_shapes())):
+            rates.append(rejection_rates.bootstrap_rates(group, cells, counts.bootstrap_nulls, counts.draws, seed))
+        _log("nulls: bootstrap")
     tables = Tables(
-        nulls=pd.concat(found, ignore_index=True),
-        coverage=experiments.coverage(n, seed),
-        families=experiments.families(n, seed),
-        powers=experiments.powers(n, seed),
+        nulls=pd.concat(rates, ignore_index=True),
+        coverage=rejection_rates.coverage(n, seed),
+        families=rejection_rates.families(n, seed),
+        powers=rejection_rates.powers(n, seed),
         end_to_end=end_to_end(counts.run, counts.splits, seed) if counts.run else None,
-        disagreement=experiments.frame_and_array_disagree(grid, seed),
+        disagreement=rejection_rates.frame_and_array_disagree(grid, seed),
     )
-    _say("coverage, families, power, end to end")
+    _log("coverage, families, power, end to end")
     return tables
 
 
@@ -67,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _say(what: object) -> None:
+def _log(what: object) -> None:
     print(f"{time.process_time():5.0f} s  {what}", file=sys.stderr, flush=True)
 
 

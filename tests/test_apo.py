@@ -162,12 +162,14 @@ def games(bench: Bench) -> dict[str, tuple[list[Round], dict[Any, float]]]:
     }
 
 
+@pytest.mark.slow
 def test_round_one_is_the_same_game_for_apo_and_its_controls(games: dict[str, Any]) -> None:
     """In round 1 the current policy is the initial one, so opponents cannot differ yet."""
     (apo, _), (refresh, _), (static, _) = games.values()
     assert apo[0] == refresh[0] == static[0]
 
 
+@pytest.mark.slow
 def test_from_round_two_on_they_are_three_games(bench: Bench, games: dict[str, Any]) -> None:
     (apo, _), (refresh, _), (static, _) = games.values()
     assert len({round_.reward_model.key for round_ in (apo[1], refresh[1], static[1])}) == 3
@@ -177,6 +179,7 @@ def test_from_round_two_on_they_are_three_games(bench: Bench, games: dict[str, A
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 4
 
 
+@pytest.mark.slow
 def test_golden_refresh_equals_apo_after_one_round_bit_for_bit(bench: Bench, tmp_path: Path, games: dict[str, Any]) -> None:
     """Also in a store of its own, where nothing is shared: equal keys, and equal weights under them."""
     elsewhere = tiny_bench(tmp_path)
@@ -189,6 +192,7 @@ def test_golden_refresh_equals_apo_after_one_round_bit_for_bit(bench: Bench, tmp
         assert here.read_bytes() == there.read_bytes()
 
 
+@pytest.mark.slow
 def test_apo_and_golden_refresh_cost_the_same_in_all_that_is_known_beforehand(games: dict[str, Any]) -> None:
     """Per round: 4 golden x 2 + 8 prompts x 2 = 24 samples, 16 scored; 24 + up to 8 pairs in batches of 16; 8 best in one update."""
     for name in ("apo", "refresh"):
@@ -200,6 +204,7 @@ def test_apo_and_golden_refresh_cost_the_same_in_all_that_is_known_beforehand(ga
     assert (static["sampled_responses"], static["rm_updates"], static["policy_updates"]) == (24 + 16, 2, 2)
 
 
+@pytest.mark.slow
 def test_without_human_pairs_none_is_bought(bench: Bench) -> None:
     """8 duels a round, in one update of 16: the human pairs' 24 are gone from the fit and from the account."""
     rounds, used = play(bench, rounds=1, human_pairs=False)
@@ -212,6 +217,7 @@ def test_without_human_pairs_none_is_bought(bench: Bench) -> None:
     assert lab.train_reward_model(duels, loss=APOLoss(3.0, 2)) == rounds[0].reward_model
 
 
+@pytest.mark.slow
 def test_a_reward_model_that_goes_on_is_another_from_round_two(bench: Bench, games: dict[str, Any]) -> None:
     """As many updates, and in round 1 there is nothing to go on from."""
     rounds, used = play(bench, rounds=2, start="previous")
@@ -221,6 +227,7 @@ def test_a_reward_model_that_goes_on_is_another_from_round_two(bench: Bench, gam
     assert used["rm_updates"] == apo_used["rm_updates"]
 
 
+@pytest.mark.slow
 def test_differences_are_too_much_for_an_ngram_model(bench: Bench) -> None:
     lab = tiny_lab(bench, BUDGET, reward_model=NgramReward())
     with pytest.raises(InputError, match=r"^models\.reward\.kind: an n-gram model cannot be trained with APOLoss[^\n]*$"):
@@ -228,6 +235,7 @@ def test_differences_are_too_much_for_an_ngram_model(bench: Bench) -> None:
     assert lab.used["rm_updates"] == 0
 
 
+@pytest.mark.slow
 def test_best_of_n_as_player_is_the_opponent_of_the_next_round(bench: Bench) -> None:
     """Its samples are chosen by the last reward model: 4 golden x 2 answers of n = 3 tries, 24 tries and scores; before that, none."""
     n, used = 3, []
@@ -240,6 +248,7 @@ def test_best_of_n_as_player_is_the_opponent_of_the_next_round(bench: Bench) -> 
     assert used == [(8 + 24, 24, 0), (8 + 8, 0, 0)]
 
 
+@pytest.mark.slow
 def test_without_golden_responses_there_is_no_game(bench: Bench) -> None:
     task = replace(tiny_task(), golden={})
     lab = tiny_lab(replace(bench, task=task))

@@ -24,14 +24,14 @@ TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = (
     "types errors hashing provenance store formatting shipped config.schema config.load config.plugins config.controls config.tuning "
-    "data.task lab.lab lab.ledger training.checkpoints training.launch stats judging.opening judging.response_pairs "
+    "data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.opening judging.response_pairs "
     "judging.judge_result judging.auditing judging.simulated "
     "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
     "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
     "analysis.reproduction_text plan.fit plan.saved "
     "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors "
-    "run.executors.local "
-    "run.executors.ray run.worker run.runner run.variations run.status run.gc exchange.annotations"
+    "run.executors.local run.executors.ray run.worker run.experiment run.job_runner run.trials run.runner run.start run.variations "
+    "run.status run.gc exchange.annotations"
 ).split()
 NO_TORCH_AT_ALL = ("stats", "analysis", "report", "clients")  # rooms
 METHOD_LINES = 60
@@ -166,10 +166,12 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_command_line_starts_light() -> None:
     assert not loaded_by("import apo_bench.cli.main") & HEAVY
 
 
+@pytest.mark.slow
 def test_help_starts_light() -> None:
     lines = [
         "import contextlib, io",
@@ -180,6 +182,7 @@ def test_help_starts_light() -> None:
     assert not loaded_by("\n".join(lines)) & HEAVY
 
 
+@pytest.mark.slow
 def test_these_modules_start_without_torch() -> None:
     statement = "\n".join(f"import apo_bench.{module}" for module in NO_TORCH_AT_START)
     assert not loaded_by(statement) & TORCH

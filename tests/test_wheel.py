@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from pages import DOCS, ROOT, environment, follow
 
+pytestmark = pytest.mark.slow
+
 COMMAND = "#!{python}\nfrom apo_bench.cli.main import main\n\nif __name__ == '__main__':\n    main()\n"
 
 

@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import Experiment, NeuralReward, RewardSpec
+from apo_bench.config.schema import EngineChoice, Executor, Experiment, NeuralReward, RewardSpec
 from apo_bench.data.task import Task, load_task
-from apo_bench.evaluation.context import Bench
+from apo_bench.engines import open_engine
+from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab import Lab
 from apo_bench.lab.ledger import Ledger
 from apo_bench.store import RunStore
@@ -51,20 +52,21 @@ def tiny_task() -> Task:
     return load_task("sim_hh", TREE["task"]["options"], base=None)
 
 
-def tiny_bench(folder: Path, **changes: Any) -> Bench:
+def tiny_bench(folder: Path, **changes: Any) -> EvaluationContext:
     """A bench of its own store; `changes` are fields of the experiment."""
     experiment = Experiment.model_validate_json(json.dumps(tiny_tree())).model_copy(update=changes)
-    return Bench(experiment, tiny_task(), RunStore(folder), {"threads": 1, "device": "cpu"})
+    return EvaluationContext(experiment, tiny_task(), RunStore(folder), open_engine(experiment.engine, experiment.executor, folder))
 
 
 def tiny_lab(
-    bench: Bench, budget: Mapping[Any, float] | None = None, seed: int = 0, *,
+    bench: EvaluationContext, budget: Mapping[Any, float] | None = None, seed: int = 0, *,
     arm: str = "arm", store: RunStore | None = None, reward_model: RewardSpec | None = None, data: TrainingData | None = None,
 ) -> Lab:  # fmt: skip
     """An arm's Lab on the bench's store, with any budget, seed, reward model or data."""
     spec = reward_model or bench.experiment.models.reward
     return Lab(
         store=store or bench.store,
+        engine=open_engine(EngineChoice(), Executor(), store.run_folder) if store else bench.engine,
         ledger=Ledger(arm, budget or {}),
         seed=seed,
         data=data or bench.training_data,
@@ -72,5 +74,4 @@ def tiny_lab(
         reward_model=spec,
         reward_body=bench.initial_policy if isinstance(spec, NeuralReward) and spec.initial else None,
         initial_policy=bench.initial_policy,
-        hardware=bench.hardware,
     )

@@ -1,4 +1,4 @@
-"""Which of two arms scores higher: at the final round, at the round chosen on dev, and equally far from the initial policy."""
+"""Contrasts of two arms' scores: at the final round, at the round chosen on dev, and at equal KL from the initial policy."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,15 +24,15 @@ ScoresByRound = Mapping[tuple[str, int, int], pd.DataFrame]  # (arm, seed, round
 
 @dataclass(frozen=True)
 class KlPath:
-    """How far one arm-seed went: the KL to the initial policy after rounds 0..R, in nats per response; 0 at round 0."""
+    """The KL of one arm-seed to the initial policy after rounds 0..R, in nats per response; 0 at round 0."""
 
     kl: tuple[float, ...]
-    bound: bool  # some of it is an upper bound, for want of weights to measure
+    bound: bool  # some rounds have only an upper bound, as their weights are gone
 
 
 @dataclass(frozen=True)
 class PairScores:
-    """The scores a contrast is made of, how they were come by, or why there are none. A value is NaN where it could not be had."""
+    """The scores of a pair at one comparison point, or None and a note that says why. A missing value is NaN."""
 
     scores: pd.DataFrame | None
     round: str = "none"
@@ -41,33 +41,34 @@ class PairScores:
 
 
 def comparison_points(run: Run) -> list[str]:
-    """Where arms are compared, the declared round first: "final", "dev_best" if there are dev_scores, "matched_kl" if asked for."""
+    """Where arms are compared, the declared round first: "final", "dev_best" if there are dev_scores, "matched_kl" if declared."""
     compare = run.experiment.compare
-    found = [compare.round, "final", *(["dev_best"] if run.dev_round else []), *([MATCHED_KL] if compare.matched_kl else [])]
-    return list(dict.fromkeys(found))
+    points = [compare.round, "final", *(["dev_best"] if run.dev_round else []), *([MATCHED_KL] if compare.matched_kl else [])]
+    return list(dict.fromkeys(points))
 
 
 def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Every declared pair x axis (and "all") x proxy, gold, ground truth, at every point of `points`.
+    """A contrast for every declared pair, axis (and "all"), scorer (proxy, gold, ground truth) and point of `comparison_points`.
 
-    Where a judge is the declared scorer, its win rates stand for scores at compare.round: `rates`, of `win_rates.win_rates`.
+    Columns: COLUMNS. Where a judge is the declared scorer, its win rates (`rates`, of `win_rates.win_rates`) stand for scores at
+    compare.round.
 
     Family "primary": the primary pairs on compare.axes and compare.scorer at compare.round, adjusted together by Holm; "secondary": the
-    secondary pairs on the same, adjusted together by Benjamini and Hochberg; "descriptive": the rest, not adjusted. Where no test is
-    made p_value is NaN and `scope` or `test` says why. `kl` is the common distance of matched_kl; there the proxy is left out, as every
-    round's is another model.
+    secondary pairs on the same, adjusted together by Benjamini and Hochberg; "descriptive": the rest, not adjusted. Without a test
+    p_value is NaN and `scope` or `test` says why. `kl` is the common KL of matched_kl; the proxy is left out there, as each round has
+    its own reward model.
     """
-    compare, found = run.experiment.compare, []
+    compare, contrast_rows = run.experiment.compare, []
     axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
     scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if run.judge is None else run.scorers))
     doubts = {(scorer, axis): uninformative_gold(run, scorer, axis) for scorer in scorers for axis in axes}
     scores = run.tables["scores"]
     scores = exclude_failed(scores[scores["scorer"].isin(scorers)], run.failed)
-    held: ScoresByRound = dict(iter(scores.groupby(["arm", "seed", "round"])))  # pyright: ignore[reportAssignmentType]
+    scores_by_round: ScoresByRound = dict(iter(scores.groupby(["arm", "seed", "round"])))  # pyright: ignore[reportAssignmentType]
     paths = kl_paths(run) if compare.matched_kl else {}
     for at in comparison_points(run):
         for family, pair in declared_pairs(run):
-            drawn = _at_equal_kl(held, paths, pair) if at == MATCHED_KL else _at_round(run, held, pair, at)
+            drawn = _at_equal_kl(scores_by_round, paths, pair) if at == MATCHED_KL else _at_round(run, scores_by_round, pair, at)
             for axis in axes:
                 for scorer in scorers:
                     if (at, scorer) == (MATCHED_KL, "proxy"):
@@ -75,10 +76,10 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     declared = at == compare.round and scorer == run.scorer and axis in compare.axes
                     names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
                     about = {"family": family if declared else "descriptive", "round": drawn.round, "kl": drawn.kl}
-                    found.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
+                    contrast_rows.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
     if run.judge is not None:
-        found += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
-    table = pd.DataFrame(found)
+        contrast_rows += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
+    table = pd.DataFrame(contrast_rows)
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
         rows = table["family"] == family
@@ -88,26 +89,26 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def _contrast(drawn: PairScores, pair: Comparison, axis: str, scorer: str, doubt: str) -> dict[str, Any]:
     if drawn.scores is None:
-        return _nothing(drawn.note)
+        return _no_result(drawn.note)
     rows = drawn.scores[drawn.scores["scorer"] == scorer]
     rows = rows if axis == POOLED else rows[rows["axis"] == axis]
     whole = rows.dropna(subset=["value"])
     whole = whole[whole["seed"].isin(shared_seeds(whole, pair))]
     if whole.empty:
-        return _nothing("no seed of both arms has such scores")
+        return _no_result("no seed of both arms has such scores")
     try:
         laid_out = lay_out(whole, pair.a, pair.b, caller="contrast")
-        found = asdict(contrast_of(laid_out, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(laid_out, pair.b))
+        result = asdict(contrast_of(laid_out, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(laid_out, pair.b))
     except ValueError as error:
-        return _nothing(str(error))
-    found["n_dropped"] += int(rows["value"].isna().sum())
+        return _no_result(str(error))
+    result["n_dropped"] += int(rows["value"].isna().sum())
     if doubt:
-        return found | {"p_value": np.nan, "scope": doubt, "test": "none: the gold model is not shown to be better than chance"}
-    return found | ({"test": f"{found['test']}; {drawn.note}"} if drawn.note else {})
+        return result | {"p_value": np.nan, "scope": doubt, "test": "none: the gold model is not shown to be better than chance"}
+    return result | ({"test": f"{result['test']}; {drawn.note}"} if drawn.note else {})
 
 
 def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str, judge: str, compare: Compare) -> dict[str, Any]:
-    """A judge's win rate as a contrast; missing where nothing was judged."""
+    """A judge's win rate as a contrast; NaN where nothing was judged."""
     about = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"{JUDGE}{judge}", "at": compare.round}
     about["family"] = family if axis in compare.axes else "descriptive"
     if rates is not None:
@@ -115,24 +116,28 @@ def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str
         rows = rates[(rates[list(names)] == pd.Series(names)).all(axis=1)]
         if len(rows) == 1:
             return win_rate_as_contrast(rows.to_dict("records")[0]) | about  # pyright: ignore[reportArgumentType] (columns are text)
-    return about | {"round": "none", "kl": np.nan, **_nothing("nothing was judged")}
+    return about | {"round": "none", "kl": np.nan, **_no_result("nothing was judged")}
 
 
-def _nothing(reason: str) -> dict[str, Any]:
+def _no_result(reason: str) -> dict[str, Any]:
     counts = ("n_seeds", "n_clusters", "n_dropped")
     fields = [*Contrast.__dataclass_fields__, *EffectSize.__dataclass_fields__]
     numbers = dict.fromkeys((name for name in fields if name not in counts), np.nan)
     return {**numbers, "sd_of": "", "n_seeds": 0, "n_clusters": 0, "n_dropped": 0, "scope": "no result", "test": f"none: {reason}"}
 
 
-def _at_round(run: Run, held: ScoresByRound, pair: Comparison, at: str) -> PairScores:
+def _at_round(run: Run, scores_by_round: ScoresByRound, pair: Comparison, at: str) -> PairScores:
     """Both arms' scores at their final rounds, or at those chosen on dev."""
     parts, rounds = [], []
     for arm in (pair.a, pair.b):
         seeds = run.arm_seeds.get(arm, [])
-        taken = {seed: run.final_round[arm] if at == "final" else run.dev_round.get((arm, seed)) for seed in seeds}
-        rounds.append("+".join(map(str, sorted({one for one in taken.values() if one is not None}))) or "none")
-        parts += [held[arm, seed, one] for seed, one in taken.items() if one is not None and (arm, seed, one) in held]
+        chosen = {seed: run.final_round[arm] if at == "final" else run.dev_round.get((arm, seed)) for seed in seeds}
+        rounds.append("+".join(map(str, sorted({round_ for round_ in chosen.values() if round_ is not None}))) or "none")
+        parts += [
+            scores_by_round[arm, seed, round_]
+            for seed, round_ in chosen.items()
+            if round_ is not None and (arm, seed, round_) in scores_by_round
+        ]
     label = "/".join(dict.fromkeys(rounds))
     if not parts:
         reason = "no dev_score was recorded" if at == "dev_best" and not run.dev_round else "no seed of both arms has such scores"
@@ -141,7 +146,7 @@ def _at_round(run: Run, held: ScoresByRound, pair: Comparison, at: str) -> PairS
 
 
 def kl_paths(run: Run) -> dict[tuple[str, int], KlPath]:
-    """The path of every arm-seed whose KL over all axes, or else its bound, is known after each of its rounds."""
+    """The KL path of every arm-seed whose KL over all axes, or its upper bound, is known after each round."""
     table = exclude_failed(run.tables["metrics"], run.failed)
     table = table[(table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
     known: dict[str, dict[tuple[str, int, int], float]] = {}
@@ -161,18 +166,18 @@ def kl_paths(run: Run) -> dict[tuple[str, int], KlPath]:
 
 
 def common_kl(paths: Iterable[KlPath]) -> float:
-    """The distance that every one of these paths reaches, and no larger one: the smallest of their largest KL."""
+    """The largest KL that all paths reach."""
     return min(max(path.kl) for path in paths)
 
 
 def first_round_reaching(path: KlPath, kl: float) -> tuple[int, float]:
-    """The round at whose end a path has first gone as far as `kl` > 0, and the share of that round's step it took to get there."""
+    """The first round at whose end a path has reached `kl` > 0, and the share of that round's step at which it does."""
     late = next(round_ for round_, reached in enumerate(path.kl) if reached >= kl)
     before = path.kl[late - 1]
     return late, (kl - before) / (path.kl[late] - before)
 
 
-def _at_equal_kl(held: ScoresByRound, paths: Mapping[tuple[str, int], KlPath], pair: Comparison) -> PairScores:
+def _at_equal_kl(scores_by_round: ScoresByRound, paths: Mapping[tuple[str, int], KlPath], pair: Comparison) -> PairScores:
     """Both arms' scores at their common KL, each prompt's interpolated linearly in KL within the round that first reaches it."""
     seeds = sorted({seed for arm, seed in paths if arm == pair.a} & {seed for arm, seed in paths if arm == pair.b})
     chosen = {(arm, seed): paths[arm, seed] for arm in (pair.a, pair.b) for seed in seeds}
@@ -184,7 +189,7 @@ def _at_equal_kl(held: ScoresByRound, paths: Mapping[tuple[str, int], KlPath], p
     parts = []
     for (arm, seed), path in chosen.items():
         late, share = first_round_reaching(path, kl)
-        ends = [held.get((arm, seed, round_)) for round_ in (late - 1, late)]
+        ends = [scores_by_round.get((arm, seed, round_)) for round_ in (late - 1, late)]
         if ends[0] is None or ends[1] is None:
             return PairScores(None, kl=kl, note=f"{arm}, seed {seed}: no scores of round {late - 1} or {late}")
         both = ends[0].merge(ends[1], on=ROW, how="outer", suffixes=("_early", "_late"))

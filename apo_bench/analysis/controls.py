@@ -108,7 +108,7 @@ def _aa_scores(run: Run) -> pd.DataFrame:
 
 
 def _reference_scores(run: Run) -> pd.DataFrame:
-    return run.final[run.final["arm"] == run.experiment.reference]
+    return run.final_scores[run.final_scores["arm"] == run.experiment.reference]
 
 
 def _aa_rows(run: Run) -> Iterator[dict[str, Any]]:

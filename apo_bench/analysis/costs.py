@@ -1,4 +1,4 @@
-"""What arms spent: pair against pair, alone and in this run, against the plan, on annotation and on tuning. No model, no torch."""
+"""What arms spent: matched pairs, marginal costs, plan against ledger, annotation, tuning, time and memory."""
 
 import json
 import math
@@ -27,10 +27,11 @@ MEASURES = {"wall_s": "seconds of work", "peak_memory_bytes": "peak memory, byte
 
 
 def budget_matches(run: Run) -> pd.DataFrame:
-    """Per compared pair and unit: means over shared seeds, their ratio a / b, and whether what the experiment declares matched is.
+    """The spending of each compared pair by unit, and whether it is matched as the experiment declares.
 
-    A count matches when it is equal in every seed, flops when they differ by at most 5 % of the larger in every seed. A unit that an arm
-    never spent is 0. `kind` and `matched` are empty for units that no match speaks of.
+    Columns: arm_a, arm_b, unit, used_a, used_b (means over shared seeds), ratio (a / b), kind (the match the unit belongs to), declared,
+    matched ("yes", "no", "unknown"). A count matches when it is equal in every seed, flops when they differ by at most 5 % of the larger
+    in every seed. A unit that an arm never spent is 0. `kind` and `matched` are "" for units of no match.
     """
     ledger = run.tables["ledger"]
     order = {unit: i for i, unit in enumerate(get_args(Unit))}
@@ -53,19 +54,19 @@ def budget_matches(run: Run) -> pd.DataFrame:
 
 
 def missed_matches(matches: pd.DataFrame) -> list[str]:
-    """The declared matches that a frame of `budget` misses, each as a sentence."""
-    found = []
-    for one in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] != "yes")]):
-        ratio = "" if math.isnan(one.ratio) else f", ratio {one.ratio:.3g}"
-        found.append(f"{one.arm_a} against {one.arm_b}: {one.unit} {count(one.used_a)} against {count(one.used_b)}{ratio}")
-    return found
+    """A sentence for each declared match that a frame of `budget_matches` misses."""
+    sentences = []
+    for match in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] != "yes")]):
+        ratio = "" if math.isnan(match.ratio) else f", ratio {match.ratio:.3g}"
+        sentences.append(f"{match.arm_a} against {match.arm_b}: {match.unit} {count(match.used_a)} against {count(match.used_b)}{ratio}")
+    return sentences
 
 
 def marginal_costs(run: Run) -> pd.DataFrame:
-    """What each arm costs alone and what it added in this run: arm, unit, alone, marginal (means over seeds), and both summed over seeds.
+    """The cost of each arm alone, and what it added to this run.
 
-    Marginal is what no arm or seed before it, in the experiment's order, had made or bought; NaN where that was not recorded. Seeds that
-    failed are left out. Columns: arm, unit, alone, marginal, alone_sum, marginal_sum.
+    Columns: arm, unit, alone, marginal (means over seeds), alone_sum, marginal_sum (sums over seeds). Marginal costs exclude whatever an
+    earlier arm or seed, in the experiment's order, had computed or bought; NaN where that was not recorded. Failed seeds are left out.
     """
     ledger = exclude_failed(run.tables["ledger"], run.failed)
     by = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])
@@ -75,7 +76,7 @@ def marginal_costs(run: Run) -> pd.DataFrame:
 
 
 def planned_and_spent(run: Run) -> pd.DataFrame:
-    """What was planned and what was spent: arm, unit, planned, used (mean over seeds that came through), ratio, off (by more than 10 %)."""
+    """Planned and actual spending: arm, unit, planned, used (mean over finished seeds), ratio, off ("yes" beyond 10 %, "": no plan)."""
     ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger.astype({"arm": str, "unit": str}).groupby(["arm", "unit"])["used"].mean().rename("used").reset_index()
     table = run.tables["plan"].astype({"arm": str, "unit": str}).merge(used, on=["arm", "unit"])
@@ -86,40 +87,43 @@ def planned_and_spent(run: Run) -> pd.DataFrame:
 
 
 def time_and_memory(run: Run, timings: pd.DataFrame) -> pd.DataFrame:
-    """What was measured: arm, measure, mean, lowest and highest over seeds, n_seeds. It differs from machine to machine and run to run."""
+    """Time and memory, which differ from run to run: arm, measure, mean, lowest and highest over seeds, n_seeds."""
     by = timings[timings["arm"].isin(run.arms)].groupby(["arm", "measure"])["value"]
     return _in_order(by.agg(mean="mean", lowest="min", highest="max", n_seeds="size").reset_index(), run, "measure", tuple(MEASURES))
 
 
 def _in_order(table: pd.DataFrame, run: Run, column: str = "unit", values: tuple[str, ...] = get_args(Unit)) -> pd.DataFrame:
-    """By arm in the experiment's order, then by another column in the order of its values."""
+    """Sort by arm in the experiment's order, then by `column` in the order of `values`."""
     order = {"arm": run.arms, column: values}
-    return table.sort_values(["arm", column], key=lambda one: one.map(order[str(one.name)].index), ignore_index=True)
+    return table.sort_values(["arm", column], key=lambda key: key.map(order[str(key.name)].index), ignore_index=True)
 
 
 def annotation_curves(run: Run) -> pd.DataFrame:
-    """compare.curves as rows: curve, arm, human_pairs, golden_responses, annotation, scorer, mean, seed_sd, n_seeds.
+    """The curves of compare.curves: score by annotation.
 
-    What was used is the mean over seeds, `annotation` the sum of both kinds; scores are gold means and ground truth at the arm's final
-    round, all axes pooled. Along a curve rows are in the order of annotation. An arm without a finished seed has no row.
+    Columns: curve, arm, human_pairs, golden_responses, annotation (their sum), scorer, mean, seed_sd, n_seeds. Amounts are means over
+    seeds; scores are those of gold models and ground truth at the arm's final round, all axes pooled. Along a curve rows are sorted by
+    annotation. An arm without a finished seed has no row.
     """
     ledger = exclude_failed(run.tables["ledger"], run.failed)
     used = ledger[ledger["unit"].isin(ANNOTATION)].groupby(["arm", "unit"])["used"].mean().to_dict()
-    final = seed_means(run.final, POOLED).groupby(["arm", "scorer"])["value"].agg(["mean", "std", "size"]).to_dict("index")
+    final = seed_means(run.final_scores, POOLED).groupby(["arm", "scorer"])["value"].agg(["mean", "std", "size"]).to_dict("index")
     rows = []
     for curve, arms in run.experiment.compare.curves.items():
         spent = {arm: [float(used.get((arm, unit), 0.0)) for unit in ANNOTATION] for arm in arms if arm in run.final_round}
-        for scorer in (one for one in run.scorers if one != "proxy"):
+        for scorer in (name for name in run.scorers if name != "proxy"):
             for arm in sorted(spent, key=lambda arm: sum(spent[arm])):
-                if found := final.get((arm, scorer)):
-                    rows.append((curve, arm, *spent[arm], sum(spent[arm]), scorer, found["mean"], found["std"], int(found["size"])))
+                if statistics := final.get((arm, scorer)):
+                    rows.append(
+                        (curve, arm, *spent[arm], sum(spent[arm]), scorer, statistics["mean"], statistics["std"], int(statistics["size"]))
+                    )
     return pd.DataFrame(rows, columns=["curve", "arm", *ANNOTATION, "annotation", "scorer", "mean", "seed_sd", "n_seeds"])
 
 
 def tuning_costs(run: Run) -> pd.DataFrame:
-    """manifest["tuned"] as rows: arm, trials, scored, chosen (JSON), dev_score of the chosen, lowest and highest, and TUNING's units.
+    """Tuning by arm: arm, trials, scored, chosen (JSON), dev_score (of the chosen setting), lowest, highest, and the units of TUNING.
 
-    `trials` counts settings, `scored` those that came to a dev_score. The units are what all trials spent, over all tuning seeds.
+    `trials` counts settings, `scored` those with a dev_score. The units are what all trials spent, over all tuning seeds.
     """
     ledger = run.tables["ledger"]
     used = ledger.groupby(["arm", "unit"])["used"].sum().to_dict()
@@ -127,8 +131,8 @@ def tuning_costs(run: Run) -> pd.DataFrame:
     rows = []
     for arm in (arm for arm in run.arms if arm in tuned):
         chosen, trials = tuned[arm].get("chosen"), tuned[arm].get("trials", [])
-        scores = [float(one["dev_score"]) for one in trials if one.get("dev_score") is not None]
-        reached = [float(one["dev_score"]) for one in trials if one["setting"] == chosen and one.get("dev_score") is not None]
+        scores = [float(trial["dev_score"]) for trial in trials if trial.get("dev_score") is not None]
+        reached = [float(trial["dev_score"]) for trial in trials if trial["setting"] == chosen and trial.get("dev_score") is not None]
         span = (min(scores), max(scores)) if scores else (np.nan, np.nan)
         spent = [float(used.get((f"_tune.{arm}", unit), np.nan)) for unit in TUNING]
         rows.append((arm, len(trials), len(scores), json.dumps(chosen), max(reached, default=np.nan), *span, *spent))

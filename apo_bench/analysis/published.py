@@ -1,4 +1,4 @@
-"""Other people's published numbers, checked, and laid beside ours in one table. No model, no torch."""
+"""Published numbers of other work, validated, and compared with a run in one table."""
 
 import csv
 import math
@@ -25,17 +25,17 @@ METRICS = {  # metric: its name in a table, lowest and highest value, digits as 
     "ece": ("reward model: ECE", 0, 1, 3),
 }
 PLAYERS = {"rjs": "RejectionSampling", "rrhf": "RRHF", "dpo": "DPO"}
-ABLATIONS = {"opponent": "current", "refit": "every_round", "start": "base", "human_pairs": True, "duel": "ranking"}  # as the paper plays
-HEADS = (
+ABLATIONS = {"opponent": "current", "refit": "every_round", "start": "base", "human_pairs": True, "duel": "ranking"}  # the paper's setting
+HEADERS = (
     "measure", "published: a - b", "published: b", "published: a", "published: a - b (95 % interval)", "z",
     "ours: a - b", "ours: b", "ours: a", "ours: a - b (95 % interval)",
 )  # fmt: skip
-REWARD_MODELS = {"rm_base": ("rjs", "rrhf", "dpo"), "rm_apo_v3": ("apo_rjs", "apo_rrhf", "apo_dpo")}  # whose last reward model is ours
+REWARD_MODELS = {"rm_base": ("rjs", "rrhf", "dpo"), "rm_apo_v3": ("apo_rjs", "apo_rrhf", "apo_dpo")}  # arms whose last reward model counts
 
 
 @dataclass(frozen=True)
 class ShareDifference:
-    """The difference of two shares of independent items, its interval, and how many standard errors it is from none."""
+    """The difference of two shares of independent items, its interval, and its z statistic against no difference."""
 
     difference: float
     ci_low: float
@@ -59,18 +59,19 @@ def share_difference(a: float, b: float, n_a: int, n_b: int, confidence: float =
 
 
 def find_published(name: str) -> Path:
-    """The file of that name in results/published, of the working directory or shipped. Raises InputError where there is none."""
+    """The path of results/published/NAME.csv, in the working directory or shipped. Raises InputError where there is none."""
     path = find_beside(f"results/published/{name}.csv", None) if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) else None
     if path is None:
         raise InputError(f"report.beside: no published numbers named {name!r} in results/published")
     return path
 
 
-def read_published(path: Path) -> pd.DataFrame:
-    """The rows of a file of published numbers, COLUMNS; value and n are numbers, n is NaN where it is not known.
+def read_published(path: str | Path) -> pd.DataFrame:
+    """A file of published numbers, PUBLISHED_COLUMNS; value and n are numbers, n is NaN where unknown.
 
     Raises InputError, one line naming file, line and column.
     """
+    path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -80,8 +81,8 @@ def read_published(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not readable as csv: {error}") from None
     if columns != PUBLISHED_COLUMNS:
         raise InputError(f"{path}: the columns are {', '.join(PUBLISHED_COLUMNS)}")
-    found = [_checked(path, line, row) for line, row in rows]
-    frame = pd.DataFrame(found, columns=list(PUBLISHED_COLUMNS))
+    checked = [_checked(path, line, row) for line, row in rows]
+    frame = pd.DataFrame(checked, columns=list(PUBLISHED_COLUMNS))
     keys = ["table", "arm", "metric"]
     if twice := list(frame.loc[frame.duplicated(keys), keys].itertuples(index=False, name=None)):
         raise InputError(f"{path}: {', '.join(twice[0])} occurs twice")
@@ -117,14 +118,14 @@ def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any,
 
 
 def published_differences(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row for each compared pair: metric, arm, against, value, value_against, difference, ci_low, ci_high, z, n, note.
+    """The difference of each published pair: metric, arm, against, value, value_against, difference, ci_low, ci_high, z, n, note.
 
-    `note` says what the interval takes for granted, or why there is none. Percentages stay percentages.
+    `note` states the assumption of the interval, or why there is none. Percentages stay percentages.
     """
-    held = {(row.table, row.arm, row.metric): row for row in rows_of(rows)}
-    found = []
+    by_key = {(row.table, row.arm, row.metric): row for row in rows_of(rows)}
+    differences = []
     for row in rows_of(rows[rows["against"] != ""]):
-        other = held[row.table, row.against, row.metric]
+        other = by_key[row.table, row.against, row.metric]
         low = high = z = math.nan
         if row.metric not in ("win_percent", "accuracy_percent"):
             note = "no interval: " + ("no SD is known" if row.metric == "score" else "an ECE is no share")
@@ -134,16 +135,16 @@ def published_differences(rows: pd.DataFrame) -> pd.DataFrame:
             tested = share_difference(row.value / 100, other.value / 100, int(row.n), int(other.n))
             low, high, z = 100 * tested.ci_low, 100 * tested.ci_high, tested.z
             note = "two shares of independent items"
-        found.append((row.metric, row.arm, row.against, row.value, other.value, row.value - other.value, low, high, z, row.n, note))
+        differences.append((row.metric, row.arm, row.against, row.value, other.value, row.value - other.value, low, high, z, row.n, note))
     names = ["metric", "arm", "against", "value", "value_against", "difference", "ci_low", "ci_high", "z", "n", "note"]
-    return pd.DataFrame(found, columns=names)
+    return pd.DataFrame(differences, columns=names)
 
 
 def matching_arms(experiment: Experiment, named: Mapping[str, str]) -> dict[str, str]:
-    """The paper's policies -> our arms: as `named`, or else the one arm with that method and the paper's way of playing.
+    """The arm of each policy of the paper: as `named`, or else the only arm with that method in the paper's setting.
 
-    Of several such arms it is the one that is called like the paper's; otherwise none, as nothing is guessed.
-    Raises InputError for a name that is no policy of the paper's or no arm.
+    Of several such arms, the one with the paper's name; otherwise none, as nothing is guessed.
+    Raises InputError for a name that is no policy of the paper or no arm.
     """
     policies = [*PLAYERS, *(f"apo_{player}" for player in PLAYERS), "golden_sft"]
     for policy, arm in named.items():
@@ -151,45 +152,45 @@ def matching_arms(experiment: Experiment, named: Mapping[str, str]) -> dict[str,
             raise InputError(f"report.arms.{policy}: no such policy; policies: {', '.join(policies)}")
         if arm not in experiment.arms:
             raise InputError(f"report.arms.{policy}: no arm named {arm!r}; arms: {', '.join(experiment.arms)}")
-    found = dict(named)
+    arms = dict(named)
     for policy in policies:
         alike = [name for name, arm in experiment.arms.items() if _policy(arm) == policy]
-        if policy not in found and (len(alike) == 1 or policy in alike):
-            found[policy] = policy if policy in alike else alike[0]
-    return found
+        if policy not in arms and (len(alike) == 1 or policy in alike):
+            arms[policy] = policy if policy in alike else alike[0]
+    return arms
 
 
 def _policy(arm: Arm) -> str | None:
-    """Which of the paper's policies an arm is by its method, or None."""
+    """The paper's policy that an arm corresponds to by its method, or None."""
     method, fields = arm.use.rpartition("@")[2], arm.parameters
     classes = {name: player for player, name in PLAYERS.items()}
     if method == "APO" and all(fields.get(name, usual) == usual for name, usual in ABLATIONS.items()):
         player = fields.get("player")
         named = player.get("use") if isinstance(player, dict) else player
-        return f"apo_{classes[one]}" if (one := str(named).rpartition("@")[2]) in classes else None
+        return f"apo_{classes[player_class]}" if (player_class := str(named).rpartition("@")[2]) in classes else None
     if method == "SFT":
         return "golden_sft" if fields.get("imitate") == "golden" and fields.get("then") is None else None
     return classes.get(method)
 
 
 def compare_with_published(run: Run, frames: Mapping[str, pd.DataFrame], rows: pd.DataFrame, named: Mapping[str, str]) -> pd.DataFrame:
-    """`published(rows)` with ours beside: our_arm, our_against, our_scorer, our_value, our_value_against, our_difference,
-    our_low, our_high.
+    """Published differences beside this run's: the columns of `published_differences`, then our_arm, our_against, our_scorer,
+    our_value, our_value_against, our_difference, our_low, our_high.
 
-    `frames` are the report's (contrasts, and judged where a judge was asked). NaN and "" where we have nothing that corresponds.
+    `frames` are the report's (contrasts, and judged if there are judges). NaN and "" where the run has no counterpart.
     """
     arms = matching_arms(run.experiment, named)
     means, diagnostics = summary(run), reward_model_diagnostics(run)
-    found = []
+    own = []
     for row in rows_of(published_differences(rows)):
         if row.metric in ("accuracy_percent", "ece"):
-            found.append(_our_reward_model(run, diagnostics, arms, row.arm, row.against, row.metric))
+            own.append(_our_reward_model(run, diagnostics, arms, row.arm, row.against, row.metric))
         elif row.metric == "win_percent":
-            found.append(_our_win_rate(frames.get("judged"), arms, row.arm, row.against))
+            own.append(_our_win_rate(frames.get("judged"), arms, row.arm, row.against))
         else:
-            found.append(_our_score(run, means, frames["contrasts"], arms, row.arm, row.against))
+            own.append(_our_score(run, means, frames["contrasts"], arms, row.arm, row.against))
     names = ["our_arm", "our_against", "our_scorer", "our_value", "our_value_against", "our_difference", "our_low", "our_high"]
-    return pd.concat([published_differences(rows), pd.DataFrame(found, columns=names)], axis=1)
+    return pd.concat([published_differences(rows), pd.DataFrame(own, columns=names)], axis=1)
 
 
 OwnNumbers = tuple[str, str, str, float, float, float, float, float]
@@ -197,7 +198,7 @@ NO_NUMBERS: OwnNumbers = ("", "", "", *[math.nan] * 5)  # pyright: ignore[report
 
 
 def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Mapping[str, str], a: str, b: str) -> OwnNumbers:
-    """Means by the first gold model at the last round, all axes pooled; the contrast's interval where the pair was compared."""
+    """Means by the first gold model at the last round, all axes pooled; the contrast's interval if the pair is declared."""
     scorer, start = run.golds[0], b == "base"
     if a not in arms or not (start or b in arms):
         return NO_NUMBERS
@@ -212,7 +213,7 @@ def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Map
 
 
 def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> OwnNumbers:
-    """The win rate of the one over the other, by the first judge that compared them: published ones may be over something else."""
+    """The win rate of a over b by the first judge that compared them; published ones may be against another opponent."""
     if judged is None or a not in arms or b not in arms:
         return NO_NUMBERS
     rows = judged[(judged["arm_a"] == arms[a]) & (judged["arm_b"] == arms[b]) & (judged["axis"] == POOLED)]
@@ -223,16 +224,16 @@ def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, 
 
 
 def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, str], a: str, b: str, metric: str) -> OwnNumbers:
-    """The last round's reward models on held-out human pairs, all axes pooled; interval: t over the seeds that both arms have."""
-    pairs = zip(*(REWARD_MODELS.get(one, ()) for one in (a, b)), strict=False)
-    pair = next(((arms[one], arms[other]) for one, other in pairs if one in arms and other in arms), None)
+    """The last round's reward models on held-out human pairs, all axes pooled; t interval over shared seeds."""
+    pairs = zip(*(REWARD_MODELS.get(policy, ()) for policy in (a, b)), strict=False)
+    pair = next(((arms[policy], arms[other]) for policy, other in pairs if policy in arms and other in arms), None)
     if pair is None:
         return NO_NUMBERS
     name, scale = ("accuracy_human", 100.0) if metric == "accuracy_percent" else ("ece", 1.0)
-    every = run.tables["reward_models"]
-    every = every[(every["metric"] == name) & (every["axis"] == POOLED)].dropna(subset=["value"])
+    table = run.tables["reward_models"]
+    table = table[(table["metric"] == name) & (table["axis"] == POOLED)].dropna(subset=["value"])
     values = [
-        every[(every["arm"] == arm) & (every["round"] == run.final_round.get(arm))].set_index("seed")["value"] * scale for arm in pair
+        table[(table["arm"] == arm) & (table["round"] == run.final_round.get(arm))].set_index("seed")["value"] * scale for arm in pair
     ]
     pooled = diagnostics[(diagnostics["metric"] == name) & (diagnostics["axis"] == POOLED)].set_index(["arm", "round"])["mean"].to_dict()
     means = [scale * pooled.get((arm, run.final_round.get(arm)), math.nan) for arm in pair]
@@ -243,66 +244,70 @@ def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, st
 
 
 def published_section(run: Run, frames: Mapping[str, pd.DataFrame], name: str, named: Mapping[str, str]) -> list[str]:
-    """Lines of markdown: the published numbers called `name` beside ours, and what differs. Raises InputError as `load` and `ours` do."""
+    """Markdown lines: the published numbers called `name` beside ours, and how they differ.
+
+    Raises InputError as `read_published` and `matching_arms` do.
+    """
     rows = read_published(find_published(name))
-    found = compare_with_published(run, frames, rows, named)
-    cells = [[plain(cell) for cell in line] for line in comparison_cells(found)]
-    return [*table(HEADS, cells), "", *[f"- {plain(line)}" for line in comparison_caveats(run, rows, found)]]
+    comparison = compare_with_published(run, frames, rows, named)
+    cells = [[plain(cell) for cell in line] for line in comparison_cells(comparison)]
+    return [*table(HEADERS, cells), "", *[f"- {plain(line)}" for line in comparison_caveats(run, rows, comparison)]]
 
 
-def comparison_cells(found: pd.DataFrame) -> list[list[str]]:
-    """`beside`'s rows as cells under HEADS, of plain text; "-" where there is nothing."""
+def comparison_cells(comparison: pd.DataFrame) -> list[list[str]]:
+    """The rows of `compare_with_published` as text cells under HEADERS; "-" where there is nothing."""
     lines = []
-    for row in rows_of(found):
+    for row in rows_of(comparison):
         title, _, _, digits = METRICS[row.metric]
-        theirs = [_shown(row.value_against, digits), _shown(row.value, digits), _change(row.difference, row.ci_low, row.ci_high, digits)]
-        own = [_shown(row.our_value_against, digits), _shown(row.our_value, digits)]
+        theirs = [_number(row.value_against, digits), _number(row.value, digits)]
+        theirs.append(_change(row.difference, row.ci_low, row.ci_high, digits))
+        own = [_number(row.our_value_against, digits), _number(row.our_value, digits)]
         own.append(_change(row.our_difference, row.our_low, row.our_high, digits))
         pair = f"{row.our_arm} - {row.our_against}" if row.our_arm else "-"
-        lines.append([title, f"{row.arm} - {row.against}", *theirs, _shown(row.z, 2), pair, *own])
+        lines.append([title, f"{row.arm} - {row.against}", *theirs, _number(row.z, 2), pair, *own])
     return lines
 
 
-def comparison_caveats(run: Run, rows: pd.DataFrame, found: pd.DataFrame) -> list[str]:
-    """What the numbers of a row do not have in common, and what is not known of the published ones, as sentences of plain text."""
+def comparison_caveats(run: Run, rows: pd.DataFrame, comparison: pd.DataFrame) -> list[str]:
+    """How published and own numbers differ, and what is unknown of the published ones, as sentences of plain text."""
 
     def all_of(column: str, *metrics: str) -> str:
         return "; ".join(dict.fromkeys(rows.loc[rows["metric"].isin(metrics or METRICS), column]))
 
     policy, metrics = run.experiment.models.policy, set(rows["metric"])
     model = policy.path or f"a {(policy.architecture or {}).get('model_type', 'model')} of our own"
-    scores = run.final.groupby("arm")["prompt_id"].nunique()
+    scores = run.final_scores.groupby("arm")["prompt_id"].nunique()
     prompts = f"{scores.min()} test prompts" if len(scores) else "no finished arm"
     seeds = len(run.experiment.seeds)
-    held_out = "ours is the last round's, on held-out human pairs, of the first plain and APO player that both are there"
+    held_out = "ours is the last round's, on held-out human pairs, of the first player that has both a plain and an APO arm"
     own = {
-        "score": f"ours is by {run.golds[0]}; signs can be held against each other, sizes cannot",
-        "win_percent": "ours is that of the one arm over the other (b is what is left of 100 %), and the difference is a's lead",
+        "score": f"ours is by {run.golds[0]}; signs can be compared, sizes cannot",
+        "win_percent": "ours is that of arm a over arm b (b has the rest of 100 %), and the difference is a's lead",
         "accuracy_percent": held_out,
         "ece": held_out,
     }
     lines = [
-        f"Source: {all_of('source')}. How sure: {all_of('certainty')}.",
+        f"Source: {all_of('source')}. Certainty: {all_of('certainty')}.",
         f"Model: theirs {all_of('model', 'score', 'win_percent') or 'not stated'}, ours {model}.",
         f"Data: theirs {all_of('data')}; ours task {run.experiment.task.use}, {prompts}, {seeds} {'seed' if seeds == 1 else 'seeds'}.",
     ]
-    for metric in (one for one in METRICS if one in metrics):
+    for metric in (name for name in METRICS if name in metrics):
         by, scale, unknown = (all_of(column, metric) for column in ("judge", "scale", "unknown"))
         title = METRICS[metric][0]
-        lines.append(f"{title[0].upper()}{title[1:]}: theirs by {by}, {scale}; not known: {unknown}. Here {own[metric]}.")
-    if not found["ci_low"].isna().all():
+        lines.append(f"{title[0].upper()}{title[1:]}: theirs by {by}, {scale}; unknown: {unknown}. Here {own[metric]}.")
+    if not comparison["ci_low"].isna().all():
         lines.append(
-            "Published intervals: Newcombe's for two shares of independent items, at the published n. They know neither which items two "
-            "rows share nor of luck in training, so they speak of those checkpoints only. Ours speak of new seeds and prompts where the "
-            "contrast does, and of the reward models' seeds where reward models are compared."
+            "Published intervals: Newcombe's for two shares of independent items, at the published n. They ignore which items two rows "
+            "share and variation between trainings, so they hold for those checkpoints only. Ours hold for new seeds and prompts where "
+            "the contrast does, and for new seeds of the reward models where reward models are compared."
         )
-    here = set(found.loc[found["our_arm"] != "", "arm"])
-    if absent := [arm for arm in dict.fromkeys(found["arm"]) if arm not in here]:
-        lines.append(f"Nothing of ours corresponds to: {', '.join(absent)}. The key report.arms maps published policies to arms.")
+    here = set(comparison.loc[comparison["our_arm"] != "", "arm"])
+    if absent := [arm for arm in dict.fromkeys(comparison["arm"]) if arm not in here]:
+        lines.append(f"No arm here corresponds to: {', '.join(absent)}. The key report.arms maps published policies to arms.")
     return lines
 
 
-def _shown(value: float, digits: int) -> str:
+def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 

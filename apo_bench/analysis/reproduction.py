@@ -212,7 +212,7 @@ def _another_scale(first: RunContrasts, second: RunContrasts, scorer: str) -> st
 def _differences(run: Run, a: str, b: str, axis: str, scorer: str, at: str) -> pd.DataFrame | None:
     """a - b by seed and prompt, where the scores are those of whole rounds; None elsewhere."""
     if at == "final":
-        rows = run.final
+        rows = run.final_scores
     elif at == "dev_best":
         scores = run.tables["scores"]
         chosen = pd.Series([run.dev_round.get(key) for key in zip(scores["arm"], scores["seed"], strict=True)], scores.index)

@@ -1,4 +1,4 @@
-"""A run folder read: its tables, and what they say of policies, reward models and gold by round. No model, no torch."""
+"""A run folder as frames: its tables, and summaries of policies, reward models and gold models by round."""
 
 import json
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ UNINFORMATIVE = "uninformative gold"
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished (or partly failed) experiment left behind."""
+    """A finished (or partly failed) run: its experiment, manifest and tables."""
 
     experiment: Experiment
     manifest: dict[str, Any]
@@ -95,24 +95,28 @@ class Run:
 
     @cached_property
     def failed(self) -> set[tuple[str, int]]:
-        return {(str(one["arm"]), int(one["seed"])) for one in self.manifest.get("failures") or () if one.get("seed") is not None}
+        return {
+            (str(failure["arm"]), int(failure["seed"]))
+            for failure in self.manifest.get("failures") or ()
+            if failure.get("seed") is not None
+        }
 
     @cached_property
     def final_round(self) -> dict[str, int]:
-        """The last round of each arm, over the seeds that came through; an arm without one is absent."""
+        """The last round of each arm, over finished seeds; an arm without one is absent."""
         rounds = exclude_failed(self.tables["scores"], self.failed).groupby("arm")["round"].max()
         return {arm: int(rounds[arm]) for arm in self.arms if arm in rounds.index}
 
     @cached_property
-    def final(self) -> pd.DataFrame:
-        """Scores at each arm's final round, of the seeds that came through."""
+    def final_scores(self) -> pd.DataFrame:
+        """Scores at each arm's final round, of finished seeds."""
         scores = exclude_failed(self.tables["scores"], self.failed)
         return scores[scores["round"] == scores["arm"].map(self.final_round)]
 
     @cached_property
     def arm_seeds(self) -> dict[str, list[int]]:
-        """The seeds of each arm that came through; an arm without one is absent."""
-        return {arm: sorted(self.final.loc[self.final["arm"] == arm, "seed"].unique().tolist()) for arm in self.final_round}
+        """The finished seeds of each arm; an arm without one is absent."""
+        return {arm: sorted(self.final_scores.loc[self.final_scores["arm"] == arm, "seed"].unique().tolist()) for arm in self.final_round}
 
     @cached_property
     def dev_round(self) -> dict[tuple[str, int], int]:
@@ -121,7 +125,7 @@ class Run:
         rows = table[(table["metric"] == "dev_score") & (table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
         rows = exclude_failed(rows, self.failed).sort_values("round", kind="stable", ignore_index=True)
         best = rows.loc[rows.groupby(["arm", "seed"])["value"].idxmax()]
-        return {(arm, int(seed)): int(one) for arm, seed, one in zip(best["arm"], best["seed"], best["round"], strict=True)}
+        return {(arm, int(seed)): int(round_) for arm, seed, round_ in zip(best["arm"], best["seed"], best["round"], strict=True)}
 
     @cached_property
     def compared_rounds(self) -> dict[tuple[str, int], int]:
@@ -133,8 +137,12 @@ class Run:
         return {(arm, seed): chosen.get((arm, seed), self.final_round[arm]) for arm, seeds in self.arm_seeds.items() for seed in seeds}
 
 
-def read_run(folder: Path) -> Run:
-    """Read experiment.yaml, manifest.json and tables/*.parquet. Raises InputError, one line naming file and column."""
+def read_run(folder: str | Path) -> Run:
+    """Read experiment.yaml, manifest.json and tables/*.parquet of a run folder.
+
+    Raises InputError, one line naming file and column.
+    """
+    folder = Path(folder)
     experiment = load_experiment(folder / "experiment.yaml")
     path = folder / "manifest.json"
     try:
@@ -164,18 +172,19 @@ def read_run(folder: Path) -> Run:
     return Run(experiment, manifest, tables, tuple(absent))
 
 
-def read_responses(folder: Path) -> pd.DataFrame:
-    """arm, seed, round, prompt_id, text, tokens, finish of every answer to a test prompt. Raises InputError as `read_run` does."""
-    return read_table(folder / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
+def read_responses(folder: str | Path) -> pd.DataFrame:
+    """Every response to a test prompt: arm, seed, round, prompt_id, text, tokens, finish. Raises InputError as `read_run` does."""
+    return read_table(Path(folder) / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
 
 
-def read_table(path: Path, columns: tuple[str, ...], added: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_table(path: str | Path, columns: tuple[str, ...], added: tuple[str, ...] = ()) -> pd.DataFrame:
     """These columns of a parquet file, and the `added` ones, NaN where it lacks them. Raises InputError, naming file and column."""
+    path = Path(path)
     try:
         table = pd.read_parquet(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # what a damaged byte makes of a file, its reader and pandas tell in errors of every kind
+    except Exception as error:  # a damaged file raises errors of every kind
         raise InputError(" ".join(f"{path}: not readable as parquet: {error or type(error).__name__}".split())) from None
     table = table.assign(**{column: np.nan for column in added if column not in table})
     for column in (*columns, *added):
@@ -187,7 +196,7 @@ def read_table(path: Path, columns: tuple[str, ...], added: tuple[str, ...] = ()
 
 
 def _misfit(values: pd.Series, column: str, *, is_text: bool) -> str:
-    """Why these cannot be a column's values, or ""."""
+    """Why these values do not fit a column, or ""."""
     known = values.dropna()
     if column not in MAY_LACK and (is_text or column in WHOLE) and len(known) < len(values):
         return f"{len(values) - len(known)} rows have none"
@@ -204,13 +213,13 @@ def _check_manifest(path: Path, manifest: Any) -> None:
     for key, kind in MANIFEST.items():
         if not isinstance(manifest.get(key), kind | None):
             raise InputError(f"{path}: {key}: {kind.__name__} is needed, got {type(manifest[key]).__name__}")
-    for place, one in enumerate(manifest.get("failures") or ()):
-        if not isinstance(one, dict) or not isinstance(one.get("arm"), str) or not isinstance(one.get("seed"), int | None):
+    for place, entry in enumerate(manifest.get("failures") or ()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("arm"), str) or not isinstance(entry.get("seed"), int | None):
             raise InputError(f"{path}: failures.{place}: arm, seed and message are needed")
     for key in ("splits", "judges", "tuned", "fits"):
-        for name, one in (manifest.get(key) or {}).items():
-            if not isinstance(one, dict):
-                raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(one).__name__}")
+        for name, entry in (manifest.get(key) or {}).items():
+            if not isinstance(entry, dict):
+                raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(entry).__name__}")
 
 
 def exclude_failed(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.DataFrame:
@@ -221,7 +230,10 @@ def exclude_failed(frame: pd.DataFrame, failed: set[tuple[str, int]]) -> pd.Data
 
 
 def seed_means(scores: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Mean score by arm, round, scorer and seed. Clusters weigh alike, as in `contrast`, so that differences of means are contrasts."""
+    """Mean scores: arm, round, scorer, seed, value, n (prompts).
+
+    Clusters weigh alike, as in `contrast`, so that differences of means are contrasts.
+    """
     rows = scores if axis == POOLED else scores[scores["axis"] == axis]
     keys = ["arm", "round", "scorer", "seed"]
     clusters = rows.groupby([*keys, "cluster_id"], sort=True)["value"].mean()
@@ -231,10 +243,11 @@ def seed_means(scores: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def summary(run: Run) -> pd.DataFrame:
-    """arm, round, axis, scorer, mean, seed_sd, n_seeds, n_prompts; the metrics (kl, distinct_n, ...) are scorers here.
+    """Scores and metrics (kl, distinct_n, ...) of every arm by round: arm, round, axis, scorer, mean, seed_sd, n_seeds, n_prompts.
 
-    `mean` is over seeds of the mean over clusters; `seed_sd` the sample SD over seeds (NaN for one); failed arm-seeds count where they
-    have rows. `n_prompts` is the smallest over seeds. Raises InputError where other tables have an axis that the scores lack.
+    `mean` is the mean over seeds of means over clusters, `seed_sd` the sample SD over seeds (NaN for one), `n_prompts` the smallest
+    number over seeds; metrics are named in `scorer`. Failed arm-seeds count where they have rows. Raises InputError where other tables
+    have an axis that the scores lack.
     """
     for name in ("metrics", "reward_models"):
         if run.axes and (odd := set(run.tables[name]["axis"]) - {*run.axes, POOLED}):
@@ -253,16 +266,16 @@ def summary(run: Run) -> pd.DataFrame:
 
 
 def reward_model_diagnostics(run: Run) -> pd.DataFrame:
-    """The diagnostics of the arms' reward models: arm, round, axis, metric, mean and seed_sd over seeds, n_seeds."""
+    """Diagnostics of the arms' reward models: arm, round, axis, metric, mean and seed_sd over seeds, n_seeds."""
     table = run.tables["reward_models"].dropna(subset=["value"])
     table = table[table["arm"].isin(run.arms)]
     grouped = table.groupby(["arm", "round", "axis", "metric"])
-    found = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
-    return _ordered(found.astype({"round": int, "n_seeds": int}), run, "metric", sorted(found["metric"].unique()))
+    diagnostics = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
+    return _ordered(diagnostics.astype({"round": int, "n_seeds": int}), run, "metric", sorted(diagnostics["metric"].unique()))
 
 
 def reliability_curve(run: Run) -> pd.DataFrame:
-    """arm, round, bin, confidence, accuracy, n on all axes: of the pairs of all seeds together, so bins weigh by their n."""
+    """Reliability curves of reward models on all axes: arm, round, bin, confidence, accuracy, n. Pairs of all seeds are pooled."""
     table = run.tables["reliability"]
     table = table[(table["axis"] == POOLED) & table["arm"].isin(run.arms)]
     weighted = table.assign(**{name: table[name] * table["n"] for name in ("confidence", "accuracy")})
@@ -271,9 +284,10 @@ def reliability_curve(run: Run) -> pd.DataFrame:
 
 
 def metrics_by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame) -> pd.DataFrame:
-    """A row per arm, round and axis; columns n_seeds and, for every scorer and metric, `<name>` and `<name>_sd` over seeds.
+    """Scores, metrics and diagnostics in wide form: a row per arm, round and axis.
 
-    Diagnostics of reward models are called rm_<metric>. What was not measured is NaN.
+    Columns: arm, round, axis, n_seeds and, for every scorer and metric, `<name>` and `<name>_sd` over seeds. Diagnostics of reward models
+    are named rm_<metric>. What was not measured is NaN.
     """
     named = diagnostics.assign(scorer="rm_" + diagnostics["metric"].astype(str))
     keys = ["arm", "round", "axis"]
@@ -294,7 +308,10 @@ def _ordered(table: pd.DataFrame, run: Run, column: str = "", values: Iterable[s
 
 
 def gold_accuracy(run: Run) -> pd.DataFrame:
-    """Rows of the gold table for the mean score over gold seeds, with the floor's accuracy and the spread over seeds beside."""
+    """Accuracy of each gold model's mean score: the columns of the gold table, then seed_low, seed_high, n_gold_seeds, floor.
+
+    seed_low and seed_high are the range over single gold seeds, `floor` the accuracy of the floor model.
+    """
     table = run.tables["gold"]
     table = table[table["metric"] == "accuracy"]
     floor = table[table["gold"] == "_floor"].drop_duplicates("axis").set_index("axis")["value"]
@@ -305,42 +322,42 @@ def gold_accuracy(run: Run) -> pd.DataFrame:
 
 
 def uninformative_gold(run: Run, scorer: str, axis: str) -> str:
-    """Why no test is made on this gold model and axis, or "". Pooled axes need a gold model that is informative on each."""
+    """Why this gold model is not tested on this axis, or "". Pooled axes need a gold model that is informative on each."""
     if scorer not in run.golds:
         return ""
     table = gold_accuracy(run)
     table = table[table["gold"] == scorer]
     low = dict(zip(table["axis"], table["ci_low"].astype(float), strict=True))
-    for one in run.axes if axis == POOLED else (axis,):
-        if not np.isfinite(low.get(one, np.nan)):
-            return f"{UNINFORMATIVE}: no accuracy interval on {one}"
-        if low[one] <= 0.5:
-            return f"{UNINFORMATIVE} on {one}"
+    for tested_axis in run.axes if axis == POOLED else (axis,):
+        if not np.isfinite(low.get(tested_axis, np.nan)):
+            return f"{UNINFORMATIVE}: no accuracy interval on {tested_axis}"
+        if low[tested_axis] <= 0.5:
+            return f"{UNINFORMATIVE} on {tested_axis}"
     return ""
 
 
 def declared_pairs(run: Run) -> list[tuple[str, Comparison]]:
-    """(family, comparison), primary ones first; a pair that is both is primary."""
-    compare, seen, found = run.experiment.compare, set(), []
+    """The declared pairs as (family, pair), primary ones first; a pair in both families is primary."""
+    compare, seen, declared = run.experiment.compare, set(), []
     for family, pairs in (("primary", compare.primary), ("secondary", compare.secondary)):
         for pair in pairs:
             if (pair.a, pair.b) not in seen:
                 seen.add((pair.a, pair.b))
-                found.append((family, pair))
-    return found
+                declared.append((family, pair))
+    return declared
 
 
 def shared_seeds(rows: pd.DataFrame, pair: Comparison) -> list[int]:
-    """The seeds that have rows in both arms; what a seed of one arm alone would be compared with is missing."""
+    """The seeds that have rows in both arms of a pair."""
     first, second = (set(rows.loc[rows["arm"] == arm, "seed"]) for arm in (pair.a, pair.b))
     return sorted(first & second)
 
 
 def gold_sign_agreement(run: Run) -> pd.DataFrame:
-    """How far each gold model can be trusted where the truth is known: gold, axis, agree (share), n.
+    """How often gold models and the ground truth change with the same sign: gold, axis, agree (share), n.
 
-    Over arm, seed and every pair of rounds: of the changes in mean ground truth larger than 0.1 in size, the share in which the gold
-    model's mean changes with the same sign. Changes of one run are not independent, so the share has no interval.
+    Over arm, seed and every pair of rounds, counting changes in mean ground truth of more than 0.1. Changes within a run are not
+    independent, so the share has no interval.
     """
     rows = []
     for axis in (*run.axes, POOLED):
@@ -349,8 +366,8 @@ def gold_sign_agreement(run: Run) -> pd.DataFrame:
             if not {gold, "ground_truth"} <= set(means.columns):
                 continue
             same = []
-            for _, one in means[[gold, "ground_truth"]].dropna().groupby(level=["arm", "seed"]):
-                for early, late in combinations(one.sort_index().to_numpy(), 2):
+            for _, rounds in means[[gold, "ground_truth"]].dropna().groupby(level=["arm", "seed"]):
+                for early, late in combinations(rounds.sort_index().to_numpy(), 2):
                     gold_change, truth_change = late - early
                     if abs(truth_change) > TRUSTED_CHANGE:
                         same.append(np.sign(gold_change) == np.sign(truth_change))

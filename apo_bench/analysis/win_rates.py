@@ -1,4 +1,4 @@
-"""From verdicts to win rates, with every doubt beside them; how judges agree with each other, with gold and with the truth."""
+"""Win rates from judges' verdicts, and how judges agree with each other, with gold models and with the ground truth."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ from apo_bench.stats import JudgedWinRate, agreement, clustered_mean, judged_win
 NOT_AUDITED = "not audited"
 ONE_ORDER = "asked in one order only: position bias and inconsistency are not known"
 PAIR = ["arm_a", "arm_b", "judge"]
-COMPARISON_KEYS = ["arm_a", "arm_b", "seed_a", "seed_b", "round", "axis", "prompt_id"]  # what two judges of one comparison share
+COMPARISON_KEYS = ["arm_a", "arm_b", "seed_a", "seed_b", "round", "axis", "prompt_id"]  # the same for all judges of one comparison
 TESTED = ["seed_a", "seed_b", "prompt_id", "cluster_id", "value"]
 WIN_RATE_COLUMNS = [
     "arm_a", "arm_b", "axis", "judge", "round", "win_rate", "standard_error", "df", "ci_low", "ci_high", "p_value", "n_seeds",
@@ -46,103 +46,107 @@ SCORE_AGREEMENT_COLUMNS = ["judge", "scorer", "axis", "agree", "ci_low", "ci_hig
 
 
 def comparisons_from_verdicts(judgments: pd.DataFrame) -> pd.DataFrame:
-    """A row per comparison: its keys, cluster_id, value, agreed, length_a, length_b.
+    """A row per judge and comparison: COMPARISON_KEYS, judge, cluster_id, length_a, length_b, value, agreed.
 
-    `value` is the mean of both orders for arm_a, NaN unless both have a verdict. `agreed` is the same under the rule that a response
-    wins only where both orders say so and everything else is a tie (Zheng et al., arXiv:2306.05685, section 3.4): what `value` puts at
-    1/4 or 3/4, a tie in one order and a winner in the other, becomes 1/2; two orders that name different winners have 1/2 either way.
-    A judge that was never asked both orders of anything (outside verdicts) has one row a comparison, and that row's value.
+    `value` is the mean of both orders for arm_a, NaN unless both have a verdict. `agreed` follows the rule that a response wins only
+    where it wins in both orders and everything else is a tie (Zheng et al., arXiv:2306.05685, section 3.4): a `value` of 1/4 or 3/4, a
+    tie in one order and a winner in the other, becomes 1/2; two orders with different winners are 1/2 either way.
+    A judge without any comparison in both orders (imported verdicts) has one verdict per comparison, and that is its value.
     """
     grouped = judgments.groupby([*COMPARISON_KEYS, "judge"], sort=True, dropna=False)
-    found = grouped.agg(
+    compared = grouped.agg(
         cluster_id=("cluster_id", "first"),
         length_a=("length_a", "first"),
         length_b=("length_b", "first"),
         value=("value", "mean"),
         low=("value", "min"),
         high=("value", "max"),
-        asked=("value", "size"),
-        answered=("value", "count"),
+        n_rows=("value", "size"),
+        n_verdicts=("value", "count"),
     ).reset_index()
-    needed = found.groupby("judge")["asked"].transform("max").clip(upper=2)
-    whole = (found["answered"] == found["asked"]) & (found["asked"] >= needed)
-    found["value"] = found["value"].where(whole)
-    agreed = (found["low"] > 0.5) | (found["high"] < 0.5)
-    found["agreed"] = found["value"].where(agreed | ~whole, 0.5)
-    return found.drop(columns=["low", "high", "asked", "answered"])
+    needed = compared.groupby("judge")["n_rows"].transform("max").clip(upper=2)
+    whole = (compared["n_verdicts"] == compared["n_rows"]) & (compared["n_rows"] >= needed)
+    compared["value"] = compared["value"].where(whole)
+    agreed = (compared["low"] > 0.5) | (compared["high"] < 0.5)
+    compared["agreed"] = compared["value"].where(agreed | ~whole, 0.5)
+    return compared.drop(columns=["low", "high", "n_rows", "n_verdicts"])
 
 
 def win_rates(
     judgments: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], *, draws: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """Win rates of arm_a over arm_b: a row per pair of arms, judge and axis (and "all"), sorted by pair and judge; columns COLUMNS.
+    """Win rates of arm_a over arm_b: a row per pair of arms, judge and axis (and "all"), sorted by pair and judge.
+
+    Columns: WIN_RATE_COLUMNS.
 
     `judgments`: a row per verdict, with arm_a, arm_b, seed_a, seed_b, round, prompt_id, cluster_id, axis, judge, order, value (NaN where
     missing), failure, length_a, length_b (tokens; NaN unknown). `audit`: judge, axis, metric, value, ci_low, ci_high, n, n_missing.
     Rounds that differ from seed to seed (chosen on dev) make one row; several rounds of one seed make a row each.
 
     Up to `worst_high`, `inconsistency_rate`, `first_position_rate`, `scope` and `test`: see `judged_win_rate`. p-values are not adjusted.
-    - tie_share: comparisons that come out at exactly 1/2. length_difference: mean of length_a - length_b over comparisons with both.
-    - A comparison is missing, not an arm's answer; what can be told is whose answer was shown first where a verdict is missing
-      (missing_first_a, missing_first_b: verdicts), why (missing_why, in words; "not asked": no row, though another seed has one), and
-      whether the responses differ in length there (missing_length_difference, as length_difference).
+    - tie_share: comparisons with a value of exactly 1/2. length_difference: mean of length_a - length_b over comparisons with both.
+    - Missing verdicts are described by whose response was shown first (missing_first_a, missing_first_b: counts of verdicts), by reason
+      (missing_why, in words; "not asked": no row, though another seed has one) and by missing_length_difference, as length_difference.
     - lc_*: `length_controlled_win_rate` over the lc_n comparisons with a value and both lengths, each weighing alike, with `draws` and
       `seed` of its bootstrap: a sensitivity analysis.
-    - agreed_*: the win rate, with interval, under the rule of `comparisons`, disagree-is-tie.
-    - informative: "", or why no claim may rest on this judge (`doubt`), or "not audited". A judge that is uninformative has no p-value,
-      and `test` says why. What the statistics refuse is a row without numbers whose `test` gives their reason.
+    - agreed_*: the win rate, with interval, of `agreed` in `comparisons_from_verdicts`.
+    - informative: "", "not audited", or why no claim may rest on this judge (`uninformative_judge`). An uninformative judge has no
+      p-value, and `test` gives the reason. Where a test is impossible the row has no numbers and `test` gives the reason.
     """
     pairs = dict(iter(comparisons_from_verdicts(judgments).groupby(PAIR)))
-    twice = set(judgments.loc[judgments.duplicated([*COMPARISON_KEYS, "judge"]), "judge"])  # the judges that were asked both orders
-    found = []
+    twice = set(judgments.loc[judgments.duplicated([*COMPARISON_KEYS, "judge"]), "judge"])  # judges that saw both orders
+    rate_rows = []
     for pair, rows in judgments.groupby(PAIR, sort=True):
         a, b, judge = pair
         for rounds in _rounds(pairs[pair]):
             for axis in (*axes, POOLED):
-                verdicts, its = (_at(one, rounds, axis) for one in (rows, pairs[pair]))
+                verdicts, pair_comparisons = (_at(frame, rounds, axis) for frame in (rows, pairs[pair]))
                 names = {"arm_a": a, "arm_b": b, "axis": axis, "judge": judge, "round": _label(rounds)}
                 orders = 2 if judge in twice else 1
-                numbers = _rate(verdicts, its, orders, confidence) | _missing(verdicts, its, orders)
-                numbers |= _length_controlled(its, draws, seed, confidence)
-                if math.isnan(numbers["win_rate"]):  # what is left are identical responses, or prompts that some seed lacks
+                numbers = _rate(verdicts, pair_comparisons, orders, confidence) | _missing(verdicts, pair_comparisons, orders)
+                numbers |= _length_controlled(pair_comparisons, draws, seed, confidence)
+                if math.isnan(numbers["win_rate"]):  # only identical responses, or prompts that some seed lacks, are left
                     numbers |= dict.fromkeys(("tie_share", "lc_win_rate", "lc_low", "lc_high"), math.nan)
-                found.append(names | _held(numbers, uninformative_judge(audit, str(judge), axis, axes)))
-    return pd.DataFrame(found, columns=WIN_RATE_COLUMNS).astype(dict.fromkeys(COUNTS, int))
+                rate_rows.append(names | _without_p_value(numbers, uninformative_judge(audit, str(judge), axis, axes)))
+    return pd.DataFrame(rate_rows, columns=WIN_RATE_COLUMNS).astype(dict.fromkeys(COUNTS, int))
 
 
 def uninformative_judge(audit: pd.DataFrame, judge: str, axis: str, axes: Sequence[str]) -> str:
     """Why no claim on this axis may rest on this judge, or ""; "not audited" where there is no audit of it.
 
-    An axis that the audit does not tell apart is held to all that was audited. Pooled axes need a judge that is informative on each of
-    `axes`, as with gold models.
+    An axis that the audit does not list is judged by the pooled audit. Pooled axes need a judge that is informative on each of `axes`,
+    as with gold models.
     """
     own = audit[audit["judge"] == judge]
     if own.empty:
         return NOT_AUDITED
     audited = set(own["axis"])
-    reasons = (uninformative(own, one if one in audited else POOLED) for one in (axes if axis == POOLED and axes else (axis,)))
+    reasons = (
+        uninformative(own, tested_axis if tested_axis in audited else POOLED)
+        for tested_axis in (axes if axis == POOLED and axes else (axis,))
+    )
     return next(filter(None, reasons), "")
 
 
 def win_rate_as_contrast(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `win_rates` as one of contrasts.csv: the difference is the win rate's from 1/2, and P(a > b) the win rate itself.
+    """A row of `win_rates` as a row of `contrasts`: the difference is the win rate minus 1/2, p_superior the win rate itself.
 
-    What was not compared because a verdict is missing counts as dropped. There are no scores, so no g. Family, place and adjusted
-    p-value are the caller's to say.
+    Comparisons without a verdict count as dropped. There are no scores, so hedges_g is NaN. The caller sets `family`, `at` and
+    `p_adjusted`.
     """
     same = ("arm_a", "arm_b", "axis", "round", "standard_error", "df", "p_value", "n_seeds", "n_clusters", "scope")
-    found = {name: row[name] for name in same}
-    found |= {name: row[of] - 0.5 for name, of in (("difference", "win_rate"), ("ci_low", "ci_low"), ("ci_high", "ci_high"))}
+    contrast = {name: row[name] for name in same}
+    contrast |= {name: row[of] - 0.5 for name, of in (("difference", "win_rate"), ("ci_low", "ci_low"), ("ci_high", "ci_high"))}
     audited = "" if row["informative"] != NOT_AUDITED or row["test"].startswith("none") else f"; judge {NOT_AUDITED}"
     nothing = dict.fromkeys(("kl", "hedges_g", "sd", "p_adjusted"), math.nan)
     named = {"scorer": f"{JUDGE}{row['judge']}", "family": "descriptive", "at": "", "sd_of": "", "test": f"{row['test']}{audited}"}
-    return found | nothing | named | {"p_superior": row["win_rate"], "n_dropped": row["n_dropped"] + row["n_missing"]}
+    return contrast | nothing | named | {"p_superior": row["win_rate"], "n_dropped": row["n_dropped"] + row["n_missing"]}
 
 
 def verdicts_as_scores(judgments: pd.DataFrame, judge: str, a: str, b: str) -> pd.DataFrame:
-    """One judge's comparisons of two arms as scores: arm `a` has the value of each, arm `b` 1/2, so that a contrast is the win rate's.
+    """One judge's comparisons of two arms as scores: a's score is the value, b's 1/2, so that their contrast is the win rate's.
 
-    Columns arm, seed, prompt_id, cluster_id, axis, value; comparisons without a value are left out.
+    Columns: arm, seed, prompt_id, cluster_id, axis, value. Comparisons without a value are left out.
     """
     rows = judgments[(judgments["judge"] == judge) & (judgments["arm_a"] == a) & (judgments["arm_b"] == b)]
     compared = comparisons_from_verdicts(rows).dropna(subset=["value"]).rename(columns={"seed_a": "seed"})
@@ -151,43 +155,42 @@ def verdicts_as_scores(judgments: pd.DataFrame, judge: str, a: str, b: str) -> p
 
 
 def judge_agreement(judgments: pd.DataFrame) -> pd.DataFrame:
-    """Every two judges, by axis and on all: Cohen's kappa and raw agreement on comparisons that both were asked; columns BETWEEN.
+    """Cohen's kappa and raw agreement of every two judges on shared comparisons, by axis and on all: JUDGE_AGREEMENT_COLUMNS.
 
-    A comparison is labelled by its value, above, at or below 1/2: a, tie or b. One that either judge left without a verdict is counted in
-    n_missing. Intervals are robust to clusters of prompts, over which arms and seeds are not told apart. Where nothing can be said, `note`
-    has the reason.
+    A comparison is labelled by its value, above, at or below 1/2: a, tie or b. One that lacks either judge's verdict is counted in
+    n_missing. Intervals are robust to clusters of prompts, across arms and seeds. Where there are no numbers, `note` has the reason.
     """
     compared = comparisons_from_verdicts(judgments)
     compared["label"] = np.sign(compared["value"] - 0.5).map({1.0: "a", 0.0: "tie", -1.0: "b"})
-    found = []
+    agreement_rows = []
     for judge, other in combinations(sorted(compared["judge"].unique()), 2):
-        first, second = (compared[compared["judge"] == one] for one in (judge, other))
+        first, second = (compared[compared["judge"] == name] for name in (judge, other))
         both = first.merge(second[[*COMPARISON_KEYS, "label"]], on=COMPARISON_KEYS, suffixes=("", "_other"))
         for axis, rows in _by_axis(both, compared):
             numbers: dict[str, Any] = {"n": 0, "n_missing": len(rows), "n_clusters": 0, "note": ""}
             try:
-                one = agreement(rows["label"], rows["label_other"], clusters=rows["cluster_id"])
-                numbers |= {name: getattr(one, name) for name in JUDGE_AGREEMENT_COLUMNS[3:-1]}
-                numbers["note"] = one.test.removeprefix("none: ") if one.test.startswith("none") else ""
+                result = agreement(rows["label"], rows["label_other"], clusters=rows["cluster_id"])
+                numbers |= {name: getattr(result, name) for name in JUDGE_AGREEMENT_COLUMNS[3:-1]}
+                numbers["note"] = result.test.removeprefix("none: ") if result.test.startswith("none") else ""
             except ValueError as error:
-                numbers["note"] = _reason(error) if len(rows) else "no comparison was asked of both"
-            found.append({"judge": judge, "other": other, "axis": axis, **numbers})
-    return pd.DataFrame(found, columns=JUDGE_AGREEMENT_COLUMNS)
+                numbers["note"] = _reason(error) if len(rows) else "no comparison was put to both"
+            agreement_rows.append({"judge": judge, "other": other, "axis": axis, **numbers})
+    return pd.DataFrame(agreement_rows, columns=JUDGE_AGREEMENT_COLUMNS)
 
 
 def judge_score_agreement(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Each judge against each scorer (a gold model's mean, the ground truth), by axis and on all; columns AGAINST.
+    """Agreement of each judge with each scorer (a gold model's mean, the ground truth), by axis and on all: SCORE_AGREEMENT_COLUMNS.
 
-    `scores`: arm, seed, round, prompt_id, scorer, value, of the scorers to be looked at. A scorer names the response with the higher
-    score the winner; where both score the same it names none, and the comparison is left out and counted in n_equal. `agree` is the
-    share of the other n on which the judge names the same winner, a judge's tie counting 1/2, so that 1/2 is chance; its interval is
-    robust to clusters of prompts. n_missing: comparisons that lack the judge's verdict or a score.
+    `scores`: arm, seed, round, prompt_id, scorer, value, of the scorers wanted. A scorer's winner is the response with the higher score;
+    comparisons with equal scores are left out and counted in n_equal. `agree` is the share of the other n comparisons on which judge and
+    scorer have the same winner, a judge's tie counting 1/2, so that 1/2 is chance; its interval is robust to clusters of prompts.
+    n_missing: comparisons that lack the judge's verdict or a score.
     """
     compared = comparisons_from_verdicts(judgments)
     rounds = compared["round"].astype(str).str.split("/", n=1)
     for side, place in (("a", 0), ("b", -1)):
         compared[f"at_{side}"] = rounds.str[place]
-    found = []
+    agreement_rows = []
     for scorer, own in scores.assign(round=scores["round"].astype(str)).groupby("scorer", sort=True):
         value = own.set_index(["arm", "seed", "round", "prompt_id"])["value"]
         a, b = (
@@ -198,78 +201,83 @@ def judge_score_agreement(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.D
         for judge, rows in named.groupby("judge", sort=True):
             for axis, part in _by_axis(rows, rows):
                 known = part.dropna(subset=["agree"])
-                told = known[known["winner"] != 0]
+                decided = known[known["winner"] != 0]
                 mean, low, high, n_clusters = math.nan, math.nan, math.nan, 0
-                if len(told):
-                    mean, low, high, n_clusters = clustered_mean(told["agree"], told["cluster_id"])
-                counts = (len(told), len(known) - len(told), len(part) - len(known), n_clusters)
-                found.append((judge, scorer, axis, mean, low, high, *counts))
-    return pd.DataFrame(found, columns=SCORE_AGREEMENT_COLUMNS)
+                if len(decided):
+                    mean, low, high, n_clusters = clustered_mean(decided["agree"], decided["cluster_id"])
+                counts = (len(decided), len(known) - len(decided), len(part) - len(known), n_clusters)
+                agreement_rows.append((judge, scorer, axis, mean, low, high, *counts))
+    return pd.DataFrame(agreement_rows, columns=SCORE_AGREEMENT_COLUMNS)
 
 
 def flag_uninformative_judges(
     frame: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], columns: Sequence[str] = ("judge",)
 ) -> pd.DataFrame:
-    """`frame`, which has an axis, with a column `informative`: why no claim may rest on a judge in `columns`, "not audited", or ""."""
-    found = []
+    """`frame` with a column `informative`: why no claim on its axis may rest on a judge in `columns`, "not audited", or ""."""
+    reasons = []
     for row in frame.to_dict("records"):
         doubts = {row[name]: uninformative_judge(audit, str(row[name]), row["axis"], axes) for name in columns}
-        found.append("; ".join(f"{judge}: {reason}" for judge, reason in doubts.items() if reason))
-    return frame.assign(informative=found)
+        reasons.append("; ".join(f"{judge}: {reason}" for judge, reason in doubts.items() if reason))
+    return frame.assign(informative=reasons)
 
 
 def _rounds(pair: pd.DataFrame) -> list[list[str]]:
-    """The rounds that make a row: all together where every seed has one, else each alone."""
+    """The rounds that share a row: all of them where every seed has a single one, else each alone."""
     rounds = sorted(pair["round"].unique())
     together = pair.groupby("seed_a")["round"].nunique().max() == 1
-    return [rounds] if together else [[one] for one in rounds]
+    return [rounds] if together else [[round_] for round_ in rounds]
 
 
 def _label(rounds: Sequence[str]) -> str:
     """ "3" or "1+3/2": arm_a's rounds, then arm_b's if they differ."""
-    sides = [sorted({one.split("/")[side] for one in map(str, rounds)}) for side in (0, -1)]
+    sides = [sorted({round_.split("/")[side] for round_ in map(str, rounds)}) for side in (0, -1)]
     return "/".join(dict.fromkeys("+".join(side) for side in sides))
 
 
 def _at(rows: pd.DataFrame, rounds: Sequence[str], axis: str) -> pd.DataFrame:
-    """The rows of these rounds and this axis, in an order that does not depend on the file's."""
+    """The rows of these rounds and this axis, sorted, so that the order of the file does not matter."""
     chosen = rows[rows["round"].isin(rounds)]
     chosen = chosen if axis == POOLED else chosen[chosen["axis"] == axis]
     return chosen.sort_values(["seed_a", "prompt_id", *(["order"] if "order" in rows else [])], kind="stable", ignore_index=True)
 
 
 def _by_axis(rows: pd.DataFrame, named: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All rows, then those of each axis that `named` has."""
+    """All rows, then those of each axis of `named`."""
     yield POOLED, rows
     for axis in sorted(named["axis"].unique()):
         yield axis, rows[rows["axis"] == axis]
 
 
 def _rate(rows: pd.DataFrame, compared: pd.DataFrame, orders: int, confidence: float) -> dict[str, Any]:
-    """The tested win rate of one question, and that under disagree-is-tie."""
+    """The tested win rate of one pair, judge and axis, and the agreed win rate."""
     try:
-        one = judged_win_rate(rows[[*TESTED, *(["order"] if orders == 2 else [])]], confidence=confidence)
+        rate = judged_win_rate(rows[[*TESTED, *(["order"] if orders == 2 else [])]], confidence=confidence)
         agreed = judged_win_rate(compared[TESTED[:-1]].assign(value=compared["agreed"]), confidence=confidence)
     except ValueError as error:
-        reason = _reason(error) if len(compared) else "no comparison was asked"
+        reason = _reason(error) if len(compared) else "there is no comparison"
         nothing = dict.fromkeys(JudgedWinRate.__dataclass_fields__, math.nan) | dict.fromkeys(COUNTS, 0)
-        lost = {"n_missing": _asked(compared) - int(compared["value"].count()), "scope": "no result", "test": f"none: {reason}", "note": ""}
+        lost = {
+            "n_missing": _n_expected(compared) - int(compared["value"].count()),
+            "scope": "no result",
+            "test": f"none: {reason}",
+            "note": "",
+        }
         return nothing | lost | dict.fromkeys(("agreed_win_rate", "agreed_low", "agreed_high"), math.nan)
-    note = "; ".join(filter(None, (one.note, ONE_ORDER if orders == 1 else "")))
+    note = "; ".join(filter(None, (rate.note, ONE_ORDER if orders == 1 else "")))
     under = {"agreed_win_rate": agreed.win_rate, "agreed_low": agreed.ci_low, "agreed_high": agreed.ci_high}
-    return vars(one) | {"note": note} | under
+    return vars(rate) | {"note": note} | under
 
 
-def _asked(compared: pd.DataFrame) -> int:
-    """How many comparisons there would be had every seed been asked about every prompt."""
+def _n_expected(compared: pd.DataFrame) -> int:
+    """The number of comparisons if every seed had every prompt."""
     return compared["seed_a"].nunique() * compared["prompt_id"].nunique()
 
 
 def _missing(rows: pd.DataFrame, compared: pd.DataFrame, orders: int) -> dict[str, Any]:
-    """What can be told of ties, lengths and missing verdicts without a test."""
+    """Ties, lengths and missing verdicts."""
     lost = rows[rows["value"].isna()]
     why = Counter(str(reason or "no reason recorded") for reason in lost["failure"])
-    if (absent := orders * _asked(compared) - len(rows)) > 0:
+    if (absent := orders * _n_expected(compared) - len(rows)) > 0:
         why["not asked"] = absent
     reasons = sorted(why.items(), key=lambda item: (-item[1], item[0]))
     longer = compared["length_a"] - compared["length_b"]
@@ -288,17 +296,17 @@ def _length_controlled(compared: pd.DataFrame, draws: int, seed: int, confidence
     known = compared.dropna(subset=["value", "length_a", "length_b"]).rename(columns={"seed_a": "seed"})
     names = ("lc_win_rate", "lc_low", "lc_high")
     try:
-        one = length_controlled_win_rate(
+        controlled = length_controlled_win_rate(
             known[["seed", "prompt_id", "cluster_id", "value", "length_a", "length_b"]], draws=draws, seed=seed, confidence=confidence
         )
     except ValueError as error:
         reason = _reason(error) if len(known) else "no comparison has a value and both lengths"
         return dict.fromkeys(names, math.nan) | {"lc_n": len(known), "lc_test": "none", "lc_note": reason}
-    numbers = dict(zip(names, (one.lc_win_rate, one.ci_low, one.ci_high), strict=True))
-    return numbers | {"lc_n": one.n, "lc_test": one.test, "lc_note": one.note}
+    numbers = dict(zip(names, (controlled.lc_win_rate, controlled.ci_low, controlled.ci_high), strict=True))
+    return numbers | {"lc_n": controlled.n, "lc_test": controlled.test, "lc_note": controlled.note}
 
 
-def _held(numbers: dict[str, Any], reason: str) -> dict[str, Any]:
+def _without_p_value(numbers: dict[str, Any], reason: str) -> dict[str, Any]:
     """`numbers` without a p-value where the judge is uninformative."""
     if reason not in ("", NOT_AUDITED) and not math.isnan(numbers["win_rate"]):
         numbers |= {"p_value": math.nan, "test": f"none: {reason}"}
@@ -306,5 +314,5 @@ def _held(numbers: dict[str, Any], reason: str) -> dict[str, Any]:
 
 
 def _reason(error: ValueError) -> str:
-    """An error of the statistics without the name of the function that was called."""
+    """An error of apo_bench.stats without the name of the function."""
     return str(error).split(": ", 1)[-1]

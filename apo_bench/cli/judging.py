@@ -1,4 +1,4 @@
-"""The commands about judges and other outside voices: ask, audit, golden responses, export, import."""
+"""The commands about judges and outside responses: judge, audit-judge, golden, export, import-judgments."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ JudgeSpec = Annotated[
     typer.Option(
         "--judge",
         metavar="YAML",
-        help="What an experiment's judges would hold, a YAML mapping with use: or a file with one, and name: too; or a judge's name.",
+        help="A judge as in an experiment's judges, with name: and use:, as a YAML mapping or a file; or the name of one of the run's.",
     ),
 ]
 
@@ -27,14 +27,14 @@ JudgeSpec = Annotated[
 @app.command()
 @plain_errors()
 def judge(folder: Folder, judge: JudgeSpec) -> None:
-    """Add a judge to a finished run, or ask one of its own again; answers it has are not asked for again."""
+    """Add a judge to a finished run, or ask one of its own again; existing answers are kept."""
     refuse_unfinished(folder)
     from apo_bench.report.report import write_report
-    from apo_bench.run import records
+    from apo_bench.run.experiment import experiment_of_run
     from apo_bench.run.judges import add_judge
 
     folder = folder.resolve()
-    experiment, task = records.reopen(folder, Path.cwd())
+    experiment, task = experiment_of_run(folder, Path.cwd())
     choice = experiment.judges.get(judge)
     name, choice = (judge, choice) if choice else _chosen(judge, experiment.judges)
     unanswered = add_judge(folder, name, choice, experiment, task)
@@ -55,7 +55,7 @@ def audit_judge(
     out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_NAME if not given.")] = None,
     attacks: Annotated[bool, typer.Option(help="Also plant attacks in the worse responses.")] = True,
 ) -> None:
-    """Hold a judge against people: agreement, position and length bias, consistency, planted attacks."""
+    """Audit a judge against people's labels: agreement, position and length bias, consistency, planted attacks."""
     from apo_bench.judging import auditing
 
     name, choice = _chosen(judge)
@@ -75,9 +75,9 @@ def golden(
     options: Annotated[str, typer.Option(metavar="YAML", help="The task's options, such as '{data_files: [...]}'.")] = "{}",
     n: Annotated[int | None, typer.Option(min=1, help="At most so many prompts, by hash, the axes in turn.")] = None,
 ) -> None:
-    """Golden responses from any chat model, for the reward model's prompts; answers that are there are not asked for again."""
+    """Write golden responses by any chat model for the reward model's prompts; existing responses are kept."""
     from apo_bench.clients.golden import golden_writer, write_golden
-    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.data.task import load_task
 
     chosen, source = parse_yaml(options, "--options"), f"--writer {writer}"
@@ -85,12 +85,12 @@ def golden(
         raise InputError(f"--options: a mapping is needed, got {options!r}")
     settings = golden_writer(read_yaml(writer, source), source)
     loaded = load_task(task, {key: value for key, value in chosen.items() if key != "golden"}, base=Path.cwd())
-    made = write_golden(loaded, out, settings, n=n)
-    cost = f"{made.prompt_tokens:,} prompt and {made.completion_tokens:,} completion tokens, {made.cost_usd:.4f} USD"
-    typer.echo(f"{made.n} golden responses; {cost}{_counted(made.left_out, 'left out')}")
-    typer.echo(str(made.path))
-    if made.unanswered:
-        typer.echo(f"failed: no answer{_counted(made.unanswered, 'prompts')}; the same command asks again", err=True)
+    result = write_golden(loaded, out, settings, n=n)
+    cost = f"{result.prompt_tokens:,} prompt and {result.completion_tokens:,} completion tokens, {result.cost_usd:.4f} USD"
+    typer.echo(f"{result.n} golden responses; {cost}{_counted(result.left_out, 'left out')}")
+    typer.echo(str(result.path))
+    if result.unanswered:
+        typer.echo(f"failed: no answer{_counted(result.unanswered, 'prompts')}; the same command asks again", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -104,23 +104,23 @@ def export(
     seed: Annotated[int, typer.Option(min=0, help="annotate: of the order of rows and sides.")] = 0,
     per_pair: Annotated[int | None, typer.Option(min=1, help="annotate: at most so many rows for each pair of arms.")] = None,
 ) -> None:
-    """Responses for others: model outputs for alpaca_eval, preference pairs for TRL, a blind sheet for human annotators."""
+    """Export responses: model outputs for alpaca_eval, preference pairs for TRL, a blind sheet for human annotators."""
     refuse_unfinished(folder)
     from apo_bench.exchange import export as exporting
 
     if format_ == "alpaca-eval":
-        made = exporting.export_alpaca_eval(folder, out, base=Path.cwd())
+        exported = exporting.export_alpaca_eval(folder, out, base=Path.cwd())
     elif format_ == "pairs":
-        made = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
+        exported = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
         from apo_bench.analysis.results import read_run
-        from apo_bench.run import records
+        from apo_bench.run.experiment import experiment_of_run
         from apo_bench.run.judges import pairs_of
 
-        task = records.reopen(folder, Path.cwd())[1]
-        made = exporting.export_annotate(pairs_of(read_run(folder), folder, task), out, seed=seed, per_pair=per_pair)
-    typer.echo(f"{made.n} rows{_counted(made.left_out, 'left out')}")
-    for path in made.paths:
+        task = experiment_of_run(folder, Path.cwd())[1]
+        exported = exporting.export_annotate(pairs_of(read_run(folder), folder, task), out, seed=seed, per_pair=per_pair)
+    typer.echo(f"{exported.n} rows{_counted(exported.left_out, 'left out')}")
+    for path in exported.paths:
         typer.echo(str(path))
 
 
@@ -133,7 +133,7 @@ def import_judgments(
     key: Annotated[Path | None, typer.Option(help="The one sheet's key, where it is not beside it.")] = None,
     name: Annotated[str, typer.Option(help="Sheets: what the judge is called.")] = "human",
 ) -> None:
-    """Take in outside verdicts: people's, as a judge of a run, or AlpacaEval's, with our statistics."""
+    """Import outside verdicts: people's, as a judge of a run, or AlpacaEval's, with our statistics."""
     if (run is None) == (out is None):
         raise InputError("import-judgments: give --run for filled sheets or --out for AlpacaEval's annotations, one of them")
     if run is not None:
@@ -141,36 +141,36 @@ def import_judgments(
         from apo_bench.exchange.importing import import_sheets
         from apo_bench.report.report import write_report
 
-        made, said = import_sheets(run, files, key, judge=name), run / "report" / "report.md"
+        imported, summary = import_sheets(run, files, key, judge=name), run / "report" / "report.md"
         write_report(run)
     else:
         assert out is not None
         from apo_bench.exchange.annotations import import_annotations
 
-        made, said = import_annotations(files, out), out / "summary.md"
-        typer.echo(visible(said.read_text(encoding="utf-8")))
-    typer.echo(f"{made.n} comparisons{_counted(made.missing, 'without a verdict')}")
-    typer.echo(str(said))
+        imported, summary = import_annotations(files, out), out / "summary.md"
+        typer.echo(visible(summary.read_text(encoding="utf-8")))
+    typer.echo(f"{imported.n} comparisons{_counted(imported.missing, 'without a verdict')}")
+    typer.echo(str(summary))
 
 
 def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
     """The judge that `--judge` describes, and its name. Raises InputError, naming the option and key."""
     from pydantic import ValidationError
 
-    from apo_bench.config.load import parse_yaml, read_yaml
+    from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.config.schema import JudgeChoice
 
     file = given.endswith((".yaml", ".yml"))
     source = f"--judge {given}" if file else "--judge"
-    found = read_yaml(Path(given), source) if file else parse_yaml(given, source)
-    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
-        there = f"; this run's own judges: {', '.join(own)}" if own else ""
-        raise InputError(f"{source}: a mapping with name: and use: is needed, such as '{{name: gpt, use: module@Class, ...}}'{there}")
-    name = found["name"]
+    settings = read_yaml(Path(given), source) if file else parse_yaml(given, source)
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+        own_judges = f"; this run's own judges: {', '.join(own)}" if own else ""
+        raise InputError(f"{source}: a mapping with name: and use: is needed, such as '{{name: gpt, use: module@Class, ...}}'{own_judges}")
+    name = settings["name"]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"{source}: name: {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
     try:
-        return name, JudgeChoice.model_validate({key: value for key, value in found.items() if key != "name"})
+        return name, JudgeChoice.model_validate({key: value for key, value in settings.items() if key != "name"})
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -182,7 +182,7 @@ def _counted(reasons: Mapping[str, int], what: str) -> str:
 
 
 def _fail_on(unanswered: Any) -> None:
-    for one in unanswered:
-        typer.echo(f"failed: {one_line(one)}", err=True)
+    for judge in unanswered:
+        typer.echo(f"failed: {one_line(judge)}", err=True)
     if unanswered:
         raise typer.Exit(FAILED)

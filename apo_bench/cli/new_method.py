@@ -1,4 +1,4 @@
-"""`apo-bench new-method NAME`: a working method and an experiment that compares it, to be written over."""
+"""`apo-bench new-method NAME`: write a working method and an experiment that compares it, as a start."""
 
 import keyword
 import re
@@ -12,9 +12,9 @@ RIVAL = "rejection_sampling"  # the arm that the experiment compares with
 
 
 def write_method(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write NAME.py and NAME.yaml into `folder`, which is made if it is not there; their paths. Nothing is written over.
+    """Write NAME.py and NAME.yaml into `folder`, which is created if absent; returns their paths. No file is overwritten.
 
-    Raises InputError for a name that is no module's, for one that is taken, and where a file cannot be written.
+    Raises InputError for a name that is not a module's, for one that is taken, and where a file cannot be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise InputError(f"new-method {name!r}: a name has small letters, digits and single underscores, such as my_method")

@@ -1,4 +1,4 @@
-"""What a command prints: tables that fit 100 columns, and errors in one line."""
+"""The output of commands: tables that fit 100 columns, and errors in one line."""
 
 import csv
 import errno
@@ -17,7 +17,7 @@ from apo_bench.errors import InputError
 from apo_bench.formatting import one_line, visible
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
-OF_THE_MACHINE = {  # a path that cannot be written, or no room for it: the user's to mend
+USER_ERRORS = {  # a path that cannot be written, or a full disk: the user can mend it
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC,
     errno.EFBIG, errno.EDQUOT,
 }  # fmt: skip
@@ -27,14 +27,14 @@ LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "unfinish
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What a user can cause is one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
+    """Print an error that a user can cause as one line on stderr, and exit; anything else is a bug and keeps its traceback."""
     try:
         yield
     except InputError as error:
         typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
+        if error.errno not in USER_ERRORS:
             raise
         typer.echo(f"error: {one_line(error.filename or 'a file')}: {error.strerror}", err=True)
         raise typer.Exit(BAD_INPUT) from None
@@ -44,6 +44,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def refuse_unfinished(folder: Path) -> None:
+    """Raise InputError for a folder without a finished run."""
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{folder}: not a finished run folder (no manifest.json)")
 
@@ -57,7 +58,7 @@ def print_summary(folder: Path) -> None:
 
 
 class _Inert(Console):
-    """A console on which text does nothing: heads, titles, cells and paragraphs all pass here before their width is taken."""
+    """A console on which text has no effects: headers, titles, cells and paragraphs are made visible before they are measured."""
 
     def render_str(self, text: str, **how: Any) -> Text:
         return super().render_str(visible(text), **how)
@@ -72,10 +73,10 @@ def print_tables(*tables: Table | str) -> None:
 
 
 def print_preview(jobs: Sequence[tuple[Any, bool]]) -> None:
-    """What would run, an arm a line, and what is finished."""
+    """Print the jobs that would run and those that are finished, a line per arm."""
     table = Table("arm", "to run", "finished", box=SIMPLE_HEAD, padding=0, title="Nothing is run")
     for arm in dict.fromkeys(job.arm for job, _ in jobs):
-        cells = (", ".join(_job(job) for job, finished in jobs if job.arm == arm and finished == wanted) for wanted in (False, True))
+        cells = (", ".join(_job(job) for job, done in jobs if job.arm == arm and done == finished) for finished in (False, True))
         table.add_row(arm, *(cell or "-" for cell in cells))
     print_tables(table)
 
@@ -94,13 +95,13 @@ def print_spread(folder: Path) -> None:
             p = f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]
             names = (f"{row['arm_a']} - {row['arm_b']}", row["axis"], row["scorer"])
             table.add_row(*names, _short(row["mean"]), _short(row["sd"]), interval, p, f"{row['n_positive']}/{row['n_negative']}")
-            table.caption = _tested(row, table.caption)
+            table.caption = _with_test(row, table.caption)
     print_tables(table)
     print(str(folder / "report" / "report.md"))
 
 
 def plans(plans: Any, scorer: str, power: float) -> list[Table]:
-    """What this run detects, then a table of seeds x clusters for each primary contrast."""
+    """The smallest differences that this run detects, then a table of seeds x clusters for each primary contrast."""
     heads = (
         "primary contrast",
         "axis",
@@ -112,17 +113,17 @@ def plans(plans: Any, scorer: str, power: float) -> list[Table]:
         "by Holm",
     )
     tables = [Table(*heads, box=SIMPLE_HEAD, padding=0, title=f"Smallest {scorer} difference this run detects, power {power:g}")]
-    for one in plans:
-        sds, found = ("-", "-", "-"), one.components
-        if found:
-            interval = f"{_digits(found.seed_sd)} ({_digits(found.seed_sd_low)}-{_digits(found.seed_sd_high)})"
-            sds = (interval, _digits(found.method_prompt_sd), _digits(found.residual_sd))
-        names = (f"{one.a} - {one.b}", one.axis, f"{one.n_seeds} x {one.n_clusters}")
-        tables[0].add_row(*names, *sds, _digits(one.detectable), _digits(one.detectable_by_holm))
-        if one.table is not None:
-            clusters = [f"{count} clusters" for count in one.table.columns]
-            grid = Table("seeds", *clusters, box=SIMPLE_HEAD, padding=0, title=f"Other sizes: {one.a} - {one.b}, {one.axis}")
-            for seeds, row in one.table.iterrows():
+    for plan in plans:
+        sds, components = ("-", "-", "-"), plan.components
+        if components:
+            interval = f"{_digits(components.seed_sd)} ({_digits(components.seed_sd_low)}-{_digits(components.seed_sd_high)})"
+            sds = (interval, _digits(components.method_prompt_sd), _digits(components.residual_sd))
+        names = (f"{plan.a} - {plan.b}", plan.axis, f"{plan.n_seeds} x {plan.n_clusters}")
+        tables[0].add_row(*names, *sds, _digits(plan.detectable), _digits(plan.detectable_by_holm))
+        if plan.table is not None:
+            clusters = [f"{count} clusters" for count in plan.table.columns]
+            grid = Table("seeds", *clusters, box=SIMPLE_HEAD, padding=0, title=f"Other sizes: {plan.a} - {plan.b}, {plan.axis}")
+            for seeds, row in plan.table.iterrows():
                 grid.add_row(str(seeds), *map(_digits, row))
             tables.append(grid)
     return tables
@@ -167,16 +168,16 @@ def _contrasts(contrasts: list[dict[str, str]]) -> Table:
             interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
             difference, p = _short(row["difference"]), f"{float(row['p_adjusted']):.2g}" if row["p_adjusted"] else row["test"]
             table.add_row(f"{row['arm_a']} - {row['arm_b']}", row["axis"], row["scorer"], difference, interval, p)
-            table.caption = _tested(row, table.caption)
+            table.caption = _with_test(row, table.caption)
     return table
 
 
-def _tested(row: Mapping[str, str], said: Any) -> Any:
-    """A table's caption with the test and scope of a row's p-value, each said once."""
+def _with_test(row: Mapping[str, str], caption: Any) -> Any:
+    """A table's caption with the test and scope of a row's p-value, each once."""
     words = f"p: {row['test']}; scope: {row['scope']}"
-    if not row["p_adjusted"] or words in (said or "").split("\n"):
-        return said
-    return f"{said}\n{words}" if said else words
+    if not row["p_adjusted"] or words in (caption or "").split("\n"):
+        return caption
+    return f"{caption}\n{words}" if caption else words
 
 
 def _short(cell: str) -> str:

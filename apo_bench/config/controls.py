@@ -1,8 +1,8 @@
-"""Controls, which show that a run invents no difference and would see one: their names, seeds and rules.
+"""Controls, which show that a run reports no false difference and detects a true one: their names, seeds and rules.
 
-A/A is the reference arm again under seeds of its own: whatever it differs by is luck. The oracle gives the best of several answers of
-the reference's final policy: a difference that is there, and no fair arm, as it looks at what nobody else may see. The diluted oracle
-does so on a share of the prompts only. apo_bench.evaluation.oracle makes them, apo_bench.analysis.controls compares them.
+A/A is the reference arm again under other seeds: it can differ by chance only. The oracle gives the best of several answers of the
+reference's final policy: a true difference, but no fair arm, as it sees the scores. The diluted oracle does so on a share of the prompts
+only. apo_bench.evaluation.oracle makes them, apo_bench.analysis.controls compares them.
 """
 
 import csv
@@ -15,29 +15,29 @@ from apo_bench.types import identity
 
 AA, ORACLE, FIRST, DILUTED = "_aa", "_oracle", "_oracle_first", "_oracle_diluted"  # no arm of an experiment begins with _
 STEP, SEEDS = 1_000_000, 2**32
-HARD = 0.001  # an A/A difference this unlikely is no luck
+HARD = 0.001  # an A/A difference with a smaller p-value is not chance
 TRUTH = "ground_truth"
 
 
 def made_of(experiment: Experiment, arm: str) -> str:
-    """The arm whose method, setting and budget a job of this name has: a control's is the reference."""
+    """The arm whose method, setting and budget a job of this name has: the reference for a control."""
     return experiment.reference if arm in (AA, ORACLE) else arm
 
 
 def aa_seeds(experiment: Experiment) -> tuple[int, ...]:
-    """One for each seed of the experiment: a million more, and another million while that is somebody's (modulo 2**32)."""
+    """A seed for each of the experiment's: a million more, and another million while that seed is taken (modulo 2**32)."""
     taken = {*experiment.seeds, *(experiment.tune.seeds if experiment.tune else ())}
-    found = []
+    seeds = []
     for seed in sorted(experiment.seeds):
         while seed in taken:
             seed = (seed + STEP) % SEEDS
         taken.add(seed)
-        found.append(seed)
-    return tuple(found)
+        seeds.append(seed)
+    return tuple(seeds)
 
 
 def chooser(experiment: Experiment, has_truth: bool) -> str:
-    """The scorer that the oracle chooses by: the ground truth, or in a task without one the last gold model.
+    """The scorer that the oracle chooses by: the ground truth, or, in a task without one, the last gold model.
 
     Raises InputError where that model is also the first, which scores.
     """
@@ -56,7 +56,7 @@ def diluted(clusters: Iterable[str], share: float) -> set[str]:
 
 
 def hard_failure(folder: Path) -> str | None:
-    """What `folder`/report/tables/controls.csv says of an A/A difference that cannot be luck, in a line; None where there is none."""
+    """A line on an A/A difference in the report's controls.csv that cannot be chance; None where there is none."""
     with (folder / "report" / "tables" / "controls.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["control"] == "aa" and row["hard"] == "yes":

@@ -1,45 +1,51 @@
-"""`use: file.py@Class` or `use: module@Class` and its parameters -> a method.
+"""`use: file.py@Class` or `use: module@Class` with its parameters, resolved to a method, a loss or a judge.
 
-A method is a frozen dataclass with `run(lab)`, `update(lab, policy, reward_model, draw)`, or both; its fields are its parameters.
+A method is a frozen dataclass with `run(lab)`, `update(lab, policy, reward_model, draw)`, or both; its fields are its parameters. A
+parameter that is a mapping with `use` is itself a method or a loss.
 """
 
 import dataclasses
 import importlib
 import importlib.util
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from apo_bench.config.python_files import load_python_file, neighbours
 from apo_bench.errors import InputError
 from apo_bench.shipped import find_beside
-from apo_bench.types import identity
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Kind:
-    """What a frozen dataclass must have to be one, and how a refusal calls it."""
+    """What a frozen dataclass must have to be a method, a loss or a judge. `verbs`: at least one of these, with its signature."""
 
     name: str
-    verbs: Mapping[str, str]  # one of these, with how it is called
+    verbs: Mapping[str, str]
 
 
 METHOD = Kind("method", {"run": "run(lab)", "update": "update(lab, policy, reward_model, draw)"})
+LOSS = Kind("loss", {"__call__": "__call__(view)"})
 JUDGE = Kind("judge", {"open": "open(at)"})
 
 
 def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: str | None = None, kind: Kind = METHOD) -> Any:
-    """The method (or judge) that `use` names, with these parameters; a parameter that is a mapping with `use` is itself one.
+    """The method (or judge) that `use` names, with these parameters. A parameter that is a mapping with `use` is resolved likewise:
+    to a method or a loss, or to another of a judge's kind.
 
     `base` is the experiment file's folder. Values are checked against the fields' types as strictly as the experiment file's
     own. Raises InputError, one line that starts with `arm` (or `use`) and names the parameter.
     """
-    where = arm or use
-    cls = _class(use, base, where, kind)
+    return _resolve(use, parameters, base, arm or use, (kind,))
+
+
+def _resolve(use: str, parameters: Mapping[str, Any], base: Path | None, where: str, kinds: Sequence[Kind]) -> Any:
+    cls = _class(use, base, where, kinds)
+    parts = (METHOD, LOSS) if METHOD in kinds else kinds  # what its parameters may be
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in parameters:
         if name not in fields:
@@ -49,7 +55,7 @@ def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: 
             _refuse(where, f"{cls.__name__} needs the parameter {name!r}")
     try:
         hints = get_type_hints(cls, include_extras=True)
-        values = {name: _value(hints[name], value, base, f"{where}.{name}", kind) for name, value in parameters.items()}
+        values = {name: _value(hints[name], value, base, f"{where}.{name}", parts) for name, value in parameters.items()}
         return cls(**values)
     except InputError:
         raise
@@ -58,13 +64,15 @@ def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: 
 
 
 def source_files(use: str, parameters: Mapping[str, Any], *, base: Path | None) -> tuple[Path, ...]:
-    """The python files of a method and of the methods among its parameters, each once.
+    """The python files of a method, of the methods and losses among its parameters, and the neighbours they import; each once.
 
     Nothing is imported but the packages above a module: a replay hashes these files and does without torch.
     """
     nested = [source_files(*part, base=base) for value in parameters.values() if (part := _nested(value))]
     place, _ = _split(use, use)
-    return tuple(dict.fromkeys((_file(place, base, use), *(path for paths in nested for path in paths))))
+    path = _file(place, base, use)
+    own = neighbours(path) if place.endswith(".py") else (path,)
+    return tuple(dict.fromkeys((*own, *(path for paths in nested for path in paths))))
 
 
 def _split(use: Any, where: str) -> tuple[str, str]:
@@ -89,7 +97,8 @@ def _file(place: str, base: Path | None, where: str) -> Path:
     return Path(spec.origin).resolve()
 
 
-def _class(use: Any, base: Path | None, where: str, kind: Kind) -> type:
+def _class(use: Any, base: Path | None, where: str, kinds: Sequence[Kind]) -> type:
+    kind = kinds[0]
     place, name = _split(use, where)
     path = _file(place, base, where)
     module = _load_file(path, where) if place.endswith(".py") else _import(place, where)
@@ -98,26 +107,17 @@ def _class(use: Any, base: Path | None, where: str, kind: Kind) -> type:
         _refuse(where, f"use: {place} has no class {name!r}; it has: {', '.join(_dataclasses_in(module)) or f'no {kind.name}'}")
     if not dataclasses.is_dataclass(cls) or not getattr(cls, "__dataclass_params__").frozen:  # noqa: B009 (pyright knows no such attribute)
         _refuse(where, f"use: {use}: a {kind.name} is a frozen dataclass")
-    if not any(callable(getattr(cls, verb, None)) for verb in kind.verbs):
-        _refuse(where, f"use: {use}: a {kind.name} has {' or '.join(kind.verbs.values())}")
+    if not any(verb in vars(ancestor) for kind in kinds for verb in kind.verbs for ancestor in cls.__mro__):
+        wanted = "; ".join(f"a {kind.name} has {' or '.join(kind.verbs.values())}" for kind in kinds)
+        _refuse(where, f"use: {use}: {wanted}")
     return cls
 
 
 def _load_file(path: Path, where: str) -> ModuleType:
-    source = path.read_bytes()
-    # Named by place and content: two files called dpo.py do not meet, and a file that has changed is read again.
-    name = f"apo_bench_method_{path.stem}_{identity(str(path), repr(source))}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+        return load_python_file(path)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         _refuse(where, f"use: {path}: cannot be imported: {type(error).__name__}: {error}")
-    return module
 
 
 def _import(place: str, where: str) -> ModuleType:
@@ -127,16 +127,16 @@ def _import(place: str, where: str) -> ModuleType:
         _refuse(where, f"use: {place}: cannot be imported: {type(error).__name__}: {error}")
 
 
-def _value(hint: Any, value: Any, base: Path | None, where: str, kind: Kind) -> Any:
+def _value(hint: Any, value: Any, base: Path | None, where: str, kinds: Sequence[Kind]) -> Any:
     adapter = _adapter(hint)
     try:
         if nested := _nested(value):
-            return adapter.validate_python(resolve(*nested, base=base, arm=where, kind=kind))
+            return adapter.validate_python(_resolve(*nested, base, where, kinds))
         return adapter.validate_json(json.dumps(value), strict=True)  # as JSON, where a list is good for a tuple
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "needs_python_object":
-            _refuse(where, f"a {kind.name} is wanted here, a mapping with `use` (got {value!r})")
+            _refuse(where, f"expected a {' or a '.join(kind.name for kind in kinds)}, as a mapping with `use` (got {value!r})")
         _refuse(where, f"{first['msg'].removeprefix('Value error, ')} (got {value!r})")
 
 

@@ -1,4 +1,4 @@
-"""A task's rows, checked one by one, each put where its cluster belongs."""
+"""Reads a task's rows: checks each, and assigns it to the split of its cluster."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from apo_bench.data.splits import normalise, split_of
-from apo_bench.data.task_folder import Description, one_line
+from apo_bench.data.task_folder import Description
 from apo_bench.errors import InputError
 from apo_bench.types import SPLITS, Demonstration, Message, Pair, Prompt, Role, Split, identity, prompt_id
 
@@ -14,7 +14,7 @@ WARM_UP_SPLITS: tuple[Split, ...] = ("rm", "policy")  # demonstrations of the ot
 
 
 class RowReader:
-    """Takes rows, checks them one by one, and puts each where its cluster belongs."""
+    """Checks a task's rows and collects them by the split of their cluster."""
 
     def __init__(self, path: Path, about: Description) -> None:
         self.path, self.about = path, about
@@ -89,7 +89,7 @@ class RowReader:
         return value
 
     def _error(self, key: str, number: int, problem: str) -> InputError:
-        return InputError(one_line(f"{self.path}: {key}: row {number}: {problem}"))
+        return InputError(f"{self.path}: {key}: row {number}: {problem}")
 
 
 def _is_turn(turn: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which split a conversation falls into, and that none falls into two."""
+"""Splits by conversation: which split a conversation falls into, and a check that none falls into two."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ from apo_bench.types import SPLITS, Prompt, Split
 
 
 def normalise(text: str) -> str:
-    """Fold what makes no other conversation: Unicode form (NFKC), case, punctuation and symbols, white space."""
+    """The text without what makes no different conversation: Unicode form (NFKC), case, punctuation, symbols, white space."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     kept = "".join(letter for letter in folded if letter.isspace() or unicodedata.category(letter)[0] not in "PSC")
     return " ".join(kept.split())
@@ -19,7 +19,7 @@ def normalise(text: str) -> str:
 def split_of(cluster: str, shares: Mapping[Split, float], salt: str) -> Split:
     """The split of a cluster: a salted hash of its normalised string against the cumulated shares.
 
-    Depends on nothing else, so a cluster stays where it is when data are added. Raises ValueError unless the shares sum to 1.
+    It depends on nothing else, so a cluster stays in its split when data are added. Raises ValueError unless the shares sum to 1.
     """
     check_shares(shares)
     digest = hashlib.sha256(f"{salt}\0{normalise(cluster)}".encode()).digest()

@@ -14,11 +14,11 @@ from apo_bench.types import SPLITS, Demonstration, Pair, Prompt, Split, identity
 
 @dataclass(frozen=True)
 class Task:
-    """What the models are asked, and what people preferred.
+    """Prompts and preference pairs, split by conversation.
 
     `axes` are those that have rows. `golden` maps the id of a prompt of the rm split to its golden response. `counts` has
-    "<split>.pairs", "<split>.<axis>.pairs" and likewise prompts and clusters, and one entry per reason for which something was left out.
-    `fingerprint` hashes the content of all rows; `source_files` (the task's YAML and python) say how they came about.
+    "<split>.pairs", "<split>.<axis>.pairs" and likewise prompts and clusters, and an entry for each reason for leaving rows out.
+    `fingerprint` hashes the content of all rows; `source_files` are the task's YAML and python.
     """
 
     name: str
@@ -55,11 +55,11 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
             reader.add_demonstration(number, row)
     pairs: dict[Split, tuple[Pair, ...]] = {split: tuple(reader.pairs[split]) for split in SPLITS}
     prompts: dict[Split, tuple[Prompt, ...]] = {split: tuple(reader.prompts[split].values()) for split in SPLITS}
-    demonstrations = tuple(one for split in WARM_UP_SPLITS for one in reader.demonstrations[split])
-    asked: dict[Split, tuple[Prompt, ...]] = {
-        split: (*prompts[split], *(one.prompt for one in reader.demonstrations[split])) for split in SPLITS
+    demonstrations = tuple(demonstration for split in WARM_UP_SPLITS for demonstration in reader.demonstrations[split])
+    all_prompts: dict[Split, tuple[Prompt, ...]] = {
+        split: (*prompts[split], *(demonstration.prompt for demonstration in reader.demonstrations[split])) for split in SPLITS
     }
-    check_leaks(str(path), asked)
+    check_leaks(str(path), all_prompts)
     axes = tuple(axis for axis in about.axes if any(prompt.axis == axis for split in SPLITS for prompt in prompts[split]))
     counts = {**reader.dropped, **_counts(axes, pairs, prompts)}
     _refuse_empty(path, about.splits, axes, counts)
@@ -71,7 +71,7 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
         answers = {prompt.id: answer(prompt) for prompt in prompts["rm"]}
     golden = {id_: text for id_, text in answers.items() if is_text(text) and text.strip()}
     if odd := [text for text in answers.values() if text is not None and not is_text(text)]:
-        raise InputError(f"{path}: metadata.apo_bench.clients.golden: Unicode text or None is needed, got {odd[0]!r}")
+        raise InputError(f"{path}: metadata.apo_bench.golden: Unicode text or None is needed, got {odd[0]!r}")
     counts["rm prompts without a golden response"] = len(prompts["rm"]) - len(golden)
     vocabulary = tuple(code.each("vocabulary", about.vocabulary)) if about.vocabulary else None
     if odd := [word for word in vocabulary or () if not is_text(word)]:
@@ -98,11 +98,11 @@ def _counts(axes: tuple[str, ...], pairs: Mapping[Split, tuple[Pair, ...]], prom
     counts = {}
     for split in SPLITS:
         for axis in (None, *axes):
-            asked = [prompt for prompt in prompts[split] if axis in (None, prompt.axis)]
+            members = [prompt for prompt in prompts[split] if axis in (None, prompt.axis)]
             where = f"{split}.{axis}" if axis else split
             counts[f"{where}.pairs"] = sum(axis in (None, pair.prompt.axis) for pair in pairs[split])
-            counts[f"{where}.prompts"] = len(asked)
-            counts[f"{where}.clusters"] = len({prompt.cluster_id for prompt in asked})
+            counts[f"{where}.prompts"] = len(members)
+            counts[f"{where}.clusters"] = len({prompt.cluster_id for prompt in members})
     return counts
 
 
@@ -129,5 +129,5 @@ def _fingerprint(
         parts += [split, "pairs", *(pair.id for pair in pairs[split])]
         parts += ["prompts", *(text for prompt in prompts[split] for text in (prompt.id, prompt.cluster_id))]
     parts += ["golden", *(text for item in golden.items() for text in item)]
-    parts += ["demonstrations", *(text for one in demonstrations for text in (one.prompt.id, one.response))]
+    parts += ["demonstrations", *(text for demonstration in demonstrations for text in (demonstration.prompt.id, demonstration.response))]
     return identity(*parts, "vocabulary", *vocabulary)

@@ -1,4 +1,4 @@
-"""A task's folder: its YAML, its python, the data files that a user names. Whatever is wrong with them is said in one line.
+"""A task's folder: its YAML, its python, and the data files that a user names. Errors in them are one line.
 
 A task is `tasks/<name>/<name>.yaml`, a valid lm-eval task whose `metadata.apo_bench` holds the fields of `Description`. It names
 functions of the folder's python as `module.function`; each takes the task's options as keywords (and `base`, the experiment file's folder,
@@ -11,9 +11,7 @@ if its signature has that name) and returns:
 - demonstrations: dicts {"messages", "response", "axis", "cluster"}.    vocabulary: words.
 """
 
-import importlib.util
 import inspect
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +22,12 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from apo_bench.config.plain_yaml import read_yaml
+from apo_bench.config.python_files import load_python_file
 from apo_bench.data.splits import check_shares
 from apo_bench.errors import InputError
 from apo_bench.shipped import find_beside
-from apo_bench.types import Split, identity
+from apo_bench.types import Split
 
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
 
@@ -56,34 +56,34 @@ class Description(BaseModel):
 
 
 class TaskCode:
-    """The functions that a task's YAML names, called with its options. What they raise is an InputError that names the key."""
+    """The functions that a task's YAML names, called with its options. Their exceptions become an InputError that names the key."""
 
     def __init__(self, path: Path, options: Mapping[str, Any], base: Path | None) -> None:
         self.path, self.options, self.base = path, options, base
         self._modules: dict[str, ModuleType] = {}
 
     def call(self, key: str, reference: str) -> Any:
-        """What a function returns."""
+        """The function's result."""
         function = _function(self.path, key, reference, self._modules)
         with self.blamed(key):
             return function(**self.options, **({"base": self.base} if "base" in inspect.signature(function).parameters else {}))
 
     def each(self, key: str, reference: str) -> Iterator[Any]:
-        """What a function yields, one by one."""
-        found = self.call(key, reference)
+        """The items that the function yields."""
+        values = self.call(key, reference)
         with self.blamed(key):
-            yield from found
+            yield from values
 
     def function(self, key: str, reference: str) -> Any:
-        """The function that a function returns."""
-        found = self.call(key, reference)
-        if not callable(found):
-            raise InputError(f"{self.path}: metadata.apo_bench.{key}: {reference} has to return a function, got {type(found).__name__}")
-        return found
+        """The function that the named function returns."""
+        value = self.call(key, reference)
+        if not callable(value):
+            raise InputError(f"{self.path}: metadata.apo_bench.{key}: {reference} has to return a function, got {type(value).__name__}")
+        return value
 
     @contextmanager
     def blamed(self, key: str) -> Iterator[None]:
-        """What a task's own python raises is said in one line: the YAML's key, and where it was raised."""
+        """Turn what the task's python raises into an InputError, one line with the YAML's key and the place it was raised at."""
         try:
             yield
         except InputError:
@@ -91,7 +91,7 @@ class TaskCode:
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}, line {last.lineno}"
-            raise InputError(one_line(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})")) from error
+            raise InputError(f"{self.path}: metadata.apo_bench.{key}: {type(error).__name__}: {error} ({place})") from error
 
 
 def find_task(use: str, base: Path | None) -> Path:
@@ -103,17 +103,17 @@ def find_task(use: str, base: Path | None) -> Path:
 
 
 def code_of(folder: Path) -> tuple[Path, ...]:
-    """A task's python: whoever loads the task runs it."""
+    """The task's python files, which run when the task is loaded."""
     return tuple(sorted(folder.glob("*.py")))
 
 
 def find_file(value: str | Path, base: Path | None) -> Path:
     """A data file a user named: relative to the experiment file's folder, else to the working directory. Raises InputError if absent."""
-    places = [place / Path(value).expanduser() for place in (base, Path.cwd()) if place is not None]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise InputError(f"{value}: no such file (looked for {' and '.join(dict.fromkeys(map(str, places)))})")
-    return found
+    candidates = [folder / Path(value).expanduser() for folder in (base, Path.cwd()) if folder is not None]
+    file = next((path for path in candidates if path.is_file()), None)
+    if file is None:
+        raise InputError(f"{value}: no such file (looked for {' and '.join(dict.fromkeys(map(str, candidates)))})")
+    return file
 
 
 class _TaskLoader(yaml.SafeLoader):
@@ -125,18 +125,9 @@ _TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_s
 
 def read_description(path: Path) -> Description:
     """A task's YAML, validated. Raises InputError."""
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a task's folder holds a YAML of its own name") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise InputError(one_line(f"{path}: {where}not valid YAML: {getattr(error, 'problem', None) or error}")) from None
+    if not path.exists():
+        raise InputError(f"{path}: no such file; a task's folder holds a YAML of its own name")
+    tree = read_yaml(path, str(path), _TaskLoader)
     metadata = tree.get("metadata") if isinstance(tree, dict) else None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("apo_bench"), dict):
         raise InputError(f"{path}: metadata.apo_bench: missing")
@@ -145,7 +136,7 @@ def read_description(path: Path) -> Description:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
-        raise InputError(one_line(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}")) from None
+        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,23 +167,10 @@ def _function(path: Path, key: str, reference: str, modules: dict[str, ModuleTyp
 
 
 def _load_module(file: Path) -> ModuleType:
-    """The file's module under a name that its place and content make unique, so that no other module is shadowed."""
-    source = file.read_bytes()
-    name = f"apo_bench_task_{file.stem}_{identity(str(file), repr(source))}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None, file
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up while it loads
+    """The file's module. Raises InputError where it cannot be imported."""
     try:
-        exec(compile(source, str(file), "exec"), module.__dict__)  # not through the loader, which leaves a __pycache__ there
+        return load_python_file(file)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         if isinstance(error, SyntaxError):
             raise InputError(f"{file}: line {error.lineno}: {error.msg}") from None
-        raise InputError(one_line(f"{file}: cannot be imported: {type(error).__name__}: {error}")) from error
-    return module
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split())
+        raise InputError(f"{file}: cannot be imported: {type(error).__name__}: {error}") from error

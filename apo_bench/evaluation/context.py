@@ -1,4 +1,4 @@
-"""What the arms of one experiment are examined with: held-out data, gold reward models, the referee, the initial policy.
+"""What the arms of one experiment are evaluated with: held-out data, gold reward models, the referee, the initial policy.
 
 All of it is charged to `_bench`. Gold reward models are trained once per experiment on the gold split, and select nothing. Rounds and
 settings are chosen by the referee: a reward model of the experiment's own kind, fitted to the dev split's human pairs.
@@ -16,12 +16,12 @@ import pandas as pd
 
 from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.data.task import Task
-from apo_bench.errors import InputError
+from apo_bench.engines.protocol import Engine
 from apo_bench.hashing import digest, path_identity
 from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
-from apo_bench.provenance import code_hash, versions
+from apo_bench.provenance import code_hash
 from apo_bench.stats import clustered_mean
 from apo_bench.store import Artifact, RunStore
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity
@@ -31,15 +31,15 @@ FLOOR = NgramReward(bootstrap=False)  # every neural reward model is reported be
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What examines the arms of one experiment: held-out data, gold reward models, and the initial policy's warm-up."""
+class EvaluationContext:
+    """What evaluates the arms of one experiment: held-out data, gold reward models, and the initial policy's warm-up."""
 
     experiment: Experiment
     task: Task
     store: RunStore
-    hardware: Mapping[str, Any]
-    progress: Progress = lambda stage, used: None  # of arms; the bench's own labs say what they do, and no use
-    charged: dict[str, Mapping[str, float]] = field(default_factory=dict)  # each artifact of the bench's own, with its counts
+    engine: Engine
+    progress: Progress = lambda stage, used: None  # of arms; the labs of `_bench` report their stage and nothing spent
+    charged: dict[str, Mapping[str, float]] = field(default_factory=dict)  # each artifact charged to `_bench`, with its counts
 
     def lab(self, seed: int, reward_model: RewardSpec | None = None, *, arm: str = "_bench") -> Lab:
         """A Lab for one arm-seed; arms get their budget and only the data that methods may see."""
@@ -56,7 +56,7 @@ class Bench:
         return self.lab(seed, gold.model).train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
 
     def referee(self, seed: int) -> RewardModel:
-        """What chooses rounds and settings: of the kind the arms train, but fitted to human pairs of the dev split, one a seed."""
+        """Chooses rounds and settings: a reward model of the arms' kind, fitted to the dev split's human pairs, one a seed."""
         return self.lab(seed).train_reward_model(self.task.pairs["dev"], loss=RankingLoss())
 
     @cached_property
@@ -73,12 +73,12 @@ class Bench:
 
     @cached_property
     def held_out_golden(self) -> tuple[Golden, ...]:
-        in_chance_order = sorted(self._golden, key=lambda golden: identity("held out", golden.prompt.id))
-        return tuple(in_chance_order[: min(self.experiment.evaluation.held_out_golden, len(in_chance_order) // 4)])
+        in_random_order = sorted(self._golden, key=lambda golden: identity("held out", golden.prompt.id))
+        return tuple(in_random_order[: min(self.experiment.evaluation.held_out_golden, len(in_random_order) // 4)])
 
     @cached_property
     def test_prompts(self) -> tuple[Prompt, ...]:
-        """The test prompts asked: equally many of each axis where the experiment limits them."""
+        """The test prompts: equally many of each axis where the experiment limits them."""
         return balanced(self.task.prompts["test"], self.experiment.evaluation.prompts)
 
     @cached_property
@@ -113,7 +113,7 @@ class Bench:
         inputs = {
             "golds": {gold.name: [model.key for model in models] for gold, models in trained},
             "pairs": digest([pair.id for pair in (*self.test_pairs, *self.task.pairs["gold"])]),
-            **self.made_by(),
+            **self.key_parts(),
         }
         return self.account(self.store.artifact("gold_accuracy", inputs, build))
 
@@ -143,35 +143,32 @@ class Bench:
         return rows
 
     def account(self, artifact: Artifact) -> Artifact:
-        """Take over what an examination used: a replayed one must leave the same account as one just made."""
+        """Charge what an evaluation used: a replayed one must leave the same account as one just computed."""
         self.charged.update(json.loads((artifact.folder / CHARGED).read_text()))
         return artifact
 
-    def made_by(self) -> dict[str, Any]:
-        """What an examination's key holds beside its inputs."""
+    def key_parts(self) -> dict[str, Any]:
+        """What an evaluation's key holds beside its inputs."""
         code = code_hash("apo_bench.evaluation.evaluate", *self.task.source_files)
-        asked = self.experiment.models.policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
-        return {"code": code, "versions": versions(), "hardware": dict(self.hardware), "asked": asked}
+        policy = self.experiment.models.policy
+        sampling_format = policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
+        return {"code": code, "engine": self.engine.identity, "sampling_format": sampling_format}
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
-        return Lab(**self._lab_fields(seed, initial_policy, reward_model, ledger))
-
-    def _lab_fields(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> dict[str, Any]:
-        """What a Lab of this bench is made of."""
-        return {
-            "store": self.store,
-            "ledger": ledger,
-            "seed": seed,
-            "data": self.training_data,
-            "policy_model": self.experiment.models.policy,
-            "reward_model": reward_model,
-            "reward_body": self._reward_body(reward_model),
-            "initial_policy": initial_policy,
-            "hardware": self.hardware,
-            "progress": self.progress if ledger.arm != "_bench" else lambda stage, used: self.progress(stage, {}),
-            "charged": self.charged if ledger.arm == "_bench" else None,
-            "executor": self.experiment.executor,
-        }
+        own = ledger.arm == "_bench"
+        return Lab(
+            store=self.store,
+            engine=self.engine,
+            ledger=ledger,
+            seed=seed,
+            data=self.training_data,
+            policy_model=self.experiment.models.policy,
+            reward_model=reward_model,
+            reward_body=self._reward_body(reward_model),
+            initial_policy=initial_policy,
+            progress=(lambda stage, used: self.progress(stage, {})) if own else self.progress,
+            charged=self.charged if own else None,
+        )
 
     def _reward_body(self, spec: RewardSpec) -> Policy | None:
         """The language model that a reward model starts from, where it is one of the run's own."""
@@ -184,12 +181,25 @@ class Bench:
             return self._language_model(self.experiment.models.policy.model_copy(update=own))
         return None
 
-    def _language_model(self, spec: PolicyModel) -> Policy:
-        base = base_policy(self.store, spec, self.task.vocabulary)
-        if spec.warmup is None:
+    def _language_model(self, model: PolicyModel) -> Policy:
+        base = self._base_policy(model)
+        if model.warmup is None:
             return base
-        lab = self._lab(spec.seed, base, FLOOR, Ledger("_bench", {}))
-        return lab.train_policy(base, self.task.demonstrations, SFTLoss(), recipe=spec.warmup)
+        lab = self._lab(model.seed, base, FLOOR, Ledger("_bench", {}))
+        return lab.train_policy(base, self.task.demonstrations, SFTLoss(), recipe=model.warmup)
+
+    def _base_policy(self, model: PolicyModel) -> Policy:
+        """The policy before any warm-up, as an ordinary model folder in the store: a copy of `path`, or a new `architecture`."""
+        vocabulary = self.task.vocabulary
+        inputs = {
+            "architecture": model.architecture,
+            "path": path_identity(model.path),
+            "vocabulary": list(vocabulary or ()) if model.architecture else None,
+            "seed": model.seed if model.architecture else None,
+            "engine": self.engine.identity,
+        }
+        artifact, _ = self.store.computed("policies", inputs, lambda folder: self.engine.create_policy(model, vocabulary, folder))
+        return Policy(artifact.key)
 
     @cached_property
     def _golden(self) -> tuple[Golden, ...]:
@@ -201,34 +211,9 @@ def margins_of(sides: np.ndarray) -> np.ndarray:
     return sides[:, 0] - sides[:, 1]
 
 
-def write_charged(folder: Path, bench: Bench) -> Mapping[str, float]:
-    (folder / CHARGED).write_text(json.dumps({key: dict(counts) for key, counts in bench.charged.items()}, sort_keys=True))
+def write_charged(folder: Path, context: EvaluationContext) -> Mapping[str, float]:
+    (folder / CHARGED).write_text(json.dumps({key: dict(counts) for key, counts in context.charged.items()}, sort_keys=True))
     return {}
-
-
-def base_policy(store: RunStore, spec: PolicyModel, vocabulary: Sequence[str] | None) -> Policy:
-    """The policy before any warm-up, as an ordinary model folder in the store: a copy of `path`, or a new `architecture`."""
-    inputs = {
-        "architecture": spec.architecture,
-        "path": path_identity(spec.path),
-        "vocabulary": list(vocabulary or ()) if spec.architecture else None,
-        "seed": spec.seed if spec.architecture else None,
-        "code": code_hash("apo_bench.models.policy"),
-        "versions": versions(),
-    }
-
-    def build(folder: Path) -> Mapping[str, float]:
-        from apo_bench.models.policy import load_policy, new_policy, save_model
-
-        if spec.path is not None:
-            save_model(*load_policy(spec.path, spec.trust_remote_code), folder)
-        else:
-            if vocabulary is None:
-                raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
-            save_model(*new_policy(spec.architecture or {}, vocabulary, spec.seed), folder)
-        return {}
-
-    return Policy(store.artifact("policies", inputs, build).key)
 
 
 def balanced(prompts: Sequence[Prompt], n: int | None) -> tuple[Prompt, ...]:

@@ -1,4 +1,4 @@
-"""Every round's policy and reward model, examined on held-out data that methods never see. All of it is charged to `_bench`."""
+"""Every round's policy and reward model, evaluated on held-out data that methods never see. All of it is charged to `_bench`."""
 
 import json
 import math
@@ -13,9 +13,10 @@ import pandas as pd
 from scipy.stats import t as student
 
 from apo_bench.config.schema import Gold, Sampling
-from apo_bench.evaluation.context import Bench, balanced, by_axis, in_order, margins_of, write_charged
+from apo_bench.engines.protocol import KLJob
+from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, margins_of, write_charged
 from apo_bench.hashing import digest
-from apo_bench.provenance import code_hash, versions
+from apo_bench.provenance import code_hash
 from apo_bench.stats import clustered_mean, ece, reliability
 from apo_bench.store import Artifact
 from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
@@ -28,50 +29,50 @@ EMPTY: dict[str, dict[str, Any]] = {  # a table without rows keeps its columns; 
 }
 
 
-def evaluate(bench: Bench, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
+def evaluate(context: EvaluationContext, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
     """Scores, metrics and reward-model diagnostics of one round, as parquet files in an artifact.
 
     `first` is the arm's first-round reward model, from which scores drift.
     """
-    golds = {f"{gold.name}.{number}": bench.gold(gold, number).key for gold in bench.experiment.models.gold for number in gold.seeds}
+    golds = {f"{gold.name}.{number}": context.gold(gold, number).key for gold in context.experiment.models.gold for number in gold.seeds}
     inputs = {
         "policy": round_.policy.key,
         "reward_model": round_.reward_model.key if round_.reward_model else None,
         "first": first.key if first else None,
-        "initial_policy": bench.initial_policy.key,
+        "initial_policy": context.initial_policy.key,
         "golds": golds,
-        "referee": bench.referee(seed).key if bench.dev_prompts else None,
+        "referee": context.referee(seed).key if context.dev_prompts else None,
         "seed": seed,
-        "evaluation": bench.experiment.evaluation.model_dump(),
-        "task": bench.task.fingerprint,
-        "prompts": digest([prompt.id for prompt in bench.test_prompts]),
-        **bench.made_by(),
+        "evaluation": context.experiment.evaluation.model_dump(),
+        "task": context.task.fingerprint,
+        "prompts": digest([prompt.id for prompt in context.test_prompts]),
+        **context.key_parts(),
     }
 
     def build(folder: Path) -> Mapping[str, float]:
-        within = replace(bench, charged={})
-        for name, rows in Examination(within, round_, seed, first).tables().items():
+        within = replace(context, charged={})
+        for name, rows in RoundEvaluation(within, round_, seed, first).tables().items():
             pd.DataFrame(rows or [EMPTY[name]]).to_parquet(folder / f"{name}.parquet", index=False)
         return write_charged(folder, within)
 
-    return bench.account(bench.store.artifact("evaluations", inputs, build))
+    return context.account(context.store.artifact("evaluations", inputs, build))
 
 
-class Examination:
+class RoundEvaluation:
     """One round's rows. A class only so that its parts can share what was sampled and scored."""
 
-    def __init__(self, bench: Bench, round_: Round, seed: int, first: RewardModel | None = None) -> None:
-        self.bench, self.round, self.seed, self.first = bench, round_, seed, first
-        self.lab = bench.lab(seed)
-        self.settings = bench.experiment.evaluation
+    def __init__(self, context: EvaluationContext, round_: Round, seed: int, first: RewardModel | None = None) -> None:
+        self.context, self.round, self.seed, self.first = context, round_, seed, first
+        self.lab = context.lab(seed)
+        self.settings = context.experiment.evaluation
 
     @cached_property
     def responses(self) -> tuple[Response, ...]:
-        return self.lab.sample(self.round.policy, self.bench.test_prompts, n=1, sampling=self.settings.sampling)
+        return self.lab.sample(self.round.policy, self.context.test_prompts, n=1, sampling=self.settings.sampling)
 
     @cached_property
     def fewer_prompts(self) -> tuple[Prompt, ...]:
-        return balanced(self.bench.test_prompts, self.settings.kl_prompts)
+        return balanced(self.context.test_prompts, self.settings.kl_prompts)
 
     def tables(self) -> dict[str, Rows]:
         inference_flops = self._inference_flops()  # first, before anything else is charged
@@ -102,13 +103,13 @@ class Examination:
         items = [(one.prompt, one.text) for one in self.responses]
         if self.round.reward_model:
             found["proxy"] = self._scored(self.round.reward_model, items)
-        for gold in self.bench.experiment.models.gold:
+        for gold in self.context.experiment.models.gold:
             by_seed = self._gold_scores(gold, items)
             found |= {f"{gold.name}.{number}": values for number, values in by_seed.items()}
             found[gold.name] = np.mean(list(by_seed.values()), axis=0)
-        if truth := self.bench.task.ground_truth:
+        if truth := self.context.task.ground_truth:
             found["ground_truth"] = [truth(one.prompt, one.text) for one in self.responses]
-        if refuses := self.bench.task.is_refusal:
+        if refuses := self.context.task.is_refusal:
             found["refusal"] = [float(refuses(one.text)) for one in self.responses]
         found["length"] = [float(one.tokens) for one in self.responses]
         return found
@@ -121,7 +122,7 @@ class Examination:
         policy, prompts = self.round.policy, prompts or self.fewer_prompts
         if isinstance(policy, BestOfNPolicy):
             bound = math.log(policy.n) - (policy.n - 1) / policy.n
-            known = policy.policy == self.bench.initial_policy
+            known = policy.policy == self.context.initial_policy
             return [_metric(axis, "kl_bound", bound, 0.0, len(chosen)) for axis, chosen in by_axis(prompts) if known]
         nats = self._kl(prompts)
         return [
@@ -146,11 +147,11 @@ class Examination:
 
     def dev_score(self) -> Rows:
         """The referee's mean score of the answers to dev prompts; no row where none are asked."""
-        prompts = self.bench.dev_prompts
+        prompts = self.context.dev_prompts
         if not prompts:
             return []
         answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
-        values = self._scored(self.bench.referee(self.seed), [(one.prompt, one.text) for one in answers])
+        values = self._scored(self.context.referee(self.seed), [(one.prompt, one.text) for one in answers])
         return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
 
     def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
@@ -158,10 +159,10 @@ class Examination:
         margins = margins_of(self.sides)
         rows = [
             _diagnostic(row["axis"], "accuracy_human", row["n_pairs"], row["value"], row["ci_low"], row["ci_high"])
-            for row in self.bench.accuracy_rows(margins)
+            for row in self.context.accuracy_rows(margins)
         ]
-        before = self.sides if self.first == reward_model else self.bench.sides(self.lab, self.first) if self.first else None
-        for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
+        before = self.sides if self.first == reward_model else self.context.sides(self.lab, self.first) if self.first else None
+        for axis, chosen in by_axis([pair.prompt for pair in self.context.test_pairs]):
             confidence, right = _confidence(margins[chosen])
             here = self.sides[chosen].ravel()
             drift = NAN if before is None else _correlation(here, before[chosen].ravel())
@@ -171,7 +172,7 @@ class Examination:
                 _diagnostic(axis, "fixed_sd", len(here), float(here.std(ddof=1))),
                 _diagnostic(axis, "fixed_correlation", len(here), drift),
             ]
-        proxy, gold = (np.asarray(scores[name]) for name in ("proxy", self.bench.experiment.models.gold[0].name))
+        proxy, gold = (np.asarray(scores[name]) for name in ("proxy", self.context.experiment.models.gold[0].name))
         for axis, chosen in by_axis([one.prompt for one in self.responses]):
             rows.append(_diagnostic(axis, "gold_correlation", len(chosen), _correlation(proxy[chosen], gold[chosen])))
         return [*rows, *self._golden_accuracy(reward_model), *self._gold_agreement(reward_model)]
@@ -180,7 +181,7 @@ class Examination:
         """The reliability curve on held-out human pairs; the reward model's confidence is sigmoid(|margin|)."""
         margins = margins_of(self.sides)
         rows: Rows = []
-        for axis, chosen in by_axis([pair.prompt for pair in self.bench.test_pairs]):
+        for axis, chosen in by_axis([pair.prompt for pair in self.context.test_pairs]):
             confidence, right = _confidence(margins[chosen])
             for one in reliability(confidence, right, self.settings.ece_bins):
                 rows.append({"axis": axis, "bin": round(one.low * self.settings.ece_bins), **asdict(one)})
@@ -190,10 +191,10 @@ class Examination:
     def sides(self) -> np.ndarray:
         """The round's reward model on both sides of the held-out human pairs: the fixed responses that its scores drift on."""
         assert self.round.reward_model is not None
-        return self.bench.sides(self.lab, self.round.reward_model)
+        return self.context.sides(self.lab, self.round.reward_model)
 
     def _golden_accuracy(self, reward_model: RewardModel) -> Rows:
-        golden = self.bench.held_out_golden
+        golden = self.context.held_out_golden
         if not golden:
             return []
         samples = self.lab.sample(self.round.policy, [one.prompt for one in golden], n=1, draw=-1)
@@ -209,7 +210,7 @@ class Examination:
         if not answers:
             return []
         items = [(one.prompt, one.text) for one in answers]
-        gold = np.mean(list(self._gold_scores(self.bench.experiment.models.gold[0], items).values()), axis=0)
+        gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], items).values()), axis=0)
         proxy = self._scored(reward_model, items)
         alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
         return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [one.prompt for one in answers[0::2]])
@@ -225,32 +226,34 @@ class Examination:
 
     def _gold_scores(self, gold: Gold, items: Sequence[tuple[Prompt, str]]) -> dict[int, np.ndarray]:
         """By training seed."""
-        return {seed: in_order(self.bench.lab(seed, gold.model).score(self.bench.gold(gold, seed), items), items) for seed in gold.seeds}
+        return {
+            seed: in_order(self.context.lab(seed, gold.model).score(self.context.gold(gold, seed), items), items) for seed in gold.seeds
+        }
 
     def _kl(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Nats per response, on untruncated samples at temperature 1."""
         limit = self.settings.sampling
         untruncated = Sampling(max_new_tokens=limit.max_new_tokens, batch_size=limit.batch_size)
         samples = self.lab.sample(self.round.policy, prompts, n=1, draw=-2, sampling=untruncated)
-        bench = self.bench
+        context = self.context
         inputs = {
             "policy": self.round.policy.key,
-            "reference": bench.initial_policy.key,
-            "samples": digest([(one.prompt.id, one.text) for one in samples]),
-            "code": code_hash("apo_bench.models.policy"),
-            "versions": versions(),
-            "hardware": dict(bench.hardware),
+            "reference": context.initial_policy.key,
+            "samples": digest([(sample.prompt.id, sample.text) for sample in samples]),
+            "code": code_hash(__name__),
+            "engine": context.engine.identity,
         }
+        batch_size = max(1, limit.batch_size // 4)
+        job = KLJob(self.round.policy, context.initial_policy, samples, context.experiment.models.policy, batch_size)
+        return np.asarray(context.store.computed("kl", inputs, lambda folder: context.engine.kl(job), _save_nats, _load_nats)[1])
 
-        def build(folder: Path) -> Mapping[str, float]:
-            from apo_bench.models.policy import kl
 
-            policy, reference = (bench.store.open("policies", one.key).folder for one in (self.round.policy, bench.initial_policy))
-            values = kl(policy, reference, samples, bench.experiment.models.policy, max(1, limit.batch_size // 4))
-            (folder / "nats.json").write_text(json.dumps(values))
-            return {}
+def _save_nats(folder: Path, nats: Sequence[float]) -> None:
+    (folder / "nats.json").write_text(json.dumps(list(nats)))
 
-        return np.asarray(json.loads((bench.store.artifact("kl", inputs, build).folder / "nats.json").read_text()))
+
+def _load_nats(folder: Path) -> list[float]:
+    return json.loads((folder / "nats.json").read_text())
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int) -> float:

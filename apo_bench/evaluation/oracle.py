@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.config.controls import FIRST, ORACLE, chooser
-from apo_bench.evaluation.context import Bench, write_charged
-from apo_bench.evaluation.evaluate import Examination
+from apo_bench.evaluation.context import EvaluationContext, write_charged
+from apo_bench.evaluation.evaluate import RoundEvaluation
 from apo_bench.hashing import digest
 from apo_bench.provenance import code_hash
 from apo_bench.store import Artifact
@@ -19,53 +19,53 @@ from apo_bench.types import Response, Round
 DRAW = -4  # of its own: an evaluation's are 0 to -3
 
 
-def oracle(bench: Bench, final: Round, seed: int) -> Artifact:
+def oracle(context: EvaluationContext, final: Round, seed: int) -> Artifact:
     """Scores of the best and of the first of `controls.oracle_n` fresh answers to every test prompt, by every scorer.
 
     `scores.parquet` has the columns of an evaluation's, and `arm`: ORACLE for the best answer, FIRST for the first. Raises InputError where
     there is nothing to choose by.
     """
-    experiment = bench.experiment
-    chooser(experiment, bench.task.ground_truth is not None)
+    experiment = context.experiment
+    chooser(experiment, context.task.ground_truth is not None)
     inputs = {
         "policy": final.policy.key,
         "reward_model": final.reward_model.key if final.reward_model else None,
-        "golds": {f"{gold.name}.{number}": bench.gold(gold, number).key for gold in experiment.models.gold for number in gold.seeds},
+        "golds": {f"{gold.name}.{number}": context.gold(gold, number).key for gold in experiment.models.gold for number in gold.seeds},
         "seed": seed,
         "n": experiment.controls.oracle_n,
         "sampling": experiment.evaluation.sampling.model_dump(),
-        "task": bench.task.fingerprint,
-        "prompts": digest([prompt.id for prompt in bench.test_prompts]),
+        "task": context.task.fingerprint,
+        "prompts": digest([prompt.id for prompt in context.test_prompts]),
         "oracle": code_hash(__name__),
-        **bench.made_by(),
+        **context.key_parts(),
     }
 
     def build(folder: Path) -> Mapping[str, float]:
-        within = replace(bench, charged={})
+        within = replace(context, charged={})
         examined = BestAndFirst(within, final, seed)
-        arms = [ORACLE, FIRST] * len(bench.test_prompts)
+        arms = [ORACLE, FIRST] * len(context.test_prompts)
         about = [(one.prompt.id, one.prompt.cluster_id, one.prompt.axis) for one in examined.responses]
         frame = pd.DataFrame(about, columns=["prompt_id", "cluster_id", "axis"]).assign(arm=arms)
         by_scorer = [frame.assign(scorer=scorer, value=np.asarray(values, dtype=float)) for scorer, values in examined.scores().items()]
         pd.concat(by_scorer).to_parquet(folder / "scores.parquet", index=False)
         return write_charged(folder, within)
 
-    return bench.account(bench.store.artifact("evaluations", inputs, build))
+    return context.account(context.store.artifact("evaluations", inputs, build))
 
 
-class BestAndFirst(Examination):
+class BestAndFirst(RoundEvaluation):
     """Examines two answers to each test prompt: of n fresh ones the best, among equals the first of them, and then the first."""
 
     @cached_property
     def responses(self) -> tuple[Response, ...]:
-        n = self.bench.experiment.controls.oracle_n
-        tried = self.lab.sample(self.round.policy, self.bench.test_prompts, n=n, draw=DRAW, sampling=self.settings.sampling)
+        n = self.context.experiment.controls.oracle_n
+        tried = self.lab.sample(self.round.policy, self.context.test_prompts, n=n, draw=DRAW, sampling=self.settings.sampling)
         best = self.worth(tried).reshape(-1, n).argmax(axis=1)
         return tuple(tried[place + pick] for place, chosen in zip(range(0, len(tried), n), best, strict=True) for pick in (chosen, 0))
 
     def worth(self, answers: Sequence[Response]) -> np.ndarray:
         """What the oracle chooses by: the ground truth, or the last gold model's mean score over its seeds. (answers,)"""
-        if truth := self.bench.task.ground_truth:
+        if truth := self.context.task.ground_truth:
             return np.array([truth(one.prompt, one.text) for one in answers])
-        last = self.bench.experiment.models.gold[-1]
+        last = self.context.experiment.models.gold[-1]
         return np.mean(list(self._gold_scores(last, [(one.prompt, one.text) for one in answers]).values()), axis=0)

@@ -8,12 +8,12 @@ from typing import Any
 from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
+from apo_bench.engines import engine_module, open_engine
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import Judge, JudgeContext
 from apo_bench.provenance import code_hash, versions
 from apo_bench.store import RunStore
-from apo_bench.training import launch as launched
 from apo_bench.types import Prompt
 
 
@@ -31,19 +31,16 @@ def judge_context(experiment: Experiment, task: Task, folder: Path, base: Path |
     """What a run offers its judges: the task's ground truth, and the run's gold reward models, loaded when the first is used."""
 
     @cache
-    def bench() -> Any:
-        import torch
-
-        from apo_bench.evaluation.context import Bench
+    def evaluation() -> Any:
+        from apo_bench.evaluation.context import EvaluationContext
         from apo_bench.models.policy import in_one_thread
 
         in_one_thread()
-        hardware = {"threads": 1, "device": "cuda" if torch.cuda.is_available() else "cpu"}
-        hardware |= launched.identity(experiment.executor.launch)
-        return Bench(experiment, task, RunStore(folder), hardware)
+        return EvaluationContext(experiment, task, RunStore(folder), open_engine(experiment.engine, experiment.executor, folder))
 
     golds = {gold.name: gold for gold in experiment.models.gold}
-    data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", *task.source_files), **versions()}
+    engine = engine_module(experiment.engine)
+    data = {"task": task.fingerprint, "code": code_hash("apo_bench.evaluation.context", engine, *task.source_files), **versions()}
     gold_ids = {name: digest({**data, "gold": gold.model_dump(mode="json")}) for name, gold in golds.items()}
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> Sequence[float]:
@@ -52,7 +49,7 @@ def judge_context(experiment: Experiment, task: Task, folder: Path, base: Path |
         from apo_bench.evaluation.context import in_order
 
         spec = golds[gold]
-        by_seed = [in_order(bench().lab(seed, spec.model).score(bench().gold(spec, seed), items), items) for seed in spec.seeds]
+        by_seed = [in_order(evaluation().lab(seed, spec.model).score(evaluation().gold(spec, seed), items), items) for seed in spec.seeds]
         return np.mean(by_seed, axis=0).tolist()
 
     return JudgeContext(None if base is None else str(base), task.axes, task.ground_truth, digest(data), score, gold_ids)

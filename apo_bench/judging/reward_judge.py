@@ -104,7 +104,7 @@ class _Open(Judge):
             return self.gold(self.spec.gold, items)
         from apo_bench.config.schema import NeuralReward, Recipe
         from apo_bench.models.policy import in_one_thread
-        from apo_bench.models.reward import score
+        from apo_bench.models.reward import load_reward_model, score
 
         assert self.model is not None
         in_one_thread()
@@ -112,4 +112,5 @@ class _Open(Judge):
             path=self.model, max_tokens=self.spec.max_tokens, score_batch_size=self.spec.batch_size, axis_input=self.spec.axis_input,
             trust_remote_code=self.spec.trust_remote_code, training=Recipe(learning_rate=1.0),
         )  # fmt: skip
-        return score(Path(self.model), items, spec)[0]  # it is not trained: the recipe is only what a spec must have
+        loaded = load_reward_model(self.model, spec.trust_remote_code)
+        return score(*loaded, items, spec)[0]  # it is not trained: the recipe is only what a spec must have

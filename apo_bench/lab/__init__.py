@@ -1,18 +1,8 @@
 """The Lab, everything a method may do: its verbs, its ledger, players, and ways to select among scored samples."""
 
-from apo_bench.lab.lab import (
-    Count,
-    Lab,
-    Player,
-    PolicyUpdate,
-    Positive,
-    Progress,
-    best_of,
-    best_worst,
-    golden_over_samples,
-    of_round,
-    play_alone,
-)
+from apo_bench.lab.lab import Lab, Progress
+from apo_bench.lab.player import Count, Player, PolicyUpdate, Positive, of_round, play_alone
+from apo_bench.lab.selection import best_of, best_worst, golden_over_samples
 
 __all__ = [
     "Count",

@@ -1,32 +1,38 @@
 """The Lab: everything a method may do, and nothing else.
 
 Every verb is metered (it charges the arm's ledger), memoised by content (equal work is done once, over arms and crashes),
-replayable (finished verbs return at once) and blind (no gold reward model, dev or test prompt is reachable). Repeating
-`sample` with the same arguments returns the same samples; `draw` gives fresh ones.
+replayable (finished verbs return at once) and blind (no gold reward model, dev or test prompt is reachable). `blind` protects against
+mistakes, not malice: a method is code that runs as the user. Repeating `sample` with the same arguments returns the same samples;
+`draw` gives fresh ones.
+
+The Lab computes nothing itself: an engine does.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from annotated_types import Ge, Gt
 
-from apo_bench.config.schema import Executor, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
+from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
+from apo_bench.engines.protocol import Engine, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, path_identity
 from apo_bench.lab.ledger import Ledger
-from apo_bench.provenance import code_hash, versions
-from apo_bench.store import Artifact, RunStore, scratch_of
-from apo_bench.training.checkpoints import Checkpoints
-from apo_bench.training.launch import PolicyFit, RewardFit, carry_out
+from apo_bench.provenance import code_hash
+from apo_bench.store import Artifact, Computed
+from apo_bench.training.data import check_data
+from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
 from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,
     Golden,
     Group,
+    Labelled,
     Pair,
     Policy,
     Prompt,
@@ -34,20 +40,25 @@ from apo_bench.types import (
     RewardModel,
     Round,
     TrainingData,
+    TrainingItem,
     identity,
-)  # fmt: skip
+)
 
 T = TypeVar("T")
 Progress = Callable[[str, Mapping[Any, float]], None]  # a stage, and what the arm has used before it
-Count = Annotated[int, Ge(1)]  # field types for methods: what an experiment file gives is checked against them
-Positive = Annotated[float, Gt(0)]
 
 
-@runtime_checkable
-class PolicyUpdate(Protocol):
-    """A player's move: a policy better liked by the reward model. `draw` makes its samples fresh."""
+class ArtifactStore(Protocol):
+    """Where the Lab's results are kept: a run's store, or, for plans, one that only counts."""
 
-    def update(self, lab: "Lab", policy: Policy, reward_model: RewardModel, draw: int) -> Policy: ...
+    def computed(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[Path], Computed[T]],
+        save: Callable[[Path, T], None] | None = None,
+        load: Callable[[Path], T] | None = None,
+    ) -> tuple[Artifact, Any]: ...
 
 
 class Lab:
@@ -56,7 +67,8 @@ class Lab:
     def __init__(
         self,
         *,
-        store: RunStore,
+        store: ArtifactStore,
+        engine: Engine,
         ledger: Ledger,
         seed: int,
         data: TrainingData,
@@ -64,19 +76,16 @@ class Lab:
         reward_model: RewardSpec,
         reward_body: Policy | None = None,
         initial_policy: Policy,
-        hardware: Mapping[str, Any],
         progress: Progress = lambda stage, used: None,
         charged: dict[str, Mapping[str, float]] | None = None,
-        executor: Executor | None = None,
     ) -> None:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
-        self.wall_s = 0.0  # what the arm's artifacts took to make, whoever made them
+        self.wall_s = 0.0  # what the arm's artifacts took to compute, whoever computed them
         self.peak_memory_bytes = 0.0
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
-        self._store, self._ledger, self._seed, self._data = store, ledger, seed, data
-        self._policy_model, self._reward_model, self._hardware, self._progress = policy_model, reward_model, dict(hardware), progress
-        self._executor = executor or Executor()  # how often fits keep a checkpoint, and with what they are launched
+        self._store, self._engine, self._ledger, self._seed, self._data = store, engine, ledger, seed, data
+        self._policy_model, self._reward_model, self._progress = policy_model, reward_model, progress
         self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
 
     @property
@@ -116,10 +125,10 @@ class Lab:
         """
         sampling = sampling or self._policy_model.sampling
         if isinstance(policy, BestOfNPolicy):
-            tried = self.sample(policy.policy, prompts, n * policy.n, draw, sampling)
-            scores = self._scores_of(policy.reward_model, [(one.prompt, one.text) for one in tried])
-            groups = (range(start, start + policy.n) for start in range(0, len(tried), policy.n))
-            return tuple(tried[max(group, key=scores.__getitem__)] for group in groups)  # among equals the first
+            candidates = self.sample(policy.policy, prompts, n * policy.n, draw, sampling)
+            scores = self._scores_of(policy.reward_model, [(response.prompt, response.text) for response in candidates])
+            groups = (range(start, start + policy.n) for start in range(0, len(candidates), policy.n))
+            return tuple(candidates[max(group, key=scores.__getitem__)] for group in groups)  # among equals the first
         self._before(f"sampling {len(prompts)} x {n}", sampled_responses=len(prompts) * n)
         inputs = {
             "policy": policy.key,
@@ -129,26 +138,13 @@ class Lab:
             "sampling": sampling.model_dump(),
             "format": self._format(),
         }
-
-        def build(folder: Path) -> Mapping[str, float]:
-            from apo_bench.models.policy import sample
-
-            seed = self._derived_seed("sample", str(draw))
-            responses, counts = sample(self._policy_folder(policy), prompts, n, sampling, self._policy_model, seed)
-            rows = [{"prompt_id": one.prompt.id, "text": one.text, "tokens": one.tokens, "finish": one.finish} for one in responses]
-            _write_rows(folder / "responses.jsonl", rows)
-            return counts
-
-        artifact = self._memo("samples", inputs, build)
-        rows = _read_rows(artifact.folder / "responses.jsonl")
-        repeated = [prompt for prompt in prompts for _ in range(n)]
-        return tuple(
-            Response(prompt, row["text"], row["tokens"], row["finish"]) for prompt, row in zip(repeated, rows, strict=True)
-        )  # fmt: skip
+        job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._derived_seed("sample", str(draw)))
+        load = partial(_load_responses, prompts=[prompt for prompt in prompts for _ in range(n)])
+        return self._memo("samples", inputs, lambda folder: self._engine.generate(job), _save_responses, load)[1]
 
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
         """The reward model's scores, grouped by prompt in order of first appearance."""
-        items = [(one.prompt, one.text) if isinstance(one, Response) else one for one in responses]
+        items = [(item.prompt, item.text) if isinstance(item, Response) else item for item in responses]
         scores = self._scores_of(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
         for (prompt, text), value in zip(items, scores, strict=True):
@@ -159,11 +155,11 @@ class Lab:
 
     def train_reward_model(self, *pair_sets: Sequence[Pair], loss: Any, start: RewardModel | None = None) -> RewardModel:
         """A reward model fitted to all pairs together, from the base model (the paper) or continuing from `start`."""
-        pairs = [pair for pairs in pair_sets for pair in pairs]
+        pairs = tuple(pair for pairs in pair_sets for pair in pairs)
         if not pairs:
             raise InputError("lab.train_reward_model: no pairs to train on")
-        spec = self._reward_model
-        updates = spec.training.updates(len(pairs)) if isinstance(spec, NeuralReward) else 1  # an n-gram model is one convex fit
+        model, vocabulary = self._reward_model, self._data.vocabulary
+        updates = model.training.updates(len(pairs)) if isinstance(model, NeuralReward) else 1  # an n-gram model is one convex fit
         self._before(f"reward model on {len(pairs)} pairs", rm_updates=updates)
         inputs = {
             "pairs": digest([(pair.prompt.id, pair.id, pair.source) for pair in pairs]),
@@ -171,28 +167,18 @@ class Lab:
             "spec": self._spec(),
             "base": self._base(),
             "axes": list(self._data.axes),
-            "vocabulary": list(self._data.vocabulary or ()) if getattr(spec, "architecture", None) else None,
+            "vocabulary": list(vocabulary or ()) if getattr(model, "architecture", None) else None,
             "start": start.key if start else None,
         }
-
-        def build(folder: Path) -> Mapping[str, float]:
-            seed = self._derived_seed("train_reward_model")
-            if isinstance(spec, NgramReward):
-                from apo_bench.models.ngram import train
-
-                return train(pairs, loss, spec, seed, folder)
-            body = self._policy_folder(self._reward_body) if self._reward_body else spec.path
-            origin = self._store.open("reward_models", start.key).folder if start else body
-            axes, vocabulary = self._data.axes, self._data.vocabulary
-            fit = RewardFit(origin, tuple(pairs), loss, axes, vocabulary, spec, seed, folder, self._checkpoints(folder))
-            return carry_out(fit, self._executor.launch)
-
-        return RewardModel(self._memo("reward_models", inputs, build).key)
+        seed = self._derived_seed("train_reward_model")
+        job = RewardModelTraining(start, self._reward_body, pairs, loss, self._data.axes, vocabulary, model, seed)
+        artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
+        return RewardModel(artifact.key)
 
     def train_policy(
         self,
         policy: Policy,
-        data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group],
+        data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Labelled] | Sequence[Group],
         loss: Any,
         *,
         reference: Policy | None = None,
@@ -200,31 +186,34 @@ class Lab:
         epochs: float | None = None,
         recipe: Recipe | None = None,
     ) -> Policy:
-        """A policy trained from `policy` on demonstrations, pairs or groups, whichever the loss trains on; `reference` is for DPO.
+        """A policy trained from `policy` on the data that the loss reads; `reference` is for losses that need one.
 
-        The experiment's recipe, with the learning rate or epochs given here in place of its own.
+        `loss` is a PolicyLoss, shipped or a method's own. The experiment's recipe applies, with the learning rate or epochs given here
+        in place of its own. Raises InputError, before anything is spent, for data that the loss does not read and for a missing or
+        unneeded reference.
         """
         changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
         recipe = (recipe or self._policy_model.training).model_copy(update=changes)
         if not data:
             raise InputError("lab.train_policy: no data to train on")
-        self._before(f"policy on {len(data)} {loss.trains_on}", policy_updates=recipe.updates(len(data)))
+        check_data(loss, data, reference is not None)
+        for part in (policy, reference):
+            if isinstance(part, BestOfNPolicy):
+                raise InputError("lab.train_policy: a best-of-n policy has no weights to train, or to compare with")
+        self._before(f"policy on {len(data)} {loss.reads}", policy_updates=recipe.updates(len(data)))
         inputs = {
             "policy": policy.key,
             "reference": reference.key if reference else None,
-            "data": digest([_row(one) for one in data]),
+            "data": digest([_row(item) for item in data]),
             "loss": _described(loss),
             "recipe": recipe.model_dump(),
             "format": self._format(),
         }
-
-        def build(folder: Path) -> Mapping[str, float]:
-            start, other = self._policy_folder(policy), self._policy_folder(reference) if reference else None
-            seed, kept = self._derived_seed("train_policy"), self._checkpoints(folder)
-            fit = PolicyFit(start, tuple(data), loss, other, self._policy_model, recipe, seed, folder, kept)  # pyright: ignore
-            return carry_out(fit, self._executor.launch)
-
-        return Policy(self._memo("policies", inputs, build).key)
+        job = PolicyTraining(
+            policy, tuple(data), loss, reference, self._policy_model, recipe, self._derived_seed("train_policy")  # pyright: ignore
+        )  # fmt: skip
+        artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_policy(job, folder))
+        return Policy(artifact.key)
 
     def best_of_n(self, policy: Policy, reward_model: RewardModel, n: int) -> Policy:
         """A policy that answers with the best of n samples of `policy` by the reward model; nothing is spent until it is sampled."""
@@ -245,17 +234,21 @@ class Lab:
         self._ledger.admit(**amounts)
         self._progress(stage, self._ledger.used)
 
-    def _memo(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> Artifact:
-        named = {**inputs, "seed": self._seed, "hardware": self._hardware, "code": code_hash(__name__), "versions": versions()}
-        artifact = self._store.artifact(kind, named, build)
+    def _memo(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[Path], Computed[T]],
+        save: Callable[[Path, T], None] | None = None,
+        load: Callable[[Path], T] | None = None,
+    ) -> tuple[Artifact, Any]:
+        named = {**inputs, "seed": self._seed, "code": code_hash(__name__), "engine": self._engine.identity}
+        artifact, value = self._store.computed(kind, named, compute, save, load)
         self._ledger.charge(artifact.counts)
         self.charged[artifact.key] = artifact.counts
         self.wall_s += artifact.wall_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
-        return artifact
-
-    def _checkpoints(self, folder: Path) -> Checkpoints:
-        return Checkpoints(scratch_of(folder), self._executor.checkpoint_s)
+        return artifact, value
 
     def _grant(self, unit: Any, items: Sequence[T], n: int | None, name: Callable[[T], str]) -> tuple[T, ...]:
         if n is None:
@@ -275,11 +268,6 @@ class Lab:
         """Equal over arms, so that arms of one seed share their luck; different for every purpose."""
         return int(identity(str(self._seed), *purpose), 16) % 2**63
 
-    def _policy_folder(self, policy: Policy) -> Path:
-        if isinstance(policy, BestOfNPolicy):
-            raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
-        return self._store.open("policies", policy.key).folder
-
     def _format(self) -> dict[str, Any]:
         """The parts of the policy's settings that change what it reads and writes."""
         return self._policy_model.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens"})
@@ -297,115 +285,40 @@ class Lab:
         self._before(f"scoring {len(items)}", scored_responses=len(items))
         texts = digest([(prompt.id, text) for prompt, text in items])
         inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": texts}
-
-        def build(folder: Path) -> Mapping[str, float]:
-            scores, counts = self._scores(self._store.open("reward_models", reward_model.key).folder, items)
-            (folder / "scores.json").write_text(json.dumps(scores))
-            return counts
-
-        return json.loads((self._memo("scores", inputs, build).folder / "scores.json").read_text())
-
-    def _scores(self, folder: Path, items: Sequence[tuple[Prompt, str]]) -> tuple[list[float], Mapping[str, float]]:
-        if isinstance(self._reward_model, NeuralReward):
-            from apo_bench.models.reward import score
-
-            return score(folder, items, self._reward_model)
-        from apo_bench.models.ngram import NgramRewardModel
-
-        return NgramRewardModel.load(folder).score(items), {"scored_responses": len(items)}
+        job = ScoringJob(reward_model, tuple(items), self._reward_model)
+        return self._memo("scores", inputs, lambda folder: self._engine.score(job), save_scores, load_scores)[1]
 
 
-@dataclass(frozen=True)
-class Player:
-    """What players have in common: they sample n answers to a round's prompts, have them scored, and train on what `learn` makes of them.
-
-    Alone, a player's reward model is fitted once, to human pairs.
-    """
-
-    rounds: Count = 3
-    prompts_per_round: Count | None = None  # None: all policy prompts, every round
-    samples_per_prompt: Count = 4
-    learning_rate: Positive | tuple[Positive, ...] | None = None  # None: the experiment's; several: one a round
-    epochs: Positive | None = None
-
-    def learn(self, lab: Lab, policy: Policy, groups: Sequence[Group], rate: float | None) -> Policy:
-        """The policy trained on scored samples of it; each player has its own way."""
-        raise NotImplementedError
-
-    def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
-        prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)
-        samples = lab.sample(policy, prompts, n=self.samples_per_prompt, draw=draw)
-        return self.learn(lab, policy, lab.score(reward_model, samples), of_round(self.learning_rate, draw, "learning_rate"))
-
-    def run(self, lab: Lab) -> None:
-        play_alone(lab, self, self.rounds)
+def save_scores(folder: Path, scores: Sequence[float]) -> None:
+    (folder / "scores.json").write_text(json.dumps(list(scores)))
 
 
-def of_round(values: T | tuple[T, ...], round_: int, name: str) -> T:
-    """The value for a round (0, 1, ...), where one is given for all rounds or one a round. Raises InputError if they run out."""
-    if not isinstance(values, tuple):
-        return values
-    if round_ >= len(values):
-        raise InputError(f"{name}: {len(values)} given, one a round, but round {round_ + 1} is played")
-    return values[round_]
+def load_scores(folder: Path) -> list[float]:
+    return json.loads((folder / "scores.json").read_text())
 
 
-def play_alone(lab: Lab, player: PolicyUpdate, rounds: int, start: Policy | None = None) -> None:
-    """A player without an adversary: the reward model is fitted once, to human pairs, and the policy moves each round.
-
-    It moves from `start`, or the initial policy.
-    """
-    from apo_bench.losses import RankingLoss  # here, since losses bring torch, and a replay does without
-
-    reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-    policy = start or lab.initial_policy
-    for round_ in range(rounds):
-        policy = player.update(lab, policy, reward_model, draw=round_)
-        lab.finish_round(policy, reward_model)
+def _save_responses(folder: Path, responses: Sequence[Response]) -> None:
+    rows = ({"prompt_id": row.prompt.id, "text": row.text, "tokens": row.tokens, "finish": row.finish} for row in responses)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "responses.jsonl").write_text(lines, encoding="utf-8")
 
 
-def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -> tuple[Pair, ...]:
-    """Golden above each of the samples on its prompt (the APO paper's duels).
-
-    A sample equal to the golden response stays in: its margin is 0 whatever the weights, so it has no gradient, and the number
-    of updates does not depend on how well the opponent plays. Arms stay matched.
-    """
-    texts = {one.prompt.id: one.text for one in golden}
-    return tuple(Pair(sample.prompt, texts[sample.prompt.id], sample.text, "golden_over_sample") for sample in samples)
+def _load_responses(folder: Path, prompts: Sequence[Prompt]) -> tuple[Response, ...]:
+    rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    return tuple(Response(prompt, row["text"], row["tokens"], row["finish"]) for prompt, row in zip(prompts, rows, strict=True))
 
 
-def best_of(groups: Sequence[Group]) -> tuple[Demonstration, ...]:
-    """The best-scored response to each prompt; among equals the first."""
-    return tuple(Demonstration(group.prompt, group.responses[int(np.argmax(group.scores))]) for group in groups)
-
-
-def best_worst(groups: Sequence[Group]) -> tuple[Pair, ...]:
-    """The best-scored response over the worst to each prompt; a tie, or equal texts, gives no pair."""
-    pairs = []
-    for group in groups:
-        best, worst = int(np.argmax(group.scores)), int(np.argmin(group.scores))
-        if group.scores[best] > group.scores[worst] and group.responses[best] != group.responses[worst]:
-            pairs.append(Pair(group.prompt, group.responses[best], group.responses[worst], "best_over_worst"))
-    return tuple(pairs)
-
-
-def _row(one: Demonstration | Pair | Group) -> tuple[Any, ...]:
-    """What an item is, for a memo key."""
-    if isinstance(one, Group):
-        return one.prompt.id, one.responses, one.scores
-    return one.prompt.id, one.id if isinstance(one, Pair) else one.response
+def _row(item: TrainingItem) -> tuple[Any, ...]:
+    """What a training item is, for a memo key."""
+    if isinstance(item, Group):
+        return item.prompt.id, item.responses, item.scores
+    if isinstance(item, Labelled):
+        return item.prompt.id, item.response, item.desirable
+    return item.prompt.id, item.id if isinstance(item, Pair) else item.response
 
 
 def _described(loss: Any) -> dict[str, Any]:
-    """A loss by class and fields: two closures may have equal source, two dataclasses may not."""
+    """A loss by class, code and fields: two closures may have equal source, two dataclasses may not."""
     if not is_dataclass(loss) or isinstance(loss, type):
         raise InputError(f"loss {loss!r}: a loss is a dataclass instance, so that its fields enter the memo key")
-    return {"class": f"{type(loss).__module__}.{type(loss).__qualname__}", **asdict(loss)}
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return {"class": type(loss).__qualname__, "code": code_hash(Path(inspect.getfile(type(loss)))), **asdict(loss)}

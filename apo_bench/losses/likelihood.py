@@ -1,21 +1,24 @@
 """Log-probabilities of tokens, and the likelihood loss on demonstrations."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from apo_bench.losses.policy_loss import Denominator, Reads, View
+
 
 @dataclass(frozen=True)
 class SFTLoss:
-    """Negative log-likelihood of a response, summed over its tokens; the shared denominator is the update's response tokens."""
+    """Negative log-likelihood of a response, summed over its tokens; an update is divided by its response tokens."""
 
-    trains_on: ClassVar[Literal["demonstrations"]] = "demonstrations"
+    reads: ClassVar[Reads] = "demonstrations"
+    needs_reference: ClassVar[bool] = False
+    denominator: ClassVar[Denominator] = "tokens"
 
-    def __call__(self, logps: Tensor, mask: Tensor) -> Tensor:
-        """logps (B, T): log-probability of each token; mask (B, T): 1 on response tokens. Returns (B,)."""
-        return -(logps * mask).sum(dim=1)
+    def __call__(self, view: View) -> Tensor:
+        return -view.response_logps.squeeze(1)
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -6,17 +6,22 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from apo_bench.losses.policy_loss import PolicyLoss, Reads, View
+
+LossName = Literal["sigmoid"]
+
 
 @dataclass(frozen=True)
 class DPOLoss:
     """Direct Preference Optimization (Rafailov et al., arXiv:2305.18290, Eq. 7): -log sigmoid(beta * difference of log-ratios)."""
 
-    beta: float
-    trains_on: ClassVar[Literal["pairs"]] = "pairs"
+    beta: float = 0.1
+    reads: ClassVar[Reads] = "pairs"
+    needs_reference: ClassVar[bool] = True
 
-    def __call__(self, chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor) -> Tensor:
-        """All (B,): log-probabilities of whole responses, summed over tokens. Returns (B,)."""
-        return F.softplus(-self.beta * ((chosen - reference_chosen) - (rejected - reference_rejected)))
+    def __call__(self, view: View) -> Tensor:
+        chosen, rejected = (view.response_logps - view.reference_response_logps).unbind(dim=1)
+        return F.softplus(-self.beta * (chosen - rejected))
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,18 @@ class RRHFLoss:
     """
 
     ranking_weight: float = 1.0
-    trains_on: ClassVar[Literal["groups"]] = "groups"
+    reads: ClassVar[Reads] = "groups"
+    needs_reference: ClassVar[bool] = False
 
-    def __call__(self, logps: Tensor, lengths: Tensor, scores: Tensor) -> Tensor:
-        """All (B, n): log-probabilities summed over tokens, token counts, the reward model's scores. Returns (B,)."""
-        p = logps / lengths
+    def __call__(self, view: View) -> Tensor:
+        logps, scores = view.response_logps, view.scores
+        p = logps / view.lengths
         worse = scores[:, :, None] < scores[:, None, :]  # (B, i, j): i is scored below j
         ranking = ((p[:, :, None] - p[:, None, :]).clamp(min=0) * worse).sum(dim=(1, 2))
         best = logps.gather(1, scores.argmax(dim=1, keepdim=True)).squeeze(1)
         return self.ranking_weight * ranking - best
+
+
+def preference_loss(loss: PolicyLoss | LossName) -> PolicyLoss:
+    """A loss on preference pairs by its name, with its default parameters; a loss as it is."""
+    return {"sigmoid": DPOLoss}[loss]() if isinstance(loss, str) else loss

@@ -46,6 +46,17 @@ def new_reward_model(
     return on_device(model), tokenizer
 
 
+def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer) of a trained reward model, in fp32."""
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
+    )
+    return on_device(model), tokenizer
+
+
 def label(model: Any, axis: str) -> int:
     """The output that scores this axis. Raises InputError for an axis the model has none for."""
     labels = model.config.label2id
@@ -86,28 +97,21 @@ def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: RewardLoss) -> Ten
 
 
 @torch.no_grad()
-def score(folder: Path, items: Sequence[tuple[Prompt, str]], spec: NeuralReward) -> tuple[list[float], dict[str, float]]:
+def score(model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec: NeuralReward) -> tuple[list[float], dict[str, float]]:
     """A score for each (prompt, response), each distinct one computed once, and the counts spent (charged per item)."""
-    from transformers import AutoModelForSequenceClassification
-
-    tokenizer = load_tokenizer(folder, spec.trust_remote_code)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=spec.trust_remote_code
-    )
-    on_device(model).eval()
+    model.eval()
     encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
-    distinct = sorted({tuple(one.ids) for one in encoded}, key=lambda ids: (len(ids), ids))
+    distinct = sorted({tuple(item.ids) for item in encoded}, key=lambda ids: (len(ids), ids))
     scores: dict[tuple[int, ...], list[float]] = {}  # by label
     for start in range(0, len(distinct), spec.score_batch_size):
         batch = distinct[start : start + spec.score_batch_size]
         ids, mask = pad(batch, tokenizer.pad_token_id)
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         scores.update(zip(batch, logits.float().tolist(), strict=True))
-    tokens = sum(len(one.ids) for one in encoded)
     counts: dict[str, float] = {
         "scored_responses": len(items),
-        "scored_tokens": tokens,
-        "flops": flops.size(model).forward(len(one.ids) for one in encoded),
-        "truncated_scored": sum(one.truncated for one in encoded),
+        "scored_tokens": sum(len(item.ids) for item in encoded),
+        "flops": flops.size(model).forward(len(item.ids) for item in encoded),
+        "truncated_scored": sum(item.truncated for item in encoded),
     }
-    return [scores[tuple(one.ids)][label(model, prompt.axis)] for one, (prompt, _) in zip(encoded, items, strict=True)], counts
+    return [scores[tuple(item.ids)][label(model, prompt.axis)] for item, (prompt, _) in zip(encoded, items, strict=True)], counts

@@ -12,8 +12,11 @@ import pandas as pd
 from apo_bench.config import tuning as tune
 from apo_bench.config.controls import AA, ORACLE, aa_seeds
 from apo_bench.config.plugins import resolve
+from apo_bench.engines.counting import PlannedArtifact
+from apo_bench.evaluation.evaluate import RoundEvaluation
+from apo_bench.lab import Lab
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
-from apo_bench.plan.counting import Counted, CountingBench, CountingLab, Made, played
+from apo_bench.plan.counting import CountingContext, play
 from apo_bench.plan.fit import with_value
 from apo_bench.types import Round
 
@@ -32,7 +35,7 @@ class Disk:
     weights: float = 0.0
 
     @classmethod
-    def of(cls, made: Iterator[Made]) -> "Disk":
+    def of(cls, made: Iterator[PlannedArtifact]) -> "Disk":
         everything = list(made)
         rows = sum(one.bytes for one in everything if one.kind == "evaluations")
         return cls(sum(one.bytes for one in everything) + TABLES * rows, sum(one.weights for one in everything))
@@ -55,7 +58,7 @@ class Work:
     amounts: Mapping[str, float]
 
     @classmethod
-    def of(cls, made: Sequence[Made], share: float = 1.0) -> "Work":
+    def of(cls, made: Sequence[PlannedArtifact], share: float = 1.0) -> "Work":
         kinds = dict.fromkeys(one.kind for one in made)
         amount = {kind: [one.work for one in made if one.kind == kind] for kind in kinds}
         return cls({kind: share * len(amount[kind]) for kind in kinds}, {kind: share * sum(amount[kind]) for kind in kinds})
@@ -67,12 +70,12 @@ class Accounts:
     Raises InputError for a method that cannot be had; what an arm-seed would fail of is in `failures`, (account, seed, message).
     """
 
-    def __init__(self, bench: CountingBench, base: Path | None) -> None:
-        self.bench, self.base = bench, base
-        self._methods = {name: self._method(name, {}) for name in bench.experiment.arms}
+    def __init__(self, context: CountingContext, base: Path | None) -> None:
+        self.context, self.base = context, base
+        self._methods = {name: self._method(name, {}) for name in context.experiment.arms}
         self.failures: list[tuple[str, int, str]] = []
         self.disk: dict[str, Disk] = {}
-        self._labs: dict[tuple[str, int], CountingLab] = {}  # of arms and of the A/A control
+        self._labs: dict[tuple[str, int], Lab] = {}  # of arms and of the A/A control
         self._tuned: list[tuple[str, int, dict[str, float], dict[str, float]]] = []
         self._kept = 0  # artifacts that are somebody's already
 
@@ -80,86 +83,86 @@ class Accounts:
         """Everything that a run of the experiment does."""
         self.golds()
         self.tuning()
-        for arm in self.bench.experiment.arms:
-            for seed in self.bench.experiment.seeds:
+        for arm in self.context.experiment.arms:
+            for seed in self.context.experiment.seeds:
                 self.arm_seed(arm, arm, seed)
         self.controls()
 
     def golds(self) -> None:
-        self.bench.examine_golds()
+        self.context.evaluate_golds()
         self._take(BENCH)
         self.disk[BENCH] += Disk(REPORT)
 
     def tuning(self) -> None:
         """Every trial is its arm again, at its setting and on tuning's seeds, scored on dev prompts."""
-        asked, bench = self.bench.experiment.tune, self.bench
+        asked, context = self.context.experiment.tune, self.context
         for arm, grid in asked.grids.items() if asked else ():
             for seed in asked.seeds if asked else ():
                 labs = []
                 for number, setting in enumerate(tune.trials(arm, grid, asked.trials if asked else 0)):
-                    lab, error = played(bench, arm, self._method(arm, setting), seed)
+                    lab, error = play(context, arm, self._method(arm, setting), seed)
                     labs.append(lab)
                     self.failures += [(f"{TUNING}{arm}", seed, f"trial {number + 1}: {error}")] if error else []
                     for one in lab.rounds if not error else ():
-                        examined = Counted(bench, one, seed)
+                        examined = RoundEvaluation(context, one, seed)
                         examined.dev_score()
-                        examined.divergence(bench.dev_prompts)
+                        examined.divergence(context.dev_prompts)
                 used = {unit: float((max if unit in STOCKS else sum)(lab.used[unit] for lab in labs)) for unit in UNITS}
                 new = marginals((number, lab.charged, lab.seen) for number, lab in enumerate(labs)).values()
                 self._tuned.append((f"{TUNING}{arm}", seed, used, {unit: sum(one[unit] for one in new) for unit in UNITS}))
             self._take(f"{TUNING}{arm}")
 
     def arm_seed(self, account: str, arm: str, seed: int) -> None:
-        lab, error = played(self.bench, arm, self._methods[arm], seed)
+        lab, error = play(self.context, arm, self._methods[arm], seed)
         self._labs[account, seed] = lab
         if error:
             self.failures.append((account, seed, error))
         else:
             first = lab.rounds[0].reward_model
-            for one in (Round(self.bench.initial_policy, first), *lab.rounds):
-                self.bench.examine(one, seed, first)
+            for one in (Round(self.context.initial_policy, first), *lab.rounds):
+                self.context.evaluate(one, seed, first)
         self._take(account)
 
     def controls(self) -> None:
-        experiment = self.bench.experiment
+        experiment = self.context.experiment
         reference, asked = experiment.reference, experiment.controls
         for seed in aa_seeds(experiment) if asked.aa else ():
             self.arm_seed(AA, reference, seed)
         for seed in experiment.seeds if asked.oracle else ():
             if (rounds := self._labs[reference, seed].rounds) and (reference, seed) not in {one[:2] for one in self.failures}:
-                self.bench.examine_oracle(rounds[-1], seed)
+                self.context.evaluate_oracle(rounds[-1], seed)
         if asked.oracle:
             self._take(ORACLE)
 
     def ledger(self) -> pd.DataFrame:
         """arm, seed, unit, used, marginal, budget of every account."""
-        experiment, task = self.bench.experiment, self.bench.task
+        experiment, task = self.context.experiment, self.context.task
         new = marginals((key, lab.charged, lab.seen) for key, lab in self._labs.items())
         rows = []
         for (account, seed), lab in self._labs.items():
             budget = experiment.budget_of(experiment.reference if account == AA else account)
             rows += [(account, seed, unit, used, new[account, seed][unit], budget.get(unit, math.nan)) for unit, used in lab.used.items()]
         rows += [(arm, seed, unit, used[unit], made[unit], math.nan) for arm, seed, used, made in self._tuned for unit in UNITS]
-        spent = {unit: sum(counts.get(unit, 0.0) for counts in self.bench.charged.values()) for unit in UNITS}
-        spent["human_pairs"] = float(len(task.pairs["gold"]) + (len(task.pairs["dev"]) if self.bench.dev_prompts else 0))
+        spent = {unit: sum(counts.get(unit, 0.0) for counts in self.context.charged.values()) for unit in UNITS}
+        spent["human_pairs"] = float(len(task.pairs["gold"]) + (len(task.pairs["dev"]) if self.context.dev_prompts else 0))
         rows += [(BENCH, -1, unit, spent[unit], spent[unit], math.nan) for unit in UNITS]
         return pd.DataFrame(rows, columns=["arm", "seed", "unit", "used", "marginal", "budget"])
 
     def work(self) -> dict[str, Work]:
         """What each arm has to compute alone, a mean over seeds, and all together."""
-        made, seeds = self.bench.made, len(self.bench.experiment.seeds)
-        of_arm: dict[str, list[Made]] = {}
+        made, seeds = self.context.planned, len(self.context.experiment.seeds)
+        of_arm: dict[str, list[PlannedArtifact]] = {}
         for (account, _), lab in self._labs.items():
             of_arm.setdefault(account, []).extend(made[key] for key in lab.charged)
         return {**{arm: Work.of(those, 1 / seeds) for arm, those in of_arm.items()}, RUN: Work.of(list(made.values()))}
 
     def _method(self, arm: str, setting: Mapping[str, Any]) -> Any:
-        sized = self.bench.experiment.arms[arm]
+        sized = self.context.experiment.arms[arm]
         for parameter, value in setting.items():
             sized = with_value(sized, parameter, value)
         return resolve(sized.use, sized.parameters, base=self.base, arm=f"arms.{arm}")
 
     def _take(self, account: str) -> None:
         """What has been made since is this one's."""
-        self.disk[account] = self.disk.get(account, Disk()) + Disk.of(islice(self.bench.made.values(), self._kept, None))
-        self._kept = len(self.bench.made)
+        self.disk[account] = self.disk.get(account, Disk()) + Disk.of(islice(self.context.planned.values(), self._kept, None))
+        self._kept = len(self.context.planned)

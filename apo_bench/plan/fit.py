@@ -46,24 +46,24 @@ class Fitted:
 def fitted(experiment: Experiment, task: Task, base: Path | None) -> dict[str, Fitted]:
     """Arm -> how it is sized, for every arm that has `fit`. `base` is the folder that method files are relative to.
 
-    Spending is that of the counting Lab, everything an arm does included, as a mean over the first seeds. Raises InputError, one line that
+    Spending is what the counting engine counts, a mean over the first seeds. Raises InputError, in one line that
     starts with `arms.<name>.fit`, where there is no such value; NotHere where a model that must be counted is not on this machine.
     """
     if not _asked(experiment):
         return {}
-    from apo_bench.plan.counting import counting_bench
+    from apo_bench.plan.counting import counting_context
 
-    bench = counting_bench(experiment, task)
+    context = counting_context(experiment, task)
 
     @cache
     def target(name: str, unit: Unit) -> float:
         arm = experiment.arms[name]
         try:
-            return _spending(bench, name, unit, resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}"))
+            return _spending(context, name, unit, resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}"))
         except InputError as error:
             raise InputError(f"arms.{name}: {str(error).removeprefix(f'arms.{name}: ')}") from None
 
-    return {name: _solved(bench, name, fit, target(fit.to, fit.unit), base) for name, fit in _asked(experiment).items()}
+    return {name: _solved(context, name, fit, target(fit.to, fit.unit), base) for name, fit in _asked(experiment).items()}
 
 
 def sized(folder: Path, experiment: Experiment, task: Task, base: Path) -> dict[str, Fitted]:
@@ -162,8 +162,8 @@ def _asked(experiment: Experiment) -> dict[str, Fit]:
     return {name: arm.fit for name, arm in experiment.arms.items() if arm.fit}
 
 
-def _solved(bench: Any, name: str, fit: Fit, target: float, base: Path | None) -> Fitted:
-    arm: Arm = bench.experiment.arms[name]
+def _solved(context: Any, name: str, fit: Fit, target: float, base: Path | None) -> Fitted:
+    arm: Arm = context.experiment.arms[name]
     where = f"arms.{name}.fit.by: {fit.by}"
     start = _first_value(arm, name, fit.by, base)
     whole = isinstance(start, int)
@@ -171,7 +171,7 @@ def _solved(bench: Any, name: str, fit: Fit, target: float, base: Path | None) -
     @cache
     def spent(value: float) -> float:
         sized = with_value(arm, fit.by, value)
-        return _spending(bench, name, fit.unit, resolve(sized.use, sized.parameters, base=base, arm=f"arms.{name}"))
+        return _spending(context, name, fit.unit, resolve(sized.use, sized.parameters, base=base, arm=f"arms.{name}"))
 
     if math.isnan(target) or math.isnan(spent(start)):
         raise NotHere(f"arms.{name}.fit: {fit.unit} cannot be counted: a model of the experiment is not on this machine")
@@ -220,12 +220,12 @@ def with_value(arm: Arm, by: str, value: float) -> Arm:
     return Arm.model_validate(fields)
 
 
-def _spending(bench: Any, arm: str, unit: Unit, method: Any) -> float:
+def _spending(context: Any, arm: str, unit: Unit, method: Any) -> float:
     """What the method spends as this arm, a mean over the first seeds."""
-    seeds = bench.experiment.seeds[:SEEDS]
+    seeds = context.experiment.seeds[:SEEDS]
     total = 0.0
     for seed in seeds:
-        lab = bench.lab(seed, arm=arm)
+        lab = context.lab(seed, arm=arm)
         try:
             method.run(lab)
         except BudgetExceeded as error:

@@ -17,9 +17,9 @@ from typing import Any
 
 from apo_bench.config.schema import Experiment, NeuralReward, PolicyModel
 from apo_bench.data.task import Task
+from apo_bench.engines.sizes import policy_size, reward_size
 from apo_bench.plan.accounts import RUN
 from apo_bench.plan.projection import Plan
-from apo_bench.plan.sizes import policy_size, reward_size
 from apo_bench.types import Demonstration, Pair, Prompt
 
 LONG_S = 2.0  # a verb that takes longer is not tried at a second size
@@ -113,11 +113,13 @@ def answer_tokens(experiment: Experiment, task: Task) -> float | None:
 
 def _answer(policy: PolicyModel, prompts: Sequence[Prompt]) -> float:
     from apo_bench.models import policy as policies
+    from apo_bench.models.generate import generate
 
     policies.in_one_thread()
     assert policy.path is not None
-    answers, _ = policies.sample(policy.path, prompts, 1, policy.sampling, policy, seed=0)
-    return sum(one.tokens for one in answers) / len(answers)
+    loaded = policies.load_policy(policy.path, policy.trust_remote_code)
+    answers, _ = generate(*loaded, prompts, 1, policy.sampling, policy, seed=0)
+    return sum(answer.tokens for answer in answers) / len(answers)
 
 
 def timing(plan: Plan, measured: Probe, workers: int) -> Timing:
@@ -143,49 +145,53 @@ def timing(plan: Plan, measured: Probe, workers: int) -> Timing:
 def _measure(trial: _Trial) -> Probe:
     """In the probing process."""
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    from apo_bench.config.schema import EngineChoice, Executor
+    from apo_bench.engines import open_engine
+    from apo_bench.engines.protocol import SamplingJob, ScoringJob
     from apo_bench.losses import RankingLoss, SFTLoss
     from apo_bench.models import policy as policies
-    from apo_bench.models import reward as rewards
-    from apo_bench.training import trainer as training
+    from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+    from apo_bench.types import Policy, RewardModel
 
     policies.in_one_thread()
     start_s, rates = time.time() - trial.began, {}
     with tempfile.TemporaryDirectory() as scratch:
-        base, spec = Path(scratch) / "policy", trial.policy
-        if spec.path is None:
-            policies.save_model(*policies.new_policy(spec.architecture or {}, trial.vocabulary or (), spec.seed), base)
-        else:
-            policies.save_model(*policies.load_policy(spec.path, spec.trust_remote_code), base)
+        engine, spec = open_engine(EngineChoice(memory_gb=1e-9), Executor(), Path(scratch)), trial.policy  # every call loads its model
+        base = Policy(_new(scratch, "policies").name)
+        engine.create_policy(spec, trial.vocabulary, Path(scratch) / "store" / "policies" / base.key)
 
-        def some(items: Sequence[Any], n: int) -> list[Any]:
-            return [items[place % len(items)] for place in range(n)]
+        def some(items: Sequence[Any], n: int) -> tuple[Any, ...]:
+            return tuple(items[place % len(items)] for place in range(n))
 
         def sample(batches: int) -> float:
             prompts = some(trial.prompts, batches * max(1, spec.sampling.batch_size // N))
-            responses, _ = policies.sample(base, prompts, N, spec.sampling, spec, seed=0)
+            responses = engine.generate(SamplingJob(base, prompts, N, spec.sampling, spec, seed=0)).value
             return len(responses) * spec.sampling.max_new_tokens
 
         def train(updates: int) -> float:
             recipe = spec.training.model_copy(update={"epochs": 1.0})
-            data = [Demonstration(pair.prompt, pair.chosen) for pair in some(trial.pairs, updates * recipe.batch_size)]
-            return training.train_policy(base, data, SFTLoss(), None, spec, recipe, 0, _new(scratch))["flops"]
+            data = tuple(Demonstration(pair.prompt, pair.chosen) for pair in some(trial.pairs, updates * recipe.batch_size))
+            job = PolicyTraining(base, data, SFTLoss(), None, spec, recipe, 0)
+            return engine.train_policy(job, _new(scratch, "policies")).counts["flops"]
 
         rates["samples"] = _rate(sample, 1, 3)
         rates["policies"] = _rate(train, FEW, MANY)
         if reward := trial.reward:
             recipe = reward.training.model_copy(update={"epochs": 1.0})
             brief = reward.model_copy(update={"training": recipe})
-            made: list[Path] = []
+            trained: list[Path] = []
 
             def train_reward(updates: int) -> float:
-                made.append(_new(scratch))
-                start = base if reward.initial else reward.path
+                trained.append(_new(scratch, "reward_models"))
+                body = base if reward.initial else None
                 pairs = some(trial.pairs, updates * recipe.batch_size)
-                return training.train_reward_model(start, pairs, RankingLoss(), trial.axes, trial.vocabulary, brief, 0, made[-1])["flops"]
+                job = RewardModelTraining(None, body, pairs, RankingLoss(), trial.axes, trial.vocabulary, brief, 0)
+                return engine.train_reward_model(job, trained[-1]).counts["flops"]
 
             def score(batches: int) -> float:
-                items = [(pair.prompt, f"{pair.chosen} {n}") for n, pair in enumerate(some(trial.pairs, batches * reward.score_batch_size))]
-                return rewards.score(made[-1], items, reward)[1]["flops"]
+                pairs = some(trial.pairs, batches * reward.score_batch_size)
+                items = tuple((pair.prompt, f"{pair.chosen} {n}") for n, pair in enumerate(pairs))
+                return engine.score(ScoringJob(RewardModel(trained[-1].name), items, reward)).counts["flops"]
 
             rates["reward_models"] = _rate(train_reward, FEW, MANY)
             rates["scores"] = _rate(score, 1, 4)
@@ -208,8 +214,11 @@ def _rate(verb: Callable[[int], float], small: int, large: int) -> Rate:
     return Rate(max(0.0, short - unit_s * few), unit_s, _peak_bytes())
 
 
-def _new(scratch: str) -> Path:
-    return Path(tempfile.mkdtemp(dir=scratch))
+def _new(scratch: str, kind: str) -> Path:
+    """The folder of a new artifact in the probe's own store."""
+    folder = Path(scratch) / "store" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def _reset_peak() -> None:

@@ -26,7 +26,7 @@ from apo_bench.judging.templates import template_for
 from apo_bench.judging.verdicts import Question
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
-from apo_bench.plan.counting import CountingBench, counting_bench
+from apo_bench.plan.counting import CountingContext, counting_context
 from apo_bench.plan.fit import Fitted, fitted, with_fits
 from apo_bench.stats.power_analysis import minimum_detectable_effect
 
@@ -80,11 +80,11 @@ class Plan:
 
     @property
     def accounts(self) -> tuple[str, ...]:
-        """The arms, then the controls, the tuning and the bench, as far as there are any."""
+        """The arms, then the controls, the tuning and `_bench`, as far as there are any."""
         return tuple(dict.fromkeys(self.ledger["arm"]))
 
     def used(self, column: Literal["used", "marginal"] = "used") -> dict[str, dict[str, float]]:
-        """Account -> unit -> mean over seeds; the bench's last."""
+        """Account -> unit -> mean over seeds; `_bench` last."""
         means = self.ledger.groupby(["arm", "unit"])[column].agg(lambda values: values.mean(skipna=False)).to_dict()
         return {arm: {unit: float(means[arm, unit]) for unit in UNITS} for arm in self.accounts}
 
@@ -117,8 +117,8 @@ def plan(
         raise InputError(f"response_tokens: a mean length of 1 or more, got {response_tokens:g}")
     fits, unsized = (fits, []) if fits is not None else _fits(experiment, task, base)
     experiment = with_fits(experiment, fits)
-    bench = counting_bench(experiment, task, response_tokens, initial_tokens)
-    accounts = Accounts(bench, base)
+    context = counting_context(experiment, task, response_tokens, initial_tokens)
+    accounts = Accounts(context, base)
     accounts.fill()
     ledger = accounts.ledger()
     failed = [{"arm": arm, "seed": seed} for arm, seed, _ in accounts.failures]
@@ -132,9 +132,9 @@ def plan(
         failures=tuple(accounts.failures),
         disk=accounts.disk,
         work=accounts.work(),
-        judges=tuple(_judges(projected, bench, base)),
-        detectable=tuple(_detectable(projected, bench, pilot, power)),
-        notes=(*unsized, *_notes(bench, response_tokens, initial_tokens)),
+        judges=tuple(_judges(projected, context, base)),
+        detectable=tuple(_detectable(projected, context, pilot, power)),
+        notes=(*unsized, *_notes(context, response_tokens, initial_tokens)),
         fits=fits,
     )
 
@@ -146,37 +146,37 @@ def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mappin
         return {}, [f"{error}; sized arms are planned as the file has them."]
 
 
-def _judges(run: Run, bench: CountingBench, base: Path | None) -> Iterator[JudgePlan]:
+def _judges(run: Run, context: CountingContext, base: Path | None) -> Iterator[JudgePlan]:
     experiment, judging = run.experiment, run.experiment.judging
-    prompts = min(len(bench.test_prompts), judging.prompts or len(bench.test_prompts))
+    prompts = min(len(context.test_prompts), judging.prompts or len(context.test_prompts))
     questions = 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * prompts
-    audited = min(judging.audit_pairs, len(bench.task.pairs["test"]))
+    audited = min(judging.audit_pairs, len(context.task.pairs["test"]))
     audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
     for name, choice in experiment.judges.items():
         spec = resolve(choice.use, choice.parameters, base=base, arm=f"judges.{name}", kind=JUDGE)
         settings = spec if isinstance(spec, ChatSettings) and spec.endpoint.priced else None
-        usd = None if settings is None else _worst_usd(settings, questions, audit, bench)
+        usd = None if settings is None else _worst_usd(settings, questions, audit, context)
         yield JudgePlan(name, questions, audit, usd, settings.max_usd if settings else None)
 
 
-def _worst_usd(judge: ChatSettings, questions: int, audit: int, bench: CountingBench) -> float:
+def _worst_usd(judge: ChatSettings, questions: int, audit: int, context: CountingContext) -> float:
     """Every question with the longest prompt and the longest response known, a byte a token, asked twice and answered in full."""
-    sampling = bench.experiment.evaluation.sampling
-    pairs = bench.task.pairs["test"]
+    sampling = context.experiment.evaluation.sampling
+    pairs = context.task.pairs["test"]
     longest = max((text for pair in pairs for text in (pair.chosen, pair.rejected)), key=lambda text: len(text.encode()), default="")
     answer = "x" * max(len(longest.encode()), 4 * sampling.max_new_tokens)
-    asked = max(bench.test_prompts, key=lambda prompt: sum(len(message.content.encode()) for message in prompt.messages))
+    asked = max(context.test_prompts, key=lambda prompt: sum(len(message.content.encode()) for message in prompt.messages))
     template = getattr(judge, "template", "by_axis")
     messages = template_for(template, asked.axis).messages(Question(asked, answer, answer + " "))
     return 2 * (questions + audit) * judge.endpoint.cost_usd(most_tokens(messages), judge.max_tokens)
 
 
-def _detectable(run: Run, bench: CountingBench, pilot: Run | None, power: float) -> Iterator[Detectable]:
+def _detectable(run: Run, context: CountingContext, pilot: Run | None, power: float) -> Iterator[Detectable]:
     experiment = run.experiment
     known = {(one.a, one.b, one.axis): one for one in primary_power(pilot, power=power)} if pilot else {}
     for pair in experiment.compare.primary:
         for axis in experiment.compare.axes:
-            clusters = {prompt.cluster_id for prompt in bench.test_prompts if axis in (POOLED, prompt.axis)}
+            clusters = {prompt.cluster_id for prompt in context.test_prompts if axis in (POOLED, prompt.axis)}
             asked = Detectable(pair.a, pair.b, axis, len(experiment.seeds), len(clusters))
             found = known.get((pair.a, pair.b, axis))
             if found is None or found.components is None:
@@ -202,8 +202,8 @@ def _detectable(run: Run, bench: CountingBench, pilot: Run | None, power: float)
             yield replace(asked, difference=difference, note=note)
 
 
-def _notes(bench: CountingBench, response_tokens: float | None, initial_tokens: float | None) -> Iterator[str]:
-    experiment, expected = bench.experiment, bench.expected
+def _notes(context: CountingContext, response_tokens: float | None, initial_tokens: float | None) -> Iterator[str]:
+    experiment, expected = context.experiment, context.expected
     mean = expected.tokens(experiment.models.policy.sampling)
     whose = "the mean of the task's own responses, cut at max_new_tokens" if response_tokens is None else "as given"
     yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."

@@ -57,14 +57,14 @@ def kept(folder: Path, experiment: Experiment, task: Task, base: Path) -> KeptPl
 def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, Fitted]) -> KeptPlan:
     """Count what a run would spend; whatever keeps a method from being counted is said in the plan, and is no reason not to run."""
     from apo_bench.plan.accounts import BENCH, TUNING, Accounts, Disk
-    from apo_bench.plan.counting import counting_bench
+    from apo_bench.plan.counting import counting_context
     from apo_bench.plan.fit import with_fits
     from apo_bench.plan.probe import answer_tokens
 
     key, sized = plan_key(experiment, task, base), with_fits(experiment, fits)
     few = sized.model_copy(update={"seeds": sized.seeds[:SEEDS]})
     try:
-        accounts = Accounts(counting_bench(few, task, initial_tokens=answer_tokens(sized, task)), base)
+        accounts = Accounts(counting_context(few, task, initial_tokens=answer_tokens(sized, task)), base)
         accounts.fill()
     except InputError as error:
         return KeptPlan(key, {}, None, str(error))

@@ -16,6 +16,7 @@ from apo_bench.config.schema import Experiment, Unit
 from apo_bench.data.task import Task
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.provenance import origin
+from apo_bench.run.records import TRUNCATED
 from apo_bench.shipped import shipped_root
 from apo_bench.store import write_table
 from apo_bench.types import Prompt
@@ -23,7 +24,6 @@ from apo_bench.types import Prompt
 Records = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> what the arm-seed ended with
 Trials = Mapping[tuple[str, int, int], Mapping[str, Any]]  # (arm, trial, seed) -> what a trial of tuning ended with
 EVALUATED = ("scores", "metrics", "reward_models", "reliability", "responses")  # the tables that an evaluation has a part of
-TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}
 
 
 @dataclass(frozen=True)

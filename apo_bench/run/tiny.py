@@ -1,7 +1,7 @@
-"""`--tiny`: any experiment with models of 40,000 random weights and sizes to match, to see that its file works.
+"""`--tiny`: an experiment with models of 40,000 random weights and small sizes, to see that its file works.
 
-Nothing it reports means anything. Task and data stay as they are; so do rounds, samples and learning rates, adapters and what is frozen.
-Judges behind a server are left out.
+Its results mean nothing. Task, data, rounds, samples, learning rates, adapters and frozen layers stay as they are. Judges behind a server
+are left out.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from apo_bench.config import plugins as methods
 from apo_bench.config.schema import JUDGE, Experiment, Gold
 from apo_bench.provenance import code_hash
 
-# The most that each size may be; what an experiment leaves open is set to it.
+# Upper limits of sizes; a size that the experiment leaves open is set to its limit.
 POLICY = {"max_prompt_tokens": 48, "max_response_tokens": 16}
 REWARD = {"max_tokens": 64, "score_batch_size": 64}
 RECIPE = {"epochs": 1, "batch_size": 8, "warmup_steps": 0}
-LONG_RECIPE = {"epochs": 0.1, "warmup_steps": 0}  # of a warm-up and of gold models, which learn from all that the task has
+LONG_RECIPE = {"epochs": 0.1, "warmup_steps": 0}  # of a warm-up and of gold models, which train on all of the task's data
 SAMPLING = {"max_new_tokens": 8, "batch_size": 64}
 EVALUATION = {"prompts": 16, "kl_prompts": 8, "held_out_golden": 8, "diagnostic_pairs": 32}
 DEV_PROMPTS, PROMPTS_PER_ROUND, SEEDS, TRIALS, LEVELS = 8, 8, 2, 2, 2
 JUDGING = {"prompts": 8, "audit_pairs": 8}
 BUDGET = {"human_pairs": 64, "golden_responses": 16}
-LEAST = 4  # of an arm's own budget, which keeps its proportion to the experiment's
+LEAST = 4  # lower limit of an arm's own budget, which is scaled with the experiment's
 
 LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 2048}
 PAD, END = "<|tiny_pad|>", "<|tiny_end|>"
@@ -41,11 +41,11 @@ TEMPLATE = (
 
 
 def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> dict[str, Any]:
-    """Whole sections that `load_experiment` takes as overrides: every model path a tiny model's in `cache_folder`, all sizes small.
+    """Overrides, whole sections of the experiment: every model path is a tiny model's in `cache_folder`, and all sizes are small.
 
-    Sizes already smaller stay. An architecture stays too. `path` is the experiment's file, beside which methods are looked up. Builds
-    the models that are not there yet, one for each path of the experiment, so that different models stay different.
-    Raises InputError for a method that cannot be found.
+    Sizes that are already smaller stay, and so do architectures. `path` is the experiment file, beside which methods are looked up.
+    Builds the models that do not exist yet, one for each path of the experiment, so that different models stay different.
+    Raises InputError for a method that does not exist.
     """
     tree = experiment.model_dump(mode="json")
     models, budget = tree["models"], tree["budget"]
@@ -55,7 +55,7 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
         if not model.get("path"):
             return model
         if model["path"] not in folders:
-            folders[model["path"]] = _spelled(tiny_model(cache_folder, seed=len(folders)))
+            folders[model["path"]] = _with_tilde(tiny_model(cache_folder, seed=len(folders)))
         return {**model, "path": folders[model["path"]], **({"trust_remote_code": False} if "trust_remote_code" in model else {})}
 
     def policy(model: dict[str, Any]) -> dict[str, Any]:
@@ -64,45 +64,49 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
     def reward(model: dict[str, Any], recipe: Mapping[str, float] = RECIPE) -> dict[str, Any]:
         return _capped(_recipes(swapped(model), recipe), REWARD) if model["kind"] == "neural" else model
 
-    def gold(one: dict[str, Any]) -> dict[str, Any]:
-        return {**one, "model": reward(one["model"], LONG_RECIPE), "seeds": one["seeds"][:SEEDS]}
+    def small_gold(gold: dict[str, Any]) -> dict[str, Any]:
+        return {**gold, "model": reward(gold["model"], LONG_RECIPE), "seeds": gold["seeds"][:SEEDS]}
 
-    def gold_level(one: dict[str, Any]) -> dict[str, Any]:
-        try:  # a level of `vary` is as the file spells it, perhaps without what has a default
-            return gold(Gold.model_validate_json(json.dumps(one), strict=True).model_dump(mode="json"))
+    def gold_level(gold: dict[str, Any]) -> dict[str, Any]:
+        try:  # a level of `vary` is as the file spells it, perhaps without keys that have a default
+            return small_gold(Gold.model_validate_json(json.dumps(gold), strict=True).model_dump(mode="json"))
         except ValidationError:
-            return one  # refused with the right words when the experiment is checked
+            return gold  # the check of the experiment refuses it
 
     evaluation: dict[str, Any] = _capped(tree["evaluation"], EVALUATION) | {"sampling": _capped(tree["evaluation"]["sampling"], SAMPLING)}
     if evaluation["dev_prompts"] is not None:
         evaluation["dev_prompts"] = min(evaluation["dev_prompts"], DEV_PROMPTS)
-    made: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "seeds": tree["seeds"][:SEEDS],
-        "models": {"policy": policy(models["policy"]), "reward": reward(models["reward"]), "gold": [gold(one) for one in models["gold"]]},
+        "models": {
+            "policy": policy(models["policy"]),
+            "reward": reward(models["reward"]),
+            "gold": [small_gold(gold) for gold in models["gold"]],
+        },
         "evaluation": evaluation,
         "budget": _capped(BUDGET | budget, BUDGET),
         "judging": _capped(tree["judging"], JUDGING),
         "arms": {name: _arm(arm, budget, path, name) for name, arm in tree["arms"].items()},
     }
     if tree["judges"]:
-        made["judges"] = {name: swapped(one) for name, one in tree["judges"].items() if "base_url" not in one}  # nobody is called
-        if tree["compare"]["scorer"].removeprefix(JUDGE) in tree["judges"].keys() - made["judges"].keys():
-            made["compare"] = {**tree["compare"], "scorer": "gold"}
+        overrides["judges"] = {name: swapped(judge) for name, judge in tree["judges"].items() if "base_url" not in judge}
+        if tree["compare"]["scorer"].removeprefix(JUDGE) in tree["judges"].keys() - overrides["judges"].keys():
+            overrides["compare"] = {**tree["compare"], "scorer": "gold"}
     if tree["tune"]:
-        made["tune"] = {**tree["tune"], "trials": TRIALS, "seeds": tree["tune"]["seeds"][:1]}
+        overrides["tune"] = {**tree["tune"], "trials": TRIALS, "seeds": tree["tune"]["seeds"][:1]}
     if tree["vary"]:
-        level = {"initial_policy": swapped, "gold": gold_level}
-        made["vary"] = {
-            factor: [level[factor](one) if factor in level and isinstance(one, dict) else one for one in levels[:LEVELS]]
+        small = {"initial_policy": swapped, "gold": gold_level}
+        overrides["vary"] = {
+            factor: [small[factor](level) if factor in small and isinstance(level, dict) else level for level in levels[:LEVELS]]
             for factor, levels in tree["vary"].items()
         }
-    return made
+    return overrides
 
 
 def tiny_model(cache_folder: Path, seed: int) -> Path:
-    """The folder of a random Llama that reads bytes, in `cache_folder`; built if it is not there. The same seed, the same bytes.
+    """The folder of a random Llama that reads bytes, in `cache_folder`; built if it does not exist. Equal seeds give equal bytes.
 
-    A reward model can start from it too. The folder's name says which code made it, and the folder is there whole or not at all.
+    A reward model can start from it too. The folder's name holds the hash of the code that made it; the folder is complete or absent.
     """
     folder = cache_folder / f"tiny-{seed}-{code_hash(__name__)[:8]}"
     if folder.is_dir():
@@ -127,7 +131,7 @@ def tiny_model(cache_folder: Path, seed: int) -> Path:
         try:
             (Path(scratch) / "model").rename(folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another process was first, with the same bytes
+            if not folder.is_dir():  # otherwise another process was first, and wrote the same bytes
                 raise
     return folder
 
@@ -138,7 +142,7 @@ def byte_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     letters = [PAD, END, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, merges=[]))
+    backend = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)  # pyright: ignore[reportAttributeAccessIssue]
     backend.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
@@ -156,7 +160,7 @@ def _recipes(model: Mapping[str, Any], training: Mapping[str, float]) -> dict[st
 
 
 def _recipe(recipe: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, Any]:
-    """Adapters go to all linear layers: the names of a large model's are not those of a tiny one's."""
+    """Adapters apply to all linear layers: a tiny model does not have the layer names of a large one."""
     lora = recipe["lora"] and {**recipe["lora"], "target_modules": "all-linear"}
     return _capped(recipe, most) | {"micro_batch_size": None, "lora": lora}
 
@@ -164,7 +168,7 @@ def _recipe(recipe: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, A
 def _arm(arm: Mapping[str, Any], budget: Mapping[str, float], path: Path, name: str) -> dict[str, Any]:
     own = {unit: _share(amount, budget.get(unit), BUDGET.get(unit)) for unit, amount in arm["budget"].items()}
     parameters = {key: value for key, value in arm.items() if key not in ("use", "budget", "fit")}
-    return {**_small_turns(arm["use"], parameters, path, f"{path}: arms.{name}"), "budget": own, "fit": arm["fit"]}
+    return {**_small_rounds(arm["use"], parameters, path, f"{path}: arms.{name}"), "budget": own, "fit": arm["fit"]}
 
 
 def _share(amount: float, whole: float | None, cap: int | None) -> float:
@@ -174,9 +178,9 @@ def _share(amount: float, whole: float | None, cap: int | None) -> float:
     return min(amount, cap) if whole is None else min(amount, max(LEAST, round(amount * cap / whole)))
 
 
-def _small_turns(use: str, parameters: Mapping[str, Any], path: Path, where: str) -> dict[str, Any]:
-    """A method, and those among its parameters, with few prompts a round wherever that is a parameter."""
-    inner = partial(_small_turns, path=path)
+def _small_rounds(use: str, parameters: Mapping[str, Any], path: Path, where: str) -> dict[str, Any]:
+    """A method, and the methods among its parameters, with few prompts per round wherever that is a parameter."""
+    inner = partial(_small_rounds, path=path)
     own: dict[str, Any] = {
         key: inner(value["use"], {name: part for name, part in value.items() if name != "use"}, where=f"{where}.{key}")
         if isinstance(value, Mapping) and "use" in value
@@ -189,7 +193,7 @@ def _small_turns(use: str, parameters: Mapping[str, Any], path: Path, where: str
     return {"use": use, **own}
 
 
-def _spelled(folder: Path) -> str:
-    """The folder with `~` for the home it lies in, so that a run's experiment.yaml names no machine's path."""
+def _with_tilde(folder: Path) -> str:
+    """The folder with `~` for the home directory, so that a run's experiment.yaml names no machine's path."""
     home, full = os.path.abspath(Path.home()), os.path.abspath(folder)
     return f"~{full.removeprefix(home)}" if full.startswith(home + os.sep) else full

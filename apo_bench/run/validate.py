@@ -1,4 +1,4 @@
-"""Whether an experiment can be run, found out without a GPU, a network or a model: said before anything is written."""
+"""Checks of an experiment before anything is written, without a GPU, a network or a model."""
 
 import importlib.util
 import json
@@ -8,45 +8,50 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.analysis import published
-from apo_bench.config import controls
+from apo_bench.config import controls, tuning
 from apo_bench.config import plugins as methods
-from apo_bench.config import tuning as tune
-from apo_bench.config.load import load_experiment
+from apo_bench.config.load import ExperimentFile, read_experiment
 from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
 from apo_bench.data import task_folder as task_files
-from apo_bench.data.task import Task, load_task
+from apo_bench.data.task import Task
+from apo_bench.engines import engine_module
+from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
 from apo_bench.plan import fit as fitting
 from apo_bench.provenance import PACKAGE
-from apo_bench.run import records
 from apo_bench.run.executors import executor
+from apo_bench.run.experiment import TaskCache, with_resolved_files
 from apo_bench.run.variations import variations
 from apo_bench.shipped import find_beside, shipped_root
-from apo_bench.training import launch as launched
 from apo_bench.types import Split
 
 
 def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, sizes: bool = True) -> list[str]:
-    """Check the file's keys, its task and data, every arm's method, the models and the budget; return notes.
+    """Read an experiment file and check it. As `check`."""
+    return check(read_experiment(path, overrides), TaskCache(), sizes=sizes)
 
-    A note says what could not be checked here, or what is lawful but probably not meant. Raises InputError, one line naming the file
-    and the first key found wrong.
+
+def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list[str]:
+    """Check the task and data, every arm's method, the models and the budget of an experiment; return notes.
+
+    A note names what could not be checked here, or what is valid but probably not intended. `sizes`: also solve the size of arms with
+    `fit`. Raises InputError, one line naming the file and the first key that is wrong.
     """
-    experiment = load_experiment(path, overrides)
-    base = path.parent
+    experiment, path, base = file.experiment, file.path, file.path.parent
     try:
         if experiment.vary:
-            return _check_variations(experiment, path, overrides)
+            return _check_variations(file, tasks)
         for pair in (*experiment.compare.primary, *experiment.compare.secondary):
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
         for name, arm in experiment.arms.items():
             if arm.fit is None:
                 _check_arm(name, arm, base)
-        _check_trials(experiment, path, overrides)
+        _check_trials(file)
         executor(experiment.executor.use)
+        engine_module(experiment.engine)
         _check_launch(experiment, base)
         if experiment.report.beside:
             published.read_published(published.find_published(experiment.report.beside))
@@ -54,32 +59,41 @@ def check_experiment(path: Path, overrides: Mapping[str, Any] | None = None, *, 
         notes = [*_code(experiment, base), *_check_models(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
-        task = load_task(experiment.task.use, experiment.task.options, base=base)
+        task = tasks.load(experiment, base)
         _check_against_task(experiment, task)
-        fits = _check_fits(path, overrides, base) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
+        fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
-        message = " ".join(str(error).split())
-        raise InputError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from None
+        raise InputError(error if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
 
 
-def _check_variations(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> list[str]:
-    """Every variation is an experiment of its own. A note that only some have starts with their labels."""
-    found = variations(experiment)
-    options = _options(experiment, path.parent)
-    for place, level in enumerate(experiment.vary.get("world", ())):
+def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
+    """The declared matches of compared arms that the plan misses, counted without a model."""
+    from apo_bench.analysis import costs
+    from apo_bench.plan.projection import plan
+
+    base = file.path.parent.resolve()
+    return costs.missed_matches(plan(with_resolved_files(file.experiment, base), tasks.load(file.experiment, base), base=base).matches)
+
+
+def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
+    """Check every variation as an experiment of its own. A note that only some have starts with their labels."""
+    experiment = file.experiment
+    parts = variations(experiment)
+    options = _options(experiment, file.path.parent)
+    for index, level in enumerate(experiment.vary.get("world", ())):
         if isinstance(level, int) and "world_seed" not in options:
-            there = ", ".join(options) or "none"
-            raise InputError(f"vary.world.{place}: task {experiment.task.use} has no option world_seed; options: {there}")
+            available = ", ".join(options) or "none"
+            raise InputError(f"vary.world.{index}: task {experiment.task.use} has no option world_seed; options: {available}")
     labels: dict[str, list[str]] = {}
-    for one in found:
+    for variation in parts:
         try:
-            notes = check_experiment(path, one.over(overrides))
+            notes = check(file.under(variation.over(file.overrides)), tasks)
         except InputError as error:
-            raise InputError(f"vary: {one.label}: {str(error).removeprefix(f'{path}: ')}") from None
+            raise InputError(f"vary: {variation.label}: {str(error).removeprefix(f'{file.path}: ')}") from None
         for note in notes:
-            labels.setdefault(note, []).append(one.label)
-    return [note if len(those) == len(found) else f"{', '.join(those)}: {note}" for note, those in labels.items()]
+            labels.setdefault(note, []).append(variation.label)
+    return [note if len(some) == len(parts) else f"{', '.join(some)}: {note}" for note, some in labels.items()]
 
 
 def _check_arm(name: str, arm: Arm, base: Path) -> None:
@@ -91,17 +105,17 @@ def _check_arm(name: str, arm: Arm, base: Path) -> None:
 def _check_launch(experiment: Experiment, base: Path) -> None:
     launch = experiment.executor.launch
     if launch is not None:
-        launched.identity(str(find_beside(launch, base) or launch))
+        launching.configuration(str(find_beside(launch, base) or launch))
 
 
 def _code(experiment: Experiment, base: Path) -> Iterator[str]:
-    """Python files, and models' own code, that a run of the experiment executes: whoever wrote them can do what the user can."""
-    named = [
+    """A note for each python file, and each model's own code, that a run would execute with the user's rights."""
+    choices = [
         *((f"arms.{name}", arm) for name, arm in experiment.arms.items()),
-        *((f"judges.{name}", one) for name, one in experiment.judges.items()),
+        *((f"judges.{name}", judge) for name, judge in experiment.judges.items()),
     ]
     files: dict[Path, list[str]] = {}
-    for key, choice in named:
+    for key, choice in choices:
         for path in methods.source_files(choice.use, choice.parameters, base=base):
             files.setdefault(path, []).append(key)
     for path in task_files.code_of(task_files.find_task(experiment.task.use, base)):
@@ -123,27 +137,28 @@ def _check_judges(experiment: Experiment, task: Task, base: Path) -> Iterator[st
             yield str(error)
 
 
-def _check_fits(path: Path, overrides: Mapping[str, Any] | None, base: Path) -> Iterator[str]:
-    """Every sized arm has a size; which, is a note."""
-    experiment, task = records.opened(path, overrides)
+def _check_fits(file: ExperimentFile, tasks: TaskCache) -> Iterator[str]:
+    """A note with the size of each arm that has `fit`."""
+    base = file.path.parent.resolve()
     try:
-        fits = fitting.fitted(experiment, task, base)
+        fits = fitting.fitted(with_resolved_files(file.experiment, base), tasks.load(file.experiment, file.path.parent), base)
     except NotHere as error:
         yield str(error)
         return
-    for name, one in fits.items():
-        yield f"arms.{name}: {one.by} = {one.value:g}, which spends {one.ratio:.3f} of the {one.unit} of {one.to}"
+    for name, fit in fits.items():
+        yield f"arms.{name}: {fit.by} = {fit.value:g}, which spends {fit.ratio:.3f} of the {fit.unit} of {fit.to}"
 
 
-def _check_trials(experiment: Experiment, path: Path, overrides: Mapping[str, Any] | None) -> None:
-    """Every setting that tuning will try is one its method takes."""
-    if experiment.tune is None:
+def _check_trials(file: ExperimentFile) -> None:
+    """Raise InputError for a setting of tuning that its arm's method does not take."""
+    tune = file.experiment.tune
+    if tune is None:
         return
-    for name, grid in experiment.tune.grids.items():
-        for setting in tune.trials(name, grid, experiment.tune.trials):
-            tried = load_experiment(path, {**(overrides or {}), **tune.overrides(name, setting)})
+    for name, grid in tune.grids.items():
+        for setting in tuning.trials(name, grid, tune.trials):
+            trial = file.under({**file.overrides, **tuning.overrides(name, setting)})
             try:
-                _check_arm(name, tried.arms[name], path.parent)
+                _check_arm(name, trial.experiment.arms[name], file.path.parent)
             except InputError as error:
                 raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
 
@@ -151,8 +166,8 @@ def _check_trials(experiment: Experiment, path: Path, overrides: Mapping[str, An
 def _models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | RewardSpec]]:
     yield "models.policy", experiment.models.policy
     yield "models.reward", experiment.models.reward
-    for place, gold in enumerate(experiment.models.gold):
-        yield f"models.gold.{place}.model", gold.model
+    for index, gold in enumerate(experiment.models.gold):
+        yield f"models.gold.{index}.model", gold.model
 
 
 def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
@@ -171,18 +186,18 @@ def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
 
 def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, base: Path, experiment: Experiment) -> Iterator[str]:
     try:
-        found = resolve_model(path, base)
+        resolved = resolve_model(path, base)
     except InputError as error:
         if path not in IMPORT_NAMES:
             raise InputError(f"{key}.{error}") from None
         yield f"{key}.{error}"
         return
-    if not os.path.isabs(found):
+    if not os.path.isabs(resolved):
         yield f"{key}.path: {path} is taken for a hub id and was not checked"
         return
-    config = Path(found) / "config.json"
+    config = Path(resolved) / "config.json"
     if not config.is_file():
-        raise InputError(f"{key}.path: {found} is not a model folder (it has no config.json)")
+        raise InputError(f"{key}.path: {resolved} is not a model folder (it has no config.json)")
     try:
         fields = json.loads(config.read_text(encoding="utf-8"))
     except ValueError:
@@ -191,21 +206,21 @@ def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, ba
 
 
 def _check_context(key: str, model: PolicyModel | NeuralReward, config: Mapping[str, Any], experiment: Experiment) -> None:
-    """Prompt and response together must fit the positions a model has, where its configuration says how many."""
+    """Raise InputError where prompt and longest response need more positions than the model's configuration gives it."""
     context = config.get("max_position_embeddings", config.get("n_positions"))
     if context is None:
         return
     if isinstance(model, PolicyModel):
         longest = max(model.max_response_tokens, model.sampling.max_new_tokens, experiment.evaluation.sampling.max_new_tokens)
-        field, wanted = "max_prompt_tokens", model.max_prompt_tokens + longest
+        field, needed = "max_prompt_tokens", model.max_prompt_tokens + longest
     else:
-        field, wanted = "max_tokens", model.max_tokens
-    if wanted > context:
-        raise InputError(f"{key}.{field}: {wanted} tokens with the longest response, but the model's context has {context}")
+        field, needed = "max_tokens", model.max_tokens
+    if needed > context:
+        raise InputError(f"{key}.{field}: {needed} tokens with the longest response, but the model's context has {context}")
 
 
 def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
-    """transformers takes unknown fields without a word; a misspelt one would be a model of another size."""
+    """Raise InputError for a field that the model type does not have: transformers ignores it, and the model has another size."""
     from transformers import CONFIG_MAPPING
 
     own = dict(fields)
@@ -221,16 +236,16 @@ def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
     try:
         CONFIG_MAPPING[kind](**own)
     except Exception as error:
-        raise InputError(" ".join(f"{key}: {error}".split())) from None
+        raise InputError(f"{key}: {error}") from None
 
 
 def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
-    """A task that can read local files has the option `data_files`; left at null, its data are downloaded."""
+    """Whether the task downloads its data: it can read local files by the option `data_files`, which is null."""
     return _options(experiment, base).get("data_files", "") is None
 
 
 def _options(experiment: Experiment, base: Path) -> dict[str, Any]:
-    """All options of the task, with the experiment's; no data are read."""
+    """The task's options with those of the experiment; no data are read."""
     folder = task_files.find_task(experiment.task.use, base)
     description = folder / f"{folder.name}.yaml"
     return task_files.merge_options(description, task_files.read_description(description).options, experiment.task.options)
@@ -250,35 +265,35 @@ def _check_against_task(experiment: Experiment, task: Task) -> None:
     if experiment.models.policy.warmup is not None and not task.demonstrations:
         raise InputError(f"models.policy.warmup: task {task.name} has no demonstrations to warm a policy up on")
     evaluation = experiment.evaluation
-    asked: tuple[tuple[str, int | None, Split], ...] = (
+    counts: tuple[tuple[str, int | None, Split], ...] = (
         ("prompts", evaluation.prompts, "test"),
         ("dev_prompts", evaluation.dev_prompts, "dev"),
     )
-    for key, wanted, split in asked:
-        if wanted is not None and wanted > len(task.prompts[split]):
-            raise InputError(f"evaluation.{key}: {wanted} asked for, {len(task.prompts[split])} in the {split} split")
+    for key, count, split in counts:
+        if count is not None and count > len(task.prompts[split]):
+            raise InputError(f"evaluation.{key}: {count} prompts, but the {split} split has {len(task.prompts[split])}")
     for name, arm in experiment.arms.items():
-        for key, wanted in _prompts_per_round(arm.parameters):
-            if wanted > len(task.prompts["policy"]):
-                raise InputError(f"arms.{name}.{key}: {wanted} asked for, {len(task.prompts['policy'])} in the policy split")
+        for key, count in _prompts_per_round(arm.parameters):
+            if count > len(task.prompts["policy"]):
+                raise InputError(f"arms.{name}.{key}: {count} prompts, but the policy split has {len(task.prompts['policy'])}")
 
 
 def _prompts_per_round(parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """(dotted key, value) wherever a method, or one among its parameters, says how many prompts a round has."""
+    """(dotted key, value) of `prompts_per_round` in a method's parameters and in those of methods among them."""
     for name, value in parameters.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{key}", wanted) for key, wanted in _prompts_per_round(value))
+            yield from ((f"{name}.{key}", count) for key, count in _prompts_per_round(value))
         elif name == "prompts_per_round" and isinstance(value, int):
             yield name, value
 
 
 def _budget_notes(experiment: Experiment, task: Task) -> Iterator[str]:
-    there = {"human_pairs": len(task.pairs["rm"]), "golden_responses": len(task.golden)}
+    available = {"human_pairs": len(task.pairs["rm"]), "golden_responses": len(task.golden)}
     for unit, budget in experiment.budget.items():
         if budget == 0:
             yield f"budget.{unit}: 0, so an arm that needs any fails"
     sources = {"budget": experiment.budget} | {f"arms.{name}.budget": arm.budget for name, arm in experiment.arms.items()}
     for key, budgets in sources.items():
         for unit, budget in budgets.items():
-            if budget > there.get(unit, float("inf")):
-                yield f"{key}.{unit}: {budget:.12g}, but the task has {there[unit]}"
+            if budget > available.get(unit, float("inf")):
+                yield f"{key}.{unit}: {budget:.12g}, but the task has {available[unit]}"

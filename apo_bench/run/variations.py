@@ -1,6 +1,6 @@
-"""`vary:` repeats an experiment at every level of what is held fixed within one: the world, the initial policy, the gold models.
+"""`vary:` repeats an experiment at every level of what is fixed within one: the world, the initial policy, the gold models.
 
-Each level is an ordinary run in a folder of its own, `<out>/<label>/`; what they say together is `apo_bench.report.spread`'s.
+Each level is an ordinary run in a folder of its own, `<out>/<label>/`; apo_bench.report.spread summarises them.
 """
 
 import re
@@ -12,10 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.load import dump_experiment, load_experiment
+from apo_bench.config.load import ExperimentFile, dump_experiment, load_experiment
 from apo_bench.config.schema import Experiment, Level
 from apo_bench.errors import InputError
 from apo_bench.run import runner
+from apo_bench.run.experiment import TaskCache, resolve
+from apo_bench.run.runner import RunResult
 from apo_bench.store import write_text
 
 NAME_LENGTH = 24  # of a mapping level in a label
@@ -23,22 +25,15 @@ NAME_LENGTH = 24  # of a mapping level in a label
 
 @dataclass(frozen=True)
 class Variation:
-    """One level of every factor that varies. `label` names its folder; `overrides` make the experiment of it."""
+    """One level of every factor that varies. `label` names its folder; `overrides` turn the experiment into it."""
 
     label: str
     levels: Mapping[str, Level]
     overrides: Mapping[str, Any]
 
     def over(self, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The user's overrides, then the variation's, which come last whatever the user's are."""
-        # a copy: loading assigns into the mappings it is given, and one variation's levels would reach the next
+        """The user's overrides followed by the variation's, which take precedence."""
         return deepcopy({key: value for key, value in (overrides or {}).items() if key not in self.overrides} | dict(self.overrides))
-
-
-@dataclass(frozen=True)
-class VariedResult:
-    folder: Path
-    failures: tuple[str, ...]  # each starts with its variation's label
 
 
 def variations(experiment: Experiment) -> tuple[Variation, ...]:
@@ -46,49 +41,49 @@ def variations(experiment: Experiment) -> tuple[Variation, ...]:
 
     An int is a seed: of the world, of the initial policy's first weights and warm-up, or the one seed of every gold model. A mapping
     replaces fields: of task.options, of models.policy, or all gold models by the one it describes; dots in its keys lead deeper.
-    Raises InputError, naming the key, for a seed of a policy that has no architecture and for a level that is there twice.
+    Raises InputError, naming the key, for a seed of a policy without an architecture and for a level given twice.
     """
     if not experiment.vary:
         return ()
     factors = list(experiment.vary)
-    found = []
+    combinations = []
     for combination in product(*(_levels(experiment, factor) for factor in factors)):
         label = ",".join(f"{factor}={name}" for factor, (name, _, _) in zip(factors, combination, strict=True))
         levels = {factor: level for factor, (_, level, _) in zip(factors, combination, strict=True)}
         overrides = {key: value for _, _, changes in combination for key, value in changes.items()}
-        found.append(Variation(label, levels, {**overrides, "vary": {}}))
-    return tuple(found)
+        combinations.append(Variation(label, levels, {**overrides, "vary": {}}))
+    return tuple(combinations)
 
 
 def run_variations(
-    path: Path,
-    overrides: Mapping[str, Any] | None = None,
-    out: Path | None = None,
-    workers: int | None = None,
-    tiny: Mapping[str, Any] | None = None,
-) -> VariedResult:
-    """Run every variation, or go on with them, and write the spread. What fails in one leaves the others alone.
+    file: ExperimentFile, folder: Path, workers: int | None = None, *, tiny: Mapping[str, Any] | None = None, tasks: TaskCache | None = None
+) -> RunResult:
+    """Run every variation, or resume it, and write the spread. A failure of one does not stop the others; it starts with their label.
 
-    `tiny`: those of the overrides that `--tiny` stands for.
-    Raises InputError, before anything is written, for a variation that is no valid experiment or a folder that holds an ordinary run.
+    `tiny`: those overrides that `--tiny` stands for. Raises InputError, before anything is written, for a variation that is not a valid
+    experiment and for a folder that holds an ordinary run.
     """
-    experiment = load_experiment(path, overrides)
-    folder = (out or Path("results") / experiment.name).resolve()
+    folder, tasks = folder.resolve(), tasks or TaskCache()
     if (folder / "manifest.json").exists():
         raise InputError(f"{folder}: holds a run without vary; give another folder or name")
-    parts = _valid(path, overrides, experiment)
-    write_text(folder / "experiment.yaml", dump_experiment(experiment))
-    failures = []
-    for number, one in enumerate(parts, start=1):
-        print(f"variation {number}/{len(parts)}: {one.label}", file=sys.stderr, flush=True)
+    try:
+        parts = variations(file.experiment)
+    except InputError as error:
+        raise InputError(f"{file.path}: {error}") from None
+    files = [file.under(variation.over(file.overrides)) for variation in parts]  # all are valid before one is run
+    write_text(folder / "experiment.yaml", dump_experiment(file.experiment))
+    failures: list[str] = []
+    for number, (variation, varied) in enumerate(zip(parts, files, strict=True), start=1):
+        print(f"variation {number}/{len(parts)}: {variation.label}", file=sys.stderr, flush=True)
         try:
-            result = runner.run(path, one.over(overrides), folder / one.label, workers, variation=one.levels, tiny=tiny)
+            resolved = resolve(varied, folder / variation.label, tasks)
+            result = runner.run(resolved, workers, variation=variation.levels, tiny=tiny)
         except InputError as error:
-            failures.append(f"{one.label}: {error}")
+            failures.append(f"{variation.label}: {error}")
         else:
-            failures += [f"{one.label}: {failure}" for failure in result.failures]
+            failures += [f"{variation.label}: {failure}" for failure in result.failures]
     write_spread(folder)
-    return VariedResult(folder, tuple(failures))
+    return RunResult(folder, tuple(failures), varied=True)
 
 
 def is_varied(folder: Path) -> bool:
@@ -97,35 +92,32 @@ def is_varied(folder: Path) -> bool:
     return path.is_file() and bool(load_experiment(path).vary)
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """The run folder itself, or, where an experiment varies, the folders of its variations that have been started."""
+    if not is_varied(folder):
+        return [folder]
+    folders = (folder / variation.label for variation in variations(load_experiment(folder / "experiment.yaml")))
+    return [part for part in folders if (part / "experiment.yaml").is_file()]
+
+
 def rebuild(folder: Path, *, aggregates_only: bool = False) -> Path:
     """Write every variation's report again from its tables, then the spread. Raises InputError if none has finished."""
     from apo_bench.report.report import write_report
 
-    finished = [folder / one.label for one in variations(load_experiment(folder / "experiment.yaml"))]
-    finished = [one for one in finished if (one / "manifest.json").is_file()]
+    finished = [part for part in run_folders(folder) if (part / "manifest.json").is_file()]
     if not finished:
         raise InputError(f"{folder}: no variation has finished (none has a manifest.json)")
-    for one in finished:
-        write_report(one, aggregates_only=aggregates_only)
+    for part in finished:
+        write_report(part, aggregates_only=aggregates_only)
     return write_spread(folder)
 
 
 def write_spread(folder: Path) -> Path:
-    """Write `folder`/report from the variations' reports; the same ones give the same bytes. Returns the path of report.md."""
+    """Write `folder`/report from the variations' reports; equal reports give equal bytes. Returns the path of report.md."""
     from apo_bench.report import spread  # pandas and matplotlib take a second to import
 
     experiment = load_experiment(folder / "experiment.yaml")
-    return spread.write(folder, experiment.name, {one.label: one.levels for one in variations(experiment)})
-
-
-def _valid(path: Path, overrides: Mapping[str, Any] | None, experiment: Experiment) -> tuple[Variation, ...]:
-    try:
-        found = variations(experiment)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    for one in found:
-        load_experiment(path, one.over(overrides))
-    return found
+    return spread.write(folder, experiment.name, {variation.label: variation.levels for variation in variations(experiment)})
 
 
 def _levels(experiment: Experiment, factor: str) -> Iterator[tuple[str, Level, dict[str, Any]]]:
@@ -153,7 +145,7 @@ def _overrides(experiment: Experiment, factor: str, level: Level) -> dict[str, A
 
 
 def _names(levels: Sequence[Level]) -> list[str]:
-    """A name for each level that is safe in a path: a seed is its number, a mapping its values. Distinct, also without case."""
+    """A name for each level that is safe in a path: a seed's number, a mapping's values. Distinct even where case is ignored."""
     taken = {str(level) for level in levels if isinstance(level, int)}
     names = []
     for level in levels:
@@ -172,7 +164,7 @@ def _names(levels: Sequence[Level]) -> list[str]:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """The plain values inside mappings and lists; null says nothing of a level."""
+    """The plain values inside mappings and lists, except null."""
     if isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _leaves(part)

@@ -1,35 +1,42 @@
-"""One job, in a worker: an arm-seed from its method to its record, or a part of the bench."""
+"""Runs one job in a worker process: an arm-seed, from its method to its record, or a model that all arms share."""
 
+import json
 import traceback
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from apo_bench.config.controls import ORACLE, made_of
+from apo_bench.config.schema import EngineChoice, Executor
+from apo_bench.engines import open_engine
+from apo_bench.engines.protocol import Engine
 from apo_bench.errors import BudgetExceeded, InputError
+from apo_bench.hashing import checksum
 from apo_bench.lab.ledger import STOCKS, UNITS
 from apo_bench.run import records
+from apo_bench.run.experiment import ResolvedExperiment, resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
-from apo_bench.run.tables import TRUNCATED
 from apo_bench.store import write_text
-from apo_bench.training import launch as launched
 
 
 def work(job: Job, report: Report) -> str | None:
-    """Run one job; returns what went wrong, or None."""
+    """Run one job; returns its error message, or None."""
     try:
-        bench = _bench(job, report)
+        resolved = _experiment(job)
+        context = _context(job, resolved, report)
         if job.arm == INITIAL:
             report("initial policy")
-            _ = bench.initial_policy
+            _ = context.initial_policy
         elif job.arm == GOLD:
-            for gold in bench.experiment.models.gold:
+            for gold in context.experiment.models.gold:
                 if job.seed in gold.seeds:
                     report(f"gold {gold.name}")
-                    bench.gold(gold, job.seed)
+                    context.gold(gold, job.seed)
         elif job.arm == ORACLE:
-            _run_oracle(bench, job, report)
+            _run_oracle(context, job, resolved, report)
         else:
-            _run_arm(bench, job, report)
+            _run_arm(context, job, resolved, report)
     except BudgetExceeded as error:
         return str(error)
     except InputError as error:
@@ -38,79 +45,93 @@ def work(job: Job, report: Report) -> str | None:
         message, log = f"{type(error).__name__}: {error}".splitlines()[0], job.folder / "logs" / f"{job.record.stem}.log"
         try:
             write_text(log, traceback.format_exc())
-        except OSError:  # no room for it: then the message has to do
+        except OSError:  # the disk may be full
             return message
         return f"{message} (see {log})"
     return None
 
 
-def _run_arm(bench: Any, job: Job, report: Report) -> None:
-    from apo_bench.evaluation.evaluate import Examination, evaluate
+def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Report) -> None:
+    """Run the arm's method, evaluate its rounds, and write its record."""
+    from apo_bench.evaluation.evaluate import RoundEvaluation, evaluate
     from apo_bench.types import Round
 
-    lab = bench.lab(job.seed, arm=made_of(bench.experiment, job.arm))
-    records.method(job).run(lab)
+    lab = context.lab(job.seed, arm=made_of(context.experiment, job.arm))
+    records.method(job, resolved).run(lab)
     if not lab.rounds:
         raise InputError(f"{job.experiment}: arms.{job.arm}: it finished no round (lab.finish_round was not called)")
     record: dict[str, Any] = {"used": lab.used}
     if job.trial is not None:  # tuning sees dev prompts, and nothing else
         report("scoring on dev prompts")
-        examined = [Examination(bench, one, job.seed) for one in lab.rounds]
-        record["dev_scores"] = [one.dev_score()[0]["value"] for one in examined]
-        kl = ([row["value"] for row in one.divergence(bench.dev_prompts) if row["axis"] == "all"] for one in examined)
+        evaluations = [RoundEvaluation(context, round_, job.seed) for round_ in lab.rounds]
+        record["dev_scores"] = [evaluation.dev_score()[0]["value"] for evaluation in evaluations]
+        kl = ([row["value"] for row in evaluation.divergence(context.dev_prompts) if row["axis"] == "all"] for evaluation in evaluations)
         record["kl"] = [values[0] if values else None for values in kl]
     else:
         first = lab.rounds[0].reward_model
-        rounds = [Round(bench.initial_policy, first), *lab.rounds]  # round 0: nobody has moved yet
+        rounds = [Round(context.initial_policy, first), *lab.rounds]  # round 0: before any training
         record["rounds"] = []
-        for number, one in enumerate(rounds):
+        for number, round_ in enumerate(rounds):
             report(f"evaluating round {number}")
-            evaluation = evaluate(bench, one, job.seed, first).key
-            reward_model = one.reward_model.key if one.reward_model else None
-            record["rounds"].append({"policy": one.policy.key, "reward_model": reward_model, "evaluation": evaluation})
+            evaluation = evaluate(context, round_, job.seed, first).key
+            reward_model = round_.reward_model.key if round_.reward_model else None
+            record["rounds"].append({"policy": round_.policy.key, "reward_model": reward_model, "evaluation": evaluation})
         record |= {
-            "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in TRUNCATED},
+            "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in records.TRUNCATED},
             "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
             "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
-            "hardware": dict(bench.hardware),
+            "hardware": dict(context.engine.hardware),
             "wall_s": lab.wall_s,
             "peak_memory_bytes": lab.peak_memory_bytes,
-            "floor": bench.floor_accuracy(job.seed),
-            "gold": bench.gold_accuracy().key,
+            "floor": context.floor_accuracy(job.seed),
+            "gold": context.gold_accuracy().key,
         }
-    records.write_record(job, {**record, "bench": bench.charged, "artifacts": bench.store.used})
+    records.write_record(job, resolved, {**record, "bench": context.charged, "artifacts": context.store.used})
 
 
-def _run_oracle(bench: Any, job: Job, report: Report) -> None:
-    """Of the policy that the reference ended with: its method is run once more, and finds everything in the store."""
+def _run_oracle(context: Any, job: Job, resolved: ResolvedExperiment, report: Report) -> None:
+    """Run the oracle on the reference's last policy, which the reference's method, run once more, takes from the store."""
     from apo_bench.evaluation.oracle import oracle
 
-    reference = replace(job, arm=made_of(bench.experiment, job.arm))
-    kept = records.finished(reference)
-    if kept is None:
+    reference = replace(job, arm=made_of(context.experiment, job.arm))
+    reference_record = records.finished(reference, resolved)
+    if reference_record is None:
         raise InputError(f"controls.oracle: {reference.arm} has no result for seed {job.seed}")
-    lab = bench.lab(job.seed, arm=reference.arm)
-    records.method(reference).run(lab)
-    if lab.rounds[-1].policy.key != kept["rounds"][-1]["policy"]:
+    lab = context.lab(job.seed, arm=reference.arm)
+    records.method(reference, resolved).run(lab)
+    if lab.rounds[-1].policy.key != reference_record["rounds"][-1]["policy"]:
         raise InputError(
             f"controls.oracle: {reference.arm}, seed {job.seed}: run once more it ends with another policy (on other hardware, or as its "
             "method is not deterministic)"
         )
     report("the best of several answers")
-    made = oracle(bench, lab.rounds[-1], job.seed)
-    rounds = [{"round": len(lab.rounds), "policy": lab.rounds[-1].policy.key, "evaluation": made.key}]
-    about = {"rounds": rounds, "wall_s": 0.0}  # of making policies, which it does not
-    records.write_record(job, {**about, "bench": bench.charged, "artifacts": bench.store.used})
+    evaluation = oracle(context, lab.rounds[-1], job.seed)
+    rounds = [{"round": len(lab.rounds), "policy": lab.rounds[-1].policy.key, "evaluation": evaluation.key}]
+    record = {"rounds": rounds, "wall_s": 0.0}  # it trains no policy
+    records.write_record(job, resolved, {**record, "bench": context.charged, "artifacts": context.store.used})
 
 
-def _bench(job: Job, report: Report) -> Any:
-    import torch
-
-    from apo_bench.evaluation.context import Bench
+def _context(job: Job, resolved: ResolvedExperiment, report: Report) -> Any:
+    from apo_bench.evaluation.context import EvaluationContext
     from apo_bench.store import RunStore
 
-    experiment, task = records.load(job.experiment, job.overrides)
-    hardware = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
-    hardware |= launched.identity(experiment.executor.launch)
-    store = RunStore(job.folder)
-    return Bench(experiment, task, store, hardware, lambda stage, used: report(stage, store.tokens, dict(used)))
+    experiment, store = resolved.experiment, RunStore(job.folder)
+    engine = _engine(experiment.engine, experiment.executor, job.folder)
+    return EvaluationContext(experiment, resolved.task, store, engine, lambda stage, used: report(stage, store.tokens, dict(used)))
+
+
+@cache
+def _engine(choice: EngineChoice, executor: Executor, folder: Path) -> Engine:
+    """One for all jobs of a worker, so that models stay loaded from one job to the next."""
+    return open_engine(choice, executor, folder)
+
+
+_experiments: dict[tuple[Path, str, Path], ResolvedExperiment] = {}  # by file, its content, and run folder
+
+
+def _experiment(job: Job) -> ResolvedExperiment:
+    """The job's experiment. A worker runs many jobs, and reads a file again only when it has changed."""
+    key = (job.experiment, checksum(job.experiment), job.folder)
+    if key not in _experiments:
+        _experiments[key] = resolve_experiment(job.experiment, json.loads(job.overrides), job.folder)
+    return _experiments[key].under(job.overrides)

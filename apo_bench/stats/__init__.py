@@ -1,4 +1,4 @@
-"""Valid claims about arms: frames and arrays in, frozen results out, no I/O. Importable alone; docs/statistics.md says what and why."""
+"""Statistics of arms: frames and arrays in, frozen results out, no I/O. docs/statistics.md explains the choices."""
 
 from apo_bench.stats.bootstrap import Bootstrap, two_way_bootstrap
 from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry

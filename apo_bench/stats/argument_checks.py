@@ -1,4 +1,4 @@
-"""What every function here asks of its arguments; errors are one line and begin with the name of the function that was called."""
+"""Checks of arguments. Each error is one line that begins with the name of the function that was called."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence, Set
@@ -12,28 +12,28 @@ import pandas as pd
 
 Array = npt.NDArray[Any]
 
-ROUNDING = 1e-12  # what varies less than this share of the values' size does not vary
+ROUNDING = 1e-12  # variation below this share of the values' size is rounding
 
 
 def check_confidence(confidence: Any, caller: str) -> None:
     """A real number strictly between 0 and 1."""
     if not (isinstance(confidence, float | np.floating) and 0 < confidence < 1):
-        raise ValueError(f"{caller}: confidence is between 0 and 1, got {shown(confidence)}")
+        raise ValueError(f"{caller}: confidence is between 0 and 1, got {short_repr(confidence)}")
 
 
 def check_count(value: Any, name: str, caller: str, least: int) -> None:
     """A whole number (Python's or numpy's int) of at least `least`."""
     if not is_whole(value) or value < least:
-        raise ValueError(f"{caller}: {name} is a whole number of at least {least}, got {shown(value)}")
+        raise ValueError(f"{caller}: {name} is a whole number of at least {least}, got {short_repr(value)}")
 
 
 def check_seed(seed: Any, caller: str) -> None:
-    """What two calls share to draw the same: a whole number of at least 0."""
+    """A random seed: a whole number of at least 0."""
     check_count(seed, "seed", caller, 0)
 
 
 def check_columns(frame: Any, columns: Sequence[Any], caller: str) -> None:
-    """A frame that holds each of `columns` once."""
+    """A frame that has each of `columns` once."""
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"{caller}: rows come as a DataFrame, got {type(frame).__name__}")
     names = list(frame.columns)
@@ -45,11 +45,11 @@ def check_columns(frame: Any, columns: Sequence[Any], caller: str) -> None:
 def check_arm(arm: Any, caller: str) -> None:
     """The name of an arm: one label, not a list of them."""
     if not isinstance(arm, Hashable) or arm is None:
-        raise ValueError(f"{caller}: an arm is one label (column arm), got {shown(arm)}")
+        raise ValueError(f"{caller}: an arm is one label (column arm), got {short_repr(arm)}")
 
 
-def coded(labels: Any) -> tuple[Array, Array]:
-    """Labels as 0 .. n-1 and the distinct labels, in an order that the rows' order does not change."""
+def label_codes(labels: Any) -> tuple[Array, Array]:
+    """Labels as 0 .. n-1 and the distinct labels, in an order that does not depend on that of the rows."""
     codes, names = pd.factorize(labels)
     order = sorted(range(len(names)), key=lambda place: str(names[place]))
     ranks = np.empty(len(names), dtype=int)
@@ -58,21 +58,28 @@ def coded(labels: Any) -> tuple[Array, Array]:
 
 
 def check_labels(labels: pd.Series, what: str) -> None:
-    """Labels that can be told apart, none of them missing."""
+    """Hashable labels, none of them missing."""
     if empty := int(labels.isna().to_numpy().sum()):
         raise ValueError(f"{what} is empty in {empty} rows")
     check_hashable(labels, what)
 
 
 def check_hashable(labels: pd.Series, what: str) -> None:
-    """Labels that can be told apart: no lists, dicts or arrays."""
+    """Hashable labels: no lists, dicts or arrays."""
     try:
         set(labels)
     except TypeError:
         raise ValueError(f"{what} holds a label that is not hashable") from None
 
 
-def numbers(values: Any, what: str) -> Array:
+def check_one_cluster(rows: pd.DataFrame, caller: str) -> None:
+    """Rows in which each prompt_id has one cluster_id."""
+    prompts = rows[["prompt_id", "cluster_id"]].drop_duplicates()["prompt_id"]
+    if several := prompts[prompts.duplicated()].tolist():
+        raise ValueError(f"{caller}: prompt {several[0]!r} is in two clusters (column cluster_id)")
+
+
+def as_floats(values: Any, what: str) -> Array:
     """A series, array or list as floats; None, NaN and pd.NA become NaN.
 
     Numbers, truth values, nullable types and objects that hold numbers will do. Text, times, complex numbers and whole numbers too large
@@ -89,11 +96,11 @@ def numbers(values: Any, what: str) -> Array:
 
 
 def is_whole(value: Any) -> bool:
-    """A whole number that is neither a truth value nor a span of time."""
+    """Whether a value is a whole number, and neither a bool nor a timedelta."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value in one short line, for an error."""
     return " ".join((str(value) if isinstance(value, Real | np.generic) else repr(value)).split())[:80]
 

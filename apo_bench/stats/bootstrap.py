@@ -1,4 +1,4 @@
-"""The two-way bootstrap: seeds and clusters of prompts are drawn again, by weights and matrix products instead of copied rows."""
+"""The two-way bootstrap over seeds and clusters of prompts, by weights and matrix products instead of copied rows."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -9,9 +9,9 @@ from scipy.special import ndtr, ndtri  # scipy.stats would take a second to impo
 
 from apo_bench.stats.argument_checks import Array, check_count, check_seed
 from apo_bench.stats.score_layout import Layout, lay_out
-from apo_bench.stats.two_way_random_effects import Contrast, contrast_of, estimate
+from apo_bench.stats.two_way_random_effects import Contrast, contrast_of, estimate_difference
 
-SHAPE_SEEDS = 5  # fewer seeds drawn again show no shape
+SHAPE_SEEDS = 5  # fewer resampled seeds show no shape of a distribution
 AT_A_TIME = 1_000_000  # weights held in memory
 
 
@@ -43,40 +43,43 @@ def two_way_bootstrap(
     """
     check_count(draws, "draws", "two_way_bootstrap", least=100)
     check_seed(seed, "two_way_bootstrap")
-    found, caller = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="two_way_bootstrap"), f"two_way_bootstrap: arms {a!r} and {b!r}"
-    plain = contrast_of(found, confidence, caller=caller)
+    layout, caller = (
+        lay_out(scores, a, b, paired_seeds=paired_seeds, caller="two_way_bootstrap"),
+        f"two_way_bootstrap: arms {a!r} and {b!r}",
+    )
+    plain = contrast_of(layout, confidence, caller=caller)
     base = Bootstrap(**asdict(plain), draws=draws)
     if math.isnan(plain.df):
         return base
-    means = resampled_differences(found, draws, seed)
+    means = resampled_differences(layout, draws, seed)
     spread = float(means.std())
     base = replace(base, resampled_error=spread)
     if math.isnan(plain.p_value):
         return base
-    if 1 < found.n_seeds < SHAPE_SEEDS:
-        return replace(base, test=f"{plain.test} ({found.n_seeds} seeds are too few for a bootstrap's)")
-    reference, error, z = estimate(found, caller).error, plain.standard_error, (means - plain.difference) / spread
+    if 1 < layout.n_seeds < SHAPE_SEEDS:
+        return replace(base, test=f"{plain.test} ({layout.n_seeds} seeds are too few for a bootstrap's)")
+    reference, error, z = estimate_difference(layout, caller).error, plain.standard_error, (means - plain.difference) / spread
     ends = reference.quantile(ndtr(np.quantile(z, [(1 - confidence) / 2, (1 + confidence) / 2])))
     low, high = (plain.difference + error * float(end) for end in ends)
     low, high = min(low, plain.ci_low), max(high, plain.ci_high)
     reached = ndtri(reference.below(-plain.difference / error))  # the z* whose end of the interval is 0
     p_value = min(1.0, 2 * (min(int((z <= reached).sum()), int((z >= reached).sum())) + 1) / (draws + 1))
-    over = "clusters" if found.n_seeds == 1 else f"seeds ({'paired' if found.paired else 'not paired'}) and clusters"
+    over = "clusters" if layout.n_seeds == 1 else f"seeds ({'paired' if layout.paired else 'not paired'}) and clusters"
     test = f"bootstrap over {over} of prompts, {draws} draws, t tails, never narrower than the t interval"
     return replace(base, ci_low=low, ci_high=high, p_value=max(p_value, plain.p_value), test=test)
 
 
-def resampled_differences(found: Layout, draws: int, seed: int) -> Array:
-    """Differences of the arms' means (draws,), seeds and clusters drawn again as `two_way_bootstrap` says."""
+def resampled_differences(layout: Layout, draws: int, seed: int) -> Array:
+    """Differences of the arms' means (draws,), seeds and clusters resampled as in `two_way_bootstrap`."""
     generator = np.random.default_rng(seed)
-    seeds_a = _weights(generator, draws, len(found.first))
-    seeds_b = seeds_a if found.paired else _weights(generator, draws, len(found.second))
-    columns, means = np.concatenate([found.first, found.second]).T, np.empty(draws)  # (P, Sa + Sb)
-    step = max(1, AT_A_TIME // found.n_clusters)
+    seeds_a = _weights(generator, draws, len(layout.first))
+    seeds_b = seeds_a if layout.paired else _weights(generator, draws, len(layout.second))
+    columns, means = np.concatenate([layout.first, layout.second]).T, np.empty(draws)  # (P, Sa + Sb)
+    step = max(1, AT_A_TIME // layout.n_clusters)
     for start in range(0, draws, step):
         rows = slice(start, min(start + step, draws))
-        by_seed = _weights(generator, rows.stop - start, found.n_clusters) @ columns  # (n, Sa + Sb)
-        means[rows] = (by_seed[:, : len(found.first)] * seeds_a[rows]).sum(1) - (by_seed[:, len(found.first) :] * seeds_b[rows]).sum(1)
+        by_seed = _weights(generator, rows.stop - start, layout.n_clusters) @ columns  # (n, Sa + Sb)
+        means[rows] = (by_seed[:, : len(layout.first)] * seeds_a[rows]).sum(1) - (by_seed[:, len(layout.first) :] * seeds_b[rows]).sum(1)
     return means
 
 

@@ -1,4 +1,4 @@
-"""How strong is each model, from who beat whom?"""
+"""Bradley-Terry strengths of models from pairwise battles."""
 
 import math
 from collections.abc import Hashable
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from apo_bench.stats.argument_checks import Array, check_columns, check_confidence, check_count, check_labels, check_seed, numbers
+from apo_bench.stats.argument_checks import Array, as_floats, check_columns, check_confidence, check_count, check_labels, check_seed
 from apo_bench.stats.bootstrap import draw_counts
 from apo_bench.stats.logistic_regression import fit_logit
 
@@ -67,7 +67,7 @@ def bradley_terry(
     trials, wins, pairs = _by_cluster(rows, models)  # (G, pairs)
     n_clusters = trials.shape[0]
     x, outer = _design(pairs, len(models))
-    all_trials, all_wins = (np.asarray(one.sum(0)).reshape(1, -1) for one in (trials, wins))
+    all_trials, all_wins = (np.asarray(counted.sum(0)).reshape(1, -1) for counted in (trials, wins))
     start = fit_logit(x, outer, all_trials, all_wins, np.zeros(len(models)))[0][0]
     above = _above(all_trials, all_wins, pairs, len(models))[0]
     groups = np.unique(np.argmax(above & above.T, axis=1), return_inverse=True)[1]
@@ -119,7 +119,7 @@ def _checked(battles: pd.DataFrame, cluster: str | None) -> tuple[pd.DataFrame, 
     check_columns(battles, [*keys, "value"], "bradley_terry")
     for column in keys:
         check_labels(battles[column], f"bradley_terry: column {column}")
-    value = numbers(battles["value"], "bradley_terry: column value")
+    value = as_floats(battles["value"], "bradley_terry: column value")
     if outside := value[(value < 0) | (value > 1)].tolist():
         raise ValueError(f"bradley_terry: column value is outside [0, 1]: {outside[0]}")
     rows = pd.DataFrame({"a": battles["a"].to_numpy(dtype=object), "b": battles["b"].to_numpy(dtype=object), "value": value})
@@ -153,7 +153,7 @@ def _by_cluster(rows: pd.DataFrame, models: list[Any]) -> tuple[Any, Any, Array]
         unit = np.empty(len(rows), dtype=int)
         unit[np.lexsort([won, pair])] = np.arange(len(rows))  # whatever the rows' order
     shape = int(unit.max()) + 1, len(keys)
-    trials, wins = (csr_array((one, (unit, pair)), shape=shape) for one in (np.ones(len(rows)), won))
+    trials, wins = (csr_array((weights, (unit, pair)), shape=shape) for weights in (np.ones(len(rows)), won))
     return trials, wins, np.stack(np.divmod(keys, len(models)))
 
 
@@ -187,8 +187,8 @@ def _errors(drawn: Array, confidence: float, known: Array) -> Array:
     error = drawn.std(0)
     ends = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     flat = error < NO_ERROR
-    found = np.stack([np.where(flat, 0.0, error), *np.where(flat, math.nan, ends)], axis=1)
-    return np.where(known[:, None], found, math.nan)
+    errors = np.stack([np.where(flat, 0.0, error), *np.where(flat, math.nan, ends)], axis=1)
+    return np.where(known[:, None], errors, math.nan)
 
 
 def _win_rates(

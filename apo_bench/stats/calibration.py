@@ -1,11 +1,11 @@
-"""Does a confidence mean what it says?"""
+"""Calibration of confidences: expected calibration error and reliability curves."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from apo_bench.stats.argument_checks import check_count, numbers
+from apo_bench.stats.argument_checks import as_floats, check_count
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def ece(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 10) -> fl
     Bins and errors as in `reliability`. Guo et al., arXiv:1706.04599, Eq. 3.
     """
     filled = _bins(confidence, correct, bins, "ece")
-    return sum(one.n * abs(one.accuracy - one.confidence) for one in filled) / sum(one.n for one in filled)
+    return sum(bin_.n * abs(bin_.accuracy - bin_.confidence) for bin_ in filled) / sum(bin_.n for bin_ in filled)
 
 
 def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 10) -> tuple[Bin, ...]:
@@ -39,7 +39,7 @@ def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 1
 
 def _bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int, caller: str) -> tuple[Bin, ...]:
     check_count(bins, "bins", caller, 1)
-    p, hit = numbers(confidence, f"{caller}: a confidence"), numbers(correct, f"{caller}: an outcome")
+    p, hit = as_floats(confidence, f"{caller}: a confidence"), as_floats(correct, f"{caller}: an outcome")
     if p.ndim != 1 or len(p) == 0 or p.shape != hit.shape:
         raise ValueError(f"{caller}: {p.shape} confidences and {hit.shape} outcomes; give two equally long lists of at least one")
     for x, what in ((p, "a confidence"), (hit, "an outcome")):
@@ -51,6 +51,5 @@ def _bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int, caller: 
     place = np.minimum(np.searchsorted(edges, p, "right") - 1, bins - 1)
     n, sums, hits = (np.bincount(place, weights=weights, minlength=bins) for weights in (None, p, hit))
     return tuple(
-        Bin(float(edges[one]), float(edges[one + 1]), float(sums[one] / n[one]), float(hits[one] / n[one]), int(n[one]))
-        for one in np.flatnonzero(n)
+        Bin(float(edges[i]), float(edges[i + 1]), float(sums[i] / n[i]), float(hits[i] / n[i]), int(n[i])) for i in np.flatnonzero(n)
     )

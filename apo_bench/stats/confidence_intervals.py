@@ -1,4 +1,4 @@
-"""Means and shares with intervals."""
+"""Means and proportions with confidence intervals."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, check_confidence, check_count, check_labels, numbers, shown
+from apo_bench.stats.argument_checks import ROUNDING, as_floats, check_confidence, check_count, check_labels, short_repr
 
 
 def clustered_mean(values: npt.ArrayLike, clusters: Iterable[Any], confidence: float = 0.95) -> tuple[float, float, float, int]:
@@ -22,11 +22,11 @@ def clustered_mean(values: npt.ArrayLike, clusters: Iterable[Any], confidence: f
     that is missing.
     """
     check_confidence(confidence, "clustered_mean")
-    x = numbers(values, "clustered_mean: a value")
+    x = as_floats(values, "clustered_mean: a value")
     try:
-        labels = pd.Series(list(clusters), dtype=object)  # objects, so that a label stays what it is
+        labels = pd.Series(list(clusters), dtype=object)  # objects, so that labels keep their types
     except TypeError:
-        raise ValueError(f"clustered_mean: clusters are a list of labels, got {shown(clusters)}") from None
+        raise ValueError(f"clustered_mean: clusters are a list of labels, got {short_repr(clusters)}") from None
     if x.ndim != 1 or len(x) == 0 or len(x) != len(labels):
         raise ValueError(f"clustered_mean: {x.size} values and {len(labels)} clusters; give one cluster for each of at least one value")
     if not np.isfinite(x).all():
@@ -58,7 +58,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     """
     check_confidence(confidence, "wilson")
     check_count(n, "n", "wilson", 1)
-    (count,) = numbers([successes], "wilson: successes")
+    (count,) = as_floats([successes], "wilson: successes")
     if not 0 <= count <= n:
         raise ValueError(f"wilson: {successes} successes of {n}")
     z, share = float(ndtri((1 + confidence) / 2)), float(count) / n

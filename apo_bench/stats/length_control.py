@@ -1,4 +1,4 @@
-"""What would the win rate be if both answers were equally long?"""
+"""Length-controlled win rates: the win rate of two systems at equal response lengths."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,18 @@ from scipy.special import expit, logit, stdtrit  # scipy.stats would take a seco
 from apo_bench.stats.argument_checks import (
     ROUNDING,
     Array,
+    as_floats,
     check_columns,
     check_confidence,
     check_count,
     check_labels,
+    check_one_cluster,
     check_seed,
-    coded,
-    numbers,
-    shown,
+    label_codes,
+    short_repr,
 )
 from apo_bench.stats.bootstrap import draw_counts
-from apo_bench.stats.logistic_regression import PENALTY, UNBOUNDED, fit_logit, rows_outer
+from apo_bench.stats.logistic_regression import PENALTY, UNBOUNDED, fit_logit, row_products
 from apo_bench.stats.two_way_random_effects import NEW_SEEDS_AND_PROMPTS, THESE_CHECKPOINTS, effective_df
 
 CALLER = "length_controlled_win_rate"
@@ -35,11 +36,11 @@ NO_ERROR = 1e-9  # refits that vary by less than this do not vary
 
 @dataclass(frozen=True)
 class LengthControlled:
-    """A win rate and what the model makes of it at equal lengths. NaN means "not available", and `note` says why.
+    """A win rate and its prediction at equal lengths. NaN means "not available", and `note` says why.
 
     `win_rate` is the plain mean of `n` preferences (`n_missing` more had no value and are in no other field), `lc_win_rate` the
     length-controlled one, with `standard_error` and interval. `coefficients` are on the log-odds scale: intercept; length, per unit of
-    tanh; difficulty, per SD of the table's values around their mean. `share_longer` is the share of comparisons where a's answer is
+    tanh; difficulty, per SD of the table's values around their mean. `share_longer` is the share of comparisons where a's response is
     the longer one (equal lengths 1/2): at 0 or 1, equal lengths lie outside the data. `n_unbounded` counts the draws whose estimate
     rests on the penalty (of so few wins, say, that lengths separate them); they are kept.
     """
@@ -105,7 +106,7 @@ def length_controlled_win_rate(
     rows, n_missing = _checked(preferences)
     value, longer = rows["value"].to_numpy(), (rows["length_a"] - rows["length_b"]).to_numpy()
     x, names, notes = _design(longer, _difficulties(rows["prompt_id"], difficulty))
-    clusters, seeds = (coded(rows[column])[0] for column in ("cluster_id", "seed"))
+    clusters, seeds = (label_codes(rows[column])[0] for column in ("cluster_id", "seed"))
     n_clusters, n_seeds = int(clusters.max()) + 1, int(seeds.max()) + 1
     win_rate = float(value.mean())
 
@@ -160,7 +161,7 @@ def length_controlled_win_rate(
 
 def _refit(x: Array, names: list[str], value: Array, weights: Array, start: Array) -> tuple[Array, Array, Array]:
     """Coefficients (B, k), length-controlled win rates (B,; NaN without a row) and whether data bound them (B,), for weights (B, n)."""
-    coefficients, information = fit_logit(x, rows_outer(x), weights, weights * value, start)
+    coefficients, information = fit_logit(x, row_products(x), weights, weights * value, start)
     level = np.where([name == "length" for name in names], 0.0, x)  # (n, k), equal lengths
     p = expit(coefficients @ level.T)
     total = weights.sum(1)
@@ -183,8 +184,8 @@ def _redraw(
         weights = np.prod([count[first : first + step, code] for count, code in zip(counts, codes, strict=True)], axis=0).astype(float)
         weights = weights[weights.any(1)]
         if len(weights):
-            _, found, bounded = _refit(x, names, value, weights, start)
-            rates.append(found)
+            _, drawn_rates, bounded = _refit(x, names, value, weights, start)
+            rates.append(drawn_rates)
             n_unbounded += int((~bounded).sum())
     return np.concatenate(rates), n_unbounded
 
@@ -210,7 +211,7 @@ def _difficulties(prompts: pd.Series, difficulty: Mapping[Any, float] | pd.Serie
     if difficulty is None:
         return None
     if not isinstance(difficulty, Mapping | pd.Series):
-        raise ValueError(f"{CALLER}: difficulty is a table of prompts and numbers, got {shown(difficulty)}")
+        raise ValueError(f"{CALLER}: difficulty is a table of prompts and numbers, got {short_repr(difficulty)}")
     if isinstance(difficulty, pd.Series) and (twice := difficulty.index[difficulty.index.duplicated()].tolist()):
         raise ValueError(f"{CALLER}: difficulty lists prompt {twice[0]!r} twice")
     table = dict(difficulty)
@@ -229,7 +230,7 @@ def _checked(preferences: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     once = [column for column in keys if column != "cluster_id"]
     if twice := int(preferences[once].duplicated().to_numpy().sum()):
         raise ValueError(f"{CALLER}: {twice} rows repeat a prompt{' and seed' if 'seed' in once else ''} (column prompt_id)")
-    present = ~np.isnan(numbers(preferences["value"], f"{CALLER}: column value"))
+    present = ~np.isnan(as_floats(preferences["value"], f"{CALLER}: column value"))
     rows = preferences.loc[present, keys].reset_index(drop=True)
     if rows.empty:
         raise ValueError(f"{CALLER}: no row has a value (column value, {len(preferences)} missing)")
@@ -238,14 +239,12 @@ def _checked(preferences: pd.DataFrame) -> tuple[pd.DataFrame, int]:
         if rows[column].min() < 0 or (column == "value" and rows[column].max() > 1):
             raise ValueError(f"{CALLER}: column {column} holds {rows[column].min():g} to {rows[column].max():g}, out of range")
     rows = rows.assign(**{name: default for name, default in (("cluster_id", rows["prompt_id"]), ("seed", 0)) if name not in rows})
-    several = rows[["prompt_id", "cluster_id"]].drop_duplicates()["prompt_id"]
-    if twice_in := several[several.duplicated()].tolist():
-        raise ValueError(f"{CALLER}: prompt {twice_in[0]!r} is in two clusters (column cluster_id)")
+    check_one_cluster(rows, CALLER)
     return rows, int((~present).sum())
 
 
 def _finite(values: Any, what: str) -> Array:
-    x = numbers(values, f"{CALLER}: {what}")
+    x = as_floats(values, f"{CALLER}: {what}")
     if bad := int((~np.isfinite(x)).sum()):
         raise ValueError(f"{CALLER}: {what} is NaN or infinite in {bad} rows")
     if (largest := np.abs(x).max()) > LARGEST:

@@ -1,4 +1,4 @@
-"""Logistic regression refitted in every bootstrap draw, all draws at once: what length-controlled win rates and strengths are made of."""
+"""Batched logistic regression: one fit per bootstrap draw, all draws at once. Length control and Bradley-Terry models use it."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from apo_bench.stats.argument_checks import Array
 
-PENALTY = 1e-4  # a normal prior of SD 100 on each coefficient: nothing beside data that say something, finite where they do not
+PENALTY = 1e-4  # a normal prior of SD 100 on each coefficient: negligible beside informative data, finite without them
 UNBOUNDED = 0.01  # a variance beyond this share of the prior's comes from the prior, not from the data
 STEPS = 1000
 CLOSE = 1e-6  # a Newton step below this leaves an error of about its square
@@ -16,10 +16,10 @@ CLOSE = 1e-6  # a Newton step below this leaves an error of about its square
 def fit_logit(x: Any, outer: Any, trials: Array, wins: Array, start: Array) -> tuple[Array, Array]:
     """Coefficients (B, k) of B weighted logistic regressions on one design x (n, k), and their information matrices (B, k, k).
 
-    `trials` and `wins` (B, n), wins <= trials: of so many comparisons in row i so many were won; any real numbers (binomial
+    `trials` and `wins` (B, n), wins <= trials: trials and wins of the comparisons in row i; any real numbers (binomial
     quasi-likelihood). `outer` (n, k * k) holds the products of each row of x with itself; x and outer may be sparse. Maximised is
     the log-likelihood less PENALTY / 2 * sum of squared coefficients, which treats winning and losing alike. From `start` (k,) by
-    Newton steps d, damped by log(1 + s)/s with s the largest |x d|: that is sure to converge (Sun & Tran-Dinh, Math. Program. 178,
+    Newton steps d, damped by log(1 + s)/s with s the largest |x d|: this always converges (Sun & Tran-Dinh, Math. Program. 178,
     2019: logistic regression is generalised self-concordant with nu = 2), also where the data are separated.
     """
     n_columns = x.shape[1]
@@ -39,6 +39,6 @@ def fit_logit(x: Any, outer: Any, trials: Array, wins: Array, start: Array) -> t
     raise ArithmeticError(f"fit_logit: no convergence in {STEPS} steps")
 
 
-def rows_outer(x: Array) -> Array:
+def row_products(x: Array) -> Array:
     """Each row's products with itself, x (n, k) -> (n, k * k)."""
     return (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)

@@ -1,4 +1,4 @@
-"""Before a run: what a design can detect, and how many seeds or clusters of prompts an effect needs.
+"""Power analysis: the effect a design can detect, and the seeds or clusters of prompts that an effect needs.
 
 In the model of `two_way_random_effects`, with normal scores, the mean difference and the mean squares of its error are independent: the
 mean is normal with variance V = q/S + k/P + r/(SP), each mean square its expectation times a chi-square over its degrees of freedom.
@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaincinv, ndtr, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, shown
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, short_repr
 from apo_bench.stats.score_layout import lay_out
-from apo_bench.stats.two_way_random_effects import arm_terms, combine, effective_df, estimate
+from apo_bench.stats.two_way_random_effects import combine_terms, effective_df, estimate_difference, variance_terms
 
 POINTS = 4096
 MOST = 100_000  # seeds or clusters; what so many cannot do, no number can
@@ -31,7 +31,7 @@ MOST = 100_000  # seeds or clusters; what so many cannot do, no number can
 
 @dataclass(frozen=True)
 class Components:
-    """What makes two arms' differences vary, as standard deviations (the module's head says of what), and how they were got.
+    """Variance components of two arms' differences as standard deviations (defined in the module's head), and their source.
 
     `raw` are the estimated variances q, k, r themselves: a negative one counts as an SD of 0, and `note` says so. `seed_sd_low` and
     `seed_sd_high` are a 95 % interval: the chi-square one of the seeds' mean square, less the residual's share of it, not below 0.
@@ -50,7 +50,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Size:
-    """A design and its power for the effect asked about; where there is no such design its number is None, and `reason` says why."""
+    """A design and its power for an effect; without such a design its number is None, and `reason` says why."""
 
     n_seeds: int | None
     n_clusters: int | None
@@ -143,14 +143,16 @@ def plan_size(
         reached, left = (lambda n: design.test(n_seeds, n).power(effect)), f"seed_sd at {n_seeds} seeds"
     else:
         raise ValueError("plan_size: give n_clusters, to find the seeds, or n_seeds, to find the clusters")
-    found, most = _fewest(least, reached, design.wanted(power))
-    if math.isnan(most):
+    fewest, best_power = _fewest(least, reached, design.wanted(power))
+    if math.isnan(best_power):
         why = "two seeds" if n_seeds == 2 else "two clusters" if n_clusters == 2 else "nothing varies"
         return Size(n_seeds, n_clusters, math.nan, f"no test: {why}")
-    if found is None:
-        reason = f"power stays below {power:g}: {MOST:,} {'clusters' if n_seeds else 'seeds'} reach {most:.2f}, as {left} is what is left"
-        return Size(n_seeds, n_clusters, most, reason)
-    return Size(n_seeds or found, n_clusters or found, reached(found))
+    if fewest is None:
+        reason = (
+            f"power stays below {power:g}: {MOST:,} {'clusters' if n_seeds else 'seeds'} reach {best_power:.2f}, as {left} is what is left"
+        )
+        return Size(n_seeds, n_clusters, best_power, reason)
+    return Size(n_seeds or fewest, n_clusters or fewest, reached(fewest))
 
 
 def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None = None) -> Components:
@@ -160,18 +162,18 @@ def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | Non
     McCulloch, Variance Components, 1992, section 4.3), hence sometimes negative: such a one counts as 0. From few seeds all are rough.
     Raises ValueError, naming arm and column, for rows that `contrast` refuses, and for a single seed.
     """
-    found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="components")
-    if found.n_seeds < 2:
+    layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="components")
+    if layout.n_seeds < 2:
         raise ValueError(f"components: arms {a!r} and {b!r} have one seed (column seed); seed variance needs at least two")
-    estimate(found, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
-    sides, n_clusters = [found.differences] if found.paired else [found.first, found.second], found.n_clusters
-    counts, terms = [len(one) for one in sides], [arm_terms(one) for one in sides]
+    estimate_difference(layout, f"components: arms {a!r} and {b!r}")  # refuses what floating-point variances cannot hold
+    sides, n_clusters = [layout.differences] if layout.paired else [layout.first, layout.second], layout.n_clusters
+    counts, terms = [len(side) for side in sides], [variance_terms(side) for side in sides]
     seed = [n * float(term) for n, (term, _) in zip(counts, terms, strict=True)]  # A of each side
     residual = [n * n_clusters * float(term) for n, (_, term) in zip(counts, terms, strict=True)]  # C
-    mean_square, between, r = float(np.mean(seed)), float(found.differences.mean(0).var(ddof=1)), float(np.mean(residual))
-    q, k = mean_square - r / n_clusters, between - sum(one / n for one, n in zip(residual, counts, strict=True))
+    mean_square, between, r = float(np.mean(seed)), float(layout.differences.mean(0).var(ddof=1)), float(np.mean(residual))
+    q, k = mean_square - r / n_clusters, between - sum(side / n for side, n in zip(residual, counts, strict=True))
 
-    scale = max(np.abs(found.first).max(), np.abs(found.second).max())
+    scale = max(np.abs(layout.first).max(), np.abs(layout.second).max())
     rounding = ROUNDING * max(mean_square, between, r) + (ROUNDING * scale) ** 2
     raw = {name: value if abs(value) > rounding else 0.0 for name, value in (("seed", q), ("method x prompt", k), ("residual", r))}
     notes = [f"{name} variance came out as {value:.3g}, taken as 0" for name, value in raw.items() if value < 0]
@@ -179,10 +181,10 @@ def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | Non
     if mean_square > rounding:
         df = float(effective_df(seed, [n - 1 for n in counts]))
         low, high = (df * mean_square / (2 * float(gammaincinv(df / 2, at))) - r / n_clusters for at in (0.975, 0.025))
-    seeds = f"{counts[0]} paired seeds" if found.paired else f"{counts[0]} and {counts[1]} unpaired seeds"
+    seeds = f"{counts[0]} paired seeds" if layout.paired else f"{counts[0]} and {counts[1]} unpaired seeds"
     return Components(
         *map(_sd, raw.values()),
-        paired=found.paired,
+        paired=layout.paired,
         source=f"analysis of variance of {a} - {b} over {seeds} and {n_clusters} clusters",
         note="; ".join(notes if any(raw.values()) else ["nothing varies"]),
         raw=(raw["seed"], raw["method x prompt"], raw["residual"]),
@@ -205,7 +207,7 @@ def mde_table(
 
 @dataclass(frozen=True)
 class _Test:
-    """A test of a normal mean: the mean's standard error, and how large a mean it rejects at, over the chances of V and df. NaN: none."""
+    """A test of a normal mean: its standard error, and the critical means over the distribution of V and df. NaN: no test."""
 
     error: float
     margins: Array
@@ -228,7 +230,7 @@ NO_TEST = _Test(math.nan, np.array([math.nan]))
 
 @dataclass(frozen=True)
 class _Design:
-    """What varies and how it is tested, checked; the sizes are left open."""
+    """Variance components and test of a design, checked; sizes are given to `test`."""
 
     caller: str
     seed_sd: float
@@ -240,11 +242,11 @@ class _Design:
     def __post_init__(self) -> None:
         for name in ("seed_sd", "method_prompt_sd", "residual_sd"):
             if _finite(self.caller, getattr(self, name), name) < 0:
-                raise ValueError(f"{self.caller}: {name} is a finite number of at least 0, got {shown(getattr(self, name))}")
+                raise ValueError(f"{self.caller}: {name} is a finite number of at least 0, got {short_repr(getattr(self, name))}")
         if not 0 < _finite(self.caller, self.alpha, "alpha") < 1:
             raise ValueError(f"{self.caller}: alpha is between 0 and 1, got {self.alpha}")
         if not isinstance(self.paired, bool | np.bool_):
-            raise ValueError(f"{self.caller}: paired is True or False, got {shown(self.paired)}")
+            raise ValueError(f"{self.caller}: paired is True or False, got {short_repr(self.paired)}")
 
     def wanted(self, power: float) -> float:
         """`power`, checked."""
@@ -274,11 +276,11 @@ class _Design:
         *ratios, cluster, residual = [np.ones(1)] * len(freedoms) if expected else _mean_squares(freedoms)
         seeds = [(q / n_seeds + rest) * ratio for ratio in ratios]
         between, within = (k / n_clusters + arms * rest) * cluster, arms * rest * residual
-        found = combine(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
+        error = combine_terms(np.sum(seeds, axis=0), effective_df(seeds, [seed_df] * arms), between, free, within, residual_df)
         true = arms * q / n_seeds + k / n_clusters + arms * rest
         if expected:
-            return self._t_test(true, float(found.df(1 - self.alpha)[0]), scale)
-        return _Test(scale * math.sqrt(true), scale * found.quantile(1 - self.alpha / 2) * np.sqrt(found.variance))
+            return self._t_test(true, float(error.df(1 - self.alpha)[0]), scale)
+        return _Test(scale * math.sqrt(true), scale * error.quantile(1 - self.alpha / 2) * np.sqrt(error.variance))
 
     def _t_test(self, variance: float, df: float, scale: float) -> _Test:
         """A plain t test whose V is `variance` times a chi-square with `df` degrees of freedom, over df."""
@@ -302,20 +304,20 @@ def _mean_squares(freedoms: Sequence[float]) -> list[Array]:
 def _fewest(least: int, reached: Callable[[int], float], power: float) -> tuple[int | None, float]:
     """The smallest number that reaches `power`, by doubling, then halving; None where MOST does not. And the power doubling came to."""
     below, enough = least - 1, least
-    while not (found := reached(enough)) >= power:
+    while not (power_reached := reached(enough)) >= power:
         if enough == MOST:
-            return None, found
+            return None, power_reached
         below, enough = enough, min(2 * enough, MOST)
-    most = found
+    best_power = power_reached
     while enough - below > 1:
         middle = (below + enough) // 2
         below, enough = (below, middle) if reached(middle) >= power else (middle, enough)
-    return enough, most
+    return enough, best_power
 
 
 def _finite(caller: str, number: float, name: str = "effect") -> float:
     if not isinstance(number, Real) or isinstance(number, bool) or not math.isfinite(number):
-        raise ValueError(f"{caller}: {name} is a finite number, got {shown(number)}")
+        raise ValueError(f"{caller}: {name} is a finite number, got {short_repr(number)}")
     return float(number)
 
 

@@ -1,4 +1,4 @@
-"""Do two raters agree beyond chance?"""
+"""Agreement of two raters beyond chance: Cohen's kappa and raw agreement, with intervals."""
 
 import math
 from collections.abc import Hashable, Iterable
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, check_hashable, shown
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, check_hashable, short_repr
 from apo_bench.stats.confidence_intervals import clustered_mean, wilson
 
 
@@ -56,7 +56,7 @@ def agreement(
     interval, with clusters that of `clustered_mean`.
 
     One label only: kappa NaN. No item or cluster has influence (full agreement, one rater who gives one label only): standard_error 0
-    and no interval of kappa, for nothing varies. One cluster: no standard_error, no interval.
+    and no interval of kappa, as nothing varies. One cluster: no standard_error, no interval.
     Raises ValueError for lengths that differ, no labelled item, an unhashable label or cluster, an empty cluster, or raters whose
     labels are of different types with none in common (1 and "1").
     """
@@ -110,29 +110,29 @@ def agreement(
 
 
 def _items(a: Iterable[Hashable], b: Iterable[Hashable], clusters: Iterable[Hashable] | None) -> pd.DataFrame:
-    """Columns a, b and, where given, cluster; objects, so that a label stays what it is."""
-    asked = {"a": a, "b": b} | ({} if clusters is None else {"cluster": clusters})
+    """Columns a, b and, where given, cluster; as objects, so that labels keep their types."""
+    columns = {"a": a, "b": b} | ({} if clusters is None else {"cluster": clusters})
     given = {}
-    for name, values in asked.items():
+    for name, values in columns.items():
         try:
             given[name] = list(values)
         except TypeError:
-            raise ValueError(f"agreement: {name} is one label an item, got {shown(values)}") from None
+            raise ValueError(f"agreement: {name} is one label an item, got {short_repr(values)}") from None
     lengths = {len(values) for values in given.values()}
     if len(lengths) > 1:
-        found = ", ".join(f"{len(values)} in {name}" for name, values in given.items())
-        raise ValueError(f"agreement: one label (and cluster) an item, got {found}")
+        counts = ", ".join(f"{len(values)} in {name}" for name, values in given.items())
+        raise ValueError(f"agreement: one label (and cluster) an item, got {counts}")
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in given.items()})
 
 
 def _labels(rated: pd.DataFrame) -> tuple[Any, ...]:
-    """All labels given, sorted; where they cannot be, by type and text."""
+    """All labels, sorted; labels that cannot be compared are sorted by type and text."""
     for rater in ("a", "b"):
         check_hashable(rated[rater], f"agreement: {rater}")
     first, second = (set(rated[rater]) for rater in ("a", "b"))
     types = [{type(x).__name__ for x in labels} for labels in (first, second)]
     if not first & second and not types[0] & types[1]:
-        names = " and ".join("/".join(sorted(one)) for one in types)
+        names = " and ".join("/".join(sorted(type_names)) for type_names in types)
         raise ValueError(f"agreement: labels of a and b are {names} and have none in common; code them alike")
     try:
         return tuple(sorted(first | second))

@@ -1,11 +1,11 @@
-"""Long frames of scores, checked and laid out as arrays of seeds x clusters."""
+"""Long frames of scores as balanced arrays of seeds x clusters."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats.argument_checks import Array, check_arm, check_columns, check_labels, coded, numbers
+from apo_bench.stats.argument_checks import Array, as_floats, check_arm, check_columns, check_labels, label_codes
 
 NEEDED = ("arm", "seed", "prompt_id", "value")
 
@@ -56,11 +56,11 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
         raise ValueError(f"{caller}: arm {a!r} cannot be compared with itself")
     rows = {arm: _arm_rows(scores, arm, caller) for arm in (a, b)}
     paired = _pairing(rows, paired_seeds, caller)
-    found = _balanced(rows, paired, caller)
-    if found.n_seeds == 1 < max(len(found.first), len(found.second)):
-        lone, other = (a, b) if len(found.first) == 1 else (b, a)
+    layout = _balanced(rows, paired, caller)
+    if layout.n_seeds == 1 < max(len(layout.first), len(layout.second)):
+        lone, other = (a, b) if len(layout.first) == 1 else (b, a)
         raise ValueError(f"{caller}: arm {lone!r} has one seed (column seed) and arm {other!r} several; run more seeds or pair them")
-    return found
+    return layout
 
 
 def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
     rows = scores.loc[(scores["arm"] == arm).to_numpy(dtype=bool), columns[1:]]
     if rows.empty:
         raise ValueError(f"{named} has no rows (column arm)")
-    values = numbers(rows["value"], f"{named}: column value")
+    values = as_floats(rows["value"], f"{named}: column value")
     if bad := int((~np.isfinite(values)).sum()):
         raise ValueError(f"{named}: column value is NaN or infinite in {bad} rows")
     labels = [column for column in columns[1:] if column != "value"]
@@ -84,11 +84,15 @@ def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
     return rows.astype(dict.fromkeys(labels, object)).assign(value=values)
 
 
-def _pairing(rows: dict[str, pd.DataFrame], asked: bool | None, caller: str) -> bool:
+def _pairing(rows: dict[str, pd.DataFrame], paired_seeds: bool | None, caller: str) -> bool:
     (a, first), (b, second) = ((arm, set(frame["seed"])) for arm, frame in rows.items())
-    if asked is None and not first & second and {isinstance(seed, str) for seed in first} ^ {isinstance(seed, str) for seed in second}:
+    if (
+        paired_seeds is None
+        and not first & second
+        and {isinstance(seed, str) for seed in first} ^ {isinstance(seed, str) for seed in second}
+    ):
         raise ValueError(f"{caller}: seeds (column seed) are text in one of the arms {a!r}, {b!r} and not in the other")
-    if (asked is not None and not asked) or (asked is None and not first & second):
+    if (paired_seeds is not None and not paired_seeds) or (paired_seeds is None and not first & second):
         return False
     lonely = [
         (arm, other, seed) for arm, other, seeds in ((a, b, first - second), (b, a, second - first)) for seed in sorted(seeds, key=repr)
@@ -103,8 +107,8 @@ def _balanced(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> Layou
     together = pd.concat(rows.values())
     column = "cluster_id" if "cluster_id" in together else "prompt_id"
     problem = f"{caller}: arms {' and '.join(repr(arm) for arm in rows)}: "
-    prompts, prompt_names = coded(together["prompt_id"].to_numpy())
-    clusters, cluster_names = coded(together[column].to_numpy())
+    prompts, prompt_names = label_codes(together["prompt_id"].to_numpy())
+    clusters, cluster_names = label_codes(together[column].to_numpy())
     cluster_of = np.zeros(len(prompt_names), dtype=int)
     cluster_of[prompts] = clusters
     if (cluster_of[prompts] != clusters).any():

@@ -1,6 +1,6 @@
 """The two-way model: seeds and clusters of prompts are both random, so that a claim holds for new seeds and new prompts.
 
-A claim about "the method" is a claim about seeds that were not run and prompts that were not asked. Scores share both: all prompts of
+A claim about "the method" is a claim about seeds that were not run and prompts that were not tested. Scores share both: all prompts of
 one seed come from one trained policy, all seeds answer the same prompts. Of two arms paired by seed, let
 
     D[s, c] = mu + seed_s + cluster_c + rest_sc        S seeds, P clusters, variances q, k, r, all normal
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtridf, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, shown
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, short_repr
 from apo_bench.stats.score_layout import Layout, lay_out
 
 NEW_SEEDS_AND_PROMPTS = "new seeds and new prompts; base policy, world and gold models as they are"
@@ -51,7 +51,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class MeanTest:
-    """A mean with its two-way error: what `mean_test` found. `p_value` is two-sided, against `null`; `df` as in `Contrast`."""
+    """A mean with its two-way error, of `mean_test`. `p_value` is two-sided, against `null`; `df` as in `Contrast`."""
 
     mean: float
     standard_error: float
@@ -65,7 +65,7 @@ class MeanTest:
 
 @dataclass(frozen=True)
 class TwoWayError:
-    """The estimated variance V of a mean over seeds and clusters, and the distribution that mean / sqrt(V) is held against. Arrays (...).
+    """The estimated variance V of a mean over seeds and clusters, and the reference distribution of mean / sqrt(V). Arrays (...).
 
     `seed_share` is the seeds' share of V, `seed_df` and `cluster_df` what the two sides rest on. The reference distribution is the
     mixture of the two t distributions by their shares,
@@ -127,15 +127,17 @@ def contrast(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None 
     collapses, say) and the other's are not, true nulls are rejected in 10 to 35 %, and no test of so few seeds can know it. Look at them.
     Raises ValueError, naming arm and column, for rows that permit no honest number.
     """
-    found = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrast")
-    return contrast_of(found, confidence, caller=f"contrast: arms {a!r} and {b!r}")
+    layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrast")
+    return contrast_of(layout, confidence, caller=f"contrast: arms {a!r} and {b!r}")
 
 
-def contrast_of(found: Layout, confidence: float = 0.95, *, caller: str = "contrast_of") -> Contrast:
-    """The contrast of two arms that are laid out already; errors begin with `caller`."""
-    tested = conclude(estimate(found, caller), confidence)
-    used = found.prompts[0].size + found.prompts[1].size
-    test = tested.test if found.n_dropped <= used else f"{tested.test}; most rows were left out, as their prompts lack a score in some seed"
+def contrast_of(layout: Layout, confidence: float = 0.95, *, caller: str = "contrast_of") -> Contrast:
+    """The contrast of two arms of a layout; errors begin with `caller`."""
+    tested = mean_test_of(estimate_difference(layout, caller), confidence)
+    used = layout.prompts[0].size + layout.prompts[1].size
+    test = (
+        tested.test if layout.n_dropped <= used else f"{tested.test}; most rows were left out, as their prompts lack a score in some seed"
+    )
     return Contrast(
         tested.mean,
         tested.standard_error,
@@ -143,11 +145,11 @@ def contrast_of(found: Layout, confidence: float = 0.95, *, caller: str = "contr
         tested.ci_low,
         tested.ci_high,
         tested.p_value,
-        found.n_seeds,
-        found.n_clusters,
+        layout.n_seeds,
+        layout.n_clusters,
         tested.scope,
         test,
-        found.n_dropped,
+        layout.n_dropped,
     )
 
 
@@ -157,16 +159,16 @@ def mean_test(values: Array, *, null: float = 0.0, confidence: float = 0.95, cal
     Raises ValueError, beginning with `caller`, for values that are not finite or not two-dimensional, and for fewer than two clusters.
     """
     if not isinstance(null, Real) or not math.isfinite(null):
-        raise ValueError(f"{caller}: null is a finite number, got {shown(null)}")
+        raise ValueError(f"{caller}: null is a finite number, got {short_repr(null)}")
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or values.shape[1] < 2 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"{caller}: finite values of at least one seed and two clusters are needed, got shape {values.shape}")
-    return conclude(_estimate_mean(values, float(np.abs(values).max()), "", caller), confidence, null)
+    return mean_test_of(_estimate_mean(values, float(np.abs(values).max()), "", caller), confidence, null)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its error, before anything is claimed. `flat`: nothing varies, and `error` means nothing."""
+    """A mean and its error, before any claim. `flat`: nothing varies, and `error` is meaningless."""
 
     mean: float
     error: TwoWayError
@@ -178,17 +180,19 @@ class Estimate:
     caller: str
 
 
-def estimate(found: Layout, caller: str) -> Estimate:
+def estimate_difference(layout: Layout, caller: str) -> Estimate:
     """Difference of two arms and its error. Raises ValueError where floating-point numbers cannot hold the variance."""
-    scale = float(max(np.abs(found.first).max(), np.abs(found.second).max()))
-    if found.paired or found.n_seeds == 1:
-        return _estimate_mean(found.first - found.second, scale, "paired", caller)
+    scale = float(max(np.abs(layout.first).max(), np.abs(layout.second).max()))
+    if layout.paired or layout.n_seeds == 1:
+        return _estimate_mean(layout.first - layout.second, scale, "paired", caller)
     with np.errstate(all="ignore"):
-        error = unpaired_error(found.first, found.second)
-        over_seeds = max(float(np.ptp(side, axis=0).max()) for side in (found.first, found.second))
-        flat = max(over_seeds, float(np.ptp(found.differences))) <= ROUNDING * scale
-        mean = float(found.differences.mean())
-    return _held(Estimate(mean, error, found.n_seeds, found.n_clusters, over_seeds > ROUNDING * scale, flat, "not paired", caller))
+        error = unpaired_error(layout.first, layout.second)
+        over_seeds = max(float(np.ptp(side, axis=0).max()) for side in (layout.first, layout.second))
+        flat = max(over_seeds, float(np.ptp(layout.differences))) <= ROUNDING * scale
+        mean = float(layout.differences.mean())
+    return _checked_variance(
+        Estimate(mean, error, layout.n_seeds, layout.n_clusters, over_seeds > ROUNDING * scale, flat, "not paired", caller)
+    )
 
 
 def _estimate_mean(values: Array, scale: float, pairing: str, caller: str) -> Estimate:
@@ -201,33 +205,35 @@ def _estimate_mean(values: Array, scale: float, pairing: str, caller: str) -> Es
             error = paired_error(values)
         differ = n_seeds > 1 and float(np.ptp(values, axis=0).max()) > ROUNDING * scale
         flat = bool(np.ptp(values) <= ROUNDING * scale)
-    return _held(Estimate(float(values.mean()), error, n_seeds, n_clusters, differ, flat, pairing, caller))
+    return _checked_variance(Estimate(float(values.mean()), error, n_seeds, n_clusters, differ, flat, pairing, caller))
 
 
-def _held(found: Estimate) -> Estimate:
-    if not found.flat and not 0 < found.error.variance < math.inf:
-        raise ValueError(f"{found.caller}: column value is too small or too large for floating-point variances")
-    return found
+def _checked_variance(estimated: Estimate) -> Estimate:
+    if not estimated.flat and not 0 < estimated.error.variance < math.inf:
+        raise ValueError(f"{estimated.caller}: column value is too small or too large for floating-point variances")
+    return estimated
 
 
-def conclude(found: Estimate, confidence: float, null: float = 0.0) -> MeanTest:
-    """Interval, p-value against `null`, scope and the test's name."""
-    check_confidence(confidence, found.caller)
-    nan, scope = math.nan, NEW_SEEDS_AND_PROMPTS if found.seeds_differ else THESE_CHECKPOINTS
-    if found.flat:
-        scope = NEW_SEEDS_AND_PROMPTS if found.n_seeds > 1 else THESE_CHECKPOINTS
-        return MeanTest(found.mean, 0.0, nan, nan, nan, nan, scope, "none: nothing varies")
-    error = math.sqrt(float(found.error.variance))
-    half = error * float(found.error.quantile((1 + confidence) / 2))
-    p_value = float(found.error.p_value(found.mean - null))
-    pairing = f" ({found.pairing})" if found.pairing else ""
+def mean_test_of(estimated: Estimate, confidence: float, null: float = 0.0) -> MeanTest:
+    """The test of an estimate: interval, p-value against `null`, scope and the test's name."""
+    check_confidence(confidence, estimated.caller)
+    nan, scope = math.nan, NEW_SEEDS_AND_PROMPTS if estimated.seeds_differ else THESE_CHECKPOINTS
+    if estimated.flat:
+        scope = NEW_SEEDS_AND_PROMPTS if estimated.n_seeds > 1 else THESE_CHECKPOINTS
+        return MeanTest(estimated.mean, 0.0, nan, nan, nan, nan, scope, "none: nothing varies")
+    error = math.sqrt(float(estimated.error.variance))
+    half = error * float(estimated.error.quantile((1 + confidence) / 2))
+    p_value = float(estimated.error.p_value(estimated.mean - null))
+    pairing = f" ({estimated.pairing})" if estimated.pairing else ""
     test = f"two-way t test over seeds{pairing} and clusters of prompts"
-    if not found.seeds_differ:
-        test = f"{'paired ' if found.pairing else ''}t test over clusters of prompts"
-        test += "; seeds do not differ" if found.n_seeds > 1 else ""
-    elif 2 in (found.n_seeds, found.n_clusters):
-        p_value, test = nan, f"none: two {'seeds' if found.n_seeds == 2 else 'clusters'} give an interval only"
-    return MeanTest(found.mean, error, float(found.error.df(confidence)), found.mean - half, found.mean + half, p_value, scope, test)
+    if not estimated.seeds_differ:
+        test = f"{'paired ' if estimated.pairing else ''}t test over clusters of prompts"
+        test += "; seeds do not differ" if estimated.n_seeds > 1 else ""
+    elif 2 in (estimated.n_seeds, estimated.n_clusters):
+        p_value, test = nan, f"none: two {'seeds' if estimated.n_seeds == 2 else 'clusters'} give an interval only"
+    return MeanTest(
+        estimated.mean, error, float(estimated.error.df(confidence)), estimated.mean - half, estimated.mean + half, p_value, scope, test
+    )
 
 
 def paired_error(differences: Array) -> TwoWayError:
@@ -243,9 +249,9 @@ def paired_error(differences: Array) -> TwoWayError:
     """
     _check_shape(differences, "paired_error")
     n_seeds, n_clusters = differences.shape[-2:]
-    seed, residual = arm_terms(differences)
+    seed, residual = variance_terms(differences)
     cluster = differences.mean(-2).var(-1, ddof=1) / n_clusters
-    return combine(seed, n_seeds - 1, cluster, n_clusters - 1, residual, (n_seeds - 1) * (n_clusters - 1))
+    return combine_terms(seed, n_seeds - 1, cluster, n_clusters - 1, residual, (n_seeds - 1) * (n_clusters - 1))
 
 
 def unpaired_error(a: Array, b: Array) -> TwoWayError:
@@ -259,15 +265,15 @@ def unpaired_error(a: Array, b: Array) -> TwoWayError:
     _check_shape(b, "unpaired_error")
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"unpaired_error: {a.shape[-1]} and {b.shape[-1]} clusters; both arms need the same")
-    (seed_a, residual_a), (seed_b, residual_b) = arm_terms(a), arm_terms(b)
+    (seed_a, residual_a), (seed_b, residual_b) = variance_terms(a), variance_terms(b)
     (s_a, n_clusters), s_b = a.shape[-2:], b.shape[-2]
     cluster = (a.mean(-2) - b.mean(-2)).var(-1, ddof=1) / n_clusters
     seed_df = effective_df([seed_a, seed_b], [s_a - 1, s_b - 1])
     residual_df = (s_a + s_b - 2) * (n_clusters - 1)
-    found = combine(seed_a + seed_b, seed_df, cluster, n_clusters - 1, residual_a + residual_b, residual_df)
+    error = combine_terms(seed_a + seed_b, seed_df, cluster, n_clusters - 1, residual_a + residual_b, residual_df)
     if 2 not in (s_a, s_b) or n_clusters == 2:
-        return found
-    return replace(found, seed_share=np.where(seed_a + seed_b > 0, 1.0, found.seed_share))
+        return error
+    return replace(error, seed_share=np.where(seed_a + seed_b > 0, 1.0, error.seed_share))
 
 
 def effective_df(variances: Sequence[Array | float], dfs: Sequence[Array | float]) -> Array:
@@ -281,17 +287,17 @@ def effective_df(variances: Sequence[Array | float], dfs: Sequence[Array | float
     equal or one term is everything; elsewhere it keeps a term with few degrees of freedom from hiding behind a share that came out
     small by luck. No variance: NaN.
     """
-    x = [np.asarray(one, dtype=float) for one in variances]
-    f = [np.asarray(one, dtype=float) for one in dfs]
+    x = [np.asarray(values, dtype=float) for values in variances]
+    f = [np.asarray(values, dtype=float) for values in dfs]
     largest = np.maximum.reduce(np.broadcast_arrays(*f))
     total = sum(x)
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = [one / total for one in x]
+        shares = [values / total for values in x]
         inverse = sum(u**2 / df + u * (1 - u) * (1 / df - 1 / largest) for u, df in zip(shares, f, strict=True))
         return 1 / np.asarray(inverse)
 
 
-def arm_terms(values: Array) -> tuple[Array, Array]:
+def variance_terms(values: Array) -> tuple[Array, Array]:
     """The terms of V that one arm (or difference) gives: A/S and C/(SP) of values (..., S, P)."""
     n_seeds, n_clusters = values.shape[-2:]
     seed_means, cluster_means = values.mean(-1, keepdims=True), values.mean(-2, keepdims=True)
@@ -300,8 +306,8 @@ def arm_terms(values: Array) -> tuple[Array, Array]:
     return seed_means[..., 0].var(-1, ddof=1) / n_seeds, mean_square / (n_seeds * n_clusters)
 
 
-def combine(seed: Array, seed_df: Array | int, cluster: Array, cluster_df: int, residual: Array, residual_df: int) -> TwoWayError:
-    """The error made of its terms, each already a variance of the mean: floored V, and how it is shared out.
+def combine_terms(seed: Array, seed_df: Array | int, cluster: Array, cluster_df: int, residual: Array, residual_df: int) -> TwoWayError:
+    """The error from its terms, each a variance of the mean: V with its floor, and the shares of seeds and clusters.
 
     The residual that V gives back is taken off the side with more degrees of freedom: the scarcer one keeps its whole term. A side with
     one degree of freedom (two seeds, two clusters) says too little of its share, and is taken for all of V.

@@ -1,4 +1,4 @@
-"""Win rates: shares of preferences won, and a judge's verdicts on two arms tested over seeds and clusters of prompts."""
+"""Win rates: of independent preferences, and of a judge's verdicts on two arms, tested over seeds and clusters of prompts."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_columns, check_confidence, check_hashable, check_labels, numbers
+from apo_bench.stats.argument_checks import (
+    ROUNDING,
+    Array,
+    as_floats,
+    check_columns,
+    check_confidence,
+    check_hashable,
+    check_labels,
+    check_one_cluster,
+)
 from apo_bench.stats.confidence_intervals import wilson
 from apo_bench.stats.two_way_random_effects import mean_test
 
@@ -41,7 +50,7 @@ class WinRate:
 class JudgedWinRate:
     """Win rate of arm_a over arm_b and what may be claimed from it. NaN means "not available".
 
-    `p_value` is two-sided, against 1/2. Every seed is asked about every prompt: of these comparisons `n_comparisons` were used;
+    `p_value` is two-sided, against 1/2. The design is every seed on every prompt: of these comparisons `n_comparisons` were used;
     `n_missing` have no value or no row; `n_dropped` have a value but were left out, because their prompt lacks a comparison in another
     seed. `worst_low` and `worst_high` are the win rate over all of them, had arm_a lost or won every missing verdict. `note` says in words
     where missing verdicts decide what was tested: clusters without a prompt that every seed has, fewer than half of the comparisons
@@ -118,14 +127,16 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
     """
     check_confidence(confidence, "judged_win_rate")
     verdicts, clusters, orders = _grid(_checked(judgments))
-    asked = verdicts.mean(2)  # (S, N), NaN where a verdict is missing
-    missing = np.isnan(asked)
+    compared = verdicts.mean(2)  # (S, N), NaN where a verdict is missing
+    missing = np.isnan(compared)
     whole = ~missing.any(0)  # (N,)
-    values = _by_cluster(asked[:, whole], clusters[whole])  # (S, P)
+    values = _by_cluster(compared[:, whole], clusters[whole])  # (S, P)
     n_missing, n_comparisons = int(missing.sum()), values.shape[0] * int(whole.sum())
     if values.shape[1] < 2:
-        found = f"{values.shape[1]} cluster(s) with a comparison in every seed"
-        raise ValueError(f"judged_win_rate: {found}, at least 2 needed ({n_missing} of {asked.size} comparisons missing, column value)")
+        problem = f"{values.shape[1]} cluster(s) with a comparison in every seed"
+        raise ValueError(
+            f"judged_win_rate: {problem}, at least 2 needed ({n_missing} of {compared.size} comparisons missing, column value)"
+        )
     tested = mean_test(values, null=0.5, confidence=confidence, caller="judged_win_rate")
     worst = [float(_by_cluster(np.where(np.isnan(verdicts), x, verdicts).mean(2), clusters).mean()) for x in (0.0, 1.0)]
     first_position, inconsistency = _by_order(verdicts[~missing], orders)
@@ -140,20 +151,20 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
         n_clusters=values.shape[1],
         n_comparisons=n_comparisons,
         n_missing=n_missing,
-        n_dropped=asked.size - n_missing - n_comparisons,
+        n_dropped=compared.size - n_missing - n_comparisons,
         worst_low=worst[0],
         worst_high=worst[1],
         first_position_rate=first_position,
         inconsistency_rate=inconsistency,
         scope=f"{tested.scope}; this judge",
         test=tested.test if tested.test.startswith("none") else f"{tested.test}, win rate against 1/2",
-        note=_note(tested.mean, worst, (values.shape[1], int(clusters.max()) + 1), (n_comparisons, asked.size)),
+        note=_note(tested.mean, worst, (values.shape[1], int(clusters.max()) + 1), (n_comparisons, compared.size)),
     )
 
 
 def _preferences(values: Any, what: str) -> Array:
     """`values` as floats in [0, 1], NaN where missing."""
-    x = numbers(values, what)
+    x = as_floats(values, what)
     if x.ndim != 1:
         raise ValueError(f"{what} is not numeric")
     if outside := x[(x < 0) | (x > 1)].tolist():
@@ -162,7 +173,7 @@ def _preferences(values: Any, what: str) -> Array:
 
 
 def _checked(judgments: pd.DataFrame) -> pd.DataFrame:
-    """The columns that matter, with cluster_id and numeric values."""
+    """The columns in use, checked, with cluster_id and numeric values."""
     caller = "judged_win_rate"
     keys = ["seed_a", "seed_b", "prompt_id"]
     check_columns(judgments, [*keys, "value"], caller)
@@ -173,8 +184,8 @@ def _checked(judgments: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{caller}: no rows")
     for column in fixed:
         check_hashable(judgments[column], f"{caller}: column {column}")
-        if len(found := judgments[column].unique().tolist()) > 1:
-            raise ValueError(f"{caller}: column {column} holds {found[:5]}; give the rows of one value, one call is one question")
+        if len(labels := judgments[column].unique().tolist()) > 1:
+            raise ValueError(f"{caller}: column {column} holds {labels[:5]}; give the rows of one value, one call is one question")
     rows = judgments[keys].reset_index(drop=True)
     rows["value"] = _preferences(judgments["value"], f"{caller}: a value (column value)")
     for column in keys:
@@ -189,9 +200,7 @@ def _checked(judgments: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{caller}: {twice} rows repeat the columns {', '.join(once)}")
     if "cluster_id" not in rows:
         return rows.assign(cluster_id=rows["prompt_id"])
-    prompts = rows[["prompt_id", "cluster_id"]].drop_duplicates()["prompt_id"]
-    if torn := prompts[prompts.duplicated()].tolist():
-        raise ValueError(f"{caller}: prompt {torn[0]!r} is in two clusters (column cluster_id)")
+    check_one_cluster(rows, caller)
     return rows
 
 
@@ -225,7 +234,7 @@ def _by_order(both: Array, orders: list[Any]) -> tuple[float, float]:
 
 
 def _note(win_rate: float, worst: list[float], clusters: tuple[int, int], comparisons: tuple[int, int]) -> str:
-    """What missing verdicts did; `clusters` and `comparisons` are how many were used of how many."""
+    """The effect of missing verdicts; `clusters` and `comparisons` are numbers used and numbers in all."""
     notes = []
     if clusters[0] < clusters[1]:
         notes.append(f"{clusters[1] - clusters[0]} of {clusters[1]} clusters have no prompt that every seed has a comparison on: left out")

@@ -1,4 +1,4 @@
-"""Which items a fit sees together, in what order, and what each of them counts for."""
+"""Which items a fit sees together, in what order, and with what weight in the loss."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,14 +6,14 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class Updates(Sampler[list[tuple[int, float]]]):
-    """Micro-batches of (item, share), freshly shuffled each epoch; shares are 1 / the update's denominator.
+class UpdateBatchSampler(Sampler[list[tuple[int, float]]]):
+    """Micro-batches of (item, loss_weight), freshly shuffled each epoch; a weight is 1 / the update's denominator.
 
     Items are shuffled, sorted by length within stretches of 16 updates (so that like lengths share a batch), and the
     updates shuffled again. A short last update stays last, since accumulation counts micro-batches.
 
-    Several processes are dealt an update's micro-batches in turn. Where the last round has none for a process, it gets one item with
-    share 0, so that all make equally many steps.
+    Several processes take an update's micro-batches in turn. A process that has none left in the last round gets one item of
+    weight 0, so that all make equally many steps.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Updates(Sampler[list[tuple[int, float]]]):
         updates = np.concatenate(bucketed).reshape(-1, self.batch_size) if len(order) else np.empty((0, self.batch_size), int)
         at_once = self.micro_batch_size * self.processes
         for update in [*updates[self.generator.permutation(len(updates))], *([rest] if len(rest) else [])]:
-            share = 1.0 / self.sizes[update].sum()
+            loss_weight = 1.0 / self.sizes[update].sum()
             for start in range(self.process * self.micro_batch_size, len(update) + (-len(update)) % at_once, at_once):
                 batch = update[start : start + self.micro_batch_size]
-                yield [(int(item), share) for item in batch] if len(batch) else [(int(update[0]), 0.0)]
+                yield [(int(item), loss_weight) for item in batch] if len(batch) else [(int(update[0]), 0.0)]
 
     def skip(self, epochs: int) -> None:
-        """Go on as if so many epochs had been drawn: all of one's chances are taken before its first batch."""
+        """Advance the generator past so many epochs; an epoch draws all its random numbers before its first batch."""
         for _ in range(epochs):
             next(iter(self))

@@ -1,7 +1,7 @@
-"""Checkpoints of a fit: kept in a scratch folder, and gone on from only where they are whole.
+"""Checkpoints of a fit, kept in a scratch folder. Only complete ones are resumed from.
 
-A checkpoint is a folder `checkpoint-<updates done>`. It counts once its COMPLETE marker is there, which is written last and holds whose
-it is and a checksum of every file.
+A checkpoint is a folder `checkpoint-<updates done>`. Its COMPLETE marker is written last and holds the fit's identity and a checksum of
+every file.
 """
 
 import json
@@ -19,13 +19,13 @@ _PREFIX = "checkpoint-"  # as transformers.Trainer names them
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where a fit keeps what it can go on from, and how many seconds of training apart; 0: after every update."""
+    """Where a fit saves checkpoints, and after how many seconds of training each; 0: after every update."""
 
     folder: Path
     every_s: float = math.inf
 
 
-def at(folder: Path, updates: int) -> Path:
+def checkpoint_after(folder: Path, updates: int) -> Path:
     """The checkpoint after so many updates."""
     return folder / f"{_PREFIX}{updates}"
 
@@ -34,8 +34,8 @@ def updates_at(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
-def complete(checkpoint: Path, of: str) -> None:
-    """Mark a checkpoint as whole, with `of` naming the fit it belongs to, and remove all others."""
+def mark_complete(checkpoint: Path, of: str) -> None:
+    """Mark a checkpoint of the fit `of` as complete, and remove all others."""
     files = {}
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         _flush(path)
@@ -50,12 +50,12 @@ def complete(checkpoint: Path, of: str) -> None:
             shutil.rmtree(other)
 
 
-def latest(folder: Path, of: str) -> Path | None:
-    """The last checkpoint that is whole and belongs to `of`, or None. One that is neither is named, and removed."""
+def latest_checkpoint(folder: Path, of: str) -> Path | None:
+    """The last complete checkpoint of the fit `of`, or None. Invalid ones are reported and removed."""
     for checkpoint in sorted(_all(folder), key=updates_at, reverse=True):
         if (fault := _fault(checkpoint, of)) is None:
             return checkpoint
-        print(f"{checkpoint}: {fault}; not gone on from")
+        print(f"{checkpoint}: {fault}; skipping an invalid checkpoint")
         shutil.rmtree(checkpoint)
     return None
 
@@ -65,7 +65,7 @@ def _all(folder: Path) -> list[Path]:
 
 
 def _fault(checkpoint: Path, of: str) -> str | None:
-    """Why a checkpoint does not count, or None."""
+    """Why a checkpoint is invalid, or None."""
     try:
         marker = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
         owner, files = marker["of"], dict(marker["files"])
@@ -84,7 +84,7 @@ def _fault(checkpoint: Path, of: str) -> str | None:
 
 
 def _flush(path: Path) -> None:
-    """To the disk, so that a marker never outlives what it vouches for."""
+    """Flush to disk, so that a marker never outlives the files it vouches for."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

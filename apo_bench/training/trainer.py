@@ -5,18 +5,15 @@ micro-batches: 1 x 16 and 4 x 4 are the same update.
 """
 
 import copy
-import json
 import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
@@ -25,25 +22,20 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe
+from apo_bench.config.schema import Recipe
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
-from apo_bench.losses import PolicyLoss, RewardLoss
 from apo_bench.models import flops
-from apo_bench.models import policy as policies
-from apo_bench.models import reward as rewards
-from apo_bench.training import checkpoints as kept
-from apo_bench.training.batches import Updates
-from apo_bench.training.checkpoints import Checkpoints
-from apo_bench.types import Demonstration, Group, Pair
+from apo_bench.training.batches import UpdateBatchSampler
+from apo_bench.training.checkpoints import Checkpoints, checkpoint_after, latest_checkpoint, mark_complete, updates_at
 
 Terms = Callable[[Any, Mapping[str, Tensor]], Tensor]
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a fit took: optimizer updates, tokens read (padding apart), and the mean loss of each logged update."""
+class TrainResult:
+    """Optimizer updates, tokens read (padding apart), and the mean loss of each logged update."""
 
     updates: int
     tokens: int
@@ -58,8 +50,8 @@ class _Items(Dataset[dict[str, Any]]):
         return len(self.items)
 
     def __getitem__(self, place: tuple[int, float]) -> dict[str, Any]:
-        item, share = place
-        return {**self.items[item], "share": share}
+        item, loss_weight = place
+        return {**self.items[item], "loss_weight": loss_weight}
 
 
 class _Loop(Trainer):
@@ -68,7 +60,7 @@ class _Loop(Trainer):
     `identity` names the fit in its checkpoints. Tokens are counted in the trainer's state, which a checkpoint keeps.
     """
 
-    def __init__(self, *, terms: Terms, batches: Updates, identity: str, **fields: Any) -> None:
+    def __init__(self, *, terms: Terms, batches: UpdateBatchSampler, identity: str, **fields: Any) -> None:
         super().__init__(**fields)
         self.terms, self.batches, self.identity = terms, batches, identity
         self.model_accepts_loss_kwargs = False
@@ -80,27 +72,27 @@ class _Loop(Trainer):
         return prepare_data_loader(loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        shares = inputs.pop("share")
-        read = inputs["attention_mask"].sum() * shares.any()  # an item that only fills up is not counted
+        loss_weights = inputs.pop("loss_weight")
+        read = inputs["attention_mask"].sum() * loss_weights.any()  # an item that only fills up is not counted
         self.state.num_input_tokens_seen += int(self.accelerator.reduce(read, "sum"))  # pyright: ignore
-        # The shares are whole already, so undo what comes: Trainer divides by the micro-batches, accelerate averages over processes.
-        return (self.terms(model, inputs) * shares).sum() * self.current_gradient_accumulation_steps * self.args.world_size
+        # The weights hold the update's whole denominator: undo Trainer's division by micro-batches and accelerate's mean over processes.
+        return (self.terms(model, inputs) * loss_weights).sum() * self.current_gradient_accumulation_steps * self.args.world_size
 
     def resume(self, checkpoints: Checkpoints) -> Path | None:
-        """The checkpoint to go on from, with the order of items brought to where it was; the same on every process."""
+        """The checkpoint to resume from, with the order of items advanced to where it was; the same on every process."""
         with self.accelerator.main_process_first():  # which removes what does not count
-            found = kept.latest(checkpoints.folder, self.identity)
-        if found:
+            checkpoint = latest_checkpoint(checkpoints.folder, self.identity)
+        if checkpoint:
             if self.is_world_process_zero():
-                print(f"{found}: goes on from here")
-            self.batches.skip(kept.updates_at(found) // -(-len(self.batches) // self.args.gradient_accumulation_steps))
-        return found
+                print(f"{checkpoint}: resuming from this checkpoint")
+            self.batches.skip(updates_at(checkpoint) // -(-len(self.batches) // self.args.gradient_accumulation_steps))
+        return checkpoint
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            kept.complete(kept.at(Path(str(self.args.output_dir)), self.state.global_step), self.identity)
+            mark_complete(checkpoint_after(Path(str(self.args.output_dir)), self.state.global_step), self.identity)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Only what a fit changes, by its name in memory; where weights are sharded, what the trainer gathers."""
@@ -142,14 +134,14 @@ class _EverySoOften(TrainerCallback):
 def fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int,
     checkpoints: Checkpoints | None = None,
-) -> tuple[Any, Fit]:  # fmt: skip
-    """Fit `model` to `items` and return it (adapters merged) with what it took.
+) -> tuple[Any, TrainResult]:  # fmt: skip
+    """Fit `model` to `items`; return the trained model (adapters merged) and a TrainResult.
 
     items: mappings with `size` and `length` beside what `collate` reads. `terms(model, batch)` gives one loss term per item. With
-    `checkpoints` a fit goes on from its last whole one and ends with the same bits as one that was never stopped. Where several
+    `checkpoints` a fit resumes from the last complete one and ends with the same bits as a fit that was never stopped. Where several
     processes take part, the main one's model is the trained one.
 
-    Raises InputError where an update cannot be dealt out in whole micro-batches.
+    Raises InputError where an update cannot be split into whole micro-batches.
     """
     with tempfile.TemporaryDirectory() as nowhere:
         return _fit(model, items, collate, terms, recipe, seed, checkpoints or Checkpoints(Path(nowhere)))
@@ -157,7 +149,7 @@ def fit(
 
 def _fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int, checkpoints: Checkpoints
-) -> tuple[Any, Fit]:
+) -> tuple[Any, TrainResult]:
     model = _adapted(model, recipe, seed)
     arguments = TrainingArguments(
         output_dir=str(checkpoints.folder),
@@ -183,16 +175,16 @@ def _fit(
     arguments.per_device_train_batch_size = micro
     arguments.gradient_accumulation_steps = recipe.batch_size // (micro * processes)
     sizes, lengths = [item["size"] for item in items], [item["length"] for item in items]
-    batches = Updates(sizes, lengths, recipe.batch_size, micro, seed, arguments.process_index, processes)
+    batches = UpdateBatchSampler(sizes, lengths, recipe.batch_size, micro, seed, arguments.process_index, processes)
 
-    def with_shares(batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        return {**collate(batch), "share": torch.tensor([item["share"] for item in batch], dtype=torch.float32)}
+    def with_loss_weights(batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        return {**collate(batch), "loss_weight": torch.tensor([item["loss_weight"] for item in batch], dtype=torch.float32)}
 
     loop = _Loop(
         model=model,
         args=arguments,
         train_dataset=_Items(items),
-        data_collator=with_shares,
+        data_collator=with_loss_weights,
         terms=terms,
         batches=batches,
         identity=digest([recipe.model_dump(), seed, sizes, lengths, processes]),
@@ -201,67 +193,15 @@ def _fit(
     loop.remove_callback(PrinterCallback)
     main = loop.is_world_process_zero()
     whole = copy.deepcopy(model).cpu() if loop.sharded and main else model
-    found = loop.resume(checkpoints)
-    loop.train(resume_from_checkpoint=str(found) if found else None)
+    checkpoint = loop.resume(checkpoints)
+    loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if loop.sharded:
         gathered = loop.accelerator.get_state_dict(loop.model_wrapped)
         if main:
             whole.load_state_dict(gathered)
     losses = tuple(float(row["loss"]) for row in loop.state.log_history if "loss" in row)
     trained = whole.merge_and_unload() if recipe.lora and main else whole
-    return trained, Fit(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
-
-
-def train_policy(
-    folder: Path, data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group], loss: PolicyLoss, reference: Path | None,
-    spec: PolicyModel, recipe: Recipe, seed: int, into: Path, checkpoints: Checkpoints | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Train the policy in `folder` on demonstrations, pairs or groups, save it in `into`, and return the counts spent.
-
-    Losses that compare with a reference policy read its log-probabilities once, before training.
-    """
-    model, tokenizer = policies.load_policy(folder, spec.trust_remote_code)
-    items = policies.training_items(tokenizer, data, loss, spec)
-    cost, lengths, spent = flops.training(model, recipe), [len(ids) for item in items for ids, _ in item["sides"]], 0.0
-    if loss.trains_on == "pairs":
-        if reference is None:
-            raise InputError(f"lab.train_policy: {type(loss).__name__} needs a reference policy")
-        other, _ = policies.load_policy(reference, spec.trust_remote_code)
-        policies.add_reference(other, tokenizer, items, recipe.micro_batch_size or recipe.batch_size)
-        spent += cost.size.forward(lengths)
-    collate, terms = partial(policies.collate, pad_id=tokenizer.pad_token_id), partial(policies.loss_terms, loss=loss)
-    model, took = fit(model, items, collate, terms, recipe, seed, checkpoints)
-    _write(model, tokenizer, took, into)
-    spent += cost.flops(took.tokens, lengths)
-    return {"policy_updates": took.updates, "policy_train_tokens": took.tokens, "flops": spent}
-
-
-def train_reward_model(
-    start: str | Path | None,
-    pairs: Sequence[Pair],
-    loss: RewardLoss,
-    axes: Sequence[str],
-    vocabulary: Sequence[str] | None,
-    spec: NeuralReward,
-    seed: int,
-    into: Path,
-    checkpoints: Checkpoints | None = None,
-) -> dict[str, float]:
-    """Train a reward model from the folder `start` (None: the spec's architecture), save it in `into`, return the counts."""
-    model, tokenizer = rewards.new_reward_model(spec, start, axes, vocabulary, seed)
-    items = rewards.pair_items(model, tokenizer, pairs, spec)
-    cost, lengths = flops.training(model, spec.training), [len(ids) for item in items for ids in item["sides"]]
-    collate, terms = partial(rewards.collate, pad_id=tokenizer.pad_token_id), partial(rewards.loss_terms, loss=loss)
-    model, took = fit(model, items, collate, terms, spec.training, seed, checkpoints)
-    _write(model, tokenizer, took, into)
-    return {"rm_updates": took.updates, "rm_train_tokens": took.tokens, "flops": cost.flops(took.tokens, lengths)}
-
-
-def _write(model: Any, tokenizer: Any, took: Fit, into: Path) -> None:
-    """The trained model with the losses of its updates; of several processes the main one writes."""
-    if PartialState().is_main_process:
-        policies.save_model(model, tokenizer, into)
-        (into / "training_losses.json").write_text(json.dumps(took.losses))
+    return trained, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
 
 
 def _adapted(model: Any, recipe: Recipe, seed: int) -> Any:

@@ -1,1 +1,1 @@
-"""What benchmarks/validate_statistics.py is made of: simulated worlds, tests, experiments, and the page that reports them."""
+"""Parts of benchmarks/validate_statistics.py: simulated worlds, compared tests, rejection rates, and the page that reports them."""

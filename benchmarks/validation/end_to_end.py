@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import Run, read_run
-from validation.experiments import LEVEL, SEEDS
-from validation.recipes import ON_ALL_DATA, WRONG_TESTS, Data
-from validation.worlds import Array
+from validation.compared_tests import ALTERNATIVE_TESTS, ON_ALL_DATA, Data
+from validation.rejection_rates import LEVEL, SEEDS
+from validation.simulated_worlds import Array
 
 BATCH = 200  # splits at a time
 
 
 def arm_matrix(run: Run, arm: str, scorer: str) -> tuple[Array, Array]:
     """Scores of an arm's final round, all axes pooled, on the prompts that every seed answered: (S, P), and `members` (P, C)."""
-    rows = run.final[(run.final["arm"] == arm) & (run.final["scorer"] == scorer)]
+    rows = run.final_scores[(run.final_scores["arm"] == arm) & (run.final_scores["scorer"] == scorer)]
     table = rows.pivot(index="seed", columns=["cluster_id", "prompt_id"], values="value").dropna(axis="columns")
     codes, names = pd.factorize(table.columns.get_level_values("cluster_id"))
     members = np.eye(len(names))[codes]
@@ -36,15 +36,17 @@ def end_to_end(folder: Path, splits: int, seed: int) -> pd.DataFrame:
             scores, members = arm_matrix(run, arm, scorer)
             n, p = scores.shape
             by_cluster = scores @ members
-            found = {"arm": arm, "scorer": scorer, "seeds_run": n, "prompts": p, "clusters": members.shape[1]}
-            found |= {"seed_sd": round(float(by_cluster.mean(1).std(ddof=1)), 6), "mean": round(float(by_cluster.mean()), 6)}
+            design = {"arm": arm, "scorer": scorer, "seeds_run": n, "prompts": p, "clusters": members.shape[1]}
+            design |= {"seed_sd": round(float(by_cluster.mean(1).std(ddof=1)), 6), "mean": round(float(by_cluster.mean()), 6)}
             for s in (s for s in SEEDS if 2 * s <= n):
-                rows += [found | {"seeds": s} | one for one in _rates(scores, members, s, splits, np.random.default_rng([seed, s]))]
+                rows += [design | {"seeds": s} | rates for rates in _rates(scores, members, s, splits, np.random.default_rng([seed, s]))]
     return pd.DataFrame(rows)
 
 
 def _rates(scores: Array, members: Array, n_seeds: int, splits: int, rng: np.random.Generator) -> list[dict[str, object]]:
-    tests = ON_ALL_DATA | {one.label: one.p_values for one in WRONG_TESTS if one.concerns(paired=False, clustered=True)}
+    tests = ON_ALL_DATA | {
+        alternative.label: alternative.p_values for alternative in ALTERNATIVE_TESTS if alternative.concerns(paired=False, clustered=True)
+    }
     rejected = dict.fromkeys(tests, 0)
     for start in range(0, splits, BATCH):
         data = Data(*split(scores, n_seeds, min(BATCH, splits - start), rng), paired=False, members=members)

@@ -43,12 +43,12 @@ def test_equal_kl_by_hand(tmp_path: Path) -> None:
     Differences (3, 2): mean 2.5, standard error sqrt(0.5 / 2) = 0.5, t = 5 with 1 degree of freedom, whose distribution is Cauchy's:
     p = 1 - 2 / pi * atan(5).
     """
-    found = row(made_run(tmp_path, scored(SCORES), measured("kl", KL), matched_kl=True), "matched_kl")
-    assert (found.kl, found.difference, found.standard_error, found.df) == pytest.approx((3, 2.5, 0.5, 1))
-    assert found.p_value == pytest.approx(1 - 2 / np.pi * np.arctan(5))
-    assert (found.family, found.n_dropped) == ("descriptive", 0)
-    assert "interpolated linearly in KL" in found.test
-    assert "bound" not in found.test
+    result = row(made_run(tmp_path, scored(SCORES), measured("kl", KL), matched_kl=True), "matched_kl")
+    assert (result.kl, result.difference, result.standard_error, result.df) == pytest.approx((3, 2.5, 0.5, 1))
+    assert result.p_value == pytest.approx(1 - 2 / np.pi * np.arctan(5))
+    assert (result.family, result.n_dropped) == ("descriptive", 0)
+    assert "interpolated linearly in KL" in result.test
+    assert "bound" not in result.test
 
 
 def test_the_common_kl_is_what_every_seed_reaches(tmp_path: Path) -> None:
@@ -59,10 +59,11 @@ def test_the_common_kl_is_what_every_seed_reaches(tmp_path: Path) -> None:
     """
     more = {(A, 1, 0): (0, 0), (A, 1, 1): (4, 8), (A, 1, 2): (0, 0), (B, 1, 0): (0, 0), (B, 1, 1): (0, 0), (B, 1, 2): (0, 0)}
     kl = KL | {(A, 1): (0.0, 2.0, 3.0), (B, 1): (0.0, 0.5, 0.25)}
-    found = row(made_run(tmp_path, scored(SCORES | more), measured("kl", kl), matched_kl=True), "matched_kl")
-    assert (found.kl, found.difference, found.n_seeds) == pytest.approx((0.5, 0.8125, 2))
+    result = row(made_run(tmp_path, scored(SCORES | more), measured("kl", kl), matched_kl=True), "matched_kl")
+    assert (result.kl, result.difference, result.n_seeds) == pytest.approx((0.5, 0.8125, 2))
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.01, 20), min_size=1, max_size=6), st.floats(0.01, 1))
 def test_a_path_is_cut_where_it_first_goes_so_far(steps: list[float], part: float) -> None:
     path = KlPath((0.0, *steps), bound=False)
@@ -82,9 +83,9 @@ def test_a_bound_stands_in_for_a_kl_and_is_named(tmp_path: Path) -> None:
     own, other = measured("kl", {(A, 0): KL[A, 0], (B, 0): (0.0,)}), measured("kl_bound", {(B, 0): (NAN, 2.0, 4.0)})
     run = made_run(tmp_path, scored(SCORES), own, other, matched_kl=True)
     assert kl_paths(run) == {(A, 0): KlPath((0, 1, 3), False), (B, 0): KlPath((0, 2, 4), True)}
-    found = row(run, "matched_kl")
-    assert (found.kl, found.difference) == pytest.approx((3, 2.5))
-    assert found.test.endswith("the KL of golden_refresh is an upper bound")
+    result = row(run, "matched_kl")
+    assert (result.kl, result.difference) == pytest.approx((3, 2.5))
+    assert result.test.endswith("the KL of golden_refresh is an upper bound")
 
 
 @pytest.mark.parametrize(
@@ -95,16 +96,16 @@ def test_a_bound_stands_in_for_a_kl_and_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_why_there_is_no_contrast_at_equal_kl(kl: dict[tuple[str, int], tuple[float, ...]], reason: str, tmp_path: Path) -> None:
-    found = row(made_run(tmp_path, scored(SCORES), measured("kl", kl), matched_kl=True), "matched_kl")
-    assert np.isnan(found.difference)
-    assert found.test == f"none: {reason}"
+    result = row(made_run(tmp_path, scored(SCORES), measured("kl", kl), matched_kl=True), "matched_kl")
+    assert np.isnan(result.difference)
+    assert result.test == f"none: {reason}"
 
 
 def test_a_prompt_without_a_score_at_one_end_is_left_out_and_counted(tmp_path: Path) -> None:
     """A third prompt lacks a score at b's round 1: its row in b cannot be interpolated, and the one in a has nothing to stand against."""
     scores = {key: (*values, 7.0) for key, values in SCORES.items()} | {(B, 0, 1): (1.0, 2.0, NAN)}
-    found = row(made_run(tmp_path, scored(scores), measured("kl", KL), matched_kl=True), "matched_kl")
-    assert (found.difference, found.n_clusters, found.n_dropped) == (2.5, 2, 2)
+    result = row(made_run(tmp_path, scored(scores), measured("kl", KL), matched_kl=True), "matched_kl")
+    assert (result.difference, result.n_clusters, result.n_dropped) == (2.5, 2, 2)
 
 
 # dev prefers round 1 for a in seed 0 (two equals: the first), round 2 in seed 1, and round 2 for b; round 0 is never chosen
@@ -130,5 +131,5 @@ def test_families_are_at_the_declared_round(tmp_path: Path) -> None:
 
 
 def test_a_declared_round_that_dev_never_chose_is_no_result(tmp_path: Path) -> None:
-    found = row(made_run(tmp_path, scored(TWO), measured("kl", KL), round="dev_best"), "dev_best")
-    assert (found.family, found.test) == ("primary", "none: no dev_score was recorded")
+    result = row(made_run(tmp_path, scored(TWO), measured("kl", KL), round="dev_best"), "dev_best")
+    assert (result.family, result.test) == ("primary", "none: no dev_score was recorded")

@@ -46,9 +46,9 @@ def test_a_curve_by_hand(tmp_path: Path) -> None:
     settings["compare"]["curves"] = {"both": ["rjs", "apo_rjs", "golden_refresh"]}
     failures = [{"arm": "rjs", "seed": 2, "message": "gone"}]
     run = read_run(write_run(tmp_path / "run", {"scores": scores, "ledger": frame("ledger", ledger)}, settings, failures=failures))
-    found = annotation_curves(run)
-    assert found["arm"].tolist() == ["apo_rjs", "rjs"]  # golden_refresh never finished
-    apo, rjs = found.to_dict("records")
+    result = annotation_curves(run)
+    assert result["arm"].tolist() == ["apo_rjs", "rjs"]  # golden_refresh never finished
+    apo, rjs = result.to_dict("records")
     assert (rjs["human_pairs"], rjs["golden_responses"], rjs["annotation"], rjs["n_seeds"]) == (90, 0, 90, 2)
     assert (rjs["mean"], rjs["seed_sd"]) == pytest.approx((3, 2**0.5))
     assert (apo["human_pairs"], apo["golden_responses"], apo["annotation"], apo["mean"], apo["n_seeds"]) == (50, 20, 70, 0.5, 1)
@@ -64,10 +64,10 @@ def test_tuning_by_hand(tmp_path: Path) -> None:
     ]
     tables = {"scores": scored({("rjs", 0, 0): (0, 0), ("rjs", 0, 1): (1, 1)}), "ledger": frame("ledger", ledger)}
     run = read_run(write_run(tmp_path / "run", tables, tuned={"rjs": {"chosen": {"rounds": 2}, "trials": trials}}))
-    (one,) = tuning_costs(run).to_dict("records")
-    assert (one["arm"], one["trials"], one["scored"], one["chosen"]) == ("rjs", 3, 2, '{"rounds": 2}')
-    assert (one["dev_score"], one["lowest"], one["highest"], one["policy_updates"]) == (0.5, 0.25, 0.5, 40)
-    assert np.isnan(one["flops"])  # not recorded, which is not zero
+    (row,) = tuning_costs(run).to_dict("records")
+    assert (row["arm"], row["trials"], row["scored"], row["chosen"]) == ("rjs", 3, 2, '{"rounds": 2}')
+    assert (row["dev_score"], row["lowest"], row["highest"], row["policy_updates"]) == (0.5, 0.25, 0.5, 40)
+    assert np.isnan(row["flops"])  # not recorded, which is not zero
     assert not budget_matches(run)["arm_a"].str.startswith("_").any()
 
 
@@ -84,16 +84,16 @@ def test_alone_and_in_this_run_by_hand(tmp_path: Path) -> None:
     A failed seed is left out, and so is what no arm did.
     """
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}, failures=[{"arm": "rjs", "seed": 2, "message": "gone"}]))
-    found = marginal_costs(run).set_index(["arm", "unit"])
-    assert list(found.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]  # arms as the file, by name, has them
-    assert found.to_numpy()[[0, 2]].tolist() == [[40, 10, 80, 20], [15, 15, 30, 30]]
+    result = marginal_costs(run).set_index(["arm", "unit"])
+    assert list(result.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]  # arms as the file, by name, has them
+    assert result.to_numpy()[[0, 2]].tolist() == [[40, 10, 80, 20], [15, 15, 30, 30]]
 
 
 def test_of_a_folder_older_than_the_column_only_what_it_costs_alone_is_known(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER.drop(columns="marginal")}))
-    found = marginal_costs(run)
-    assert found["alone"].notna().all()
-    assert found[["marginal", "marginal_sum"]].isna().all(axis=None)
+    result = marginal_costs(run)
+    assert result["alone"].notna().all()
+    assert result[["marginal", "marginal_sum"]].isna().all(axis=None)
 
 
 def test_against_the_plan_by_hand(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_against_the_plan_by_hand(tmp_path: Path) -> None:
     )
     failures = [{"arm": "rjs", "seed": 2, "message": "gone"}]
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER, "plan": plan}, failures=failures))
-    found = planned_and_spent(run).set_index(["arm", "unit"])
-    assert list(found.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]
-    assert found["off"].tolist() == ["no", "yes", "yes"]
-    assert found["ratio"].tolist() == pytest.approx([40 / 42, NAN, 1.5], nan_ok=True)
+    result = planned_and_spent(run).set_index(["arm", "unit"])
+    assert list(result.index) == [("apo_rjs", "flops"), ("rjs", "sampled_tokens"), ("rjs", "flops")]
+    assert result["off"].tolist() == ["no", "yes", "yes"]
+    assert result["ratio"].tolist() == pytest.approx([40 / 42, NAN, 1.5], nan_ok=True)
     plan.loc[plan["unit"] == "sampled_tokens", "planned"] = NAN
     run = read_run(write_run(tmp_path / "unknown", TABLES | {"ledger": LEDGER, "plan": plan}, failures=failures))
     assert planned_and_spent(run)["off"].tolist() == ["no", "", "yes"]
@@ -141,7 +141,7 @@ def test_measured_by_hand(tmp_path: Path) -> None:
         ("_x", 0, "wall_s", 7.0),
     ]
     run = read_run(write_run(tmp_path / "run", TABLES | {"ledger": LEDGER}))
-    found = time_and_memory(run, pd.DataFrame(rows, columns=["arm", "seed", "measure", "value"]))
-    assert [tuple(row) for row in found.to_numpy().tolist()] == [
+    result = time_and_memory(run, pd.DataFrame(rows, columns=["arm", "seed", "measure", "value"]))
+    assert [tuple(row) for row in result.to_numpy().tolist()] == [
         ("apo_rjs", "wall_s", 4.0, 4.0, 4.0, 1), ("rjs", "wall_s", 1.5, 1.0, 2.0, 2), ("rjs", "peak_memory_bytes", 9.0, 9.0, 9.0, 1),
     ]  # fmt: skip

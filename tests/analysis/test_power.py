@@ -20,12 +20,12 @@ A, B = "apo_rjs", "golden_refresh"
 def drawn(n_seeds: int, n_prompts: int = 12, rounds: int = 2) -> pd.DataFrame:
     """Scores of both arms from round 0 on: noise, and for `apo_rjs` what varies by seed and by prompt."""
     rng = np.random.default_rng(50)
-    by_prompt, made = rng.normal(size=n_prompts), {}
+    by_prompt, scores = rng.normal(size=n_prompts), {}
     for seed in range(n_seeds):
         for round_ in range(rounds + 1):
-            made[A, seed, round_] = rng.normal(size=n_prompts) + by_prompt + rng.normal()
-            made[B, seed, round_] = rng.normal(size=n_prompts)
-    return scored(made)
+            scores[A, seed, round_] = rng.normal(size=n_prompts) + by_prompt + rng.normal()
+            scores[B, seed, round_] = rng.normal(size=n_prompts)
+    return scored(scores)
 
 
 def made_run(folder: Path, scores: pd.DataFrame, *more: tuple[str, pd.DataFrame], **compare: Any) -> Run:
@@ -36,11 +36,12 @@ def made_run(folder: Path, scores: pd.DataFrame, *more: tuple[str, pd.DataFrame]
     return read_run(write_run(folder / "run", tables, settings))
 
 
-def only(run: Run, **asked: float) -> ContrastPower:
-    (plan,) = primary_power(run, **asked)
+def only(run: Run, **options: float) -> ContrastPower:
+    (plan,) = primary_power(run, **options)
     return plan
 
 
+@pytest.mark.slow
 def test_a_plan_is_made_of_the_scores_of_its_contrast(tmp_path: Path) -> None:
     """The declared round, the finished prompts: the numbers that `components` and `plan_size` give for those rows."""
     scores = drawn(4)
@@ -66,6 +67,7 @@ def sizes(contrast: dict[str, Any]) -> tuple[int, int]:
     return contrast["n_seeds"], contrast["n_clusters"]
 
 
+@pytest.mark.slow
 def test_a_round_declared_as_chosen_on_dev(tmp_path: Path) -> None:
     """Round 1 in every seed of both arms, not the final one."""
     scores = drawn(3)
@@ -74,6 +76,7 @@ def test_a_round_declared_as_chosen_on_dev(tmp_path: Path) -> None:
     assert plan.components == components(scores[scores["round"] == 1], A, B)
 
 
+@pytest.mark.slow
 def test_axes_are_planned_one_by_one_and_corrected_together(tmp_path: Path) -> None:
     """Two primary tests: Holm asks 2.5 % of the smaller p-value. "all" has both axes' prompts."""
     scores = drawn(3)
@@ -81,10 +84,10 @@ def test_axes_are_planned_one_by_one_and_corrected_together(tmp_path: Path) -> N
     other["cluster_id"] = other["prompt_id"]
     pooled, harmless = primary_power(made_run(tmp_path, pd.concat([scores, other]), axes=["all", "harmless"]))
     assert (pooled.n_clusters, harmless.n_clusters) == (24, 12)
-    found = harmless.components
-    assert found == components(other[other["round"] == 2], A, B)
-    assert found
-    sds = {"seed_sd": found.seed_sd, "method_prompt_sd": found.method_prompt_sd, "residual_sd": found.residual_sd}
+    result = harmless.components
+    assert result == components(other[other["round"] == 2], A, B)
+    assert result
+    sds = {"seed_sd": result.seed_sd, "method_prompt_sd": result.method_prompt_sd, "residual_sd": result.residual_sd}
     assert harmless.detectable_by_holm == minimum_detectable_effect(**sds, n_seeds=3, n_clusters=12, alpha=0.025)
 
 
@@ -97,10 +100,11 @@ def test_one_seed_plans_nothing_about_seeds(tmp_path: Path) -> None:
     expected = minimum_detectable_effect(seed_sd=0, method_prompt_sd=sd, residual_sd=0, n_seeds=1, n_clusters=12)
     assert plan.detectable == pytest.approx(expected)
     assert (plan.components, plan.table, plan.needed) == (None, None, None)
-    assert plan.note.startswith("one seed tells nothing of the variance between seeds")
+    assert plan.note.startswith("one seed says nothing about the variance between seeds")
     assert plan.note.endswith("these checkpoints only")
 
 
+@pytest.mark.slow
 def test_two_seeds_are_a_guess_and_have_no_test(tmp_path: Path) -> None:
     plan = only(made_run(tmp_path, drawn(2)), effect=1.0)
     assert math.isnan(plan.detectable)
@@ -132,9 +136,10 @@ def test_differences_that_do_not_vary(tmp_path: Path) -> None:
     assert math.isnan(plan.detectable)
     assert plan.note == "nothing varies"
     assert plan.needed
-    assert "to find 1, no number of seeds is enough: no test: nothing varies." in power_notes([plan], power=0.8, effect=1.0)[1]
+    assert "to detect 1, no number of seeds is enough: no test: nothing varies." in power_notes([plan], power=0.8, effect=1.0)[1]
 
 
+@pytest.mark.slow
 def test_sentences_name_sizes_scope_and_roughness(tmp_path: Path) -> None:
     plan = only(made_run(tmp_path, drawn(5)), effect=2.0)
     assert plan.needed
@@ -142,7 +147,7 @@ def test_sentences_name_sizes_scope_and_roughness(tmp_path: Path) -> None:
     assert plan.needed_high
     first, test, whose = power_notes([plan], power=0.8, effect=2.0)
     spread = f"{plan.needed_low.n_seeds} to {plan.needed_high.n_seeds} over the interval of the seed SD"
-    assert first == f"{A} - {B}, all: to find 2, {plan.needed.n_seeds} seeds with 12 clusters ({spread})."
+    assert first == f"{A} - {B}, all: to detect 2, {plan.needed.n_seeds} seeds with 12 clusters ({spread})."
     assert "two-sided two-way t test over seeds (paired) and clusters of prompts, at 5 %" in test
     assert "Scope: new seeds and new prompts" in test
     assert "S - 1 degrees of freedom" in whose

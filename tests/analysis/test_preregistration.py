@@ -64,6 +64,7 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
             preregistration.plan_change(tmp_path, planned([0]))
 
 
+@pytest.mark.slow
 def test_the_report_opens_with_a_change(tmp_path: Path) -> None:
     scores = scored({(arm, seed, 1): (seed, arm == "apo_rjs", 2) for arm in ("apo_rjs", "golden_refresh", "rjs") for seed in (0, 1, 2)})
     ledger = frame("ledger", [("rjs", 0, "flops", 1.0, float("nan"))])

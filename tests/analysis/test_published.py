@@ -20,13 +20,13 @@ SHIPPED = published.read_published(published.find_published("apo_2024"))
 
 
 def differences() -> dict[tuple[str, str], pd.Series]:
-    found = published.published_differences(SHIPPED)
-    return {(row["metric"], row["arm"]): row for _, row in found.iterrows()}
+    result = published.published_differences(SHIPPED)
+    return {(row["metric"], row["arm"]): row for _, row in result.iterrows()}
 
 
 def test_the_shipped_numbers_are_those_of_the_extraction() -> None:
     """Plain -> APO as in the issue's text; every row says that it was not checked against the paper."""
-    value = {(one.arm, one.metric): one.value for one in SHIPPED.itertuples()}
+    value = {(row.arm, row.metric): row.value for row in SHIPPED.itertuples()}
     scores = {"base": 1.272, "golden_sft": 2.310, "rjs": 1.582, "apo_rjs": 1.623, "rrhf": 2.201, "apo_rrhf": 2.302, "dpo": 2.445}
     assert {arm: value[arm, "score"] for arm in scores} == scores
     assert value["apo_dpo", "score"] == 2.633
@@ -45,20 +45,20 @@ def test_the_win_rates_of_rejection_sampling_by_hand() -> None:
 
     Newcombe's interval is nearly d -+ 1.96 * 0.0099463 = 0.0065 -+ 0.0195 at this n.
     """
-    found = differences()["win_percent", "apo_rjs"]
+    result = differences()["win_percent", "apo_rjs"]
     error = math.sqrt(2 * 0.36105 * 0.63895 / 4664)
-    assert found["z"] == pytest.approx(0.0065 / error)
-    assert round(found["z"], 2) == 0.65
-    assert found["difference"] == pytest.approx(0.65)
-    assert found["ci_low"] == pytest.approx(0.65 - 196 * error, abs=0.01)
-    assert found["ci_high"] == pytest.approx(0.65 + 196 * error, abs=0.01)
+    assert result["z"] == pytest.approx(0.0065 / error)
+    assert round(result["z"], 2) == 0.65
+    assert result["difference"] == pytest.approx(0.65)
+    assert result["ci_low"] == pytest.approx(0.65 - 196 * error, abs=0.01)
+    assert result["ci_high"] == pytest.approx(0.65 + 196 * error, abs=0.01)
     assert differences()["win_percent", "apo_rrhf"]["ci_low"] > 0
 
 
 def test_newcombes_interval_of_his_own_example() -> None:
     """Newcombe (1998), Table II (a): 56/70 - 48/80, method 10 gives 0.0524 to 0.3339."""
-    found = published.share_difference(56 / 70, 48 / 80, 70, 80)
-    assert (round(found.ci_low, 4), round(found.ci_high, 4)) == (0.0524, 0.3339)
+    result = published.share_difference(56 / 70, 48 / 80, 70, 80)
+    assert (round(result.ci_low, 4), round(result.ci_high, 4)) == (0.0524, 0.3339)
 
 
 def test_newcombes_interval_covers() -> None:
@@ -66,25 +66,25 @@ def test_newcombes_interval_covers() -> None:
     generator = np.random.default_rng(0)
     inside = 0
     for a, b in zip(generator.binomial(60, 0.3, 2000) / 60, generator.binomial(80, 0.4, 2000) / 80, strict=True):
-        found = published.share_difference(a, b, 60, 80)
-        inside += found.ci_low <= -0.1 <= found.ci_high
+        result = published.share_difference(a, b, 60, 80)
+        inside += result.ci_low <= -0.1 <= result.ci_high
     assert 0.935 <= inside / 2000 <= 0.97
 
 
 def test_means_without_an_sd_have_no_interval() -> None:
-    found = differences()
+    result = differences()
     for key in (("score", "apo_dpo"), ("ece", "rm_apo_v3")):
-        assert math.isnan(found[key]["ci_low"])
-        assert found[key]["note"].startswith("no interval")
-    assert found["score", "apo_dpo"]["difference"] == pytest.approx(0.188)
-    assert found["accuracy_percent", "rm_ab_v1"]["ci_low"] < 0 < found["accuracy_percent", "rm_apo_v3"]["ci_low"]
+        assert math.isnan(result[key]["ci_low"])
+        assert result[key]["note"].startswith("no interval")
+    assert result["score", "apo_dpo"]["difference"] == pytest.approx(0.188)
+    assert result["accuracy_percent", "rm_ab_v1"]["ci_low"] < 0 < result["accuracy_percent", "rm_apo_v3"]["ci_low"]
 
 
 GOOD = "policies,m,d,base,,score,1.5,,j,x,u,s,c"
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["policies,m,d,base,,score,much,,j,x,u,s,c"], "line 2: value: a number is needed, got 'much'"),
         (["policies,m,d,base,,score,inf,,j,x,u,s,c"], "line 2: value"),
@@ -106,13 +106,13 @@ GOOD = "policies,m,d,base,,score,1.5,,j,x,u,s,c"
         (['policies,"m,base'], "not readable as csv"),
     ],
 )
-def test_a_bad_row_is_one_line_that_names_it(tmp_path: Path, lines: list[str], said: str) -> None:
+def test_a_bad_row_is_one_line_that_names_it(tmp_path: Path, lines: list[str], message: str) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, *lines]) + "\n")
     with pytest.raises(InputError) as caught:
         published.read_published(path)
     assert str(path) in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -134,9 +134,9 @@ def test_a_name_that_is_none_is_refused(name: str) -> None:
 
 def test_arms_are_found_by_their_method() -> None:
     """rjs and apo_rjs by method; golden_refresh is APO with another opponent, which the paper has not."""
-    made = Experiment.model_validate(experiment())
-    assert published.matching_arms(made, {}) == {"rjs": "rjs", "apo_rjs": "apo_rjs"}
-    assert published.matching_arms(made, {"dpo": "golden_refresh"})["dpo"] == "golden_refresh"
+    experiment_ = Experiment.model_validate(experiment())
+    assert published.matching_arms(experiment_, {}) == {"rjs": "rjs", "apo_rjs": "apo_rjs"}
+    assert published.matching_arms(experiment_, {"dpo": "golden_refresh"})["dpo"] == "golden_refresh"
     rjs = {"use": "baselines/rejection_sampling.py@RejectionSampling"}
     two = {
         "one": rjs,
@@ -144,15 +144,15 @@ def test_arms_are_found_by_their_method() -> None:
         "golden": {"use": "baselines/sft.py@SFT", "imitate": "golden"},
         "chosen": {"use": "baselines/sft.py@SFT"},
     }
-    made = Experiment.model_validate(experiment(arms=two, compare={"primary": [{"a": "one", "b": "other"}]}))
-    assert published.matching_arms(made, {}) == {"golden_sft": "golden"}
+    experiment_ = Experiment.model_validate(experiment(arms=two, compare={"primary": [{"a": "one", "b": "other"}]}))
+    assert published.matching_arms(experiment_, {}) == {"golden_sft": "golden"}
 
 
 @pytest.mark.parametrize(
-    ("named", "said"), [({"ppo": "rjs"}, "report.arms.ppo: no such policy"), ({"dpo": "x"}, "report.arms.dpo: no arm")]
+    ("named", "message"), [({"ppo": "rjs"}, "report.arms.ppo: no such policy"), ({"dpo": "x"}, "report.arms.dpo: no arm")]
 )
-def test_a_mapping_that_names_nothing_is_refused(named: dict[str, str], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_mapping_that_names_nothing_is_refused(named: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         published.matching_arms(Experiment.model_validate(experiment()), named)
 
 
@@ -188,10 +188,10 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
     judged = pd.DataFrame([("apo_rjs", "rjs", "all", "gpt", 0.6, 0.5, 0.7)])
     judged.columns = ["arm_a", "arm_b", "axis", "judge", "win_rate", "ci_low", "ci_high"]
     frames = {"contrasts": contrasts(run), "judged": judged}
-    found = {(row["metric"], row["arm"]): row for row in published.compare_with_published(run, frames, SHIPPED, {}).to_dict("records")}
+    result = {(row["metric"], row["arm"]): row for row in published.compare_with_published(run, frames, SHIPPED, {}).to_dict("records")}
 
     def cells(metric: str, arm: str, *names: str) -> list[Any]:
-        return [found[metric, arm][f"our_{name}"] for name in names]
+        return [result[metric, arm][f"our_{name}"] for name in names]
 
     compared = frames["contrasts"].query("arm_a == 'apo_rjs' and arm_b == 'rjs' and axis == 'all' and scorer == 'encoder'").iloc[0]
     score = ("score", "apo_rjs")
@@ -208,6 +208,7 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
         assert math.isnan(cells(*missing, "difference")[0])
 
 
+@pytest.mark.slow
 def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     lines = published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
@@ -222,10 +223,10 @@ def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
         "8 test prompts, 3 seeds",
         "sizes cannot",
         "GPT-4",
-        "not known: against what they were won",
+        "unknown: against what they were won",
     ):
         assert word in text
-    (absent,) = [line for line in lines if "Nothing of ours" in line]
+    (absent,) = [line for line in lines if "No arm here" in line]
     assert "apo_rjs" not in absent  # has a score here, and no win rate
     assert lines == published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
 
@@ -237,9 +238,9 @@ def test_of_another_source_only_its_own_file_speaks(tmp_path: Path) -> None:
         f"{HEADER}\np,m7,TL;DR,rjs,,win_percent,40,100,people,wins,ties,S,C\np,m7,TL;DR,apo_rjs,rjs,win_percent,50,100,people,wins,ties,S,C\n"
     )
     run, rows = made_run(tmp_path), published.read_published(path)
-    found = published.compare_with_published(run, {"contrasts": contrasts(run)}, rows, {})
-    text = "\n".join(published.comparison_caveats(run, rows, found))
-    assert "Win rate, %: theirs by people, wins; not known: ties." in text
+    result = published.compare_with_published(run, {"contrasts": contrasts(run)}, rows, {})
+    text = "\n".join(published.comparison_caveats(run, rows, result))
+    assert "Win rate, %: theirs by people, wins; unknown: ties." in text
     assert "Data: theirs TL;DR; ours task" in text
     for word in ("GPT-4", "HH", "RM_All", "Reward model", "third", "same"):
         assert word not in text

@@ -51,6 +51,7 @@ def verdict(result: Reproduction) -> str:
     return verdict_
 
 
+@pytest.mark.slow
 def test_a_copy_is_reproduced_exactly(tmp_path: Path) -> None:
     first = write(tmp_path / "first")
     shutil.copytree(first, tmp_path / "second")
@@ -61,6 +62,7 @@ def test_a_copy_is_reproduced_exactly(tmp_path: Path) -> None:
     assert any("tables are byte-identical" in line for line in reproduction_sentences(result))
 
 
+@pytest.mark.slow
 def test_other_luck_is_reproduced(tmp_path: Path) -> None:
     """A true gap of 1 with seed SDs of about 0.1 is result by both, and their drift is noise. Same seeds and experiment: paired."""
     result = compare_runs(write(tmp_path / "first"), write(tmp_path / "second", luck=1))
@@ -74,6 +76,7 @@ def test_other_luck_is_reproduced(tmp_path: Path) -> None:
     assert result.tables["ledger"] == "identical"
 
 
+@pytest.mark.slow
 def test_other_seeds_are_not_paired(tmp_path: Path) -> None:
     result = compare_runs(write(tmp_path / "first"), write(tmp_path / "second", luck=1, seeds=(4, 5, 6)))
     assert verdict(result) == REPRODUCED
@@ -81,6 +84,7 @@ def test_other_seeds_are_not_paired(tmp_path: Path) -> None:
     assert result.settings == {"experiment.seeds": ([0, 1, 2, 3], [4, 5, 6])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gap", "message"),
     [
@@ -96,6 +100,7 @@ def test_another_truth_is_not_reproduced(tmp_path: Path, gap: float, message: st
     assert list(result.primary["overlap"]) == ["no"]
 
 
+@pytest.mark.slow
 def test_neither_run_shows_a_difference_of_nothing(tmp_path: Path) -> None:
     """No true gap, in both runs p > 0.05: that no difference could be shown is reproduced, whatever the signs."""
     assert verdict(compare_runs(write(tmp_path / "first", gap=0, luck=2), write(tmp_path / "second", gap=0, luck=1))) == REPRODUCED
@@ -119,6 +124,7 @@ def test_verdicts(conclusions: list[str], same_sign: str, p_drift: float, expect
     assert reproduction._verdict(row) == expected
 
 
+@pytest.mark.slow
 def test_a_report_alone_is_enough(tmp_path: Path) -> None:
     """What is committed of a run is its report: errors are added, and nothing is message of settings and tables."""
     first, second = write(tmp_path / "first"), write(tmp_path / "second", luck=1)
@@ -131,6 +137,7 @@ def test_a_report_alone_is_enough(tmp_path: Path) -> None:
     assert any("report alone" in line for line in reproduction_sentences(result))
 
 
+@pytest.mark.slow
 def test_what_differs_is_told(tmp_path: Path) -> None:
     """Another commit, torch and gold model; rows written by another parquet version are the same rows."""
     first, second = write(tmp_path / "first"), write(tmp_path / "second")
@@ -143,6 +150,7 @@ def test_what_differs_is_told(tmp_path: Path) -> None:
     assert result.assumed == (reproduction.PAIRED,)
 
 
+@pytest.mark.slow
 def test_another_gold_model_is_another_scale(tmp_path: Path) -> None:
     models = experiment()["models"]
     other = models | {"gold": [{"name": "encoder", "model": {"kind": "ngram", "max_features": 7}}]}
@@ -152,6 +160,7 @@ def test_another_gold_model_is_another_scale(tmp_path: Path) -> None:
     assert reproduction._another_scale(first, second, "ground_truth") == ""
 
 
+@pytest.mark.slow
 def test_a_contrast_that_one_run_lacks(tmp_path: Path) -> None:
     first, second = write(tmp_path / "first"), write(tmp_path / "second", luck=1)
     path = second / "report" / "tables" / "contrasts.csv"
@@ -162,6 +171,7 @@ def test_a_contrast_that_one_run_lacks(tmp_path: Path) -> None:
     assert result.exit_status == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -185,6 +195,7 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, change: Callable[[P
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("column", "value", "message"), [("difference", "much", "'much' is no number"), ("axis", "odd", "no contrast")])
 def test_a_spoilt_cell_is_one_line(tmp_path: Path, column: str, value: str, message: str) -> None:
     first, second = write(tmp_path / "first"), write(tmp_path / "second")
@@ -199,6 +210,7 @@ def test_a_spoilt_cell_is_one_line(tmp_path: Path, column: str, value: str, mess
         compare_runs(first, second)
 
 
+@pytest.mark.slow
 def test_words_and_tables_fit_and_are_inert(tmp_path: Path) -> None:
     from io import StringIO
 
@@ -244,12 +256,14 @@ def share_beyond(runs: int, moved: float, paired: bool, seeds: tuple[int, int]) 
     return n_beyond / runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("paired", "seeds"), [(False, (3, 3)), (True, (4, 4)), (False, (3, 6))])
 def test_identical_truth_is_within_seed_noise_19_times_in_20(paired: bool, seeds: tuple[int, int]) -> None:
     """400 pairs of runs each: a true rate of 5 % gives 2.8 to 7.2 % (two standard errors); a little below it is no error either."""
     assert 0.015 <= share_beyond(400, 0.0, paired, seeds) <= 0.072
 
 
+@pytest.mark.slow
 def test_a_true_drift_is_found() -> None:
     """Five seeds each: the error is sqrt(2 * (0.3^2 + 0.4^2 / 12) / 5) = 0.203; a drift of 1 is five of them."""
     assert share_beyond(60, 1.0, False, (5, 5)) > 0.95

@@ -23,6 +23,8 @@ from apo_bench.models.policy import load_policy
 from apo_bench.models.tokenize import encode_prompt, encode_response
 from apo_bench.types import Demonstration, Pair, Policy, RewardModel, Round
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.py"))]
 APO = "apo_bench.apo@APO"

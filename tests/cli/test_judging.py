@@ -33,10 +33,10 @@ def refused(*words: str | Path) -> str:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A run with one judge and its report."""
-    made = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED}}, task=TREE["task"])
-    judged(made)
-    write_report(made)
-    return made
+    created = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED}}, task=TREE["task"])
+    judged(created)
+    write_report(created)
+    return created
 
 
 def test_a_judge_is_added_to_a_finished_run(folder: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_judge_is_added_to_a_finished_run(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ("x.yaml", "--judge x.yaml: no such file"),
         ("[1]", "--judge: a mapping with name: and use: is needed"),
@@ -67,9 +67,9 @@ def test_a_judge_is_added_to_a_finished_run(folder: Path, tmp_path: Path) -> Non
         ("{name: [", "--judge: not valid YAML"),
     ],
 )
-def test_what_is_no_judge_is_one_line(folder: Path, given: str, said: str) -> None:
+def test_what_is_no_judge_is_one_line(folder: Path, given: str, message: str) -> None:
     before = sorted(folder.rglob("*"))
-    assert said in refused("judge", folder, "--judge", given)
+    assert message in refused("judge", folder, "--judge", given)
     assert sorted(folder.rglob("*")) == before
 
 
@@ -105,26 +105,26 @@ def test_a_judge_is_audited_on_a_task(tmp_path: Path) -> None:
         "--out",
         tmp_path / "a",
     )
-    said = call(*words).stdout
-    assert "helpful: the judge can be used" in said
+    output = call(*words).stdout
+    assert "helpful: the judge can be used" in output
     table = pd.read_csv(tmp_path / "a" / "report" / "audit.csv")
     assert {"accuracy", "kappa", "consistency", "attack_instruction", "missing"} <= set(table["metric"])
     journal = tmp_path / "a" / "store" / "sim.jsonl"
     before = journal.read_bytes()
-    assert call(*words).stdout == said  # nothing is asked again
+    assert call(*words).stdout == output  # nothing is asked again
     assert journal.read_bytes() == before
 
 
 @pytest.mark.skipif(not HH.is_file(), reason="the HH data are not beside the project (../shared/data/hh)")
 def test_a_judge_without_its_truth_says_so(tmp_path: Path) -> None:
-    said = refused("audit-judge", "--judge", f"{{name: s, use: {SIMULATED}}}", "--data", HH, "--out", tmp_path / "a")
-    assert "judges.s: SimulatedJudge: the task has no ground truth" in said
+    message = refused("audit-judge", "--judge", f"{{name: s, use: {SIMULATED}}}", "--data", HH, "--out", tmp_path / "a")
+    assert "judges.s: SimulatedJudge: the task has no ground truth" in message
     assert not (tmp_path / "a").exists()
 
 
 def test_audit_data_that_is_nothing(tmp_path: Path) -> None:
-    said = refused("audit-judge", "--judge", f"{{name: s, use: {SIMULATED}}}", "--data", "nowhere", "--out", tmp_path / "a")
-    assert "--data nowhere: neither a file nor a task" in said
+    message = refused("audit-judge", "--judge", f"{{name: s, use: {SIMULATED}}}", "--data", "nowhere", "--out", tmp_path / "a")
+    assert "--data nowhere: neither a file nor a task" in message
 
 
 def test_responses_go_out_and_peoples_verdicts_come_back(folder: Path, tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_responses_go_out_and_peoples_verdicts_come_back(folder: Path, tmp_path:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    said = call("import-judgments", sheet, "--run", folder).stdout
-    assert f"left empty {len(rows) - len(rows) // 2}" in said
+    output = call("import-judgments", sheet, "--run", folder).stdout
+    assert f"left empty {len(rows) - len(rows) // 2}" in output
     verdicts = pd.read_parquet(folder / "tables" / "judgments.parquet").query("judge == 'human'")
     assert (verdicts["verdict"] == "first").sum() == len(rows) // 2
     assert "| human |" in (folder / "report" / "report.md").read_text()
@@ -165,8 +165,8 @@ def test_alpaca_evals_annotations_get_our_statistics(tmp_path: Path) -> None:
     ]  # fmt: skip
     file = tmp_path / "annotations.jsonl.gz"
     file.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    said = call("import-judgments", file, "--out", tmp_path / "out").stdout
-    assert "| gpt | mine | base | 0.500 |" in said
+    output = call("import-judgments", file, "--out", tmp_path / "out").stdout
+    assert "| gpt | mine | base | 0.500 |" in output
     assert len(pd.read_parquet(tmp_path / "out" / "tables" / "judgments.parquet")) == 40
 
 

@@ -4,7 +4,6 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ from apo_bench import __version__
 from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import read_run
 from apo_bench.cli.main import app
+from apo_bench.config.load import ExperimentFile
 from apo_bench.config.plugins import resolve
-from apo_bench.run.runner import JobSubset
+from apo_bench.run.experiment import ResolvedExperiment
+from apo_bench.run.job_runner import JobSubset
+from apo_bench.run.runner import RunResult
 from apo_bench.shipped import shipped_root
 
 Tree = dict[str, Any]
@@ -135,7 +137,7 @@ def test_notes(
 
 
 @pytest.mark.parametrize(
-    ("judge", "said"),
+    ("judge", "message"),
     [
         ({**SIMULATED, "noise": "much"}, "judges.j.noise"),
         ({**GPT, "base_url": "ftp://somewhere"}, "judges.j: ChatJudge: base_url: must be http://... or https://..."),
@@ -144,9 +146,9 @@ def test_notes(
         ({"use": "apo_bench.judging.local_judge@LocalJudge", "path": "./absent"}, "judges.j: path: './absent': no such model folder"),
     ],
 )
-def test_check_refuses_judges(tree: Tree, write_experiment: Callable[[Tree], Path], judge: Tree, said: str) -> None:
+def test_check_refuses_judges(tree: Tree, write_experiment: Callable[[Tree], Path], judge: Tree, message: str) -> None:
     tree["judges"] = {"j": judge}
-    assert said in refusal("check", str(write_experiment(tree)))
+    assert message in refusal("check", str(write_experiment(tree)))
 
 
 def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
@@ -181,11 +183,11 @@ def test_check_refuses_more_prompts_than_a_split_has(tree: Tree, write_experimen
     """With 2 prompts a cluster, sim_hh has 134 clusters and so 268 policy prompts, and 20 clusters, 40 prompts, in dev."""
     tree["evaluation"]["dev_prompts"] = 41
     path = write_experiment(tree)
-    assert refusal("check", str(path)) == f"{path}: evaluation.dev_prompts: 41 asked for, 40 in the dev split"
+    assert refusal("check", str(path)) == f"{path}: evaluation.dev_prompts: 41 prompts, but the dev split has 40"
     tree["evaluation"]["dev_prompts"] = 40
     tree["arms"]["apo_rjs"]["player"]["prompts_per_round"] = 269
     write_experiment(tree)
-    assert refusal("check", str(path)) == f"{path}: arms.apo_rjs.player.prompts_per_round: 269 asked for, 268 in the policy split"
+    assert refusal("check", str(path)) == f"{path}: arms.apo_rjs.player.prompts_per_round: 269 prompts, but the policy split has 268"
 
 
 def test_check_resolves_every_setting_that_tuning_tries(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
@@ -292,13 +294,6 @@ def test_the_pages_statistics_run_as_they_stand(tmp_path: Path, monkeypatch: pyt
 # --- run: the runner's part is tested with it; here, what the command makes of its answer -------------------------------------
 
 
-@dataclass(frozen=True)
-class Answer:
-    folder: Path
-    failures: tuple[str, ...]
-    n_left: int = 0
-
-
 SUMMARY = """arm,round,axis,scorer,mean,seed_sd,n_seeds,n_prompts
 rjs,0,all,ground_truth,0.5,0.01,2,20
 rjs,1,all,ground_truth,0.61234,0.0123,2,20
@@ -328,12 +323,17 @@ def test_run_prints_the_table_and_where_the_report_is(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shown are each arm's last round (10 comes after 2) and the primary contrasts, not gold seeds or counters."""
-    asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: asked.append((*words, subset)) or Answer(finished, ()))
+    calls: list[tuple[Any, ...]] = []
+
+    def run(resolved: ResolvedExperiment, workers: int, subset: JobSubset, **_: Any) -> RunResult:
+        calls.append((resolved.path, resolved.overrides, resolved.folder, workers, subset))
+        return RunResult(finished)
+
+    monkeypatch.setattr("apo_bench.run.runner.run", run)
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "seeds=[0]", "--workers", "3", "--out", str(finished))
     assert result.exit_code == 0, result.output
-    assert asked == [(path, {"seeds": [0]}, finished, 3, JobSubset())]
+    assert calls == [(path, '{"seeds": [0]}', finished, 3, JobSubset())]
     lines = result.stdout.splitlines()
     assert lines[-1] == str(finished / "report" / "report.md")
     assert max(map(len, lines[:-1])) <= 100
@@ -351,13 +351,16 @@ def test_run_prints_the_table_and_where_the_report_is(
 def test_a_part_is_run_and_has_no_table(
     tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[JobSubset] = []
-    monkeypatch.setattr(
-        "apo_bench.run.runner.run", lambda *words, tiny, subset: asked.append(subset) or Answer(tmp_path / "run", (), n_left=3)
-    )
+    subsets: list[JobSubset] = []
+
+    def run(resolved: ResolvedExperiment, workers: int, subset: JobSubset, **_: Any) -> RunResult:
+        subsets.append(subset)
+        return RunResult(tmp_path / "run", n_left=3)
+
+    monkeypatch.setattr("apo_bench.run.runner.run", run)
     result = call("run", str(write_experiment(tree)), "--arms", "rjs, apo_rjs", "--seeds", "1", "--out", str(tmp_path / "run"))
     assert (result.exit_code, result.stdout) == (0, "3 arm-seeds are left; tables and report are made when none is\n")
-    assert asked == [JobSubset(("rjs", "apo_rjs"), (1,))]
+    assert subsets == [JobSubset(("rjs", "apo_rjs"), (1,))]
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
@@ -368,7 +371,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_expe
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--arms", "dpo"), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
         (("--seeds", "9"), "--seeds 9: the experiment has no such seed; it has: 0, 1"),
@@ -377,17 +380,17 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_expe
     ],
 )
 def test_parts_that_are_none(
-    tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, words: tuple[str, ...], said: str
+    tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "mine").mkdir()
-    assert said in refusal("run", str(write_experiment(tree)), "--out", str(tmp_path / "mine"), *words)
+    assert message in refusal("run", str(write_experiment(tree)), "--out", str(tmp_path / "mine"), *words)
     assert not list((tmp_path / "mine").iterdir())
 
 
 def test_failed_arm_seeds_are_named_and_exit_1(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: Answer(finished, ("rjs, seed 1: budget exceeded",)))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *_, **__: RunResult(finished, ("rjs, seed 1: budget exceeded",)))
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 1
     assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
@@ -398,7 +401,7 @@ def test_what_failed_is_one_line_in_which_nothing_is_hidden(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rude = "rjs, seed 1: \x1b]0;pwn\x07\u202e\nfailed: nobody"
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: Answer(finished, (rude,)))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *_, **__: RunResult(finished, (rude,)))
     assert call("run", str(write_experiment(tree))).stderr == "failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody\n"
 
 
@@ -430,9 +433,9 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
     from apo_bench.config.load import load_experiment
 
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
-    checked: list[dict[str, Any]] = []
-    monkeypatch.setattr("apo_bench.run.validate.check_experiment", lambda path, overrides, **_: checked.append(overrides))
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *words, tiny, subset: Answer(finished, ()))
+    checked: list[Any] = []
+    monkeypatch.setattr("apo_bench.run.validate.check", lambda file, tasks, **_: checked.append(file.overrides))
+    monkeypatch.setattr("apo_bench.run.runner.run", lambda *_, **__: RunResult(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
     assert call("run", str(path), "--out", str(finished), "--set", "seeds=[5]").exit_code == 0
@@ -462,14 +465,18 @@ def test_run_at_every_level_prints_the_spread(
     tree: Tree, write_experiment: Callable[[Tree], Path], varied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The primary rows, within 100 columns; what failed in a variation is named, with status 1."""
-    asked: list[tuple[Any, ...]] = []
-    answer = Answer(varied, ("world=1: rjs, seed 1: budget exceeded",))
-    monkeypatch.setattr("apo_bench.run.variations.run_variations", lambda *words: asked.append(words) or answer)
+    calls: list[tuple[Any, ...]] = []
+
+    def run(file: ExperimentFile, folder: Path, workers: int, **_: Any) -> RunResult:
+        calls.append((file.path, file.overrides, folder, workers))
+        return RunResult(varied, ("world=1: rjs, seed 1: budget exceeded",), varied=True)
+
+    monkeypatch.setattr("apo_bench.run.variations.run_variations", run)
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "vary={world: [0, 1]}", "--workers", "3", "--out", str(varied))
     assert result.exit_code == 1
     assert result.stderr == "failed: world=1: rjs, seed 1: budget exceeded\n"
-    assert asked == [(path, {"vary": {"world": [0, 1]}}, varied, 3, {})]
+    assert calls == [(path, {"vary": {"world": [0, 1]}}, varied, 3)]
     lines = result.stdout.splitlines()
     assert lines[-1] == str(varied / "report" / "report.md")
     assert max(map(len, lines[:-1])) <= 100
@@ -493,9 +500,9 @@ def test_report_of_what_varies(tree: Tree, write_experiment: Callable[[Tree], Pa
 def test_check_and_run_refuse_a_variation_that_is_none(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
     path = write_experiment(tree | {"vary": {"world": [0, {"world_sed": 1}]}})
     for words in (("check", str(path)), ("run", str(path), "--out", str(tmp_path / "out"))):
-        said = refusal(*words)
-        assert said.startswith(f"{path}: vary: world=1: ")
-        assert "options.world_sed: no such option" in said
+        message = refusal(*words)
+        assert message.startswith(f"{path}: vary: world=1: ")
+        assert "options.world_sed: no such option" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -505,11 +512,11 @@ def test_check_and_run_refuse_a_variation_that_is_none(tree: Tree, write_experim
 def pilot(folder: Path, n_seeds: int) -> Path:
     """A finished run with one primary pair, judged by ground truth."""
     rng = np.random.default_rng(60)
-    made = {(arm, seed, 0): rng.normal(size=12) for arm in ("apo_rjs", "golden_refresh") for seed in range(n_seeds)}
+    values = {(arm, seed, 0): rng.normal(size=12) for arm in ("apo_rjs", "golden_refresh") for seed in range(n_seeds)}
     settings = experiment()
     settings["compare"] |= {"scorer": "ground_truth", "axes": ["all"]}
     ledger = frame("ledger", [("apo_rjs", 0, "flops", 1.0, float("nan"))])
-    return write_run(folder, {"scores": scored(made), "ledger": ledger}, settings)
+    return write_run(folder, {"scores": scored(values), "ledger": ledger}, settings)
 
 
 def test_power_of_a_run(tmp_path: Path) -> None:
@@ -527,17 +534,17 @@ def test_power_of_a_run(tmp_path: Path) -> None:
     assert "seeds 3 clusters 6 clusters 12 clusters 24 clusters 48 clusters" in rows
     (own,) = (row.split() for row in rows if row.startswith("4 "))
     assert own[3] == f"{plan.detectable:.3g}"
-    assert " ".join(rows).count("to find 2, ") == 1
+    assert " ".join(rows).count("to detect 2, ") == 1
     assert not (folder / "report").exists()
 
 
 def test_power_of_a_run_with_one_seed(tmp_path: Path) -> None:
     result = call("power", str(pilot(tmp_path / "run", n_seeds=1)), "--effect", "0.5")
     assert result.exit_code == 0, result.output
-    said = " ".join(result.stdout.split())
-    assert "one seed tells nothing of the variance between seeds" in said
-    assert "Other sizes" not in said
-    assert "to find" not in said
+    output = " ".join(result.stdout.split())
+    assert "one seed says nothing about the variance between seeds" in output
+    assert "Other sizes" not in output
+    assert "to find" not in output
 
 
 def test_power_refuses_what_it_cannot_answer(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:

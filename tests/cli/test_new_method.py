@@ -26,9 +26,9 @@ def test_what_is_written_passes_check(tmp_path: Path) -> None:
 
 def test_the_method_may_be_a_player_and_knows_nothing_but_the_lab(tmp_path: Path) -> None:
     method, _ = write_method("my_way", tmp_path)
-    found = resolve("my_way.py@MyWay", {"share": 0.25}, base=tmp_path)
-    assert callable(found.run)
-    assert callable(found.update)
+    result = resolve("my_way.py@MyWay", {"share": 0.25}, base=tmp_path)
+    assert callable(result.run)
+    assert callable(result.update)
     assert closed_doors(method.read_text()) is None
     with pytest.raises(InputError, match=r"share: at most 1, got 2"):
         resolve("my_way.py@MyWay", {"share": 2.0}, base=tmp_path)

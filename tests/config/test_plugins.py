@@ -163,8 +163,8 @@ def test_equal_file_names_do_not_meet_and_a_changed_file_is_read_again(base: Pat
 
 def test_source_files_name_the_method_and_its_players_once(base: Path) -> None:
     player = {"use": "baselines/dpo.py@DPO"}
-    found = source_files("apo_bench.apo@APO", {"player": player, "rounds": 2}, base=base)
-    assert found == (shipped_root() / "apo_bench" / "apo.py", shipped_root() / "baselines" / "dpo.py")
+    files = source_files("apo_bench.apo@APO", {"player": player, "rounds": 2}, base=base)
+    assert files == (shipped_root() / "apo_bench" / "apo.py", shipped_root() / "baselines" / "dpo.py")
     assert source_files("mine.py@Method", {"rounds": 1, "player": {"use": "mine.py@Player"}}, base=base) == (base.resolve() / "mine.py",)
 
 

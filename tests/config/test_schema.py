@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
-from apo_bench.config.load import load_experiment, parse_yaml
+from apo_bench.config.load import load_experiment
+from apo_bench.config.plain_yaml import parse_yaml
 from apo_bench.config.schema import Experiment, NeuralReward, NgramReward
 from apo_bench.errors import InputError
 
@@ -196,10 +197,10 @@ def test_tuning_is_equal_for_all_arms_or_refused(
 
 def test_a_tuned_experiment_and_its_defaults(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
     tree["tune"], tree["evaluation"]["dev_prompts"] = copy.deepcopy(TUNE), 8
-    asked = load_experiment(write_experiment(tree)).tune
-    assert asked is not None
-    assert (asked.trials, asked.seeds) == (2, (1000,))
-    assert asked.grids["apo_rjs"] == {"player.learning_rate": (1e-3, 1e-4), "apo_coeff": (0.1, 1.0)}
+    tune = load_experiment(write_experiment(tree)).tune
+    assert tune is not None
+    assert (tune.trials, tune.seeds) == (2, (1000,))
+    assert tune.grids["apo_rjs"] == {"player.learning_rate": (1e-3, 1e-4), "apo_coeff": (0.1, 1.0)}
 
 
 def test_an_arm_with_a_dot_in_its_name_is_not_tuned(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:

@@ -19,11 +19,11 @@ def test_trials_are_n_distinct_settings_of_the_grid(grid: dict[str, list[int]], 
     size = math.prod(map(len, grid.values()))
     n = data.draw(st.integers(1, size))
     tried = trials(arm, grid, n)
-    assert len(tried) == n == len({tuple(one.items()) for one in tried})
-    assert all(one.keys() == grid.keys() and all(one[name] in grid[name] for name in grid) for one in tried)
+    assert len(tried) == n == len({tuple(setting.items()) for setting in tried})
+    assert all(setting.keys() == grid.keys() and all(setting[name] in grid[name] for name in grid) for setting in tried)
     assert trials(arm, grid, n) == tried  # by name and grid alone
-    places = [sum(grid[name].index(one[name]) * math.prod(len(grid[later]) for later in list(grid)[place + 1 :])
-                  for place, name in enumerate(grid)) for one in tried]  # fmt: skip
+    places = [sum(grid[name].index(setting[name]) * math.prod(len(grid[later]) for later in list(grid)[place + 1 :])
+                  for place, name in enumerate(grid)) for setting in tried]  # fmt: skip
     assert places == sorted(places)  # in the grid's order
     if n < size:
         assert set(map(str, tried)) <= set(map(str, trials(arm, grid, n + 1)))  # a trial more changes none of the others

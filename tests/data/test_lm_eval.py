@@ -85,12 +85,12 @@ def results(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("out")
     done = run(data, model, out, ",".join(TASKS))
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(next(out.rglob("results_*.json")).read_text(encoding="utf-8"))
-    found["samples"] = {
+    result = json.loads(next(out.rglob("results_*.json")).read_text(encoding="utf-8"))
+    result["samples"] = {
         task: [json.loads(line) for line in next(out.rglob(f"samples_{task}_*.jsonl")).read_text(encoding="utf-8").splitlines()]
         for task in TASKS
     }
-    return found
+    return result
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -139,7 +139,7 @@ def test_an_option_that_hh_does_not_have_is_refused(data: Path):
     """Options stand under the task's name; the model's arguments beside them are none of ours."""
     folder = ROOT / "tasks" / "hh"
     both = as_lm_eval_dataset(folder, {"pretrained": "x", "seed": 3, "hh": {"data_files": [str(data)]}}, render=str)["test"]
-    one = as_lm_eval_dataset(folder, {"hh": {"data_files": [str(data)]}}, render=str, axis="helpful")["test"]
-    assert 0 < len(one) < len(both)
+    helpful = as_lm_eval_dataset(folder, {"hh": {"data_files": [str(data)]}}, render=str, axis="helpful")["test"]
+    assert 0 < len(helpful) < len(both)
     with pytest.raises(InputError, match=r"hh\.yaml: options\.files: no such option"):
         as_lm_eval_dataset(folder, {"hh": {"files": [str(data)]}}, render=str)

@@ -105,6 +105,9 @@ def rows(*, rows, **_):
 def golden(**_):
     return lambda prompt: "gold for " + prompt.messages[-1].content
 
+def number(**_):
+    return lambda prompt: 3
+
 def demonstrations(*, rows, **_):
     return [{"messages": row["messages"], "response": "yes", "axis": row["axis"], "cluster": row["cluster"]} for row in rows]
 
@@ -193,7 +196,7 @@ def test_golden_answers_only_prompts_of_the_rm_split(toy: Any):
     assert toy().golden == dict.fromkeys(rm, "good")
     assert toy(golden="rows").golden == {}
     assert toy(golden="rows").counts["rm prompts without a golden response"] == len(rm)
-    assert toy([{**one, "golden": "best"} for one in many()]).golden == dict.fromkeys(rm, "best")
+    assert toy([{**row, "golden": "best"} for row in many()]).golden == dict.fromkeys(rm, "best")
     assert toy(golden="toy.golden").golden == {key: f"gold for {prompt.messages[0].content}" for key, prompt in rm.items()}
 
 
@@ -204,7 +207,7 @@ def test_functions_of_the_task(toy: Any, tmp_path: Path):
     assert (task.is_refusal("no"), task.is_refusal("yes")) == (True, False)
     assert task.vocabulary == ("a", "b")
     assert task.provenance == f"Made up in {tmp_path}."
-    assert {one.prompt.id for one in task.demonstrations} == {prompt.id for prompt in task.prompts["rm"]}
+    assert {demonstration.prompt.id for demonstration in task.demonstrations} == {prompt.id for prompt in task.prompts["rm"]}
     assert task.counts["demonstrations of gold, dev and test clusters left out"] == len(task.prompts["test"])
     assert [path.name for path in task.source_files] == ["toy.yaml", "toy.py"]
 
@@ -260,7 +263,7 @@ def test_the_leak_check_refuses_a_first_turn_in_two_splits():
 
 def test_loading_refuses_a_leak(toy: Any):
     """Clusters that do not follow the first human turn put one turn into both splits."""
-    rows = [{**one, "messages": [["user", "always this"], ["assistant", "and?"], ["user", one["cluster"]]]} for one in many()]
+    rows = [{**row, "messages": [["user", "always this"], ["assistant", "and?"], ["user", row["cluster"]]]} for row in many()]
     with pytest.raises(InputError, match="one first human turn"):
         toy(rows)
 
@@ -285,6 +288,7 @@ def refuses(pattern: str, load: Any) -> None:
         ({"rows": "nowhere.rows"}, r"metadata\.apo_bench\.rows: no file .*nowhere\.py"),
         ({"rows": "toy.nothing"}, r"metadata\.apo_bench\.rows: .*toy\.py has no function nothing"),
         ({"golden": "file"}, r"metadata\.apo_bench\.golden: module\.function is needed"),
+        ({"golden": "toy.number"}, r"metadata\.apo_bench\.golden: Unicode text or None is needed, got 3"),
         ({"options": {"rows": [], "level": 1}}, r"^$"),
     ],
 )
@@ -328,7 +332,7 @@ def test_bad_rows(toy: Any, bad: dict[str, Any], pattern: str):
 
 
 def test_empty_splits(toy: Any):
-    in_rm = [one for one in many() if split_of(one["cluster"], TOY["splits"], "toy") == "rm"]
+    in_rm = [row for row in many() if split_of(row["cluster"], TOY["splits"], "toy") == "rm"]
     refuses(r"toy\.yaml: splits\.test: no kind prompts fall into it", lambda: toy(in_rm))
     refuses(r"toy\.yaml: rows: no rows are left", lambda: toy([]))
 
@@ -339,7 +343,7 @@ def test_broken_folders(tmp_path: Path):
     folder.mkdir()
     refuses(r"odd\.yaml: no such file", lambda: load_task(str(folder), {}, base=None))
     for text, pattern in (
-        ("a: [", "line .*not valid YAML"),
+        ("a: [", r"not valid YAML \(line 1\)"),
         ("task: odd", r"metadata\.apo_bench: missing"),
         ("a: !!python/name:os.system", "YAML"),
     ):
@@ -361,7 +365,7 @@ def hh_row(i: int, axis: str, **more: Any) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
-    text = "".join(json.dumps(one) + "\n" for one in rows)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path.name
 
@@ -394,8 +398,8 @@ def test_hh_reads_prompt_chosen_rejected(hh: Any):
     assert set(task.golden) == {prompt.id for prompt in task.prompts["rm"]}
 
 
-def as_transcript(one: dict[str, Any]) -> dict[str, str]:
-    return {side: one["prompt"] + one[side] for side in ("chosen", "rejected")}
+def as_transcript(pair: dict[str, Any]) -> dict[str, str]:
+    return {side: pair["prompt"] + pair[side] for side in ("chosen", "rejected")}
 
 
 def test_hh_reads_transcripts_alike(hh: Any, tmp_path: Path):
@@ -443,8 +447,8 @@ def test_hh_golden_file(hh: Any, tmp_path: Path):
     golden = [{"prompt": hh_row(i, "helpful")["prompt"], "response": f"Golden {i}"} for i in range(60)]
     golden.append({"prompt": "Human: nobody asks this", "response": "x"})
     task = hh(golden=write_jsonl(tmp_path / "golden.jsonl", golden))
-    asked = {p.id: int(p.messages[-1].content.split()[-1].rstrip("?")) for p in task.prompts["rm"] if p.axis == "helpful"}
-    assert task.golden == {key: f"Golden {i}" for key, i in asked.items() if i < 60}
+    numbers = {p.id: int(p.messages[-1].content.split()[-1].rstrip("?")) for p in task.prompts["rm"] if p.axis == "helpful"}
+    assert task.golden == {key: f"Golden {i}" for key, i in numbers.items() if i < 60}
     assert len(task.golden) > 5
     assert task.counts["golden responses to unknown prompts left out"] == 1
     assert task.counts["rm prompts without a golden response"] == len(task.prompts["rm"]) - len(task.golden)
@@ -455,13 +459,13 @@ def test_hh_golden_file(hh: Any, tmp_path: Path):
 
 def test_hh_golden_file_with_messages(hh: Any, tmp_path: Path):
     """Turns are taken as they are: the second speaks of a transcript, and is none."""
-    said = "\n\nHuman: One\n\nHuman: Human: two\n\nAssistant:"
-    more = [hh_row(i, "helpful", prompt=said.replace("One", f"One {i}")) for i in range(20)]
+    transcript = "\n\nHuman: One\n\nHuman: Human: two\n\nAssistant:"
+    more = [hh_row(i, "helpful", prompt=transcript.replace("One", f"One {i}")) for i in range(20)]
     golden = [{"messages": [["user", f"One {i}\n\nHuman: two"]], "response": f"Golden {i}"} for i in range(20)]
     task = hh(more, golden=write_jsonl(tmp_path / "golden.jsonl", golden))
-    asked = [prompt for prompt in task.prompts["rm"] if prompt.messages[0].content.endswith("Human: two")]
-    assert asked
-    assert task.golden == {one.id: f"Golden {one.messages[0].content.split()[1]}" for one in asked}
+    prompts = [prompt for prompt in task.prompts["rm"] if prompt.messages[0].content.endswith("Human: two")]
+    assert prompts
+    assert task.golden == {prompt.id: f"Golden {prompt.messages[0].content.split()[1]}" for prompt in prompts}
     twice = write_jsonl(tmp_path / "twice.jsonl", [golden[0], golden[0]])
     refuses(r"twice\.jsonl: line 2: messages: a second", lambda: hh(golden=twice))
     for turns in (None, "user", [["user"]], [["user", 1]], [{"role": "user", "content": "One"}]):
@@ -561,11 +565,11 @@ def test_real_hh():
     assert len(turns["helpful"] | turns["harmless"]) == sum(task.counts[f"{split}.clusters"] for split in SPLITS) == 4356
     places, axes = defaultdict(set), defaultdict(set)
     for split in SPLITS:
-        for one in task.prompts[split]:
-            places[normalise(one.messages[0].content)].add(split)
-            axes[normalise(one.messages[0].content)].add(one.axis)
-    assert all(len(found) == 1 for found in places.values())
-    assert {turn for turn, found in axes.items() if len(found) == 2} == turns["helpful"] & turns["harmless"]
+        for prompt in task.prompts[split]:
+            places[normalise(prompt.messages[0].content)].add(split)
+            axes[normalise(prompt.messages[0].content)].add(prompt.axis)
+    assert all(len(splits) == 1 for splits in places.values())
+    assert {turn for turn, splits in axes.items() if len(splits) == 2} == turns["helpful"] & turns["harmless"]
     assert len(turns["helpful"] & turns["harmless"]) == 1
     assert "a re-split of the HH test sets" in task.provenance
     assert str(DATA) not in task.provenance
@@ -584,5 +588,5 @@ def test_sim_hh_loads_by_the_same_rules():
     assert sum(task.counts[f"{split}.clusters"] for split in SPLITS) == len({p.cluster_id for split in SPLITS for p in task.prompts[split]})
     test = {prompt.cluster_id for prompt in task.prompts["test"]}
     assert not test & {prompt.cluster_id for split in SPLITS[:-1] for prompt in task.prompts[split]}
-    assert not test & {one.prompt.cluster_id for one in task.demonstrations}
+    assert not test & {demonstration.prompt.cluster_id for demonstration in task.demonstrations}
     assert task.counts["rm prompts without a golden response"] == 0

@@ -22,6 +22,7 @@ FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 TELLS = 12  # letters, in more than a word, that a message has to have of its own
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="mkdocs-material is not installed (extra docs)")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
@@ -116,6 +117,7 @@ def _joined(parts: Sequence[str | None]) -> list[str]:
 QUOTED = [line for block in blocks(DOCS / "troubleshooting.md") if block.language == "text" for line in block.text.splitlines()]
 
 
+@pytest.mark.slow
 def test_every_quoted_error_line_is_a_message_of_the_code() -> None:
     messages = [re.compile(template) for template in templates()]
     assert len(QUOTED) > 25
@@ -126,6 +128,7 @@ def test_every_quoted_error_line_is_a_message_of_the_code() -> None:
 # --- pages that are followed -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_task_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     output = follow(DOCS / "new-task.md", tmp_path, environment())
     assert "bring me the red lamp | here is the red lamp" in output
@@ -134,6 +137,7 @@ def test_the_task_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     assert about["task"] == "orders"
 
 
+@pytest.mark.slow
 def test_the_papers_experiments_pass_check() -> None:
     """The `sh` block of the page on reproducing the paper."""
     (block,) = [block for block in blocks(DOCS / "reproducing-the-paper.md") if block.language == "sh"]

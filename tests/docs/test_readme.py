@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
 
+pytestmark = pytest.mark.slow
+
 README = ROOT / "README.md"
 APO = {"use": "apo_bench.apo@APO", "rounds": 1, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL_TURN}}
 JUDGE = '''

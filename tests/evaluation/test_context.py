@@ -18,6 +18,8 @@ from apo_bench.evaluation.context import Bench, balanced, in_order, margins_of
 from apo_bench.losses import RankingLoss
 from apo_bench.types import Group, Message, Prompt, Response
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:

@@ -21,6 +21,8 @@ from apo_bench.models.tokenize import encode_prompt
 from apo_bench.store import Artifact
 from apo_bench.types import Demonstration, Message, Prompt, Response, Round
 
+pytestmark = pytest.mark.slow
+
 ALL_AXES = ("all", "helpful", "harmless")
 BY_AXIS = {"distinct_1", "distinct_2", "unfinished"}
 TOGETHER = {("all", "dev_score"), ("all", "inference_flops")}

@@ -10,6 +10,8 @@ from apo_bench.errors import InputError
 from apo_bench.evaluation.method_contract import CheckResult, check_method, closed_doors, weights
 from apo_bench.losses import RankingLoss
 
+pytestmark = pytest.mark.slow
+
 IMPORTS = """
 from dataclasses import dataclass, field
 from apo_bench.lab import Lab, best_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tokenize import chatml_tokenizer
+from tiny_tokenizers import chatml_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 

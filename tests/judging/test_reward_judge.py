@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tokenize import chatml_tokenizer, prompt
+from tiny_tokenizers import chatml_tokenizer, prompt
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from apo_bench.config.schema import NeuralReward, Recipe

@@ -36,6 +36,8 @@ from apo_bench.types import (
     TrainingData,
 )  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 NOTHING = dict.fromkeys(
     (
         "human_pairs", "golden_responses", "sampled_responses", "sampled_tokens", "scored_responses", "scored_tokens",
@@ -94,7 +96,7 @@ def test_no_number_takes_what_the_budget_grants(bench: Bench) -> None:
     lab = tiny_lab(bench, {"human_pairs": 7, "golden_responses": 3})
     assert (len(lab.pairs()), len(lab.golden())) == (7, 3)
     assert (len(lab.pairs()), len(lab.golden())) == (7, 3)
-    with pytest.raises(BudgetExceeded, match="unit human_pairs: asked 1, left 0"):
+    with pytest.raises(BudgetExceeded, match="unit human_pairs: needs 1, has 0 left"):
         lab.pairs(8)
     free = tiny_lab(bench, {"human_pairs": 10_000})
     assert len(free.pairs()) == len(bench.training_data.pairs)
@@ -614,7 +616,7 @@ def test_best_of_n_may_not_overspend(bench: Bench, reward_model: RewardModel) ->
     """2 prompts x 3 tries want 6 of each unit. Short of samples it stops before; short of scores, after sampling."""
     for unit, sampled in (("sampled_responses", 0), ("scored_responses", 6)):
         lab = tiny_lab(bench, {unit: 5})
-        with pytest.raises(BudgetExceeded, match=f"unit {unit}: asked 6, left 5"):
+        with pytest.raises(BudgetExceeded, match=f"unit {unit}: needs 6, has 5 left"):
             lab.sample(lab.best_of_n(lab.initial_policy, reward_model, 3), lab.prompts(n=2))
         assert (lab.used["sampled_responses"], lab.used["scored_responses"]) == (sampled, 0)
 

@@ -15,7 +15,7 @@ FLOWS = [unit for unit in UNITS if unit not in STOCKS]
 def test_a_refused_amount_charges_nothing_and_names_arm_unit_asked_left():
     ledger = Ledger("rjs", {"sampled_responses": 10})
     ledger.charge({"sampled_responses": 8})
-    with pytest.raises(BudgetExceeded, match=r"arm rjs, unit sampled_responses: asked 3, left 2"):
+    with pytest.raises(BudgetExceeded, match=r"arm rjs, unit sampled_responses: needs 3, has 2 left"):
         ledger.admit(sampled_responses=3)
     assert ledger.used["sampled_responses"] == 8
     ledger.admit(sampled_responses=2)
@@ -23,7 +23,7 @@ def test_a_refused_amount_charges_nothing_and_names_arm_unit_asked_left():
 
 def test_the_error_survives_a_process_boundary():
     error = pickle.loads(pickle.dumps(BudgetExceeded("rjs", "flops", 3.0, 1.0)))
-    assert str(error) == "budget exceeded: arm rjs, unit flops: asked 3, left 1"
+    assert str(error) == "budget exceeded: arm rjs, unit flops: needs 3, has 1 left"
 
 
 def test_a_stock_counts_distinct_items_and_takes_none_when_it_would_overflow():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tokenize import WORDS, bert_tokenizer, chatml_tokenizer, prompt
+from tiny_tokenizers import WORDS, bert_tokenizer, chatml_tokenizer, prompt
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from apo_bench.config.schema import NeuralReward, Recipe

@@ -1,60 +1,17 @@
 """Conversations to token ids: round trips, system prompts, truncation, specials."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tiny_tokenizers import WORDS, bert_tokenizer, chatml_tokenizer, prompt
+from transformers import AutoTokenizer
 
 from apo_bench.errors import InputError
 from apo_bench.models.tokenize import PAD, encode_prompt, encode_response, encode_scored, load_tokenizer, pad, transcript, word_tokenizer
-from apo_bench.types import Message, Prompt, prompt_id
 
-WORDS = "how do i wash it rinse and dry no boil".split()
 # Like SmolLM2's: a conversation that opens without a system message is given one.
-CHATML_WITH_DEFAULT = (
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|start|> system default words <|end|> {% endif %}"
-    "<|start|> {{ m['role'] }} {{ m['content'] }} <|end|> {% endfor %}{% if add_generation_prompt %}<|start|> assistant{% endif %}"
-)
-
-
-def prompt(*turns: str, axis: str = "helpful") -> Prompt:
-    """User and assistant turns in alternation."""
-    messages = tuple(Message("assistant" if place % 2 else "user", text) for place, text in enumerate(turns))
-    return Prompt(prompt_id(axis, messages), messages, axis, turns[0])
-
-
-def chatml_tokenizer() -> Any:
-    """pad == eos, a template with a default system message."""
-    special = ["<|end|>", "<|start|>", "<unk>"]
-    names = ["system", "user", "assistant", "default", "words", "helpful", "harmless"]
-    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate([*special, *names, *WORDS])}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>", unk_token="<unk>", additional_special_tokens=["<|start|>"],
-        chat_template=CHATML_WITH_DEFAULT, clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-
-
-def bert_tokenizer() -> Any:
-    """No template, [CLS] ... [SEP] around every text."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ":", "human", "assistant", "helpful", "harmless", *WORDS, "##ing"]
-    backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.normalizer = _lower()
-    backend.post_processor = processors.BertProcessing(("[SEP]", pieces.index("[SEP]")), ("[CLS]", pieces.index("[CLS]")))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )  # fmt: skip
-
-
-def _lower() -> Any:
-    from tokenizers import normalizers
-
-    return normalizers.BertNormalizer(lowercase=True)
 
 
 def test_word_tokenizer_round_trip_and_template() -> None:

@@ -25,6 +25,7 @@ from apo_bench.plan.accounts import BENCH
 from apo_bench.plan.display import tables
 from apo_bench.plan.projection import Plan, plan
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.shipped import shipped_root
 from apo_bench.stats.power_analysis import components, minimum_detectable_effect
 
@@ -61,7 +62,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny experiment."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_tree(), sort_keys=False))
-    assert not runner.run(folder / "tiny.yaml", out=folder / "run", workers=2).failures
+    assert not runner.run(resolve_experiment(folder / "tiny.yaml", None, folder / "run"), workers=2).failures
     return folder / "run"
 
 
@@ -232,7 +233,7 @@ def test_what_sharing_saves_is_said_over_all_arms() -> None:
 def test_what_would_fail_is_foretold() -> None:
     """16 samples are asked for of a budget of 10. The other arm has its own budget and goes on; a failed arm has no match to speak of."""
     found = planned(budget={"human_pairs": 32, "golden_responses": 6, "sampled_responses": 10}, seeds=[0])
-    assert ("rjs", 0, "budget exceeded: arm rjs, unit sampled_responses: asked 16, left 10") in found.failures
+    assert ("rjs", 0, "budget exceeded: arm rjs, unit sampled_responses: needs 16, has 10 left") in found.failures
     assert found.used()["rjs"]["sampled_responses"] == 0
 
 

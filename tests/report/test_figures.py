@@ -185,9 +185,9 @@ def test_budget_bars(drawn: dict[str, Any]) -> None:
 
 
 DRAW = """
-import sys
+import os, sys
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/report"]
+sys.path[:0] = sys.argv[2].split(os.pathsep)
 from test_figures import compared, draw_all
 draw_all(Path(sys.argv[1]))
 """
@@ -211,7 +211,7 @@ def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
     """In another process, with other hashes of texts, too. PDFs embed TrueType fonts and no type 3; an svg is XML and without script."""
     paths = draw_all(tmp_path / "here")
     assert {path.suffix for path in paths} == {".png", ".svg", ".pdf"}
-    command = [sys.executable, "-c", DRAW, str(tmp_path / "there")]
+    command = [sys.executable, "-c", DRAW, str(tmp_path / "there"), os.pathsep.join(sys.path)]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=Path(__file__).parents[2])
     for path in paths:
         found = path.read_bytes()

@@ -16,6 +16,8 @@ from apo_bench.errors import InputError
 from apo_bench.models.policy import load_policy, new_policy, save_model
 from apo_bench.run.validate import check_experiment
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from apo_bench.cli.main import main; main()"
 HOSTILE = ["../outside", "/tmp/outside", "a/b", "..", ".hidden", "a\x00b", "-rf", "a\nb", "con:aux", "~", ""]
 SPY = """

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_win_rates import AUDIT, BY_HAND, LENGTHS, NAN, NO_AUDIT, A, audited, scored, three_seeds, verdicts
+from verdict_frames import AUDIT, BY_HAND, LENGTHS, NAN, NO_AUDIT, A, audited, scored, three_seeds, verdicts
 
 from apo_bench.analysis.win_rates import flag_uninformative_judges, judge_agreement, judge_score_agreement, win_rates
 from apo_bench.clients.journal import Journal

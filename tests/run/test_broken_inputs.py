@@ -26,7 +26,7 @@ from tiny_world import tiny_tree
 from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
-from apo_bench.config.load import parse_yaml
+from apo_bench.config.plain_yaml import parse_yaml
 from apo_bench.shipped import shipped_root
 
 Place = tuple[Any, ...]
@@ -99,25 +99,25 @@ def broken_bytes(content: bytes, name: str) -> tuple[str, bytes]:
     end = min(len(content), spot + draw.randrange(1, 40))
     match how := draw.choice(["flip", "insert", "insert", "cut", "truncate", "repeat", "drop", "twice", "swap", "indent"]):
         case "flip":
-            found = content[:spot] + bytes([content[spot] ^ draw.randrange(1, 256)]) + content[spot + 1 :]
+            damaged = content[:spot] + bytes([content[spot] ^ draw.randrange(1, 256)]) + content[spot + 1 :]
         case "insert":
-            found = content[:spot] + draw.choice(SNIPPETS) + content[spot:]
+            damaged = content[:spot] + draw.choice(SNIPPETS) + content[spot:]
         case "cut":
-            found = content[:spot] + content[end:]
+            damaged = content[:spot] + content[end:]
         case "truncate":
-            found = content[:spot]
+            damaged = content[:spot]
         case "repeat":
-            found = content[:end] + content[spot:]
+            damaged = content[:end] + content[spot:]
         case "drop":
-            found = b"".join([*lines[:line], *lines[line + 1 :]])
+            damaged = b"".join([*lines[:line], *lines[line + 1 :]])
         case "twice":
-            found = b"".join([*lines[:line], lines[line], *lines[line:]])
+            damaged = b"".join([*lines[:line], lines[line], *lines[line:]])
         case "swap":
             lines[line], lines[-1] = lines[-1], lines[line]
-            found = b"".join(lines)
+            damaged = b"".join(lines)
         case _:
-            found = b"".join([*lines[:line], b"   ", *lines[line:]])
-    return f"{how} at byte {spot}, line {line + 1}", found
+            damaged = b"".join([*lines[:line], b"   ", *lines[line:]])
+    return f"{how} at byte {spot}, line {line + 1}", damaged
 
 
 # --- and what must come of it ------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def broken_bytes(content: bytes, name: str) -> tuple[str, bytes]:
 
 def fingerprint(folder: Path, besides: Sequence[Path] = ()) -> dict[str, str]:
     """Every file under a folder, and what it holds."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not any(path.is_relative_to(one) for one in besides))
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not any(path.is_relative_to(beside) for beside in besides))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -135,17 +135,17 @@ def settle(how: str, root: Path, named: set[str], *words: str | Path, writes: Se
     `writes`: what the command may write where it accepts. `must`: it may not accept.
     """
     before = fingerprint(root)
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    about = f"{how}\n{' '.join(map(str, words))}\nexit {result.exit_code}: {result.stderr[-2000:]}"
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise AssertionError(about) from result.exception
-    if result.exit_code == 2:
+    process = CliRunner().invoke(app, [str(word) for word in words])
+    about = f"{how}\n{' '.join(map(str, words))}\nexit {process.exit_code}: {process.stderr[-2000:]}"
+    if process.exception is not None and not isinstance(process.exception, SystemExit):
+        raise AssertionError(about) from process.exception
+    if process.exit_code == 2:
         assert fingerprint(root) == before, about
-        assert result.stderr.startswith("error: "), about
-        assert len(result.stderr.splitlines()) == 1, about
-        assert any(one in result.stderr for one in named), f"{about}\nnone is named: {sorted(named)}"
+        assert process.stderr.startswith("error: "), about
+        assert len(process.stderr.splitlines()) == 1, about
+        assert any(name in process.stderr for name in named), f"{about}\nnone is named: {sorted(named)}"
         return True
-    assert result.exit_code in (0, 1), about
+    assert process.exit_code in (0, 1), about
     assert not must, f"accepted: {about}"
     changed = {name for name, digest in fingerprint(root, writes).items() if before.get(name) != digest}
     assert not changed, f"{about}\nwritten: {sorted(changed)}"
@@ -435,16 +435,16 @@ def broken_rows(rows: Sequence[Any], name: str) -> tuple[str, bytes, set[str]]:
         how, row = "junk row", draw.choice(JUNK)
     else:
         how, row, _ = broken_tree(rows[line], name)
-    lines = [json.dumps(one) for one in (*rows[:line], row, *rows[line + 1 :])]
-    return f"line {line + 1}: {how}", "".join(one + "\n" for one in lines).encode(), {f"line {line + 1}"}
+    lines = [json.dumps(row) for row in (*rows[:line], row, *rows[line + 1 :])]
+    return f"line {line + 1}: {how}", "".join(row + "\n" for row in lines).encode(), {f"line {line + 1}"}
 
 
 def broken_list(rows: Sequence[Any], name: str) -> tuple[str, bytes]:
     """A JSON list with one value changed, or one byte."""
     if random.Random(name).random() < 0.4:
         return broken_bytes(json.dumps(rows, indent=1).encode(), name)
-    how, found, _ = broken_tree(list(rows), name)
-    return how, json.dumps(found).encode()
+    how, tree, _ = broken_tree(list(rows), name)
+    return how, json.dumps(tree).encode()
 
 
 @pytest.mark.parametrize("number", range(50))

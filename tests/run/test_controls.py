@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
+from command_line import write_experiment
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import tiny_bench, tiny_task, tiny_tree
 
+from apo_bench.analysis.controls import controls, sentences
 from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import COLUMNS, Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
 from apo_bench.config.schema import Controls, Experiment, Tune
+from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench, in_order
+from apo_bench.evaluation.context import EvaluationContext, in_order
 from apo_bench.evaluation.oracle import DRAW, oracle
 from apo_bench.losses import RankingLoss
 from apo_bench.report.report import write_report
-from apo_bench.analysis.controls import controls, sentences
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import sweep
-from apo_bench.run.jobs import Job
 from apo_bench.run.records import finished, record_key
 from apo_bench.run.status import read_status
 from apo_bench.run.worker import work
@@ -37,12 +38,14 @@ from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
 from apo_bench.types import Response, Round
 
+pytestmark = pytest.mark.slow
+
 A, B = "apo_rjs", "golden_refresh"  # B is the reference of tests/run_folder.py's experiment
 MILLION = 1_000_000
 POOLED = "ground_truth, all axes pooled"
 
 
-def asked(**changes: Any) -> Experiment:
+def small_experiment(**changes: Any) -> Experiment:
     return Experiment.model_validate_json(json.dumps(experiment(**changes)))
 
 
@@ -59,21 +62,21 @@ def asked(**changes: Any) -> Experiment:
     ],
 )
 def test_seeds_of_its_own(seeds: list[int], tuned: list[int], expected: list[int]) -> None:
-    made = asked(seeds=seeds)
+    changed = small_experiment(seeds=seeds)
     if tuned:
-        made = made.model_copy(update={"tune": Tune(trials=2, seeds=tuple(tuned), grids={"rjs": {"rounds": (1, 2)}})})
-    assert aa_seeds(made) == tuple(expected)
-    assert not set(aa_seeds(made)) & {*seeds, *tuned}
-    assert aa_seeds(made.model_copy(update={"seeds": tuple(reversed(seeds))})) == tuple(expected)
+        changed = changed.model_copy(update={"tune": Tune(trials=2, seeds=tuple(tuned), grids={"rjs": {"rounds": (1, 2)}})})
+    assert aa_seeds(changed) == tuple(expected)
+    assert not set(aa_seeds(changed)) & {*seeds, *tuned}
+    assert aa_seeds(changed.model_copy(update={"seeds": tuple(reversed(seeds))})) == tuple(expected)
 
 
 def test_an_oracle_chooses_by_the_truth_or_by_a_gold_model_that_does_not_score() -> None:
-    one = asked()
-    assert chooser(one, has_truth=True) == "ground_truth"
+    small = small_experiment()
+    assert chooser(small, has_truth=True) == "ground_truth"
     with pytest.raises(InputError, match=r"^controls\.oracle: no ground truth"):
-        chooser(one, has_truth=False)
+        chooser(small, has_truth=False)
     golds = [{"name": name, "model": {"kind": "ngram"}} for name in ("encoder", "second", "third")]
-    assert chooser(asked(models=experiment()["models"] | {"gold": golds}), has_truth=False) == "third"
+    assert chooser(small_experiment(models=experiment()["models"] | {"gold": golds}), has_truth=False) == "third"
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.14, 3), (0.125, 2), (0.5, 10), (1.0, 20), (1e-6, 1)])
@@ -102,9 +105,9 @@ def made_run(
 ) -> Run:
     settings = experiment(seeds=list(range(seeds)), controls=asked_for)
     settings["compare"] = {"primary": [{"a": A, "b": B}], "scorer": "ground_truth"}
-    made = {"scores": arms, "ledger": frame("ledger", [(A, 0, "flops", 1.0, math.nan)])}
-    made |= {"control_scores": beside} if len(beside) else {}
-    return read_run(write_run(folder / "run", made, settings, failures=list(failures)))
+    frames = {"scores": arms, "ledger": frame("ledger", [(A, 0, "flops", 1.0, math.nan)])}
+    frames |= {"control_scores": beside} if len(beside) else {}
+    return read_run(write_run(folder / "run", frames, settings, failures=list(failures)))
 
 
 def aa_run(folder: Path, shift: float, n: int = 3) -> Run:
@@ -144,8 +147,8 @@ def test_a_difference_without_a_cause_fails_hard(tmp_path: Path) -> None:
     )
     lines = write_report(tmp_path / "run").read_text().splitlines()
     assert lines[2] == f"**The harness failed a control of its own:** {B} differs from itself under other seeds: {numbers}."
-    said = f"controls: {B} differs from itself under other seeds (ground_truth, all: -20, p = 1.6e-05)"
-    assert hard_failure(tmp_path / "run") == said
+    message = f"controls: {B} differs from itself under other seeds (ground_truth, all: -20, p = 1.6e-05)"
+    assert hard_failure(tmp_path / "run") == message
 
 
 @pytest.mark.parametrize(("shift", "fails"), [(5.0, False), (7.5, True)])
@@ -180,9 +183,9 @@ def test_seeds_that_failed_under_a_control_are_counted(tmp_path: Path) -> None:
     failures = [{"arm": B, "seed": 3, "message": "no"}, {"arm": ORACLE, "seed": 2, "message": "no"}]
     run = made_run(tmp_path, arms, beside, failures, seeds=4, aa=True, oracle=True)
     assert controls(run)["n_seeds"].tolist() == [3, 2, 0]
-    said = sentences(run)
-    assert said[1] == "Under 1 of the 4 other seeds it has no result."
-    assert said[-2:] == [
+    lines = sentences(run)
+    assert lines[1] == "Under 1 of the 4 other seeds it has no result."
+    assert lines[-2:] == [
         "The oracle (not a fair arm) is missing in 1 of 4 seeds (3): the reference has no result there.",
         "The oracle (not a fair arm) is missing in 1 of 4 seeds (2): making it failed.",
     ]
@@ -202,9 +205,9 @@ def test_a_reference_without_any_result(tmp_path: Path) -> None:
 
 def test_where_no_controls_were_run_that_is_said(tmp_path: Path) -> None:
     run = made_run(tmp_path, pd.concat([rows(A, [HARDNESS] * 3), rows(B, [HARDNESS] * 3)]), frame("control_scores", []))
-    (said,) = sentences(run)
-    assert said == "No controls were run, so nothing shows here that this run invents no difference, or that it would see one."
-    assert f"**Controls:** {said}\n" in write_report(tmp_path / "run").read_text()
+    (message,) = sentences(run)
+    assert message == "No controls were run, so nothing shows here that this run invents no difference, or that it would see one."
+    assert f"**Controls:** {message}\n" in write_report(tmp_path / "run").read_text()
     assert (tmp_path / "run" / "report" / "tables" / "controls.csv").read_text().count("\n") == 1
     assert hard_failure(tmp_path / "run") is None
 
@@ -226,8 +229,8 @@ def test_a_diluted_oracle_by_hand(tmp_path: Path) -> None:
     """Of 1.0 an effect of .33 is a share of .33: of 10 clusters 3, so the difference is .3. Seeds do not differ: a t test over clusters,
     whose ten differences are three 1 and seven 0: variance .2333, standard error .1528, t = 1.964 on 9 degrees of freedom."""
     run = oracle_run(tmp_path, 1.0, effect=0.33)
-    found = controls(run).set_index("control")
-    row = found.loc["diluted"]
+    rows_ = controls(run).set_index("control")
+    row = rows_.loc["diluted"]
     assert (row["share"], row["effect"], row["difference"], row["standard_error"]) == pytest.approx((0.3, 0.33, 0.3, math.sqrt(0.21 / 9)))
     assert (row["n_seeds"], row["n_clusters"], row["arm_a"], row["arm_b"]) == (3, 10, DILUTED, B)
     assert sentences(run) == [
@@ -239,7 +242,7 @@ def test_a_diluted_oracle_by_hand(tmp_path: Path) -> None:
     ]
     text = write_report(tmp_path / "run").read_text()
     assert f"| diluted oracle (not a fair arm) | `{DILUTED}` - `{B}` | all | ground_truth | 30 % | +0.300 |" in text
-    assert all("not a fair arm" in one for one in text.splitlines() if "oracle" in one.lower() and not one.startswith("- ("))
+    assert all("not a fair arm" in line for line in text.splitlines() if "oracle" in line.lower() and not line.startswith("- ("))
 
 
 def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_a_diluted_oracle_mixes_whole_clusters(tmp_path: Path) -> None:
     run = oracle_run(tmp_path, 2.0, effect=0.9)
     chosen = diluted(run.tables["control_scores"]["cluster_id"], 0.45)
     scores = run.tables["control_scores"].pivot(index=["cluster_id", "prompt_id"], columns=["arm", "seed"], values="value")
-    own = run.final[run.final["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
+    own = run.final_scores[run.final_scores["arm"] == B].pivot(index=["cluster_id", "prompt_id"], columns="seed", values="value")
     means = [
         (scores[ORACLE if cluster in chosen else FIRST].loc[cluster] - own.loc[cluster]).to_numpy().mean()
         for cluster in sorted({cluster for cluster, _ in own.index})
@@ -296,8 +299,8 @@ def test_a_judge_scores_no_controls(tmp_path: Path) -> None:
         [("judge/one", ["encoder"] * 3), ("second", ["second", "encoder", "encoder"]), ("gold", ["encoder"] * 3)]
     ):
         settings["compare"] |= {"scorer": scorer, "axes": ["all"]}
-        made = {"scores": arms, "control_scores": beside, "ledger": frame("ledger", [(A, 0, "flops", 1.0, math.nan)])}
-        run = read_run(write_run(tmp_path / str(number), made, settings))
+        frames = {"scores": arms, "control_scores": beside, "ledger": frame("ledger", [(A, 0, "flops", 1.0, math.nan)])}
+        run = read_run(write_run(tmp_path / str(number), frames, settings))
         assert controls(run)["scorer"].tolist() == expected
         assert "by the gold model second" in sentences(run)[1]
 
@@ -314,11 +317,11 @@ def drawn(number: int, effect: float, whole: float, n_seeds: int = 5, n_prompts:
         return hardness + policies + rng.normal(size=(n_seeds, n_prompts))
 
     policies, others = seed_sd * rng.normal(size=(2, n_seeds, 1))
-    made = asked(seeds=list(range(n_seeds)), controls={"aa": True, "oracle": True, "effect": effect})
-    made = made.model_copy(update={"compare": made.compare.model_copy(update={"scorer": "ground_truth", "axes": ("all",)})})
-    beside = [rows(AA, answers(others), aa_seeds(made)), rows(ORACLE, answers(policies) + whole), rows(FIRST, answers(policies))]
+    changed = small_experiment(seeds=list(range(n_seeds)), controls={"aa": True, "oracle": True, "effect": effect})
+    changed = changed.model_copy(update={"compare": changed.compare.model_copy(update={"scorer": "ground_truth", "axes": ("all",)})})
+    beside = [rows(AA, answers(others), aa_seeds(changed)), rows(ORACLE, answers(policies) + whole), rows(FIRST, answers(policies))]
     tables = {name: pd.DataFrame({column: [] for column in columns}) for name, columns in COLUMNS.items()}
-    return Run(made, {}, tables | {"scores": rows(B, answers(policies)), "control_scores": pd.concat(beside)}, ())
+    return Run(changed, {}, tables | {"scores": rows(B, answers(policies)), "control_scores": pd.concat(beside)}, ())
 
 
 def test_what_a_run_should_detect_is_found_in_about_eight_of_ten_and_nothing_in_hardly_any() -> None:
@@ -328,8 +331,8 @@ def test_what_a_run_should_detect_is_found_in_about_eight_of_ten_and_nothing_in_
     1000 other runs the power is .85, .79 and .77 where the oracle is .5, .75 and 1 better). The standard error of 200 runs is .028: .8
     within three of it. A/A, whose seeds vary: p < .001 in none to two, p < .05 in at most a tenth, 5 % and three standard errors."""
     effect = minimum_detectable_effect(seed_sd=0, method_prompt_sd=0, residual_sd=math.sqrt(2), n_seeds=5, n_clusters=60)
-    found = [controls(drawn(number, effect, whole=0.75)).set_index("control")[["p_value", "difference", "share"]] for number in range(200)]
-    by_control = {name: np.array([one.loc[name] for one in found]) for name in ("aa", "oracle", "diluted")}
+    frames = [controls(drawn(number, effect, whole=0.75)).set_index("control")[["p_value", "difference", "share"]] for number in range(200)]
+    by_control = {name: np.array([frame_.loc[name] for frame_ in frames]) for name in ("aa", "oracle", "diluted")}
     p_values, differences, shares = by_control["diluted"].T
     assert 0.715 < np.mean((p_values < 0.05) & (differences > 0)) < 0.885
     assert np.median(shares) == pytest.approx(effect / 0.75, abs=1 / 60)
@@ -359,14 +362,14 @@ def test_an_oracle_gives_the_best_of_n_by_the_truth(tmp_path: Path) -> None:
     assert truth is not None
     lab, sampling = bench.lab(1), bench.experiment.evaluation.sampling
     answers = lab.sample(final.policy, bench.test_prompts, n=3, draw=DRAW, sampling=sampling)
-    values = by_prompt(answers, 3, [truth(one.prompt, one.text) for one in answers])
-    found = picked(oracle(bench, final, 1).folder)
-    assert found[ORACLE, "ground_truth"].to_dict() == {prompt: max(three) for prompt, three in values.items()}
-    assert found[FIRST, "ground_truth"].to_dict() == {prompt: three[0] for prompt, three in values.items()}
-    assert (found[ORACLE, "ground_truth"] > found[FIRST, "ground_truth"]).any()
-    assert set(found.columns.get_level_values("scorer")) == {"linear", "linear.0", "linear.1", "ground_truth", "refusal", "length"}
+    values = by_prompt(answers, 3, [truth(answer.prompt, answer.text) for answer in answers])
+    scores = picked(oracle(bench, final, 1).folder)
+    assert scores[ORACLE, "ground_truth"].to_dict() == {prompt: max(three) for prompt, three in values.items()}
+    assert scores[FIRST, "ground_truth"].to_dict() == {prompt: three[0] for prompt, three in values.items()}
+    assert (scores[ORACLE, "ground_truth"] > scores[FIRST, "ground_truth"]).any()
+    assert set(scores.columns.get_level_values("scorer")) == {"linear", "linear.0", "linear.1", "ground_truth", "refusal", "length"}
     usual = lab.sample(final.policy, bench.test_prompts, n=1, sampling=sampling)
-    assert [one.text for one in answers[::3]] != [one.text for one in usual]
+    assert [answer.text for answer in answers[::3]] != [text.text for text in usual]
     assert bench.charged
     assert lab.used["sampled_responses"] == 3 * 14 + 14
 
@@ -376,16 +379,17 @@ def test_without_a_truth_the_last_gold_model_chooses(tmp_path: Path) -> None:
     tree = tiny_tree() | {"controls": {"oracle": True, "oracle_n": 3}}
     tree["models"]["gold"].append({"name": "other", "model": {"kind": "ngram", "ngrams": [1, 1]}, "seeds": [0, 1]})
     wanted = Experiment.model_validate_json(json.dumps(tree))
-    bench = Bench(wanted, replace(tiny_task(), ground_truth=None), RunStore(tmp_path), {"threads": 1, "device": "cpu"})
+    engine = open_engine(wanted.engine, wanted.executor, tmp_path)
+    bench = EvaluationContext(wanted, replace(tiny_task(), ground_truth=None), RunStore(tmp_path), engine)
     lab, gold = bench.lab(0), wanted.models.gold[1]
     final = Round(lab.best_of_n(lab.initial_policy, lab.train_reward_model(lab.pairs(20), loss=RankingLoss()), 2), None)
     answers = lab.sample(final.policy, bench.test_prompts, n=3, draw=DRAW, sampling=wanted.evaluation.sampling)
     by_seed = [in_order(bench.lab(seed, gold.model).score(bench.gold(gold, seed), answers), answers) for seed in gold.seeds]
     values = by_prompt(answers, 3, np.mean(by_seed, axis=0))
-    found = picked(oracle(bench, final, 0).folder)
-    assert found[ORACLE, "other"].to_dict() == pytest.approx({prompt: max(three) for prompt, three in values.items()})
-    assert found[FIRST, "other"].to_dict() == pytest.approx({prompt: three[0] for prompt, three in values.items()})
-    assert "ground_truth" not in found.columns.get_level_values("scorer")
+    scores = picked(oracle(bench, final, 0).folder)
+    assert scores[ORACLE, "other"].to_dict() == pytest.approx({prompt: max(three) for prompt, three in values.items()})
+    assert scores[FIRST, "other"].to_dict() == pytest.approx({prompt: three[0] for prompt, three in values.items()})
+    assert "ground_truth" not in scores.columns.get_level_values("scorer")
     models = wanted.models.model_copy(update={"gold": wanted.models.gold[:1]})
     with pytest.raises(InputError, match=r"controls\.oracle"):
         oracle(replace(bench, experiment=wanted.model_copy(update={"models": models})), final, 0)
@@ -403,18 +407,11 @@ def controlled_tree() -> dict[str, Any]:
     return tree
 
 
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run. Tests that change something take a copy."""
-    path, folder = write(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
-    assert runner.run(path, None, folder, workers=2).failures == ()
+    path, folder = write_experiment(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
+    assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     return path, folder
 
 
@@ -429,7 +426,7 @@ def test_control_scores_are_a_table_of_their_own(done: tuple[Path, Path]) -> Non
     assert list(scores.columns) == ["arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"]
     again = {(AA, MILLION + seed, round_): 14 * 7 for seed in (0, 1) for round_ in (0, 1)}
     assert scores.groupby(["arm", "seed", "round"]).size().to_dict() == again | {
-        (one, s, 1): 14 * 7 for one in (ORACLE, FIRST) for s in (0, 1)
+        (path, s, 1): 14 * 7 for path in (ORACLE, FIRST) for s in (0, 1)
     }
     assert set(table(folder, "scores")["arm"]) == {"rjs", "apo_rjs"}
     assert not set(table(folder, "responses")["arm"]) - {"rjs", "apo_rjs"}
@@ -439,37 +436,42 @@ def test_control_scores_are_a_table_of_their_own(done: tuple[Path, Path]) -> Non
     ledger = table(folder, "ledger").query("unit == 'human_pairs'").set_index(["arm", "seed"])
     assert ledger.loc[AA][["used", "budget"]].to_numpy().tolist() == [[20.0, 20.0]] * 2
     assert (ORACLE, 0) not in ledger.index
-    said = read_run(folder)
-    assert sentences(said)[0].startswith("The reference, rjs, against itself under other seeds differs by")
+    run = read_run(folder)
+    assert sentences(run)[0].startswith("The reference, rjs, against itself under other seeds differs by")
     head, _, rest = (folder / "report" / "report.md").read_text().partition("## Answer")
     assert "**Controls:** The reference, rjs, against itself" in head
     assert "\n## Controls\n" in rest
-    assert len(pd.read_csv(folder / "report" / "tables" / "controls.csv")) == len(controls(said)) == 1 + 2 * 2  # gold and truth
+    assert len(pd.read_csv(folder / "report" / "tables" / "controls.csv")) == len(controls(run)) == 1 + 2 * 2  # gold and truth
 
 
 def test_a_replay_of_controls_computes_nothing_and_needs_no_torch(done: tuple[Path, Path], tmp_path: Path) -> None:
     path, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     script = (
-        "import sys; from pathlib import Path; from apo_bench import runner\n"
-        "assert runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2).failures == ()\n"
+        "import sys; from pathlib import Path; from apo_bench.run import runner; from apo_bench.run.experiment import resolve_experiment\n"
+        "assert runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
     )
-    ended = subprocess.run([sys.executable, "-c", script, str(path), str(folder)], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    for one in (*(first / "tables").iterdir(), *(first / "report").glob("*.*"), *(first / "store" / "arm_seeds").iterdir()):
-        assert (folder / one.relative_to(first)).read_bytes() == one.read_bytes()
+    process = subprocess.run([sys.executable, "-c", script, str(path), str(folder)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    for path_ in (*(first / "tables").iterdir(), *(first / "report").glob("*.*"), *(first / "store" / "arm_seeds").iterdir()):
+        assert (folder / path_.relative_to(first)).read_bytes() == path_.read_bytes()
 
 
 def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: Path) -> None:
     """Without them, on a copy: nothing is run again, all other tables are the same, and in the ledger A/A and some of `_bench` is gone."""
     _, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
-    assert runner.run(write(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder, workers=1).failures == ()
+    assert (
+        runner.run(
+            resolve_experiment(write_experiment(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1
+        ).failures
+        == ()
+    )
     assert not (folder / "tables" / "control_scores.parquet").exists()
     for name in ("scores", "metrics", "reward_models", "reliability", "responses", "gold"):
         assert (folder / "tables" / f"{name}.parquet").read_bytes() == (first / "tables" / f"{name}.parquet").read_bytes()
-    before, after = (table(one, "ledger").set_index(["arm", "seed", "unit"])["used"] for one in (first, folder))
+    before, after = (table(run_folder, "ledger").set_index(["arm", "seed", "unit"])["used"] for run_folder in (first, folder))
     assert set(before.index.get_level_values("arm")) - set(after.index.get_level_values("arm")) == {AA}
     assert before.drop([AA, "_bench"]).equals(after.drop("_bench"))
     assert before["_bench", -1, "sampled_responses"] > after["_bench", -1, "sampled_responses"] + 2 * 3 * 14
@@ -483,9 +485,9 @@ def test_controls_belong_to_the_last_part(done: tuple[Path, Path], tmp_path: Pat
     for record in (folder / "store" / "arm_seeds").glob("_*.json"):
         record.unlink()
     (folder / "store" / "arm_seeds" / "apo_rjs.1.json").unlink()
-    assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(arms=("rjs",))).n_left == 1
+    assert runner.run(resolve_experiment(path, None, folder), workers=1, subset=runner.JobSubset(arms=("rjs",))).n_left == 1
     assert not list((folder / "store" / "arm_seeds").glob("_*.json"))
-    assert runner.run(path, None, folder, workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
+    assert runner.run(resolve_experiment(path, None, folder), workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
     assert (folder / "tables" / "control_scores.parquet").read_bytes() == (first / "tables" / "control_scores.parquet").read_bytes()
     assert (folder / "report" / "tables" / "controls.csv").read_bytes() == (first / "report" / "tables" / "controls.csv").read_bytes()
 
@@ -501,7 +503,7 @@ def test_status_and_a_sweep_know_controls(done: tuple[Path, Path], tmp_path: Pat
     folder = shutil.copytree(first, tmp_path / "copy")
     kept = sweep(folder).kept
     assert kept == len(list((folder / "store").glob("*/*/manifest.json")))
-    assert runner.run(path, None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     (folder / "store" / "arm_seeds" / f"{ORACLE}.0.json").unlink()
     with pytest.raises(InputError, match=rf"1 without a result, such as {ORACLE}, seed 0"):
         sweep(folder)
@@ -511,9 +513,9 @@ def test_records_of_controls_are_named_by_the_reference_and_nothing_else(done: t
     path, _ = done
 
     def key(arm: str, seed: int = 0, **overrides: Any) -> str:
-        return record_key(
-            Job(path, json.dumps({name.replace("__", "."): one for name, one in overrides.items()}), path.parent / "run", arm, seed)
-        )
+        changes = {name.replace("__", "."): value for name, value in overrides.items()}
+        resolved = resolve_experiment(path, changes, path.parent / "run")
+        return record_key(resolved.job(arm, seed), resolved)
 
     assert key(AA) == key("rjs")  # were its seed the same
     for arm in (AA, ORACLE):
@@ -528,9 +530,10 @@ def test_records_of_controls_are_named_by_the_reference_and_nothing_else(done: t
 
 def test_an_oracle_without_its_reference_fails_alone(done: tuple[Path, Path], tmp_path: Path) -> None:
     path, _ = done
-    job = Job(path, "{}", tmp_path / "run", ORACLE, 0)
+    resolved = resolve_experiment(path, None, tmp_path / "run")
+    job = resolved.job(ORACLE, 0)
     assert work(job, lambda stage, tokens=0.0, used=None: None) == "controls.oracle: rjs has no result for seed 0"
-    assert finished(job) is None
+    assert finished(job, resolved) is None
 
 
 def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Path) -> None:
@@ -542,5 +545,5 @@ def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Pat
     frame.loc[frame["control"] == "aa", ["difference", "p_value"]] = (2.0, 0.0009)
     frame.loc[frame["control"] == "aa", "hard"] = "yes"
     frame.to_csv(about, index=False)
-    said = "controls: rjs differs from itself under other seeds (linear, all: +2, p = 0.0009)"
-    assert runner.run(path, None, folder, workers=1).failures == (said,)
+    message = "controls: rjs differs from itself under other seeds (linear, all: +2, p = 0.0009)"
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == (message,)

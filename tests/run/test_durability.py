@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from command_line import PATIENCE_S, start, write_experiment
 from tiny_world import tiny_tree
 
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.status import read_status
 
-MAIN = "from apo_bench.cli.main import main; main()"
-PATIENCE_S = 300
+pytestmark = pytest.mark.slow
+
 KILLS = 30
 OF_THIS_RUN = ("timings.parquet", "measured.csv", "measured.md", "report.json")  # files with measured times, or checksums of such files
 MOMENTS_S = (0.0, 16.0)  # after a start; an undisturbed run of the experiment takes about as long as the later one
@@ -29,47 +30,34 @@ MOMENTS_S = (0.0, 16.0)  # after a start; an undisturbed run of the experiment t
 
 def tree() -> dict[str, Any]:
     """The tiny experiment with all that a run can have to survive: dev prompts, a judge, a checkpoint after every update."""
-    made = tiny_tree()
-    made["evaluation"]["dev_prompts"] = 6
-    made["judges"] = {"simulated": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.3, "failure_rate": 0.1}}
-    made["judging"] = {"prompts": 10, "audit_pairs": 10}
-    made["executor"] = {"use": "local", "checkpoint_s": 0}
-    return made
-
-
-def write(folder: Path, made: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def start(*words: str | Path) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, so that it can be killed with its workers."""
-    command = [sys.executable, "-c", MAIN, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    changed = tiny_tree()
+    changed["evaluation"]["dev_prompts"] = 6
+    changed["judges"] = {"simulated": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.3, "failure_rate": 0.1}}
+    changed["judging"] = {"prompts": 10, "audit_pairs": 10}
+    changed["executor"] = {"use": "local", "checkpoint_s": 0}
+    return changed
 
 
 def products(folder: Path) -> dict[str, bytes]:
     """All rows and the whole report; measured times apart, which the page shows in one place, with the hash of their table in another."""
     paths = [path for room in ("tables", "report") for path in sorted((folder / room).rglob("*")) if path.is_file()]
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name not in OF_THIS_RUN}
-    page = found["report/report.html"]
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name not in OF_THIS_RUN}
+    page = contents["report/report.html"]
     for measured in (rb"<dt>Time and cost</dt><dd>.*?</dd>", rb"<tr>(?:(?!</tr>).)*timings\.parquet.*?</tr>"):
         page, times = re.subn(measured, b"", page, flags=re.DOTALL)
         assert times == 1
-    return found | {"report/report.html": page}
+    return contents | {"report/report.html": page}
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("experiments"), tree())
+    return write_experiment(tmp_path_factory.mktemp("experiments"), tree())
 
 
 @pytest.fixture(scope="module")
 def undisturbed(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert runner.run(experiment, None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
     return folder
 
 
@@ -110,7 +98,7 @@ def kill(process: subprocess.Popen[str], what: str, by_chance: random.Random) ->
 
 def _children(pid: int) -> list[int]:
     try:
-        return sorted(int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return sorted(int(part) for part in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     except OSError:
         return []
 
@@ -121,7 +109,7 @@ def _kill(pid: int) -> None:
 
 
 def test_four_workers_give_the_bytes_of_one(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
-    assert runner.run(experiment, None, tmp_path / "run", workers=4).failures == ()
+    assert runner.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=4).failures == ()
     assert products(tmp_path / "run") == products(undisturbed)
 
 
@@ -157,7 +145,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(experiment: Path, undi
         assert "Traceback" not in errors
         assert "No space left on device" in errors
         (disk / "filler").unlink()
-        assert runner.run(experiment, None, disk / "run", workers=1).failures == ()
+        assert runner.run(resolve_experiment(experiment, None, disk / "run"), workers=1).failures == ()
         assert products(disk / "run") == products(undisturbed)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -189,18 +177,18 @@ def loss():
 def test_an_arm_that_lacks_memory_fails_alone_and_goes_on_when_there_is_some(tmp_path: Path) -> None:
     """The failure names the error, exits 1, and the other arm's rows are there; the next run computes only what is missing."""
     (tmp_path / "greedy.py").write_text(GREEDY)
-    made = tiny_tree()
-    made["arms"]["greedy"] = {"use": "greedy.py@Greedy", "marker": str(tmp_path / "room")}
-    path, folder = write(tmp_path, made), tmp_path / "run"
+    changed = tiny_tree()
+    changed["arms"]["greedy"] = {"use": "greedy.py@Greedy", "marker": str(tmp_path / "room")}
+    path, folder = write_experiment(tmp_path, changed), tmp_path / "run"
     process = start("run", path, "--out", folder)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, errors
     assert "failed: greedy, seed 0: MemoryError" in errors
     before = {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")}
     (tmp_path / "room").touch()
-    assert runner.run(path, None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert {one["arm"] for one in map(json.loads, _lines(folder / "report" / "tables" / "summary.csv"))} >= {"rjs", "apo_rjs", "greedy"}
+    assert {item["arm"] for item in map(json.loads, _lines(folder / "report" / "tables" / "summary.csv"))} >= {"rjs", "apo_rjs", "greedy"}
 
 
 def _lines(path: Path) -> list[str]:
@@ -225,11 +213,11 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
         if kinds is rest:
             for gone in (*read_for_tables, "arm_seeds"):
                 shutil.rmtree(store / gone)
-        assert runner.run(experiment, None, folder, workers=1).failures == ()
+        assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
         assert products(folder) == products(undisturbed)
-        said = capfd.readouterr().out
+        output = capfd.readouterr().out
         for artifact in hit:
-            assert f"{artifact}: " in said
+            assert f"{artifact}: " in output
             assert artifact.with_name(f"{artifact.name}.damaged").is_dir()
             assert artifact.is_dir()
 
@@ -256,7 +244,7 @@ def test_a_report_that_was_killed_or_damaged_is_made_again(experiment: Path, und
     for harm_report in (lambda: None, lambda: (folder / "report" / "tables" / "contrasts.csv").write_text("arm_a\n")):
         harm_report()
         assert read_status(folder).report == "out of date"
-        assert runner.run(experiment, None, folder, workers=1).failures == ()
+        assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
         assert (read_status(folder).report, read_status(folder).report_damage) == ("up to date", None)
         assert {path: path.read_bytes() for path in sorted((folder / "report").rglob("*")) if path.is_file()} == before
 
@@ -271,7 +259,7 @@ def test_a_damaged_record_is_not_believed(experiment: Path, undisturbed: Path, t
     assert record.read_text() != text
     (folder / "store" / "report_key.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")}
-    assert runner.run(experiment, None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
     assert json.loads(record.read_text())["used"] == used
     assert {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")} == before
     assert products(folder) == products(undisturbed)

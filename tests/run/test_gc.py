@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from command_line import write_experiment
 from filelock import FileLock
 from tiny_world import tiny_tree
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import RUN_LOCK, needed, sweep
 from apo_bench.run.status import artifacts, read_status
 from apo_bench.store import RunStore, write_json
+
+pytestmark = pytest.mark.slow
 
 Files = dict[str, bytes]
 
@@ -33,13 +36,6 @@ def files(folder: Path) -> Files:
     }
 
 
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
 def changed() -> dict[str, Any]:
     """The tiny experiment with another learning rate for rjs."""
     tree = tiny_tree()
@@ -51,7 +47,7 @@ def changed() -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run. Tests that change something take a copy."""
     root = tmp_path_factory.mktemp("done")
-    assert runner.run(write(root, tiny_tree()), None, root / "run", workers=2).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(root, tiny_tree()), None, root / "run"), workers=2).failures == ()
     return root / "run"
 
 
@@ -68,19 +64,19 @@ def test_needed_is_what_records_name_what_that_was_made_from_and_what_is_of_mode
     also a divergence of it from start; a reward model that nobody names goes with its scores."""
     store = RunStore(tmp_path)
 
-    def made(kind: str, **inputs: Any) -> str:
+    def created(kind: str, **inputs: Any) -> str:
         return store.artifact(kind, inputs, lambda folder: {}).key
 
-    start = made("policies", path="x")
-    first = made("policies", policy=start)
-    last = made("policies", policy=first, reference=None)
-    other = made("policies", policy=start, learning_rate=2)
-    gold, proxy, unnamed = (made("reward_models", pairs=name) for name in ("gold", "proxy", "unnamed"))
-    evaluation = made("evaluations", policy=last, golds={"encoder": [gold]})
-    accuracy = made("gold_accuracy", golds={"encoder": [gold]})
-    of_models = {made("samples", policy=start), made("scores", reward_model=proxy), made("kl", policy=last, reference=start)}
-    gone = {made("samples", policy=other), made("scores", reward_model=unnamed), made("kl", policy=other, reference=start)}
-    earlier = made("evaluations", policy=other, golds={"encoder": [gold]})
+    start = created("policies", path="x")
+    first = created("policies", policy=start)
+    last = created("policies", policy=first, reference=None)
+    other = created("policies", policy=start, learning_rate=2)
+    gold, proxy, unnamed = (created("reward_models", pairs=name) for name in ("gold", "proxy", "unnamed"))
+    evaluation = created("evaluations", policy=last, golds={"encoder": [gold]})
+    accuracy = created("gold_accuracy", golds={"encoder": [gold]})
+    of_models = {created("samples", policy=start), created("scores", reward_model=proxy), created("kl", policy=last, reference=start)}
+    gone = {created("samples", policy=other), created("scores", reward_model=unnamed), created("kl", policy=other, reference=start)}
+    earlier = created("evaluations", policy=other, golds={"encoder": [gold]})
     record = {"key": digest("question"), "rounds": [{"evaluation": evaluation, "policy": last}], "gold": accuracy, "bench": {proxy: {}}}
     write_json(tmp_path / "store" / "arm_seeds" / "a.0.json", record)
     stays = {start, first, last, gold, proxy, evaluation, accuracy, *of_models}
@@ -104,7 +100,8 @@ def replayed(experiment: Path, folder: Path) -> None:
 import sys
 from pathlib import Path
 from apo_bench.run import runner
-assert runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2).failures == ()
+from apo_bench.run.experiment import resolve_experiment
+assert runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script, str(experiment), str(folder)], capture_output=True, text=True)
@@ -120,9 +117,9 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     """rjs at another learning rate: of each of two seeds its policy goes, with the evaluation, divergence and samples of it.
     Back at the old rate they are made again, to the same tables."""
     of_rjs = [json.loads((done / "store" / "arm_seeds" / f"rjs.{seed}.json").read_text())["rounds"][1] for seed in (0, 1)]
-    earlier = {one[what] for one in of_rjs for what in ("policy", "evaluation")}
-    path = write(tmp_path / "changed", changed())
-    assert runner.run(path, None, folder, workers=2).failures == ()
+    earlier = {round_[what] for round_ in of_rjs for what in ("policy", "evaluation")}
+    path = write_experiment(tmp_path / "changed", changed())
+    assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     before, present, content = tables(folder), artifacts(folder), files(folder)
 
     planned = sweep(folder, dry_run=True)
@@ -146,7 +143,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     assert sweep(folder).paths == ()
 
     replayed(path, folder)
-    assert runner.run(write(tmp_path / "back", tiny_tree()), None, folder, workers=2).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "back", tiny_tree()), None, folder), workers=2).failures == ()
     assert earlier <= set(artifacts(folder))
     assert tables(folder) == tables(done)
 
@@ -156,7 +153,7 @@ def test_a_sweep_leaves_all_that_the_methods_did(done: Path, folder: Path, tmp_p
     swept = {path.name for path in sweep(folder).paths}
     kept = {key: (path / "timing.json").stat().st_mtime_ns for key, path in artifacts(folder).items()}
     shutil.rmtree(folder / "store" / "arm_seeds")
-    assert runner.run(write(tmp_path, tiny_tree()), None, folder, workers=2).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path, tiny_tree()), None, folder), workers=2).failures == ()
     now = {key: (path / "timing.json").stat().st_mtime_ns for key, path in artifacts(folder).items()}
     assert kept.items() <= now.items()
     assert set(now) - set(kept) == swept
@@ -166,9 +163,12 @@ def test_a_sweep_leaves_all_that_the_methods_did(done: Path, folder: Path, tmp_p
 
 def test_a_seed_that_was_taken_out_can_come_back(done: Path, folder: Path, tmp_path: Path) -> None:
     """Its record would be taken as it is, so what it names stays."""
-    assert runner.run(write(tmp_path / "fewer", tiny_tree() | {"seeds": [0]}), None, folder, workers=1).failures == ()
+    assert (
+        runner.run(resolve_experiment(write_experiment(tmp_path / "fewer", tiny_tree() | {"seeds": [0]}), None, folder), workers=1).failures
+        == ()
+    )
     sweep(folder)
-    assert runner.run(write(tmp_path / "again", tiny_tree()), None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1).failures == ()
     assert tables(folder) == tables(done)
 
 
@@ -194,13 +194,13 @@ def test_damaged_artifacts_and_leftovers_go(folder: Path) -> None:
 # --- refusals -------------------------------------------------------------------------------------------------------------------
 
 
-def refused(folder: Path, said: str) -> None:
+def refused(folder: Path, message: str) -> None:
     """By one line, dry or not, and nothing is touched."""
     before = files(folder)
     for dry_run in (True, False):
         with pytest.raises(InputError) as caught:
             sweep(folder, dry_run=dry_run)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     assert files(folder) == before
 

@@ -33,24 +33,24 @@ def test_labels_and_records(arm: str, seed: int, trial: int | None, label: str, 
 
 def test_no_two_jobs_share_a_record() -> None:
     jobs = [job(arm, seed, trial) for arm in ("a", "b") for seed in (0, 1) for trial in (None, 0, 1)]
-    assert len({one.record for one in jobs}) == len(set(jobs)) == len(jobs)
+    assert len({job.record for job in jobs}) == len(set(jobs)) == len(jobs)
 
 
 def test_a_failed_job_leaves_word_and_a_finished_one_none(tmp_path: Path) -> None:
     """Its progress file holds what it was doing and why it failed, the process and the machine; of a finished job nothing is left."""
-    told: list[ProgressEvent] = []
+    events: list[ProgressEvent] = []
 
     def work(job: Job, report: Report) -> str | None:
         report("round 1 done", 12.0, {"flops": 3.0})
-        said = json.loads(job.progress.read_text())
-        assert (said["stage"], said["rounds"], said["steps"], said["pid"]) == ("round 1 done", 1, 1, os.getpid())
-        assert (said["tokens"], said["used"]) == (12.0, {"flops": 3.0})
+        progress = json.loads(job.progress.read_text())
+        assert (progress["stage"], progress["rounds"], progress["steps"], progress["pid"]) == ("round 1 done", 1, 1, os.getpid())
+        assert (progress["tokens"], progress["used"]) == (12.0, {"flops": 3.0})
         return "no luck" if job.arm == "fails" else None
 
     good, bad = job("works", folder=tmp_path), job("fails", folder=tmp_path)
-    assert run_job(work, good, told.append) is None
+    assert run_job(work, good, events.append) is None
     assert not good.progress.exists()
-    assert run_job(work, bad, told.append) == "no luck"
-    said = json.loads(bad.progress.read_text())
-    assert (said["stage"], said["error"], said["host"]) == ("failed", "no luck", socket.gethostname())
-    assert told == [ProgressEvent("starting"), ProgressEvent("round 1 done", 12.0, {"flops": 3.0})] * 2
+    assert run_job(work, bad, events.append) == "no luck"
+    progress = json.loads(bad.progress.read_text())
+    assert (progress["stage"], progress["error"], progress["host"]) == ("failed", "no luck", socket.gethostname())
+    assert events == [ProgressEvent("starting"), ProgressEvent("round 1 done", 12.0, {"flops": 3.0})] * 2

@@ -59,15 +59,15 @@ def test_a_perfect_judge_says_what_the_truth_says(tmp_path: Path) -> None:
     assert len(rows) == 2 * 2 * 3 * 4  # orders x pairs x seeds x prompts
     truth = tiny_task().ground_truth
     assert truth is not None
-    for one in rows.to_dict("records"):
-        place = next(i for i, prompt in enumerate(PROMPTS) if prompt.id == one["prompt_id"])
-        a, b = (truth(PROMPTS[place], TEXTS[one[side]][place]) for side in ("arm_a", "arm_b"))
-        assert one["value"] == (0.5 if abs(a - b) < 1e-9 else float(a > b))
-        first, second = (a, b) if one["order"] == "ab" else (b, a)
-        assert one["verdict"] == ("tie" if abs(a - b) < 1e-9 else "first" if first > second else "second")
-        assert (one["round"], one["seed_a"], one["failure"]) == ("1", one["seed_b"], "")
-        assert one["length_a"] == len(TEXTS[one["arm_a"]][place].split())
-        assert (one["cluster_id"], one["axis"]) == (PROMPTS[place].cluster_id, PROMPTS[place].axis)
+    for row in rows.to_dict("records"):
+        place = next(i for i, prompt in enumerate(PROMPTS) if prompt.id == row["prompt_id"])
+        a, b = (truth(PROMPTS[place], TEXTS[row[side]][place]) for side in ("arm_a", "arm_b"))
+        assert row["value"] == (0.5 if abs(a - b) < 1e-9 else float(a > b))
+        first, second = (a, b) if row["order"] == "ab" else (b, a)
+        assert row["verdict"] == ("tie" if abs(a - b) < 1e-9 else "first" if first > second else "second")
+        assert (row["round"], row["seed_a"], row["failure"]) == ("1", row["seed_b"], "")
+        assert row["length_a"] == len(TEXTS[row["arm_a"]][place].split())
+        assert (row["cluster_id"], row["axis"]) == (PROMPTS[place].cluster_id, PROMPTS[place].axis)
 
 
 def test_seeds_may_be_compared_with_the_next(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_what_nobody_answered_is_said_and_asked_again(tmp_path: Path) -> None:
     (beside / "moody.py").write_text(DOWN)
     folder = run_folder(tmp_path / "run", {"audit_pairs": 0}, judges={"moody": {"use": "moody.py@Moody"}})
     rows, unanswered = judged(folder, beside)
-    different = {json.dumps([one["prompt_id"], TEXTS[one["arm_a"]], TEXTS[one["arm_b"]]]) for one in rows.to_dict("records")}
+    different = {json.dumps([row["prompt_id"], TEXTS[row["arm_a"]], TEXTS[row["arm_b"]]]) for row in rows.to_dict("records")}
     assert different
     n = int(rows.loc[rows["value"].isna(), "question"].nunique())
     assert str(unanswered[0]) == f"judge moody: {n} questions got no answer ({n} timed out); the same command asks again"
@@ -159,9 +159,9 @@ def test_imported_verdicts_on_responses_that_are_gone_are_left_out_and_said(tmp_
     responses.to_parquet(folder / "tables" / "responses.parquet")
     again, _ = judged(folder)
     assert (again["judge"] == "human").sum() == 5
-    said = "1 of 6 imported verdicts are on responses that the run no longer has"
-    assert f"judge human: {said}; left out" in capsys.readouterr().err
-    assert json.loads((folder / "manifest.json").read_text())["judges"]["human"] == {"left_out": said}
+    message = "1 of 6 imported verdicts are on responses that the run no longer has"
+    assert f"judge human: {message}; left out" in capsys.readouterr().err
+    assert json.loads((folder / "manifest.json").read_text())["judges"]["human"] == {"left_out": message}
 
 
 def test_what_a_judge_took_is_all_of_its_journal(tmp_path: Path) -> None:

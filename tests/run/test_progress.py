@@ -72,17 +72,17 @@ def test_tokens_per_second_are_of_the_last_half_minute(view: View, clock: Clock)
 
 
 @pytest.mark.parametrize(
-    ("used", "said"),
+    ("used", "message"),
     [
         ({}, "0% of its human_pairs"),
         ({"human_pairs": 24, "flops": 5e8}, "75% of its human_pairs"),
         ({"human_pairs": 16, "flops": 9e8}, "90% of its flops"),
     ],
 )
-def test_spent_is_the_unit_nearest_its_end(view: View, used: dict[str, float], said: str) -> None:
+def test_spent_is_the_unit_nearest_its_end(view: View, used: dict[str, float], message: str) -> None:
     """24 of 32 pairs are 75 %, 9e8 of 1e9 flops 90 %; a budget of 0 has no share."""
     view.show(JOBS[2], ProgressEvent("sampling", 0.0, used))
-    assert view.spent(JOBS[2]) == said
+    assert view.spent(JOBS[2]) == message
     assert view.spent(JOBS[4]) == ""
 
 

@@ -14,21 +14,24 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from command_line import MAIN, PATIENCE_S, finished, start, write_experiment
 from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench.config.load import load_experiment
 from apo_bench.config.plugins import resolve
+from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench
+from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab.ledger import UNITS
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import Job
-from apo_bench.run.records import load, record_key
+from apo_bench.run.records import record_key
 from apo_bench.run.worker import work
 from apo_bench.store import RunStore
 
-MAIN = "from apo_bench.cli.main import main; main()"
-PATIENCE_S = 300
+pytestmark = pytest.mark.slow
+
 KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "bin", "unit", "measure"}
 COLUMNS = {
     "scores": ["arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"],
@@ -39,27 +42,6 @@ COLUMNS = {
     "ledger": ["arm", "seed", "unit", "used", "marginal", "budget"],
     "timings": ["arm", "seed", "measure", "value"],
 }
-
-
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
-
-
-def start(*words: str | Path) -> subprocess.Popen[str]:
-    """The command line in a process group of its own, so that it can be killed with its workers."""
-    command = [sys.executable, "-c", MAIN, *map(str, words)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests started in the background would ignore it
-    )  # fmt: skip
-
-
-def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, errors
 
 
 def go(*words: str | Path) -> tuple[int, str]:
@@ -77,14 +59,14 @@ def artifacts(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("experiments"), tiny_tree())
+    return write_experiment(tmp_path_factory.mktemp("experiments"), tiny_tree())
 
 
 @pytest.fixture(scope="module")
 def done(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with two workers. Tests that change something take a copy."""
     folder = tmp_path_factory.mktemp("runs") / "two_workers"
-    result = runner.run(experiment, None, folder, workers=2)
+    result = runner.run(resolve_experiment(experiment, None, folder), workers=2)
     assert (result.folder, result.failures) == (folder, ())
     return folder
 
@@ -149,10 +131,10 @@ def test_a_run_keeps_its_plan_and_says_how_it_came_out(done: Path) -> None:
     """Counts are as planned. What was measured is on a page of its own, to which the report leads."""
     plan = pd.read_parquet(done / "tables" / "plan.parquet")
     assert set(zip(plan["arm"], plan["unit"], strict=True)) == {(arm, unit) for arm in ("rjs", "apo_rjs") for unit in UNITS}
-    found = pd.read_csv(done / "report" / "tables" / "plan.csv")
-    sampled = found.query("arm == 'apo_rjs' and unit == 'sampled_responses'")
+    result = pd.read_csv(done / "report" / "tables" / "plan.csv")
+    sampled = result.query("arm == 'apo_rjs' and unit == 'sampled_responses'")
     assert sampled[["planned", "used", "ratio", "off"]].to_numpy().tolist() == [[56, 56, 1, "no"]]
-    assert set(found.loc[found["unit"].isin(["rm_updates", "policy_updates", "scored_responses"]), "off"]) == {"no"}
+    assert set(result.loc[result["unit"].isin(["rm_updates", "policy_updates", "scored_responses"]), "off"]) == {"no"}
     report = (done / "report" / "report.md").read_text()
     assert "### Plan and run" in report
     assert "measured.md" in report
@@ -163,8 +145,8 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
     """56 samples of apo_rjs are 8 prompts x 7 of rjs's one round; see tests/test_plan_fitting.py."""
     tree = tiny_tree() | {"seeds": [0]}
     tree["arms"]["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
-    experiment, folder = write(tmp_path / "experiments", tree), tmp_path / "run"
-    assert not runner.run(experiment, None, folder, workers=2).failures
+    experiment, folder = write_experiment(tmp_path / "experiments", tree), tmp_path / "run"
+    assert not runner.run(resolve_experiment(experiment, None, folder), workers=2).failures
     used = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'")
     assert used.groupby("arm")["used"].sum().to_dict() | {"_bench": 0} == {"rjs": 56, "apo_rjs": 56, "_bench": 0}
     assert json.loads((folder / "manifest.json").read_text())["fits"]["rjs"]["value"] == 7
@@ -178,7 +160,7 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
 def test_a_full_disk_is_said_before_anything_is_written(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(InputError, match=r"run: the run still needs about \d+ MB of disk, and 0 MB are free there"):
-        runner.run(experiment, None, tmp_path / "run", workers=1)
+        runner.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -198,8 +180,8 @@ def replayed(experiment: Path, folder: Path) -> None:
 import sys
 from pathlib import Path
 from apo_bench.run import runner
-from apo_bench.run.records import load, record_key
-result = runner.run(Path(sys.argv[1]), None, Path(sys.argv[2]), workers=2)
+from apo_bench.run.experiment import resolve_experiment
+result = runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2)
 assert result.failures == ()
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
 assert not heavy, f"imported {heavy}"
@@ -274,7 +256,7 @@ def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> No
     tree["budget"]["sampled_responses"] = 40
     tree["arms"] |= {"broken": {"use": "methods.py@Broken"}, "idle": {"use": "methods.py@Idle"}}
     tree["seeds"] = [0]
-    path = write(tmp_path / "failing", tree)
+    path = write_experiment(tmp_path / "failing", tree)
     method = "@dataclass(frozen=True)\nclass {}:\n    def run(self, lab):\n        {}\n"
     (path.parent / "methods.py").write_text(
         "from dataclasses import dataclass\n" + method.format("Broken", "1 / 0") + method.format("Idle", "lab.pairs()")
@@ -283,7 +265,7 @@ def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> No
     assert status == 1
     log = folder / "logs" / "broken.0.log"
     expected = {
-        "apo_rjs": "budget exceeded: arm apo_rjs, unit sampled_responses: asked 16, left 0",
+        "apo_rjs": "budget exceeded: arm apo_rjs, unit sampled_responses: needs 16, has 0 left",
         "broken": f"ZeroDivisionError: division by zero (see {log})",
         "idle": f"{path}: arms.idle: it finished no round (lab.finish_round was not called)",
     }
@@ -293,7 +275,7 @@ def test_arms_that_fail_leave_the_others_alone(done: Path, tmp_path: Path) -> No
     assert "Traceback" not in errors
     assert "1 / 0" in log.read_text()
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert {one["arm"]: one["message"] for one in manifest["failures"]} == expected
+    assert {failure["arm"]: failure["message"] for failure in manifest["failures"]} == expected
     scores = pd.read_parquet(folder / "tables" / "scores.parquet")
     assert set(zip(scores["arm"], scores["seed"], strict=True)) == {("rjs", 0)}
     assert artifacts(folder) == artifacts(done)  # equal work: nothing was trained for another budget
@@ -305,7 +287,7 @@ def test_what_a_method_raises_steers_no_terminal_and_no_report(done: Path, tmp_p
     tree = tiny_tree()
     tree["seeds"] = [0]
     tree["arms"]["rude"] = {"use": "methods.py@Rude"}
-    path = write(tmp_path / "rude", tree)
+    path = write_experiment(tmp_path / "rude", tree)
     raising = r"raise RuntimeError('\x1b[2J\x1b]0;pwn\x07 \u202eevil')"
     (path.parent / "methods.py").write_text(
         f"from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Rude:\n    def run(self, lab):\n        {raising}\n"
@@ -314,14 +296,14 @@ def test_what_a_method_raises_steers_no_terminal_and_no_report(done: Path, tmp_p
     assert status == 1
     on_a_terminal = dict(os.environ, FORCE_COLOR="1", TERM="dumb")  # a terminal without colours of ours
     command = [sys.executable, "-c", MAIN, "status", str(folder)]
-    told = subprocess.run(command, env=on_a_terminal, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
-    said = "RuntimeError: ␛[2J␛]0;pwn␇ ⟨U+202E⟩evil"
-    for text in (errors, told.stdout, told.stderr, (folder / "report" / "report.md").read_text()):
-        assert not {one for one in text if one != "\n" and not one.isprintable()}
-    assert said in errors
-    assert said in (folder / "report" / "report.md").read_text()
-    assert f"failed: rude, seed 0: {said}" in told.stdout
-    assert f"\n    {said}\n" in told.stdout  # the log's last line
+    process = subprocess.run(command, env=on_a_terminal, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    message = "RuntimeError: ␛[2J␛]0;pwn␇ ⟨U+202E⟩evil"
+    for text in (errors, process.stdout, process.stderr, (folder / "report" / "report.md").read_text()):
+        assert not {letter for letter in text if letter != "\n" and not letter.isprintable()}
+    assert message in errors
+    assert message in (folder / "report" / "report.md").read_text()
+    assert f"failed: rude, seed 0: {message}" in process.stdout
+    assert f"\n    {message}\n" in process.stdout  # the log's last line
 
 
 def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -329,15 +311,15 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     tree = tiny_tree()
     tree["arms"]["rjs"]["learning_rate"] = 5e-3
     records = {record.name: record.stat().st_mtime_ns for record in (folder / "store" / "arm_seeds").iterdir()}
-    assert runner.run(write(tmp_path / "changed", tree), None, folder, workers=1).failures == ()
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "changed", tree), None, folder), workers=1).failures == ()
     progress = {line.partition("] ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[")}
     assert {line for line in progress if "rjs" in line} == {"rjs seed 0: done", "rjs seed 1: done"}
     changed = {record.name for record in (folder / "store" / "arm_seeds").iterdir() if record.stat().st_mtime_ns != records[record.name]}
     assert changed == {"rjs.0.json", "rjs.1.json"}
-    before, after = (pd.read_parquet(one / "tables" / "scores.parquet") for one in (done, folder))
-    same = [one.query("arm == 'apo_rjs' or round == 0").reset_index(drop=True) for one in (before, after)]
+    before, after = (pd.read_parquet(run_folder / "tables" / "scores.parquet") for run_folder in (done, folder))
+    same = [run_folder.query("arm == 'apo_rjs' or round == 0").reset_index(drop=True) for run_folder in (before, after)]
     assert same[0].equals(same[1])
-    moved = [one.query("arm == 'rjs' and round == 1").reset_index(drop=True) for one in (before, after)]
+    moved = [run_folder.query("arm == 'rjs' and round == 1").reset_index(drop=True) for run_folder in (before, after)]
     assert not moved[0].equals(moved[1])
     new = [name.partition("/")[0] for name in artifacts(folder) - artifacts(done)]
     assert new.count("policies") == 2  # one a seed; its samples and reward model were there
@@ -351,10 +333,10 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
     fewer = tiny_tree() | {"seeds": [0]}
     notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
-        runner.run(write(tmp_path / "fewer", fewer), None, folder, workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path / "fewer", fewer), None, folder), workers=1)
         assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
         assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
-    runner.run(write(tmp_path / "again", tiny_tree()), None, folder, workers=1)
+    runner.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1)
     assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
@@ -363,7 +345,8 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
 
 
 def key_of(path: Path, arm: str, overrides: dict[str, Any] | None = None, seed: int = 0, trial: int | None = None) -> str:
-    return record_key(Job(path, json.dumps(overrides or {}), path.parent / "run", arm, seed, trial))
+    resolved = resolve_experiment(path, overrides, path.parent / "run")
+    return record_key(resolved.job(arm, seed, trial), resolved)
 
 
 def test_an_arms_record_is_named_by_its_own_budget_and_not_by_anothers(experiment: Path) -> None:
@@ -380,16 +363,16 @@ def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(don
     folder = shutil.copytree(done, tmp_path / "copy")
     tree = tiny_tree()
     tree["arms"]["rjs"]["budget"] = {"human_pairs": 20}
-    assert runner.run(write(tmp_path / "own", tree), None, folder, workers=1).failures == ()
-    before, after = (pd.read_parquet(one / "tables" / "ledger.parquet") for one in (done, folder))
+    assert runner.run(resolve_experiment(write_experiment(tmp_path / "own", tree), None, folder), workers=1).failures == ()
+    before, after = (pd.read_parquet(run_folder / "tables" / "ledger.parquet") for run_folder in (done, folder))
     pairs = after.query("unit == 'human_pairs' and arm != '_bench'").set_index(["arm", "seed"])
     expected = {("apo_rjs", 0): 32, ("apo_rjs", 1): 32, ("rjs", 0): 20, ("rjs", 1): 20}
     assert pairs["used"].to_dict() == pairs["budget"].to_dict() == expected
     assert after.query("arm == 'rjs' and unit == 'golden_responses'")["budget"].eq(6).all()
     # what it adds to the run may be other, now that rjs makes less
-    same = [one.query("arm == 'apo_rjs'").drop(columns="marginal").reset_index(drop=True) for one in (before, after)]
+    same = [run_folder.query("arm == 'apo_rjs'").drop(columns="marginal").reset_index(drop=True) for run_folder in (before, after)]
     assert same[0].equals(same[1])
-    floors = [pd.read_parquet(one / "tables" / "reward_models.parquet").query("arm == '_floor'") for one in (done, folder)]
+    floors = [pd.read_parquet(run_folder / "tables" / "reward_models.parquet").query("arm == '_floor'") for run_folder in (done, folder)]
     assert floors[0].reset_index(drop=True).equals(floors[1].reset_index(drop=True))
 
 
@@ -407,8 +390,8 @@ def judged(done: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     }
     tree["judging"], tree["compare"]["scorer"] = {"audit_pairs": 30}, "judge/sim"
     shutil.copytree(done, root / "run")
-    path = write(root, tree)
-    assert runner.run(path, None, root / "run", workers=1).failures == ()
+    path = write_experiment(root, tree)
+    assert runner.run(resolve_experiment(path, None, root / "run"), workers=1).failures == ()
     return path, root / "run"
 
 
@@ -431,9 +414,9 @@ def test_the_gold_judge_prefers_what_gold_scores_higher(judged: tuple[Path, Path
     rows = pd.read_parquet(folder / "tables" / "judgments.parquet").query("judge == 'gold'")
     scores = pd.read_parquet(folder / "tables" / "scores.parquet").query("scorer == 'linear'")
     value = scores.set_index(["arm", "seed", "round", "prompt_id"])["value"]
-    for one in rows.to_dict("records"):
-        a, b = value[one["arm_a"], one["seed_a"], 2, one["prompt_id"]], value[one["arm_b"], one["seed_b"], 1, one["prompt_id"]]
-        assert one["value"] == (0.5 if abs(a - b) < 1e-9 else float(a > b))
+    for row in rows.to_dict("records"):
+        a, b = value[row["arm_a"], row["seed_a"], 2, row["prompt_id"]], value[row["arm_b"], row["seed_b"], 1, row["prompt_id"]]
+        assert row["value"] == (0.5 if abs(a - b) < 1e-9 else float(a > b))
 
 
 def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(judged: tuple[Path, Path], tmp_path: Path) -> None:
@@ -442,11 +425,11 @@ def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(ju
     replayed(path, copy)
     assert tables(copy) == tables(folder)
     journal = copy / "store" / "judging" / "sim.jsonl"
-    asked = journal.read_bytes()
+    journal_before = journal.read_bytes()
     tree = yaml.safe_load(path.read_text())
     tree["judges"]["other"] = {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 1.0}
-    assert runner.run(write(tmp_path, tree), None, copy, workers=1).failures == ()
-    assert journal.read_bytes() == asked
+    assert runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, copy), workers=1).failures == ()
+    assert journal.read_bytes() == journal_before
     assert set(pd.read_parquet(copy / "tables" / "judgments.parquet")["judge"]) == {"sim", "gold", "other"}
 
 
@@ -462,10 +445,13 @@ def test_a_judge_that_cannot_be_opened_leaves_an_earlier_answer_as_it_is(judged:
         "api_key_env": "NO_SUCH_KEY",
     }
     with pytest.raises(InputError, match=r"judges.gpt: api_key_env: the environment variable NO_SUCH_KEY is not set"):
-        runner.run(write(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy, workers=1)
+        runner.run(
+            resolve_experiment(write_experiment(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy),
+            workers=1,
+        )
     (copy / "judges.json").write_text(json.dumps({"gpt": chat}))
     with pytest.raises(InputError, match="NO_SUCH_KEY"):
-        runner.run(write(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy, workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy), workers=1)
     assert tables(copy) == tables(folder)
     assert (copy / "report" / "report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
 
@@ -474,7 +460,7 @@ def test_a_judge_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path
     tree = tiny_tree()
     tree["judges"] = {"rm": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "absent"}}
     with pytest.raises(InputError, match=r"judges.rm: .*no gold reward model 'absent'"):
-        runner.run(write(tmp_path, tree), None, tmp_path / "run", workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -497,8 +483,8 @@ def tuned_tree() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run."""
-    path, folder = write(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
-    assert runner.run(path, None, folder, workers=1).failures == ()
+    path, folder = write_experiment(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
+    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     return path, folder
 
 
@@ -532,14 +518,16 @@ def test_arms_run_with_what_was_chosen(tuned: tuple[Path, Path]) -> None:
     """The chosen setting played once more on the run's store: nothing is computed, and it ends in the recorded policies."""
     path, folder = tuned
     store = RunStore(folder)
-    bench = Bench(load_experiment(path), tiny_task(), store, {"threads": 1, "device": "cpu"})
+    tuned_experiment = load_experiment(path)
+    engine = open_engine(tuned_experiment.engine, tuned_experiment.executor, folder)
+    context = EvaluationContext(tuned_experiment, tiny_task(), store, engine)
     played, chosen = tuned_tree()["arms"], choices(folder)
     played["rjs"] |= chosen["rjs"]["chosen"]
     played["apo_rjs"]["player"]["learning_rate"] = chosen["apo_rjs"]["chosen"]["player.learning_rate"]
     for name, parameters in played.items():
-        record, lab = records(folder, "arm_seeds")[f"{name}.0"], bench.lab(0, arm=name)
+        record, lab = records(folder, "arm_seeds")[f"{name}.0"], context.lab(0, arm=name)
         resolve(parameters.pop("use"), parameters, base=None).run(lab)
-        assert [one.policy.key for one in lab.rounds] == [one["policy"] for one in record["rounds"][1:]]
+        assert [round_.policy.key for round_ in lab.rounds] == [round_["policy"] for round_ in record["rounds"][1:]]
         assert lab.used == record["used"]
     assert store.built == []
 
@@ -580,14 +568,14 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     tree["budget"]["sampled_responses"] = 100
     tree["arms"]["greedy"] = {"use": RJS, "rounds": 1, **SMALL_TURN}
     tree["tune"]["grids"] |= {"rjs": {"samples_per_prompt": [50, 4]}, "greedy": {"samples_per_prompt": [50, 40]}}
-    result = runner.run(write(tmp_path / "greedy", tree), None, folder, workers=1)
-    message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: asked 400, left 100"
-    assert [str(one) for one in result.failures] == [f"greedy, seed 0: {message}"]
+    result = runner.run(resolve_experiment(write_experiment(tmp_path / "greedy", tree), None, folder), workers=1)
+    message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: needs 400, has 100 left"
+    assert [str(failure) for failure in result.failures] == [f"greedy, seed 0: {message}"]
     assert json.loads((folder / "manifest.json").read_text())["failures"] == [{"arm": "greedy", "seed": 0, "message": message}]
     now, before = choices(folder), choices(tuned[1])
     assert set(now) == {"rjs", "apo_rjs"}
     assert now["rjs"]["chosen"] == {"samples_per_prompt": 4}
-    error = "budget exceeded: arm rjs, unit sampled_responses: asked 400, left 100"
+    error = "budget exceeded: arm rjs, unit sampled_responses: needs 400, has 100 left"
     failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "error": error, "kl": None}
     assert now["rjs"]["trials"] == [failed, before["rjs"]["trials"][1]]
     ledger = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'").set_index("arm")["used"]
@@ -595,20 +583,20 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
 
 
 @pytest.mark.parametrize(
-    ("grid", "said"),
+    ("grid", "message"),
     [
         ({"sample_per_prompt": [2, 3]}, "arms.rjs: unknown parameter 'sample_per_prompt' of RejectionSampling"),
         ({"samples_per_prompt": [2, 0]}, "arms.rjs.samples_per_prompt: Input should be greater than or equal to 1 (got 0)"),
         ({"learning_rate.first": [1e-3, 1e-4]}, "arms.rjs.learning_rate: "),
     ],
 )
-def test_a_setting_that_is_wrong_is_said_before_anything_is_written(tmp_path: Path, grid: dict[str, Any], said: str) -> None:
+def test_a_setting_that_is_wrong_is_said_before_anything_is_written(tmp_path: Path, grid: dict[str, Any], message: str) -> None:
     tree = tuned_tree()
     tree["tune"]["grids"]["rjs"] = grid
-    path, folder = write(tmp_path, tree), tmp_path / "run"
+    path, folder = write_experiment(tmp_path, tree), tmp_path / "run"
     with pytest.raises(InputError) as caught:
-        runner.run(path, None, folder, workers=1)
-    assert str(caught.value).startswith(f"{path}: {said}")
+        runner.run(resolve_experiment(path, None, folder), workers=1)
+    assert str(caught.value).startswith(f"{path}: {message}")
     assert len(str(caught.value).splitlines()) == 1
     assert not folder.exists()
 
@@ -619,7 +607,7 @@ def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_
     tree = tuned_tree()
     tree["arms"]["rjs"] = {"use": "methods.py@Broken"}
     tree["tune"]["grids"]["rjs"] = {"by": [0, 1]}
-    path = write(tmp_path / "broken", tree)
+    path = write_experiment(tmp_path / "broken", tree)
     (path.parent / "methods.py").write_text(
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Broken:\n    by: int = 0\n"
         "    def run(self, lab):\n        raise RuntimeError(f'by {self.by}')\n"
@@ -634,16 +622,16 @@ def test_each_trial_that_breaks_keeps_its_own_log(tuned: tuple[Path, Path], tmp_
 
 def test_settings_share_one_task(experiment: Path) -> None:
     """The simulated world takes a second to make; trials need not make it again."""
-    tasks = [load(experiment, json.dumps({"arms.rjs.learning_rate": rate}))[1] for rate in (0.1, 0.2)]
-    assert tasks[0] is tasks[1]
-    assert load(experiment, json.dumps({"task.options.world_seed": 5}))[1] is not tasks[0]
+    resolved = resolve_experiment(experiment)
+    assert all(resolved.with_overrides({"arms.rjs.learning_rate": rate}).task is resolved.task for rate in (0.1, 0.2))
+    assert resolved.with_overrides({"task.options.world_seed": 5}).task is not resolved.task
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("arms.rjs.round", 2, "unknown parameter 'round'"),
         ("arms.rjs.use", "absent.py@RJS", "absent.py: no such file"),
@@ -655,13 +643,13 @@ def test_settings_share_one_task(experiment: Path) -> None:
         ("compare.primary", [{"a": "rjs", "b": "absent"}], "no arm named 'absent'"),
     ],
 )
-def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, said: str) -> None:
+def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, message: str) -> None:
     monkeypatch.chdir(tmp_path)
-    path, folder = write(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
+    path, folder = write_experiment(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
     for out in (folder, None):
         with pytest.raises(InputError) as caught:
-            runner.run(path, {key: value}, out, workers=1)
-        assert said in str(caught.value)
+            runner.run(resolve_experiment(path, {key: value}, out), workers=1)
+        assert message in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["experiments", "tiny.yaml"]
 
@@ -671,7 +659,7 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
     tree["models"]["policy"] |= {"path": "./no_such_model"}
     del tree["models"]["policy"]["architecture"], tree["models"]["policy"]["warmup"]
     with pytest.raises(InputError, match="no such model folder"):
-        runner.run(write(tmp_path, tree), None, tmp_path / "run", workers=1)
+        runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -681,16 +669,16 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
 def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, done: Path, tmp_path: Path) -> None:
     """One arm, then one seed of the other: no table yet, so that nobody looks; the last part makes them, the same byte for byte."""
     folder = tmp_path / "run"
-    first = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("rjs",)))
+    first = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(arms=("rjs",)))
     assert (first.failures, first.n_left) == ((), 2)
-    assert [(job.arm, job.seed, finished) for job, finished in runner.preview(experiment, None, folder)] == [
+    assert [(job.arm, job.seed, finished) for job, finished in runner.preview(resolve_experiment(experiment, None, folder))] == [
         ("rjs", 0, True), ("rjs", 1, True), ("apo_rjs", 0, False), ("apo_rjs", 1, False),
     ]  # fmt: skip
-    second = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(seeds=(1,)))
+    second = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(seeds=(1,)))
     assert (second.failures, second.n_left) == ((), 1)
     assert not (folder / "tables").exists()
     assert not (folder / "manifest.json").exists()
-    last = runner.run(experiment, None, folder, workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
+    last = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
     assert (last.failures, last.n_left) == ((), 0)
     assert tables(folder) == tables(done)
 
@@ -705,7 +693,7 @@ def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, do
 def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subset: runner.JobSubset, message: str) -> None:
     for call in (runner.preview, runner.run):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            call(experiment, None, tmp_path / "run", subset=subset)
+            call(resolve_experiment(experiment, None, tmp_path / "run"), subset=subset)
     assert not (tmp_path / "run").exists()
 
 
@@ -713,12 +701,17 @@ def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subs
 def test_a_record_that_is_none_is_not_finished(experiment: Path, done: Path, tmp_path: Path, text: str) -> None:
     folder = shutil.copytree(done, tmp_path / "run")
     (folder / "store" / "arm_seeds" / "rjs.0.json").write_text(text)
-    assert [(job.arm, job.seed) for job, finished in runner.preview(experiment, None, folder) if not finished] == [("rjs", 0)]
+    assert [(job.arm, job.seed) for job, finished in runner.preview(resolve_experiment(experiment, None, folder)) if not finished] == [
+        ("rjs", 0)
+    ]
 
 
 def test_a_preview_writes_nothing_and_knows_what_is_finished(experiment: Path, done: Path, tmp_path: Path) -> None:
-    assert all(finished for _, finished in runner.preview(experiment, None, done))
-    assert not any(finished for _, finished in runner.preview(experiment, None, tmp_path / "run", runner.JobSubset(arms=("rjs",))))
+    assert all(finished for _, finished in runner.preview(resolve_experiment(experiment, None, done)))
+    assert not any(
+        finished
+        for _, finished in runner.preview(resolve_experiment(experiment, None, tmp_path / "run"), subset=runner.JobSubset(arms=("rjs",)))
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -736,10 +729,10 @@ def test_a_run_folder_is_set_aside_and_nothing_else_is(done: Path, tmp_path: Pat
 def test_arms_are_tuned_in_parts(tuned: tuple[Path, Path], tmp_path: Path) -> None:
     """Of a part only its arms are tuned and run; the other's are left, and come to what they come to in one run."""
     path, whole = tuned
-    one, other = load_experiment(path).arms
+    first_arm, other = load_experiment(path).arms
     n_seeds = len(load_experiment(path).seeds)
-    first = runner.run(path, None, tmp_path / "run", workers=2, subset=runner.JobSubset(arms=(one,)))
+    first = runner.run(resolve_experiment(path, None, tmp_path / "run"), workers=2, subset=runner.JobSubset(arms=(first_arm,)))
     assert (first.failures, first.n_left) == ((), n_seeds)
     assert not list((tmp_path / "run" / "store" / "trials").glob(f"{other}.*"))
-    assert runner.run(path, None, tmp_path / "run", workers=2).n_left == 0
+    assert runner.run(resolve_experiment(path, None, tmp_path / "run"), workers=2).n_left == 0
     assert tables(tmp_path / "run") == tables(whole)

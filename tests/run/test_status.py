@@ -19,6 +19,7 @@ from tiny_world import tiny_tree
 from apo_bench.clients.journal import Journal
 from apo_bench.errors import InputError
 from apo_bench.run import runner
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD
 from apo_bench.run.status import JobStatus, Status, lives, read_status, tables, time_left
 from apo_bench.store import write_json
@@ -68,14 +69,14 @@ def states(status: Status) -> Mapping[tuple[str, int], str]:
 
 
 def part(status: Status, arm: str, seed: int, trial: int | None = None) -> JobStatus:
-    return next(one for one in status.jobs if (one.arm, one.seed, one.trial) == (arm, seed, trial))
+    return next(job for job in status.jobs if (job.arm, job.seed, job.trial) == (arm, seed, trial))
 
 
 def printed(status: Status) -> str:
     """As a terminal of 100 columns shows it."""
     console = Console(width=100, markup=False, highlight=False, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
-    for one in tables(status):
-        console.print(one)
+    for table in tables(status):
+        console.print(table)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
     return text
@@ -110,8 +111,13 @@ def test_a_worker_that_lives_runs_and_one_that_does_not_has_stopped(folder: Path
     assert part(status, GOLD, 1).state == "running"
     assert status.workers == 1  # one process
     text = printed(status)
-    for said in ("running: sampling 8 x 2 (step 7)", "stopped: sampling 8 x 2", "gold models", "failed: apo_rjs, seed 1: ValueError: no"):
-        assert said in text
+    for message in [
+        "running: sampling 8 x 2 (step 7)",
+        "stopped: sampling 8 x 2",
+        "gold models",
+        "failed: apo_rjs, seed 1: ValueError: no",
+    ]:
+        assert message in text
 
 
 def test_a_process_that_has_ended_does_not_live_though_its_number_is_taken() -> None:
@@ -146,9 +152,9 @@ def test_of_what_the_files_say_the_newest_holds(folder: Path) -> None:
 def test_a_failure_shows_the_end_of_its_log(folder: Path) -> None:
     (folder / "logs").mkdir()
     (folder / "logs" / "rjs.0.log").write_text("".join(f"line {number}\n" for number in range(9)) + "ZeroDivisionError: by zero\n")
-    found = part(read_status(folder), "rjs", 0)
-    assert (found.state, found.stage) == ("failed", "ZeroDivisionError: by zero")
-    assert found.log == ("line 6", "line 7", "line 8", "ZeroDivisionError: by zero")
+    failed = part(read_status(folder), "rjs", 0)
+    assert (failed.state, failed.stage) == ("failed", "ZeroDivisionError: by zero")
+    assert failed.log == ("line 6", "line 7", "line 8", "ZeroDivisionError: by zero")
     assert "    line 8\n" in printed(read_status(folder))
 
 
@@ -217,7 +223,7 @@ def test_trials_are_parts_and_their_errors_failures(folder: Path) -> None:
     at(20, folder / "store" / "trials" / "rjs.0.1000.json", {"dev_scores": [0.5, 0.7], "kl": [1, 2], "bench": {}})
     progress(folder, "apo_rjs.0.1000", "scoring 4", os.getpid())
     status = read_status(folder)
-    assert [(one.state, one.stage, one.rounds) for one in (part(status, "rjs", 1000, trial) for trial in (0, 1))] == [
+    assert [(job.state, job.stage, job.rounds) for job in (part(status, "rjs", 1000, trial) for trial in (0, 1))] == [
         ("finished", "", 2), ("failed", "diverged", None),
     ]  # fmt: skip
     assert [part(status, "apo_rjs", 1000, trial).state for trial in (0, 1)] == ["running", "not started"]
@@ -239,9 +245,9 @@ def test_judges_by_their_journals(folder: Path) -> None:
             journal.add("lost.i.3", {"lost_usd": 0.1})
     with (folder / "store" / "judging" / "old.jsonl").open("a") as file:
         file.write("torn")
-    found = {one.name: one for one in read_status(folder).judges}
-    assert list(found) == ["gpt", "new", "old"]
-    assert [(one.answers, one.undecided, one.damaged_lines, one.unanswered) for one in found.values()] == [
+    judges = {judge.name: judge for judge in read_status(folder).judges}
+    assert list(judges) == ["gpt", "new", "old"]
+    assert [(judge.answers, judge.undecided, judge.damaged_lines, judge.unanswered) for judge in judges.values()] == [
         (2, 1, 0, 3), (0, 0, 0, None), (2, 1, 1, None),
     ]  # fmt: skip
     assert "2 (and 1 damaged lines)" in printed(read_status(folder))
@@ -279,13 +285,13 @@ def test_a_real_run_killed_finished_and_changed(tmp_path: Path) -> None:
     while (killed := read_status(run)).workers or killed.building:  # a killed worker takes a moment to die
         assert time.monotonic() < until
         time.sleep(0.01)
-    recorded = {tuple(one.stem.rsplit(".", 1)) for one in (run / "store" / "arm_seeds").glob("[!.]*.json")}
+    recorded = {tuple(path_.stem.rsplit(".", 1)) for path_ in (run / "store" / "arm_seeds").glob("[!.]*.json")}
     assert {(arm, str(seed)) for (arm, seed), state in states(killed).items() if state == "finished"} == recorded
     assert set(states(killed).values()) <= {"finished", "not started", "stopped", "failed"}
     assert killed.report == "none yet"
 
-    assert [str(one) for one in runner.run(path, None, run, workers=1).failures] == [
-        "greedy, seed 0: budget exceeded: arm greedy, unit sampled_responses: asked 16, left 10"
+    assert [str(failure) for failure in runner.run(resolve_experiment(path, None, run), workers=1).failures] == [
+        "greedy, seed 0: budget exceeded: arm greedy, unit sampled_responses: needs 16, has 10 left"
     ]
     ended = read_status(run)
     assert [part(ended, arm, 0).rounds for arm in ("rjs", "apo_rjs")] == [1, 2]

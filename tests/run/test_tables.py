@@ -10,11 +10,11 @@ def test_what_is_made_and_bought_is_whose_comes_first() -> None:
     first = ("rjs", {"x": {"flops": 5.0, "truncated": 9.0}}, {**nobody, "human_pairs": ["a", "b"]})
     second = ("apo", {"x": {"flops": 5.0}, "y": {"flops": 2.0, "rm_updates": 1.0}}, {**nobody, "human_pairs": ["b", "c"]})
     third = ("again", {"y": {"flops": 2.0, "rm_updates": 1.0}}, {**nobody, "human_pairs": ["a", "c"]})
-    found = marginals([first, second, third])
-    assert list(found) == ["rjs", "apo", "again"]
-    assert found["rjs"] == dict.fromkeys(UNITS, 0.0) | {"flops": 5, "human_pairs": 2}
-    assert found["apo"] == dict.fromkeys(UNITS, 0.0) | {"flops": 2, "rm_updates": 1, "human_pairs": 1}
-    assert found["again"] == dict.fromkeys(UNITS, 0.0)
+    spent = marginals([first, second, third])
+    assert list(spent) == ["rjs", "apo", "again"]
+    assert spent["rjs"] == dict.fromkeys(UNITS, 0.0) | {"flops": 5, "human_pairs": 2}
+    assert spent["apo"] == dict.fromkeys(UNITS, 0.0) | {"flops": 2, "rm_updates": 1, "human_pairs": 1}
+    assert spent["again"] == dict.fromkeys(UNITS, 0.0)
 
 
 def test_of_records_older_than_that_nothing_is_known() -> None:

@@ -46,16 +46,16 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_is_built_alike_twice_and_only_once(tmp_path: Path) -> None:
-    one, other = tiny_model(tmp_path / "one", seed=0), tiny_model(tmp_path / "other", seed=0)
-    assert one.name == other.name
-    assert content(one) == content(other)
-    assert "model.safetensors" in content(one)
-    assert sorted((tmp_path / "one").iterdir()) == [one]  # nothing left over
+    first, other = tiny_model(tmp_path / "one", seed=0), tiny_model(tmp_path / "other", seed=0)
+    assert first.name == other.name
+    assert content(first) == content(other)
+    assert "model.safetensors" in content(first)
+    assert sorted((tmp_path / "one").iterdir()) == [first]  # nothing left over
     second = tiny_model(tmp_path / "one", seed=1)
-    assert content(second)["model.safetensors"] != content(one)["model.safetensors"]
-    (one / "config.json").write_text("mine")
-    assert tiny_model(tmp_path / "one", seed=0) == one
-    assert (one / "config.json").read_text() == "mine"
+    assert content(second)["model.safetensors"] != content(first)["model.safetensors"]
+    (first / "config.json").write_text("mine")
+    assert tiny_model(tmp_path / "one", seed=0) == first
+    assert (first / "config.json").read_text() == "mine"
 
 
 @given(st.text())
@@ -69,14 +69,14 @@ def test_the_chat_template_is_plain() -> None:
     messages = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Tea?"), ("assistant", "Yes."))]
     tokenizer = byte_tokenizer()
     assert tokenizer.apply_chat_template(messages, tokenize=False) == "system: Be brief.\nuser: Tea?\nassistant: Yes.<|tiny_end|>\n"
-    asked = tokenizer.apply_chat_template(messages[1:2], tokenize=False, add_generation_prompt=True)
-    assert asked == "user: Tea?\nassistant: "
+    prompt = tokenizer.apply_chat_template(messages[1:2], tokenize=False, add_generation_prompt=True)
+    assert prompt == "user: Tea?\nassistant: "
 
 
 # --- the overrides --------------------------------------------------------------------------------------------------------------
 
 
-def made(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> Any:
+def made_tiny(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> Any:
     """The experiment as --tiny makes it."""
     path = write_experiment(tree)
     return load_experiment(path, tiny_overrides(load_experiment(path), path, cache))
@@ -95,7 +95,7 @@ def from_paths(tree: Tree) -> Tree:
 
 
 def test_every_path_becomes_a_tiny_model_of_its_own(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> None:
-    models = made(from_paths(tree), write_experiment, cache).models
+    models = made_tiny(from_paths(tree), write_experiment, cache).models
     assert [Path(models.policy.path).name[:7], Path(models.reward.path).name[:7]] == ["tiny-0-", "tiny-1-"]
     assert models.gold[1].model.path == models.policy.path
     assert Path(models.policy.path).parent == cache
@@ -107,7 +107,7 @@ def test_a_folder_in_the_home_is_spelled_without_it(
     tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    path = made(from_paths(tree), write_experiment, tmp_path / "home" / ".cache").models.policy.path
+    path = made_tiny(from_paths(tree), write_experiment, tmp_path / "home" / ".cache").models.policy.path
     assert path.startswith("~/.cache/tiny-0-")
     assert Path(path).expanduser().is_dir()
 
@@ -119,17 +119,17 @@ def test_sizes_shrink_and_never_grow(tree: Tree, write_experiment: Callable[[Tre
     tree["budget"] = {"human_pairs": 10_000, "flops": 1e15}
     tree["arms"]["rjs"] |= {"rounds": 5, "samples_per_prompt": 3}
     tree["arms"]["apo_rjs"]["player"]["prompts_per_round"] = 6
-    found = made(tree, write_experiment, cache)
-    assert found.seeds == (7, 3)
-    assert (found.evaluation.prompts, found.evaluation.kl_prompts, found.evaluation.dev_prompts) == (12, 8, None)
-    assert found.budget == {"human_pairs": 64, "golden_responses": 16, "flops": 1e15}
-    assert found.arms["rjs"].parameters == {"rounds": 5, "samples_per_prompt": 3, "prompts_per_round": 8}
-    assert found.arms["apo_rjs"].parameters["player"]["prompts_per_round"] == 6
-    assert "prompts_per_round" not in found.arms["apo_rjs"].parameters
-    assert found.models.policy.architecture == tree["models"]["policy"]["architecture"]
-    assert (found.models.policy.max_prompt_tokens, found.models.policy.sampling.max_new_tokens) == (32, 8)
-    assert (found.models.policy.training.batch_size, found.models.policy.training.learning_rate) == (8, 1e-4)
-    assert (found.models.policy.training.epochs, found.models.policy.warmup.epochs) == (1, 0.1)
+    small = made_tiny(tree, write_experiment, cache)
+    assert small.seeds == (7, 3)
+    assert (small.evaluation.prompts, small.evaluation.kl_prompts, small.evaluation.dev_prompts) == (12, 8, None)
+    assert small.budget == {"human_pairs": 64, "golden_responses": 16, "flops": 1e15}
+    assert small.arms["rjs"].parameters == {"rounds": 5, "samples_per_prompt": 3, "prompts_per_round": 8}
+    assert small.arms["apo_rjs"].parameters["player"]["prompts_per_round"] == 6
+    assert "prompts_per_round" not in small.arms["apo_rjs"].parameters
+    assert small.models.policy.architecture == tree["models"]["policy"]["architecture"]
+    assert (small.models.policy.max_prompt_tokens, small.models.policy.sampling.max_new_tokens) == (32, 8)
+    assert (small.models.policy.training.batch_size, small.models.policy.training.learning_rate) == (8, 1e-4)
+    assert (small.models.policy.training.epochs, small.models.policy.warmup.epochs) == (1, 0.1)
 
 
 def test_an_arms_own_budget_keeps_its_proportion(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> None:
@@ -137,7 +137,7 @@ def test_an_arms_own_budget_keeps_its_proportion(tree: Tree, write_experiment: C
     tree["budget"] = {"human_pairs": 640}
     for name, pairs in (("half", 320), ("double", 1280), ("few", 10), ("none", 0)):
         tree["arms"][name] = {**tree["arms"]["rjs"], "budget": {"human_pairs": pairs, "flops": 7.0}}
-    arms = made(tree, write_experiment, cache).arms
+    arms = made_tiny(tree, write_experiment, cache).arms
     assert [arms[name].budget["human_pairs"] for name in ("half", "double", "few", "none")] == [32, 128, 4, 0]
     assert arms["few"].budget["flops"] == 7.0
 
@@ -152,16 +152,16 @@ def test_tuning_and_variation_shrink_too(tree: Tree, write_experiment: Callable[
         "initial_policy": [{"path": "some/policy"}, {"path": "another/policy"}],
         "gold": [{"name": "one", "model": {"kind": "ngram"}}, {"name": "two", "model": tree["models"]["gold"][1]["model"]}],
     }
-    found = made(tree, write_experiment, cache)
-    assert (found.evaluation.dev_prompts, found.tune.trials, found.tune.seeds) == (8, 2, (8,))
-    assert found.vary["world"] == (4, 5)
-    one, other = (Path(level["path"]).name for level in found.vary["initial_policy"])
-    assert one == Path(found.models.policy.path).name
-    assert one != other
-    assert found.vary["gold"][0]["seeds"] == [0, 1]
-    assert found.vary["gold"][1]["model"]["path"] == found.models.policy.path
+    small = made_tiny(tree, write_experiment, cache)
+    assert (small.evaluation.dev_prompts, small.tune.trials, small.tune.seeds) == (8, 2, (8,))
+    assert small.vary["world"] == (4, 5)
+    first, other = (Path(level["path"]).name for level in small.vary["initial_policy"])
+    assert first == Path(small.models.policy.path).name
+    assert first != other
+    assert small.vary["gold"][0]["seeds"] == [0, 1]
+    assert small.vary["gold"][1]["model"]["path"] == small.models.policy.path
     tree["vary"] = {"gold": [{"name": "one", "model": {"kind": "ngram"}}, {"name": "two"}]}
-    assert made(tree, write_experiment, cache).vary["gold"][1] == {"name": "two"}
+    assert made_tiny(tree, write_experiment, cache).vary["gold"][1] == {"name": "two"}
 
 
 def test_a_method_that_is_not_there_is_named(tree: Tree, write_experiment: Callable[[Tree], Path], in_cache: None) -> None:
@@ -201,7 +201,7 @@ def test_a_large_experiment_runs_tiny(name: str, tmp_path: Path, in_cache: None,
     arms = load_experiment(shipped_root() / "experiments" / f"{name}.yaml").arms
     short = [f"arms.{arm}.rounds=1" for arm in arms if arm != "best_of_n" and (name, arm) != (LARGE[0], "apo_dpo")]
     sets = [f"task.options.data_files=[{shopping(tmp_path / 'shopping.jsonl')}]", "seeds=[0]", "arms.best_of_n.n=[2]", *short]
-    result = call("run", f"experiments/{name}.yaml", "--tiny", *(word for one in sets for word in ("--set", one)))
+    result = call("run", f"experiments/{name}.yaml", "--tiny", *(word for round_ in sets for word in ("--set", round_)))
     assert result.exit_code == 0, (result.output, result.exception)
     folder = tmp_path / "results" / f"{name}-tiny"
     assert (folder / "report" / "report.md").is_file()
@@ -213,10 +213,10 @@ def test_a_large_experiment_runs_tiny(name: str, tmp_path: Path, in_cache: None,
     assert {path.name for path in (store / "arm_seeds").glob("*.json")} == {f"{arm}.0.json" for arm in arms}
     for arm in arms.keys() - {"best_of_n"}:  # which has no weights of its own; all others have learnt something
         start, *rounds = json.loads((store / "arm_seeds" / f"{arm}.0.json").read_text())["rounds"]
-        weights = [(store / "policies" / one["policy"] / "model.safetensors").read_bytes() for one in (start, rounds[-1])]
+        weights = [(store / "policies" / round_["policy"] / "model.safetensors").read_bytes() for round_ in (start, rounds[-1])]
         assert weights[0] != weights[1], arm
-    asked = yaml.safe_load((folder / "experiment.yaml").read_text())
-    assert (asked["seeds"], asked["models"]["policy"]["max_prompt_tokens"]) == ([0], 48)
+    written = yaml.safe_load((folder / "experiment.yaml").read_text())
+    assert (written["seeds"], written["models"]["policy"]["max_prompt_tokens"]) == ([0], 48)
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -245,11 +245,11 @@ def test_judges_are_made_small_and_nobody_is_called(tree: Tree, write_experiment
     }
     tree["compare"]["scorer"] = "judge/gpt"
     path = write_experiment(tree)
-    made = load_experiment(path, tiny_overrides(load_experiment(path), path, cache))
-    assert list(made.judges) == ["local", "sim"]
-    assert Path(made.judges["local"].parameters["path"]).parent == cache
-    assert made.judges["sim"].parameters == {"noise": 0.5}
-    assert (made.judging.prompts, made.judging.audit_pairs, made.compare.scorer) == (8, 8, "gold")
+    made_tiny = load_experiment(path, tiny_overrides(load_experiment(path), path, cache))
+    assert list(made_tiny.judges) == ["local", "sim"]
+    assert Path(made_tiny.judges["local"].parameters["path"]).parent == cache
+    assert made_tiny.judges["sim"].parameters == {"noise": 0.5}
+    assert (made_tiny.judging.prompts, made_tiny.judging.audit_pairs, made_tiny.compare.scorer) == (8, 8, "gold")
 
 
 def test_a_tiny_run_asks_a_local_judge(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, in_cache: None) -> None:

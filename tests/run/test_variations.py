@@ -2,20 +2,23 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from command_line import write_experiment
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import tiny_tree
 
-from apo_bench.config.load import load_experiment
+from apo_bench.config.load import load_experiment, read_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.run import runner
 from apo_bench.run import variations as variation
+from apo_bench.run.experiment import ResolvedExperiment
+from apo_bench.run.tables import Failure
 from apo_bench.run.validate import check_experiment
 from apo_bench.run.variations import Variation, run_variations, variations
 
@@ -26,13 +29,6 @@ def experiment(vary: dict[str, Any], **policy: Any) -> Experiment:
     tree = tiny_tree() | {"vary": vary}
     tree["models"]["policy"] |= policy
     return Experiment.model_validate_json(json.dumps(tree))
-
-
-def write(folder: Path, tree: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-    return path
 
 
 def test_nothing_varies() -> None:
@@ -64,31 +60,31 @@ def test_a_mapping_replaces_fields() -> None:
 
 
 def test_factors_are_crossed_the_last_one_fastest() -> None:
-    found = variations(experiment({"world": [0, 1], "gold": [4, 5]}))
-    assert [one.label for one in found] == ["world=0,gold=4", "world=0,gold=5", "world=1,gold=4", "world=1,gold=5"]
-    assert [one.levels for one in found[1:3]] == [{"world": 0, "gold": 5}, {"world": 1, "gold": 4}]
-    assert set(found[2].overrides) == {"task.options.world_seed", "models.gold", "vary"}
+    variations_ = variations(experiment({"world": [0, 1], "gold": [4, 5]}))
+    assert [variation_.label for variation_ in variations_] == ["world=0,gold=4", "world=0,gold=5", "world=1,gold=4", "world=1,gold=5"]
+    assert [variation_.levels for variation_ in variations_[1:3]] == [{"world": 0, "gold": 5}, {"world": 1, "gold": 4}]
+    assert set(variations_[2].overrides) == {"task.options.world_seed", "models.gold", "vary"}
 
 
 def test_names_of_mappings_are_their_values() -> None:
     """Of a path the last part; seeds keep their number, and what is equal in a path without case is numbered."""
     levels = [{"a": 1}, 1, {"a": "/home/x/Model"}, {"a": {"b": ["model", None]}}, {"a": "ä/.."}, {"a": "x" * 99}]
-    labels = [one.label.removeprefix("world=") for one in variations(experiment({"world": levels}))]
+    labels = [variation_.label.removeprefix("world=") for variation_ in variations(experiment({"world": levels}))]
     assert labels == ["1-2", "1", "Model", "model-2", "as_is", "x" * 24]
 
 
 @pytest.mark.parametrize(
-    ("vary", "said"),
+    ("vary", "message"),
     [
         ({"world": [0, 1, 0]}, "vary.world.2: the same as vary.world.0"),
         ({"world": [1, {"world_seed": 1}]}, "vary.world.1: the same as vary.world.0"),
         ({"world": [0, 1], "gold": [OTHER_GOLD, OTHER_GOLD]}, "vary.gold.1: the same as vary.gold.0"),
     ],
 )
-def test_levels_that_are_the_same(vary: dict[str, Any], said: str) -> None:
+def test_levels_that_are_the_same(vary: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         variations(experiment(vary))
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 def test_a_seed_of_a_policy_needs_an_architecture() -> None:
@@ -124,18 +120,18 @@ def test_labels_are_distinct_and_safe_and_every_variation_loads(tmp_path_factory
     path = tmp_path_factory.getbasetemp() / "property.yaml"
     path.write_text(json.dumps(tiny_tree() | {"vary": vary}))
     effects = {factor: [_effect(factor, level) for level in levels] for factor, levels in vary.items()}
-    if any(one in levels[:place] for levels in effects.values() for place, one in enumerate(levels)):
+    if any(variation_ in levels[:place] for levels in effects.values() for place, variation_ in enumerate(levels)):
         with pytest.raises(InputError, match=r": the same as vary\."):
             variations(load_experiment(path))
         return
-    found = variations(load_experiment(path))
-    labels = [one.label.lower() for one in found]
+    variations_ = variations(load_experiment(path))
+    labels = [variation_.label.lower() for variation_ in variations_]
     assert len(set(labels)) == len(labels)
-    for one in found:
-        assert all(part.count("=") == 1 and part.isprintable() and "/" not in part for part in one.label.split(","))
-        loaded = load_experiment(path, one.over(None))
+    for variation_ in variations_:
+        assert all(part.count("=") == 1 and part.isprintable() and "/" not in part for part in variation_.label.split(","))
+        loaded = load_experiment(path, variation_.over(None))
         assert loaded.vary == {}
-        for factor, level in one.levels.items():
+        for factor, level in variation_.levels.items():
             if isinstance(level, int):
                 seeds = {"world": loaded.task.options.get("world_seed"), "initial_policy": loaded.models.policy.seed}
                 assert level == seeds[factor] if factor != "gold" else {gold.seeds for gold in loaded.models.gold} == {(level,)}
@@ -143,7 +139,7 @@ def test_labels_are_distinct_and_safe_and_every_variation_loads(tmp_path_factory
 
 def test_a_variation_comes_after_the_users_overrides_and_leaves_them_alone(tmp_path: Path) -> None:
     """Replacing all options, and the factor itself, does not undo a level; a mapping given once reaches every variation unchanged."""
-    path = write(tmp_path, tiny_tree())
+    path = write_experiment(tmp_path, tiny_tree())
     overrides = {"task.options": {"prompts_per_cluster": 2}, "vary.world": [{"expert_share": {"a": 1}}, 5], "vary": {"world": [5, 6]}}
     before = copy.deepcopy(overrides)
     first, second = variations(load_experiment(path, {"vary": {"world": [{"label_temperature": 2.0}, 6]}}))
@@ -163,9 +159,9 @@ def refused(path: Path) -> str:
 
 def test_check_takes_every_variation(tmp_path: Path) -> None:
     tree = tiny_tree() | {"vary": {"world": [0, {"pairs_per_prompt": 2}]}}
-    assert check_experiment(write(tmp_path, tree)) == []
+    assert check_experiment(write_experiment(tmp_path, tree)) == []
     tree["vary"]["world"].append({"pair_per_prompt": 3})
-    path = write(tmp_path, tree)
+    path = write_experiment(tmp_path, tree)
     assert refused(path).startswith(f"{path}: vary: world=3: ")
     assert "options.pair_per_prompt: no such option" in refused(path)
 
@@ -175,7 +171,7 @@ def test_check_says_which_variations_a_note_is_about(tmp_path: Path) -> None:
     tree = tiny_tree()
     tree["budget"]["golden_responses"] = 0
     tree["vary"] = {"initial_policy": [{}, {"path": "a/b", "architecture": None, "warmup": None}]}
-    assert check_experiment(write(tmp_path, tree)) == [
+    assert check_experiment(write_experiment(tmp_path, tree)) == [
         "budget.golden_responses: 0, so an arm that needs any fails",
         "initial_policy=b: models.policy.path: a/b is taken for a hub id and was not checked",
     ]
@@ -184,16 +180,16 @@ def test_check_says_which_variations_a_note_is_about(tmp_path: Path) -> None:
 def test_check_refuses_a_world_seed_that_the_task_does_not_have(tmp_path: Path) -> None:
     tree = tiny_tree() | {"task": "hh", "vary": {"world": [{}, 1]}}
     tree["models"]["policy"] |= {"path": "a/b", "architecture": None, "warmup": None}
-    path = write(tmp_path, tree)
+    path = write_experiment(tmp_path, tree)
     assert refused(path).startswith(f"{path}: vary.world.1: task hh has no option world_seed; options: ")
 
 
 def test_check_names_file_and_key_of_a_bad_level(tmp_path: Path) -> None:
-    path = write(tmp_path, tiny_tree() | {"vary": {"gold": [0, -1]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"gold": [0, -1]}})
     assert refused(path).startswith(f"{path}: vary: gold=-1: models.gold.0.seeds.0: ")
-    path = write(tmp_path, tiny_tree() | {"vary": {"world": [0, 0]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [0, 0]}})
     assert refused(path) == f"{path}: vary.world.1: the same as vary.world.0"
-    path = write(tmp_path, tiny_tree() | {"vary": {"worlds": [0, 1]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"worlds": [0, 1]}})
     assert refused(path).startswith(f"{path}: vary.worlds: ")
 
 
@@ -201,37 +197,37 @@ def test_check_names_file_and_key_of_a_bad_level(tmp_path: Path) -> None:
 
 
 def test_bad_input_writes_nothing(tmp_path: Path) -> None:
-    path, out = write(tmp_path / "experiments", tiny_tree() | {"vary": {"gold": [0, -1]}}), tmp_path / "out"
+    path, out = write_experiment(tmp_path / "experiments", tiny_tree() | {"vary": {"gold": [0, -1]}}), tmp_path / "out"
     with pytest.raises(InputError, match=r"tiny\.yaml: models\.gold\.0\.seeds\.0: "):
-        run_variations(path, None, out)
+        run_variations(read_experiment(path), out)
     with pytest.raises(InputError, match=r"tiny\.yaml: vary\.gold\.1: the same as vary\.gold\.0"):
-        run_variations(path, {"vary.gold": [0, 0]}, out)
+        run_variations(read_experiment(path, {"vary.gold": [0, 0]}), out)
     assert not out.exists()
 
 
 def test_the_folder_of_an_ordinary_run_is_left_alone(tmp_path: Path) -> None:
-    path = write(tmp_path, tiny_tree() | {"vary": {"world": [0, 1]}})
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [0, 1]}})
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds a run without vary; give another folder or name$"):
-        run_variations(path, None, tmp_path)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["manifest.json", "tiny.yaml"]
+        run_variations(read_experiment(path), tmp_path)
+    assert sorted(path_.name for path_ in tmp_path.iterdir()) == ["manifest.json", "tiny.yaml"]
 
 
 def test_what_fails_in_one_variation_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A level that only the runner refuses (the task has no such option), and an arm that fails: both are named, in order."""
-    path = write(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})
-    asked: list[Any] = []
+    path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})
+    calls: list[Any] = []
 
-    def run(path: Path, overrides: dict[str, Any], out: Path, workers: int, variation: dict[str, Any], **_: Any) -> runner.RunResult:
-        asked.append((overrides, out.name, workers, variation))
-        if "absent" in json.dumps(overrides):
-            raise InputError("options.absent: no such option")
-        return runner.RunResult(out, (runner.Failure("rjs", 1, "budget exceeded"),))
+    def run(resolved: ResolvedExperiment, workers: int, variation: dict[str, Any], **_: Any) -> runner.RunResult:
+        calls.append((json.loads(resolved.overrides), resolved.folder.name, workers, variation))
+        return runner.RunResult(resolved.folder, (Failure("rjs", 1, "budget exceeded"),))
 
     monkeypatch.setattr(runner, "run", run)
-    result = run_variations(path, {"seeds": [1]}, tmp_path / "out", 3)
-    assert asked[1] == ({"seeds": [1], "task.options.world_seed": 8, "vary": {}}, "world=8", 3, {"world": 8})
-    assert result.failures == ("world=1: options.absent: no such option", "world=8: rjs, seed 1: budget exceeded")
+    result = run_variations(read_experiment(path, {"seeds": [1]}), tmp_path / "out", 3)
+    assert calls == [({"seeds": [1], "task.options.world_seed": 8, "vary": {}}, "world=8", 3, {"world": 8})]
+    refused, failed = result.failures
+    assert re.match(r"world=1: .*: options\.absent: no such option; ", refused)
+    assert failed == "world=8: rjs, seed 1: budget exceeded"
     report = (result.folder / "report" / "report.md").read_text()
     assert "**No result**: no variation has a report." in report
     assert "world=8: no report" in report
@@ -243,13 +239,13 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree["arms"]["apo_rjs"]["rounds"] = 1
     tree["models"]["gold"][0]["seeds"] = [0]
     tree["compare"]["scorer"] = "ground_truth"
-    return write(tmp_path_factory.mktemp("experiments"), tree)
+    return write_experiment(tmp_path_factory.mktemp("experiments"), tree)
 
 
 @pytest.fixture(scope="module")
 def done(question: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "varied"
-    result = run_variations(question, None, folder, workers=1)
+    result = run_variations(read_experiment(question), folder, workers=1)
     assert (result.folder, result.failures) == (folder, ())
     return folder
 
@@ -280,8 +276,10 @@ def test_the_spread_is_made_of_the_worlds_contrasts(done: Path) -> None:
     import pandas as pd
 
     (row,) = pd.read_csv(done / "report" / "tables" / "spread.csv").query("family == 'primary'").to_dict("records")
-    found = [pd.read_csv(done / f"world={seed}" / "report" / "tables" / "contrasts.csv").query("family == 'primary'") for seed in (0, 1)]
-    first, second = (float(one["difference"].iloc[0]) for one in found)
+    contrasts = [
+        pd.read_csv(done / f"world={seed}" / "report" / "tables" / "contrasts.csv").query("family == 'primary'") for seed in (0, 1)
+    ]
+    first, second = (float(contrast["difference"].iloc[0]) for contrast in contrasts)
     assert (row["difference.world=0"], row["difference.world=1"]) == (first, second)
     assert row["mean"] == pytest.approx((first + second) / 2, abs=1e-12)
     assert row["sd"] == pytest.approx(abs(first - second) / 2**0.5, rel=1e-9)
@@ -290,10 +288,10 @@ def test_the_spread_is_made_of_the_worlds_contrasts(done: Path) -> None:
 
 
 def test_replay_computes_nothing_and_rebuilding_changes_no_byte(question: Path, done: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    before, made = everything(done), artifacts(done)
-    assert any("arm_seeds" in name for name in made)
-    assert run_variations(question, None, done, workers=1).failures == ()
-    assert artifacts(done) == made
+    before, times = everything(done), artifacts(done)
+    assert any("arm_seeds" in name for name in times)
+    assert run_variations(read_experiment(question), done, workers=1).failures == ()
+    assert artifacts(done) == times
     assert capfd.readouterr().err.splitlines() == ["variation 1/2: world=0", "variation 2/2: world=1"]
     assert variation.is_varied(done)
     assert not variation.is_varied(done / "world=0")

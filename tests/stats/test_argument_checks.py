@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from apo_bench.stats.argument_checks import check_columns, check_confidence, check_count, check_labels, check_seed, numbers
+from apo_bench.stats.argument_checks import as_floats, check_columns, check_confidence, check_count, check_labels, check_seed
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ from apo_bench.stats.argument_checks import check_columns, check_confidence, che
     ],
 )
 def test_numbers(values: Any):
-    found = numbers(values, "f: x")
-    assert found.dtype == float
-    assert found[:2].tolist() == [1, 0.5]
-    assert math.isnan(found[2])
+    result = as_floats(values, "f: x")
+    assert result.dtype == float
+    assert result[:2].tolist() == [1, 0.5]
+    assert math.isnan(result[2])
 
 
 def test_whole_numbers_and_truth_values_are_numbers():
     for values in ([True, False], np.array([True, False]), pd.Series([True, False], dtype="boolean"), np.array([1, 0], dtype="uint8")):
-        assert numbers(values, "f: x").tolist() == [1, 0]
-    assert numbers([], "f: x").tolist() == []
+        assert as_floats(values, "f: x").tolist() == [1, 0]
+    assert as_floats([], "f: x").tolist() == []
 
 
 @pytest.mark.filterwarnings("error")
@@ -67,7 +67,7 @@ def test_whole_numbers_and_truth_values_are_numbers():
 )
 def test_not_numbers(values: Any):
     with pytest.raises(ValueError, match=r"^f: x is not numeric$"):
-        numbers(values, "f: x")
+        as_floats(values, "f: x")
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 0.0, 1.0, -0.5, 95, math.nan, math.inf, "0.95", None, True, False, [0.95], pd.Series([0.9])])

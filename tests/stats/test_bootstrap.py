@@ -27,9 +27,9 @@ def test_draws_have_the_mean_and_variance_that_resampling_has(paired: bool) -> N
     layout = lay_out(frame(a, b, None if paired else [7, 8, 9, 10]), "a", "b")
     draws = resampled_differences(layout, 30_000, seed=5)
     terms = float((a - b).mean(0).var(ddof=1)) / 7
-    for one in [a - b] if paired else [a, b]:
-        rest = one - one.mean(1, keepdims=True) - one.mean(0) + one.mean()
-        terms += one.mean(1).var(ddof=1) / 4 + (rest**2).sum() / 18 / 28
+    for scores_ in [a - b] if paired else [a, b]:
+        rest = scores_ - scores_.mean(1, keepdims=True) - scores_.mean(0) + scores_.mean()
+        terms += scores_.mean(1).var(ddof=1) / 4 + (rest**2).sum() / 18 / 28
     assert draws.var() == pytest.approx(terms, rel=0.045)
     assert draws.mean() == pytest.approx((a - b).mean(), abs=4 * math.sqrt(terms / 30_000))
 
@@ -54,29 +54,29 @@ def test_weights_equal_copied_rows() -> None:
 def test_on_normal_scores_it_agrees_with_the_two_way_test(n_seeds: int, paired: bool) -> None:
     a, b = effects(n_seeds, 200), effects(n_seeds, 200, seed=1) * 0.5
     scores = frame(a, b, None if paired else list(range(20, 20 + n_seeds)))
-    found, exact = two_way_bootstrap(scores, "a", "b", seed=3), contrast(scores, "a", "b")
-    assert (found.difference, found.standard_error, found.df) == (exact.difference, exact.standard_error, exact.df)
-    assert (found.ci_low, found.ci_high) == pytest.approx((exact.ci_low, exact.ci_high), abs=0.35 * exact.standard_error)
-    assert found.p_value == pytest.approx(exact.p_value, abs=0.05)
-    assert exact.standard_error * 0.95 < found.resampled_error < exact.standard_error * 1.5  # the residual is in it three times
-    assert (found.n_seeds, found.n_clusters, found.scope, found.draws) == (exact.n_seeds, 200, exact.scope, 10_000)
-    assert found.test.startswith("bootstrap over clusters" if n_seeds == 1 else "bootstrap over seeds")
+    result, exact = two_way_bootstrap(scores, "a", "b", seed=3), contrast(scores, "a", "b")
+    assert (result.difference, result.standard_error, result.df) == (exact.difference, exact.standard_error, exact.df)
+    assert (result.ci_low, result.ci_high) == pytest.approx((exact.ci_low, exact.ci_high), abs=0.35 * exact.standard_error)
+    assert result.p_value == pytest.approx(exact.p_value, abs=0.05)
+    assert exact.standard_error * 0.95 < result.resampled_error < exact.standard_error * 1.5  # the residual is in it three times
+    assert (result.n_seeds, result.n_clusters, result.scope, result.draws) == (exact.n_seeds, 200, exact.scope, 10_000)
+    assert result.test.startswith("bootstrap over clusters" if n_seeds == 1 else "bootstrap over seeds")
 
 
 @pytest.mark.parametrize("n_seeds", [3, 4])
 def test_few_seeds_have_no_shape_and_keep_the_two_way_test(n_seeds: int) -> None:
     scores = frame(effects(n_seeds, 30), effects(n_seeds, 30, seed=1))
-    found, exact = two_way_bootstrap(scores, "a", "b", draws=500, seed=3), contrast(scores, "a", "b")
-    assert (found.ci_low, found.ci_high, found.p_value) == (exact.ci_low, exact.ci_high, exact.p_value)
-    assert found.test == f"{exact.test} ({n_seeds} seeds are too few for a bootstrap's)"
+    result, exact = two_way_bootstrap(scores, "a", "b", draws=500, seed=3), contrast(scores, "a", "b")
+    assert (result.ci_low, result.ci_high, result.p_value) == (exact.ci_low, exact.ci_high, exact.p_value)
+    assert result.test == f"{exact.test} ({n_seeds} seeds are too few for a bootstrap's)"
 
 
 def test_interval_and_p_value_say_the_same() -> None:
     """The p-value is below 5 % where the 95 % interval leaves out 0 (unless it is closer to 5 % than a draw or two)."""
     for shift in np.linspace(-0.5, 1.5, 21):
-        found = two_way_bootstrap(frame(effects(6, 30) + shift, effects(6, 30, seed=1)), "a", "b", draws=2000, seed=4)
-        if abs(found.p_value - 0.05) > 0.003:
-            assert (found.p_value < 0.05) == (found.ci_low > 0 or found.ci_high < 0)
+        result = two_way_bootstrap(frame(effects(6, 30) + shift, effects(6, 30, seed=1)), "a", "b", draws=2000, seed=4)
+        if abs(result.p_value - 0.05) > 0.003:
+            assert (result.p_value < 0.05) == (result.ci_low > 0 or result.ci_high < 0)
 
 
 def test_skewed_scores_give_a_skewed_interval() -> None:
@@ -84,9 +84,9 @@ def test_skewed_scores_give_a_skewed_interval() -> None:
     a = np.random.default_rng(12).normal(scale=0.1, size=(6, 40))
     a[:, 0] += 8
     scores = frame(a, np.zeros((6, 40)))
-    found, exact = two_way_bootstrap(scores, "a", "b", draws=4000, seed=5), contrast(scores, "a", "b")
-    assert found.ci_low == exact.ci_low
-    assert found.ci_high - found.difference > 1.05 * (exact.ci_high - exact.difference)
+    result, exact = two_way_bootstrap(scores, "a", "b", draws=4000, seed=5), contrast(scores, "a", "b")
+    assert result.ci_low == exact.ci_low
+    assert result.ci_high - result.difference > 1.05 * (exact.ci_high - exact.difference)
 
 
 def test_one_event_among_many_scores_is_no_finding() -> None:
@@ -96,10 +96,10 @@ def test_one_event_among_many_scores_is_no_finding() -> None:
     """
     a = np.zeros((10, 20))
     a[0, 0] = 1
-    found = two_way_bootstrap(frame(a, np.zeros((10, 20))), "a", "b", draws=1000, seed=0)
-    assert found.difference == found.standard_error == pytest.approx(1 / 200)
-    assert found.p_value == pytest.approx(0.3434, abs=1e-3)
-    assert found.ci_low < 0 < found.ci_high
+    result = two_way_bootstrap(frame(a, np.zeros((10, 20))), "a", "b", draws=1000, seed=0)
+    assert result.difference == result.standard_error == pytest.approx(1 / 200)
+    assert result.p_value == pytest.approx(0.3434, abs=1e-3)
+    assert result.ci_low < 0 < result.ci_high
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -120,8 +120,8 @@ def test_the_order_of_rows_changes_nothing() -> None:
 
 def test_it_is_the_seed_that_decides() -> None:
     scores = frame(effects(4, 10), effects(4, 10, seed=1))
-    one, again, other = (two_way_bootstrap(scores, "a", "b", draws=500, seed=seed) for seed in (1, 1, 2))
-    assert one == again != other
+    first, again, other = (two_way_bootstrap(scores, "a", "b", draws=500, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
 
 
 def test_what_permits_no_honest_number() -> None:

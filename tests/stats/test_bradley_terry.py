@@ -33,12 +33,12 @@ def arena(n: int, questions: int, seed: int = 0, luck: float = 0.0) -> pd.DataFr
     return frame(*rows, question=question)
 
 
-def by_model(found: BradleyTerry, column: str = "strength") -> dict[Any, float]:
-    return dict(zip(found.strengths["model"], found.strengths[column], strict=True))
+def by_model(result: BradleyTerry, column: str = "strength") -> dict[Any, float]:
+    return dict(zip(result.strengths["model"], result.strengths[column], strict=True))
 
 
-def win_rate(found: BradleyTerry, a: Any, b: Any) -> pd.Series:
-    rows = found.win_rates
+def win_rate(result: BradleyTerry, a: Any, b: Any) -> pd.Series:
+    rows = result.win_rates
     return rows[(rows["a"] == a) & (rows["b"] == b)].iloc[0]
 
 
@@ -47,41 +47,41 @@ def test_two_models_by_hand():
     its error 0.4/sqrt(99) (99 of 100 rows are drawn), that of the difference 0.4/sqrt(99)/0.21, of a strength half of that.
     """
     rows = frame(*[("x", "y", 1)] * 30, *[("y", "x", 0)] * 30, *[("x", "y", 0.5)] * 20, *[("y", "x", 1)] * 20)
-    found = bradley_terry(rows)
+    result = bradley_terry(rows)
     half = math.log(7 / 3) / 2
-    assert by_model(found) == pytest.approx({"x": half, "y": -half}, abs=1e-5)
-    one = win_rate(found, "x", "y")
-    assert one["win_rate"] == pytest.approx(0.7, abs=1e-5)
-    assert (one["observed"], one["battles"]) == (pytest.approx(0.7), 100)
-    assert one["standard_error"] == pytest.approx(0.4 / math.sqrt(99), rel=0.07)
-    assert by_model(found, "standard_error")["x"] == pytest.approx(0.4 / math.sqrt(99) / 0.21 / 2, rel=0.07)
-    assert one["ci_low"] == pytest.approx(0.7 - 1.96 * 0.0402, abs=0.015)
-    assert one["ci_high"] == pytest.approx(0.7 + 1.96 * 0.0402, abs=0.015)
-    assert (found.n, found.n_missing, found.n_clusters, found.draws, found.n_one_sided, found.note) == (100, 0, 100, 1000, 0, "")
-    assert found.test.startswith("percentile bootstrap of battles")
-    assert found.scope.startswith("new battles like these, each independent")
+    assert by_model(result) == pytest.approx({"x": half, "y": -half}, abs=1e-5)
+    pair = win_rate(result, "x", "y")
+    assert pair["win_rate"] == pytest.approx(0.7, abs=1e-5)
+    assert (pair["observed"], pair["battles"]) == (pytest.approx(0.7), 100)
+    assert pair["standard_error"] == pytest.approx(0.4 / math.sqrt(99), rel=0.07)
+    assert by_model(result, "standard_error")["x"] == pytest.approx(0.4 / math.sqrt(99) / 0.21 / 2, rel=0.07)
+    assert pair["ci_low"] == pytest.approx(0.7 - 1.96 * 0.0402, abs=0.015)
+    assert pair["ci_high"] == pytest.approx(0.7 + 1.96 * 0.0402, abs=0.015)
+    assert (result.n, result.n_missing, result.n_clusters, result.draws, result.n_one_sided, result.note) == (100, 0, 100, 1000, 0, "")
+    assert result.test.startswith("percentile bootstrap of battles")
+    assert result.scope.startswith("new battles like these, each independent")
 
 
 def test_three_models_by_hand():
     """x beats y 2 : 1, y beats z 3 : 1, x and z never met: differences log 2 and log 3, mean 0. x beats z with odds 6: 6/7."""
     rows = frame(*[("x", "y", 1)] * 2, ("x", "y", 0), *[("y", "z", 1)] * 3, ("z", "y", 1))
-    found = bradley_terry(rows)
+    result = bradley_terry(rows)
     shift = (math.log(6) + math.log(3)) / 3
-    assert by_model(found) == pytest.approx({"x": math.log(6) - shift, "y": math.log(3) - shift, "z": -shift}, abs=1e-3)
-    one = win_rate(found, "x", "z")
-    assert one["win_rate"] == pytest.approx(6 / 7, abs=1e-4)
-    assert (one["battles"], math.isnan(one["observed"])) == (0, True)
-    assert list(found.strengths["model"]) == ["x", "y", "z"]
-    assert list(found.strengths["battles"]) == [3, 7, 4]
+    assert by_model(result) == pytest.approx({"x": math.log(6) - shift, "y": math.log(3) - shift, "z": -shift}, abs=1e-3)
+    pair = win_rate(result, "x", "z")
+    assert pair["win_rate"] == pytest.approx(6 / 7, abs=1e-4)
+    assert (pair["battles"], math.isnan(pair["observed"])) == (0, True)
+    assert list(result.strengths["model"]) == ["x", "y", "z"]
+    assert list(result.strengths["battles"]) == [3, 7, 4]
 
 
 def test_against_evalica():
     """Its scores are exp(strength) up to a factor, ties half a win for each."""
     rows = arena(600, 50)
-    found = by_model(bradley_terry(rows, draws=100))
+    result = by_model(bradley_terry(rows, draws=100))
     winners = rows["value"].map({1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw})
     scores = np.log(evalica.bradley_terry(rows["a"], rows["b"], winners, tolerance=1e-13, limit=100_000).scores)
-    assert found == pytest.approx((scores - scores.mean()).to_dict(), abs=1e-5)
+    assert result == pytest.approx((scores - scores.mean()).to_dict(), abs=1e-5)
 
 
 def test_clusters_widen_what_rows_hide():
@@ -117,13 +117,13 @@ def test_order_and_sides_change_nothing(items: list[tuple[tuple[int, int], float
     turned.loc[other, ["a", "b"]] = rows.loc[other, ["b", "a"]].to_numpy()
     turned.loc[other, "value"] = 1 - rows.loc[other, "value"]
     turned = turned.iloc[chance.sample(range(len(rows)), len(rows))]
-    one, two = (bradley_terry(x, cluster="q" if clustered else None, draws=100) for x in (rows, turned))
-    assert abs(one.strengths["strength"].sum()) < 1e-6
-    assert one.note == two.note
+    plain, changed = (bradley_terry(x, cluster="q" if clustered else None, draws=100) for x in (rows, turned))
+    assert abs(plain.strengths["strength"].sum()) < 1e-6
+    assert plain.note == changed.note
     for name, keys in (("strengths", ["model"]), ("win_rates", ["a", "b"])):
-        first, second = (getattr(x, name).sort_values(keys, ignore_index=True) for x in (one, two))
+        first, second = (getattr(x, name).sort_values(keys, ignore_index=True) for x in (plain, changed))
         pd.testing.assert_frame_equal(first, second, check_exact=False, rtol=0, atol=1e-6)
-    mirror = one.win_rates.merge(one.win_rates, left_on=["a", "b"], right_on=["b", "a"])
+    mirror = plain.win_rates.merge(plain.win_rates, left_on=["a", "b"], right_on=["b", "a"])
     assert mirror["win_rate_x"].to_numpy() == pytest.approx(1 - mirror["win_rate_y"].to_numpy(), abs=1e-12, nan_ok=True)
     assert mirror["ci_low_x"].to_numpy() == pytest.approx(1 - mirror["ci_high_y"].to_numpy(), abs=1e-9, nan_ok=True)
 
@@ -131,38 +131,38 @@ def test_order_and_sides_change_nothing(items: list[tuple[tuple[int, int], float
 def test_a_model_that_won_everything():
     """x is above y and z, by how much nobody knows; y and z, 3 : 1, are fitted by themselves: log 3 apart, win rate 3/4."""
     rows = frame(*[("x", "y", 1)] * 7, *[("z", "x", 0)] * 2, *[("y", "z", 1)] * 3, ("y", "z", 0))
-    found = bradley_terry(rows)
-    assert next(iter(found.strengths["model"])) == "x"
-    assert np.isfinite(found.strengths["strength"]).all()
-    assert found.strengths[["standard_error", "ci_low", "ci_high"]].isna().all(axis=None)
-    assert (win_rate(found, "x", "y")["win_rate"], win_rate(found, "z", "x")["win_rate"]) == (1, 0)
-    assert math.isnan(win_rate(found, "x", "y")["ci_low"])
-    inside = win_rate(found, "y", "z")
+    result = bradley_terry(rows)
+    assert next(iter(result.strengths["model"])) == "x"
+    assert np.isfinite(result.strengths["strength"]).all()
+    assert result.strengths[["standard_error", "ci_low", "ci_high"]].isna().all(axis=None)
+    assert (win_rate(result, "x", "y")["win_rate"], win_rate(result, "z", "x")["win_rate"]) == (1, 0)
+    assert math.isnan(win_rate(result, "x", "y")["ci_low"])
+    inside = win_rate(result, "y", "z")
     assert inside["win_rate"] == pytest.approx(0.75, abs=1e-4)
     assert 0 < inside["ci_low"] < 0.75 < inside["ci_high"]
-    assert "one-sided or unconnected" in found.note
-    assert "(x | y, z)" in found.note
-    assert found.n_one_sided == found.draws
+    assert "one-sided or unconnected" in result.note
+    assert "(x | y, z)" in result.note
+    assert result.n_one_sided == result.draws
 
 
 def test_models_that_never_met():
     """Two islands: win rates across are not available, those within are 2/3 and 1/2."""
     rows = frame(*[("a", "b", 1)] * 2, ("a", "b", 0), ("c", "d", 1), ("d", "c", 1))
-    found = bradley_terry(rows)
-    assert math.isnan(win_rate(found, "a", "c")["win_rate"])
-    assert win_rate(found, "a", "b")["win_rate"] == pytest.approx(2 / 3, abs=1e-4)
-    assert win_rate(found, "d", "c")["win_rate"] == pytest.approx(0.5, abs=1e-9)
-    assert "(a, b | c, d)" in found.note
+    result = bradley_terry(rows)
+    assert math.isnan(win_rate(result, "a", "c")["win_rate"])
+    assert win_rate(result, "a", "b")["win_rate"] == pytest.approx(2 / 3, abs=1e-4)
+    assert win_rate(result, "d", "c")["win_rate"] == pytest.approx(0.5, abs=1e-9)
+    assert "(a, b | c, d)" in result.note
 
 
 def test_an_upset_that_draws_may_miss():
     """One loss in 30: a draw of 29 rows misses it with probability (29/30)^29 = 0.374. These are counted; interval and error finite."""
-    found = bradley_terry(frame(*[("x", "y", 1)] * 29, ("y", "x", 1)))
-    assert found.n_one_sided / found.draws == pytest.approx(0.374, abs=0.05)
-    assert by_model(found)["x"] == pytest.approx(math.log(29) / 2, abs=1e-3)
-    assert 0 < by_model(found, "standard_error")["x"] < 1
-    assert math.log(29) / 2 < by_model(found, "ci_high")["x"] < 10
-    assert "draws are one-sided" in found.note
+    result = bradley_terry(frame(*[("x", "y", 1)] * 29, ("y", "x", 1)))
+    assert result.n_one_sided / result.draws == pytest.approx(0.374, abs=0.05)
+    assert by_model(result)["x"] == pytest.approx(math.log(29) / 2, abs=1e-3)
+    assert 0 < by_model(result, "standard_error")["x"] < 1
+    assert math.log(29) / 2 < by_model(result, "ci_high")["x"] < 10
+    assert "draws are one-sided" in result.note
 
 
 def test_only_ties_and_one_cluster():
@@ -171,19 +171,19 @@ def test_only_ties_and_one_cluster():
     assert by_model(ties) == {"x": 0, "y": 0}
     assert by_model(ties, "standard_error")["x"] == 0
     assert ties.win_rates["ci_low"].isna().all()
-    one = bradley_terry(frame(("x", "y", 1), ("x", "y", 0), day=1), cluster="day")
-    assert one.strengths["standard_error"].isna().all()
-    assert (one.n_clusters, one.draws) == (1, 0)
-    assert one.test.startswith("none")
+    single = bradley_terry(frame(("x", "y", 1), ("x", "y", 0), day=1), cluster="day")
+    assert single.strengths["standard_error"].isna().all()
+    assert (single.n_clusters, single.draws) == (1, 0)
+    assert single.test.startswith("none")
 
 
 def test_missing_battles_are_counted():
     """k's only battle has no value: it is named, without a strength."""
-    found = bradley_terry(frame(("x", "y", 1), ("x", "y", 0), ("x", "k", math.nan)))
-    assert (found.n, found.n_missing) == (2, 1)
-    assert math.isnan(by_model(found)["k"])
-    assert by_model(found, "battles")["k"] == 0
-    assert "no battle has a value for k" in found.note
+    result = bradley_terry(frame(("x", "y", 1), ("x", "y", 0), ("x", "k", math.nan)))
+    assert (result.n, result.n_missing) == (2, 1)
+    assert math.isnan(by_model(result)["k"])
+    assert by_model(result, "battles")["k"] == 0
+    assert "no battle has a value for k" in result.note
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def test_bins_are_a_whole_number(bins: Any) -> None:
 def test_an_edge_lies_in_the_bin_that_it_opens(bins: int) -> None:
     """.29 is bin 29 of 100, though .29 * 100 is 28.999999999999996; the last bin takes 1 as well."""
     for i in range(bins):
-        (one,) = reliability([i / bins], [1], bins)
-        assert (one.low, one.high) == (i / bins, (i + 1) / bins)
-        assert type(one.low) is type(one.high) is float
+        (bin_,) = reliability([i / bins], [1], bins)
+        assert (bin_.low, bin_.high) == (i / bins, (i + 1) / bins)
+        assert type(bin_.low) is type(bin_.high) is float
     assert reliability([1.0], [1], bins)[0].high == 1
 
 
@@ -66,13 +66,13 @@ def test_reliability_accounts_for_every_item_and_gives_the_ece(items: list[tuple
     """Each item in the bin its confidence falls in, edges to the upper bin, by a plain loop; their sum is the ECE, exactly."""
     confidence, correct = zip(*items, strict=True)
     curve = reliability(confidence, correct, bins)
-    for one in curve:
-        number = round(one.low * bins)
-        inside = [item for item in items if one.low <= item[0] < one.high or item[0] == 1 == one.high]
-        assert (one.low, one.high) == (number / bins, (number + 1) / bins)
-        assert one.n == len(inside) > 0
-        assert one.confidence == pytest.approx(sum(p for p, _ in inside) / len(inside))
-        assert one.accuracy == sum(hit for _, hit in inside) / len(inside)
-    assert sum(one.n for one in curve) == len(items)
-    assert [one.low for one in curve] == sorted({one.low for one in curve})
-    assert ece(confidence, correct, bins) == sum(one.n * abs(one.accuracy - one.confidence) for one in curve) / len(items)
+    for bin_ in curve:
+        number = round(bin_.low * bins)
+        inside = [item for item in items if bin_.low <= item[0] < bin_.high or item[0] == 1 == bin_.high]
+        assert (bin_.low, bin_.high) == (number / bins, (number + 1) / bins)
+        assert bin_.n == len(inside) > 0
+        assert bin_.confidence == pytest.approx(sum(p for p, _ in inside) / len(inside))
+        assert bin_.accuracy == sum(hit for _, hit in inside) / len(inside)
+    assert sum(bin_.n for bin_ in curve) == len(items)
+    assert [bin_.low for bin_ in curve] == sorted({bin_.low for bin_ in curve})
+    assert ece(confidence, correct, bins) == sum(bin_.n * abs(bin_.accuracy - bin_.confidence) for bin_ in curve) / len(items)

@@ -36,19 +36,19 @@ def test_alpaca_eval_leaderboard(model: str):
         preferences = [json.loads(line)["preference"] for line in lines]
     with (DATA / "alpaca_eval2" / "published.csv").open(encoding="utf-8") as lines:
         row = next(row for row in csv.DictReader(lines) if row["model"] == model)
-    found = win_rate(None if x is None else 0.5 if x == 0 else x - 1 for x in preferences)
-    assert 100 * found.mean == pytest.approx(float(row["win_rate"]), abs=1e-6)
-    assert 100 * found.standard_error == pytest.approx(float(row["standard_error"]), abs=1e-6)
+    result = win_rate(None if x is None else 0.5 if x == 0 else x - 1 for x in preferences)
+    assert 100 * result.mean == pytest.approx(float(row["win_rate"]), abs=1e-6)
+    assert 100 * result.standard_error == pytest.approx(float(row["standard_error"]), abs=1e-6)
     counts = [int(row[name]) for name in ("n_wins", "n_wins_base", "n_draws", "n_total")]
-    assert [found.n_wins, found.n_losses, found.n_ties, found.n] == counts
+    assert [result.n_wins, result.n_losses, result.n_ties, result.n] == counts
 
 
 def test_pandalm_annotators(pandalm: tuple[list[dict[str, Any]], list[dict[str, Any]]]):
     """The published kappas .852, .879, .862 are those of annotators 1 and 2, 1 and 3, 2 and 3."""
     labels = [[item[f"annotator{i}"] for item in pandalm[0]] for i in (1, 2, 3)]
-    found = [agreement(a, b) for a, b in combinations(labels, 2)]
-    assert [one.kappa for one in found] == pytest.approx([0.852, 0.879, 0.862], abs=5e-4)
-    assert {(one.n, one.n_missing, one.labels) for one in found} == {(999, 0, (0, 1, 2))}
+    result = [agreement(a, b) for a, b in combinations(labels, 2)]
+    assert [pair.kappa for pair in result] == pytest.approx([0.852, 0.879, 0.862], abs=5e-4)
+    assert {(pair.n, pair.n_missing, pair.labels) for pair in result} == {(999, 0, (0, 1, 2))}
 
 
 def test_gpt_against_the_majority_of_three(pandalm: tuple[list[dict[str, Any]], list[dict[str, Any]]]):
@@ -59,14 +59,14 @@ def test_gpt_against_the_majority_of_three(pandalm: tuple[list[dict[str, Any]], 
     verdicts = [{"1": 1, "2": 2, "Tie": 0}.get(item["gpt_result"]) for item in judge]
     both = [(a, b) for a, b in zip(majority, verdicts, strict=True) if a is not None and b is not None]
 
-    found = agreement(majority, verdicts)
-    assert (found.n, found.n_missing) == (len(both), 25)
-    assert found.kappa == pytest.approx(float(cohen_kappa_score(*zip(*both, strict=True))), abs=1e-12)
-    assert found.raw == pytest.approx(sum(a == b for a, b in both) / len(both))
-    expected: Any = cohens_kappa(found.confusion)
-    assert (found.ci_low, found.ci_high) == pytest.approx((expected.kappa_low, expected.kappa_upp))
+    result = agreement(majority, verdicts)
+    assert (result.n, result.n_missing) == (len(both), 25)
+    assert result.kappa == pytest.approx(float(cohen_kappa_score(*zip(*both, strict=True))), abs=1e-12)
+    assert result.raw == pytest.approx(sum(a == b for a, b in both) / len(both))
+    expected: Any = cohens_kappa(result.confusion)
+    assert (result.ci_low, result.ci_high) == pytest.approx((expected.kappa_low, expected.kappa_upp))
 
     clustered = agreement(majority, verdicts, clusters=[(item["instruction"], item["input"]) for item in humans])
-    assert clustered.kappa == found.kappa
+    assert clustered.kappa == result.kappa
     assert clustered.n_clusters == 169
-    assert clustered.standard_error / found.standard_error == pytest.approx(1.39, abs=0.01)
+    assert clustered.standard_error / result.standard_error == pytest.approx(1.39, abs=0.01)

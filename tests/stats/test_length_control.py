@@ -21,7 +21,7 @@ from statsmodels.api import GLM, families
 
 from apo_bench.stats.bootstrap import draw_counts
 from apo_bench.stats.length_control import LABEL, length_controlled_win_rate
-from apo_bench.stats.logistic_regression import fit_logit, rows_outer
+from apo_bench.stats.logistic_regression import fit_logit, row_products
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "judging" / "alpaca_eval2"
 MODELS = ["alpaca-7b", "gpt-3.5-turbo-0301", "phi-2-sft", "vicuna-7b-v1.5"]
@@ -46,31 +46,31 @@ def test_two_lengths_by_hand():
     unknowns: intercept = (log 9 + log 1)/2 = log 3, so 3/4 at equal lengths; phi tau = log 3. The differences' mean is 50 * 8/12, their
     variance 2500 * 12 (1 - 4/9)/11 = 2500 * 20/33, so tau = tanh(sqrt(33/20)). Raw: 10/12; a is longer in 10/12.
     """
-    found = length_controlled_win_rate(frame([1] * 9 + [0, 1, 0], [50] * 10 + [-50] * 2), seed=0)
-    assert found.win_rate == found.share_longer == pytest.approx(10 / 12)
-    assert found.lc_win_rate == pytest.approx(0.75, abs=1e-4)
+    result = length_controlled_win_rate(frame([1] * 9 + [0, 1, 0], [50] * 10 + [-50] * 2), seed=0)
+    assert result.win_rate == result.share_longer == pytest.approx(10 / 12)
+    assert result.lc_win_rate == pytest.approx(0.75, abs=1e-4)
     phi = math.log(3) / math.tanh(math.sqrt(33 / 20))
-    assert found.coefficients == pytest.approx({"intercept": math.log(3), "length": phi}, abs=1e-3)
-    assert (found.n, found.n_missing, found.n_clusters, found.n_seeds, found.draws) == (12, 0, 12, 1, 1000)
-    assert 0 < found.ci_low < 0.75 < found.ci_high < 1
-    assert (found.label, found.note) == (LABEL, "no difficulty table: no difficulty term")
-    assert found.scope.startswith("new prompts like these")
+    assert result.coefficients == pytest.approx({"intercept": math.log(3), "length": phi}, abs=1e-3)
+    assert (result.n, result.n_missing, result.n_clusters, result.n_seeds, result.draws) == (12, 0, 12, 1, 1000)
+    assert 0 < result.ci_low < 0.75 < result.ci_high < 1
+    assert (result.label, result.note) == (LABEL, "no difficulty table: no difficulty term")
+    assert result.scope.startswith("new prompts like these")
 
 
 def test_against_statsmodels_and_sklearn():
     """The same quasi-likelihood maximised by others: binomial GLM of fractions; logistic regression of each row as win and loss."""
     rows, difficulty = simulated(400)
-    found = length_controlled_win_rate(rows, difficulty=difficulty, draws=100, seed=0)
+    result = length_controlled_win_rate(rows, difficulty=difficulty, draws=100, seed=0)
     longer, hard = (rows["length_a"] - 100).to_numpy(), np.array([*difficulty.values()])
     x = np.column_stack([np.ones(400), np.tanh(longer / longer.std(ddof=1)), (hard - hard.mean()) / hard.std()])
     glm = GLM(rows["value"].to_numpy(), x, family=families.Binomial()).fit(tol=1e-12)
-    assert list(found.coefficients.values()) == pytest.approx(glm.params, abs=1e-4)  # the penalty's share
+    assert list(result.coefficients.values()) == pytest.approx(glm.params, abs=1e-4)  # the penalty's share
     level = x * [1, 0, 1]
-    assert found.lc_win_rate == pytest.approx(expit(level @ glm.params).mean(), abs=1e-5)
+    assert result.lc_win_rate == pytest.approx(expit(level @ glm.params).mean(), abs=1e-5)
     weight = np.r_[rows["value"], 1 - rows["value"]]
     model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=1000)
     model.fit(np.r_[x, x], np.repeat([1, 0], 400), sample_weight=weight)
-    assert found.lc_win_rate == pytest.approx(model.predict_proba(level)[:, 1].mean(), abs=1e-5)
+    assert result.lc_win_rate == pytest.approx(model.predict_proba(level)[:, 1].mean(), abs=1e-5)
 
 
 def test_the_error_is_the_refits_not_the_predictions():
@@ -80,16 +80,16 @@ def test_the_error_is_the_refits_not_the_predictions():
     """
     once, table = simulated(200)
     rows = pd.concat([once] * 4, ignore_index=True).assign(prompt_id=range(800), cluster_id=np.tile(np.arange(200), 4))
-    found = length_controlled_win_rate(rows, seed=1)
+    result = length_controlled_win_rate(rows, seed=1)
     longer = (rows["length_a"] - 100).to_numpy()
     x = np.column_stack([np.ones(800), np.tanh(longer / longer.std(ddof=1))])
     model = GLM(rows["value"].to_numpy(), x, family=families.Binomial())
     robust = model.fit(cov_type="cluster", cov_kwds={"groups": rows["cluster_id"].to_numpy()})
-    slope = found.lc_win_rate * (1 - found.lc_win_rate)
-    assert found.standard_error == pytest.approx(slope * robust.bse[0], rel=0.08)
-    assert found.n_clusters == 200
+    slope = result.lc_win_rate * (1 - result.lc_win_rate)
+    assert result.standard_error == pytest.approx(slope * robust.bse[0], rel=0.08)
+    assert result.n_clusters == 200
     by_row = length_controlled_win_rate(rows.drop(columns="cluster_id"), seed=1)
-    assert found.standard_error == pytest.approx(2 * by_row.standard_error, rel=0.1)
+    assert result.standard_error == pytest.approx(2 * by_row.standard_error, rel=0.1)
 
     weak = {prompt: value + 0.01 * prompt for prompt, value in table.items()}
     with_table = length_controlled_win_rate(once, difficulty=weak, seed=1)
@@ -103,15 +103,15 @@ def test_seeds_by_hand():
     degree of freedom; the log-odds are 0 +- t * 0.1 / 0.25.
     """
     rows = pd.concat([frame([0.4] * 5, [0] * 5, seed=0), frame([0.6] * 5, [0] * 5, seed=1)])
-    found = length_controlled_win_rate(rows, seed=0)
+    result = length_controlled_win_rate(rows, seed=0)
     half = student.ppf(0.975, 1) * 0.1 / 0.25
-    numbers = [found.lc_win_rate, found.standard_error, found.ci_low, found.ci_high]
+    numbers = [result.lc_win_rate, result.standard_error, result.ci_low, result.ci_high]
     assert numbers == pytest.approx([0.5, 0.1, expit(-half), expit(half)], rel=1e-3)
-    assert (found.n_seeds, found.n_clusters) == (2, 5)
-    assert found.scope.startswith("new seeds and new prompts")
-    assert found.test.startswith("bootstrap of seeds and clusters")
-    one = length_controlled_win_rate(rows[rows["seed"] == 1], seed=0)
-    assert one.scope == "these checkpoints only; this judge"
+    assert (result.n_seeds, result.n_clusters) == (2, 5)
+    assert result.scope.startswith("new seeds and new prompts")
+    assert result.test.startswith("bootstrap of seeds and clusters")
+    single = length_controlled_win_rate(rows[rows["seed"] == 1], seed=0)
+    assert single.scope == "these checkpoints only; this judge"
 
 
 def test_seeds_that_differ_widen_the_error():
@@ -123,10 +123,10 @@ def test_seeds_that_differ_widen_the_error():
     ]
     rows = pd.concat(parts, ignore_index=True)
     pooled = length_controlled_win_rate(rows.drop(columns="seed").assign(cluster_id=rows["prompt_id"], prompt_id=range(300)), seed=0)
-    found = length_controlled_win_rate(rows, seed=0)
-    assert found.lc_win_rate == pytest.approx(pooled.lc_win_rate, abs=1e-12)
-    assert found.standard_error > 2 * pooled.standard_error
-    assert found.ci_high - found.ci_low > 4 * (pooled.ci_high - pooled.ci_low)
+    result = length_controlled_win_rate(rows, seed=0)
+    assert result.lc_win_rate == pytest.approx(pooled.lc_win_rate, abs=1e-12)
+    assert result.standard_error > 2 * pooled.standard_error
+    assert result.ci_high - result.ci_low > 4 * (pooled.ci_high - pooled.ci_low)
 
 
 @settings(max_examples=40)
@@ -137,46 +137,46 @@ def test_seeds_that_differ_widen_the_error():
 )
 def test_exchanging_sides_gives_the_complement(items: list[tuple[float, int, int]], with_difficulty: bool, with_seeds: bool):
     """Of every field; separated, constant and saturated data included."""
-    value, longer, hard = (np.array(one) for one in zip(*items, strict=True))
+    value, longer, hard = (np.array(column) for column in zip(*items, strict=True))
     rows = frame(value, longer)
     if with_seeds:
         rows = pd.concat([rows.assign(seed=0), rows.assign(seed=1, value=rows["value"] * 0.5 + 0.2)])
     other = rows.assign(value=1 - rows["value"], length_a=rows["length_b"], length_b=rows["length_a"])
     table = dict(enumerate(hard.tolist())) if with_difficulty else None
-    one, two = (asdict(length_controlled_win_rate(x, difficulty=table, draws=100, seed=5)) for x in (rows, other))
+    column, two = (asdict(length_controlled_win_rate(x, difficulty=table, draws=100, seed=5)) for x in (rows, other))
     for name, mirror in (("win_rate", "win_rate"), ("lc_win_rate", "lc_win_rate"), ("ci_low", "ci_high"), ("ci_high", "ci_low")):
-        assert one[name] == pytest.approx(1 - two[mirror], abs=1e-9, nan_ok=True)
-    assert one["standard_error"] == pytest.approx(two["standard_error"], abs=1e-9, nan_ok=True)
+        assert column[name] == pytest.approx(1 - two[mirror], abs=1e-9, nan_ok=True)
+    assert column["standard_error"] == pytest.approx(two["standard_error"], abs=1e-9, nan_ok=True)
     signs = {"intercept": -1, "length": 1, "difficulty": -1}
     mirrored = {name: signs[name] * x for name, x in two["coefficients"].items()}
-    assert one["coefficients"] == pytest.approx(mirrored, rel=1e-6, abs=1e-6, nan_ok=True)
-    assert (one["n_unbounded"], one["test"], one["scope"]) == (two["n_unbounded"], two["test"], two["scope"])
+    assert column["coefficients"] == pytest.approx(mirrored, rel=1e-6, abs=1e-6, nan_ok=True)
+    assert (column["n_unbounded"], column["test"], column["scope"]) == (two["n_unbounded"], two["test"], two["scope"])
 
 
 def test_rescaled_lengths_and_difficulty_change_nothing():
     """Lengths in other units, difficulty on another scale: the same numbers."""
     rows, difficulty = simulated(60)
-    one = length_controlled_win_rate(rows, difficulty=difficulty, draws=100, seed=0)
+    plain = length_controlled_win_rate(rows, difficulty=difficulty, draws=100, seed=0)
     scaled = rows.assign(length_a=rows["length_a"] * 7.0, length_b=700.0)
     two = length_controlled_win_rate(scaled, difficulty=pd.Series(difficulty) * -1000 + 5, draws=100, seed=0)
     numbers = ("lc_win_rate", "standard_error", "ci_low", "ci_high")
-    assert [getattr(one, x) for x in numbers] == pytest.approx([getattr(two, x) for x in numbers], abs=1e-10)
+    assert [getattr(plain, x) for x in numbers] == pytest.approx([getattr(two, x) for x in numbers], abs=1e-10)
 
 
 def test_missing_values_are_counted():
     rows, _ = simulated(30)
     lacking = pd.concat([rows, rows.head(2).assign(prompt_id=[90, 91], value=math.nan, length_a=math.nan)])
-    one, two = (length_controlled_win_rate(x, draws=100, seed=0) for x in (rows, lacking))
-    assert (two.n, two.n_missing) == (30, 2)
-    assert two.lc_win_rate == one.lc_win_rate
+    whole, partial = (length_controlled_win_rate(x, draws=100, seed=0) for x in (rows, lacking))
+    assert (partial.n, partial.n_missing) == (30, 2)
+    assert partial.lc_win_rate == whole.lc_win_rate
 
 
 def test_equal_lengths_leave_the_plain_win_rate():
     """No length term, which the note says: the win rate at equal lengths is the win rate, here 3/4."""
-    found = length_controlled_win_rate(frame([1, 1, 1, 0] * 5, [0] * 20), seed=0)
-    assert found.lc_win_rate == pytest.approx(0.75, abs=1e-4)
-    assert list(found.coefficients) == ["intercept"]
-    assert "lengths are all equal: no length term" in found.note
+    result = length_controlled_win_rate(frame([1, 1, 1, 0] * 5, [0] * 20), seed=0)
+    assert result.lc_win_rate == pytest.approx(0.75, abs=1e-4)
+    assert list(result.coefficients) == ["intercept"]
+    assert "lengths are all equal: no length term" in result.note
 
 
 @pytest.mark.parametrize(
@@ -190,21 +190,21 @@ def test_equal_lengths_leave_the_plain_win_rate():
     ],
 )
 def test_what_the_data_do_not_say_is_not_available(value: list[int], longer: list[int]):
-    found = length_controlled_win_rate(frame(value, longer), seed=0)
-    assert found.win_rate == sum(value) / len(value)
-    assert all(math.isnan(x) for x in (found.lc_win_rate, found.standard_error, found.ci_low, found.ci_high))
-    assert "not available" in found.note
-    assert found.test.startswith("none")
+    result = length_controlled_win_rate(frame(value, longer), seed=0)
+    assert result.win_rate == sum(value) / len(value)
+    assert all(math.isnan(x) for x in (result.lc_win_rate, result.standard_error, result.ci_low, result.ci_high))
+    assert "not available" in result.note
+    assert result.test.startswith("none")
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_all_won_or_all_lost(value: float):
     """Longer or shorter, a always wins: so it does in between. Nothing varies, so there is no interval."""
-    found = length_controlled_win_rate(frame([value] * 6, [30, -20, 10, 5, -5, -1]), seed=0)
-    assert (found.win_rate, found.lc_win_rate, found.standard_error) == (value, value, 0)
-    assert math.isnan(found.ci_low)
-    assert math.isnan(found.coefficients["length"])
-    assert f"every preference is {value:.0f}" in found.note
+    result = length_controlled_win_rate(frame([value] * 6, [30, -20, 10, 5, -5, -1]), seed=0)
+    assert (result.win_rate, result.lc_win_rate, result.standard_error) == (value, value, 0)
+    assert math.isnan(result.ci_low)
+    assert math.isnan(result.coefficients["length"])
+    assert f"every preference is {value:.0f}" in result.note
 
 
 def test_all_tied_and_one_cluster():
@@ -213,24 +213,24 @@ def test_all_tied_and_one_cluster():
     assert (tied.lc_win_rate, tied.standard_error) == (pytest.approx(0.5), 0)
     assert tied.test.startswith("none")
     rows, _ = simulated(30)
-    found = length_controlled_win_rate(rows.assign(cluster_id="only"), seed=0)
-    assert 0 < found.lc_win_rate < 1
-    assert math.isnan(found.standard_error)
-    assert found.n_clusters == 1
+    result = length_controlled_win_rate(rows.assign(cluster_id="only"), seed=0)
+    assert 0 < result.lc_win_rate < 1
+    assert math.isnan(result.standard_error)
+    assert result.n_clusters == 1
 
 
 def test_few_wins_leave_some_draws_to_the_penalty():
     """Two wins among 12: a quarter or so of the draws have one of them or none; they are counted and nothing blows up."""
-    found = length_controlled_win_rate(frame([1, 1] + [0] * 10, [20, -30, 25, 10, 5, -5, -10, 15, -20, 40, 0, 3]), seed=0)
-    assert 0 < found.n_unbounded < found.draws
-    assert 0 <= found.ci_low < found.lc_win_rate < found.ci_high <= 1
+    result = length_controlled_win_rate(frame([1, 1] + [0] * 10, [20, -30, 25, 10, 5, -5, -10, 15, -20, 40, 0, 3]), seed=0)
+    assert 0 < result.n_unbounded < result.draws
+    assert 0 <= result.ci_low < result.lc_win_rate < result.ci_high <= 1
 
 
 def test_constant_difficulty_drops_out():
     rows, _ = simulated(30)
-    found = length_controlled_win_rate(rows, difficulty=dict.fromkeys(range(30), 2.0), draws=100, seed=0)
-    assert "difficulty is the same for every prompt: no difficulty term" in found.note
-    assert list(found.coefficients) == ["intercept", "length"]
+    result = length_controlled_win_rate(rows, difficulty=dict.fromkeys(range(30), 2.0), draws=100, seed=0)
+    assert "difficulty is the same for every prompt: no difficulty term" in result.note
+    assert list(result.coefficients) == ["intercept", "length"]
 
 
 def test_difficulty_that_follows_length_is_not_available():
@@ -308,8 +308,8 @@ def test_arguments_that_are_no_numbers(name: str, value: Any, words: str):
 @pytest.mark.parametrize("table", [{0: 0.3, 1: 0.1 + 0.2, 2: 0.3, 3: 0.3}, {0: 1e-300, 1: 0.0, 2: 0.0, 3: 0.0}])
 def test_difficulty_that_differs_by_rounding_drops_out(table: dict[int, float]):
     """Scaled by its SD, .1 + .2 against .3 would count as the hardest prompt, and 1e-300 against 0 divide by a variance of 0."""
-    found = length_controlled_win_rate(frame([1, 0, 1, 0], [1, 2, -3, -1]), difficulty=table, draws=100, seed=0)
-    assert "difficulty is the same for every prompt" in found.note
+    result = length_controlled_win_rate(frame([1, 0, 1, 0], [1, 2, -3, -1]), difficulty=table, draws=100, seed=0)
+    assert "difficulty is the same for every prompt" in result.note
 
 
 def test_refits_of_all_draws_are_single_refits():
@@ -319,11 +319,11 @@ def test_refits_of_all_draws_are_single_refits():
     counts = draw_counts(np.random.default_rng(0), 5, 40).astype(float)
     assert (counts.sum(1) == 39).all()
     value = rows["value"].to_numpy()
-    together = fit_logit(x, rows_outer(x), counts, counts * value, np.zeros(2))[0]
-    for found, weights in zip(together, counts, strict=True):
+    together = fit_logit(x, row_products(x), counts, counts * value, np.zeros(2))[0]
+    for result, weights in zip(together, counts, strict=True):
         again = np.repeat(np.arange(40), weights.astype(int))
         glm = GLM(value[again], x[again], family=families.Binomial()).fit(tol=1e-12)
-        assert found == pytest.approx(glm.params, abs=1e-3)
+        assert result == pytest.approx(glm.params, abs=1e-3)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the judge data are not beside the project (../shared/data/judging)")
@@ -341,14 +341,14 @@ def test_alpaca_eval_leaderboard(model: str):
     value = np.array([0.5 if item["preference"] == 0 else item["preference"] - 1 for item in items])
     lengths = {f"length_{side}": [len(item[f"output_{i}"]) for item in items] for side, i in (("a", 2), ("b", 1))}
     rows = pd.DataFrame({"prompt_id": range(len(items)), "value": value, **lengths})
-    found = length_controlled_win_rate(rows, draws=200, seed=0)
-    assert found.win_rate < published < found.lc_win_rate
-    assert 0.01 < found.standard_error < 0.06  # the two models of few wins and few longer answers are the least sure
-    assert found.share_longer < 0.1
+    result = length_controlled_win_rate(rows, draws=200, seed=0)
+    assert result.win_rate < published < result.lc_win_rate
+    assert 0.01 < result.standard_error < 0.06  # the two models of few wins and few longer answers are the least sure
+    assert result.share_longer < 0.1
 
     longer = (rows["length_a"] - rows["length_b"]).to_numpy()
     t = np.tanh(longer / longer.std(ddof=1))
     glm = GLM(value, np.column_stack([np.ones(len(t)), t]), family=families.Binomial()).fit(tol=1e-12)
-    assert found.lc_win_rate == pytest.approx(expit(glm.params[0]), abs=1e-4)
+    assert result.lc_win_rate == pytest.approx(expit(glm.params[0]), abs=1e-4)
     intercept: Any = brentq(lambda b: float((expit(b + t) - value).sum()), -10, 10)
     assert expit(intercept) == pytest.approx(published, abs=0.01)

@@ -50,8 +50,14 @@ def test_a_family_by_hand() -> None:
     scores = pd.concat([frame(a, b + 0.4), frame(c, b).query("arm == 'a'").replace("a", "c")])
     table = contrasts(scores, [("a", "b"), ("c", "b")])
     for row in table.itertuples():
-        one = contrast(scores, row.a, row.b)
-        assert (row.difference, row.p_value, row.df, row.scope, row.test) == (one.difference, one.p_value, one.df, one.scope, one.test)
+        single = contrast(scores, row.a, row.b)
+        assert (row.difference, row.p_value, row.df, row.scope, row.test) == (
+            single.difference,
+            single.p_value,
+            single.df,
+            single.scope,
+            single.test,
+        )
     small, large = sorted(table["p_value"])
     assert sorted(table["p_adjusted"]) == pytest.approx([min(1, 2 * small), max(large, min(1, 2 * small))])
     assert list(table.columns)[:3] == ["a", "b", "difference"]
@@ -83,9 +89,9 @@ def test_effect_sizes_by_hand() -> None:
 
     Variances of b within seeds: 2 and 8, mean 5, SD sqrt 5, df = 2 (2 - 1) = 2, J = 1 - 3/7 = 4/7. a > b on three of four prompts.
     """
-    found = effect_size(lay_out(frame(np.array([[1.0, 3], [0, 6]]), np.array([[0.0, 2], [1, 5]])), "a", "b"))
-    assert found.hedges_g == pytest.approx(4 / 7 * 0.5 / math.sqrt(5))
-    assert (found.sd, found.sd_of, found.p_superior) == (pytest.approx(math.sqrt(5)), "b: over prompts within a seed", 0.75)
+    result = effect_size(lay_out(frame(np.array([[1.0, 3], [0, 6]]), np.array([[0.0, 2], [1, 5]])), "a", "b"))
+    assert result.hedges_g == pytest.approx(4 / 7 * 0.5 / math.sqrt(5))
+    assert (result.sd, result.sd_of, result.p_superior) == (pytest.approx(math.sqrt(5)), "b: over prompts within a seed", 0.75)
 
 
 def test_p_superior_without_pairing_compares_every_two_seeds() -> None:
@@ -95,10 +101,10 @@ def test_p_superior_without_pairing_compares_every_two_seeds() -> None:
 
 
 def test_constant_scores_have_no_standardised_effect() -> None:
-    found = effect_size(lay_out(frame(np.eye(2), np.zeros((2, 2))), "a", "b"))
-    assert math.isnan(found.hedges_g)
-    assert found.sd == 0
-    assert found.p_superior == 0.75
+    result = effect_size(lay_out(frame(np.eye(2), np.zeros((2, 2))), "a", "b"))
+    assert math.isnan(result.hedges_g)
+    assert result.sd == 0
+    assert result.p_superior == 0.75
     rounding = effect_size(lay_out(frame(np.random.default_rng(3).normal(size=(3, 9)), np.full((3, 9), 0.1)), "a", "b"))
     assert math.isnan(rounding.hedges_g)
 

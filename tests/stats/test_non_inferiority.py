@@ -20,27 +20,27 @@ def scores(shift: float, seed: int = 0, n_seeds: int = 4):
 def test_one_seed_is_scipys_one_sided_t_test() -> None:
     rows = scores(0.3, n_seeds=1)
     a, b = (rows.loc[rows.arm == arm, "value"].to_numpy() for arm in "ab")
-    found = noninferiority(rows, "a", "b", margin=0.5)
-    assert found.p_value == pytest.approx(scipy_stats.ttest_rel(a + 0.5, b, alternative="greater").pvalue)
-    assert found.test == "one-sided paired t test over clusters of prompts against a loss of 0.5"
-    assert found.scope == "these checkpoints only"
+    result = noninferiority(rows, "a", "b", margin=0.5)
+    assert result.p_value == pytest.approx(scipy_stats.ttest_rel(a + 0.5, b, alternative="greater").pvalue)
+    assert result.test == "one-sided paired t test over clusters of prompts against a loss of 0.5"
+    assert result.scope == "these checkpoints only"
 
 
 @given(st.floats(-1.5, 1.5), st.floats(0.01, 2))
 def test_it_holds_where_the_interval_lies_above_the_margin(shift: float, margin: float) -> None:
     rows = scores(shift)
-    found = noninferiority(rows, "a", "b", margin=margin)
-    assert found.holds == (contrast(rows, "a", "b").ci_low > -margin)
-    assert found.contrast == contrast(rows, "a", "b")
+    result = noninferiority(rows, "a", "b", margin=margin)
+    assert result.holds == (contrast(rows, "a", "b").ci_low > -margin)
+    assert result.contrast == contrast(rows, "a", "b")
 
 
 def test_both_must_hold() -> None:
     """The p-value is the larger one: of "no gain" (from the contrast, halved where the sign is right) and of "a loss of the margin"."""
     better, same, worse = scores(1.0), scores(0.0, seed=1), scores(-2.0, seed=2)
-    found = superior_and_noninferior(better, same, "a", "b", margin=1.0)
-    assert found.p_value == pytest.approx(max(contrast(better, "a", "b").p_value / 2, noninferiority(same, "a", "b", margin=1.0).p_value))
-    assert found.holds
-    assert "intersection-union" in found.test
+    result = superior_and_noninferior(better, same, "a", "b", margin=1.0)
+    assert result.p_value == pytest.approx(max(contrast(better, "a", "b").p_value / 2, noninferiority(same, "a", "b", margin=1.0).p_value))
+    assert result.holds
+    assert "intersection-union" in result.test
     assert not superior_and_noninferior(better, worse, "a", "b", margin=1.0).holds
     refused = superior_and_noninferior(worse, same, "a", "b", margin=1.0)
     assert not refused.holds
@@ -55,10 +55,10 @@ def test_without_a_test_nothing_holds() -> None:
 
 
 def test_the_scope_is_the_narrower_ones_too() -> None:
-    found = superior_and_noninferior(scores(3.0, n_seeds=5), scores(3.0, n_seeds=1), "a", "b", margin=1.0)
-    assert found.holds
-    assert found.scope.startswith("gained: new seeds and new prompts")
-    assert found.scope.endswith("kept: these checkpoints only")
+    result = superior_and_noninferior(scores(3.0, n_seeds=5), scores(3.0, n_seeds=1), "a", "b", margin=1.0)
+    assert result.holds
+    assert result.scope.startswith("gained: new seeds and new prompts")
+    assert result.scope.endswith("kept: these checkpoints only")
 
 
 def test_which_scores_are_at_fault_is_said() -> None:

@@ -37,8 +37,8 @@ def exact(noncentrality: float, df: float, alpha: float = 0.05) -> float:
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_where_only_seeds_vary_it_is_the_t_test_over_seeds(alpha: float) -> None:
     """q = 4, S = 5: V = 4/5 with 4 degrees of freedom, whatever P."""
-    found = power(2.0, seed_sd=2.0, method_prompt_sd=0, residual_sd=0, n_seeds=5, n_clusters=7, alpha=alpha)
-    assert found == pytest.approx(exact(2 / math.sqrt(4 / 5), 4, alpha), abs=0.002)
+    result = power(2.0, seed_sd=2.0, method_prompt_sd=0, residual_sd=0, n_seeds=5, n_clusters=7, alpha=alpha)
+    assert result == pytest.approx(exact(2 / math.sqrt(4 / 5), 4, alpha), abs=0.002)
 
 
 def test_one_seed_is_the_t_test_over_clusters() -> None:
@@ -89,8 +89,8 @@ def test_power_is_how_often_the_test_rejects(seed_sd: float, method_prompt_sd: f
         p = unpaired_error(a, b).p_value(a.mean((1, 2)) - b.mean((1, 2)))
     rate = float((p < 0.05).mean())
     sds = {"seed_sd": seed_sd, "method_prompt_sd": method_prompt_sd, "residual_sd": 1.0}
-    found = power(effect, **sds, n_seeds=n_seeds, n_clusters=n, paired=paired)
-    assert abs(rate - found) <= 3 * math.sqrt(found * (1 - found) / shape[0]) + 0.001
+    result = power(effect, **sds, n_seeds=n_seeds, n_clusters=n, paired=paired)
+    assert abs(rate - result) <= 3 * math.sqrt(result * (1 - result) / shape[0]) + 0.001
 
 
 designs = st.fixed_dictionaries(
@@ -108,11 +108,11 @@ designs = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=25)
 @given(designs, st.floats(0, 3))
 def test_power_grows_with_the_effect_and_not_with_its_sign_or_unit(design: dict[str, Any], effect: float) -> None:
-    found = power(effect, **design)
-    assert 0 <= found <= power(effect * 1.2 + 0.01, **design) <= 1
-    assert power(-effect, **design) == found
+    result = power(effect, **design)
+    assert 0 <= result <= power(effect * 1.2 + 0.01, **design) <= 1
+    assert power(-effect, **design) == result
     other_unit = {name: value * 1e-170 if name.endswith("sd") else value for name, value in design.items()}
-    assert power(effect * 1e-170, **other_unit) == pytest.approx(found, abs=1e-9)
+    assert power(effect * 1e-170, **other_unit) == pytest.approx(result, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=15)
@@ -122,11 +122,11 @@ def test_what_is_detectable_shrinks_with_seeds_and_with_clusters(design: dict[st
 
     With three seeds that vary most, more clusters can cost a few per cent through the degrees of freedom, as `plan_size` says.
     """
-    found = minimum_detectable_effect(**design)
-    assert power(found, **design) == pytest.approx(0.8, abs=1e-6)
-    assert minimum_detectable_effect(**design, power=0.9) > found > minimum_detectable_effect(**design, alpha=0.1)
+    result = minimum_detectable_effect(**design)
+    assert power(result, **design) == pytest.approx(0.8, abs=1e-6)
+    assert minimum_detectable_effect(**design, power=0.9) > result > minimum_detectable_effect(**design, alpha=0.1)
     for name, slack in (("n_seeds", 1.001), ("n_clusters", 1.04)):
-        assert minimum_detectable_effect(**design | {name: design[name] + more}) <= slack * found
+        assert minimum_detectable_effect(**design | {name: design[name] + more}) <= slack * result
 
 
 def test_no_test_no_power() -> None:
@@ -193,23 +193,23 @@ def test_components_by_hand() -> None:
     A has 2 degrees of freedom, and a chi-square with 2 has quantiles -2 log(1 - p): 13 lies between 26 / (-2 log .025) and
     26 / (-2 log .975), q 1 lower.
     """
-    found = components(frame([[0, 2], [3, 3], [6, 10]], np.zeros((3, 2))), "a", "b")
-    assert (found.seed_sd, found.method_prompt_sd, found.residual_sd) == pytest.approx((12**0.5, (4 / 3) ** 0.5, 2**0.5))
-    assert found.raw == pytest.approx((12, 4 / 3, 2))
-    assert found.seed_sd_low == pytest.approx(math.sqrt(13 / -math.log(0.025) - 1))
-    assert found.seed_sd_high == pytest.approx(math.sqrt(13 / -math.log(0.975) - 1))
-    assert (found.paired, found.note) == (True, "")
-    assert found.source == "analysis of variance of a - b over 3 paired seeds and 2 clusters"
+    result = components(frame([[0, 2], [3, 3], [6, 10]], np.zeros((3, 2))), "a", "b")
+    assert (result.seed_sd, result.method_prompt_sd, result.residual_sd) == pytest.approx((12**0.5, (4 / 3) ** 0.5, 2**0.5))
+    assert result.raw == pytest.approx((12, 4 / 3, 2))
+    assert result.seed_sd_low == pytest.approx(math.sqrt(13 / -math.log(0.025) - 1))
+    assert result.seed_sd_high == pytest.approx(math.sqrt(13 / -math.log(0.975) - 1))
+    assert (result.paired, result.note) == (True, "")
+    assert result.source == "analysis of variance of a - b over 3 paired seeds and 2 clusters"
 
 
 def test_a_negative_variance_is_kept_and_named() -> None:
     """D = [[1, 2, 6], [3, 2, 4]]: A = 0, B = 3, C = 2. q = 0 - 2/3, k = 3 - 2/2 = 2. Seed means that do not vary have no interval."""
-    found = components(frame([[1, 2, 6], [3, 2, 4]], np.zeros((2, 3))), "a", "b")
-    assert found.raw == pytest.approx((-2 / 3, 2, 2))
-    assert (found.seed_sd, found.method_prompt_sd) == (0, pytest.approx(2**0.5))
-    assert found.note == "seed variance came out as -0.667, taken as 0"
-    assert math.isnan(found.seed_sd_low)
-    assert math.isnan(found.seed_sd_high)
+    result = components(frame([[1, 2, 6], [3, 2, 4]], np.zeros((2, 3))), "a", "b")
+    assert result.raw == pytest.approx((-2 / 3, 2, 2))
+    assert (result.seed_sd, result.method_prompt_sd) == (0, pytest.approx(2**0.5))
+    assert result.note == "seed variance came out as -0.667, taken as 0"
+    assert math.isnan(result.seed_sd_low)
+    assert math.isnan(result.seed_sd_high)
 
 
 def test_unpaired_components_by_hand() -> None:
@@ -217,30 +217,30 @@ def test_unpaired_components_by_hand() -> None:
 
     r = (0 + 1)/2, q = (8 + 4.5)/2 - r/2 = 6, k = .5 - 0/2 - 1/2 = 0.
     """
-    found = components(frame([[0, 2], [4, 6]], [[0, 0], [2, 4]], seeds_b=[7, 8]), "a", "b")
-    assert found.raw == pytest.approx((6, 0, 0.5))
-    assert not found.paired
-    assert found.seed_sd_low < found.seed_sd < found.seed_sd_high
-    assert "2 and 2 unpaired seeds" in found.source
+    result = components(frame([[0, 2], [4, 6]], [[0, 0], [2, 4]], seeds_b=[7, 8]), "a", "b")
+    assert result.raw == pytest.approx((6, 0, 0.5))
+    assert not result.paired
+    assert result.seed_sd_low < result.seed_sd < result.seed_sd_high
+    assert "2 and 2 unpaired seeds" in result.source
 
 
 def test_components_of_what_does_not_vary() -> None:
     """.3 - .1 differs from .2 by rounding only."""
-    found = components(frame(np.full((3, 4), 0.3), np.full((3, 4), 0.1)), "a", "b")
-    assert (found.seed_sd, found.method_prompt_sd, found.residual_sd) == (0, 0, 0)
-    assert found.note == "nothing varies"
+    result = components(frame(np.full((3, 4), 0.3), np.full((3, 4), 0.1)), "a", "b")
+    assert (result.seed_sd, result.method_prompt_sd, result.residual_sd) == (0, 0, 0)
+    assert result.note == "nothing varies"
 
 
 def test_components_are_right_on_average() -> None:
     """120 pilots of 3 seeds and 5 clusters with q = .25, k = 1, r = 4: means within 4 standard errors of their own."""
     rng = np.random.default_rng(41)
     labels = frame(np.zeros((3, 5)), np.zeros((3, 5)))
-    found = []
+    result = []
     for _ in range(120):
         d = 2 * rng.normal(size=(3, 5)) + 0.5 * rng.normal(size=(3, 1)) + rng.normal(size=(1, 5))
-        found.append(components(labels.assign(value=np.concatenate([d.ravel(), np.zeros(15)])), "a", "b").raw)
-    error = np.std(found, axis=0) / math.sqrt(len(found))
-    assert (np.abs(np.mean(found, axis=0) - (0.25, 1, 4)) <= 4 * error).all()
+        result.append(components(labels.assign(value=np.concatenate([d.ravel(), np.zeros(15)])), "a", "b").raw)
+    error = np.std(result, axis=0) / math.sqrt(len(result))
+    assert (np.abs(np.mean(result, axis=0) - (0.25, 1, 4)) <= 4 * error).all()
 
 
 def test_a_table_of_sizes() -> None:
@@ -251,8 +251,8 @@ def test_a_table_of_sizes() -> None:
         assert table.loc[2].isna().all()
         for s in (1, 4):
             for p in (10, 30):
-                one = minimum_detectable_effect(**SDS, n_seeds=s, n_clusters=p, paired=paired, power=0.9, alpha=0.01)
-                assert table.loc[s, p] == one
+                single = minimum_detectable_effect(**SDS, n_seeds=s, n_clusters=p, paired=paired, power=0.9, alpha=0.01)
+                assert table.loc[s, p] == single
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------------------

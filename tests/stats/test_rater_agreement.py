@@ -24,15 +24,15 @@ def test_kappa_by_hand():
     .4 (1 - 1.1 * .6)^2 + .3 (1 - .9 * .6)^2 = .10972; off it .6^2 (.1 * 1.1^2 + .2 * .9^2) = .10188; less (.4 - .5 * .6)^2 = .01:
     .2016 / (50 * .5^2) = .016128."""
     a, b = "y" * 25 + "n" * 25, "y" * 20 + "n" * 5 + "y" * 10 + "n" * 15
-    found = agreement(a, b)
+    result = agreement(a, b)
     error = math.sqrt(0.016128)
-    assert (found.raw, found.expected, found.kappa) == pytest.approx((0.7, 0.5, 0.4))
-    assert found.standard_error == pytest.approx(error)
-    assert (found.ci_low, found.ci_high) == pytest.approx((0.4 - 1.959964 * error, 0.4 + 1.959964 * error), abs=1e-6)
-    assert (found.raw_low, found.raw_high) == wilson(35, 50)
-    assert found.labels == ("n", "y")
-    assert found.confusion == ((15, 10), (5, 20))
-    assert (found.n, found.n_missing, found.n_clusters) == (50, 0, 50)
+    assert (result.raw, result.expected, result.kappa) == pytest.approx((0.7, 0.5, 0.4))
+    assert result.standard_error == pytest.approx(error)
+    assert (result.ci_low, result.ci_high) == pytest.approx((0.4 - 1.959964 * error, 0.4 + 1.959964 * error), abs=1e-6)
+    assert (result.raw_low, result.raw_high) == wilson(35, 50)
+    assert result.labels == ("n", "y")
+    assert result.confusion == ((15, 10), (5, 20))
+    assert (result.n, result.n_missing, result.n_clusters) == (50, 0, 50)
 
 
 def test_clustered_error_by_hand():
@@ -51,30 +51,30 @@ def test_clustered_error_by_hand():
 @given(RATED)
 def test_agrees_with_statsmodels_and_sklearn(rated: list[tuple[str, str]]):
     a, b = zip(*rated, strict=True)
-    found = agreement(a, b)
-    if len(found.labels) == 1:
-        assert math.isnan(found.kappa)
-        assert found.confusion == ((len(a),),)
+    result = agreement(a, b)
+    if len(result.labels) == 1:
+        assert math.isnan(result.kappa)
+        assert result.confusion == ((len(a),),)
         return
     table = confusion_matrix(a, b)
-    assert found.confusion == tuple(map(tuple, table.tolist()))
+    assert result.confusion == tuple(map(tuple, table.tolist()))
     expected: Any = cohens_kappa(table)
-    assert found.kappa == pytest.approx(float(cohen_kappa_score(a, b)))
-    assert found.kappa == pytest.approx(expected.kappa)
-    assert found.standard_error == pytest.approx(math.sqrt(max(expected.var_kappa, 0)), abs=1e-7)  # its 0 is a root of rounding
-    if found.standard_error > 0:
-        assert (found.ci_low, found.ci_high) == pytest.approx((expected.kappa_low, expected.kappa_upp))
+    assert result.kappa == pytest.approx(float(cohen_kappa_score(a, b)))
+    assert result.kappa == pytest.approx(expected.kappa)
+    assert result.standard_error == pytest.approx(math.sqrt(max(expected.var_kappa, 0)), abs=1e-7)  # its 0 is a root of rounding
+    if result.standard_error > 0:
+        assert (result.ci_low, result.ci_high) == pytest.approx((expected.kappa_low, expected.kappa_upp))
 
 
 @given(RATED)
 def test_raters_and_clusters_of_one_item(rated: list[tuple[str, str]]):
     """Swapped raters agree as well, with the confusion transposed. Clusters of one item each: G/(G-1) times the variance."""
     a, b = zip(*rated, strict=True)
-    found, swapped, alone = agreement(a, b), agreement(b, a), agreement(a, b, clusters=range(len(a)))
-    assert (swapped.kappa, swapped.standard_error) == pytest.approx((found.kappa, found.standard_error), nan_ok=True)
-    assert swapped.confusion == tuple(zip(*found.confusion, strict=True))
+    result, swapped, alone = agreement(a, b), agreement(b, a), agreement(a, b, clusters=range(len(a)))
+    assert (swapped.kappa, swapped.standard_error) == pytest.approx((result.kappa, result.standard_error), nan_ok=True)
+    assert swapped.confusion == tuple(zip(*result.confusion, strict=True))
     if len(a) > 1:
-        assert alone.standard_error == pytest.approx(found.standard_error * math.sqrt(len(a) / (len(a) - 1)), nan_ok=True)
+        assert alone.standard_error == pytest.approx(result.standard_error * math.sqrt(len(a) / (len(a) - 1)), nan_ok=True)
 
 
 def test_copies_in_a_cluster_add_nothing():
@@ -100,16 +100,16 @@ def test_clustered_error_against_a_cluster_bootstrap():
     expected = (drawn.sum(2) * drawn.sum(1)).sum(1)
     kappas = (np.trace(drawn, axis1=1, axis2=2) - expected) / (1 - expected)
 
-    found = agreement(a, b, clusters=clusters)
-    assert found.standard_error == pytest.approx(kappas.std(ddof=1), rel=0.06)
-    assert found.standard_error > 1.3 * agreement(a, b).standard_error
-    assert found.kappa == pytest.approx(kappas.mean(), abs=0.02)
+    result = agreement(a, b, clusters=clusters)
+    assert result.standard_error == pytest.approx(kappas.std(ddof=1), rel=0.06)
+    assert result.standard_error > 1.3 * agreement(a, b).standard_error
+    assert result.kappa == pytest.approx(kappas.mean(), abs=0.02)
 
 
 def test_missing_labels_are_counted_and_their_clusters_with_them():
-    found = agreement(["x", None, "y", "x", "y"], ["x", "x", math.nan, "y", "y"], clusters=[1, None, 2, 3, 3])
-    assert (found.n, found.n_missing, found.n_clusters) == (3, 2, 2)
-    assert found.confusion == ((1, 1), (0, 1))
+    result = agreement(["x", None, "y", "x", "y"], ["x", "x", math.nan, "y", "y"], clusters=[1, None, 2, 3, 3])
+    assert (result.n, result.n_missing, result.n_clusters) == (3, 2, 2)
+    assert result.confusion == ((1, 1), (0, 1))
 
 
 @pytest.mark.parametrize(
@@ -123,31 +123,31 @@ def test_missing_labels_are_counted_and_their_clusters_with_them():
     ],
 )
 def test_any_hashable_label(a: Any, b: Any, labels: tuple[Hashable, ...]):
-    found = agreement(a, b)
-    assert found.labels == labels
-    assert [sum(row) for row in found.confusion] == [sum(x == label for x in a) for label in labels]
+    result = agreement(a, b)
+    assert result.labels == labels
+    assert [sum(row) for row in result.confusion] == [sum(x == label for x in a) for label in labels]
 
 
 def test_degenerate_agreement():
     """One label: pe = 1, kappa 0/0. Full agreement: kappa 1, no item has influence. One rater always "x": po = pe, kappa 0, none either.
     Two equal clusters: each sums to zero. One cluster: nothing to see between clusters. Raw agreement keeps Wilson's interval."""
     same, full, constant = agreement("xxx", "xxx"), agreement("xyxy", "xyxy"), agreement("xxxx", "xyxy")
-    assert [found.kappa for found in (full, constant)] == [1, 0]
+    assert [result.kappa for result in (full, constant)] == [1, 0]
     assert math.isnan(same.kappa)
     assert math.isnan(same.standard_error)
     assert (same.raw, same.expected) == (1, 1)
     assert (same.raw_low, same.raw_high) == wilson(3, 3)
-    for found in (
+    for result in (
         full,
         constant,
         agreement("xyxy", "yxyx"),
         agreement("x", "y"),
         agreement("xxyxxy", "xyyxyy", clusters=[1] * 3 + [2] * 3),
     ):
-        assert found.standard_error == 0
-        assert math.isnan(found.ci_low)
-        assert math.isnan(found.ci_high)
-        assert found.test.startswith("none")
+        assert result.standard_error == 0
+        assert math.isnan(result.ci_low)
+        assert math.isnan(result.ci_high)
+        assert result.test.startswith("none")
     lone = agreement("xyx", "xyy", clusters=[1, 1, 1])
     assert (lone.kappa, lone.n_clusters) == pytest.approx((0.4, 1))
     assert math.isnan(lone.standard_error)

@@ -61,11 +61,11 @@ def test_an_arm_is_not_compared_with_itself() -> None:
 def test_clusters_weigh_alike_whatever_their_prompts() -> None:
     """p0 and p1 in cluster x, p2 in y: weights 1/4, 1/4, 1/2; the weighted prompts give the clusters' mean."""
     a, b = np.random.default_rng(8).normal(size=(2, 3, 3))
-    found = lay_out(frame(a, b).assign(cluster_id=lambda s: s.prompt_id.map({"p0": "x", "p1": "x", "p2": "y"})), "a", "b")
-    assert found.weights.tolist() == [0.25, 0.25, 0.5]
-    np.testing.assert_allclose(found.prompts[0] @ found.weights, found.first.mean(1))
-    assert (found.paired, found.n_seeds, found.n_clusters) == (True, 3, 2)
-    np.testing.assert_allclose(found.differences, found.first - found.second)
+    result = lay_out(frame(a, b).assign(cluster_id=lambda s: s.prompt_id.map({"p0": "x", "p1": "x", "p2": "y"})), "a", "b")
+    assert result.weights.tolist() == [0.25, 0.25, 0.5]
+    np.testing.assert_allclose(result.prompts[0] @ result.weights, result.first.mean(1))
+    assert (result.paired, result.n_seeds, result.n_clusters) == (True, 3, 2)
+    np.testing.assert_allclose(result.differences, result.first - result.second)
 
 
 def test_the_caller_is_named() -> None:
@@ -88,8 +88,8 @@ def test_the_caller_is_named() -> None:
 )
 def test_what_a_frame_is_made_of_does_not_matter(change) -> None:
     scores = frame(*np.random.default_rng(9).normal(size=(2, 3, 5)))
-    one, other = contrast(scores, "a", "b"), contrast(change(scores), "a", "b")
-    assert (other.difference, other.p_value) == pytest.approx((one.difference, one.p_value))
+    plain, other = contrast(scores, "a", "b"), contrast(change(scores), "a", "b")
+    assert (other.difference, other.p_value) == pytest.approx((plain.difference, plain.p_value))
 
 
 @pytest.mark.parametrize(("given", "name"), [({"arm": ["a", "b"]}, "dict"), (None, "NoneType"), ([1], "list")])
@@ -106,9 +106,9 @@ def test_an_arm_is_one_label(arm) -> None:
 
 def test_the_order_of_rows_changes_nothing() -> None:
     scores = frame(*np.random.default_rng(11).normal(size=(2, 3, 12)))
-    found, other = (lay_out(one, "a", "b") for one in (scores, scores.sample(frac=1, random_state=1)))
-    np.testing.assert_array_equal(found.differences, other.differences)
-    np.testing.assert_array_equal(found.prompts, other.prompts)
+    result, other = (lay_out(rows, "a", "b") for rows in (scores, scores.sample(frac=1, random_state=1)))
+    np.testing.assert_array_equal(result.differences, other.differences)
+    np.testing.assert_array_equal(result.prompts, other.prompts)
 
 
 def test_paired_seeds_is_a_truth_value_or_none() -> None:

@@ -100,9 +100,9 @@ def test_two_of_either_side_give_an_interval_with_its_one_degree_of_freedom() ->
 def test_seeds_that_do_not_differ_are_one_seed() -> None:
     """One policy's scores under five labels: the p-value of one seed, and its scope."""
     a, b = np.random.default_rng(41).normal(size=(2, 1, 12))
-    one, five = contrast(frame(a, b), "a", "b"), contrast(frame(np.repeat(a, 5, axis=0), np.repeat(b, 5, axis=0)), "a", "b")
-    assert (five.p_value, five.standard_error) == pytest.approx((one.p_value, one.standard_error))
-    assert five.scope == one.scope == "these checkpoints only"
+    single, five = contrast(frame(a, b), "a", "b"), contrast(frame(np.repeat(a, 5, axis=0), np.repeat(b, 5, axis=0)), "a", "b")
+    assert (five.p_value, five.standard_error) == pytest.approx((single.p_value, single.standard_error))
+    assert five.scope == single.scope == "these checkpoints only"
     assert five.test == "paired t test over clusters of prompts; seeds do not differ"
 
 
@@ -167,15 +167,15 @@ matrices = hnp.arrays(float, st.tuples(st.integers(2, 5), st.integers(2, 7)), el
 @given(matrices, st.floats(-5, 5), st.floats(0.1, 10), st.randoms(use_true_random=False))
 def test_contrast_is_antisymmetric_and_moves_with_shift_and_scale(values: np.ndarray, shift: float, scale: float, random) -> None:
     zeros = np.zeros_like(values)
-    one = contrast(frame(values, zeros), "a", "b")
-    assert contrast(frame(zeros, values), "a", "b").difference == pytest.approx(-one.difference)
+    plain = contrast(frame(values, zeros), "a", "b")
+    assert contrast(frame(zeros, values), "a", "b").difference == pytest.approx(-plain.difference)
     moved = contrast(frame(values * scale + shift, zeros), "a", "b")
-    assert moved.difference == pytest.approx(one.difference * scale + shift, abs=1e-9)
-    assert moved.standard_error == pytest.approx(one.standard_error * scale, abs=1e-6)
+    assert moved.difference == pytest.approx(plain.difference * scale + shift, abs=1e-9)
+    assert moved.standard_error == pytest.approx(plain.standard_error * scale, abs=1e-6)
     rows = frame(values, zeros)
     order = list(range(len(rows)))
     random.shuffle(order)
-    assert contrast(rows.iloc[order], "a", "b").standard_error == pytest.approx(one.standard_error, abs=1e-9)
+    assert contrast(rows.iloc[order], "a", "b").standard_error == pytest.approx(plain.standard_error, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=60)
@@ -212,8 +212,8 @@ def test_true_nulls_are_rejected_no_more_often_than_the_level_says(n_seeds: int,
 
     With seed variance also not far below 5 %. Satterthwaite's degrees of freedom reject 7.5, 3 and 1.5 % of the third cell at three seeds.
     """
-    five, one, tenth = rejection_rate(n_seeds, seed_sd, prompt_sd)
-    assert (five <= 0.0603, one <= 0.0147, tenth <= 0.0025) == (True, True, True)
+    five, hundredth, tenth = rejection_rate(n_seeds, seed_sd, prompt_sd)
+    assert (five <= 0.0603, hundredth <= 0.0147, tenth <= 0.0025) == (True, True, True)
     if seed_sd >= 0.5:
         assert five >= 0.039
 
@@ -243,9 +243,9 @@ terms = st.lists(st.tuples(st.floats(1e-3, 1e3), st.integers(1, 300)), min_size=
 
 
 @given(terms)
-def test_effective_df_lie_between_the_smallest_and_satterthwaites(found: list[tuple[float, int]]) -> None:
-    variances, dfs = zip(*found, strict=True)
-    satterthwaite = sum(variances) ** 2 / sum(x**2 / f for x, f in found)
+def test_effective_df_lie_between_the_smallest_and_satterthwaites(result: list[tuple[float, int]]) -> None:
+    variances, dfs = zip(*result, strict=True)
+    satterthwaite = sum(variances) ** 2 / sum(x**2 / f for x, f in result)
     assert min(dfs) * (1 - 1e-9) <= effective_df(variances, dfs) <= satterthwaite * (1 + 1e-9)
 
 
@@ -259,9 +259,9 @@ def test_effective_df_of_two_arms_are_welchs() -> None:
 def test_a_mean_against_one_half() -> None:
     """The contrast of values with a constant is the same test, moved by the constant."""
     values = np.random.default_rng(7).uniform(size=(4, 9))
-    found, same = mean_test(values, null=0.5), contrast(frame(values, np.full((4, 9), 0.5)), "a", "b")
-    assert (found.mean - 0.5, found.p_value) == pytest.approx((same.difference, same.p_value))
-    assert (found.ci_low - 0.5, found.ci_high - 0.5) == pytest.approx((same.ci_low, same.ci_high))
+    result, same = mean_test(values, null=0.5), contrast(frame(values, np.full((4, 9), 0.5)), "a", "b")
+    assert (result.mean - 0.5, result.p_value) == pytest.approx((same.difference, same.p_value))
+    assert (result.ci_low - 0.5, result.ci_high - 0.5) == pytest.approx((same.ci_low, same.ci_high))
     with pytest.raises(ValueError, match="mean_test: null is a finite number, got '0'"):
         mean_test(values, null="0")  # pyright: ignore[reportArgumentType]
     for bad in (values[0], values[:, :1], np.full((2, 2), np.nan)):

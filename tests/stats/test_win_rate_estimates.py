@@ -25,8 +25,8 @@ def frame(values: Any, clusters: Any = None) -> pd.DataFrame:
     """Judgments of same-seed pairs, values (S, P), without order."""
     values = np.asarray(values, dtype=float)
     seeds, prompts = (x.ravel() for x in np.indices(values.shape))
-    found = pd.DataFrame({"seed_a": seeds, "seed_b": seeds, "prompt_id": [f"p{x}" for x in prompts], "value": values.ravel()})
-    return found if clusters is None else found.assign(cluster_id=np.asarray(clusters)[prompts])
+    result = pd.DataFrame({"seed_a": seeds, "seed_b": seeds, "prompt_id": [f"p{x}" for x in prompts], "value": values.ravel()})
+    return result if clusters is None else result.assign(cluster_id=np.asarray(clusters)[prompts])
 
 
 def orders(ab: list[float | None], ba: list[float | None]) -> pd.DataFrame:
@@ -36,9 +36,9 @@ def orders(ab: list[float | None], ba: list[float | None]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["seed_a", "seed_b", "prompt_id", "order", "value"])
 
 
-def assert_equal(found: JudgedWinRate, expected: JudgedWinRate) -> None:
+def assert_equal(result: JudgedWinRate, expected: JudgedWinRate) -> None:
     for field, value in asdict(expected).items():
-        assert getattr(found, field) == (pytest.approx(value, nan_ok=True) if isinstance(value, float) else value), field
+        assert getattr(result, field) == (pytest.approx(value, nan_ok=True) if isinstance(value, float) else value), field
 
 
 # win_rate
@@ -47,47 +47,47 @@ def assert_equal(found: JudgedWinRate, expected: JudgedWinRate) -> None:
 def test_win_rate_by_hand():
     """1, .5, 0, .5, 1: mean .6; squared deviations .16 + .01 + .36 + .01 + .16 = .7; error sqrt(.7 / 4 / 5) = sqrt(.035) = .187083;
     t(.975; 4) = 2.776445, half-width .519426."""
-    found = win_rate([1, 0.5, None, 0, 0.5, math.nan, 1])
-    assert (found.mean, found.standard_error) == pytest.approx((0.6, math.sqrt(0.035)))
-    assert (found.ci_low, found.ci_high) == pytest.approx((0.6 - 0.519426, 0.6 + 0.519426), abs=1e-6)
-    assert (found.n, found.n_missing, found.n_wins, found.n_ties, found.n_losses) == (5, 2, 2, 2, 1)
-    assert found.test == "t interval over items"
+    result = win_rate([1, 0.5, None, 0, 0.5, math.nan, 1])
+    assert (result.mean, result.standard_error) == pytest.approx((0.6, math.sqrt(0.035)))
+    assert (result.ci_low, result.ci_high) == pytest.approx((0.6 - 0.519426, 0.6 + 0.519426), abs=1e-6)
+    assert (result.n, result.n_missing, result.n_wins, result.n_ties, result.n_losses) == (5, 2, 2, 2, 1)
+    assert result.test == "t interval over items"
 
 
 def test_binary_preferences_have_wilsons_interval():
     """8 of 10: sum of squared deviations 8 * .04 + 2 * .64 = 1.6, error sqrt(1.6 / 9 / 10) = .133333. Wilson: z^2 = 3.841459, centre
     (.8 + .192073) / 1.384146 = .716740, half-width 1.959964 / 1.384146 * sqrt(.016 + .009604) = .226578."""
-    found = win_rate(pd.Series([1] * 8 + [0] * 2))
-    assert found.standard_error == pytest.approx(0.133333, abs=1e-6)
-    assert (found.ci_low, found.ci_high) == pytest.approx((0.716740 - 0.226578, 0.716740 + 0.226578), abs=2e-6)
-    assert found.test == "Wilson score interval"
+    result = win_rate(pd.Series([1] * 8 + [0] * 2))
+    assert result.standard_error == pytest.approx(0.133333, abs=1e-6)
+    assert (result.ci_low, result.ci_high) == pytest.approx((0.716740 - 0.226578, 0.716740 + 0.226578), abs=2e-6)
+    assert result.test == "Wilson score interval"
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.sampled_from([0.5, 0.9, 0.99]))
 def test_binary_interval_is_that_of_statsmodels(preferences: list[bool], confidence: float):
-    found = win_rate(preferences, confidence=confidence)
+    result = win_rate(preferences, confidence=confidence)
     expected = proportion_confint(sum(preferences), len(preferences), alpha=1 - confidence, method="wilson")
-    assert (found.ci_low, found.ci_high) == pytest.approx(expected, abs=1e-9)
+    assert (result.ci_low, result.ci_high) == pytest.approx(expected, abs=1e-9)
 
 
 @given(st.lists(EIGHTHS, min_size=2, max_size=30))
 def test_win_rate_agrees_with_scipy_and_mirrors(preferences: list[float]):
     """The other side's preferences are 1 - x: its win rate is 1 - mean, its interval mirrored, its wins our losses."""
-    found, other = win_rate(preferences), win_rate([1 - x for x in preferences])
-    assert found.standard_error == pytest.approx(np.std(preferences, ddof=1) / math.sqrt(len(preferences)), abs=1e-15)
-    expected = (1 - found.mean, found.standard_error, 1 - found.ci_high, 1 - found.ci_low)
+    result, other = win_rate(preferences), win_rate([1 - x for x in preferences])
+    assert result.standard_error == pytest.approx(np.std(preferences, ddof=1) / math.sqrt(len(preferences)), abs=1e-15)
+    expected = (1 - result.mean, result.standard_error, 1 - result.ci_high, 1 - result.ci_low)
     assert (other.mean, other.standard_error, other.ci_low, other.ci_high) == pytest.approx(expected, nan_ok=True)
-    assert (other.n_wins, other.n_ties, other.n_losses) == (found.n_losses, found.n_ties, found.n_wins)
-    if found.test == "t interval over items":
-        expected = stats.t.interval(0.95, len(preferences) - 1, found.mean, found.standard_error)
-        assert (found.ci_low, found.ci_high) == pytest.approx(expected)
+    assert (other.n_wins, other.n_ties, other.n_losses) == (result.n_losses, result.n_ties, result.n_wins)
+    if result.test == "t interval over items":
+        expected = stats.t.interval(0.95, len(preferences) - 1, result.mean, result.standard_error)
+        assert (result.ci_low, result.ci_high) == pytest.approx(expected)
 
 
 def test_degenerate_win_rates():
     """One item has no sd; Wilson still bounds a share: 1 of 1 is at least 1 / (1 + z^2) = .206549. Ties only: nothing varies."""
-    one, sure, tied = win_rate([0.75]), win_rate([1]), win_rate([0.5] * 9)
-    assert math.isnan(one.standard_error)
-    assert math.isnan(one.ci_low)
+    single, sure, tied = win_rate([0.75]), win_rate([1]), win_rate([0.5] * 9)
+    assert math.isnan(single.standard_error)
+    assert math.isnan(single.ci_low)
     assert math.isnan(sure.standard_error)
     assert (sure.ci_low, sure.ci_high) == pytest.approx((0.206549, 1), abs=1e-6)
     assert (tied.mean, tied.standard_error, tied.n_ties) == (0.5, 0, 9)
@@ -137,22 +137,22 @@ def test_win_rate_refuses(preferences: Any, message: str):
     ],
 )
 def test_numbers_of_any_kind(preferences: Any):
-    found = win_rate(preferences)
-    assert (found.mean, found.n, found.n_missing) == (0.5, 2, 1)
+    result = win_rate(preferences)
+    assert (result.mean, result.n, result.n_missing) == (0.5, 2, 1)
 
 
 @pytest.mark.parametrize("preferences", [[0.1 + 0.2, 0.3], [1e-300, 0, 0], [1e-200, 2e-200]])
 def test_what_differs_by_rounding_does_not_differ(preferences: list[float]):
     """.1 + .2 is .30000000000000004."""
-    found = win_rate(preferences)
-    assert found.standard_error == 0
-    assert math.isnan(found.ci_low)
-    assert found.test == "none: every preference is equal"
+    result = win_rate(preferences)
+    assert result.standard_error == 0
+    assert math.isnan(result.ci_low)
+    assert result.test == "none: every preference is equal"
 
 
 def test_graded_preferences_count_by_the_side_they_are_on():
-    found = win_rate([0.3, 0.5, 0.7, 0.9])
-    assert (found.n_losses, found.n_ties, found.n_wins) == (1, 1, 2)
+    result = win_rate([0.3, 0.5, 0.7, 0.9])
+    assert (result.n_losses, result.n_ties, result.n_wins) == (1, 1, 2)
 
 
 @pytest.mark.parametrize("confidence", [0, 1, math.nan, "0.9", None, True, [0.9]])
@@ -170,19 +170,19 @@ def test_judged_win_rate_by_hand():
     """Three seeds, four prompts, eighths 0 2 4 2 / 4 2 4 6 / 2 2 7 1: mean 3; seed means 2, 4, 3, A/S = 1/3; prompt means 2, 2, 5, 3,
     B/P = 1/2; residuals -1 1 0 0 / 1 -1 -2 2 / 0 0 2 -2, C = 20/6, C/(SP) = 5/18. V = A/S + B/P - C/(SP) = 5/9, 3/5 of it the seeds'.
     t = (3 - 4) / sqrt(5/9) = -sqrt(9/5); p = 3/5 p(2 df) + 2/5 p(3 df), with 2 df 1 - t / sqrt(2 + t^2) = 1 - sqrt(9/19)."""
-    found = judged_win_rate(frame(np.array([[0, 2, 4, 2], [4, 2, 4, 6], [2, 2, 7, 1]]) / 8))
+    result = judged_win_rate(frame(np.array([[0, 2, 4, 2], [4, 2, 4, 6], [2, 2, 7, 1]]) / 8))
     error = math.sqrt(5 / 9) / 8
-    assert (found.win_rate, found.standard_error) == pytest.approx((3 / 8, error))
-    assert found.p_value == pytest.approx(0.6 * (1 - math.sqrt(9 / 19)) + 0.4 * 2 * stats.t.sf(math.sqrt(9 / 5), 3))
-    half = stats.t.ppf(0.975, found.df) * error
-    assert (found.ci_low, found.ci_high) == pytest.approx((3 / 8 - half, 3 / 8 + half))
-    assert 2 < found.df < 3
-    assert (found.n_seeds, found.n_clusters, found.n_comparisons, found.n_missing, found.n_dropped) == (3, 4, 12, 0, 0)
-    assert (found.worst_low, found.worst_high, found.note) == (pytest.approx(3 / 8), pytest.approx(3 / 8), "")
-    assert math.isnan(found.first_position_rate)
-    assert math.isnan(found.inconsistency_rate)
-    assert found.scope.startswith("new seeds and new prompts")
-    assert found.test.endswith("win rate against 1/2")
+    assert (result.win_rate, result.standard_error) == pytest.approx((3 / 8, error))
+    assert result.p_value == pytest.approx(0.6 * (1 - math.sqrt(9 / 19)) + 0.4 * 2 * stats.t.sf(math.sqrt(9 / 5), 3))
+    half = stats.t.ppf(0.975, result.df) * error
+    assert (result.ci_low, result.ci_high) == pytest.approx((3 / 8 - half, 3 / 8 + half))
+    assert 2 < result.df < 3
+    assert (result.n_seeds, result.n_clusters, result.n_comparisons, result.n_missing, result.n_dropped) == (3, 4, 12, 0, 0)
+    assert (result.worst_low, result.worst_high, result.note) == (pytest.approx(3 / 8), pytest.approx(3 / 8), "")
+    assert math.isnan(result.first_position_rate)
+    assert math.isnan(result.inconsistency_rate)
+    assert result.scope.startswith("new seeds and new prompts")
+    assert result.test.endswith("win rate against 1/2")
 
 
 @settings(max_examples=20, deadline=None)
@@ -192,11 +192,11 @@ def test_the_test_is_that_of_contrast(values: np.ndarray):
     rows = frame(values)
     scores = rows[["prompt_id", "value"]].assign(arm="a", seed=rows["seed_a"])
     expected = contrast(pd.concat([scores, scores.assign(arm="b", value=0.5)]), "a", "b")
-    found = judged_win_rate(rows)
-    assert found.win_rate - 0.5 == pytest.approx(expected.difference)
-    assert (found.ci_low - 0.5, found.ci_high - 0.5) == pytest.approx((expected.ci_low, expected.ci_high), nan_ok=True)
-    one, two = ([x.standard_error, x.df, x.p_value] for x in (found, expected))
-    assert one == pytest.approx(two, nan_ok=True)
+    result = judged_win_rate(rows)
+    assert result.win_rate - 0.5 == pytest.approx(expected.difference)
+    assert (result.ci_low - 0.5, result.ci_high - 0.5) == pytest.approx((expected.ci_low, expected.ci_high), nan_ok=True)
+    actual, wanted = ([x.standard_error, x.df, x.p_value] for x in (result, expected))
+    assert actual == pytest.approx(wanted, nan_ok=True)
 
 
 def test_both_orders_by_hand():
@@ -204,45 +204,45 @@ def test_both_orders_by_hand():
     win rate 1.75 / 3; the missing verdicts lost, (1.75 + .25 + .5) / 5, and won, (1.75 + .75 + 1) / 5. Shown first wins (1 + 0) / 2,
     (1 + 1) / 2, (.5 + 1) / 2: 2.25 / 3. Two of three comparisons change with the order. One seed: scipy's t test of 1, .5, .25
     against .5."""
-    found = judged_win_rate(orders([1, 1, 0.5, 0.5, 1], [1, 0, 0, None, None]).iloc[:-1])
-    assert found.win_rate == pytest.approx(1.75 / 3)
-    assert (found.n_comparisons, found.n_missing, found.n_dropped) == (3, 2, 0)
-    assert (found.worst_low, found.worst_high) == pytest.approx((0.5, 0.7))
-    assert (found.first_position_rate, found.inconsistency_rate) == pytest.approx((0.75, 2 / 3))
+    result = judged_win_rate(orders([1, 1, 0.5, 0.5, 1], [1, 0, 0, None, None]).iloc[:-1])
+    assert result.win_rate == pytest.approx(1.75 / 3)
+    assert (result.n_comparisons, result.n_missing, result.n_dropped) == (3, 2, 0)
+    assert (result.worst_low, result.worst_high) == pytest.approx((0.5, 0.7))
+    assert (result.first_position_rate, result.inconsistency_rate) == pytest.approx((0.75, 2 / 3))
     expected = stats.ttest_1samp([1, 0.5, 0.25], 0.5)
     interval = expected.confidence_interval(0.95)
-    assert (found.p_value, found.df) == pytest.approx((expected.pvalue, 2))
-    assert (found.ci_low, found.ci_high) == pytest.approx((interval.low, interval.high))
-    assert found.scope.startswith("these checkpoints only")
+    assert (result.p_value, result.df) == pytest.approx((expected.pvalue, 2))
+    assert (result.ci_low, result.ci_high) == pytest.approx((interval.low, interval.high))
+    assert result.scope.startswith("these checkpoints only")
 
 
 def test_missing_and_clusters_by_hand():
     """Two seeds; cluster x holds prompts 0 and 1, y 2, z 3: (1, 0, 1, 0) and (missing, 1, .5, .5). Prompt 0 falls out, with seed 0's
     verdict on it: (0, 1, 0), (1, .5, .5), mean .5. Of all asked, cluster means if the missing one is lost: x 2/4, y .75, z .25, mean
     .5; if won: x 3/4, mean 1.75 / 3."""
-    found = judged_win_rate(frame([[1, 0, 1, 0], [math.nan, 1, 0.5, 0.5]], ["x", "x", "y", "z"]))
-    assert (found.n_seeds, found.n_clusters, found.n_comparisons, found.n_missing, found.n_dropped) == (2, 3, 6, 1, 1)
-    assert found.win_rate == pytest.approx(0.5)
-    assert (found.worst_low, found.worst_high) == pytest.approx((0.5, 1.75 / 3))
-    assert math.isnan(found.p_value)
-    assert found.ci_low < 0.5 < found.ci_high
+    result = judged_win_rate(frame([[1, 0, 1, 0], [math.nan, 1, 0.5, 0.5]], ["x", "x", "y", "z"]))
+    assert (result.n_seeds, result.n_clusters, result.n_comparisons, result.n_missing, result.n_dropped) == (2, 3, 6, 1, 1)
+    assert result.win_rate == pytest.approx(0.5)
+    assert (result.worst_low, result.worst_high) == pytest.approx((0.5, 1.75 / 3))
+    assert math.isnan(result.p_value)
+    assert result.ci_low < 0.5 < result.ci_high
 
 
 def test_clusters_weigh_alike():
     """Cluster x: prompts 0, 1, 2 all won; y: prompt 3 lost in seed 0, tied in seed 1: (1 + .25) / 2, not (3 + .25) / 4."""
-    found = judged_win_rate(frame([[1, 1, 1, 0], [1, 1, 1, 0.5]], ["x", "x", "x", "y"]))
-    assert found.win_rate == found.worst_low == found.worst_high == pytest.approx(0.625)
+    result = judged_win_rate(frame([[1, 1, 1, 0], [1, 1, 1, 0.5]], ["x", "x", "x", "y"]))
+    assert result.win_rate == result.worst_low == result.worst_high == pytest.approx(0.625)
 
 
 def test_a_comparison_never_asked_is_missing():
     """Seed 1 was never asked about prompt 2, seed 0 won there: that verdict is dropped, and seed 1's is missing as if its row were there.
     Worst case, prompt means (.5, .25) and 1/2 or 1: 1.25 / 3 and 1.75 / 3."""
     rows = frame([[1, 0, 1], [0, 0.5, math.nan]])
-    found, there = judged_win_rate(rows.iloc[:-1]), judged_win_rate(rows)
-    assert (found.n_comparisons, found.n_missing, found.n_dropped) == (4, 1, 1)
-    assert found.win_rate == pytest.approx(1.5 / 4)
-    assert (found.worst_low, found.worst_high) == pytest.approx((1.25 / 3, 1.75 / 3))
-    assert_equal(found, there)
+    result, there = judged_win_rate(rows.iloc[:-1]), judged_win_rate(rows)
+    assert (result.n_comparisons, result.n_missing, result.n_dropped) == (4, 1, 1)
+    assert result.win_rate == pytest.approx(1.5 / 4)
+    assert (result.worst_low, result.worst_high) == pytest.approx((1.25 / 3, 1.75 / 3))
+    assert_equal(result, there)
 
 
 @pytest.mark.parametrize("absent", [False, True])
@@ -252,11 +252,11 @@ def test_verdicts_that_one_seed_lacks_decide_what_is_tested(absent: bool):
     values = np.zeros((3, 20))
     values[:, :4], values[1, 0], values[0, 4:] = 1, 0.5, math.nan
     rows = frame(values)
-    found = judged_win_rate(rows.dropna() if absent else rows)
-    assert (found.n_comparisons, found.n_missing, found.n_dropped, found.n_clusters) == (12, 16, 32, 4)
-    assert found.win_rate == pytest.approx(11.5 / 12)
-    assert (found.worst_low, found.worst_high) == pytest.approx((11.5 / 60, 27.5 / 60))
-    left, few, outside = found.note.split("; ")
+    result = judged_win_rate(rows.dropna() if absent else rows)
+    assert (result.n_comparisons, result.n_missing, result.n_dropped, result.n_clusters) == (12, 16, 32, 4)
+    assert result.win_rate == pytest.approx(11.5 / 12)
+    assert (result.worst_low, result.worst_high) == pytest.approx((11.5 / 60, 27.5 / 60))
+    left, few, outside = result.note.split("; ")
     assert left.startswith("16 of 20 clusters have no prompt that every seed has")
     assert few == "only 12 of 60 comparisons are used"
     assert outside.startswith("over all comparisons the win rate is 0.192 to 0.458")
@@ -265,8 +265,8 @@ def test_verdicts_that_one_seed_lacks_decide_what_is_tested(absent: bool):
 def test_a_note_only_where_there_is_something_to_note():
     """Clusters x (prompts 0, 1) and y (2, 3); prompt 0 lacks a verdict: both clusters and 6 of 8 comparisons are left, means .5
     and .625. With prompt 0 x is (.5 + 0 + 0 + 1) / 4 or (.5 + 0 + 1 + 1) / 4: .5 <= .5625 <= .625."""
-    found = judged_win_rate(frame([[0.5, 0, 1, 0], [math.nan, 1, 0.5, 1]], ["x", "x", "y", "y"]))
-    assert (found.worst_low, found.win_rate, found.worst_high, found.note) == (0.5, 0.5625, 0.625, "")
+    result = judged_win_rate(frame([[0.5, 0, 1, 0], [math.nan, 1, 0.5, 1]], ["x", "x", "y", "y"]))
+    assert (result.worst_low, result.win_rate, result.worst_high, result.note) == (0.5, 0.5625, 0.625, "")
 
 
 def test_without_a_row_is_as_without_a_value():
@@ -296,18 +296,18 @@ def test_any_one_to_one_pairing_of_seeds_will_do():
 
 def test_other_order_labels_have_no_first_position():
     """What "0" and "1" mean is not guessed; that two verdicts differ is plain: 1 of 3."""
-    found = judged_win_rate(orders([1, 0, 0.5], [1, 0, 1]).replace({"order": {"ab": "0", "ba": "1"}}))
-    assert math.isnan(found.first_position_rate)
-    assert found.inconsistency_rate == pytest.approx(1 / 3)
-    assert found.win_rate == pytest.approx(1.75 / 3)
+    result = judged_win_rate(orders([1, 0, 0.5], [1, 0, 1]).replace({"order": {"ab": "0", "ba": "1"}}))
+    assert math.isnan(result.first_position_rate)
+    assert result.inconsistency_rate == pytest.approx(1 / 3)
+    assert result.win_rate == pytest.approx(1.75 / 3)
 
 
 def test_all_won_has_no_interval():
-    found = judged_win_rate(frame(np.ones((3, 4))))
-    assert (found.win_rate, found.standard_error) == (1, 0)
-    assert math.isnan(found.ci_low)
-    assert math.isnan(found.p_value)
-    assert found.test.startswith("none")
+    result = judged_win_rate(frame(np.ones((3, 4))))
+    assert (result.win_rate, result.standard_error) == (1, 0)
+    assert math.isnan(result.ci_low)
+    assert math.isnan(result.p_value)
+    assert result.test.startswith("none")
 
 
 VALUES = arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=st.sampled_from([0, 0.5, 1, math.nan]))
@@ -325,25 +325,25 @@ def judged(rows: pd.DataFrame) -> JudgedWinRate | None:
 @settings(max_examples=40)
 @given(VALUES)
 def test_swapping_the_arms_mirrors_everything(values: np.ndarray):
-    found, other = judged(frame(values)), judged(frame(1 - values))
-    assert (found is None) == (other is None)
-    if found is None or other is None:
+    result, other = judged(frame(values)), judged(frame(1 - values))
+    assert (result is None) == (other is None)
+    if result is None or other is None:
         return
-    expected = (1 - found.win_rate, found.standard_error, 1 - found.ci_high, 1 - found.ci_low, found.p_value)
+    expected = (1 - result.win_rate, result.standard_error, 1 - result.ci_high, 1 - result.ci_low, result.p_value)
     assert (other.win_rate, other.standard_error, other.ci_low, other.ci_high, other.p_value) == pytest.approx(expected, nan_ok=True)
-    assert (other.worst_low, other.worst_high) == pytest.approx((1 - found.worst_high, 1 - found.worst_low))
+    assert (other.worst_low, other.worst_high) == pytest.approx((1 - result.worst_high, 1 - result.worst_low))
 
 
 @settings(max_examples=40)
 @given(VALUES, st.sampled_from([0, 0.25, 1]))
 def test_whatever_the_missing_verdicts_were_the_win_rate_is_in_the_bounds(values: np.ndarray, truth: float):
-    found, whole = judged(frame(values)), judged_win_rate(frame(np.where(np.isnan(values), truth, values)))
-    if found is not None:
-        assert found.worst_low - 1e-12 <= whole.win_rate <= found.worst_high + 1e-12
-        assert found.n_comparisons + found.n_missing + found.n_dropped == values.size
-        assert found.n_missing == np.isnan(values).sum()
-        outside = not found.worst_low - 1e-12 <= found.win_rate <= found.worst_high + 1e-12
-        assert outside == ("over all comparisons the win rate is" in found.note)
+    result, whole = judged(frame(values)), judged_win_rate(frame(np.where(np.isnan(values), truth, values)))
+    if result is not None:
+        assert result.worst_low - 1e-12 <= whole.win_rate <= result.worst_high + 1e-12
+        assert result.n_comparisons + result.n_missing + result.n_dropped == values.size
+        assert result.n_missing == np.isnan(values).sum()
+        outside = not result.worst_low - 1e-12 <= result.win_rate <= result.worst_high + 1e-12
+        assert outside == ("over all comparisons the win rate is" in result.note)
 
 
 def changed(**columns: Any) -> pd.DataFrame:

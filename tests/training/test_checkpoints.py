@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_tokenize import WORDS
-from test_trainer import AXES, LLAMA, RECIPE, SPEC, demonstrations, groups, pairs
+from tiny_tokenizers import WORDS
+from training_items import AXES, LLAMA, RECIPE, SPEC, demonstrations, groups, pairs
 
 from apo_bench.config.schema import Lora, NeuralReward
 from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss
@@ -22,6 +22,8 @@ from apo_bench.store import Artifact, RunStore, scratch_of
 from apo_bench.training import checkpoints as kept
 from apo_bench.training.checkpoints import COMPLETE, Checkpoints
 from apo_bench.training.trainer import train_policy, train_reward_model
+
+pytestmark = pytest.mark.slow
 
 FORGETFUL = {**LLAMA, "attention_dropout": 0.2}
 BERT = {

@@ -9,18 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
-from safetensors.torch import load_file
-from test_trainer import apart
-from tiny_world import tiny_bench
-
-from apo_bench.config.schema import Executor, Lora, NeuralReward
-from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench
-from apo_bench.lab.ledger import Ledger
-from apo_bench.losses import DPOLoss, RankingLoss, SFTLoss
-from apo_bench.store import write_json
-from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.launch import (
     COUNTS,
     FAILED,
@@ -34,6 +22,20 @@ from apo_bench.training.launch import (
     read,
     written,
 )
+from filelock import FileLock
+from safetensors.torch import load_file
+from tiny_world import tiny_bench
+from training_items import apart
+
+from apo_bench.config.schema import Executor, Lora, NeuralReward
+from apo_bench.errors import InputError
+from apo_bench.evaluation.context import Bench
+from apo_bench.lab.ledger import Ledger
+from apo_bench.losses import DPOLoss, RankingLoss, SFTLoss
+from apo_bench.store import write_json
+from apo_bench.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.slow
 
 TWO = "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n"
 N = 41  # updates of 16, 16 and 9; of the 9, in fours, the third round has one item for one process and none for the other

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_tokenize import WORDS, prompt
+from tiny_tokenizers import WORDS, prompt
+from training_items import AXES, LLAMA, RECIPE, SPEC, Weights, apart, demonstrations, groups, pairs, sentences
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe, Sampling
+from apo_bench.config.schema import Lora, NeuralReward, Recipe
 from apo_bench.errors import InputError
 from apo_bench.losses import APOLoss, DPOLoss, PolicyLoss, RankingLoss, RRHFLoss, SFTLoss
 from apo_bench.models import policy as policies
@@ -23,37 +24,7 @@ from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.trainer import Fit, fit, train_policy, train_reward_model
 from apo_bench.types import Demonstration, Group, Pair
 
-LLAMA = {
-    "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "initializer_range": 0.2,
-}  # fmt: skip
-AXES = ("helpful", "harmless")
-RECIPE = Recipe(learning_rate=1e-3, epochs=1, batch_size=16)
-SPEC = PolicyModel(path=".", max_prompt_tokens=16, max_response_tokens=12, training=RECIPE, sampling=Sampling(max_new_tokens=8))
-Weights = dict[str, torch.Tensor]
-
-
-def sentences(n: int, seed: int, most: int = 8) -> list[str]:
-    """1 to `most` words each, so that lengths differ."""
-    generator = np.random.default_rng(seed)
-    return [" ".join(generator.choice(WORDS, size=generator.integers(1, most + 1))) for _ in range(n)]
-
-
-def demonstrations(n: int) -> list[Demonstration]:
-    return [Demonstration(prompt(question), answer) for question, answer in zip(sentences(n, 1), sentences(n, 2), strict=True)]
-
-
-def pairs(n: int) -> list[Pair]:
-    """Every third one golden over a sample."""
-    texts = zip(sentences(n, 1), sentences(n, 2), sentences(n, 3), strict=True)
-    return [Pair(prompt(q), c, r, "human" if place % 3 else "golden_over_sample") for place, (q, c, r) in enumerate(texts)]
-
-
-def groups(n: int) -> list[Group]:
-    """Three answers of differing lengths, the scores in no order and sometimes tied."""
-    scores = np.random.default_rng(6).integers(0, 4, size=(n, 3)).astype(float).tolist()
-    columns = zip(sentences(n, 1), scores, *(sentences(n, seed) for seed in (2, 3, 4)), strict=True)
-    return [Group(prompt(question), tuple(answers), tuple(values)) for question, values, *answers in columns]
+pytestmark = pytest.mark.slow
 
 
 def fit_policy(data: Sequence[Any], recipe: Recipe, scratch: Path, loss: PolicyLoss | None = None, seed: int = 0) -> tuple[Any, Fit]:
@@ -73,12 +44,6 @@ def fit_reward(data: Sequence[Pair], recipe: Recipe, scratch: Path, seed: int = 
     items = rewards.pair_items(model, tokenizer, data, spec)
     loss = partial(rewards.loss_terms, loss=APOLoss(0.5, 2))
     return fit(model, items, partial(rewards.collate, pad_id=0), loss, recipe, seed, Checkpoints(scratch))
-
-
-def apart(one: Weights, other: Weights) -> float:
-    """The largest difference of any weight."""
-    assert one.keys() == other.keys()
-    return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
 # --- one update is one update -------------------------------------------------------------------------------------------------

@@ -2,14 +2,14 @@
 
 from apo_bench.config.schema.arms import Arm, Controls, Fit, Tune
 from apo_bench.config.schema.comparisons import Compare, Comparison
-from apo_bench.config.schema.execution import Executor
+from apo_bench.config.schema.execution import EngineChoice, Executor
 from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Gold, Lora, Models, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling
 from apo_bench.config.schema.values import JUDGE, Budget, Match, Seed, Unit
 
 __all__ = [
-    "JUDGE", "Arm", "Budget", "Compare", "Comparison", "Controls", "Evaluation", "Executor", "Experiment", "Factor", "Fit", "Gold",
-    "JudgeChoice", "Judging", "Level", "Lora", "Match", "Models", "NeuralReward", "NgramReward", "PolicyModel", "Recipe", "Report",
+    "JUDGE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "Evaluation", "Executor", "Experiment", "Factor", "Fit",
+    "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "Models", "NeuralReward", "NgramReward", "PolicyModel", "Recipe", "Report",
     "RewardSpec", "Sampling", "Seed", "TaskChoice", "Tune", "Unit",
 ]  # fmt: skip

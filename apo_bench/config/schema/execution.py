@@ -1,4 +1,4 @@
-"""Where an experiment runs."""
+"""Where an experiment runs, and what computes it."""
 
 from pydantic import Field
 
@@ -25,3 +25,13 @@ class Executor(Section):
 
     launch: str | None = None
     """an accelerate configuration file that every training is launched with; `null`: models are trained in the worker itself"""
+
+
+class EngineChoice(Section):
+    """What samples, scores and trains."""
+
+    use: str = Field(default="transformers", pattern=r"^[a-z][a-z0-9_]*$")
+    """`transformers`; `engine: NAME` alone is short for this"""
+
+    memory_gb: float | None = Field(default=None, gt=0)
+    """GiB of models that stay loaded in a worker; `null`: half of the GPU's memory, or the worker's core's share of half the machine's"""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from apo_bench.config.schema.arms import Arm, Controls, Tune
 from apo_bench.config.schema.comparisons import Compare
-from apo_bench.config.schema.execution import Executor
+from apo_bench.config.schema.execution import EngineChoice, Executor
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Models, Sampling
 from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
@@ -109,6 +109,9 @@ class Experiment(Section):
     executor: Executor = Executor()
     """where it runs; a name, or a section"""
 
+    engine: EngineChoice = EngineChoice()
+    """what samples, scores and trains; a name, or a section"""
+
     report: Report = Report()
     """what the report shows beside the results"""
 
@@ -121,7 +124,7 @@ class Experiment(Section):
         own = self.arms[arm].budget if arm in self.arms else {}
         return {**self.budget, **own}
 
-    @field_validator("task", "executor", mode="before")
+    @field_validator("task", "executor", "engine", mode="before")
     @classmethod
     def _bare_name(cls, value: object) -> object:
         return {"use": value} if isinstance(value, str) else value

@@ -167,7 +167,10 @@ def _paper_table(run: Run, matches: pd.DataFrame) -> Table:
         "measured. {verdict} Counts match where they are equal in every seed, FLOPs within 5 %.",
         verdict=say("Declared matched and not: {missed}.", missed=join(missed, "; ")) if missed else verdict,
     )
-    columns = [arm_column(paper=True), *[column(title.removesuffix(" responses"), unit, "count", paper=True) for unit, title in UNITS.items()]]
+    columns = [
+        arm_column(paper=True),
+        *[column(title.removesuffix(" responses"), unit, "count", paper=True) for unit, title in UNITS.items()],
+    ]
     return Table(frame, columns, "What each arm spent", name="budget", paper=Paper(note=note), is_in_paper_only=True)
 
 

@@ -104,8 +104,8 @@ def published_section(run: Run, frame: pd.DataFrame) -> Section:
     Raises InputError as `published.read_published` does.
     """
     source = run.experiment.report.beside or ""
-    rows = pd.DataFrame(published.comparison_cells(frame), columns=list(published.HEADS))
-    columns = [Column(head, lambda row, head=head: None if row[head] == "-" else row[head]) for head in published.HEADS]
+    rows = pd.DataFrame(published.comparison_cells(frame), columns=list(published.HEADERS))
+    columns = [Column(head, lambda row, head=head: None if row[head] == "-" else row[head]) for head in published.HEADERS]
     caveats = published.comparison_caveats(run, published.read_published(published.find_published(source)), frame)
     lines = Bullets([say("{line}", line=line) for line in caveats])
     return Section(f"Published numbers: {source}", [Table(rows, columns, f"{source} beside this run"), lines])

@@ -57,7 +57,7 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
     training = ledger[ledger["unit"] == "flops"].groupby("arm")["used"].mean().to_dict()
     answering = inference_flops(frames["summary"])
     first = next((flops for (_, round_), flops in answering.items() if round_ == 0), NAN)
-    clusters = run.final.groupby("arm")["cluster_id"].nunique().to_dict()
+    clusters = run.final_scores.groupby("arm")["cluster_id"].nunique().to_dict()
     for axis in (POOLED, *(run.axes if len(run.axes) > 1 else ())):
         standings = {scorer: standing(run, frames["contrasts"], means, scorer, axis) for scorer in run.scorers if scorer != "proxy"}
         for arm in ("", *run.arms):
@@ -96,7 +96,7 @@ def kl_cell(row: Row) -> Cell:
 
 def _paper_note(run: Run, *, by_axis: bool = False) -> Text:
     seeds = span(pd.Series([len(run.arm_seeds.get(arm, [])) for arm in run.arms]))
-    clusters = span(run.final.groupby(["arm", "axis"] if by_axis else ["arm"])["cluster_id"].nunique())
+    clusters = span(run.final_scores.groupby(["arm", "axis"] if by_axis else ["arm"])["cluster_id"].nunique())
     kl = "" if by_axis else " KL to the initial policy in nats per response; a number after a sign is an upper bound."
     return say(
         f"Mean over {seeds} seeds ± sample SD over seeds, of answers to prompts in {clusters} clusters, which weigh alike. Bold is the "
@@ -108,7 +108,7 @@ def _paper_note(run: Run, *, by_axis: bool = False) -> Text:
 
 def final_means(run: Run) -> Means:
     """Mean and SD over the seeds that came through, of scores by axis and of the KL (`kl`, or its bound `kl_bound`) on all axes."""
-    parts = [results.seed_means(run.final, axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
+    parts = [results.seed_means(run.final_scores, axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
     metrics = results.exclude_failed(run.tables["metrics"], run.failed)
     metrics = metrics[(metrics["axis"] == POOLED) & metrics["metric"].isin(["kl", "kl_bound"])].dropna(subset=["value"])
     metrics = metrics[metrics["round"] == metrics["arm"].map(run.final_round)].rename(columns={"metric": "scorer"})

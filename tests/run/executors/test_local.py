@@ -17,6 +17,8 @@ from apo_bench.run.executors.local import run_all
 from apo_bench.run.jobs import Job, ProgressEvent, Report
 from apo_bench.run.tables import Failure
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Executor()
 PATIENCE_S = 120
 
@@ -55,14 +57,14 @@ def test_jobs_that_fail_stop_no_other(tmp_path: Path) -> None:
         job(tmp_path, "works", 1, 4),
     ]
     shown: list[tuple[Job, ProgressEvent]] = []
-    assert run_all(jobs, play, 1, SETTINGS, lambda job, told: shown.append((job, told))) == [
+    assert run_all(jobs, play, 1, SETTINGS, lambda job, event: shown.append((job, event))) == [
         Failure("breaks", 0, "RuntimeError: out of order"),
         Failure("fails", 1, "no luck with seed 1"),
         Failure("fails", 2, "no luck with seed 2"),
     ]
     assert {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == {"works.1.json": None, "works.4.1.json": 4}
     assert [(tmp_path / f"tries.{name}").read_text() for name in ("breaks.0", "fails.1", "fails.2")] == ["x"] * 3
-    assert {job: told.stage for job, told in shown if told.finished} == dict(
+    assert {job: event.stage for job, event in shown if event.finished} == dict(
         zip(jobs, ("failed", "done", "failed", "failed", "done"), strict=True)
     )
     assert [event for job, event in shown if job == jobs[1]] == [

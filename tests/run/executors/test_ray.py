@@ -20,6 +20,8 @@ from apo_bench.errors import InputError  # noqa: E402
 from apo_bench.run.executors.ray import _check_room, _probe  # noqa: E402
 from apo_bench.run.status import lives  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 MAIN = "from apo_bench.cli.main import main; main()"
 PATIENCE_S = 300
 
@@ -32,10 +34,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     memory = {"object_store_memory": 100 * 2**20}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory})
-    made.second = made.add_node(num_cpus=1, **memory)
-    yield made
-    made.shutdown()
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory})
+    started.second = started.add_node(num_cpus=1, **memory)
+    yield started
+    started.shutdown()
 
 
 def run(experiment: Path, folder: Path, executor: dict[str, Any] | str) -> subprocess.Popen[str]:
@@ -50,15 +52,15 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 def at_work(folder: Path) -> set[int]:
     """Processes that are in the middle of an arm-seed."""
-    found = set()
+    pids = set()
     for path in (folder / "store" / "progress").glob("*rjs.*.json"):
         try:
-            said = json.loads(path.read_text())
+            progress = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        if said["stage"] not in ("waiting", "starting"):
-            found.add(said["pid"])
-    return found
+        if progress["stage"] not in ("waiting", "starting"):
+            pids.add(progress["pid"])
+    return pids
 
 
 def test_a_node_that_is_killed_changes_no_table(cluster: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is measured: rejections of true nulls, coverage, families of pairs, power. Tables out; every cell draws from its own stream."""
+"""Simulated rates: rejections of true nulls, coverage, families of pairs, power. Every cell draws from its own random stream."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ from apo_bench.stats import contrast as public_contrast
 from apo_bench.stats import holm, two_way_bootstrap
 from apo_bench.stats.bootstrap import SHAPE_SEEDS
 from apo_bench.stats.power_analysis import minimum_detectable_effect, noncentral_t_power, power
-from validation.recipes import CONTRAST, ON_ALL_DATA, RESAMPLED_NULLS, WRONG_TESTS, Data, contrast
-from validation.worlds import LARGE_METHOD_SD, SEED_SHARES, Array, P, World, batches, draw, members, ordinary_share
+from validation.compared_tests import ALTERNATIVE_TESTS, CONTRAST, ON_ALL_DATA, RESAMPLED_NULLS, Data, contrast
+from validation.simulated_worlds import LARGE_METHOD_SD, SEED_SHARES, Array, P, World, batches, draw, members, ordinary_share
 
 BOOTSTRAP = "two_way_bootstrap"
 INTERVAL = "the contrast's interval"  # of two seeds or two clusters: no p-value; how often it leaves out the truth
@@ -92,7 +92,7 @@ GROUPS = {"grid": grid, "shapes": other_shapes, "unequal": unequal_seeds, "sweep
 
 
 def stream(world: World, seed: int, purpose: str) -> np.random.Generator:
-    """Named by the cell, so that adding or leaving out cells changes no other."""
+    """A random stream named by the cell, so that adding or removing cells changes no other."""
     return np.random.default_rng([seed, zlib.crc32(f"{purpose} {world!r}".encode())])
 
 
@@ -118,18 +118,18 @@ def null_rates(group: str, worlds: Iterable[World], nulls: int, seed: int, *, wr
     rows = []
     for world in worlds:
         rng, others = stream(world, seed, "nulls"), stream(world, seed, "resamples")
-        tests = [one for one in WRONG_TESTS if wrong and one.concerns(world.paired, world.cluster_size > 1)]
+        tests = [alternative for alternative in ALTERNATIVE_TESTS if wrong and alternative.concerns(world.paired, world.cluster_size > 1)]
         on_all = ON_ALL_DATA if 2 not in (*world.seeds, world.clusters) else {INTERVAL: contrast}
-        found: dict[str, list[Array]] = {name: [] for name in (*on_all, *(one.label for one in tests))}
+        p_values_by_test: dict[str, list[Array]] = {name: [] for name in (*on_all, *(alternative.label for alternative in tests))}
         counted = 0
         for data in simulated(world, rng, nulls):
             for name, p_values in on_all.items():
-                found[name].append(p_values(data))
+                p_values_by_test[name].append(p_values(data))
             part = data.first(min(len(data.a), RESAMPLED_NULLS - counted))
             counted += len(part.a)
-            for one in tests if len(part.a) else ():
-                found[one.label].append(one.p_values(part, others))
-        rows += [_rejections(group, world, test, np.concatenate(p_values)) for test, p_values in found.items()]
+            for alternative in tests if len(part.a) else ():
+                p_values_by_test[alternative.label].append(alternative.p_values(part, others))
+        rows += [_rejections(group, world, test, np.concatenate(p_values)) for test, p_values in p_values_by_test.items()]
     return pd.DataFrame(rows)
 
 
@@ -144,7 +144,7 @@ def bootstrap_rates(group: str, worlds: Iterable[World], nulls: int, draws: int,
     Worlds with fewer seeds than it makes a shape of are left out: its interval is the contrast's there.
     """
     rows = []
-    for world in (one for one in worlds if min(one.seeds) >= SHAPE_SEEDS):
+    for world in (world_ for world_ in worlds if min(world_.seeds) >= SHAPE_SEEDS):
         p_values: list[float] = []
         for data in simulated(world, stream(world, seed, "bootstrap"), nulls):
             clustered = Data(*data.by_cluster, world.paired)
@@ -165,8 +165,8 @@ def verdict(world: World, rate: float, n: int) -> str:
     """Which bound the rate misses by more than two binomial standard errors (those of n draws at the bound itself), or ''."""
     if rate > MOST + 2 * binomial_error(MOST, n):
         return f"above {100 * MOST:.0f} %"
-    asked = world.seed_share >= NOT_NEGLIGIBLE and world.clusters >= ENOUGH_CLUSTERS and min(world.seeds) > 2
-    if asked and rate < LEAST - 2 * binomial_error(LEAST, n):
+    bounded_below = world.seed_share >= NOT_NEGLIGIBLE and world.clusters >= ENOUGH_CLUSTERS and min(world.seeds) > 2
+    if bounded_below and rate < LEAST - 2 * binomial_error(LEAST, n):
         return f"below {100 * LEAST:.0f} %"
     return ""
 
@@ -211,8 +211,8 @@ def coverage(n: int, seed: int) -> pd.DataFrame:
                     low, high = data.difference - half, data.difference + half
                     missed += (low > world.effect).sum(), (high < world.effect).sum()
                 bounded = verdict(world, missed.sum() / n, n)
-                found = {"covered": 1 - missed.sum() / n, "interval_too_high": missed[0] / n, "interval_too_low": missed[1] / n}
-                rows.append({**described(world), "draws": n, **found, "misses": bounded})
+                rates = {"covered": 1 - missed.sum() / n, "interval_too_high": missed[0] / n, "interval_too_low": missed[1] / n}
+                rows.append({**described(world), "draws": n, **rates, "misses": bounded})
     return pd.DataFrame(rows)
 
 
@@ -226,17 +226,17 @@ def families(n: int, seed: int) -> pd.DataFrame:
                 rng, any_raw, any_holm = stream(world, seed, "families"), 0, 0
                 for size in batches(world, n):
                     reference, *rivals = draw(world, rng, size, rivals=PAIRS_IN_FAMILY)
-                    p_values = np.stack([contrast(Data(one, reference, paired)) for one in rivals], axis=1)  # (n, pairs)
+                    p_values = np.stack([contrast(Data(rival, reference, paired)) for rival in rivals], axis=1)  # (n, pairs)
                     any_raw += int((p_values < LEVEL).any(1).sum())
                     any_holm += sum(bool((holm(row) < LEVEL).any()) for row in p_values)
-                found = {"pairs": PAIRS_IN_FAMILY, "uncorrected": any_raw / n, "holm": any_holm / n}
+                rates = {"pairs": PAIRS_IN_FAMILY, "uncorrected": any_raw / n, "holm": any_holm / n}
                 high = any_holm / n > MOST + 2 * binomial_error(MOST, n)
-                rows.append({**described(world), "families": n, **found, "misses": f"above {100 * MOST:.0f} %" if high else ""})
+                rows.append({**described(world), "families": n, **rates, "misses": f"above {100 * MOST:.0f} %" if high else ""})
     return pd.DataFrame(rows)
 
 
 def powers(n: int, seed: int) -> pd.DataFrame:
-    """Rejections of a false null beside what `power_analysis` promises: its `power`, and the textbook's noncentral t."""
+    """Rejections of a false null beside the predictions of `power_analysis`: `power`, and the textbook's noncentral t."""
     rows = []
     for s in SEEDS:
         for paired in (True, False):
@@ -249,7 +249,7 @@ def powers(n: int, seed: int) -> pd.DataFrame:
                 }  # fmt: skip
                 effect = minimum_detectable_effect(**design, power=POWER)
                 world = World((s, s), share, LARGE_METHOD_SD, paired, effect=effect)
-                found = sum(int((contrast(data) < LEVEL).sum()) for data in simulated(world, stream(world, seed, "power"), n)) / n
+                rejected = sum(int((contrast(data) < LEVEL).sum()) for data in simulated(world, stream(world, seed, "power"), n)) / n
                 promised = {"predicted": power(effect, **design), "noncentral_t": noncentral_t_power(effect, **design)}
-                rows.append({**described(world), "effect": round(effect, 6), "draws": n, "simulated": found, **promised})
+                rows.append({**described(world), "effect": round(effect, 6), "draws": n, "simulated": rejected, **promised})
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""The contrast under validation and the tests that people make instead: scores of two arms in, p-values out, for many data sets at once."""
+"""The contrast under validation and common alternatives: scores of two arms in, p-values out, for many data sets at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from apo_bench.stats.two_way_random_effects import TwoWayError, paired_error, unpaired_error
-from validation.worlds import Array
+from validation.simulated_worlds import Array
 
 CONTRAST = "contrast"
 SATTERTHWAITE = "the contrast with plain Satterthwaite df"
@@ -51,12 +51,12 @@ class Data:
 
     @cached_property
     def error(self) -> TwoWayError:
-        """What `contrast` holds the difference against."""
+        """The two-way error of the difference, as in `contrast`."""
         a, b = self.by_cluster
         return paired_error(a - b) if self.paired else unpaired_error(a, b)
 
 
-Recipe = Callable[[Data, np.random.Generator], Array]
+PValues = Callable[[Data, np.random.Generator], Array]
 
 
 def two_sided(difference: Array, variance: Array, df: Array | float) -> Array:
@@ -72,7 +72,7 @@ def satterthwaite(data: Data, _: np.random.Generator | None = None) -> Array:
     arms = [data.by_cluster[0] - data.by_cluster[1]] if data.paired else list(data.by_cluster)
     seeds = [arm.mean(2).var(1, ddof=1) / arm.shape[1] for arm in arms]
     rest = data.error.variance - sum(seeds)
-    inverse = sum(one**2 / (arm.shape[1] - 1) for one, arm in zip(seeds, arms, strict=True)) + rest**2 / (arms[0].shape[2] - 1)
+    inverse = sum(term**2 / (arm.shape[1] - 1) for term, arm in zip(seeds, arms, strict=True)) + rest**2 / (arms[0].shape[2] - 1)
     return two_sided(data.difference, data.error.variance, data.error.variance**2 / inverse)
 
 
@@ -126,7 +126,7 @@ def percentile_bootstrap(data: Data, rng: np.random.Generator) -> Array:
 
 
 def ignoring_clusters(data: Data, _: np.random.Generator) -> Array:
-    """The right test, told that every prompt is its own cluster."""
+    """The contrast with every prompt as its own cluster."""
     return contrast(Data(data.a, data.b, data.paired))
 
 
@@ -137,27 +137,27 @@ def pooled_df(data: Data, _: np.random.Generator) -> Array:
 
 
 @dataclass(frozen=True)
-class WrongTest:
-    """A test that people make, what it is called on the page, and where it says something other than the contrast."""
+class AlternativeTest:
+    """A common alternative test, its name on the page, and the cells where it differs from the contrast."""
 
     label: str
-    p_values: Recipe
-    only: Literal["any", "unpaired", "clustered"] = "any"  # elsewhere it is the contrast itself, or not a test of anything
+    p_values: PValues
+    only: Literal["any", "unpaired", "clustered"] = "any"  # elsewhere it equals the contrast, or is no test
 
     def concerns(self, paired: bool, clustered: bool) -> bool:
         return self.only == "any" or (clustered if self.only == "clustered" else not paired)
 
 
 ON_ALL_DATA = {CONTRAST: contrast, SATTERTHWAITE: satterthwaite}  # the rest on RESAMPLED_NULLS data sets a cell
-WRONG_TESTS = (
-    WrongTest("permutation within (seed, prompt)", sign_flips),
-    WrongTest("t test over prompts, seeds averaged", prompt_t),
-    WrongTest("t test over all rows", row_t),
-    WrongTest("t test over seed means", seed_t),
-    WrongTest("bootstrap over prompts, seeds averaged", prompt_bootstrap),
-    WrongTest("percentile bootstrap over seeds and prompts", percentile_bootstrap),
-    WrongTest("the contrast, clusters ignored", ignoring_clusters, only="clustered"),
-    WrongTest("the contrast, not paired, seed df pooled", pooled_df, only="unpaired"),
+ALTERNATIVE_TESTS = (
+    AlternativeTest("permutation within (seed, prompt)", sign_flips),
+    AlternativeTest("t test over prompts, seeds averaged", prompt_t),
+    AlternativeTest("t test over all rows", row_t),
+    AlternativeTest("t test over seed means", seed_t),
+    AlternativeTest("bootstrap over prompts, seeds averaged", prompt_bootstrap),
+    AlternativeTest("percentile bootstrap over seeds and prompts", percentile_bootstrap),
+    AlternativeTest("the contrast, clusters ignored", ignoring_clusters, only="clustered"),
+    AlternativeTest("the contrast, not paired, seed df pooled", pooled_df, only="unpaired"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The page that reports the validation: plain words, tables in %, and every cell that misses a bound."""
+"""The page of the validation: text, tables in %, and every cell that misses a bound."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.stats.bootstrap import SHAPE_SEEDS
-from validation.experiments import (
+from validation.compared_tests import ALTERNATIVE_TESTS, CONTRAST, RESAMPLED_NULLS, RESAMPLES, SATTERTHWAITE
+from validation.markdown_tables import SHARE_NAMES, by_share, filled, markdown, marked, named, of_group, percent_range
+from validation.missed_bounds import COLLAPSE, SKEWED_ARM, grouped, scores_of
+from validation.rejection_rates import (
     BOOTSTRAP,
     BOUNDED,
     ENOUGH_CLUSTERS,
@@ -18,15 +21,12 @@ from validation.experiments import (
     POWER,
     binomial_error,
 )
-from validation.layout import SHARE_NAMES, by_share, filled, markdown, marked, named, of_group, percent_range
-from validation.misses import COLLAPSE, SKEWED_ARM, grouped, scores_of
-from validation.recipes import CONTRAST, RESAMPLED_NULLS, RESAMPLES, SATTERTHWAITE, WRONG_TESTS
-from validation.worlds import LARGE_METHOD_SD, SEED_SHARES
+from validation.simulated_worlds import LARGE_METHOD_SD, SEED_SHARES
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much was drawn."""
+    """The sizes of the simulation."""
 
     nulls: int
     bootstrap_nulls: int
@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Tables:
-    """What was found. `disagreement`: the largest one between the p-values of frames and arrays."""
+    """The measured rates. `disagreement`: the largest difference between p-values computed from frames and from arrays."""
 
     nulls: pd.DataFrame
     coverage: pd.DataFrame
@@ -83,7 +83,7 @@ def _head(tables: Tables, counts: Settings) -> str:
     misses = pd.concat(
         [tables.nulls.loc[tables.nulls["test"].isin(BOUNDED), "misses"], tables.coverage["misses"], tables.families["misses"]]
     )
-    upwards = sum(one.startswith("above") for one in misses)
+    upwards = sum(miss.startswith("above") for miss in misses)
     plain = tables.contrast[(tables.contrast["shape"] == "normal") & (tables.contrast["collapse_depth"] == 0)]
     at = "; ".join(f"at {100 * level:g} %, {percent_range(plain[name], 2 if level < 0.05 else 1)} %" for name, level in LEVELS.items())
     error = 200 * binomial_error(MOST, counts.nulls)
@@ -190,7 +190,7 @@ def _unequal(tables: Tables, _: Settings) -> str:
 
 def _sweep(tables: Tables, _: Settings) -> str:
     table = of_group(tables.contrast, "sweep")
-    cells = {(one["seeds"], one["pairing"], one["seed_share"]): marked(one) for one in table.to_dict("records")}
+    cells = {(row["seeds"], row["pairing"], row["seed_share"]): marked(row) for row in table.to_dict("records")}
     shares, designs = sorted(table["seed_share"].unique()), dict.fromkeys(key[:2] for key in cells)
     rows = [[*design, *(cells[*design, share] for share in shares)] for design in designs]
     text = f"300 clusters, method-by-prompt SD {LARGE_METHOD_SD:g}. Rejections in %, by seed share."
@@ -207,7 +207,12 @@ def _levels(tables: Tables, counts: Settings) -> str:
         rows.append([*map(str, design), *most])
     at = [f"{100 * level:g} %" for level in LEVELS.values()]
     errors = " and ".join(f"{200 * binomial_error(level, counts.nulls):.2f} points at {100 * level:g} %" for level in (0.01, 0.001))
-    headers = ["seeds", "pairing", *(f"contrast at {one}" for one in at), *(f"Satterthwaite at {one}" for one in at)]
+    headers = [
+        "seeds",
+        "pairing",
+        *(f"contrast at {level_name}" for level_name in at),
+        *(f"Satterthwaite at {level_name}" for level_name in at),
+    ]
     return f"""## Smaller levels
 
 What a p-value of 0.01 or 0.001 is worth, and what a correction for many pairs builds on: the most rejections in % over all normal cells,
@@ -240,10 +245,16 @@ On the skewed scores and rare events [of above](#skewed-and-tied-scores):
 def _wrong(tables: Tables, _: Settings) -> str:
     table = tables.nulls[tables.nulls["group"].isin(["grid", "unequal"]) & (tables.nulls["test"] != BOOTSTRAP)]
     rows = []
-    for test in [CONTRAST, SATTERTHWAITE, *(one.label for one in WRONG_TESTS)]:
+    for test in [CONTRAST, SATTERTHWAITE, *(alternative.label for alternative in ALTERNATIVE_TESTS)]:
         part = table[table["test"] == test]
         by_share = [part[part["seed_share"] == share] for share in SEED_SHARES.values()]
-        rows.append([test, *(percent_range(one["rejected"]) for one in by_share), f"{(part['rejected'] > MOST).mean():.0%} of {len(part)}"])
+        rows.append(
+            [
+                test,
+                *(percent_range(share_rows["rejected"]) for share_rows in by_share),
+                f"{(part['rejected'] > MOST).mean():.0%} of {len(part)}",
+            ]
+        )
     headers = ["test", *SHARE_NAMES.values(), f"cells above {100 * MOST:.0f} %"]
     return f"""## The tests people make instead
 
@@ -276,11 +287,11 @@ and its seed SD is twice b's on top. Share of intervals that hold the true diffe
 
 def _families(tables: Tables, counts: Settings) -> str:
     table = of_group(tables.families.assign(group="families"), "families")
-    rates = {(one["seeds"], one["pairing"], one["seed_share"]): one for one in table.to_dict("records")}
+    rates = {(row["seeds"], row["pairing"], row["seed_share"]): row for row in table.to_dict("records")}
     shares, rows = sorted(table["seed_share"].unique()), []
     for design in dict.fromkeys(key[:2] for key in rates):
-        found = (rates.get((*design, share)) for share in shares)
-        rows.append([*design, *("" if one is None else f"{100 * one['uncorrected']:.1f} / {marked(one, 'holm')}" for one in found)])
+        cells = (rates.get((*design, share)) for share in shares)
+        rows.append([*design, *("" if row is None else f"{100 * row['uncorrected']:.1f} / {marked(row, 'holm')}" for row in cells)])
     return f"""## {PAIRS_IN_FAMILY} arms against one
 
 All nulls true, 300 clusters, method-by-prompt SD {LARGE_METHOD_SD:g}, {counts.nulls:,} families: how often (in %) at least one pair is
@@ -294,7 +305,7 @@ def _power(tables: Tables, counts: Settings) -> str:
     names, rows = ("simulated", "predicted", "noncentral_t"), []
     for design, part in table.groupby(["seeds_a", "pairing"]):
         by_share = part.sort_values("seed_share").to_dict("records")
-        rows.append([*map(str, design), *(" / ".join(f"{100 * one[name]:.1f}" for name in names) for one in by_share)])
+        rows.append([*map(str, design), *(" / ".join(f"{100 * share_rows[name]:.1f}" for name in names) for share_rows in by_share)])
     ours, textbook = ((table[name] - table["simulated"]).abs().max() for name in names[1:])
     return f"""## Power
 
@@ -310,7 +321,8 @@ def _end_to_end(tables: Tables, counts: Settings) -> str:
         return "## End to end\n\nNot made: needs `--run`, a finished run folder."
     table = tables.end_to_end
     columns = list(dict.fromkeys(zip(table["arm"], table["scorer"], strict=True)))
-    rates = {(one["test"], one["arm"], one["scorer"], one["seeds"]): 100 * one["rejected"] for one in table.to_dict("records")}
+    records = table.to_dict("records")
+    rates = {(cell["test"], cell["arm"], cell["scorer"], cell["seeds"]): 100 * cell["rejected"] for cell in records}
     sizes = sorted(table["seeds"].unique())
     rows = [[test, *(" / ".join(f"{rates[test, *column, s]:.1f}" for s in sizes) for column in columns)] for test in table["test"].unique()]
     n, prompts, clusters = (table[name].iloc[0] for name in ("seeds_run", "prompts", "clusters"))

@@ -1,4 +1,4 @@
-"""How the page's tables are laid out: rates in %, marks for missed bounds, prose broken into lines."""
+"""Markdown of the validation page: tables of rates in %, marks for missed bounds, wrapped prose."""
 
 import textwrap
 from collections.abc import Sequence
@@ -6,20 +6,22 @@ from typing import Any
 
 import pandas as pd
 
-from validation.worlds import SEED_SHARES
+from validation.simulated_worlds import SEED_SHARES
 
 WIDTH = 120
 SHARE_NAMES: dict[Any, str] = {share: f"{name} seed SD" for name, share in SEED_SHARES.items()}
 
 
 def filled(text: str) -> str:
-    """Prose broken at WIDTH columns; headings, tables, lists and code as they are."""
+    """Prose wrapped at WIDTH columns; headings, tables, lists and code unchanged."""
     kept, whole = ("#", "|", "-", "    "), textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
-    return "\n\n".join(one if one.startswith(kept) else whole.fill(" ".join(one.split())) for one in text.split("\n\n"))
+    return "\n\n".join(
+        paragraph if paragraph.startswith(kept) else whole.fill(" ".join(paragraph.split())) for paragraph in text.split("\n\n")
+    )
 
 
 def of_group(table: pd.DataFrame, group: str) -> pd.DataFrame:
-    """The rows of a group, with the columns that tables are made by."""
+    """The rows of a group, with text columns to group tables by."""
     rows = table if group == "coverage" else table[table["group"] == group]
     same = rows["seeds_a"] == rows["seeds_b"]
     seeds = rows["seeds_a"].astype(str).where(same, rows["seeds_a"].astype(str) + ", " + rows["seeds_b"].astype(str))
@@ -28,10 +30,10 @@ def of_group(table: pd.DataFrame, group: str) -> pd.DataFrame:
 
 
 def by_share(table: pd.DataFrame, by: Sequence[str]) -> str:
-    """A row for each combination of `by`, a column for each pairing and seed share; what else tells cells apart is joined by " / "."""
+    """A row for each combination of `by`, a column for each pairing and seed share; further cells are joined by " / "."""
     cells: dict[tuple[Any, ...], list[str]] = {}
-    for one in table.to_dict("records"):
-        cells.setdefault((*(one[name] for name in by), one["pairing"], one["seed_share"]), []).append(marked(one))
+    for row in table.to_dict("records"):
+        cells.setdefault((*(row[name] for name in by), row["pairing"], row["seed_share"]), []).append(marked(row))
     kinds = [(pairing, share) for pairing in dict.fromkeys(table["pairing"]) for share in sorted(table["seed_share"].unique())]
     keys = dict.fromkeys(cell[: len(by)] for cell in cells)
     rows = [[*map(str, key), *(" / ".join(cells.get((*key, *kind), [])) for kind in kinds)] for key in keys]

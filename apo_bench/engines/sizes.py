@@ -12,7 +12,8 @@ from apo_bench.errors import InputError
 from apo_bench.models import flops
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
-from apo_bench.types import Demonstration, Group, Pair, Prompt
+from apo_bench.training.data import sides_of
+from apo_bench.types import Pair, Prompt, TrainingItem
 
 CHARACTERS = 4  # taken for one token where there is no tokenizer
 BYTES = 4  # a weight is kept in fp32
@@ -50,7 +51,7 @@ class Shape:
         """Sizes of what a checkpoint has beside its weights: configuration and tokenizer."""
         origin = getattr(self.tokenizer, "name_or_path", "")
         if origin and Path(origin).is_dir():
-            return tuple(float(one.stat().st_size) for one in Path(origin).glob("*.json") if one.name != "apo_bench_import.json")
+            return tuple(float(file.stat().st_size) for file in Path(origin).glob("*.json") if file.name != "apo_bench_import.json")
         return (1000.0, 500.0, 500.0, 500.0, 30.0 * len(self.tokenizer) if self.tokenizer else 0.0)
 
     def forward_flops(self, lengths: Sequence[int]) -> float:
@@ -98,17 +99,12 @@ class PolicySize(Shape):
         self.read(text for _, text in items)
         return self.forward_flops([self.prompt(prompt) + self.response(text) for prompt, text in items])
 
-    def trained(self, data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Group], loss: Any, recipe: Recipe) -> Counts:
-        """Raises InputError for data that the loss does not train on."""
-        self.read(text for one in data for text in _texts(one)[1])
-        lengths: list[int] = []
-        for one in data:
-            kind, texts = _texts(one)
-            if kind != loss.trains_on:
-                raise InputError(f"lab.train_policy: {type(loss).__name__} trains on {loss.trains_on}, got {kind}")
-            lengths += [self.prompt(one.prompt) + self.response(text) for text in texts]
+    def trained(self, data: Sequence[TrainingItem], loss: Any, recipe: Recipe) -> Counts:
+        """A fit to these data; a reference's log-probabilities are read once."""
+        self.read(text for item in data for text in sides_of(item))
+        lengths = [self.prompt(item.prompt) + self.response(text) for item in data for text in sides_of(item)]
         tokens = sum(lengths) * _passes(recipe, len(data))
-        reference = self.forward_flops(lengths) if loss.trains_on == "pairs" else 0.0  # its log-probabilities are read once
+        reference = self.forward_flops(lengths) if loss.needs_reference else 0.0
         spent = reference + self.training_flops(recipe, tokens, lengths)
         return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": spent}
 
@@ -191,9 +187,3 @@ def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary:
 def _passes(recipe: Recipe, items: int) -> float:
     """How often each item is read; a broken last epoch reads a random part of them."""
     return recipe.updates(items) / math.ceil(items / recipe.batch_size)
-
-
-def _texts(one: Demonstration | Pair | Group) -> tuple[str, tuple[str, ...]]:
-    if isinstance(one, Demonstration):
-        return "demonstrations", (one.response,)
-    return ("pairs", (one.chosen, one.rejected)) if isinstance(one, Pair) else ("groups", one.responses)

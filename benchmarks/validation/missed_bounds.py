@@ -1,10 +1,10 @@
-"""Cells that miss a bound, in groups, and what each group is put down to."""
+"""Cells that miss a bound, grouped by test, bound and likely reason."""
 
 from typing import Any
 
 import pandas as pd
 
-from validation.layout import markdown, pairing_of, percent_range
+from validation.markdown_tables import markdown, pairing_of, percent_range
 
 SKEWED_ARM = "skewed, effects in one arm"
 RARE_EVENTS = "rare events"
@@ -49,7 +49,7 @@ def scores_of(row: dict[Any, Any]) -> str:
 
 
 def reason(row: dict[Any, Any]) -> str:
-    """Which of REASONS a cell that misses a bound is put down to."""
+    """The key in REASONS that explains why a cell misses its bound."""
     above, share, scores = row["misses"].startswith("above"), row["seed_share"], scores_of(row)
     lopsided = scores == SKEWED_ARM or scores.startswith(COLLAPSE)
     if above and lopsided:

@@ -1,0 +1,185 @@
+"""The engine of plans: it counts what every verb would spend, and nothing is sampled, scored, trained or written.
+
+A response is a placeholder of the expected length, a score is drawn at random, a model is a key. Counts that a run knows beforehand come
+out as in a run; tokens and FLOPs are expectations.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from apo_bench.config.schema import Experiment, NeuralReward, NgramReward, PolicyModel, Sampling
+from apo_bench.data.task import Task
+from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.sizes import PolicySize, RewardSize, policy_size, reward_size
+from apo_bench.errors import InputError
+from apo_bench.hashing import digest
+from apo_bench.store import Artifact, Computed, key_of
+from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.types import Prompt, Response
+
+EXAMPLES = 2000  # responses of the task that lengths and words are taken from
+BLOCK = 4096  # files take whole blocks of a disk
+ROW, SCORE, NAME = 60, 21, 8  # bytes of a sample beside its text, of a number, of a name in a list beside it
+MANIFEST, NGRAM = 2000, 25_000  # bytes of an artifact's manifest, of a small n-gram model
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PlannedArtifact:
+    """An artifact that a run would compute. `work`: see `plan.accounts.Work`; `weights`: those of its bytes that are a model's."""
+
+    kind: str
+    work: float
+    bytes: float
+    weights: float = 0.0
+
+
+@dataclass(frozen=True)
+class Estimated(Computed[T]):
+    """A value, its counts, and what computing and storing it would take."""
+
+    work: float
+    bytes: float
+    weights: float = 0.0
+
+
+@dataclass
+class CountingStore:
+    """Keeps no file: every artifact that a run would compute, once, in the order in which it would."""
+
+    planned: dict[str, PlannedArtifact] = field(default_factory=dict)
+
+    def computed(
+        self,
+        kind: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[Path], Computed[T]],
+        save: Callable[[Path, T], None] | None = None,
+        load: Callable[[Path], T] | None = None,
+    ) -> tuple[Artifact, T]:
+        """The value as the counting engine gives it, under the key of its inputs."""
+        key = digest({"kind": kind, **inputs})
+        estimate = compute(Path(os.devnull) / key)
+        assert isinstance(estimate, Estimated)
+        self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights))
+        return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), estimate.value
+
+
+class Expected:
+    """What the policy is expected to answer, and how large the models are.
+
+    `response_tokens` is an answer's mean length, its end included; None: that of the task's own responses (what an architecture is warmed
+    up on, or the chosen sides of the rm split). `initial_tokens`: that of the initial policy's, where it was trained elsewhere, on other
+    texts; whatever is trained here is taken to answer as the task does. No answer is longer than the sampling settings allow.
+    """
+
+    def __init__(
+        self, experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None
+    ) -> None:
+        models = experiment.models
+        self.policy: PolicySize = policy_size(models.policy, task.vocabulary)
+        self._task, self._policy_model, self._rewards = task, models.policy, dict[str, RewardSize]()
+        warmed_up = [demonstration.response for demonstration in task.demonstrations] if models.policy.warmup else []
+        texts = [" ".join(text.split()) for text in (warmed_up or [pair.chosen for pair in task.pairs["rm"]])[:EXAMPLES]]
+        self._lengths = np.array([self.policy.response(text, limit=2**30) for text in texts], dtype=float)
+        self._words = [word for text in texts for word in text.split()]
+        if not self._words:
+            raise InputError("plan: the task has no response whose length could be expected; give response_tokens")
+        self._words_per_token = len(self._words) / max(1.0, float((self._lengths - 1).sum()))
+        self._given = {False: response_tokens, True: initial_tokens if response_tokens is None else response_tokens}
+
+    def tokens(self, sampling: Sampling, *, initial: bool = False) -> float:
+        """The mean length of an answer at these settings; of the initial policy's, or of one's that is trained here."""
+        given = self._given[initial]
+        return float(np.minimum(self._lengths if given is None else given, sampling.max_new_tokens).mean())
+
+    def answers(
+        self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator, *, initial: bool = False
+    ) -> tuple[Response, ...]:
+        """A placeholder for each prompt, no two of them equal: words of the task's own responses, in numbers of the expected length."""
+        mean, seen, answers = self.tokens(sampling, initial=initial), set[str](), list[Response]()
+        for place, prompt in enumerate(prompts):
+            tokens = max(1, math.floor(mean + rng.random()))  # at random up or down, so that the mean stays
+            finish = "length" if tokens >= sampling.max_new_tokens else "eos"
+            count = round((tokens if finish == "length" else tokens - 1) * self._words_per_token)
+            text = " ".join(self._words[word] for word in rng.integers(len(self._words), size=count))
+            text = f"{text} {place}".strip() if text in seen or not text else text
+            seen.add(text)
+            answers.append(Response(prompt, text, tokens, finish))
+        return tuple(answers)
+
+    def reward(self, spec: NeuralReward) -> RewardSize:
+        """One for all labs with such a reward model."""
+        key = spec.model_dump_json()
+        if key not in self._rewards:
+            self._rewards[key] = reward_size(spec, self._policy_model, self._task.axes, self._task.vocabulary)
+        return self._rewards[key]
+
+
+class CountingEngine:
+    """The Engine of a plan. Sizes of models are those of their configurations; no weight is loaded."""
+
+    identity: Mapping[str, Any] = {"name": "counting"}
+    hardware: Mapping[str, Any] = {}
+
+    def __init__(self, expected: Expected, task: Task) -> None:
+        self.expected, self.task = expected, task
+        self._policies: dict[str, PolicySize] = {}  # by key
+        self._pretrained: set[str] = set()  # keys of policies that were trained elsewhere, whose answers are not the task's
+
+    def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
+        size = self.expected.policy if model is self.expected.policy.spec else policy_size(model, vocabulary)
+        self._policies[key_of(into)] = size
+        if model.path is not None:
+            self._pretrained.add(key_of(into))
+        return Estimated(None, {}, 0.0, size.bytes + disk_bytes(MANIFEST, *size.files), size.bytes)
+
+    def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
+        prompts = [prompt for prompt in job.prompts for _ in range(job.n)]
+        ids = [prompt.id for prompt in job.prompts]
+        rng = np.random.default_rng(int(digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed]), 16))
+        answers = self.expected.answers(prompts, job.sampling, rng, initial=job.policy.key in self._pretrained)
+        texts = sum(ROW + len(answer.prompt.id) + len(answer.text) for answer in answers)
+        size = disk_bytes(texts, MANIFEST + sum(len(name) + NAME for name in ids))
+        counts = self._policies[job.policy.key].sampled(job.prompts, job.n, [answer.tokens for answer in answers])
+        return Estimated(answers, counts, len(answers) * job.sampling.max_new_tokens, size)
+
+    def score(self, job: ScoringJob) -> Computed[list[float]]:
+        n, model = len(job.items), job.model
+        counts = self.expected.reward(model).scored(job.items) if isinstance(model, NeuralReward) else {"scored_responses": n}
+        items = [(prompt.id, text) for prompt, text in job.items]
+        rng = np.random.default_rng(int(digest([job.reward_model.key, items]), 16))
+        return Estimated(rng.normal(size=n).tolist(), counts, counts.get("flops", 0.0), disk_bytes(SCORE * n, MANIFEST))
+
+    def kl(self, job: KLJob) -> Computed[list[float]]:
+        """Nobody's KL: zeros. Both policies read every response."""
+        read = 2 * self.expected.policy.read_flops([(response.prompt, response.text) for response in job.responses])
+        n = len(job.responses)
+        return Estimated([0.0] * n, {}, read, disk_bytes(SCORE * n, MANIFEST / 2))
+
+    def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
+        size = self._policies[key_of(into)] = self._policies[job.policy.key]
+        return _trained(size, size.trained(job.data, job.loss, job.recipe))
+
+    def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
+        if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
+            return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
+        size = self.expected.reward(job.model)
+        return _trained(size, size.trained(job.pairs))
+
+
+def _trained(size: PolicySize | RewardSize, counts: Mapping[str, float]) -> Estimated[None]:
+    updates = SCORE * (counts.get("rm_updates", 0) + counts.get("policy_updates", 0))  # the loss of each is kept
+    total = size.bytes + disk_bytes(updates, MANIFEST, *size.files)
+    return Estimated(None, counts, counts.get("flops", 0.0), total, size.bytes)
+
+
+def disk_bytes(*sizes: float) -> float:
+    """Bytes of a disk that files of these sizes take, with the measured time and the folder that an artifact has beside them."""
+    return BLOCK * (2 + sum(math.ceil(size / BLOCK) for size in sizes))

@@ -1,0 +1,81 @@
+"""What computes behind the Lab: sampling, scoring, KL and training, whatever the backend.
+
+The Lab meters, memoises and hides; an engine computes. Models are named by their keys in the run's store, and an engine knows where
+they lie. What an engine trains it writes into a folder that becomes an artifact.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
+from apo_bench.store import Computed
+from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.types import Policy, Prompt, Response, RewardModel
+
+
+@dataclass(frozen=True)
+class SamplingJob:
+    """n responses of a policy to each prompt."""
+
+    policy: Policy
+    prompts: tuple[Prompt, ...]
+    n: int
+    sampling: Sampling
+    model: PolicyModel
+    seed: int
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """A reward model's scores of (prompt, response) items."""
+
+    reward_model: RewardModel
+    items: tuple[tuple[Prompt, str], ...]
+    model: RewardSpec
+
+
+@dataclass(frozen=True)
+class KLJob:
+    """KL(policy || reference) of responses that were sampled untruncated from the policy at temperature 1."""
+
+    policy: Policy
+    reference: Policy
+    responses: tuple[Response, ...]
+    model: PolicyModel
+    batch_size: int
+
+
+class Engine(Protocol):
+    """A backend. Every verb returns its value with the counts spent; training writes the model into the folder `into`."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What of the engine can change a result: its name, code, library versions, hardware. JSON-ready; part of every key."""
+        ...
+
+    @property
+    def hardware(self) -> Mapping[str, Any]:
+        """Threads, device and launch configuration."""
+        ...
+
+    def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
+        """The policy before any training: a copy of the model's `path`, or its new `architecture`."""
+        ...
+
+    def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
+        """Responses, prompt by prompt."""
+        ...
+
+    def score(self, job: ScoringJob) -> Computed[list[float]]:
+        """A score for each item."""
+        ...
+
+    def kl(self, job: KLJob) -> Computed[list[float]]:
+        """Nats for each response, summed over its tokens."""
+        ...
+
+    def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]: ...
+
+    def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]: ...

@@ -1,0 +1,157 @@
+"""The default engine: transformers models in this process, which stay loaded from one verb to the next."""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from apo_bench.config.schema import NeuralReward, NgramReward, PolicyModel
+from apo_bench.engines import launch
+from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.resident import Loaded, ResidentModels, default_limit_bytes, stored_bytes
+from apo_bench.errors import InputError
+from apo_bench.models import divergence, flops, generate, ngram
+from apo_bench.models import policy as policies
+from apo_bench.models import reward as rewards
+from apo_bench.provenance import code_hash, versions
+from apo_bench.store import Computed, key_of, scratch_of
+from apo_bench.training import encoding
+from apo_bench.training.checkpoints import Checkpoints
+from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.training.trainer import TrainResult, fit
+from apo_bench.types import BestOfNPolicy, Policy, Response
+
+GIB = 2**30
+
+
+class TransformersEngine:
+    """Models of one run folder. `memory_gb` limits what stays loaded (GiB); `launch` is an accelerate configuration file."""
+
+    def __init__(
+        self, run_folder: Path, memory_gb: float | None = None, launch_config: str | None = None, checkpoint_s: float = 600.0
+    ) -> None:
+        self.run_folder, self.launch_config, self.checkpoint_s = run_folder, launch_config, checkpoint_s
+        self.models = ResidentModels(default_limit_bytes() if memory_gb is None else memory_gb * GIB)
+
+    @cached_property
+    def hardware(self) -> dict[str, Any]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return {"threads": torch.get_num_threads(), "device": device, **launch.configuration(self.launch_config)}
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return {"name": "transformers", "code": code_hash(__name__), "versions": versions(), "hardware": self.hardware}
+
+    # --- policies --------------------------------------------------------------------------------------------------------
+
+    def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
+        if model.path is not None:
+            loaded = policies.load_policy(model.path, model.trust_remote_code)
+        elif vocabulary is None:
+            raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
+        else:
+            loaded = policies.new_policy(model.architecture or {}, vocabulary, model.seed)
+        policies.save_model(*loaded, into)
+        self.models.put(("policy", key_of(into)), *loaded)
+        return Computed(None, {})
+
+    def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
+        responses, counts = generate.generate(*self._policy(job.policy, job.model), job.prompts, job.n, job.sampling, job.model, job.seed)
+        return Computed(tuple(responses), counts)
+
+    def kl(self, job: KLJob) -> Computed[list[float]]:
+        (policy, tokenizer), (reference, _) = self._policy(job.policy, job.model), self._policy(job.reference, job.model)
+        return Computed(divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
+
+    def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
+        if self.launch_config is not None:
+            return Computed(None, launch.launch(job, self, into))
+        model, tokenizer = self.models.copy(*self._stored("policy", job.policy, job.model))
+        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
+        cost, lengths = flops.training(model, job.recipe), [len(ids) for item in items for ids, _ in item["sides"]]
+        spent = 0.0
+        if job.loss.needs_reference:
+            spent += cost.size.forward(lengths)
+            self._add_reference(job, tokenizer, items)
+        collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
+        terms = partial(encoding.loss_terms, loss=job.loss)
+        model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
+        self._keep(("policy", key_of(into)), model, tokenizer, result, into)
+        spent += cost.flops(result.tokens, lengths)
+        return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
+
+    def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
+        """The reference's log-probabilities, read once before training, beside each item."""
+        assert job.reference is not None
+        reference, _ = self._policy(job.reference, job.model)
+        batch_size = job.recipe.micro_batch_size or job.recipe.batch_size
+        all_logps = encoding.response_logps(reference, items, tokenizer.pad_token_id, batch_size)
+        for item, logps in zip(items, all_logps, strict=True):
+            item["reference_logps"] = logps
+
+    # --- reward models ---------------------------------------------------------------------------------------------------
+
+    def score(self, job: ScoringJob) -> Computed[list[float]]:
+        folder = self._folder("reward_models", job.reward_model.key)
+        if isinstance(job.model, NgramReward):
+            return Computed(ngram.NgramRewardModel.load(folder).score(job.items), {"scored_responses": len(job.items)})
+        load = partial(rewards.load_reward_model, folder, job.model.trust_remote_code)
+        scores, counts = rewards.score(
+            *self.models.get(("reward model", job.reward_model.key), load, stored_bytes(folder)), job.items, job.model
+        )
+        return Computed(scores, counts)
+
+    def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
+        if isinstance(job.model, NgramReward):
+            return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
+        if self.launch_config is not None:
+            return Computed(None, launch.launch(job, self, into))
+        model, tokenizer = self._untrained_reward_model(job, job.model)
+        items = rewards.pair_items(model, tokenizer, job.pairs, job.model)
+        cost, lengths = flops.training(model, job.model.training), [len(ids) for item in items for ids in item["sides"]]
+        collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
+        terms = partial(rewards.loss_terms, loss=job.loss)
+        model, result = fit(model, items, collate, terms, job.model.training, job.seed, self._checkpoints(into))
+        self._keep(("reward model", key_of(into)), model, tokenizer, result, into)
+        counts = {"rm_updates": result.updates, "rm_train_tokens": result.tokens, "flops": cost.flops(result.tokens, lengths)}
+        return Computed(None, counts)
+
+    # --- inside ----------------------------------------------------------------------------------------------------------
+
+    def _untrained_reward_model(self, job: RewardModelTraining, model: NeuralReward) -> Loaded:
+        """A copy to train: of a trained reward model, or of a body with a new head that the seed draws."""
+        if job.start is not None:
+            folder: str | Path | None = self._folder("reward_models", job.start.key)
+        else:
+            folder = self._folder("policies", job.body.key) if job.body else model.path
+        origin = str(folder or json.dumps(model.architecture, sort_keys=True))
+        key = ("untrained reward model", origin, job.axes if model.axis_heads else (), job.seed)
+        load = partial(rewards.new_reward_model, model, folder, job.axes, job.vocabulary, job.seed)
+        return self.models.copy(key, load, stored_bytes(folder) if folder else 0.0)
+
+    def _policy(self, policy: Policy, model: PolicyModel) -> Loaded:
+        return self.models.get(*self._stored("policy", policy, model))
+
+    def _stored(self, kind: str, policy: Policy, model: PolicyModel) -> tuple[Any, Any, float]:
+        """Key, loader and size of a policy in the run's store."""
+        if isinstance(policy, BestOfNPolicy):
+            raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
+        folder = self._folder("policies", policy.key)
+        return (kind, policy.key), partial(policies.load_policy, folder, model.trust_remote_code), stored_bytes(folder)
+
+    def _folder(self, kind: str, key: str) -> Path:
+        return self.run_folder / "store" / kind / key
+
+    def _checkpoints(self, into: Path) -> Checkpoints:
+        return Checkpoints(scratch_of(into), self.checkpoint_s)
+
+    def _keep(self, key: tuple[str, str], model: Any, tokenizer: Any, result: TrainResult, into: Path) -> None:
+        """Save the trained model with the losses of its updates; of several processes the main one does."""
+        if PartialState().is_main_process:
+            policies.save_model(model, tokenizer, into)
+            (into / "training_losses.json").write_text(json.dumps(result.losses))
+            self.models.put(key, model, tokenizer)

@@ -1,0 +1,32 @@
+"""Training data selected from scored samples, or from golden responses."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from apo_bench.types import Demonstration, Golden, Group, Pair, Response
+
+
+def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -> tuple[Pair, ...]:
+    """Golden above each of the samples on its prompt (the APO paper's duels).
+
+    A sample equal to the golden response stays in: its margin is 0 whatever the weights, so it has no gradient, and the number
+    of updates does not depend on how well the opponent plays. Arms stay matched.
+    """
+    texts = {response.prompt.id: response.text for response in golden}
+    return tuple(Pair(sample.prompt, texts[sample.prompt.id], sample.text, "golden_over_sample") for sample in samples)
+
+
+def best_of(groups: Sequence[Group]) -> tuple[Demonstration, ...]:
+    """The best-scored response to each prompt; among equals the first."""
+    return tuple(Demonstration(group.prompt, group.responses[int(np.argmax(group.scores))]) for group in groups)
+
+
+def best_worst(groups: Sequence[Group]) -> tuple[Pair, ...]:
+    """The best-scored response over the worst to each prompt; a tie, or equal texts, gives no pair."""
+    pairs = []
+    for group in groups:
+        best, worst = int(np.argmax(group.scores)), int(np.argmin(group.scores))
+        if group.scores[best] > group.scores[worst] and group.responses[best] != group.responses[worst]:
+            pairs.append(Pair(group.prompt, group.responses[best], group.responses[worst], "best_over_worst"))
+    return tuple(pairs)

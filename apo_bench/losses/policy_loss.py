@@ -1,0 +1,83 @@
+"""What a policy loss is: the protocol that training calls, and the view of a micro-batch that a loss reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
+
+from torch import Tensor
+
+from apo_bench.errors import InputError
+
+Reads = Literal["demonstrations", "pairs", "unpaired", "groups"]
+READS: tuple[Reads, ...] = get_args(Reads)
+Denominator = Literal["items", "tokens"]
+
+
+@dataclass(frozen=True)
+class View:
+    """A micro-batch of B items with S sides each, padded to T tokens.
+
+    Sides are the responses of one item: the one of a demonstration; chosen and rejected of a pair; the n of a group, in sampling order.
+
+    logps (B, S, T): log-probability of each token under the policy, given those before it. mask (B, S, T): 1 on response tokens.
+    reference_logps (B, S, T): the same under the reference, for losses with `needs_reference`; 0 off the response.
+    scores (B, S): the reward model's, of groups. labels (B,) bool: whether a response is desirable, of unpaired data.
+    Raises InputError for a field that the data do not have.
+    """
+
+    logps: Tensor
+    mask: Tensor
+    optional: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Response tokens of each side, (B, S)."""
+        return self.mask.sum(dim=-1)
+
+    @property
+    def response_logps(self) -> Tensor:
+        """Log-probability of each whole response, summed over its tokens, (B, S)."""
+        return (self.logps * self.mask).sum(dim=-1)
+
+    @property
+    def reference_logps(self) -> Tensor:
+        return self._optional("reference_logps", "it needs a reference: set needs_reference = True and train with reference=")
+
+    @property
+    def reference_response_logps(self) -> Tensor:
+        """As `response_logps`, under the reference, (B, S)."""
+        return (self.reference_logps * self.mask).sum(dim=-1)
+
+    @property
+    def scores(self) -> Tensor:
+        return self._optional("scores", 'only data of losses with reads = "groups" have it')
+
+    @property
+    def labels(self) -> Tensor:
+        return self._optional("labels", 'only data of losses with reads = "unpaired" have it')
+
+    def _optional(self, name: str, why: str) -> Tensor:
+        if name not in self.optional:
+            raise InputError(f"the loss reads view.{name}, which is not there: {why}")
+        return self.optional[name]
+
+
+@runtime_checkable
+class PolicyLoss(Protocol):
+    """A policy's loss: a frozen dataclass, whose class and fields name what was trained with it.
+
+    `reads`: the data it is trained on. `needs_reference`: whether it compares with a reference policy. A loss may set
+    `denominator = "tokens"`: an update's sum of terms is then divided by its response tokens, not by its items.
+    """
+
+    reads: ClassVar[Reads]
+    needs_reference: ClassVar[bool]
+
+    def __call__(self, view: View) -> Tensor:
+        """One term per item, (B,), without reduction."""
+        ...
+
+
+def denominator_of(loss: PolicyLoss) -> Denominator:
+    """What an update's sum of terms is divided by."""
+    return getattr(loss, "denominator", "items")

@@ -1,0 +1,108 @@
+"""An experiment with what a run of it needs: the models' folders, the task, the run folder. Loaded once, and passed on from there."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
+from apo_bench.config.schema import Experiment
+from apo_bench.data.task import Task, load_task
+from apo_bench.models.resolve import resolve_model, with_paths
+from apo_bench.run.jobs import Job
+from apo_bench.shipped import find_beside
+
+
+class TaskCache:
+    """Tasks, each loaded once for all settings of an experiment that leave it as it is."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[tuple[str, str, Path], Task] = {}
+
+    def load(self, experiment: Experiment, base: Path) -> Task:
+        """The experiment's task; `base` is the folder that its files are relative to. Raises InputError as `load_task` does."""
+        use, options, base = experiment.task.use, experiment.task.options, base.resolve()
+        key = (use, json.dumps(options, sort_keys=True), base)
+        if key not in self._tasks:
+            self._tasks[key] = load_task(use, options, base=base)
+        return self._tasks[key]
+
+
+@dataclass(frozen=True)
+class ResolvedExperiment:
+    """An experiment file under its overrides, ready to run in `folder`. Model names are resolved to folders or hub ids."""
+
+    file: ExperimentFile
+    folder: Path
+    experiment: Experiment
+    task: Task
+    _tasks: TaskCache = field(repr=False, compare=False)
+    _variants: dict[str, "ResolvedExperiment"] = field(default_factory=dict, repr=False, compare=False)  # by overrides, as JSON
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def base(self) -> Path:
+        """The folder that files named in the experiment are relative to."""
+        return self.file.path.parent
+
+    @property
+    def overrides(self) -> str:
+        """As JSON, so that a job can carry it."""
+        return json.dumps(dict(self.file.overrides), sort_keys=True)
+
+    def under(self, overrides: str) -> "ResolvedExperiment":
+        """The same file in the same folder under these overrides (JSON) instead. Raises InputError where it is not valid under them."""
+        if overrides == self.overrides:
+            return self
+        if overrides not in self._variants:
+            variant = resolve(self.file.under(json.loads(overrides)), self.folder, self._tasks)
+            self._variants[overrides] = replace(variant, _variants=self._variants)
+        return self._variants[overrides]
+
+    def with_overrides(self, more: Mapping[str, Any]) -> "ResolvedExperiment":
+        """The same experiment with further overrides, which replace those of the same key."""
+        return self.under(json.dumps({**self.file.overrides, **more}, sort_keys=True)) if more else self
+
+    def job(self, arm: str, seed: int, trial: int | None = None) -> Job:
+        """A job of this experiment under these overrides."""
+        return Job(self.path, self.overrides, self.folder, arm, seed, trial)
+
+
+def resolve_experiment(path: Path, overrides: Mapping[str, Any] | None = None, folder: Path | None = None) -> ResolvedExperiment:
+    """Read an experiment file and load its task. `folder` is the run folder: `results/<name>` if not given.
+
+    Raises InputError for a file, a task or data that are not valid, and NotHere for a model that is not on this machine.
+    """
+    file = read_experiment(path, overrides)
+    return resolve(file, folder or Path("results") / file.experiment.name, TaskCache())
+
+
+def resolve(file: ExperimentFile, folder: Path, tasks: TaskCache) -> ResolvedExperiment:
+    """An experiment file that has been read, ready to run in `folder`. Raises InputError as `resolve_experiment` does."""
+    file = replace(file, path=file.path.resolve())
+    task = tasks.load(file.experiment, file.path.parent)
+    return ResolvedExperiment(file, folder.resolve(), with_resolved_files(file.experiment, file.path.parent), task, tasks)
+
+
+def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
+    """The experiment with the folders of its models and of its launch file found. Raises NotHere for a model not on this machine."""
+    models = with_paths(experiment.models, lambda path: resolve_model(path, base))
+    executor = experiment.executor
+    if executor.launch is not None:
+        executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
+    return experiment.model_copy(update={"models": models, "executor": executor})
+
+
+def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:
+    """The resolved experiment of a run folder, and its task. `base` is the folder that the files they name are relative to."""
+    experiment = load_experiment(folder / "experiment.yaml")
+    return with_resolved_files(experiment, base), TaskCache().load(experiment, base)
+
+
+def find_experiment(path: Path) -> Path:
+    """The file itself, or the shipped experiment with this path; the path as it is where neither exists."""
+    return find_beside(path, None) or path

@@ -1,0 +1,89 @@
+"""The trials of tuning: their jobs, and the setting that each arm gets by its trials' dev scores."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apo_bench.config import tuning
+from apo_bench.config.schema import Tune
+from apo_bench.run.experiment import ResolvedExperiment
+from apo_bench.run.job_runner import JobRunner, JobSubset
+from apo_bench.run.jobs import Job
+from apo_bench.run.tables import Failure, Trials
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The result of tuning. `arms`: arm -> its chosen setting and its trials, as the manifest holds them."""
+
+    arms: Mapping[str, Mapping[str, Any]]
+    records: Trials
+    failed: tuple[Failure, ...] = ()  # of arms that no setting could be chosen for, one for each seed
+    postponed: frozenset[str] = frozenset()  # arms with trials that this run leaves to another
+
+    def overrides(self, arm: str) -> dict[str, Any]:
+        """The arm's chosen setting as overrides of the experiment; empty where it was not tuned."""
+        return tuning.overrides(arm, self.arms[arm]["chosen"]) if arm in self.arms else {}
+
+    def without_setting(self, arm: str) -> bool:
+        """Whether the arm was tuned and no setting could be chosen."""
+        return any(failure.arm == arm for failure in self.failed)
+
+
+def trial_jobs(resolved: ResolvedExperiment) -> list[Job]:
+    """Every trial of every tuned arm on every tuning seed; empty where nothing is tuned."""
+    tune = resolved.experiment.tune
+    return [
+        resolved.with_overrides(tuning.overrides(arm, setting)).job(arm, seed, trial)
+        for arm, settings in _settings(tune).items()
+        for trial, setting in enumerate(settings)
+        for seed in (tune.seeds if tune else ())
+    ]
+
+
+def run_tuning(runner: JobRunner, subset: JobSubset) -> Tuning:
+    """Run the trials of a subset and choose each arm's setting, unless trials of it are left to another run."""
+    tune = runner.resolved.experiment.tune
+    if tune is None:
+        return Tuning({}, {})
+    jobs = trial_jobs(runner.resolved)
+    messages = {(failure.arm, failure.trial): failure.message for failure in runner.run([job for job in jobs if subset.has(job)])}
+    postponed = frozenset(job.arm for job in jobs if not subset.has(job) and runner.record(job) is None)
+    records = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := runner.record(job))}
+    arms: dict[str, Mapping[str, Any]] = {}
+    failed: list[Failure] = []
+    for arm, settings in _settings(tune).items():
+        if arm in postponed:
+            continue
+        outcomes = [_outcome(records, arm, trial, tune, runner.resolved.experiment.compare.round) for trial in range(len(settings))]
+        scores, kl = zip(*outcomes, strict=True)
+        try:
+            chosen = settings[tuning.best(scores, kl, tune.max_kl)]
+        except ValueError as error:
+            reason = f": {messages[arm, 0]}" if (arm, 0) in messages else ""
+            failed += [Failure(arm, seed, f"tuning: {error}{reason}") for seed in runner.resolved.experiment.seeds]
+            continue
+        trials = []
+        for trial, (setting, (score, nats)) in enumerate(zip(settings, outcomes, strict=True)):
+            result = {"dev_score": None, "error": messages[arm, trial]} if math.isnan(score) else {"dev_score": score}
+            trials.append({"setting": setting, **result, "kl": None if math.isnan(nats) else nats})
+        arms[arm] = {"chosen": chosen, "trials": trials}
+    return Tuning(arms, records, tuple(failed), postponed)
+
+
+def _settings(tune: Tune | None) -> dict[str, tuple[tuning.Setting, ...]]:
+    return {arm: tuning.trials(arm, grid, tune.trials) for arm, grid in tune.grids.items()} if tune else {}
+
+
+def _outcome(records: Trials, arm: str, trial: int, tune: Tune, rule: str) -> tuple[float, float]:
+    """Dev score and KL in nats at the round that counts, means over the tuning seeds; NaN if one of them failed or is not known."""
+    values = []
+    for seed in tune.seeds:
+        if record := records.get((arm, trial, seed)):
+            round_ = tuning.taken_round(record["dev_scores"], rule)
+            values.append((record["dev_scores"][round_], math.nan if record["kl"][round_] is None else record["kl"][round_]))
+        else:
+            values.append((math.nan, math.nan))
+    scores, kl = zip(*values, strict=True)
+    return sum(scores) / len(scores), sum(kl) / len(kl)

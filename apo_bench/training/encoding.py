@@ -1,0 +1,74 @@
+"""Training data of a policy to token ids, batches of them, and the view that a loss reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apo_bench.config.schema import PolicyModel
+from apo_bench.losses import PolicyLoss, View, denominator_of, token_logps
+from apo_bench.models.tokenize import encode_prompt, encode_response, pad
+from apo_bench.training.data import sides_of
+from apo_bench.types import Group, Labelled, TrainingItem
+
+
+def encode_items(tokenizer: Any, data: Sequence[TrainingItem], loss: PolicyLoss, model: PolicyModel) -> list[dict[str, Any]]:
+    """Encoded items for `trainer.fit`. `size`: an item's part of the update's denominator; `length`: its tokens, which bucket it."""
+    items: list[dict[str, Any]] = []
+    for item in data:
+        start = encode_prompt(tokenizer, item.prompt, model.system_prompt, model.max_prompt_tokens).ids
+        ends = [encode_response(tokenizer, text, model.max_response_tokens) for text in sides_of(item)]
+        sides = [(start + end, [0] * len(start) + [1] * len(end)) for end in ends]
+        size = sum(map(len, ends)) if denominator_of(loss) == "tokens" else 1
+        items.append({"sides": sides, "size": size, "length": sum(len(ids) for ids, _ in sides)})
+        if isinstance(item, Group):
+            items[-1]["scores"] = item.scores
+        elif isinstance(item, Labelled):
+            items[-1]["labels"] = item.desirable
+    return items
+
+
+def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor]:
+    """Token ids and masks, (S, B, T): the first side of every item, then the second, and so on."""
+    n_sides = len(items[0]["sides"])
+    sides = [item["sides"][side] for side in range(n_sides) for item in items]
+    ids, attention = pad([ids for ids, _ in sides], pad_id)
+    batch = {"input_ids": ids, "attention_mask": attention, "response_mask": pad([mask for _, mask in sides], 0)[0]}
+    if "reference_logps" in items[0]:
+        batch["reference_logps"] = torch.zeros(ids.shape)
+        rows = [item["reference_logps"][side] for side in range(n_sides) for item in items]
+        for number, logps in enumerate(rows):
+            batch["reference_logps"][number, : len(logps)] = logps
+    batch = {name: value.view(n_sides, len(items), -1) for name, value in batch.items()}
+    return batch | {name: torch.tensor([item[name] for item in items]) for name in ("scores", "labels") if name in items[0]}
+
+
+def view_of(model: Any, batch: Mapping[str, Tensor]) -> View:
+    """One forward pass over a batch as a loss reads it."""
+    ids, attention = batch["input_ids"].flatten(0, 1), batch["attention_mask"].flatten(0, 1)
+    logps = token_logps(model(input_ids=ids, attention_mask=attention).logits, ids).view(batch["input_ids"].shape)
+    optional = {name: batch[name] for name in ("scores", "labels") if name in batch}
+    if "reference_logps" in batch:
+        optional["reference_logps"] = batch["reference_logps"].transpose(0, 1)
+    return View(logps.transpose(0, 1), batch["response_mask"].transpose(0, 1), optional)
+
+
+def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: PolicyLoss) -> Tensor:
+    """One loss term per item, (B,)."""
+    return loss(view_of(model, batch))
+
+
+@torch.no_grad()
+def response_logps(model: Any, items: Sequence[Mapping[str, Any]], pad_id: int, batch_size: int) -> list[list[Tensor]]:
+    """Log-probabilities of every side's tokens, 0 off the response: items x sides of (tokens,)."""
+    model.eval()
+    order = sorted(range(len(items)), key=lambda place: items[place]["length"])
+    logps: dict[int, list[Tensor]] = {}
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        batch = {name: value.to(model.device) for name, value in collate([items[place] for place in places], pad_id).items()}
+        view = view_of(model, batch)
+        for place, rows in zip(places, (view.logps * view.mask).cpu(), strict=True):
+            logps[place] = [row[: len(ids)].clone() for row, (ids, _) in zip(rows, items[place]["sides"], strict=True)]
+    return [logps[place] for place in range(len(items))]

@@ -1,0 +1,40 @@
+"""What is to be trained, as one record: the Lab fills it in, an engine carries it out, a launched process reads it from a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from apo_bench.config.schema import PolicyModel, Recipe, RewardSpec
+from apo_bench.types import Demonstration, Group, Labelled, Pair, Policy, RewardModel
+
+Counts = Mapping[str, float]  # amounts spent, by ledger unit and name of a count
+
+
+@dataclass(frozen=True)
+class PolicyTraining:
+    """Train `policy` on `data` with `loss`, which compares with `reference` if it needs one."""
+
+    policy: Policy
+    data: tuple[Demonstration, ...] | tuple[Pair, ...] | tuple[Labelled, ...] | tuple[Group, ...]
+    loss: Any  # a PolicyLoss; its class is not named here, since losses bring torch
+    reference: Policy | None
+    model: PolicyModel
+    recipe: Recipe
+    seed: int
+
+
+@dataclass(frozen=True)
+class RewardModelTraining:
+    """Train a reward model on `pairs`.
+
+    It starts from `start`, a trained reward model; else from `body`, a policy; else from the model's own path or architecture.
+    """
+
+    start: RewardModel | None
+    body: Policy | None
+    pairs: tuple[Pair, ...]
+    loss: Any  # a RewardLoss
+    axes: tuple[str, ...]
+    vocabulary: tuple[str, ...] | None
+    model: RewardSpec
+    seed: int
