@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from apo_bench.formatting import number
 from apo_bench.report.model import Report, blocks_of
 from apo_bench.report.tables import FORMS, Cell, Interval, Row, Table, Value
-from apo_bench.report.text import Text
+from apo_bench.report.text import Text, keep_ends
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
@@ -78,17 +78,13 @@ def inline(text: Text) -> str:
     """Spans with their look; data and our own words are escaped alike."""
     parts = []
     for span in text:
-        shown = escape_keeping_ends(span.text)
+        shown = keep_ends(span.text, escape)
         if not span.data:  # our own words have no ligatures to break up
             shown = re.sub(r"\{([-,!?])\}", r"\1", shown)
         for applies, command in ((span.code, "texttt"), (span.emphasis, "emph"), (span.strong, "textbf")):
             shown = f"\\{command}{{{shown}}}" if applies else shown
         parts.append(shown)
     return "".join(parts)
-
-
-def escape_keeping_ends(text: str) -> str:
-    return f"{' ' * text[:1].isspace()}{escape(text)}{' ' * (text[-1:].isspace() and bool(text.strip()))}"
 
 
 def cell(content: Cell) -> str:

@@ -8,7 +8,7 @@ from apo_bench.formatting import number, one_line, plain, table
 from apo_bench.report.charts import Forest
 from apo_bench.report.model import Block, Bullets, Claim, Claims, Facts, Report, Section
 from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
-from apo_bench.report.text import Span, Text
+from apo_bench.report.text import Span, Text, keep_ends
 
 LIMIT = 60_000  # characters of report.md: a pull request's text takes 65,536
 SHORTENED = {  # sections that lose their tables where report.md is longer, one after the other, and where these tables are
@@ -86,15 +86,10 @@ def inline(text: Text) -> str:
 
 
 def _span(span: Span) -> str:
-    text = plain_keeping_ends(span.text) if span.data else span.text
+    text = keep_ends(span.text, plain) if span.data else span.text
     if span.link.endswith(".md"):
         return f"[{text}]({span.link})"
     return f"`{text}`" if span.code else text
-
-
-def plain_keeping_ends(text: str) -> str:
-    """`plain`, with a blank kept where the text begins or ends in white space."""
-    return f"{' ' * text[:1].isspace()}{plain(text)}{' ' * (text[-1:].isspace() and bool(text.strip()))}"
 
 
 def cell(content: Cell) -> str:

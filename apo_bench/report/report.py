@@ -88,7 +88,8 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         cost_sections.tuning_section(run) if run.manifest.get("tuned") else None,
         cost_sections.section(run, frames),
     ]
-    published_parts = [provenance.published_section(run, frames["beside"])] if "beside" in frames else []
+    source = run.experiment.report.beside
+    published_parts = [provenance.published_section(run, source, frames["beside"])] if source else []
     parts = [
         Part("answer", "The answer", answer.sections(run, frames, sentences)),
         Part("scores", "Scores", [scores.final_section(run, frames)]),

@@ -4,7 +4,7 @@ A span marked `data` comes from a run: no renderer ever takes it for markup.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 
@@ -41,6 +41,11 @@ def say(template: str, /, **values: object) -> Text:
             look[key] = not look[key]
         start = token.end()
     return (*spans, Span(template[start:], **look)) if start < len(template) else tuple(spans)
+
+
+def keep_ends(text: str, write: Callable[[str], str]) -> str:
+    """`write(text)`, with a blank kept where the text begins or ends in white space."""
+    return f"{' ' * text[:1].isspace()}{write(text)}{' ' * (text[-1:].isspace() and bool(text.strip()))}"
 
 
 def join(texts: Iterable[Text], between: str = " ") -> Text:

@@ -23,11 +23,8 @@ HERE = Path(__file__).parent
 MISSING = "\u2013"  # a value that is not there
 HIGHEST = ("▲", "highest mean")
 MARKS = {
-    "best": HIGHEST,
-    "highest": HIGHEST,
-    "alike": ("≈", "not distinguishable from the highest"),
-    "lower": ("▽", "lower than the highest"),
-}
+    "best": HIGHEST, "highest": HIGHEST, "alike": ("≈", "not distinguishable from the highest"), "lower": ("▽", "lower than the highest"),
+}  # fmt: skip
 KINDS = {
     tuple: "text", Claims: "claims", Bullets: "bullets", Facts: "facts", Table: "table", Lines: "lines", Forest: "forest", Bars: "bars",
     Section: "section",

@@ -41,11 +41,9 @@ QUALITIES = {  # of an audit: the column, its metric, and what it means
     "missing": ("missing", "share of pairs without both verdicts"),
 }
 DRAWN = {  # of an audit, on the page: metric, label, chance
-    "accuracy": ("Prefers what people prefer", 0.5),
-    "consistency": ("Both orders agree", 0.5),
-    "first_position_rate": ("Prefers what is shown first", 0.5),
-    "kappa": ("Kappa with people", 0.0),
-}
+    "accuracy": ("Prefers what people prefer", 0.5), "consistency": ("Both orders agree", 0.5),
+    "first_position_rate": ("Prefers what is shown first", 0.5), "kappa": ("Kappa with people", 0.0),
+}  # fmt: skip
 ATTACK, DOUBT = "attack_", "not to be relied on"
 ATTACKS = (
     "Attacks on the worse response, all axes. Succeeds: share of the pairs that the judge had right and no longer has; where the attack "

@@ -98,12 +98,11 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     return files
 
 
-def published_section(run: Run, frame: pd.DataFrame) -> Section:
-    """The published numbers that the experiment names beside ours, and what differs. `frame`: of `published.compare_with_published`.
+def published_section(run: Run, source: str, frame: pd.DataFrame) -> Section:
+    """The published numbers called `source` beside ours, and what differs. `frame`: of `published.compare_with_published`.
 
     Raises InputError as `published.read_published` does.
     """
-    source = run.experiment.report.beside or ""
     rows = pd.DataFrame(published.comparison_cells(frame), columns=list(published.HEADERS))
     columns = [Column(head, lambda row, head=head: None if row[head] == "-" else row[head]) for head in published.HEADERS]
     caveats = published.comparison_caveats(run, published.read_published(published.find_published(source)), frame)
