@@ -37,7 +37,7 @@ class APO:
 
     def run(self, lab: Lab) -> None:
         human, golden = lab.pairs() if self.human_pairs else (), lab.golden()
-        golden_prompts = [one.prompt for one in golden]
+        golden_prompts = [response.prompt for response in golden]
         loss = APOLoss(self.apo_coeff, self.samples_per_prompt, self.duel)
         policy, reward_model = lab.initial_policy, None
         for round_ in range(self.rounds):

@@ -1,6 +1,6 @@
 """A run folder of three arms and seeds, and judges that are asked about it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import yaml
 from exchange_run import answered
 from tiny_world import tiny_task
 
-from apo_bench.config.load import load_experiment
+from apo_bench.analysis.results import read_responses, read_run
 from apo_bench.judging.judge_result import IncompleteJudge
 from apo_bench.run import judges
 
@@ -32,6 +32,9 @@ def run_folder(folder: Path, judging: Mapping[str, Any] | None = None, **changes
     return run
 
 
-def judged(folder: Path, base: Path | None = None) -> tuple[pd.DataFrame, list[IncompleteJudge]]:
-    unanswered = judges.judge_run(folder, load_experiment(folder / "experiment.yaml"), tiny_task(), base)
-    return pd.read_parquet(folder / "tables" / "judgments.parquet"), unanswered
+def judged(folder: Path, base: Path | None = None) -> tuple[pd.DataFrame, Sequence[IncompleteJudge]]:
+    """Ask the run's judges and record what they answer; the rows of `judgments`, and the judges that left questions unanswered."""
+    run = read_run(folder)
+    judged_run = judges.judge_run(folder, run, read_responses(folder), tiny_task(), base)
+    judges.record_judges(folder, judged_run, run.manifest)
+    return pd.read_parquet(folder / "tables" / "judgments.parquet"), judged_run.incomplete

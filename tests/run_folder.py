@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from apo_bench.analysis.results import COLUMNS
+from apo_bench.tables import TABLES
 
 SEEDS = (0, 1, 2)
 
@@ -69,8 +69,8 @@ def write_run(folder: Path, made: dict[str, pd.DataFrame], settings: dict[str, A
 
 
 def frame(name: str, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    """Rows as the table of that name."""
-    return pd.DataFrame(rows, columns=list(COLUMNS[name]))
+    """Rows as the table of that name, without the columns that older folders lack."""
+    return pd.DataFrame(rows, columns=[column.name for column in TABLES[name].columns if not column.added])
 
 
 def scored(made: Mapping[tuple[str, int, int], Sequence[float]], scorer: str = "ground_truth", axis: str = "helpful") -> pd.DataFrame:

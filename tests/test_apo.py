@@ -12,7 +12,7 @@ from apo_bench.apo import APO
 from apo_bench.config.plugins import resolve
 from apo_bench.config.schema import NgramReward
 from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench
+from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.losses import APOLoss
 from apo_bench.types import Golden, Message, Pair, Policy, Prompt, Response, RewardModel, Round
 
@@ -141,24 +141,24 @@ def test_a_duel_of_differences_changes_the_loss_alone() -> None:
 BUDGET = {"human_pairs": 24, "golden_responses": 4}
 
 
-def play(bench: Bench, **parameters: Any) -> tuple[list[Round], dict[Any, float]]:
+def play(context: EvaluationContext, **parameters: Any) -> tuple[list[Round], dict[Any, float]]:
     player = {"use": "baselines/rejection_sampling.py@RejectionSampling", **SMALL_TURN}
-    lab = tiny_lab(bench, BUDGET)
+    lab = tiny_lab(context, BUDGET)
     resolve("apo_bench.apo@APO", {"samples_per_prompt": 2, "apo_coeff": 3.0, "player": player, **parameters}, base=None).run(lab)
     return lab.rounds, dict(lab.used)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     return tiny_bench(tmp_path_factory.mktemp("apo"))
 
 
 @pytest.fixture(scope="module")
-def games(bench: Bench) -> dict[str, tuple[list[Round], dict[Any, float]]]:
+def games(context: EvaluationContext) -> dict[str, tuple[list[Round], dict[Any, float]]]:
     return {
-        "apo": play(bench, rounds=2),
-        "refresh": play(bench, rounds=2, opponent="initial"),
-        "static": play(bench, rounds=2, opponent="initial", refit="once"),
+        "apo": play(context, rounds=2),
+        "refresh": play(context, rounds=2, opponent="initial"),
+        "static": play(context, rounds=2, opponent="initial", refit="once"),
     }
 
 
@@ -170,25 +170,25 @@ def test_round_one_is_the_same_game_for_apo_and_its_controls(games: dict[str, An
 
 
 @pytest.mark.slow
-def test_from_round_two_on_they_are_three_games(bench: Bench, games: dict[str, Any]) -> None:
+def test_from_round_two_on_they_are_three_games(context: EvaluationContext, games: dict[str, Any]) -> None:
     (apo, _), (refresh, _), (static, _) = games.values()
     assert len({round_.reward_model.key for round_ in (apo[1], refresh[1], static[1])}) == 3
     assert len({round_.policy.key for round_ in (apo[1], refresh[1], static[1])}) == 3
     assert static[1].reward_model == static[0].reward_model
-    folders = [bench.store.open("policies", round_.policy.key).folder for round_ in (apo[0], apo[1], refresh[1], static[1])]
+    folders = [context.store.open("policies", round_.policy.key).folder for round_ in (apo[0], apo[1], refresh[1], static[1])]
     assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 4
 
 
 @pytest.mark.slow
-def test_golden_refresh_equals_apo_after_one_round_bit_for_bit(bench: Bench, tmp_path: Path, games: dict[str, Any]) -> None:
+def test_golden_refresh_equals_apo_after_one_round_bit_for_bit(context: EvaluationContext, tmp_path: Path, games: dict[str, Any]) -> None:
     """Also in a store of its own, where nothing is shared: equal keys, and equal weights under them."""
     elsewhere = tiny_bench(tmp_path)
     rounds, used = play(elsewhere, rounds=1, opponent="initial")
-    assert (rounds, used) == play(bench, rounds=1)
+    assert (rounds, used) == play(context, rounds=1)
     assert rounds == games["apo"][0][:1]
     assert rounds[0].reward_model is not None
     for kind, key in (("policies", rounds[0].policy.key), ("reward_models", rounds[0].reward_model.key)):
-        here, there = (store.open(kind, key).folder / "model.safetensors" for store in (bench.store, elsewhere.store))
+        here, there = (store.open(kind, key).folder / "model.safetensors" for store in (context.store, elsewhere.store))
         assert here.read_bytes() == there.read_bytes()
 
 
@@ -205,12 +205,12 @@ def test_apo_and_golden_refresh_cost_the_same_in_all_that_is_known_beforehand(ga
 
 
 @pytest.mark.slow
-def test_without_human_pairs_none_is_bought(bench: Bench) -> None:
+def test_without_human_pairs_none_is_bought(context: EvaluationContext) -> None:
     """8 duels a round, in one update of 16: the human pairs' 24 are gone from the fit and from the account."""
-    rounds, used = play(bench, rounds=1, human_pairs=False)
+    rounds, used = play(context, rounds=1, human_pairs=False)
     assert (used["human_pairs"], used["golden_responses"], used["rm_updates"]) == (0, 4, 1)
     assert rounds[0].reward_model is not None
-    lab = tiny_lab(bench, BUDGET)
+    lab = tiny_lab(context, BUDGET)
     samples = lab.sample(lab.initial_policy, [one.prompt for one in lab.golden()], n=2, draw=0)
     golden = {one.prompt: one.text for one in lab.golden()}
     duels = [Pair(one.prompt, golden[one.prompt], one.text, "golden_over_sample") for one in samples]
@@ -218,9 +218,9 @@ def test_without_human_pairs_none_is_bought(bench: Bench) -> None:
 
 
 @pytest.mark.slow
-def test_a_reward_model_that_goes_on_is_another_from_round_two(bench: Bench, games: dict[str, Any]) -> None:
+def test_a_reward_model_that_goes_on_is_another_from_round_two(context: EvaluationContext, games: dict[str, Any]) -> None:
     """As many updates, and in round 1 there is nothing to go on from."""
-    rounds, used = play(bench, rounds=2, start="previous")
+    rounds, used = play(context, rounds=2, start="previous")
     apo, apo_used = games["apo"]
     assert rounds[0] == apo[0]
     assert rounds[1].reward_model != apo[1].reward_model
@@ -228,30 +228,30 @@ def test_a_reward_model_that_goes_on_is_another_from_round_two(bench: Bench, gam
 
 
 @pytest.mark.slow
-def test_differences_are_too_much_for_an_ngram_model(bench: Bench) -> None:
-    lab = tiny_lab(bench, BUDGET, reward_model=NgramReward())
+def test_differences_are_too_much_for_an_ngram_model(context: EvaluationContext) -> None:
+    lab = tiny_lab(context, BUDGET, reward_model=NgramReward())
     with pytest.raises(InputError, match=r"^models\.reward\.kind: an n-gram model cannot be trained with APOLoss[^\n]*$"):
         APO(player=RecordingPlayer(), rounds=1, samples_per_prompt=2, duel="difference").run(lab)
     assert lab.used["rm_updates"] == 0
 
 
 @pytest.mark.slow
-def test_best_of_n_as_player_is_the_opponent_of_the_next_round(bench: Bench) -> None:
+def test_best_of_n_as_player_is_the_opponent_of_the_next_round(context: EvaluationContext) -> None:
     """Its samples are chosen by the last reward model: 4 golden x 2 answers of n = 3 tries, 24 tries and scores; before that, none."""
     n, used = 3, []
     for opponent in ("current", "initial"):
         player = {"use": "baselines/best_of_n.py@BestOfN", "n": n}
-        rounds, spent = play(bench, rounds=2, opponent=opponent, player=player)
+        rounds, spent = play(context, rounds=2, opponent=opponent, player=player)
         used.append((spent["sampled_responses"], spent["scored_responses"], spent["policy_updates"]))
-        lab = tiny_lab(bench)
+        lab = tiny_lab(context)
         assert [one.policy for one in rounds] == [lab.best_of_n(lab.initial_policy, one.reward_model, n) for one in rounds]
     assert used == [(8 + 24, 24, 0), (8 + 8, 0, 0)]
 
 
 @pytest.mark.slow
-def test_without_golden_responses_there_is_no_game(bench: Bench) -> None:
+def test_without_golden_responses_there_is_no_game(context: EvaluationContext) -> None:
     task = replace(tiny_task(), golden={})
-    lab = tiny_lab(replace(bench, task=task))
+    lab = tiny_lab(replace(context, task=task))
     with pytest.raises(Exception, match="golden") as caught:
         APO(player=RecordingPlayer(), rounds=1).run(lab)
     assert type(caught.value).__name__ in ("InputError", "BudgetExceeded")

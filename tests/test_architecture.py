@@ -16,15 +16,15 @@ PACKAGE = ROOT / "apo_bench"
 
 # Modules outside a room, then the rooms: imports run downward. Within a room any order that has no cycle will do.
 ORDER = (
-    "errors types hashing provenance store formatting shipped losses config data models training engines lab apo stats evaluation "
+    "errors types hashing provenance store formatting shipped tables losses config data models training engines lab apo stats evaluation "
     "clients judging analysis plan report run exchange cli"
 ).split()
 OUTSIDE_A_ROOM = 10  # modules at most
 TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = (
-    "types errors hashing provenance store formatting shipped config.schema config.load config.plugins config.controls config.tuning "
-    "data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.opening judging.response_pairs "
+    "types errors hashing provenance store formatting shipped tables config.schema config.load config.plugins config.controls "
+    "config.tuning data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.opening judging.response_pairs "
     "judging.judge_result judging.auditing judging.simulated "
     "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
     "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "

@@ -1,1 +1,1 @@
-"""What a run says: frames in, frames and frozen results out. No model, no torch."""
+"""Analysis of a finished run: frames in, frames and frozen results out. No model, no torch."""

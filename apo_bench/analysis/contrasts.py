@@ -61,22 +61,22 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     compare, contrast_rows = run.experiment.compare, []
     axes = list(dict.fromkeys([*run.axes, POOLED, *compare.axes]))
     scorers: list[str] = list(dict.fromkeys((*run.scorers, run.scorer) if run.judge is None else run.scorers))
-    doubts = {(scorer, axis): uninformative_gold(run, scorer, axis) for scorer in scorers for axis in axes}
+    reasons = {(scorer, axis): uninformative_gold(run, scorer, axis) for scorer in scorers for axis in axes}
     scores = run.tables["scores"]
     scores = exclude_failed(scores[scores["scorer"].isin(scorers)], run.failed)
     scores_by_round: ScoresByRound = dict(iter(scores.groupby(["arm", "seed", "round"])))  # pyright: ignore[reportAssignmentType]
     paths = kl_paths(run) if compare.matched_kl else {}
     for at in comparison_points(run):
         for family, pair in declared_pairs(run):
-            drawn = _at_equal_kl(scores_by_round, paths, pair) if at == MATCHED_KL else _at_round(run, scores_by_round, pair, at)
+            pair_scores = _at_equal_kl(scores_by_round, paths, pair) if at == MATCHED_KL else _at_round(run, scores_by_round, pair, at)
             for axis in axes:
                 for scorer in scorers:
                     if (at, scorer) == (MATCHED_KL, "proxy"):
                         continue
                     declared = at == compare.round and scorer == run.scorer and axis in compare.axes
-                    names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
-                    about = {"family": family if declared else "descriptive", "round": drawn.round, "kl": drawn.kl}
-                    contrast_rows.append({**names, **about, **_contrast(drawn, pair, axis, scorer, doubts[scorer, axis])})
+                    labels = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
+                    place = {"family": family if declared else "descriptive", "round": pair_scores.round, "kl": pair_scores.kl}
+                    contrast_rows.append({**labels, **place, **_contrast(pair_scores, pair, axis, scorer, reasons[scorer, axis])})
     if run.judge is not None:
         contrast_rows += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
     table = pd.DataFrame(contrast_rows)
@@ -87,36 +87,36 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     return table[COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
 
 
-def _contrast(drawn: PairScores, pair: Comparison, axis: str, scorer: str, doubt: str) -> dict[str, Any]:
-    if drawn.scores is None:
-        return _no_result(drawn.note)
-    rows = drawn.scores[drawn.scores["scorer"] == scorer]
+def _contrast(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str) -> dict[str, Any]:
+    if pair_scores.scores is None:
+        return _no_result(pair_scores.note)
+    rows = pair_scores.scores[pair_scores.scores["scorer"] == scorer]
     rows = rows if axis == POOLED else rows[rows["axis"] == axis]
-    whole = rows.dropna(subset=["value"])
-    whole = whole[whole["seed"].isin(shared_seeds(whole, pair))]
-    if whole.empty:
+    complete = rows.dropna(subset=["value"])
+    complete = complete[complete["seed"].isin(shared_seeds(complete, pair))]
+    if complete.empty:
         return _no_result("no seed of both arms has such scores")
     try:
-        laid_out = lay_out(whole, pair.a, pair.b, caller="contrast")
-        result = asdict(contrast_of(laid_out, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(laid_out, pair.b))
+        layout = lay_out(complete, pair.a, pair.b, caller="contrast")
+        result = asdict(contrast_of(layout, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(layout, pair.b))
     except ValueError as error:
         return _no_result(str(error))
     result["n_dropped"] += int(rows["value"].isna().sum())
-    if doubt:
-        return result | {"p_value": np.nan, "scope": doubt, "test": "none: the gold model is not shown to be better than chance"}
-    return result | ({"test": f"{result['test']}; {drawn.note}"} if drawn.note else {})
+    if reason:
+        return result | {"p_value": np.nan, "scope": reason, "test": "none: the gold model is not shown to be better than chance"}
+    return result | ({"test": f"{result['test']}; {pair_scores.note}"} if pair_scores.note else {})
 
 
 def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str, judge: str, compare: Compare) -> dict[str, Any]:
     """A judge's win rate as a contrast; NaN where nothing was judged."""
-    about = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"{JUDGE}{judge}", "at": compare.round}
-    about["family"] = family if axis in compare.axes else "descriptive"
+    labels = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": f"{JUDGE}{judge}", "at": compare.round}
+    labels["family"] = family if axis in compare.axes else "descriptive"
     if rates is not None:
-        names = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "judge": judge}
-        rows = rates[(rates[list(names)] == pd.Series(names)).all(axis=1)]
+        keys = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "judge": judge}
+        rows = rates[(rates[list(keys)] == pd.Series(keys)).all(axis=1)]
         if len(rows) == 1:
-            return win_rate_as_contrast(rows.to_dict("records")[0]) | about  # pyright: ignore[reportArgumentType] (columns are text)
-    return about | {"round": "none", "kl": np.nan, **_no_result("nothing was judged")}
+            return win_rate_as_contrast(rows.to_dict("records")[0]) | labels  # pyright: ignore[reportArgumentType] (columns are text)
+    return labels | {"round": "none", "kl": np.nan, **_no_result("nothing was judged")}
 
 
 def _no_result(reason: str) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def primary_power(run: Run, *, power: float = 0.8, effect: float | None = None, 
 
     `effect`: an effect whose `needed` seeds are wanted. Without `other_sizes` there is no `table`, which takes most of the time.
     """
-    contrasts = [(pair, axis) for family, pair in declared_pairs(run) if family == "primary" for axis in run.experiment.compare.axes]
+    primary = [(pair, axis) for family, pair in declared_pairs(run) if family == "primary" for axis in run.experiment.compare.axes]
     results = []
-    for pair, axis in contrasts:
+    for pair, axis in primary:
         result = ContrastPower(pair.a, pair.b, axis)
         scores = _declared_scores(run, pair)
         rows = scores if axis == POOLED else scores[scores["axis"] == axis]
@@ -65,9 +65,9 @@ def primary_power(run: Run, *, power: float = 0.8, effect: float | None = None, 
             continue
         result = replace(result, n_seeds=layout.n_seeds, n_clusters=layout.n_clusters)
         if layout.n_seeds == 1:
-            results.append(_from_one_seed(result, layout, len(contrasts), power))
+            results.append(_from_one_seed(result, layout, len(primary), power))
         else:
-            results.append(_from_seeds(result, components(rows, pair.a, pair.b), len(contrasts), power, effect, other_sizes))
+            results.append(_from_seeds(result, components(rows, pair.a, pair.b), len(primary), power, effect, other_sizes))
     return tuple(results)
 
 

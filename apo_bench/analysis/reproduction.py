@@ -12,7 +12,7 @@ The rule, for each contrast:
 - *not comparable: ...*: one run lacks the contrast, or there is no error to test the drift with (one or two seeds, say).
 
 Where nothing has changed, a drift beyond seed noise is reported in 5 % of contrasts at most (3 to 4.5 % of simulated reruns of 3 to 6
-seeds). Whether the conclusions agree depends on power as well: with a power of 80 %, two honest runs agree in about 0.8^2 + 0.2^2 = 68 %.
+seeds). Whether the conclusions agree depends on power as well: with a power of 80 %, two sound runs agree in about 0.8^2 + 0.2^2 = 68 %.
 A drift within seed noise is no proof that there is none: its interval bounds how large it may be.
 """
 
@@ -269,7 +269,7 @@ def _read_contrasts(folder: Path) -> RunContrasts:
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(" ".join(f"{path}: not readable as csv: {error}".split())) from None
+        raise InputError(f"{path}: not readable as csv: {error}") from None
     for column in READ:
         if column not in rows:
             raise InputError(f"{path}: column {column} is missing")
@@ -325,4 +325,4 @@ def _compare_table(first: Path, second: Path) -> str:
     try:
         return "same rows, other bytes" if pd.read_parquet(first).equals(pd.read_parquet(second)) else "different"
     except Exception as error:  # a damaged file raises errors of every kind
-        raise InputError(" ".join(f"{first} or {second}: not readable as parquet: {error or type(error).__name__}".split())) from None
+        raise InputError(f"{first} or {second}: not readable as parquet: {error or type(error).__name__}") from None

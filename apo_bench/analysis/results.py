@@ -14,43 +14,13 @@ import pandas as pd
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import JUDGE, Comparison, Experiment
 from apo_bench.errors import InputError
+from apo_bench.tables import TABLES, empty_table, read_table, table_path
 
-COLUMNS = {
-    "scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
-    "control_scores": ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"),
-    "metrics": ("arm", "seed", "round", "axis", "metric", "value", "standard_error", "n"),
-    "reward_models": ("arm", "seed", "round", "axis", "metric", "value", "ci_low", "ci_high", "n"),
-    "gold": ("gold", "seed", "axis", "metric", "value", "ci_low", "ci_high", "n_pairs", "n_clusters"),
-    "ledger": ("arm", "seed", "unit", "used", "budget"),
-    "reliability": ("arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"),
-    "judgments": (
-        "arm_a", "arm_b", "seed_a", "seed_b", "round", "prompt_id", "cluster_id", "axis", "judge", "order", "verdict", "value", "failure",
-        "length_a", "length_b",
-    ),
-    "judge_audit": ("judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"),
-    "plan": ("arm", "unit", "planned"),
-}  # fmt: skip
-ADDED = {"ledger": ("marginal",)}  # columns that run folders from before them lack: NaN there
-WHOLE = ("seed", "round", "seed_a", "seed_b", "bin", "n", "n_pairs", "n_clusters", "n_missing")  # whole numbers, everywhere
-TEXTS = (  # texts, everywhere; `round` of a judgment too
-    "arm", "arm_a", "arm_b", "prompt_id", "cluster_id", "axis", "scorer", "metric", "gold", "unit", "judge", "order", "text", "finish",
-    "question", "measure", "role",
-)  # fmt: skip
-MAY_LACK = ("n", "verdict", "failure")
-UNIQUE = {name: ["arm", "seed", "round", "prompt_id", "axis", "scorer"] for name in ("scores", "control_scores")}
 MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
     "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "preregistration_change": dict,
     "hardware": dict,
     "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
 }  # fmt: skip
-REQUIRED = ("scores", "ledger")  # unless something failed: a run without one finished arm-seed still gets its report
-OPTIONAL = (
-    "reliability",
-    "judgments",
-    "judge_audit",
-    "control_scores",
-    "plan",
-)  # absent without a word: older than they are, or nothing was asked
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
 POOLED = "all"
 UNINFORMATIVE = "uninformative gold"
@@ -129,7 +99,7 @@ class Run:
 
     @cached_property
     def compared_rounds(self) -> dict[tuple[str, int], int]:
-        """The round at which each arm-seed that came through is compared: its best on dev where the experiment says so, else its last.
+        """The round at which each finished arm-seed is compared: its best on dev if the experiment declares it, else its last.
 
         An arm-seed without a dev_score is compared at its last round.
         """
@@ -153,58 +123,24 @@ def read_run(folder: str | Path) -> Run:
         raise InputError(f"{path}: not readable as JSON: {error}") from None
     _check_manifest(path, manifest)
     tables, absent = {}, []
-    for name, columns in COLUMNS.items():
-        path = folder / "tables" / f"{name}.parquet"
-        if not path.exists() and (name not in REQUIRED or manifest.get("failures")):
-            tables[name] = pd.DataFrame({column: [] for column in (*columns, *ADDED.get(name, ()))})
-            absent += [name] if name not in OPTIONAL else []
+    for name, table in TABLES.items():
+        path = table_path(folder, name)
+        if not table.with_run:
             continue
-        tables[name] = read_table(path, columns, ADDED.get(name, ()))
-    scores = tables["scores"]
-    for name, keys in UNIQUE.items():
-        if twice := int(tables[name].duplicated(keys).sum()):
-            raise InputError(f"{folder / 'tables' / name}.parquet: {twice} rows have the same {', '.join(keys)} as another")
-    if scores.empty and not manifest.get("failures"):
-        raise InputError(f"{folder / 'tables' / 'scores.parquet'}: no rows, so there is nothing to report")
-    for name in UNIQUE:
-        if bad := int((~np.isfinite(tables[name]["value"].to_numpy(dtype=float))).sum()):
-            raise InputError(f"{folder / 'tables' / name}.parquet: value: {bad} rows are NaN or infinite")
+        # Without one finished arm-seed a run still gets its report.
+        if not path.exists() and (table.presence != "required" or manifest.get("failures")):
+            tables[name] = empty_table(name)
+            absent += [name] if table.presence != "optional" else []
+            continue
+        tables[name] = read_table(path, name)
+    if tables["scores"].empty and not manifest.get("failures"):
+        raise InputError(f"{table_path(folder, 'scores')}: no rows, so there is nothing to report")
     return Run(experiment, manifest, tables, tuple(absent))
 
 
 def read_responses(folder: str | Path) -> pd.DataFrame:
-    """Every response to a test prompt: arm, seed, round, prompt_id, text, tokens, finish. Raises InputError as `read_run` does."""
-    return read_table(Path(folder) / "tables" / "responses.parquet", ("arm", "seed", "round", "prompt_id", "text", "tokens", "finish"))
-
-
-def read_table(path: str | Path, columns: tuple[str, ...], added: tuple[str, ...] = ()) -> pd.DataFrame:
-    """These columns of a parquet file, and the `added` ones, NaN where it lacks them. Raises InputError, naming file and column."""
-    path = Path(path)
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # a damaged file raises errors of every kind
-        raise InputError(" ".join(f"{path}: not readable as parquet: {error or type(error).__name__}".split())) from None
-    table = table.assign(**{column: np.nan for column in added if column not in table})
-    for column in (*columns, *added):
-        if column not in table:
-            raise InputError(f"{path}: column {column} is missing")
-        if reason := _misfit(table[column], column, is_text=column in TEXTS or (column == "round" and "judge" in columns)):
-            raise InputError(f"{path}: column {column}: {reason}")
-    return table.loc[:, [*columns, *added]]
-
-
-def _misfit(values: pd.Series, column: str, *, is_text: bool) -> str:
-    """Why these values do not fit a column, or ""."""
-    known = values.dropna()
-    if column not in MAY_LACK and (is_text or column in WHOLE) and len(known) < len(values):
-        return f"{len(values) - len(known)} rows have none"
-    if is_text or column in ("verdict", "failure"):
-        return "" if isinstance(values.dtype, pd.StringDtype) or all(isinstance(value, str) for value in known) else "texts are needed"
-    if len(known) and not pd.api.types.is_numeric_dtype(values):
-        return f"numbers are needed, got {values.dtype}"
-    return "whole numbers are needed" if column in WHOLE and bool((known % 1 != 0).any()) else ""
+    """The table `responses`: every response to a test prompt. Raises InputError as `read_run` does."""
+    return read_table(table_path(Path(folder), "responses"), "responses")
 
 
 def _check_manifest(path: Path, manifest: Any) -> None:

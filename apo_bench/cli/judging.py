@@ -113,12 +113,12 @@ def export(
     elif format_ == "pairs":
         exported = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
-        from apo_bench.analysis.results import read_run
+        from apo_bench.analysis.results import read_responses, read_run
         from apo_bench.run.experiment import experiment_of_run
         from apo_bench.run.judges import pairs_of
 
         task = experiment_of_run(folder, Path.cwd())[1]
-        exported = exporting.export_annotate(pairs_of(read_run(folder), folder, task), out, seed=seed, per_pair=per_pair)
+        exported = exporting.export_annotate(pairs_of(read_run(folder), read_responses(folder), task), out, seed=seed, per_pair=per_pair)
     typer.echo(f"{exported.n} rows{_counted(exported.left_out, 'left out')}")
     for path in exported.paths:
         typer.echo(str(path))

@@ -57,8 +57,6 @@ def run(
     if dry_run:
         terminal.print_preview(result.preview)
         return
-    if result.set_aside:
-        typer.echo(f"the earlier run is now {result.set_aside}", err=True)
     if result.n_left:
         typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
     elif result.varied:

@@ -160,4 +160,4 @@ def _dataclasses_in(module: ModuleType) -> Iterator[str]:
 
 
 def _refuse(where: str, message: str) -> NoReturn:
-    raise InputError(" ".join(f"{where}: {message}".split())) from None
+    raise InputError(f"{where}: {message}") from None

@@ -79,16 +79,16 @@ class RoundEvaluation:
         scores = self.scores()
         rows = [
             {
-                "prompt_id": one.prompt.id,
-                "cluster_id": one.prompt.cluster_id,
-                "axis": one.prompt.axis,
+                "prompt_id": response.prompt.id,
+                "cluster_id": response.prompt.cluster_id,
+                "axis": response.prompt.axis,
                 "scorer": scorer,
                 "value": float(value),
             }
             for scorer, values in scores.items()
-            for one, value in zip(self.responses, values, strict=True)
+            for response, value in zip(self.responses, values, strict=True)
         ]
-        texts = [{"prompt_id": one.prompt.id, "text": one.text, "tokens": one.tokens, "finish": one.finish} for one in self.responses]
+        texts = [{"prompt_id": row.prompt.id, "text": row.text, "tokens": row.tokens, "finish": row.finish} for row in self.responses]
         return {
             "scores": rows,
             "metrics": [*self.divergence(), *self.diversity(), inference_flops, *self.dev_score()],
@@ -99,20 +99,20 @@ class RoundEvaluation:
 
     def scores(self) -> dict[str, Sequence[float] | np.ndarray]:
         """Of every scorer, a value for each of the responses."""
-        found: dict[str, Sequence[float] | np.ndarray] = {}
-        items = [(one.prompt, one.text) for one in self.responses]
+        scores: dict[str, Sequence[float] | np.ndarray] = {}
+        items = [(response.prompt, response.text) for response in self.responses]
         if self.round.reward_model:
-            found["proxy"] = self._scored(self.round.reward_model, items)
+            scores["proxy"] = self._scored(self.round.reward_model, items)
         for gold in self.context.experiment.models.gold:
             by_seed = self._gold_scores(gold, items)
-            found |= {f"{gold.name}.{number}": values for number, values in by_seed.items()}
-            found[gold.name] = np.mean(list(by_seed.values()), axis=0)
+            scores |= {f"{gold.name}.{number}": values for number, values in by_seed.items()}
+            scores[gold.name] = np.mean(list(by_seed.values()), axis=0)
         if truth := self.context.task.ground_truth:
-            found["ground_truth"] = [truth(one.prompt, one.text) for one in self.responses]
+            scores["ground_truth"] = [truth(response.prompt, response.text) for response in self.responses]
         if refuses := self.context.task.is_refusal:
-            found["refusal"] = [float(refuses(one.text)) for one in self.responses]
-        found["length"] = [float(one.tokens) for one in self.responses]
-        return found
+            scores["refusal"] = [float(refuses(response.text)) for response in self.responses]
+        scores["length"] = [float(response.tokens) for response in self.responses]
+        return scores
 
     def divergence(self, prompts: Sequence[Prompt] | None = None) -> Rows:
         """KL to the initial policy in nats per response; of a best-of-n policy, which has no density of its own, the bound.
@@ -135,7 +135,7 @@ class RoundEvaluation:
     def diversity(self) -> Rows:
         """Distinct n-grams, and the share of answers cut off by the token limit."""
         rows: Rows = []
-        for axis, chosen in by_axis([one.prompt for one in self.responses]):
+        for axis, chosen in by_axis([response.prompt for response in self.responses]):
             words = [self.responses[place].text.split() for place in chosen]
             unfinished = [float(self.responses[place].finish == "length") for place in chosen]
             rows += [
@@ -151,7 +151,7 @@ class RoundEvaluation:
         if not prompts:
             return []
         answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
-        values = self._scored(self.context.referee(self.seed), [(one.prompt, one.text) for one in answers])
+        values = self._scored(self.context.referee(self.seed), [(answer.prompt, answer.text) for answer in answers])
         return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
 
     def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
@@ -173,7 +173,7 @@ class RoundEvaluation:
                 _diagnostic(axis, "fixed_correlation", len(here), drift),
             ]
         proxy, gold = (np.asarray(scores[name]) for name in ("proxy", self.context.experiment.models.gold[0].name))
-        for axis, chosen in by_axis([one.prompt for one in self.responses]):
+        for axis, chosen in by_axis([response.prompt for response in self.responses]):
             rows.append(_diagnostic(axis, "gold_correlation", len(chosen), _correlation(proxy[chosen], gold[chosen])))
         return [*rows, *self._golden_accuracy(reward_model), *self._gold_agreement(reward_model)]
 
@@ -183,8 +183,8 @@ class RoundEvaluation:
         rows: Rows = []
         for axis, chosen in by_axis([pair.prompt for pair in self.context.test_pairs]):
             confidence, right = _confidence(margins[chosen])
-            for one in reliability(confidence, right, self.settings.ece_bins):
-                rows.append({"axis": axis, "bin": round(one.low * self.settings.ece_bins), **asdict(one)})
+            for bin_ in reliability(confidence, right, self.settings.ece_bins):
+                rows.append({"axis": axis, "bin": round(bin_.low * self.settings.ece_bins), **asdict(bin_)})
         return rows
 
     @cached_property
@@ -197,23 +197,23 @@ class RoundEvaluation:
         golden = self.context.held_out_golden
         if not golden:
             return []
-        samples = self.lab.sample(self.round.policy, [one.prompt for one in golden], n=1, draw=-1)
-        sides = [(one.prompt, text) for one, sample in zip(golden, samples, strict=True) for text in (one.text, sample.text)]
+        samples = self.lab.sample(self.round.policy, [response.prompt for response in golden], n=1, draw=-1)
+        sides = [(best.prompt, text) for best, sample in zip(golden, samples, strict=True) for text in (best.text, sample.text)]
         values = self._scored(reward_model, sides)
         above = (values[0::2] > values[1::2]) + 0.5 * (values[0::2] == values[1::2])
-        return _shares("accuracy_golden", above, [one.prompt for one in golden])
+        return _shares("accuracy_golden", above, [response.prompt for response in golden])
 
     def _gold_agreement(self, reward_model: RewardModel) -> Rows:
         """How often the reward model and gold order two of the policy's own answers to a prompt alike; equal answers are left out."""
         answers = self.lab.sample(self.round.policy, self.fewer_prompts, n=2, draw=-3, sampling=self.settings.sampling)
-        answers = [one for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for one in pair]
+        answers = [answer for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for answer in pair]
         if not answers:
             return []
-        items = [(one.prompt, one.text) for one in answers]
+        items = [(answer.prompt, answer.text) for answer in answers]
         gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], items).values()), axis=0)
         proxy = self._scored(reward_model, items)
         alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
-        return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [one.prompt for one in answers[0::2]])
+        return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [answer.prompt for answer in answers[0::2]])
 
     def _inference_flops(self) -> dict[str, Any]:
         """What an answer costs once training is done; choosing among n pays for n."""

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from apo_bench.config.plugins import resolve, source_files
@@ -183,7 +184,7 @@ class _Trial:
             split: tuple(reversed(self.task.pairs[split])) if split in ("gold", "dev", "test") else pairs
             for split, pairs in self.task.pairs.items()
         }
-        prompts = {split: () if split in ("gold", "dev", "test") else asked for split, asked in self.task.prompts.items()}
+        prompts = {split: () if split in ("gold", "dev", "test") else prompts for split, prompts in self.task.prompts.items()}
         lab, store = self.run("first", task=dataclasses.replace(self.task, pairs=changed, prompts=prompts, ground_truth=None))
         assert lab.rounds == self.reference().rounds, "its result depends on held-out data"
         assert not store.built, f"with other held-out data it computed {store.built[0]}"
@@ -252,5 +253,8 @@ def _is_borrowed(module: str, name: str) -> bool:
     """Whether one of our modules has this name from elsewhere: `from apo_bench.lab import Path` is a way to files."""
     if not module.startswith("apo_bench"):
         return False
-    home = getattr(getattr(importlib.import_module(module), name, None), "__module__", "builtins")
-    return home != "builtins" and not home.startswith("apo_bench")
+    value = getattr(importlib.import_module(module), name, None)
+    if value is None or isinstance(value, ModuleType):  # a module of ours leads to what it imports
+        return True
+    home = getattr(value, "__module__", "builtins")
+    return home not in ("builtins", "typing") and not home.startswith("apo_bench")

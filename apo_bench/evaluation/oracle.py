@@ -1,4 +1,4 @@
-"""The oracle: of several answers the one that the truth likes best. It is no fair arm, and all of it is charged to `_bench`."""
+"""The oracle: the best of several answers by the ground truth. No fair arm; all of it is charged to `_bench`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,11 +42,11 @@ def oracle(context: EvaluationContext, final: Round, seed: int) -> Artifact:
 
     def build(folder: Path) -> Mapping[str, float]:
         within = replace(context, charged={})
-        examined = BestAndFirst(within, final, seed)
+        candidates = BestAndFirst(within, final, seed)
         arms = [ORACLE, FIRST] * len(context.test_prompts)
-        about = [(one.prompt.id, one.prompt.cluster_id, one.prompt.axis) for one in examined.responses]
-        frame = pd.DataFrame(about, columns=["prompt_id", "cluster_id", "axis"]).assign(arm=arms)
-        by_scorer = [frame.assign(scorer=scorer, value=np.asarray(values, dtype=float)) for scorer, values in examined.scores().items()]
+        prompts = [(response.prompt.id, response.prompt.cluster_id, response.prompt.axis) for response in candidates.responses]
+        frame = pd.DataFrame(prompts, columns=["prompt_id", "cluster_id", "axis"]).assign(arm=arms)
+        by_scorer = [frame.assign(scorer=scorer, value=np.asarray(values, dtype=float)) for scorer, values in candidates.scores().items()]
         pd.concat(by_scorer).to_parquet(folder / "scores.parquet", index=False)
         return write_charged(folder, within)
 
@@ -66,6 +66,6 @@ class BestAndFirst(RoundEvaluation):
     def worth(self, answers: Sequence[Response]) -> np.ndarray:
         """What the oracle chooses by: the ground truth, or the last gold model's mean score over its seeds. (answers,)"""
         if truth := self.context.task.ground_truth:
-            return np.array([truth(one.prompt, one.text) for one in answers])
+            return np.array([truth(answer.prompt, answer.text) for answer in answers])
         last = self.context.experiment.models.gold[-1]
-        return np.mean(list(self._gold_scores(last, [(one.prompt, one.text) for one in answers]).values()), axis=0)
+        return np.mean(list(self._gold_scores(last, [(answer.prompt, answer.text) for answer in answers]).values()), axis=0)

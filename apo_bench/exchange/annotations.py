@@ -15,12 +15,13 @@ from typing import Any
 import pandas as pd
 
 from apo_bench.errors import InputError
-from apo_bench.exchange.importing import COMPARISON, SORTED, Imported, as_judgments, missing_by_reason, text_of
+from apo_bench.exchange.importing import COMPARISON, Imported, as_judgments, missing_by_reason, text_of
 from apo_bench.formatting import number, plain, rows_of, table
 from apo_bench.hashing import digest_files
 from apo_bench.provenance import origin
 from apo_bench.stats import BradleyTerry, bradley_terry, length_controlled_win_rate, win_rate
-from apo_bench.store import write_json, write_table, write_text
+from apo_bench.store import write_json, write_text
+from apo_bench.tables import table_path, write_table
 from apo_bench.types import Message, prompt_id
 
 NO_PREFERENCE = "no preference"
@@ -41,8 +42,8 @@ def import_annotations(paths: Sequence[Path], out: Path) -> Imported:
     if (out / "experiment.yaml").exists() or (about.exists() and f'"kind": "{KIND}"' not in about.read_text(encoding="utf-8")):
         raise InputError(f"{out}: not a folder of {KIND}; they do not go into a run's folder")
     rates, fitted = win_rates(judgments), strengths(judgments)
-    path = out / "tables" / "judgments.parquet"
-    write_table(path, judgments.sort_values(SORTED, ignore_index=True))
+    path = table_path(out, "judgments")
+    write_table(path, "judgments", judgments)
     write_text(out / "win_rates.csv", rates.to_csv(index=False))
     write_text(out / "summary.md", "\n".join(_summary(rates, fitted)) + "\n")
     files = {str(one): digest_files([one]) for one in paths}

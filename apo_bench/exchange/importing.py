@@ -18,18 +18,18 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
-from apo_bench.analysis.results import COLUMNS, read_run
+from apo_bench.analysis.results import read_responses, read_run
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import Key, Shown, key_path
 from apo_bench.formatting import rows_of
 from apo_bench.judging.verdicts import Choice, value_of
 from apo_bench.run.judges import IMPORTED, on_current_responses  # every run writes its tables anew, and keeps what is imported
-from apo_bench.store import write_table
+from apo_bench.run.tables import replace_judges
+from apo_bench.tables import TABLES, table_path, write_table
 
 CHOICES: Mapping[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "1.0": "first", "2.0": "second"}  # 1.0: a column of numbers
 EMPTY, NO_ROW = "left empty", "no row in the sheet"  # why a verdict is missing
 COMPARISON = ["arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id"]
-SORTED = ["judge", *COMPARISON, "order"]
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,9 @@ def import_sheets(folder: Path, sheets: Sequence[Path], key: Path | None = None,
         raise InputError(f"{folder}: there is a judge {judge} already; import under another name")
     rows = read_sheets(sheets, key, judge=judge)
     _check_shown(folder, rows)
-    write_table(kept, rows)
-    path = folder / "tables" / "judgments.parquet"
-    before = [pd.read_parquet(path).query("judge != @judge")] if path.exists() else []
-    whole = [one for one in (*before, rows) if len(one)]
-    write_table(path, pd.concat(whole, ignore_index=True).sort_values(SORTED, ignore_index=True))
-    return Imported(path, len(rows), missing_by_reason(rows))
+    write_table(kept, "judgments", rows)
+    replace_judges(folder, {"judgments": rows}, [judge])
+    return Imported(table_path(folder, "judgments"), len(rows), missing_by_reason(rows))
 
 
 def read_sheets(sheets: Sequence[Path], key: Path | None = None, *, judge: str = "human") -> pd.DataFrame:
@@ -144,15 +141,15 @@ def _row(one: Shown, judge: str, choice: Choice | None, failure: str = "") -> di
 
 def _check_shown(folder: Path, rows: pd.DataFrame) -> None:
     """Verdicts on responses that the run no longer holds (it was run again, say) are no verdicts on this run."""
-    for row in rows_of(rows[~on_current_responses(folder, rows)].head(1)):
+    for row in rows_of(rows[~on_current_responses(read_responses(folder), rows)].head(1)):
         names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
         said = f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?"
-        raise InputError(" ".join(said.split()))
+        raise InputError(said)
 
 
 def as_judgments(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows in the columns of `judgments`; `question` is the id of what was shown, "" where that is not known."""
-    return pd.DataFrame(rows, columns=[*COLUMNS["judgments"], "question"])
+    return pd.DataFrame(rows, columns=list(TABLES["judgments"].names))
 
 
 def missing_by_reason(rows: pd.DataFrame) -> dict[str, int]:

@@ -69,11 +69,11 @@ def marginals(
 
     spent: in order, (key, artifacts charged with their counts, items seen of each stock).
     """
-    made, bought, found = set[str](), {unit: set[str]() for unit in STOCKS}, {}
+    computed, bought, added = set[str](), {unit: set[str]() for unit in STOCKS}, {}
     for key, charged, seen in spent:
-        new = [counts for name, counts in charged.items() if name not in made]
+        new = [counts for name, counts in charged.items() if name not in computed]
         flows: dict[Unit, float] = {unit: sum(counts.get(unit, 0.0) for counts in new) for unit in UNITS}
-        found[key] = flows | {unit: float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
-        made |= charged.keys()
+        added[key] = flows | {unit: float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
+        computed |= charged.keys()
         bought = {unit: bought[unit] | set(seen[unit]) for unit in STOCKS}
-    return found
+    return added

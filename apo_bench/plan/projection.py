@@ -203,7 +203,7 @@ def _detectable(run: Run, context: CountingContext, pilot: Run | None, power: fl
 
 
 def _notes(context: CountingContext, response_tokens: float | None, initial_tokens: float | None) -> Iterator[str]:
-    experiment, expected = context.experiment, context.expected
+    experiment, expected = context.experiment, context.engine.expected
     mean = expected.tokens(experiment.models.policy.sampling)
     whose = "the mean of the task's own responses, cut at max_new_tokens" if response_tokens is None else "as given"
     yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."

@@ -19,6 +19,7 @@ from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
 from apo_bench.report.text import say
 from apo_bench.report.write import write_report_files
+from apo_bench.tables import read_table, table_path
 
 
 def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
@@ -33,9 +34,9 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     files: dict[str, bytes | str] = dict(render(report))
     is_aggregate = aggregates_only or run.experiment.report.aggregates_only
     files["report.html"] = page.render(report, None if is_aggregate else page.read_samples(folder, run), is_aggregate=is_aggregate)
-    timings = folder / "tables" / "timings.parquet"
+    timings = table_path(folder, "timings")
     if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
-        measured = costs.time_and_memory(run, results.read_table(timings, ("arm", "seed", "measure", "value")))
+        measured = costs.time_and_memory(run, read_table(timings, "timings"))
         files["tables/measured.csv"] = csv_text(measured)
         files["measured.md"] = markdown.document(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
     write_report_files(folder, files)

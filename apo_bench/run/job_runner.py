@@ -12,9 +12,9 @@ from apo_bench.errors import InputError
 from apo_bench.run import records
 from apo_bench.run.executors import cores, executor
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.jobs import GOLD, INITIAL, Job, mark_waiting
+from apo_bench.run.jobs import GOLD, INITIAL, Failure, Job, Records, mark_waiting
 from apo_bench.run.progress import live
-from apo_bench.run.tables import Failure, Records, rows_in
+from apo_bench.run.tables import rows_in
 from apo_bench.run.worker import work
 from apo_bench.store import RUN_LOCK, damage_of
 

@@ -31,6 +31,8 @@ class Report(Protocol):
     def __call__(self, stage: str, tokens: float = 0.0, used: Mapping[str, float] | None = None) -> None: ...
 
 
+Records = Mapping[tuple[str, int], Mapping[str, Any]]  # (arm, seed) -> its record
+Trials = Mapping[tuple[str, int, int], Mapping[str, Any]]  # (arm, tuning trial, seed) -> its record
 Work = Callable[["Job", Report], str | None]  # the error message, or None
 
 
@@ -62,6 +64,19 @@ class Job:
         if self.trial is not None:
             return self.folder / "store" / "trials" / f"{self.arm}.{self.trial}.{self.seed}.json"
         return self.folder / "store" / "arm_seeds" / f"{self.arm}.{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that did not finish; the others went on."""
+
+    arm: str
+    seed: int
+    message: str
+    trial: int | None = None  # of tuning
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}: {self.message}"
 
 
 def prepare_worker() -> None:

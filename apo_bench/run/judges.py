@@ -1,14 +1,15 @@
 """The judges of a run folder: those of its experiment, those added later, and verdicts imported from outside."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from apo_bench.analysis.results import COLUMNS, Run, read_responses, read_run, read_table
+from apo_bench.analysis.results import Run, read_responses, read_run
 from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
@@ -17,35 +18,62 @@ from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_jud
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.judging.response_pairs import response_pairs
 from apo_bench.judging.verdicts import Judge, ResponsePair
+from apo_bench.run.tables import replace_judges, write_tables
 from apo_bench.stats.argument_checks import Array
-from apo_bench.store import write_json, write_table
+from apo_bench.store import write_json
+from apo_bench.tables import empty_table, read_table
 from apo_bench.types import identity
 
 ADDED = "judges.json"  # in the run folder: judges that its experiment does not name
-IMPORTED = "imported"  # likewise: verdicts from outside, a table for each judge
+IMPORTED = "imported"  # likewise: verdicts from outside, a table `judgments` for each judge
 
 
-def judge_run(folder: Path, experiment: Experiment, task: Task, base: Path | None) -> list[IncompleteJudge]:
-    """Ask all judges of a run whose tables are written, those added later too, and write their rows.
+@dataclass(frozen=True)
+class JudgedRun:
+    """What a run's judges add to its tables and to its manifest.
 
-    Answers already in a judge's journal are not asked for again. Raises InputError where a judge cannot be opened.
+    `tables`: rows of `judgments`, `judge_audit` and `timings`. `manifest`: by judge, its identity and unanswered questions, or how many
+    imported verdicts were left out. `incomplete`: the judges that left questions unanswered.
     """
-    judges, run = open_judges(folder, experiment, task, base), read_run(folder)
-    pairs = pairs_of(run, folder, task) if judges else []
+
+    tables: Mapping[str, pd.DataFrame]
+    manifest: Mapping[str, Mapping[str, Any]]
+    incomplete: Sequence[IncompleteJudge]
+
+
+def judge_run(folder: Path, run: Run, responses: pd.DataFrame, task: Task, base: Path | None) -> JudgedRun:
+    """Ask all judges of a run, those added later too, and add the imported verdicts.
+
+    `responses` are the rows of the run's table. Answers already in a judge's journal are not asked for again. Raises InputError where a
+    judge cannot be opened.
+    """
+    judges = open_judges(folder, run.experiment, task, base)
+    pairs = pairs_of(run, responses, task) if judges else []
     results = {name: _ask(name, judge, folder, run, task, pairs) for name, judge in judges.items()}
     imported, left_out = [], {}
     for path in sorted((folder / IMPORTED).glob("*.parquet")):
-        rows = read_table(path, (*COLUMNS["judgments"], "question"))
-        current = on_current_responses(folder, rows)
+        rows = read_table(path, "judgments")
+        current = on_current_responses(responses, rows)
         imported.append(rows[current])
         if not current.all():
             left_out[path.stem] = f"{int((~current).sum())} of {len(rows)} imported verdicts are on responses that the run no longer has"
             print(f"judge {path.stem}: {left_out[path.stem]}; left out", file=sys.stderr)
-    _write(folder, results, imported, left_out)
-    return incomplete(results)
+    return _judged(results, imported, left_out)
 
 
-def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experiment, task: Task) -> list[IncompleteJudge]:
+def judge_new_tables(
+    folder: Path, experiment: Experiment, manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], task: Task, base: Path | None
+) -> Sequence[IncompleteJudge]:
+    """Ask the judges about tables that were just gathered; write the judges' tables, the timings and the manifest."""
+    run = Run(experiment, dict(manifest), {**tables, "metrics": tables.get("metrics", empty_table("metrics"))}, ())
+    judged = judge_run(folder, run, tables["responses"], task, base)
+    rows = {**judged.tables, "timings": _combined([tables["timings"], judged.tables["timings"]])}
+    write_tables(folder, {name: frame for name, frame in rows.items() if len(frame)})
+    write_json(folder / "manifest.json", {**manifest, "judges": judged.manifest})
+    return judged.incomplete
+
+
+def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experiment, task: Task) -> Sequence[IncompleteJudge]:
     """Ask one more judge about a finished run, and keep it with those of the experiment.
 
     Raises InputError for a name that the run's experiment gives to another judge.
@@ -55,11 +83,19 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
         raise InputError(f"judges.{name}: {folder} has another judge of this name")
     judge = open_judge(name, choice, judge_context(experiment, task, folder, Path.cwd()))
     added = {other: spec.model_dump(mode="json") for other, spec in _added(folder)}  # checked before anything is asked
-    results = {name: _ask(name, judge, folder, run, task, pairs_of(run, folder, task))}
+    pairs = pairs_of(run, read_responses(folder), task)
+    judged = _judged({name: _ask(name, judge, folder, run, task, pairs)})
     if name not in run.experiment.judges:
         write_json(folder / ADDED, {**added, name: choice.model_dump(mode="json")})
-    _write(folder, results)
-    return incomplete(results)
+    record_judges(folder, judged, run.manifest)
+    return judged.incomplete
+
+
+def record_judges(folder: Path, judged: JudgedRun, manifest: Mapping[str, Any]) -> None:
+    """Put the judges' rows in place of their earlier ones in a finished run, and add them to its manifest."""
+    names = {*judged.manifest, *(judged.tables["judgments"]["judge"] if len(judged.tables["judgments"]) else ())}
+    replace_judges(folder, judged.tables, names)
+    write_json(folder / "manifest.json", {**manifest, "judges": {**(manifest.get("judges") or {}), **judged.manifest}})
 
 
 def open_judges(folder: Path, experiment: Experiment, task: Task, base: Path | None) -> dict[str, Judge]:
@@ -69,16 +105,16 @@ def open_judges(folder: Path, experiment: Experiment, task: Task, base: Path | N
     return {name: open_judge(name, choice, judge_context(experiment, task, folder, at)) for name, (choice, at) in chosen.items()}
 
 
-def pairs_of(run: Run, folder: Path, task: Task) -> list[ResponsePair]:
+def pairs_of(run: Run, responses: pd.DataFrame, task: Task) -> list[ResponsePair]:
     """The response pairs that the judges of a run compare. Raises InputError as `response_pairs` does."""
-    return list(response_pairs(run.experiment, run.compared_rounds, read_responses(folder), task.prompts["test"]))
+    return list(response_pairs(run.experiment, run.compared_rounds, responses, task.prompts["test"]))
 
 
-def on_current_responses(folder: Path, rows: pd.DataFrame) -> Array:
+def on_current_responses(responses: pd.DataFrame, judgments: pd.DataFrame) -> Array:
     """Which verdicts are on responses that the run has, after whatever round."""
-    texts = {key: part.tolist() for key, part in read_responses(folder).groupby(["arm", "seed", "prompt_id"])["text"]}
+    texts = {key: part.tolist() for key, part in responses.groupby(["arm", "seed", "prompt_id"])["text"]}
     current = []
-    for row in rows.to_dict("records"):
+    for row in judgments.to_dict("records"):
         a, b = (texts.get((row[f"arm_{side}"], row[f"seed_{side}"], row["prompt_id"]), []) for side in ("a", "b"))
         shown = ((x, y) if row["order"] == "ab" else (y, x) for x in a for y in b)
         current.append(row["question"] in {identity(row["prompt_id"], *pair) for pair in shown})  # Question.id
@@ -101,34 +137,22 @@ def _ask(name: str, judge: Judge, folder: Path, run: Run, task: Task, pairs: Seq
     return ask_judge(name, judge, pairs, journal, run.experiment.judging, task)
 
 
-def _write(
-    folder: Path,
-    results: Mapping[str, JudgeResult],
-    imported: Sequence[pd.DataFrame] = (),
-    left_out: Mapping[str, str] | None = None,
-) -> None:
-    """Write the judges' rows in place of their earlier ones, and their identities to the manifest."""
-    keys = {
-        "judgments": ["judge", "arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id", "order"],
-        "judge_audit": ["judge", "axis", "metric"],
-        "timings": ["arm", "seed", "measure"],
-    }
-    new = {
+def _judged(
+    results: Mapping[str, JudgeResult], imported: Sequence[pd.DataFrame] = (), left_out: Mapping[str, str] | None = None
+) -> JudgedRun:
+    frames = {
         "judgments": [*(result.judgments for result in results.values()), *imported],
         "judge_audit": [result.audit for result in results.values()],
         "timings": [result.timings for result in results.values()],
     }
-    for name, frames in new.items():
-        path = folder / "tables" / f"{name}.parquet"
-        before = pd.read_parquet(path) if path.exists() else pd.DataFrame()
-        if len(before):
-            judge = before["judge"] if "judge" in before else before["arm"].str.removeprefix("_judge.")
-            before = before[~judge.isin([*results, *(other for rows in imported for other in set(rows["judge"]))])]
-        filled = [frame for frame in (before, *frames) if len(frame)]
-        if filled:
-            write_table(path, pd.concat(filled, ignore_index=True).sort_values(keys[name], ignore_index=True))
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    judges = {name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered)} for name, result in results.items()}
+    judges: dict[str, dict[str, Any]] = {
+        name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered)} for name, result in results.items()
+    }
     judges |= {name: {"left_out": message} for name, message in (left_out or {}).items()}
-    write_json(path, manifest | {"judges": {**manifest.get("judges", {}), **judges}})
+    return JudgedRun({name: _combined(parts) for name, parts in frames.items()}, judges, incomplete(results))
+
+
+def _combined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all frames; a frame without rows adds no columns."""
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()

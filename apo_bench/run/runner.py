@@ -24,8 +24,9 @@ from apo_bench.plan.fit import Fitted
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.job_runner import ALL, JobRunner, JobSubset
-from apo_bench.run.jobs import Job
-from apo_bench.run.tables import Records, Trials, manifest, write_tables
+from apo_bench.run.jobs import Job, Records, Trials
+from apo_bench.run.manifest import manifest
+from apo_bench.run.tables import gather_tables, remove_tables, write_tables
 from apo_bench.run.trials import Tuning, run_tuning, trial_jobs
 from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key, write_report_key
 from apo_bench.store import free_name, write_json, write_text
@@ -201,21 +202,23 @@ def _write_report(
     if report_is_current(folder, key):
         return []
     from apo_bench.report.report import write_report
-    from apo_bench.run.judges import judge_run
+    from apo_bench.run.judges import judge_new_tables
 
     _open_judges(resolved)  # before earlier tables are removed
     (folder / REPORT_KEY).unlink(missing_ok=True)
     plan = plans.kept(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
     plans.keep(folder, plan)
-    write_tables(
+    tables = gather_tables(
         folder, experiment, arm_records, trial_records, pairs_used=_shared_pairs(experiment, task), prompts=task.prompts["test"],
         controls=control_records, plan=plan.arms,
     )  # fmt: skip
+    remove_tables(folder)
+    write_tables(folder, {name: rows for name, rows in tables.items() if name != "timings"})  # judges add their own timings
     write_json(folder / "manifest.json", facts)
     incomplete_judges: Sequence[Any] = []
     if arm_records:
         preregistration.register_plan(folder, experiment)
-        incomplete_judges = judge_run(folder, experiment, task, base)
+        incomplete_judges = judge_new_tables(folder, experiment, facts, tables, task, base)
     write_report(folder)
     if not incomplete_judges:
         write_report_key(folder, key)

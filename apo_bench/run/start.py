@@ -1,5 +1,6 @@
 """`run_experiment`: everything that `apo-bench run` does, for callers from Python."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ def run_experiment(
     arms, seeds: run only these now; the report is written when no arm-seed is left.
     dry_run: run and write nothing; the result's `preview` has the jobs that would be run.
 
+    A script calls it under `if __name__ == "__main__":`, since worker processes import the script.
     Raises InputError, before anything is written, for whatever is wrong with the input, and for `fresh` while a run is at work.
     """
     subset = JobSubset(None if arms is None else tuple(arms), None if seeds is None else tuple(seeds))
@@ -99,7 +101,11 @@ def _was_checked(folder: Path, experiment: Experiment) -> bool:
 
 
 def _set_aside(folder: Path) -> Path | None:
+    """Rename an existing run folder. Raises InputError while a run is at work in it."""
     for part in variations.run_folders(folder) if (folder / "experiment.yaml").is_file() else ():
         if busy := read_status(part).busy:
-            raise InputError(f"{part}: a run is at work (process {busy[0].pid}); --fresh would take its folder away")
-    return runner.set_aside(folder)
+            raise InputError(f"{part}: a run is at work (process {busy[0].pid}); --fresh would rename its folder")
+    new_name = runner.set_aside(folder)
+    if new_name:
+        print(f"{folder} is now {new_name}", file=sys.stderr)
+    return new_name

@@ -9,8 +9,7 @@ from apo_bench.config import tuning
 from apo_bench.config.schema import Tune
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.job_runner import JobRunner, JobSubset
-from apo_bench.run.jobs import Job
-from apo_bench.run.tables import Failure, Trials
+from apo_bench.run.jobs import Failure, Job, Trials
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from apo_bench.hashing import checksum, digest, digest_files
 from apo_bench.provenance import code_hash
 from apo_bench.report.write import report_damage
-from apo_bench.run.tables import Records
+from apo_bench.run.jobs import Records
 from apo_bench.store import write_json
 
 REPORT_KEY = Path("store") / "report_key.json"

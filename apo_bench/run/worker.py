@@ -116,7 +116,7 @@ def _context(job: Job, resolved: ResolvedExperiment, report: Report) -> Any:
     from apo_bench.store import RunStore
 
     experiment, store = resolved.experiment, RunStore(job.folder)
-    engine = _engine(experiment.engine, experiment.executor, job.folder)
+    engine = _engine(experiment.engine, experiment.executor, job.folder)  # pyright: ignore[reportArgumentType] (frozen models can be hashed)
     return EvaluationContext(experiment, resolved.task, store, engine, lambda stage, used: report(stage, store.tokens, dict(used)))
 
 

@@ -33,40 +33,38 @@ def two_way_bootstrap(
     both arms where they are paired, the same clusters always. The residual enters such a draw three times over (Owen, Annals of Applied
     Statistics 1, 2007), so draws are standardised, z* = (difference* - difference) / SD*, and put on the standard error of `contrast`.
     With q the quantile of z*, the draws' ends are difference + SE * Q(Phi(q)), Q the quantile of the reference distribution of
-    `contrast`: the draws give the shape, the reference the tails that a few seeds deserve. The draws' p-value is the smallest level at
+    `contrast`: the draws give the shape, the reference the heavier tails of few seeds. The draws' p-value is the smallest level at
     which these leave out 0, never below 2/(draws + 1).
     The draws may widen what `contrast` says, never narrow it: each end is the farther one of both, the p-value the larger. Where a score
     is rarely other than 0 no draw leaves the side on which the difference came out, and the draws alone would be sure of it.
-    Two to four seeds drawn again have no shape to show (three give ten different means): interval and p-value are then those of
-    `contrast`, and `resampled_error` is there to compare. Nor does it repair what few seeds cannot know, such as skewed seeds in one arm.
+    Two to four resampled seeds have no shape to show (three give ten different means): interval and p-value are then those of
+    `contrast`, and `resampled_error` is there to compare. Nor can it detect what few seeds do not show, such as skewed seeds in one arm.
     The order of rows changes nothing; exchanging arms whose seeds are not paired draws other seeds.
     """
     check_count(draws, "draws", "two_way_bootstrap", least=100)
     check_seed(seed, "two_way_bootstrap")
-    layout, caller = (
-        lay_out(scores, a, b, paired_seeds=paired_seeds, caller="two_way_bootstrap"),
-        f"two_way_bootstrap: arms {a!r} and {b!r}",
-    )
-    plain = contrast_of(layout, confidence, caller=caller)
-    base = Bootstrap(**asdict(plain), draws=draws)
-    if math.isnan(plain.df):
-        return base
+    caller = f"two_way_bootstrap: arms {a!r} and {b!r}"
+    layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="two_way_bootstrap")
+    t_test = contrast_of(layout, confidence, caller=caller)
+    result = Bootstrap(**asdict(t_test), draws=draws)
+    if math.isnan(t_test.df):
+        return result
     means = resampled_differences(layout, draws, seed)
     spread = float(means.std())
-    base = replace(base, resampled_error=spread)
-    if math.isnan(plain.p_value):
-        return base
+    result = replace(result, resampled_error=spread)
+    if math.isnan(t_test.p_value):
+        return result
     if 1 < layout.n_seeds < SHAPE_SEEDS:
-        return replace(base, test=f"{plain.test} ({layout.n_seeds} seeds are too few for a bootstrap's)")
-    reference, error, z = estimate_difference(layout, caller).error, plain.standard_error, (means - plain.difference) / spread
+        return replace(result, test=f"{t_test.test} ({layout.n_seeds} seeds are too few for a bootstrap's)")
+    reference, error, z = estimate_difference(layout, caller).error, t_test.standard_error, (means - t_test.difference) / spread
     ends = reference.quantile(ndtr(np.quantile(z, [(1 - confidence) / 2, (1 + confidence) / 2])))
-    low, high = (plain.difference + error * float(end) for end in ends)
-    low, high = min(low, plain.ci_low), max(high, plain.ci_high)
-    reached = ndtri(reference.below(-plain.difference / error))  # the z* whose end of the interval is 0
+    low, high = (t_test.difference + error * float(end) for end in ends)
+    low, high = min(low, t_test.ci_low), max(high, t_test.ci_high)
+    reached = ndtri(reference.below(-t_test.difference / error))  # the z* whose end of the interval is 0
     p_value = min(1.0, 2 * (min(int((z <= reached).sum()), int((z >= reached).sum())) + 1) / (draws + 1))
     over = "clusters" if layout.n_seeds == 1 else f"seeds ({'paired' if layout.paired else 'not paired'}) and clusters"
     test = f"bootstrap over {over} of prompts, {draws} draws, t tails, never narrower than the t interval"
-    return replace(base, ci_low=low, ci_high=high, p_value=max(p_value, plain.p_value), test=test)
+    return replace(result, ci_low=low, ci_high=high, p_value=max(p_value, t_test.p_value), test=test)
 
 
 def resampled_differences(layout: Layout, draws: int, seed: int) -> Array:

@@ -48,7 +48,7 @@ def bradley_terry(
     """Strengths s with P(a beats b) = expit(s_a - s_b) (Bradley & Terry, Biometrika 39, 1952), by maximum likelihood.
 
     `battles`: a, b (names of models), value (in [0, 1]: 1 where a wins, 0 where b does, 1/2 a tie, which is half a win for each; NaN
-    missing). `cluster` names a column whose values are drawn together (the question, say: battles on one question share its luck);
+    missing). `cluster` names a column whose values are drawn together (the question, say: battles on one question are not independent);
     None draws rows. Errors are SDs, intervals percentiles, over `draws` refits, each on G - 1 of the G clusters drawn with replacement;
     for fewer than about 20 clusters such intervals are too short.
     Neither the order of rows nor which model is called a changes anything. A model whose battles are all missing has no strength (NaN).
@@ -57,7 +57,7 @@ def bradley_terry(
     has not (a model that won everything, models that never met), a ridge penalty (`fit_logit`) holds the strengths, which then give the
     order only: no errors or intervals of strengths, a win rate across the split of 1 or 0, NaN where neither side is above the other.
     Within a group win rates are fitted to its own battles. One cluster: no errors or intervals; nothing that varies: error 0, no interval.
-    Raises ValueError, naming the column, for no battle, a model that meets itself, and rows that permit no honest number.
+    Raises ValueError, naming the column, for no battle, a model that meets itself, and rows that allow no valid estimate.
     """
     check_confidence(confidence, "bradley_terry")
     check_count(draws, "draws", "bradley_terry", 100)

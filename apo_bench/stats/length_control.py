@@ -98,7 +98,7 @@ def length_controlled_win_rate(
     separate from losses at a distance, difficulty that follows length. Lengths that are all equal and difficulty that is constant drop
     out. Preferences that are all 0 or all 1 are that at equal lengths too, if a's answer is neither always longer nor always shorter.
     One cluster, or nothing that varies: no interval.
-    Raises ValueError, naming the column, for rows that permit no honest number, and for a prompt that `difficulty` lacks.
+    Raises ValueError, naming the column, for rows that allow no valid estimate, and for a prompt that `difficulty` lacks.
     """
     check_confidence(confidence, CALLER)
     check_count(draws, "draws", CALLER, 100)

@@ -91,7 +91,7 @@ def noncentral_t_power(
 ) -> float:
     """The usual approximation of `power`: a noncentral t at |effect| / sqrt(V), with the degrees of freedom at expected mean squares.
 
-    It knows neither the floor of V nor that V's shares are themselves estimated, and mostly promises too much: how much is in
+    It ignores the floor of V and that V's shares are themselves estimated, and mostly overstates power: by how much is in
     results/validation. For comparison; arguments as of `power`.
     """
     design = _Design("noncentral_t_power", seed_sd, method_prompt_sd, residual_sd, paired, alpha)

@@ -46,7 +46,7 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
 
     `scores` is long: arm, seed, prompt_id, value and, optionally, cluster_id (default: each prompt is its own cluster). Only prompts
     with a row in every seed of both arms are used. `paired_seeds=None` decides by the labels: the same seeds in both arms are paired,
-    disjoint ones are not. Errors begin with `caller`. Raises ValueError, naming arm and column, for rows that permit no honest number.
+    disjoint ones are not. Errors begin with `caller`. Raises ValueError, naming arm and column, for rows that allow no valid estimate.
     """
     if paired_seeds is not None and not isinstance(paired_seeds, bool | np.bool_):
         raise ValueError(f"{caller}: paired_seeds is True, False or None, got {paired_seeds!r}")

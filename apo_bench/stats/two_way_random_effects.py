@@ -125,7 +125,7 @@ def contrast(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None 
 
     The model's normal distributions matter for seeds only, of which there are few: where one arm's seeds are skewed (a run in ten
     collapses, say) and the other's are not, true nulls are rejected in 10 to 35 %, and no test of so few seeds can know it. Look at them.
-    Raises ValueError, naming arm and column, for rows that permit no honest number.
+    Raises ValueError, naming arm and column, for rows that allow no valid estimate.
     """
     layout = lay_out(scores, a, b, paired_seeds=paired_seeds, caller="contrast")
     return contrast_of(layout, confidence, caller=f"contrast: arms {a!r} and {b!r}")
@@ -310,7 +310,7 @@ def combine_terms(seed: Array, seed_df: Array | int, cluster: Array, cluster_df:
     """The error from its terms, each a variance of the mean: V with its floor, and the shares of seeds and clusters.
 
     The residual that V gives back is taken off the side with more degrees of freedom: the scarcer one keeps its whole term. A side with
-    one degree of freedom (two seeds, two clusters) says too little of its share, and is taken for all of V.
+    one degree of freedom (two seeds, two clusters) is too uncertain about its share, and is taken as all of V.
     """
     largest = np.maximum(seed, cluster)
     means_vary = largest > ROUNDING * residual

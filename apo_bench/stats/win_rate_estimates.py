@@ -55,7 +55,7 @@ class JudgedWinRate:
     seed. `worst_low` and `worst_high` are the win rate over all of them, had arm_a lost or won every missing verdict. `note` says in words
     where missing verdicts decide what was tested: clusters without a prompt that every seed has, fewer than half of the comparisons
     used, or a win rate outside [worst_low, worst_high] ("" where nothing is to be said).
-    With both orders asked, and over the comparisons that have both verdicts: `first_position_rate`, the share of verdicts for the
+    With both orders judged, and over the comparisons that have both verdicts: `first_position_rate`, the share of verdicts for the
     response shown first (ties 1/2; 1/2 = no position bias), and `inconsistency_rate`, the share whose two orders name different
     winners (a tie and a win differ too).
     """

@@ -8,7 +8,7 @@ from run_folder import frame, scored, write_run
 
 from apo_bench.analysis.published import find_published, read_published
 from apo_bench.analysis.reproduction import EXACT, compare_runs
-from apo_bench.analysis.results import read_responses, read_run, read_table, reliability_curve, reward_model_diagnostics
+from apo_bench.analysis.results import read_responses, read_run, reliability_curve, reward_model_diagnostics
 from apo_bench.errors import InputError
 from apo_bench.report.report import write_report
 
@@ -47,7 +47,6 @@ def test_folders_and_files_are_named_by_texts_too(tmp_path: Path) -> None:
     responses.to_parquet(folder / "tables" / "responses.parquet")
     pd.testing.assert_frame_equal(read_run(str(folder)).tables["scores"], read_run(folder).tables["scores"])
     pd.testing.assert_frame_equal(read_responses(str(folder)), responses)
-    pd.testing.assert_frame_equal(read_table(str(folder / "tables" / "responses.parquet"), RESPONSES), responses)
     path = find_published("apo_2024")
     pd.testing.assert_frame_equal(read_published(str(path)), read_published(path))
     with pytest.raises(InputError, match=f"{folder}: not a finished run folder"):

@@ -15,7 +15,7 @@ from tiny_world import tiny_bench, tiny_lab
 from apo_bench.config.plugins import resolve
 from apo_bench.config.schema import PolicyModel
 from apo_bench.errors import InputError
-from apo_bench.evaluation.context import Bench
+from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.evaluation.method_contract import check_method
 from apo_bench.lab import best_of, best_worst
 from apo_bench.losses import RankingLoss, RRHFLoss, SFTLoss
@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.py"))]
 APO = "apo_bench.apo@APO"
 RJS, RRHF, DPO = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "rrhf.py@RRHF", "dpo.py@DPO"))
+PREFERENCE = "baselines/preference.py@Preference"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
 REFRESH, STATIC = {"opponent": "initial"}, {"opponent": "initial", "refit": "once"}
@@ -45,6 +46,8 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "best of n": (BEST, {"n": [2, 3]}),
     "sft on chosen": (SFT, {"imitate": "chosen"}),
     "sft on golden, then rrhf": (SFT, {"imitate": "golden", "then": {"use": RRHF, **SMALL}, "then_rounds": 1}),
+    "preference by name, on human pairs": (PREFERENCE, {"rounds": 2}),
+    "preference on golden responses over samples": (PREFERENCE, {"pairs": "golden_over_sample", "samples_per_prompt": 2}),
     "apo with rejection sampling": apo(RJS, 2),
     "apo with rrhf, without human pairs": apo(RRHF, human_pairs=False),
     "apo with dpo, going on": apo(DPO, 2, start="previous"),
@@ -94,25 +97,25 @@ def test_a_method_file_stays_short(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     return tiny_bench(tmp_path_factory.mktemp("baselines"))
 
 
 @pytest.fixture(scope="module")
-def reward_model(bench: Bench) -> RewardModel:
-    lab = tiny_lab(bench)
+def reward_model(context: EvaluationContext) -> RewardModel:
+    lab = tiny_lab(context)
     return lab.train_reward_model(lab.pairs(64), loss=RankingLoss())
 
 
-def mean_score(bench: Bench, reward_model: RewardModel, policy: Policy) -> float:
+def mean_score(context: EvaluationContext, reward_model: RewardModel, policy: Policy) -> float:
     """On fresh samples to all policy prompts."""
-    lab = tiny_lab(bench)
+    lab = tiny_lab(context)
     groups = lab.score(reward_model, lab.sample(policy, lab.prompts(), draw=99))
     return float(np.mean([group.scores for group in groups]))
 
 
-def test_the_best_of_n_score_higher_than_their_mean(bench: Bench, reward_model: RewardModel) -> None:
-    lab = tiny_lab(bench)
+def test_the_best_of_n_score_higher_than_their_mean(context: EvaluationContext, reward_model: RewardModel) -> None:
+    lab = tiny_lab(context)
     groups = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=20), n=4))
     best = lab.score(reward_model, [(one.prompt, one.response) for one in best_of(groups)])
     for group, winner in zip(groups, best, strict=True):
@@ -122,44 +125,46 @@ def test_the_best_of_n_score_higher_than_their_mean(bench: Bench, reward_model: 
     assert gain > 0.5 * np.mean([np.std(group.scores) for group in groups]) > 0  # the maximum of 4 draws: about one sd above the mean
 
 
-def test_rejection_sampling_pleases_its_reward_model_more(bench: Bench, reward_model: RewardModel) -> None:
+def test_rejection_sampling_pleases_its_reward_model_more(context: EvaluationContext, reward_model: RewardModel) -> None:
     method = resolve(RJS, {"samples_per_prompt": 4, "epochs": 4.0}, base=None)
-    lab = tiny_lab(bench)
+    lab = tiny_lab(context)
     policy = method.update(lab, lab.initial_policy, reward_model, draw=0)
-    assert mean_score(bench, reward_model, policy) > mean_score(bench, reward_model, lab.initial_policy)
+    assert mean_score(context, reward_model, policy) > mean_score(context, reward_model, lab.initial_policy)
 
 
-def test_rrhf_trains_on_all_scored_samples(bench: Bench, reward_model: RewardModel) -> None:
+def test_rrhf_trains_on_all_scored_samples(context: EvaluationContext, reward_model: RewardModel) -> None:
     """The same samples, scored and handed over as groups, with its weight, its rate of round 2 and its epochs."""
     method = resolve(RRHF, {**SMALL, "ranking_weight": 2.0, "learning_rate": [1e-3, 5e-4], "epochs": 2.0}, base=None)
-    lab = tiny_lab(bench)
+    lab = tiny_lab(context)
     groups = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=6, draw=1), n=2, draw=1))
     expected = lab.train_policy(lab.initial_policy, groups, RRHFLoss(2.0), learning_rate=5e-4, epochs=2.0)
     assert method.update(lab, lab.initial_policy, reward_model, draw=1) == expected
 
 
-def test_rrhf_pleases_its_reward_model_more(bench: Bench, reward_model: RewardModel) -> None:
-    lab = tiny_lab(bench)
+def test_rrhf_pleases_its_reward_model_more(context: EvaluationContext, reward_model: RewardModel) -> None:
+    lab = tiny_lab(context)
     policy = resolve(RRHF, {"samples_per_prompt": 4, "epochs": 2.0}, base=None).update(lab, lab.initial_policy, reward_model, draw=0)
-    assert mean_score(bench, reward_model, policy) > mean_score(bench, reward_model, lab.initial_policy)
+    assert mean_score(context, reward_model, policy) > mean_score(context, reward_model, lab.initial_policy)
 
 
-def test_best_of_n_trains_no_policy_and_pleases_more_the_more_it_tries(bench: Bench) -> None:
+def test_best_of_n_trains_no_policy_and_pleases_more_the_more_it_tries(context: EvaluationContext) -> None:
     """n = 1, 2, 8 as rounds, one reward model for all; means over all policy prompts, whose expected maxima rise with n."""
-    lab = tiny_lab(bench, {"human_pairs": 32})
+    lab = tiny_lab(context, {"human_pairs": 32})
     resolve(BEST, {"n": [1, 2, 8]}, base=None).run(lab)
     (model,) = {round_.reward_model for round_ in lab.rounds}
     assert model is not None
     assert [round_.policy for round_ in lab.rounds] == [lab.best_of_n(lab.initial_policy, model, n) for n in (1, 2, 8)]
     assert lab.used["policy_updates"] == lab.used["sampled_responses"] == 0
-    means = [mean_score(bench, model, round_.policy) for round_ in lab.rounds]
-    assert means[0] == mean_score(bench, model, lab.initial_policy)
+    means = [mean_score(context, model, round_.policy) for round_ in lab.rounds]
+    assert means[0] == mean_score(context, model, lab.initial_policy)
     assert means[2] > means[1] > means[0]
 
 
-def test_best_of_n_as_player_always_chooses_among_the_initial_policys_samples(bench: Bench, reward_model: RewardModel) -> None:
+def test_best_of_n_as_player_always_chooses_among_the_initial_policys_samples(
+    context: EvaluationContext, reward_model: RewardModel
+) -> None:
     """Of a list of n one a round, and no round more; a single n holds for all."""
-    lab = tiny_lab(bench)
+    lab = tiny_lab(context)
     for n, wanted in ([2, 5], (2, 5)), (3, (3, 3, 3)):
         method = resolve(BEST, {"n": n}, base=None)
         moves = [method.update(lab, Policy("elsewhere"), reward_model, draw=draw) for draw in range(len(wanted))]
@@ -168,10 +173,10 @@ def test_best_of_n_as_player_always_chooses_among_the_initial_policys_samples(be
         resolve(BEST, {"n": [2, 5]}, base=None).update(lab, Policy("elsewhere"), reward_model, draw=2)
 
 
-def log_ratios(bench: Bench, policy: Policy, pairs: Sequence[Pair]) -> np.ndarray:
+def log_ratios(context: EvaluationContext, policy: Policy, pairs: Sequence[Pair]) -> np.ndarray:
     """log p(chosen) - log p(rejected), one sequence at a time and without padding: independent of the training code."""
-    spec: PolicyModel = bench.experiment.models.policy
-    model, tokenizer = load_policy(bench.store.open("policies", policy.key).folder)
+    spec: PolicyModel = context.experiment.models.policy
+    model, tokenizer = load_policy(context.store.open("policies", policy.key).folder)
     model.eval()
 
     @torch.no_grad()
@@ -185,22 +190,22 @@ def log_ratios(bench: Bench, policy: Policy, pairs: Sequence[Pair]) -> np.ndarra
 
 
 @pytest.mark.parametrize("reference", ["initial", "round_start"])
-def test_dpo_raises_the_margin_of_chosen_over_rejected(bench: Bench, reward_model: RewardModel, reference: str) -> None:
+def test_dpo_raises_the_margin_of_chosen_over_rejected(context: EvaluationContext, reward_model: RewardModel, reference: str) -> None:
     """Its pairs are the best over the worst by the reward model; on them log p(chosen) / p(rejected) must grow."""
     method = resolve(DPO, {"prompts_per_round": 16, "samples_per_prompt": 2, "reference": reference, "epochs": 2.0}, base=None)
-    lab = tiny_lab(bench)
+    lab = tiny_lab(context)
     policy = method.update(lab, lab.initial_policy, reward_model, draw=0)
     pairs = best_worst(lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=16, draw=0), n=2, draw=0)))
     assert len(pairs) > 8
-    before, after = (log_ratios(bench, one, pairs) for one in (lab.initial_policy, policy))
+    before, after = (log_ratios(context, one, pairs) for one in (lab.initial_policy, policy))
     assert (after - before).mean() > 0.1
     assert (after > before).mean() > 0.8
 
 
-def test_dpos_references_part_ways_in_round_two(bench: Bench) -> None:
+def test_dpos_references_part_ways_in_round_two(context: EvaluationContext) -> None:
     rounds = {}
     for reference in ("initial", "round_start"):
-        lab = tiny_lab(bench, {"human_pairs": 16})
+        lab = tiny_lab(context, {"human_pairs": 16})
         resolve(DPO, {"rounds": 2, "reference": reference, **SMALL}, base=None).run(lab)
         rounds[reference] = lab.rounds
     assert rounds["initial"][0] == rounds["round_start"][0]
@@ -213,8 +218,8 @@ class TiedLab:
 
     initial_policy = Policy("initial")
 
-    def __init__(self, bench: Bench) -> None:
-        self.lab = tiny_lab(bench)
+    def __init__(self, context: EvaluationContext) -> None:
+        self.lab = tiny_lab(context)
 
     def prompts(self, *words: Any, **names: Any) -> Any:
         return self.lab.prompts("policy", n=3)
@@ -228,31 +233,31 @@ class TiedLab:
         return [Group(one.prompt, (one.text, f"{one.text} again"), (0.0, 0.0)) for one in samples]
 
 
-def test_dpo_stays_where_every_group_is_tied(bench: Bench) -> None:
+def test_dpo_stays_where_every_group_is_tied(context: EvaluationContext) -> None:
     policy = Policy("now")
-    assert resolve(DPO, {}, base=None).update(TiedLab(bench), policy, RewardModel("flat"), draw=0) is policy
+    assert resolve(DPO, {}, base=None).update(TiedLab(context), policy, RewardModel("flat"), draw=0) is policy
 
 
 @pytest.mark.parametrize("on", ["chosen", "golden"])
-def test_sft_makes_what_it_imitates_likelier(bench: Bench, on: str) -> None:
-    lab = tiny_lab(bench, {"human_pairs": 32, "golden_responses": 16})
+def test_sft_makes_what_it_imitates_likelier(context: EvaluationContext, on: str) -> None:
+    lab = tiny_lab(context, {"human_pairs": 32, "golden_responses": 16})
     resolve(SFT, {"imitate": on, "epochs": 3.0}, base=None).run(lab)
     shown = (
-        [Demonstration(pair.prompt, pair.chosen) for pair in tiny_lab(bench).pairs(32)]
+        [Demonstration(pair.prompt, pair.chosen) for pair in tiny_lab(context).pairs(32)]
         if on == "chosen"
-        else [Demonstration(one.prompt, one.text) for one in tiny_lab(bench).golden(16)]
+        else [Demonstration(one.prompt, one.text) for one in tiny_lab(context).golden(16)]
     )
     as_pairs = [Pair(one.prompt, one.response, "sorry") for one in shown]
-    before, after = (log_ratios(bench, policy, as_pairs).mean() for policy in (lab.initial_policy, lab.rounds[0].policy))
+    before, after = (log_ratios(context, policy, as_pairs).mean() for policy in (lab.initial_policy, lab.rounds[0].policy))
     assert after > before
     assert lab.rounds[0].reward_model is None
     assert (lab.used["human_pairs"], lab.used["golden_responses"]) == ((32, 0) if on == "chosen" else (0, 16))
     assert lab.used["sampled_responses"] == lab.used["rm_updates"] == 0
 
 
-def test_sft_may_be_the_start_of_a_players_rounds(bench: Bench) -> None:
+def test_sft_may_be_the_start_of_a_players_rounds(context: EvaluationContext) -> None:
     """Two passes over 8 golden responses, which are no rounds; then the player moves from there, by a reward model of the human pairs."""
-    lab, by_hand = (tiny_lab(bench, {"human_pairs": 16, "golden_responses": 8}) for _ in range(2))
+    lab, by_hand = (tiny_lab(context, {"human_pairs": 16, "golden_responses": 8}) for _ in range(2))
     resolve(SFT, {"imitate": "golden", "rounds": 2, "then": {"use": RJS, **SMALL}, "then_rounds": 2}, base=None).run(lab)
     policy, shown = by_hand.initial_policy, [Demonstration(one.prompt, one.text) for one in by_hand.golden()]
     for _ in range(2):
@@ -266,8 +271,8 @@ def test_sft_may_be_the_start_of_a_players_rounds(bench: Bench) -> None:
     assert lab.used == by_hand.used
 
 
-def test_sfts_rounds_go_on_from_each_other(bench: Bench) -> None:
-    lab = tiny_lab(bench, {"human_pairs": 16})
+def test_sfts_rounds_go_on_from_each_other(context: EvaluationContext) -> None:
+    lab = tiny_lab(context, {"human_pairs": 16})
     resolve(SFT, {"rounds": 2}, base=None).run(lab)
     assert len({round_.policy for round_ in lab.rounds}) == 2
     assert lab.used["policy_updates"] == 2

@@ -106,7 +106,7 @@ def test_a_mapping_with_use_is_a_method_too(base: Path) -> None:
         ({"rounds": 1, "shares": [0.5, "x"]}, "arm.shares: "),
         ({"rounds": 1, "shares": [float("nan")]}, "arm.shares: "),
         ({"rounds": 1, "sampling": {"max_new_tokens": 0}}, "arm.sampling: "),
-        ({"rounds": 1, "player": 3}, "arm.player: a method is wanted here"),
+        ({"rounds": 1, "player": 3}, "arm.player: expected a method or a loss, as a mapping with `use`"),
         ({"rounds": 1, "player": {"use": "mine.py@Player", "rat": 1}}, "arm.player: unknown parameter 'rat' of Player"),
         ({"rounds": 1, "player": {"use": "mine.py@Method", "rounds": 1}}, "arm.player: "),  # has no update
         ({"rounds": 1, "player": {"use": 7}}, "arm.player: use: a method is module@Class or file.py@Class"),

@@ -1,4 +1,4 @@
-"""The bench: what arms may see and spend, what is held out from them, and who chooses for them."""
+"""The context: what arms may see and spend, what is held out from them, and who chooses for them."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_world import tiny_bench, tiny_lab, tiny_task, tiny_tree
 
 from apo_bench.config.schema import Arm, NgramReward
-from apo_bench.evaluation.context import Bench, balanced, in_order, margins_of
+from apo_bench.evaluation.context import EvaluationContext, balanced, in_order, margins_of
 from apo_bench.losses import RankingLoss
 from apo_bench.types import Group, Message, Prompt, Response
 
@@ -22,81 +22,82 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return tiny_bench(tmp_path_factory.mktemp("bench"))
+def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
+    return tiny_bench(tmp_path_factory.mktemp("context"))
 
 
-def with_arms(bench: Bench, **budgets: dict[Any, float]) -> Bench:
-    """The bench of an experiment whose arms have budgets of their own."""
+def with_arms(context: EvaluationContext, **budgets: dict[Any, float]) -> EvaluationContext:
+    """The context of an experiment whose arms have budgets of their own."""
     arms = {name: Arm(use="a@B", budget=budget) for name, budget in budgets.items()}
-    return replace(bench, experiment=bench.experiment.model_copy(update={"arms": arms}))
+    return replace(context, experiment=context.experiment.model_copy(update={"arms": arms}))
 
 
-def asking_dev(bench: Bench, n: int) -> Bench:
-    experiment = bench.experiment
+def asking_dev(context: EvaluationContext, n: int) -> EvaluationContext:
+    experiment = context.experiment
     return replace(
-        bench, experiment=experiment.model_copy(update={"evaluation": experiment.evaluation.model_copy(update={"dev_prompts": n})})
+        context, experiment=experiment.model_copy(update={"evaluation": experiment.evaluation.model_copy(update={"dev_prompts": n})})
     )
 
 
 # --- gold, floor and referee --------------------------------------------------------------------------------------------------
 
 
-def test_gold_and_floor_accuracy(bench: Bench) -> None:
-    gold = pd.read_parquet(bench.gold_accuracy().folder / "gold.parquet")
+def test_gold_and_floor_accuracy(context: EvaluationContext) -> None:
+    gold = pd.read_parquet(context.gold_accuracy().folder / "gold.parquet")
     assert sorted(zip(gold["gold"], gold["seed"], gold["axis"], strict=True)) == sorted(
         (name, seed, axis) for name, seed in (("linear", 0), ("linear", 1), ("linear", -1), ("_floor", 0)) for axis in
         ("all", "helpful", "harmless")
     )  # fmt: skip
     models = [
-        (bench.lab(seed, bench.experiment.models.gold[0].model), bench.gold(bench.experiment.models.gold[0], seed)) for seed in (0, 1)
+        (context.lab(seed, context.experiment.models.gold[0].model), context.gold(context.experiment.models.gold[0], seed))
+        for seed in (0, 1)
     ]
-    margins = np.mean([margins_of(bench.sides(*one)) for one in models], axis=0)
+    margins = np.mean([margins_of(context.sides(*one)) for one in models], axis=0)
     mean_row = gold.query("seed == -1 and axis == 'all'").iloc[0]
     assert mean_row["value"] == pytest.approx(np.mean((margins > 0) + 0.5 * (margins == 0)))
     assert (mean_row["n_pairs"], mean_row["metric"]) == (30, "accuracy")
-    floor = pd.DataFrame(bench.floor_accuracy(0))
+    floor = pd.DataFrame(context.floor_accuracy(0))
     assert sorted(floor["axis"]) == ["all", "harmless", "helpful"]
     assert set(floor["metric"]) == {"accuracy_human"}
 
 
 @pytest.mark.parametrize("asked", [None, 9])
-def test_dev_prompts_are_the_dev_splits(bench: Bench, asked: int | None) -> None:
-    prompts = asking_dev(bench, asked).dev_prompts if asked else bench.dev_prompts
+def test_dev_prompts_are_the_dev_splits(context: EvaluationContext, asked: int | None) -> None:
+    prompts = asking_dev(context, asked).dev_prompts if asked else context.dev_prompts
     assert len(prompts) == (asked or 0)
     assert set(prompts) <= set(tiny_task().prompts["dev"])
     assert set(Counter(prompt.axis for prompt in prompts).values()) <= {4, 5}
 
 
-def test_the_referee_is_fitted_to_the_dev_splits_human_pairs_one_a_seed(bench: Bench) -> None:
+def test_the_referee_is_fitted_to_the_dev_splits_human_pairs_one_a_seed(context: EvaluationContext) -> None:
     """The same model as a Lab of that seed would train on those pairs; no arm's budget or name changes it, nor does it cost an arm."""
-    bench = replace(bench, charged={})
-    referee = bench.referee(0)
-    assert tiny_lab(bench).train_reward_model(tiny_task().pairs["dev"], loss=RankingLoss()) == referee != bench.referee(1)
-    assert referee.key in bench.charged
-    other = replace(with_arms(bench, poor={"human_pairs": 1.0}), charged={})
+    context = replace(context, charged={})
+    referee = context.referee(0)
+    assert tiny_lab(context).train_reward_model(tiny_task().pairs["dev"], loss=RankingLoss()) == referee != context.referee(1)
+    assert referee.key in context.charged
+    other = replace(with_arms(context, poor={"human_pairs": 1.0}), charged={})
     assert other.referee(0) == referee
     assert other.lab(0, arm="poor").used["rm_updates"] == 0
 
 
-def test_the_referee_is_of_the_kind_the_arms_train(bench: Bench) -> None:
-    models = bench.experiment.models.model_copy(update={"reward": NgramReward()})
-    linear = replace(bench, experiment=bench.experiment.model_copy(update={"models": models}))
-    folder = bench.store.open("reward_models", linear.referee(0).key).folder
+def test_the_referee_is_of_the_kind_the_arms_train(context: EvaluationContext) -> None:
+    models = context.experiment.models.model_copy(update={"reward": NgramReward()})
+    linear = replace(context, experiment=context.experiment.model_copy(update={"models": models}))
+    folder = context.store.open("reward_models", linear.referee(0).key).folder
     assert (folder / "ngram.json").is_file()
 
 
 # --- budgets ------------------------------------------------------------------------------------------------------------------
 
 
-def test_an_arm_gets_its_budget_and_the_bench_none(bench: Bench) -> None:
-    assert len(bench.lab(0, arm="arm").pairs()) == 32
-    assert len(bench.lab(0).pairs()) == len(tiny_task().pairs["rm"])
+def test_an_arm_gets_its_budget_and_the_bench_none(context: EvaluationContext) -> None:
+    assert len(context.lab(0, arm="arm").pairs()) == 32
+    assert len(context.lab(0).pairs()) == len(tiny_task().pairs["rm"])
 
 
-def test_an_arms_own_budget_takes_more_or_less_of_the_same(bench: Bench) -> None:
+def test_an_arms_own_budget_takes_more_or_less_of_the_same(context: EvaluationContext) -> None:
     """Pairs and golden responses come in one order a seed: 40 begin with the others' 32, and 10 are the first of those."""
-    own = with_arms(bench, more={"human_pairs": 40}, fewer={"human_pairs": 10, "golden_responses": 2}, plain={})
+    own = with_arms(context, more={"human_pairs": 40}, fewer={"human_pairs": 10, "golden_responses": 2}, plain={})
     pairs = {name: own.lab(0, arm=name).pairs() for name in own.experiment.arms}
     assert {name: len(some) for name, some in pairs.items()} == {"more": 40, "fewer": 10, "plain": 32}
     assert pairs["more"][:32] == pairs["plain"]
@@ -106,9 +107,9 @@ def test_an_arms_own_budget_takes_more_or_less_of_the_same(bench: Bench) -> None
     assert len(golden["plain"]) == 6
 
 
-def test_the_floor_has_the_experiments_budget_whatever_an_arms(bench: Bench) -> None:
-    own = with_arms(bench, fewer={"human_pairs": 10})
-    assert own.floor_accuracy(0) == bench.floor_accuracy(0)
+def test_the_floor_has_the_experiments_budget_whatever_an_arms(context: EvaluationContext) -> None:
+    own = with_arms(context, fewer={"human_pairs": 10})
+    assert own.floor_accuracy(0) == context.floor_accuracy(0)
 
 
 def test_the_initial_policys_seed_gives_another_one(tmp_path: Path) -> None:
@@ -143,26 +144,26 @@ def reachable(value: Any, seen: set[int]) -> Iterator[Any]:
         yield from reachable(one, seen)
 
 
-def test_an_arms_data_lead_to_no_held_out_prompt(bench: Bench) -> None:
-    lab, task = bench.lab(0, arm="arm"), tiny_task()
+def test_an_arms_data_lead_to_no_held_out_prompt(context: EvaluationContext) -> None:
+    lab, task = context.lab(0, arm="arm"), tiny_task()
     hidden = {prompt for split in ("gold", "dev", "test") for prompt in task.prompts[split]}
-    held_out = {golden.prompt.id: golden.text for golden in bench.held_out_golden}
+    held_out = {golden.prompt.id: golden.text for golden in context.held_out_golden}
     found = list(reachable(lab._data, set()))
     prompts = [one for one in found if isinstance(one, Prompt)]
     assert set(prompts) == {*task.prompts["rm"], *task.prompts["policy"]}
     assert not hidden & set(prompts)
     assert not {prompt.cluster_id for prompt in hidden} & {prompt.cluster_id for prompt in prompts}
     assert not [one for one in lab._data.golden if one.prompt.id in held_out]
-    assert not [one for one in reachable(lab, set()) if isinstance(one, Bench) or one is task]
+    assert not [one for one in reachable(lab, set()) if isinstance(one, EvaluationContext) or one is task]
 
 
-def test_held_out_golden_responses_are_no_arms(bench: Bench) -> None:
+def test_held_out_golden_responses_are_no_arms(context: EvaluationContext) -> None:
     """A quarter of 134, and at most 64; with the arms' they make up all."""
-    kept, open_ = bench.held_out_golden, bench.training_data.golden
+    kept, open_ = context.held_out_golden, context.training_data.golden
     assert len(kept) == min(64, 134 // 4) == 33
     assert not {one.prompt.id for one in kept} & {one.prompt.id for one in open_}
     assert {(one.prompt.id, one.text) for one in (*kept, *open_)} == set(tiny_task().golden.items())
-    assert len(bench.lab(0, arm="arm").golden()) == 6  # the budget
+    assert len(context.lab(0, arm="arm").golden()) == 6  # the budget
 
 
 # --- parts --------------------------------------------------------------------------------------------------------------------

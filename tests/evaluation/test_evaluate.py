@@ -13,8 +13,8 @@ import pytest
 from tiny_world import tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.config.schema import PolicyModel
-from apo_bench.evaluation.context import Bench, balanced, margins_of
-from apo_bench.evaluation.evaluate import Examination, distinct, evaluate
+from apo_bench.evaluation.context import EvaluationContext, balanced, margins_of
+from apo_bench.evaluation.evaluate import RoundEvaluation, distinct, evaluate
 from apo_bench.losses import APOLoss, RankingLoss, SFTLoss
 from apo_bench.models.policy import load_policy, parameters
 from apo_bench.models.tokenize import encode_prompt
@@ -30,48 +30,50 @@ DIAGNOSTICS = {
     "accuracy_human", "accuracy_golden", "ece", "gold_correlation", "gold_agreement", "fixed_mean", "fixed_sd", "fixed_correlation",
 }  # fmt: skip
 SCORERS = {"proxy", "linear", "linear.0", "linear.1", "ground_truth", "refusal", "length"}
+Artifacts = tuple[Artifact, Artifact]  # of the initial policy, and of the first round
+Rounds = tuple[Round, Round]
 
 
-def asking_dev(folder: Path) -> Bench:
-    """A bench that asks 8 dev prompts."""
+def asking_dev(folder: Path) -> EvaluationContext:
+    """A context that asks 8 dev prompts."""
     plain = tiny_bench(folder)
     settings = plain.experiment.evaluation.model_copy(update={"dev_prompts": 8})
     return dataclasses.replace(plain, experiment=plain.experiment.model_copy(update={"evaluation": settings}))
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     return asking_dev(tmp_path_factory.mktemp("evaluate"))
 
 
 @pytest.fixture(scope="module")
-def rounds(bench: Bench) -> tuple[Round, Round]:
+def rounds(context: EvaluationContext) -> Rounds:
     """Before the first move, and after one."""
-    lab = bench.lab(0, arm="arm")
+    lab = context.lab(0, arm="arm")
     model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
     policy = lab.train_policy(lab.initial_policy, [Demonstration(one.prompt, one.text) for one in lab.golden()], SFTLoss(), epochs=8)
-    return Round(bench.initial_policy, model), Round(policy, model)
+    return Round(context.initial_policy, model), Round(policy, model)
 
 
 @pytest.fixture(scope="module")
-def examined(bench: Bench, rounds: tuple[Round, Round]) -> tuple[Artifact, Artifact]:
-    before, after = (evaluate(bench, round_, 0, round_.reward_model) for round_ in rounds)
+def evaluated(context: EvaluationContext, rounds: Rounds) -> Artifacts:
+    before, after = (evaluate(context, round_, 0, round_.reward_model) for round_ in rounds)
     return before, after
 
 
 @pytest.fixture(scope="module")
-def later(bench: Bench, rounds: tuple[Round, Round]) -> Round:
+def later(context: EvaluationContext, rounds: Rounds) -> Round:
     """A round with a reward model of its own."""
-    lab = bench.lab(0, arm="arm")
+    lab = context.lab(0, arm="arm")
     return Round(rounds[1].policy, lab.train_reward_model(lab.pairs(), loss=APOLoss(0.1, 4), start=rounds[0].reward_model))
 
 
 @pytest.fixture(scope="module")
-def chosen_among(bench: Bench, rounds: tuple[Round, Round]) -> Round:
+def chosen_among(context: EvaluationContext, rounds: Rounds) -> Round:
     """Best of 3 by the first reward model."""
     model = rounds[0].reward_model
     assert model is not None
-    return Round(tiny_lab(bench).best_of_n(bench.initial_policy, model, 3), model)
+    return Round(tiny_lab(context).best_of_n(context.initial_policy, model, 3), model)
 
 
 def table(artifact: Artifact, name: str) -> pd.DataFrame:
@@ -81,11 +83,11 @@ def table(artifact: Artifact, name: str) -> pd.DataFrame:
 # --- rows ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_prompt_has_one_value_of_every_scorer(bench: Bench, examined: tuple[Artifact, Artifact]) -> None:
-    asked = {prompt.id: prompt for prompt in bench.test_prompts}
+def test_every_prompt_has_one_value_of_every_scorer(context: EvaluationContext, evaluated: Artifacts) -> None:
+    asked = {prompt.id: prompt for prompt in context.test_prompts}
     assert len(asked) == 14
     assert set(asked.values()) <= set(tiny_task().prompts["test"])
-    for artifact in examined:
+    for artifact in evaluated:
         scores = table(artifact, "scores")
         assert sorted(zip(scores["prompt_id"], scores["scorer"], strict=True)) == sorted(
             (prompt, scorer) for prompt in asked for scorer in SCORERS
@@ -96,23 +98,23 @@ def test_every_prompt_has_one_value_of_every_scorer(bench: Bench, examined: tupl
         assert sorted(table(artifact, "responses")["prompt_id"]) == sorted(asked)
 
 
-def test_a_gold_is_the_mean_of_its_seeds(examined: tuple[Artifact, Artifact]) -> None:
-    for artifact in examined:
+def test_a_gold_is_the_mean_of_its_seeds(evaluated: Artifacts) -> None:
+    for artifact in evaluated:
         wide = table(artifact, "scores").pivot(index="prompt_id", columns="scorer", values="value")
         assert np.allclose(wide["linear"], (wide["linear.0"] + wide["linear.1"]) / 2, atol=1e-12)
         assert (wide["linear.0"] != wide["linear.1"]).any()  # two trainings, not one
 
 
-def test_values_belong_to_their_responses(bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]) -> None:
+def test_values_belong_to_their_responses(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
     """Truth, refusals and length from the stored texts, one at a time; the proxy from a Lab asked about one prompt at a time."""
     task = tiny_task()
-    prompts = {prompt.id: prompt for prompt in bench.test_prompts}
+    prompts = {prompt.id: prompt for prompt in context.test_prompts}
     assert task.ground_truth is not None
     assert task.is_refusal is not None
-    wide = table(examined[1], "scores").pivot(index="prompt_id", columns="scorer", values="value")
-    lab = tiny_lab(bench)
+    wide = table(evaluated[1], "scores").pivot(index="prompt_id", columns="scorer", values="value")
+    lab = tiny_lab(context)
     assert rounds[1].reward_model is not None
-    for number, row in enumerate(table(examined[1], "responses").itertuples()):
+    for number, row in enumerate(table(evaluated[1], "responses").itertuples()):
         prompt, values = prompts[row.prompt_id], wide.loc[row.prompt_id]
         assert values["ground_truth"] == task.ground_truth(prompt, row.text)
         assert values["refusal"] == float(task.is_refusal(row.text))
@@ -122,8 +124,8 @@ def test_values_belong_to_their_responses(bench: Bench, rounds: tuple[Round, Rou
             assert values["proxy"] == pytest.approx(alone, abs=1e-5)
 
 
-def test_metrics_are_complete_and_agree_with_the_responses(bench: Bench, examined: tuple[Artifact, Artifact]) -> None:
-    for artifact in examined:
+def test_metrics_are_complete_and_agree_with_the_responses(context: EvaluationContext, evaluated: Artifacts) -> None:
+    for artifact in evaluated:
         metrics = table(artifact, "metrics")
         keys = list(zip(metrics["axis"], metrics["metric"], strict=True))
         assert len(keys) == len(set(keys))
@@ -136,30 +138,30 @@ def test_metrics_are_complete_and_agree_with_the_responses(bench: Bench, examine
         pairs = [pair for some in words for pair in pairwise(some)]
         assert value["all", "distinct_2"].value == len(set(pairs)) / len(pairs)
         for axis in ("helpful", "harmless"):
-            assert value[axis, "unfinished"].n == sum(prompt.axis == axis for prompt in bench.test_prompts) == 7
+            assert value[axis, "unfinished"].n == sum(prompt.axis == axis for prompt in context.test_prompts) == 7
         assert value["all", "kl"].n == 6
 
 
-def test_kl_is_zero_before_the_first_move_and_grows(examined: tuple[Artifact, Artifact]) -> None:
-    before, after = (table(one, "metrics").query("metric == 'kl'") for one in examined)
+def test_kl_is_zero_before_the_first_move_and_grows(evaluated: Artifacts) -> None:
+    before, after = (table(one, "metrics").query("metric == 'kl'") for one in evaluated)
     assert (before["value"] == 0).all()
     assert (before["standard_error"] == 0).all()
     assert (after["value"] > 0).all()
     assert (after["standard_error"] > 0).all()
 
 
-def test_accuracy_against_an_independent_count(bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]) -> None:
+def test_accuracy_against_an_independent_count(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
     """Each side scored by a call of its own; right is 1, a tie a half."""
-    lab, model = tiny_lab(bench), rounds[0].reward_model
+    lab, model = tiny_lab(context), rounds[0].reward_model
     assert model is not None
-    pairs = bench.test_pairs
+    pairs = context.test_pairs
     assert len(pairs) == 30
     assert set(pairs) <= set(tiny_task().pairs["test"])
     one_each = {pair.prompt.id: pair for pair in pairs}
     assert len(one_each) == 30  # one pair a prompt in this world, so groups are single answers
     chosen = {group.prompt.id: group.scores[0] for group in lab.score(model, [(pair.prompt, pair.chosen) for pair in pairs])}
     rejected = {group.prompt.id: group.scores[0] for group in lab.score(model, [(pair.prompt, pair.rejected) for pair in pairs])}
-    found = table(examined[0], "reward_models").query("metric == 'accuracy_human'").set_index("axis")
+    found = table(evaluated[0], "reward_models").query("metric == 'accuracy_human'").set_index("axis")
     assert set(found.index) == {"all", "helpful", "harmless"}
     for axis, row in found.iterrows():
         some = [name for name, pair in one_each.items() if axis in ("all", pair.prompt.axis)]
@@ -169,28 +171,26 @@ def test_accuracy_against_an_independent_count(bench: Bench, rounds: tuple[Round
         assert row["ci_low"] <= row["value"] <= row["ci_high"]
 
 
-def test_ece_and_correlation_against_independent_computations(
-    bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]
-) -> None:
-    rows = table(examined[1], "reward_models").set_index(["metric", "axis"])
+def test_ece_and_correlation_against_independent_computations(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
+    rows = table(evaluated[1], "reward_models").set_index(["metric", "axis"])
     assert set(rows.index.get_level_values("metric")) == DIAGNOSTICS
     assert rows.index.is_unique
-    wide = table(examined[1], "scores").pivot(index="prompt_id", columns="scorer", values="value")
+    wide = table(evaluated[1], "scores").pivot(index="prompt_id", columns="scorer", values="value")
     assert rows.loc[("gold_correlation", "all"), "value"] == pytest.approx(wide["proxy"].corr(wide["linear"]))
     assert rounds[1].reward_model is not None
-    margins = margins_of(bench.sides(tiny_lab(bench), rounds[1].reward_model))
+    margins = margins_of(context.sides(tiny_lab(context), rounds[1].reward_model))
     confidence, right = 1 / (1 + np.exp(-np.abs(margins))), (margins > 0).astype(float)
     bins = np.clip(np.floor(confidence * 10), 0, 9)  # equal bins over [0, 1]
     expected = sum((bins == one).mean() * abs(confidence[bins == one].mean() - right[bins == one].mean()) for one in set(bins))
     assert rows.loc[("ece", "all"), "value"] == pytest.approx(expected)
 
 
-def test_the_reliability_curve_is_the_eces_own(examined: tuple[Artifact, Artifact]) -> None:
+def test_the_reliability_curve_is_the_eces_own(evaluated: Artifacts) -> None:
     """ECE = sum over bins of (share of pairs) * |accuracy - confidence|, to the last bit; empty bins have no row; 30 pairs in all.
 
     Confidence is sigmoid(|margin|), never below a half: of 10 bins the lower five stay empty.
     """
-    for artifact in examined:
+    for artifact in evaluated:
         curve, rows = table(artifact, "reliability"), table(artifact, "reward_models").query("metric == 'ece'").set_index("axis")
         assert list(curve.columns) == ["axis", "bin", "low", "high", "confidence", "accuracy", "n"]
         assert set(curve["axis"]) == set(ALL_AXES)
@@ -207,17 +207,17 @@ def test_the_reliability_curve_is_the_eces_own(examined: tuple[Artifact, Artifac
         assert rows.loc["all", "n"] == 30
 
 
-def test_drift_on_fixed_responses(bench: Bench, rounds: tuple[Round, Round], later: Round, examined: tuple[Artifact, Artifact]) -> None:
+def test_drift_on_fixed_responses(context: EvaluationContext, rounds: Rounds, later: Round, evaluated: Artifacts) -> None:
     """Both sides of the 30 held-out human pairs, each scored by a call of its own; in rounds 0 and 1 the first model is the present one."""
     first = rounds[0].reward_model
     assert first is not None
     assert later.reward_model is not None
-    drifted = evaluate(bench, later, 0, first)
-    lab = tiny_lab(bench)
-    sides = [(pair.prompt, text) for pair in bench.test_pairs for text in (pair.chosen, pair.rejected)]
+    drifted = evaluate(context, later, 0, first)
+    lab = tiny_lab(context)
+    sides = [(pair.prompt, text) for pair in context.test_pairs for text in (pair.chosen, pair.rejected)]
     before, now = ([lab.score(model, [one])[0].scores[0] for one in sides] for model in (first, later.reward_model))
     for artifact, values, correlation in (
-        (examined[0], before, 1.0), (examined[1], before, 1.0), (drifted, now, float(np.corrcoef(before, now)[0, 1])),
+        (evaluated[0], before, 1.0), (evaluated[1], before, 1.0), (drifted, now, float(np.corrcoef(before, now)[0, 1])),
     ):  # fmt: skip
         rows = table(artifact, "reward_models").set_index(["metric", "axis"])
         assert rows.loc[("fixed_mean", "all"), "value"] == pytest.approx(np.mean(values), abs=1e-5)
@@ -226,17 +226,17 @@ def test_drift_on_fixed_responses(bench: Bench, rounds: tuple[Round, Round], lat
         assert rows.loc[("fixed_mean", "all"), "n"] == 60
         assert rows.loc[("fixed_mean", "helpful"), "n"] + rows.loc[("fixed_mean", "harmless"), "n"] == 60
     assert np.corrcoef(before, now)[0, 1] < 0.9
-    unknown = table(evaluate(bench, later, 0, None), "reward_models")  # of an arm whose first round had no reward model
+    unknown = table(evaluate(context, later, 0, None), "reward_models")  # of an arm whose first round had no reward model
     assert unknown.loc[unknown["metric"] == "fixed_correlation", "value"].isna().all()
 
 
-def test_agreement_with_gold_on_own_answers(bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]) -> None:
+def test_agreement_with_gold_on_own_answers(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
     """Two answers to each of 6 prompts, scored one at a time: alike if proxy and the mean of golds put the same one first."""
-    lab, (_, after) = tiny_lab(bench), rounds
+    lab, (_, after) = tiny_lab(context), rounds
     assert after.reward_model is not None
-    prompts = balanced(bench.test_prompts, 6)
-    answers = lab.sample(after.policy, prompts, n=2, draw=-3, sampling=bench.experiment.evaluation.sampling)
-    gold, alike = bench.experiment.models.gold[0], []
+    prompts = balanced(context.test_prompts, 6)
+    answers = lab.sample(after.policy, prompts, n=2, draw=-3, sampling=context.experiment.evaluation.sampling)
+    gold, alike = context.experiment.models.gold[0], []
 
     def margin(model: Any, of: Any, place: int) -> float:
         one, two = (of.score(model, [answers[place + side]])[0].scores[0] for side in (0, 1))
@@ -245,57 +245,55 @@ def test_agreement_with_gold_on_own_answers(bench: Bench, rounds: tuple[Round, R
     for place in range(0, 12, 2):
         if answers[place].text != answers[place + 1].text:
             proxy = margin(after.reward_model, lab, place)
-            golds = sum(margin(bench.gold(gold, seed), bench.lab(seed, gold.model), place) for seed in gold.seeds)
+            golds = sum(margin(context.gold(gold, seed), context.lab(seed, gold.model), place) for seed in gold.seeds)
             alike.append(1.0 if proxy * golds > 0 else 0.5 if proxy * golds == 0 else 0.0)
-    row = table(examined[1], "reward_models").set_index(["metric", "axis"]).loc[("gold_agreement", "all")]
+    row = table(evaluated[1], "reward_models").set_index(["metric", "axis"]).loc[("gold_agreement", "all")]
     assert (row["value"], row["n"]) == (pytest.approx(np.mean(alike)), len(alike))
 
 
-def test_agreement_with_gold_by_hand(bench: Bench, rounds: tuple[Round, Round], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agreement_with_gold_by_hand(context: EvaluationContext, rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
     """Proxy (1, 0), (0, 1), (2, 2) and gold, the mean of two trainings, (2, 1), (3, 1), (0, 1): alike 1, 0 and a half. The fourth
     prompt's two answers are equal and left out: a half over 3."""
     texts = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "g")]
     prompts = [Prompt(f"p{number}", (Message("user", f"{number}"),), "helpful", f"c{number}") for number in range(4)]
     answers = tuple(Response(prompt, text, 1, "eos") for prompt, pair in zip(prompts, texts, strict=True) for text in pair)
-    examination = Examination(bench, rounds[0], 0)
-    monkeypatch.setattr(examination.lab, "sample", lambda *words, **names: answers)
-    monkeypatch.setattr(examination, "_scored", lambda model, items: np.array([1.0, 0, 0, 1, 2, 2]))
+    evaluation = RoundEvaluation(context, rounds[0], 0)
+    monkeypatch.setattr(evaluation.lab, "sample", lambda *words, **names: answers)
+    monkeypatch.setattr(evaluation, "_scored", lambda model, items: np.array([1.0, 0, 0, 1, 2, 2]))
     golds = {0: np.array([4.0, 1, 3, 0, 0, 1]), 1: np.array([0.0, 1, 3, 2, 0, 1])}
-    monkeypatch.setattr(examination, "_gold_scores", lambda gold, items: golds)
+    monkeypatch.setattr(evaluation, "_gold_scores", lambda gold, items: golds)
     assert rounds[0].reward_model is not None
-    rows = {row["axis"]: row for row in examination._gold_agreement(rounds[0].reward_model)}
+    rows = {row["axis"]: row for row in evaluation._gold_agreement(rounds[0].reward_model)}
     assert set(rows) == {"helpful", "all"}
     assert (rows["all"]["value"], rows["all"]["n"]) == (0.5, 3)
-    monkeypatch.setattr(examination.lab, "sample", lambda *words, **names: answers[6:])
-    assert examination._gold_agreement(rounds[0].reward_model) == []
+    monkeypatch.setattr(evaluation.lab, "sample", lambda *words, **names: answers[6:])
+    assert evaluation._gold_agreement(rounds[0].reward_model) == []
 
 
-def test_dev_scores_are_the_referees_of_answers_to_dev_prompts(
-    bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]
-) -> None:
+def test_dev_scores_are_the_referees_of_answers_to_dev_prompts(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
     """Answers sampled and scored by another Lab, one at a time; each prompt is a cluster of its own here: the standard error of a mean."""
-    lab, prompts = tiny_lab(bench), bench.dev_prompts
+    lab, prompts = tiny_lab(context), context.dev_prompts
     assert len({prompt.cluster_id for prompt in prompts}) == len(prompts) == 8
-    for round_, artifact in zip(rounds, examined, strict=True):
-        answers = lab.sample(round_.policy, prompts, sampling=bench.experiment.evaluation.sampling)
-        values = [lab.score(bench.referee(0), [one])[0].scores[0] for one in answers]
+    for round_, artifact in zip(rounds, evaluated, strict=True):
+        answers = lab.sample(round_.policy, prompts, sampling=context.experiment.evaluation.sampling)
+        values = [lab.score(context.referee(0), [one])[0].scores[0] for one in answers]
         row = table(artifact, "metrics").set_index("metric").loc["dev_score"]
         assert (row["value"], row["n"]) == (pytest.approx(np.mean(values), abs=1e-5), 8)
         assert row["standard_error"] == pytest.approx(statistics.stdev(values) / math.sqrt(8), abs=1e-5)
 
 
-def test_without_dev_prompts_there_is_no_dev_score_and_no_referee(bench: Bench, rounds: tuple[Round, Round]) -> None:
-    plain = dataclasses.replace(tiny_bench(bench.store.run_folder), charged={})
+def test_without_dev_prompts_there_is_no_dev_score_and_no_referee(context: EvaluationContext, rounds: Rounds) -> None:
+    plain = dataclasses.replace(tiny_bench(context.store.run_folder), charged={})
     assert "dev_score" not in set(table(evaluate(plain, rounds[0], 0, rounds[0].reward_model), "metrics")["metric"])
-    assert bench.referee(0).key not in plain.charged
+    assert context.referee(0).key not in plain.charged
 
 
 # --- best of n ----------------------------------------------------------------------------------------------------------------
 
 
-def test_best_of_ns_kl_is_a_bound(bench: Bench, rounds: tuple[Round, Round], chosen_among: Round) -> None:
+def test_best_of_ns_kl_is_a_bound(context: EvaluationContext, rounds: Rounds, chosen_among: Round) -> None:
     """log 3 - 2/3 on every axis, of what it chooses among; unknown where that is not the initial policy."""
-    metrics = table(evaluate(bench, chosen_among, 0, chosen_among.reward_model), "metrics")
+    metrics = table(evaluate(context, chosen_among, 0, chosen_among.reward_model), "metrics")
     assert "kl" not in set(metrics["metric"])
     bound = metrics.query("metric == 'kl_bound'").set_index("axis")
     assert set(bound.index) == set(ALL_AXES)
@@ -303,47 +301,45 @@ def test_best_of_ns_kl_is_a_bound(bench: Bench, rounds: tuple[Round, Round], cho
     assert (bound["standard_error"] == 0).all()
     assert (bound.loc["all", "n"], bound.loc["helpful", "n"]) == (6, 3)
     assert chosen_among.reward_model is not None
-    of_a_trained_one = tiny_lab(bench).best_of_n(rounds[1].policy, chosen_among.reward_model, 3)
-    assert Examination(bench, Round(of_a_trained_one, chosen_among.reward_model), 0).divergence() == []
+    of_a_trained_one = tiny_lab(context).best_of_n(rounds[1].policy, chosen_among.reward_model, 3)
+    assert RoundEvaluation(context, Round(of_a_trained_one, chosen_among.reward_model), 0).divergence() == []
 
 
-def test_best_of_1s_bound_is_zero(bench: Bench, chosen_among: Round) -> None:
+def test_best_of_1s_bound_is_zero(context: EvaluationContext, chosen_among: Round) -> None:
     assert chosen_among.reward_model is not None
-    one = tiny_lab(bench).best_of_n(bench.initial_policy, chosen_among.reward_model, 1)
-    assert {row["value"] for row in Examination(bench, Round(one, chosen_among.reward_model), 0).divergence()} == {0.0}
+    one = tiny_lab(context).best_of_n(context.initial_policy, chosen_among.reward_model, 1)
+    assert {row["value"] for row in RoundEvaluation(context, Round(one, chosen_among.reward_model), 0).divergence()} == {0.0}
 
 
-def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(
-    bench: Bench, chosen_among: Round, examined: tuple[Artifact, Artifact]
-) -> None:
+def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(context: EvaluationContext, chosen_among: Round, evaluated: Artifacts) -> None:
     """2 N D by hand for the initial policy: weights times the tokens of prompts and answers, and attention, over 14 answers.
 
     Best of 3: what a Lab is charged for the same 3 answers a prompt and their scores.
     """
-    sampling, spec = bench.experiment.evaluation.sampling, bench.experiment.models.policy
+    sampling, spec = context.experiment.evaluation.sampling, context.experiment.models.policy
     assert isinstance(spec, PolicyModel)
-    model, tokenizer = load_policy(bench.store.open("policies", bench.initial_policy.key).folder)
-    read = [len(encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids) for prompt in bench.test_prompts]
-    written = table(examined[0], "responses").set_index("prompt_id")["tokens"][[prompt.id for prompt in bench.test_prompts]].tolist()
+    model, tokenizer = load_policy(context.store.open("policies", context.initial_policy.key).folder)
+    read = [len(encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids) for prompt in context.test_prompts]
+    written = table(evaluated[0], "responses").set_index("prompt_id")["tokens"][[prompt.id for prompt in context.test_prompts]].tolist()
     seen = sum(before**2 + before * new + new**2 / 2 for before, new in zip(read, written, strict=True))  # by one layer of width 16
-    plain = table(examined[0], "metrics").set_index("metric").loc["inference_flops"]
+    plain = table(evaluated[0], "metrics").set_index("metric").loc["inference_flops"]
     flops = 2 * parameters(model) * (sum(read) + sum(written)) + 4 * 16 * seen
     assert (plain["value"], plain["n"]) == (pytest.approx(flops / 14), 14)
-    lab = tiny_lab(bench)
+    lab = tiny_lab(context)
     assert chosen_among.reward_model is not None
-    tries = lab.sample(bench.initial_policy, bench.test_prompts, n=3, sampling=sampling)
+    tries = lab.sample(context.initial_policy, context.test_prompts, n=3, sampling=sampling)
     sampled = lab.used["flops"]
     lab.score(chosen_among.reward_model, tries)
-    best = table(evaluate(bench, chosen_among, 0, chosen_among.reward_model), "metrics").set_index("metric").loc["inference_flops"]
+    best = table(evaluate(context, chosen_among, 0, chosen_among.reward_model), "metrics").set_index("metric").loc["inference_flops"]
     assert best["value"] == pytest.approx(lab.used["flops"] / 14)
     assert lab.used["flops"] > sampled > 2 * 14 * plain["value"]
 
 
-def test_best_of_n_is_examined_by_its_answers(bench: Bench, chosen_among: Round) -> None:
+def test_best_of_n_is_examined_by_its_answers(context: EvaluationContext, chosen_among: Round) -> None:
     """Its responses are among the initial policy's tries, and its proxy score is the highest of each three."""
-    artifact = evaluate(bench, chosen_among, 0, chosen_among.reward_model)
-    lab = tiny_lab(bench)
-    tries = lab.sample(bench.initial_policy, bench.test_prompts, n=3, sampling=bench.experiment.evaluation.sampling)
+    artifact = evaluate(context, chosen_among, 0, chosen_among.reward_model)
+    lab = tiny_lab(context)
+    tries = lab.sample(context.initial_policy, context.test_prompts, n=3, sampling=context.experiment.evaluation.sampling)
     assert chosen_among.reward_model is not None
     groups = {group.prompt.id: group for group in lab.score(chosen_among.reward_model, tries)}
     proxy = table(artifact, "scores").query("scorer == 'proxy'").set_index("prompt_id")["value"]
@@ -353,31 +349,29 @@ def test_best_of_n_is_examined_by_its_answers(bench: Bench, chosen_among: Round)
         assert proxy[row.prompt_id] == pytest.approx(max(group.scores), abs=1e-5)
 
 
-def test_golden_accuracy_is_over_the_policys_own_samples(
-    bench: Bench, rounds: tuple[Round, Round], examined: tuple[Artifact, Artifact]
-) -> None:
-    lab, (_, after) = tiny_lab(bench), rounds
+def test_golden_accuracy_is_over_the_policys_own_samples(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
+    lab, (_, after) = tiny_lab(context), rounds
     assert after.reward_model is not None
-    golden = bench.held_out_golden
+    golden = context.held_out_golden
     samples = lab.sample(after.policy, [one.prompt for one in golden], draw=-1)
     above = []
     for one, sample in zip(golden, samples, strict=True):
         (group,) = lab.score(after.reward_model, [(one.prompt, one.text), (one.prompt, sample.text)])
         above.append(1.0 if group.scores[0] > group.scores[1] else 0.5 if group.scores[0] == group.scores[1] else 0.0)
-    row = table(examined[1], "reward_models").set_index(["metric", "axis"]).loc[("accuracy_golden", "all")]
+    row = table(evaluated[1], "reward_models").set_index(["metric", "axis"]).loc[("accuracy_golden", "all")]
     assert (row["value"], row["n"]) == (pytest.approx(np.mean(above)), len(golden))
 
 
-def test_a_round_without_a_reward_model(bench: Bench, rounds: tuple[Round, Round]) -> None:
-    artifact = evaluate(bench, Round(rounds[1].policy, None), 0)
+def test_a_round_without_a_reward_model(context: EvaluationContext, rounds: Rounds) -> None:
+    artifact = evaluate(context, Round(rounds[1].policy, None), 0)
     assert set(table(artifact, "scores")["scorer"]) == SCORERS - {"proxy"}
     assert list(table(artifact, "reward_models")["metric"]) == [""]  # placeholders that the runner drops
     assert list(table(artifact, "reliability")["n"]) == [0]
 
 
-def test_an_evaluation_is_made_once_and_leaves_the_same_account(bench: Bench, rounds: tuple[Round, Round]) -> None:
-    again = asking_dev(bench.store.run_folder)
-    first = dataclasses.replace(bench, charged={})
+def test_an_evaluation_is_made_once_and_leaves_the_same_account(context: EvaluationContext, rounds: Rounds) -> None:
+    again = asking_dev(context.store.run_folder)
+    first = dataclasses.replace(context, charged={})
     assert evaluate(first, rounds[1], 0).key == evaluate(again, rounds[1], 0).key
     assert again.store.built == []
     assert first.charged == again.charged

@@ -96,16 +96,16 @@ class Bad:
 
 def test_a_best_of_n_policys_weights_are_its_bases_and_its_reward_models(tmp_path: Path) -> None:
     """Two reward models on other pairs: equal below, different in the reward model's file alone."""
-    bench = tiny_bench(tmp_path)
-    lab = tiny_lab(bench)
+    context = tiny_bench(tmp_path)
+    lab = tiny_lab(context)
     few, more = (lab.train_reward_model(lab.pairs(n), loss=RankingLoss()) for n in (8, 12))
-    base = weights(bench.store, bench.initial_policy)
+    base = weights(context.store, context.initial_policy)
     one, two, nested = (
-        weights(bench.store, policy)
+        weights(context.store, policy)
         for policy in (
-            lab.best_of_n(bench.initial_policy, few, 2),
-            lab.best_of_n(bench.initial_policy, more, 2),
-            lab.best_of_n(lab.best_of_n(bench.initial_policy, more, 2), few, 2),
+            lab.best_of_n(context.initial_policy, few, 2),
+            lab.best_of_n(context.initial_policy, more, 2),
+            lab.best_of_n(lab.best_of_n(context.initial_policy, more, 2), few, 2),
         )
     )
     assert set(base) == {"model.safetensors"}
@@ -174,6 +174,8 @@ def test_closed_doors(source: str, said: str) -> None:
     "source",
     [
         "from apo_bench.lab import Path\nPath('test.jsonl').read_text()",
+        "from apo_bench.lab import lab\nlab.Path('test.jsonl').read_text()",
+        "from apo_bench.types import hashlib\nhashlib.file_digest",
         "import numpy as np\nnp.load('weights.npy')",
         "import torch\ntorch.load('weights.pt')",
         "import builtins",

@@ -11,7 +11,7 @@ import pytest
 from run_folder import SEEDS, experiment, frame, measured, write_run
 from scipy import stats as scipy_stats
 
-from apo_bench.analysis.results import COLUMNS, gold_sign_agreement, read_run
+from apo_bench.analysis.results import gold_sign_agreement, read_run
 from apo_bench.errors import InputError
 from apo_bench.formatting import letter
 from apo_bench.report.markdown import shortened
@@ -37,7 +37,7 @@ def scores() -> pd.DataFrame:
                         made = {"ground_truth": truth, "encoder": 2 * truth + 1, "encoder.0": 2 * truth, "encoder.1": 2 * truth + 2}
                         made |= {"proxy": truth + arm_place, "length": 10.0 + round_, "refusal": float(axis == "harmless")}
                         rows += [(*key, scorer, value) for scorer, value in made.items()]
-    return pd.DataFrame(rows, columns=list(COLUMNS["scores"]))
+    return frame("scores", rows)
 
 
 def tables() -> dict[str, pd.DataFrame]:
@@ -75,9 +75,7 @@ def tables() -> dict[str, pd.DataFrame]:
         )
     ]
     made = {"scores": scores(), "metrics": metrics, "reward_models": reward_models, "gold": gold, "ledger": ledger}
-    return {
-        name: rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=list(COLUMNS[name])) for name, rows in made.items()
-    }
+    return {name: rows if isinstance(rows, pd.DataFrame) else frame(name, rows) for name, rows in made.items()}
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +300,7 @@ def test_gold_sign_agreement_by_hand(tmp_path: Path) -> None:
         for round_ in range(3)
         for prompt in range(2)
     ]
-    run = read_run(write_run(tmp_path / "run", tables() | {"scores": pd.DataFrame(rows, columns=list(COLUMNS["scores"]))}))
+    run = read_run(write_run(tmp_path / "run", tables() | {"scores": frame("scores", rows)}))
     found = gold_sign_agreement(run).set_index("axis")
     assert (found.loc["helpful", "agree"], found.loc["helpful", "n"]) == (0.4, 5)
 
@@ -415,7 +413,10 @@ def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> No
         (lambda run: (run / "tables/ledger.parquet").unlink(), r"ledger\.parquet: no such file"),
         (lambda run: (run / "tables/gold.parquet").write_bytes(b"x"), r"gold\.parquet: not readable as parquet"),
         (lambda run: scores().drop(columns="axis").to_parquet(run / "tables/scores.parquet"), r"scores\.parquet: column axis is missing"),
-        (lambda run: scores().assign(value=np.nan).to_parquet(run / "tables/scores.parquet"), r"scores\.parquet: value: \d+ rows are NaN"),
+        (
+            lambda run: scores().assign(value=np.nan).to_parquet(run / "tables/scores.parquet"),
+            r"scores\.parquet: column value: \d+ rows",
+        ),
         (lambda run: scores().head(0).to_parquet(run / "tables/scores.parquet"), r"scores\.parquet: no rows"),
     ],
 )

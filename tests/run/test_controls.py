@@ -19,7 +19,7 @@ from tiny_world import tiny_bench, tiny_task, tiny_tree
 
 from apo_bench.analysis.controls import controls, sentences
 from apo_bench.analysis.power import primary_power
-from apo_bench.analysis.results import COLUMNS, Run, read_run
+from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
 from apo_bench.config.schema import Controls, Experiment, Tune
 from apo_bench.engines import open_engine
@@ -36,6 +36,7 @@ from apo_bench.run.status import read_status
 from apo_bench.run.worker import work
 from apo_bench.stats.power_analysis import minimum_detectable_effect
 from apo_bench.store import RunStore
+from apo_bench.tables import TABLES, empty_table
 from apo_bench.types import Response, Round
 
 pytestmark = pytest.mark.slow
@@ -320,7 +321,7 @@ def drawn(number: int, effect: float, whole: float, n_seeds: int = 5, n_prompts:
     changed = small_experiment(seeds=list(range(n_seeds)), controls={"aa": True, "oracle": True, "effect": effect})
     changed = changed.model_copy(update={"compare": changed.compare.model_copy(update={"scorer": "ground_truth", "axes": ("all",)})})
     beside = [rows(AA, answers(others), aa_seeds(changed)), rows(ORACLE, answers(policies) + whole), rows(FIRST, answers(policies))]
-    tables = {name: pd.DataFrame({column: [] for column in columns}) for name, columns in COLUMNS.items()}
+    tables = {name: empty_table(name) for name in TABLES}
     return Run(changed, {}, tables | {"scores": rows(B, answers(policies)), "control_scores": pd.concat(beside)}, ())
 
 

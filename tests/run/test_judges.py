@@ -9,12 +9,12 @@ from exchange_run import PROMPTS
 from judged_run import SIMULATED, TEXTS, judged, run_folder
 from tiny_world import tiny_task
 
-from apo_bench.analysis.results import COLUMNS
 from apo_bench.clients.journal import Journal
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import JudgeChoice
 from apo_bench.errors import InputError
 from apo_bench.run import judges
+from apo_bench.tables import TABLES
 
 DOWN = '''
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def test_a_perfect_judge_says_what_the_truth_says(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED}})
     rows, unanswered = judged(folder)
     assert unanswered == []
-    assert set(COLUMNS["judgments"]) <= set(rows)
+    assert tuple(rows) == TABLES["judgments"].names
     assert len(rows) == 2 * 2 * 3 * 4  # orders x pairs x seeds x prompts
     truth = tiny_task().ground_truth
     assert truth is not None
@@ -98,7 +98,7 @@ def test_the_audit_stands_beside_the_verdicts(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", {"attacks": False}, judges={"sim": {"use": SIMULATED}})
     judged(folder)
     audit = pd.read_parquet(folder / "tables" / "judge_audit.parquet")
-    assert set(COLUMNS["judge_audit"]) <= set(audit)
+    assert tuple(audit) == TABLES["judge_audit"].names
     row = audit[(audit["axis"] == "all") & (audit["metric"] == "accuracy")].iloc[0]
     assert (row["judge"], row["n"], row["n_missing"]) == ("sim", 20, 0)
     assert row["value"] > 0.7

@@ -14,8 +14,7 @@ from typer.testing import CliRunner, Result
 from apo_bench.cli.main import app
 from apo_bench.config.load import load_experiment
 from apo_bench.run import runner
-from apo_bench.run.jobs import Job, run_job
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure, Job, run_job
 from apo_bench.run.tiny import byte_tokenizer, tiny_model, tiny_overrides
 from apo_bench.shipped import shipped_root
 

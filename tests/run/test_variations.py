@@ -18,7 +18,7 @@ from apo_bench.errors import InputError
 from apo_bench.run import runner
 from apo_bench.run import variations as variation
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure
 from apo_bench.run.validate import check_experiment
 from apo_bench.run.variations import Variation, run_variations, variations
 

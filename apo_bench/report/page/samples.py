@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.results import Run, read_responses, read_table
+from apo_bench.analysis.results import Run, read_responses
 from apo_bench.clients.journal import Journal
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
 from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import ORDERS, Choice
+from apo_bench.tables import read_table, table_path
 from apo_bench.types import identity
 
 LIMIT = 2_000_000  # bytes of the block in the page, which leaves a third of 3 MB for all the rest
@@ -183,9 +184,9 @@ def read_prompts(folder: Path, run: Run) -> tuple[Turns, str]:
 
     The table has prompt_id, turn, role and text. Prompts' ids are made of their texts, so another task's cannot stand for the run's.
     """
-    path, turns = folder / "tables" / "prompts.parquet", {}
+    path, turns = table_path(folder, "prompts"), {}
     if path.exists():
-        for row in rows_of(read_table(path, ("prompt_id", "turn", "role", "text")).sort_values(["prompt_id", "turn"])):
+        for row in rows_of(read_table(path, "prompts").sort_values(["prompt_id", "turn"])):
             turns.setdefault(str(row.prompt_id), []).append((str(row.role), str(row.text)))
         return turns, ""
     choice = run.experiment.task

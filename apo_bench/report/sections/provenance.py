@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from apo_bench.analysis import published
-from apo_bench.analysis.results import Run, read_table
+from apo_bench.analysis.results import Run
 from apo_bench.formatting import count, duration, rows_of
 from apo_bench.report.model import Block, Bullets, Facts, Section
 from apo_bench.report.tables import Cell, Column, Row, Table, text_column
 from apo_bench.report.text import Text, join, names, say
+from apo_bench.tables import read_table, table_path
 
 HASHED_BYTES = 64 * 2**20  # what is larger is named without a hash
 
@@ -71,10 +72,10 @@ def _path(row: Row) -> Cell:
 
 def _time_and_cost(folder: Path) -> Text:
     """Hours over all arm-seeds, the largest memory, and what judges cost, of what was measured."""
-    path = folder / "tables" / "timings.parquet"
+    path = table_path(folder, "timings")
     if not path.exists():
         return ()
-    rows = read_table(path, ("arm", "measure", "value")).dropna(subset=["value"])
+    rows = read_table(path, "timings").dropna(subset=["value"])
     values: dict[str, pd.Series] = {str(measure): group for measure, group in rows.groupby("measure")["value"]}
     parts = []
     if "wall_s" in values:

@@ -12,8 +12,7 @@ from typing import Protocol, cast
 
 from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
-from apo_bench.run.jobs import Job, ProgressEvent, Work
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work
 
 Show = Callable[[Job, ProgressEvent], None]
 TRIES = 2  # for a job whose process is lost

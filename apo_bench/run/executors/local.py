@@ -13,8 +13,7 @@ from typing import Any
 
 from apo_bench.config.schema import Executor
 from apo_bench.run.executors import TRIES, Show, cores, in_order, quiet
-from apo_bench.run.jobs import Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
 
 @dataclass

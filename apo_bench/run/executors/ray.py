@@ -16,8 +16,7 @@ from filelock import FileLock, Timeout
 from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
 from apo_bench.run.executors import TRIES, Show, in_order, quiet
-from apo_bench.run.jobs import Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
 POLL_S = 0.5  # between two readings of the jobs' progress files
 UNLIMITED = 10**9

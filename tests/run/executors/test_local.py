@@ -14,8 +14,7 @@ from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
 from apo_bench.run.executors import executor
 from apo_bench.run.executors.local import run_all
-from apo_bench.run.jobs import Job, ProgressEvent, Report
-from apo_bench.run.tables import Failure
+from apo_bench.run.jobs import Failure, Job, ProgressEvent, Report
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,314 @@
+"""The schema of `tables/*.parquet`, and the only code that reads and writes these files.
+
+Adding a table is one entry in TABLES. A file whose columns differ from its entry is refused, when it is written and when it is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from apo_bench.errors import InputError
+from apo_bench.store import write_table as write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, what it holds and what that means.
+
+    `nullable`: rows may lack a value. `added`: folders written before the column existed lack it, which reads as missing values.
+    """
+
+    name: str
+    kind: Literal["text", "whole", "number"]
+    meaning: str
+    nullable: bool = False
+    added: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns in the order of the file, and the columns its rows are sorted by.
+
+    `unique`: columns that no two rows have alike. `finite`: number columns without NaN or infinity. `presence`: whether every run has
+    the table, a run without it says so, or it is there only where something fills it. `with_run`: `read_run` reads it.
+    """
+
+    name: str
+    meaning: str
+    columns: tuple[Column, ...]
+    sort_keys: tuple[str, ...]
+    unique: tuple[str, ...] = ()
+    finite: tuple[str, ...] = ()
+    presence: Literal["required", "expected", "optional"] = "optional"
+    with_run: bool = True
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of its columns."""
+        return tuple(column.name for column in self.columns)
+
+
+def _text(name: str, meaning: str, *, nullable: bool = False, added: bool = False) -> Column:
+    return Column(name, "text", meaning, nullable, added)
+
+
+def _whole(name: str, meaning: str, *, nullable: bool = False) -> Column:
+    return Column(name, "whole", meaning, nullable)
+
+
+def _number(name: str, meaning: str, *, added: bool = False) -> Column:
+    """NaN where it is not known."""
+    return Column(name, "number", meaning, nullable=True, added=added)
+
+
+_ARM = _text("arm", "the arm; `_floor`, `_bench`, `_tune.ARM` and `_judge.NAME` are not arms of the experiment")
+_SEED = _whole("seed", "the run seed; -1 where it does not apply")
+_ROUND = _whole("round", "the round, 0 for the initial policy")
+_PROMPT = _text("prompt_id", "content id of the test prompt")
+_CLUSTER = _text("cluster_id", "the unit that is split and resampled")
+_AXIS = _text("axis", "the preference axis; `all` pools them")
+_METRIC = _text("metric", "what was measured")
+_INTERVAL = (_number("ci_low", "lower end of the 95 % interval"), _number("ci_high", "upper end of the 95 % interval"))
+
+_SCORE_COLUMNS = (
+    _ARM, _SEED, _ROUND, _PROMPT, _CLUSTER, _AXIS,
+    _text("scorer", "proxy, a gold model, ground_truth, refusal or length"),
+    _number("value", "the score of the response"),
+)  # fmt: skip
+_SCORE_KEYS = ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer")
+_SCORE_UNIQUE = ("arm", "seed", "round", "prompt_id", "axis", "scorer")
+
+_ALL = (
+    Table(
+        "scores",
+        "Scores of the policies' responses to test prompts.",
+        _SCORE_COLUMNS,
+        _SCORE_KEYS,
+        unique=_SCORE_UNIQUE,
+        finite=("value",),
+        presence="required",
+    ),
+    Table(
+        "control_scores",
+        "Scores of the controls' responses; apart from `scores`, so that no test takes a control for an arm.",
+        _SCORE_COLUMNS,
+        _SCORE_KEYS,
+        unique=_SCORE_UNIQUE,
+        finite=("value",),
+    ),
+    Table(
+        "metrics",
+        "Metrics of each round's policy: KL, diversity, inference FLOPs, dev score.",
+        (
+            _ARM, _SEED, _ROUND, _AXIS, _METRIC,
+            _number("value", "the metric, in its own unit"),
+            _number("standard_error", "its standard error over prompts, robust to clusters"),
+            _whole("n", "the prompts it was measured on", nullable=True),
+        ),
+        ("arm", "seed", "round", "axis", "metric"),
+        presence="expected",
+    ),
+    Table(
+        "reward_models",
+        "Diagnostics of each round's reward model on held-out data; arm `_floor`: an n-gram model on the same pairs.",
+        (
+            _ARM, _SEED, _ROUND, _AXIS, _METRIC,
+            _number("value", "the diagnostic, in its own unit"),
+            *_INTERVAL,
+            _whole("n", "the pairs or responses it was measured on", nullable=True),
+        ),
+        ("arm", "seed", "round", "axis", "metric"),
+        presence="expected",
+    ),
+    Table(
+        "reliability",
+        "Reliability curves of each round's reward model on held-out human pairs.",
+        (
+            _ARM, _SEED, _ROUND, _AXIS,
+            _whole("bin", "number of the confidence bin, from 0"),
+            _number("low", "lower edge of the bin"),
+            _number("high", "upper edge of the bin"),
+            _number("confidence", "mean confidence of the bin's pairs"),
+            _number("accuracy", "share of the bin's pairs ranked as people rank them"),
+            _whole("n", "pairs in the bin", nullable=True),
+        ),
+        ("arm", "seed", "round", "axis", "bin"),
+    ),
+    Table(
+        "gold",
+        "How well the gold reward models rank held-out human pairs.",
+        (
+            _text("gold", "the gold model; `_floor` is an n-gram model on the same pairs"),
+            _whole("seed", "the gold model's seed; -1 for the mean over its seeds"),
+            _AXIS, _METRIC,
+            _number("value", "the metric"),
+            *_INTERVAL,
+            _whole("n_pairs", "human pairs"),
+            _whole("n_clusters", "clusters of their prompts"),
+        ),
+        ("gold", "seed", "axis", "metric"),
+        presence="expected",
+    ),
+    Table(
+        "ledger",
+        "What each arm-seed spent, by unit; `_bench` is what evaluation spent, `_tune.ARM` what an arm's trials spent.",
+        (
+            _ARM, _SEED,
+            _text("unit", "the metered unit"),
+            _number("used", "the amount used"),
+            _number("marginal", "the amount that no earlier arm-seed of the run had already paid for", added=True),
+            _number("budget", "the limit; missing where there is none"),
+        ),
+        ("arm", "seed", "unit"),
+        presence="required",
+    ),
+    Table(
+        "plan",
+        "What each arm was planned to spend.",
+        (_ARM, _text("unit", "the metered unit"), _number("planned", "the planned amount, a mean over seeds")),
+        ("arm", "unit"),
+    ),
+    Table(
+        "judgments",
+        "Verdicts of judges on pairs of responses, one row a question.",
+        (
+            _text("arm_a", "the first arm of the comparison"),
+            _text("arm_b", "the second arm"),
+            _whole("seed_a", "seed of arm_a's response"),
+            _whole("seed_b", "seed of arm_b's response"),
+            _text("round", "the round of both responses, such as 3, or 3/1 where they differ"),
+            _PROMPT, _CLUSTER, _AXIS,
+            _text("judge", "the judge's name"),
+            _text("order", "ab: arm_a's response was shown first; ba: arm_b's; empty: not recorded"),
+            _text("verdict", "first, tie or second; missing without a verdict", nullable=True),
+            _number("value", "the verdict for arm_a: 1 a win, 1/2 a tie, 0 a loss; missing without a verdict"),
+            _text("failure", "why there is no verdict; empty where there is one", nullable=True),
+            _number("length_a", "length of arm_a's response, in tokens"),
+            _number("length_b", "length of arm_b's response, in tokens"),
+            _text("question", "content id of the prompt and the responses in the order shown", nullable=True, added=True),
+        ),
+        ("judge", "arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id", "order"),
+    ),
+    Table(
+        "judge_audit",
+        "Judges against people's labels: agreement, position and length bias, planted attacks.",
+        (
+            _text("judge", "the judge's name"),
+            _AXIS, _METRIC,
+            _number("value", "the metric"),
+            *_INTERVAL,
+            _whole("n", "comparisons with a value", nullable=True),
+            _whole("n_missing", "comparisons without a verdict in both orders"),
+        ),
+        ("judge", "axis", "metric"),
+    ),
+    Table(
+        "responses",
+        "The policies' responses to test prompts.",
+        (
+            _ARM, _SEED, _ROUND, _PROMPT,
+            _text("text", "the response"),
+            _whole("tokens", "generated tokens, the end-of-sequence token included"),
+            _text("finish", "why generation stopped: eos, turn or length"),
+        ),
+        ("arm", "seed", "round", "prompt_id"),
+        with_run=False,
+    ),
+    Table(
+        "prompts",
+        "The test prompts that were answered, one row a turn.",
+        (
+            _PROMPT,
+            _whole("turn", "number of the turn, from 0"),
+            _text("role", "user or assistant"),
+            _text("text", "the turn"),
+        ),
+        ("prompt_id", "turn"),
+        with_run=False,
+    ),
+    Table(
+        "timings",
+        "Measured times, memory and money, the only values that differ between two runs of one experiment.",
+        (
+            _ARM, _SEED,
+            _text("measure", "what was measured, with its unit"),
+            _number("value", "the measurement"),
+        ),
+        ("arm", "seed", "measure"),
+        with_run=False,
+    ),
+)  # fmt: skip
+TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """The file of a table in a run folder."""
+    return folder / "tables" / f"{name}.parquet"
+
+
+def empty_table(name: str) -> "pd.DataFrame":
+    """A table without rows."""
+    import pandas as pd
+
+    return pd.DataFrame({column: [] for column in TABLES[name].names})
+
+
+def read_table(path: Path, name: str) -> "pd.DataFrame":
+    """The rows of a parquet file that holds the table `name`. Raises InputError, one line naming file and column."""
+    import numpy as np
+    import pandas as pd
+
+    try:
+        rows = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged byte makes the reader, or pandas, raise errors of every kind
+        raise InputError(f"{path}: not readable as parquet: {error or type(error).__name__}") from None
+    table = TABLES[name]
+    rows = rows.assign(**{column.name: np.nan for column in table.columns if column.added and column.name not in rows})
+    _check(rows, table, path)
+    return rows.loc[:, list(table.names)]
+
+
+def write_table(path: Path, name: str, rows: "pd.DataFrame") -> None:
+    """Write rows as the table `name`, its columns in order and its rows sorted. Raises InputError, one line naming file and column."""
+    table = TABLES[name]
+    _check(rows, table, path)
+    write_parquet(path, rows.loc[:, list(table.names)].sort_values(list(table.sort_keys), ignore_index=True))
+
+
+def _check(rows: "pd.DataFrame", table: Table, path: Path) -> None:
+    import numpy as np
+
+    for column in table.columns:
+        if column.name not in rows:
+            raise InputError(f"{path}: column {column.name} is missing")
+        if reason := _misfit(rows[column.name], column):
+            raise InputError(f"{path}: column {column.name}: {reason}")
+    for name in rows.columns:
+        if name not in table.names:
+            raise InputError(f"{path}: column {name}: table {table.name} has no such column")
+    if table.unique and (repeated := int(rows.duplicated(list(table.unique)).sum())):
+        raise InputError(f"{path}: {repeated} rows have the same {', '.join(table.unique)} as another")
+    for name in table.finite:
+        if bad := int((~np.isfinite(rows[name].to_numpy(dtype=float))).sum()):
+            raise InputError(f"{path}: column {name}: {bad} rows are NaN or infinite")
+
+
+def _misfit(values: "pd.Series", column: Column) -> str:
+    """Why these cannot be a column's values, or ""."""
+    import pandas as pd
+
+    known = values.dropna()
+    if not column.nullable and len(known) < len(values):
+        return f"{len(values) - len(known)} rows have none"
+    if column.kind == "text":
+        return "" if isinstance(values.dtype, pd.StringDtype) or all(isinstance(value, str) for value in known) else "texts are needed"
+    if len(known) and not pd.api.types.is_numeric_dtype(values):
+        return f"numbers are needed, got {values.dtype}"
+    return "whole numbers are needed" if column.kind == "whole" and bool((known % 1 != 0).any()) else ""
