@@ -163,9 +163,9 @@ def forest_of(table: pd.DataFrame, labels: Sequence[str]) -> Forest | None:
         where = f"{'all axes' if axis == POOLED else axis}{'' if at == 'final' else f', {at}'}"
         for scorer in scorers:
             row = rows.get((a, b, axis, scorer, at), {})
+            values = ((label, *(float(row.get(name, NAN)) for name in source)) for label, source in sources.items())
             estimates = tuple(
-                Estimate(label, *(float(row.get(name, NAN)) for name in source), family="mean" if label == "mean" else "")
-                for label, source in sources.items()
+                Estimate(label, value, low, high, family="mean" if label == "mean" else "") for label, value, low, high in values
             )
             title = f"{a} \N{MINUS SIGN} {b}: {scorer}, {where}"
             panels.append(ForestPanel(title, estimates, x_label=f"{scorer}: difference"))

@@ -70,11 +70,10 @@ def column(
     paper: bool = False,
 ) -> Column:  # fmt: skip
     """A column of numbers: `key` and what stands beside it name columns of the frame."""
-    sources = {"sd": sd, "low": low, "high": high, "limit": limit}
 
     def cell(row: Row) -> Cell:
-        beside = {name: _float(row.get(source)) for name, source in sources.items() if source}
-        return Value(_float(row.get(key)), form, standing=row.get(standing) or "", **beside)
+        amount, spread, lower, upper, budget = (_float(row.get(source)) for source in (key, sd, low, high, limit))
+        return Value(amount, form, spread, lower, upper, limit=budget, standing=row.get(standing) or "")
 
     return Column(head, cell, paper)
 

@@ -21,26 +21,26 @@ class Span:
 
 
 Text = tuple[Span, ...]
+MARKS = {"**": "strong", "*": "emphasis", "`": "code"}
 _TOKEN = re.compile(r"\*\*|\*|`|\{(\w+)\}")
 
 
 def say(template: str, /, **values: object) -> Text:
     """The text of a template with **strong**, *emphasised* and `code` parts; {names} are filled with texts, or with data that stay data."""
     spans: list[Span] = []
-    look = {"strong": False, "emphasis": False, "code": False}
-    start = 0
+    look, start = Span(""), 0
     for token in _TOKEN.finditer(template):
         if token.start() > start:
-            spans.append(Span(template[start : token.start()], **look))
+            spans.append(replace(look, text=template[start : token.start()]))
         if name := token[1]:
             value = values[name]
             parts = value if isinstance(value, tuple) else (Span(str(value), data=True),)
-            spans += [replace(span, **{key: on or getattr(span, key) for key, on in look.items()}) for span in parts]
+            spans += [replace(span, **{key: getattr(look, key) or getattr(span, key) for key in MARKS.values()}) for span in parts]
         else:
-            key = {"**": "strong", "*": "emphasis", "`": "code"}[token[0]]
-            look[key] = not look[key]
+            key = MARKS[token[0]]
+            look = replace(look, **{key: not getattr(look, key)})
         start = token.end()
-    return (*spans, Span(template[start:], **look)) if start < len(template) else tuple(spans)
+    return (*spans, replace(look, text=template[start:])) if start < len(template) else tuple(spans)
 
 
 def keep_ends(text: str, write: Callable[[str], str]) -> str:

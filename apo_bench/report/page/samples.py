@@ -143,7 +143,7 @@ def _verdicts(
     judged = judged.sort_values(["prompt_id", "judge", "arm_a", "arm_b", "seed_a", "seed_b", "round", "order"])
     answer = dict(zip(zip(*(rows[key].tolist() for key in KEYS), strict=True), rows["text"], strict=True))
     names = sorted(set(judged["judge"]))
-    columns: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "said")}
+    columns: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words")}
     for row in rows_of(judged):
         rounds = [int(part) if part.isdecimal() else -1 for part in (row.round.split("/")[0], row.round.split("/")[-1])]
         sides = (row.arm_a, row.seed_a, rounds[0]), (row.arm_b, row.seed_b, rounds[1])

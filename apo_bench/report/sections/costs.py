@@ -91,7 +91,7 @@ def _added(marginal: pd.DataFrame) -> list[Block]:
     if marginal["marginal"].isna().all():
         return []
     units = list(dict.fromkeys(marginal["unit"]))
-    frame = marginal.pivot(index="arm", columns="unit", values="marginal").reindex(dict.fromkeys(marginal["arm"])).reset_index()
+    frame = marginal.pivot(index="arm", columns="unit", values="marginal").reindex(list(dict.fromkeys(marginal["arm"]))).reset_index()
     sums = marginal.groupby("unit")[["alone_sum", "marginal_sum"]].sum().to_dict("index")
     saved = [
         f"{count(sums[unit]['marginal_sum'])} {unit} in place of {count(sums[unit]['alone_sum'])} "

@@ -255,7 +255,7 @@ def dev_section(run: Run) -> Section:
             final = [value.get((arm, seed, run.final_round[arm], scorer), NAN) for seed in chosen]
             dev_best = [value.get((arm, seed, round_, scorer), NAN) for seed, round_ in chosen.items()]
             for at, values in (("final", final), ("dev_best", dev_best)):
-                name, series = f"{scorer}, {at}", pd.Series(values, dtype=float)
+                name, series = f"{scorer}, {at}", pd.Series(values).astype(float)
                 row |= {name: series.mean(), f"{name}_sd": series.std()}
         rows.append(row)
     shown = [f"{scorer}, {at}" for scorer in scorers for at in ("final", "dev_best")]

@@ -302,7 +302,7 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
     data = {
         "arms": ["a"], "axes": ["x"], "scorers": ["proxy"], "gold": "g", "texts": texts, "responses": responses,
         "prompts": {"id": texts, "axis": [0] * n, "turns": [[["user", place]] for place in range(n)]},
-        "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "said"), none),
+        "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"), none),
     }  # fmt: skip
     report = Report("many", [], (), [Part("samples", "Samples", [])], {})
     path = tmp_path / "many.html"

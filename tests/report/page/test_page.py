@@ -293,7 +293,7 @@ def test_verdicts_have_both_orders_and_the_judges_words(html: str) -> None:
     assert len(verdicts["order"]) == 2 * 3 * 12
     for place, prompt in enumerate(verdicts["prompt"]):
         order, seed = ("ab", "ba")[verdicts["order"][place]], verdicts["seeds"][place][0]
-        assert texts[verdicts["said"][place]] == said_by(ids[prompt], order, seed)
+        assert texts[verdicts["words"][place]] == said_by(ids[prompt], order, seed)
         assert (data["arms"][verdicts["a"][place]], data["arms"][verdicts["b"][place]]) == ("apo_rjs", "golden_refresh")
         assert verdicts["rounds"][place] == [1, 1]
     missing = [place for place, choice in enumerate(verdicts["choice"]) if choice is None]
