@@ -28,7 +28,7 @@ NO_TORCH_AT_START = (
     "judging.judge_result judging.auditing judging.simulated "
     "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
     "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
-    "analysis.reproduction_text plan.fit plan.saved "
+    "analysis.reproduction_text plan.saved plan.sizing "
     "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors "
     "run.executors.local run.executors.ray run.worker run.experiment run.job_runner run.trials run.runner run.start run.variations "
     "run.status run.gc exchange.annotations"

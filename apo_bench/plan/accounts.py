@@ -1,4 +1,4 @@
-"""What a run would spend, arm by arm in the order of a run: who comes later finds made what came before."""
+"""What a run would spend, arm by arm in the order of a run: later arms share the artifacts of earlier ones."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from apo_bench.evaluation.evaluate import RoundEvaluation
 from apo_bench.lab import Lab
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.plan.counting import CountingContext, play
-from apo_bench.plan.fit import with_value
+from apo_bench.plan.sizing import with_value
 from apo_bench.types import Round
 
 BENCH = "_bench"
@@ -29,16 +29,16 @@ TABLES = 0.25  # of what evaluations take on disk, their rows take in tables and
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that what is made first by an arm takes: all, and those of them that are weights. NaN: not known."""
+    """Bytes of the artifacts that an account computes first: all, and the weights among them. NaN: not known."""
 
     all: float = 0.0
     weights: float = 0.0
 
     @classmethod
-    def of(cls, made: Iterator[PlannedArtifact]) -> "Disk":
-        everything = list(made)
-        rows = sum(one.bytes for one in everything if one.kind == "evaluations")
-        return cls(sum(one.bytes for one in everything) + TABLES * rows, sum(one.weights for one in everything))
+    def of(cls, artifacts: Iterator[PlannedArtifact]) -> "Disk":
+        everything = list(artifacts)
+        rows = sum(artifact.bytes for artifact in everything if artifact.kind == "evaluations")
+        return cls(sum(part.bytes for part in everything) + TABLES * rows, sum(part.weights for part in everything))
 
     def __add__(self, other: "Disk") -> "Disk":
         return Disk(self.all + other.all, self.weights + other.weights)
@@ -49,25 +49,25 @@ class Disk:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be computed, by kind of artifact: how many, and how much: FLOPs, and of samples the tokens there is room for.
+    """What is computed, by kind of artifact: how many, and how much work: FLOPs, or for samples the tokens there is room for.
 
-    A batch of samples is done when its longest is. NaN: not known.
+    A batch of samples ends with its longest response. NaN: not known.
     """
 
     artifacts: Mapping[str, float]
     amounts: Mapping[str, float]
 
     @classmethod
-    def of(cls, made: Sequence[PlannedArtifact], share: float = 1.0) -> "Work":
-        kinds = dict.fromkeys(one.kind for one in made)
-        amount = {kind: [one.work for one in made if one.kind == kind] for kind in kinds}
+    def of(cls, planned: Sequence[PlannedArtifact], share: float = 1.0) -> "Work":
+        kinds = dict.fromkeys(artifact.kind for artifact in planned)
+        amount = {kind: [artifact.work for artifact in planned if artifact.kind == kind] for kind in kinds}
         return cls({kind: share * len(amount[kind]) for kind in kinds}, {kind: share * sum(amount[kind]) for kind in kinds})
 
 
 class Accounts:
     """The accounts of one experiment. `base` is the folder that its method files are relative to.
 
-    Raises InputError for a method that cannot be had; what an arm-seed would fail of is in `failures`, (account, seed, message).
+    Raises InputError for a method that cannot be resolved; arm-seeds that would fail are in `failures`, (account, seed, message).
     """
 
     def __init__(self, context: CountingContext, base: Path | None) -> None:
@@ -77,10 +77,10 @@ class Accounts:
         self.disk: dict[str, Disk] = {}
         self._labs: dict[tuple[str, int], Lab] = {}  # of arms and of the A/A control
         self._tuned: list[tuple[str, int, dict[str, float], dict[str, float]]] = []
-        self._kept = 0  # artifacts that are somebody's already
+        self._kept = 0  # artifacts that an account has already
 
     def fill(self) -> None:
-        """Everything that a run of the experiment does."""
+        """Count everything that a run of the experiment does."""
         self.golds()
         self.tuning()
         for arm in self.context.experiment.arms:
@@ -95,21 +95,23 @@ class Accounts:
 
     def tuning(self) -> None:
         """Every trial is its arm again, at its setting and on tuning's seeds, scored on dev prompts."""
-        asked, context = self.context.experiment.tune, self.context
-        for arm, grid in asked.grids.items() if asked else ():
-            for seed in asked.seeds if asked else ():
+        tuning, context = self.context.experiment.tune, self.context
+        if tuning is None:
+            return
+        for arm, grid in tuning.grids.items():
+            for seed in tuning.seeds:
                 labs = []
-                for number, setting in enumerate(tune.trials(arm, grid, asked.trials if asked else 0)):
+                for number, setting in enumerate(tune.trials(arm, grid, tuning.trials)):
                     lab, error = play(context, arm, self._method(arm, setting), seed)
                     labs.append(lab)
                     self.failures += [(f"{TUNING}{arm}", seed, f"trial {number + 1}: {error}")] if error else []
-                    for one in lab.rounds if not error else ():
-                        examined = RoundEvaluation(context, one, seed)
-                        examined.dev_score()
-                        examined.divergence(context.dev_prompts)
+                    for round_ in lab.rounds if not error else ():
+                        evaluation = RoundEvaluation(context, round_, seed)
+                        evaluation.dev_score()
+                        evaluation.divergence(context.dev_prompts)
                 used = {unit: float((max if unit in STOCKS else sum)(lab.used[unit] for lab in labs)) for unit in UNITS}
                 new = marginals((number, lab.charged, lab.seen) for number, lab in enumerate(labs)).values()
-                self._tuned.append((f"{TUNING}{arm}", seed, used, {unit: sum(one[unit] for one in new) for unit in UNITS}))
+                self._tuned.append((f"{TUNING}{arm}", seed, used, {unit: sum(spent[unit] for spent in new) for unit in UNITS}))
             self._take(f"{TUNING}{arm}")
 
     def arm_seed(self, account: str, arm: str, seed: int) -> None:
@@ -119,19 +121,19 @@ class Accounts:
             self.failures.append((account, seed, error))
         else:
             first = lab.rounds[0].reward_model
-            for one in (Round(self.context.initial_policy, first), *lab.rounds):
-                self.context.evaluate(one, seed, first)
+            for round_ in (Round(self.context.initial_policy, first), *lab.rounds):
+                self.context.evaluate(round_, seed, first)
         self._take(account)
 
     def controls(self) -> None:
         experiment = self.context.experiment
-        reference, asked = experiment.reference, experiment.controls
-        for seed in aa_seeds(experiment) if asked.aa else ():
+        reference, controls = experiment.reference, experiment.controls
+        for seed in aa_seeds(experiment) if controls.aa else ():
             self.arm_seed(AA, reference, seed)
-        for seed in experiment.seeds if asked.oracle else ():
-            if (rounds := self._labs[reference, seed].rounds) and (reference, seed) not in {one[:2] for one in self.failures}:
+        for seed in experiment.seeds if controls.oracle else ():
+            if (rounds := self._labs[reference, seed].rounds) and (reference, seed) not in {failure[:2] for failure in self.failures}:
                 self.context.evaluate_oracle(rounds[-1], seed)
-        if asked.oracle:
+        if controls.oracle:
             self._take(ORACLE)
 
     def ledger(self) -> pd.DataFrame:
@@ -142,19 +144,19 @@ class Accounts:
         for (account, seed), lab in self._labs.items():
             budget = experiment.budget_of(experiment.reference if account == AA else account)
             rows += [(account, seed, unit, used, new[account, seed][unit], budget.get(unit, math.nan)) for unit, used in lab.used.items()]
-        rows += [(arm, seed, unit, used[unit], made[unit], math.nan) for arm, seed, used, made in self._tuned for unit in UNITS]
+        rows += [(arm, seed, unit, used[unit], marginal[unit], math.nan) for arm, seed, used, marginal in self._tuned for unit in UNITS]
         spent = {unit: sum(counts.get(unit, 0.0) for counts in self.context.charged.values()) for unit in UNITS}
         spent["human_pairs"] = float(len(task.pairs["gold"]) + (len(task.pairs["dev"]) if self.context.dev_prompts else 0))
         rows += [(BENCH, -1, unit, spent[unit], spent[unit], math.nan) for unit in UNITS]
         return pd.DataFrame(rows, columns=["arm", "seed", "unit", "used", "marginal", "budget"])
 
     def work(self) -> dict[str, Work]:
-        """What each arm has to compute alone, a mean over seeds, and all together."""
-        made, seeds = self.context.planned, len(self.context.experiment.seeds)
+        """What each arm computes alone, as a mean over seeds, and what the whole run computes."""
+        planned, seeds = self.context.planned, len(self.context.experiment.seeds)
         of_arm: dict[str, list[PlannedArtifact]] = {}
         for (account, _), lab in self._labs.items():
-            of_arm.setdefault(account, []).extend(made[key] for key in lab.charged)
-        return {**{arm: Work.of(those, 1 / seeds) for arm, those in of_arm.items()}, RUN: Work.of(list(made.values()))}
+            of_arm.setdefault(account, []).extend(planned[key] for key in lab.charged)
+        return {**{arm: Work.of(those, 1 / seeds) for arm, those in of_arm.items()}, RUN: Work.of(list(planned.values()))}
 
     def _method(self, arm: str, setting: Mapping[str, Any]) -> Any:
         sized = self.context.experiment.arms[arm]
@@ -163,6 +165,6 @@ class Accounts:
         return resolve(sized.use, sized.parameters, base=self.base, arm=f"arms.{arm}")
 
     def _take(self, account: str) -> None:
-        """What has been made since is this one's."""
+        """Assign the artifacts since the last call to this account."""
         self.disk[account] = self.disk.get(account, Disk()) + Disk.of(islice(self.context.planned.values(), self._kept, None))
         self._kept = len(self.context.planned)

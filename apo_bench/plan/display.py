@@ -31,9 +31,9 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
     yield table
     if plan.fits:
         table = _table("arm", "sized by", "value", "to spend as", "ratio", "beside", title="Sized arms")
-        for one in plan.fits.values():
-            beside = ", ".join(f"{value:g}: {ratio:.3f}" for value, ratio in one.beside)
-            table.add_row(one.arm, one.by, f"{one.value:g}", f"{one.to} ({one.unit})", f"{one.ratio:.3f}", beside)
+        for size in plan.fits.values():
+            beside = ", ".join(f"{value:g}: {ratio:.3f}" for value, ratio in size.beside)
+            table.add_row(size.arm, size.by, f"{size.value:g}", f"{size.to} ({size.unit})", f"{size.ratio:.3f}", beside)
         yield table
     if len(plan.matches):
         table = _table("pair", "matched", "not matched", "declared but not matched", title="Matched in the plan")
@@ -53,13 +53,14 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
         yield table
     if plan.judges:
         table = _table("judge", "questions", "audit", "worst cost", "its limit", title="Questions to judges, at most")
-        for one in plan.judges:
-            table.add_row(one.name, f"{one.questions:,}", f"{one.audit_questions:,}", _usd(one.worst_usd), _usd(one.max_usd))
+        for judge in plan.judges:
+            questions, audit = f"{judge.questions:,}", f"{judge.audit_questions:,}"
+            table.add_row(judge.name, questions, audit, _usd(judge.worst_usd), _usd(judge.max_usd))
         yield table
     table = _table("primary contrast", "axis", "seeds x clusters", "difference", title="Smallest difference that would be found")
-    for one in plan.detectable:
-        found = one.note if math.isnan(one.difference) else f"{one.difference:.3g}"
-        table.add_row(f"{one.a} - {one.b}", one.axis, f"{one.n_seeds} x {one.n_clusters}", found)
+    for contrast in plan.detectable:
+        smallest = contrast.note if math.isnan(contrast.difference) else f"{contrast.difference:.3g}"
+        table.add_row(f"{contrast.a} - {contrast.b}", contrast.axis, f"{contrast.n_seeds} x {contrast.n_clusters}", smallest)
     yield table
     yield from (f"would fail: {arm}, seed {seed}: {one_line(message)}" for arm, seed, message in plan.failures)
     disk = sum(plan.disk.values(), Disk())

@@ -1,7 +1,7 @@
 """How long a run takes and how much memory, from a short probe of this machine: each verb at the experiment's sizes and batch shapes.
 
-A probe runs in a process of its own, as a run's worker does, and writes nothing that stays. What it finds is true of this machine, of
-now, and of one process at a time.
+A probe runs in a process of its own, as a run's worker does, and leaves no files. Its measurements hold for this machine, at this time,
+and for one process at a time.
 """
 
 import math
@@ -23,11 +23,11 @@ from apo_bench.plan.projection import Plan
 from apo_bench.types import Demonstration, Pair, Prompt
 
 LONG_S = 2.0  # a verb that takes longer is not tried at a second size
-FEW, MANY = 2, 8  # updates of a fit
+FEW, MANY = 2, 8  # updates of a training
 N = 4  # samples a prompt
 ANSWERS = 32  # that tell how long answers are
 STATE = 4  # copies of a model's weights in training: themselves, gradients, and Adam's two moments
-WORKED = ("samples", "scores", "kl", "reward_models", "policies")  # kinds of artifact that take models to make
+WITH_MODELS = ("samples", "scores", "kl", "reward_models", "policies")  # kinds of artifact that models compute
 KL_LIKE = "scores"  # reading answers twice takes what scoring takes
 
 
@@ -66,7 +66,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What the probing process is told."""
+    """What the probing process measures."""
 
     policy: PolicyModel
     reward: NeuralReward | None
@@ -74,7 +74,7 @@ class _Trial:
     vocabulary: tuple[str, ...] | None
     prompts: tuple[Prompt, ...]
     pairs: tuple[Pair, ...]
-    began: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.time)
 
 
 def probe(experiment: Experiment, task: Task) -> Probe:
@@ -107,7 +107,7 @@ def answer_tokens(experiment: Experiment, task: Task) -> float | None:
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
         try:
             return process.submit(_answer, policy, task.prompts["policy"][:ANSWERS]).result()
-        except Exception:  # whatever is wrong with the model, an arm will say
+        except Exception:  # an arm will report what is wrong with the model
             return None
 
 
@@ -123,16 +123,16 @@ def _answer(policy: PolicyModel, prompts: Sequence[Prompt]) -> float:
 
 
 def timing(plan: Plan, measured: Probe, workers: int) -> Timing:
-    """What the plan's work takes at the measured rates."""
+    """Time and memory of the plan's work at the measured rates."""
     arms = {arm: work for arm, work in plan.work.items() if arm != RUN}
     rates = {**measured.rates, **({"kl": measured.rates[KL_LIKE]} if KL_LIKE in measured.rates else {})}
 
     def seconds(kinds: Mapping[str, float], amounts: Mapping[str, float]) -> float:
-        known = ((rates.get(kind), n, amounts[kind]) for kind, n in kinds.items() if kind in WORKED)
+        known = ((rates.get(kind), n, amounts[kind]) for kind, n in kinds.items() if kind in WITH_MODELS)
         return sum(n * rate.call_s + amount * rate.unit_s if rate else math.nan for rate, n, amount in known if amount)
 
     def peak(kinds: Mapping[str, float], amounts: Mapping[str, float]) -> float:
-        used = [kind for kind in kinds if kind in WORKED and amounts[kind]]
+        used = [kind for kind in kinds if kind in WITH_MODELS and amounts[kind]]
         return max(rates[kind].peak_bytes for kind in used) if used and all(kind in rates for kind in used) else math.nan
 
     arm_s = {arm: seconds(work.artifacts, work.amounts) for arm, work in arms.items()}
@@ -154,7 +154,7 @@ def _measure(trial: _Trial) -> Probe:
     from apo_bench.types import Policy, RewardModel
 
     policies.in_one_thread()
-    start_s, rates = time.time() - trial.began, {}
+    start_s, rates = time.time() - trial.started, {}
     with tempfile.TemporaryDirectory() as scratch:
         engine, spec = open_engine(EngineChoice(memory_gb=1e-9), Executor(), Path(scratch)), trial.policy  # every call loads its model
         base = Policy(_new(scratch, "policies").name)
@@ -205,11 +205,11 @@ def _rate(verb: Callable[[int], float], small: int, large: int) -> Rate:
     first = verb(small), time.monotonic() - started
     if first[1] > LONG_S:
         return Rate(0.0, first[1] / first[0], _peak_bytes())
-    found = []
+    timings = []
     for size in (small, large):
         started = time.monotonic()
-        found.append((verb(size), time.monotonic() - started))
-    (few, short), (many, long) = found
+        timings.append((verb(size), time.monotonic() - started))
+    (few, short), (many, long) = timings
     unit_s = max(0.0, (long - short) / (many - few)) or long / many
     return Rate(max(0.0, short - unit_s * few), unit_s, _peak_bytes())
 

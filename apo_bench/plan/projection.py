@@ -1,6 +1,7 @@
-"""An experiment -> its plan: what every arm would spend, what sharing saves, which pairs are matched, what judges cost, what can be found.
+"""An experiment -> its plan: what every arm would spend, what sharing saves, which pairs match, what judges cost, and which
+differences the run could detect.
 
-Nothing is trained, asked or written.
+Nothing is trained, no judge is called, and nothing is written.
 """
 
 import math
@@ -27,13 +28,13 @@ from apo_bench.judging.verdicts import Question
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
 from apo_bench.plan.counting import CountingContext, counting_context
-from apo_bench.plan.fit import Fitted, fitted, with_fits
+from apo_bench.plan.sizing import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
 
 
 @dataclass(frozen=True)
 class JudgePlan:
-    """What one judge is asked at most. `worst_usd`: were every question as long as the longest and asked again; None: it has no price."""
+    """The most that one judge is asked. `worst_usd`: if every question were as long as the longest and asked twice; None: no price."""
 
     name: str
     questions: int
@@ -44,7 +45,7 @@ class JudgePlan:
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest difference of a primary pair on an axis that this design finds; NaN where `note` says why it is not known."""
+    """The smallest difference of a primary pair on an axis that this design can detect; NaN with the reason in `note`."""
 
     a: str
     b: str
@@ -61,8 +62,9 @@ class Plan:
 
     ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
     Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
-    as `costs.budget_matches`. failures: (account, seed, message) of what would fail. disk: by account, each thing where it is made first.
-    work: of each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
+    as `costs.budget_matches`. failures: (account, seed, message) of each arm-seed that would fail. disk: by account, each artifact where
+    it is computed first. work: of each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not
+    known here.
     """
 
     name: str
@@ -76,7 +78,7 @@ class Plan:
     judges: tuple[JudgePlan, ...]
     detectable: tuple[Detectable, ...]
     notes: tuple[str, ...]
-    fits: Mapping[str, Fitted]
+    fits: Mapping[str, MatchedArm]
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -105,18 +107,18 @@ def plan(
     response_tokens: float | None = None,
     initial_tokens: float | None = None,
     power: float = 0.8,
-    fits: Mapping[str, Fitted] | None = None,
+    fits: Mapping[str, MatchedArm] | None = None,
 ) -> Plan:
     """The plan of an experiment whose model paths are resolved. `base` is the folder that its method files are relative to.
 
     `pilot` is a finished run with the same primary pairs, which variances are taken from. `response_tokens`, `initial_tokens`: see
-    `counting.Expected`. `fits`: how arms are sized, where that has been solved; it is solved without. Raises InputError for a method, a
-    judge or a size that cannot be had. What an arm would fail of is in `failures`.
+    `counting.Expected`. `fits`: how arms are sized, if already solved; None solves it here. Raises InputError for a method, a
+    judge or a size that cannot be resolved. Arms that would fail are in `failures`.
     """
     if response_tokens is not None and not 1 <= response_tokens < math.inf:
         raise InputError(f"response_tokens: a mean length of 1 or more, got {response_tokens:g}")
     fits, unsized = (fits, []) if fits is not None else _fits(experiment, task, base)
-    experiment = with_fits(experiment, fits)
+    experiment = with_sizes(experiment, fits)
     context = counting_context(experiment, task, response_tokens, initial_tokens)
     accounts = Accounts(context, base)
     accounts.fill()
@@ -139,9 +141,9 @@ def plan(
     )
 
 
-def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mapping[str, Fitted], list[str]]:
+def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mapping[str, MatchedArm], list[str]]:
     try:
-        return fitted(experiment, task, base), []
+        return size_arms(experiment, task, base), []
     except NotHere as error:
         return {}, [f"{error}; sized arms are planned as the file has them."]
 
@@ -165,41 +167,41 @@ def _worst_usd(judge: ChatSettings, questions: int, audit: int, context: Countin
     pairs = context.task.pairs["test"]
     longest = max((text for pair in pairs for text in (pair.chosen, pair.rejected)), key=lambda text: len(text.encode()), default="")
     answer = "x" * max(len(longest.encode()), 4 * sampling.max_new_tokens)
-    asked = max(context.test_prompts, key=lambda prompt: sum(len(message.content.encode()) for message in prompt.messages))
+    longest_prompt = max(context.test_prompts, key=lambda prompt: sum(len(message.content.encode()) for message in prompt.messages))
     template = getattr(judge, "template", "by_axis")
-    messages = template_for(template, asked.axis).messages(Question(asked, answer, answer + " "))
+    messages = template_for(template, longest_prompt.axis).messages(Question(longest_prompt, answer, answer + " "))
     return 2 * (questions + audit) * judge.endpoint.cost_usd(most_tokens(messages), judge.max_tokens)
 
 
 def _detectable(run: Run, context: CountingContext, pilot: Run | None, power: float) -> Iterator[Detectable]:
     experiment = run.experiment
-    known = {(one.a, one.b, one.axis): one for one in primary_power(pilot, power=power)} if pilot else {}
+    known = {(size.a, size.b, size.axis): size for size in primary_power(pilot, power=power)} if pilot else {}
     for pair in experiment.compare.primary:
         for axis in experiment.compare.axes:
             clusters = {prompt.cluster_id for prompt in context.test_prompts if axis in (POOLED, prompt.axis)}
-            asked = Detectable(pair.a, pair.b, axis, len(experiment.seeds), len(clusters))
-            found = known.get((pair.a, pair.b, axis))
-            if found is None or found.components is None:
+            detectable = Detectable(pair.a, pair.b, axis, len(experiment.seeds), len(clusters))
+            pilot_power = known.get((pair.a, pair.b, axis))
+            if pilot_power is None or pilot_power.components is None:
                 why = (
                     "not known without a pilot"
                     if pilot is None
-                    else (found.note if found else "the pilot has no such primary pair and axis")
+                    else (pilot_power.note if pilot_power else "the pilot has no such primary pair and axis")
                 )
-                yield replace(asked, note=why)
+                yield replace(detectable, note=why)
                 continue
-            parts = found.components
+            parts = pilot_power.components
             difference = minimum_detectable_effect(
                 seed_sd=parts.seed_sd,
                 method_prompt_sd=parts.method_prompt_sd,
                 residual_sd=parts.residual_sd,
-                n_seeds=asked.n_seeds,
-                n_clusters=asked.n_clusters,
+                n_seeds=detectable.n_seeds,
+                n_clusters=detectable.n_clusters,
                 paired=parts.paired,
                 power=power,
                 alpha=ALPHA,
             )
-            note = "two seeds or two clusters make no test" if math.isnan(difference) else found.note
-            yield replace(asked, difference=difference, note=note)
+            note = "two seeds or two clusters make no test" if math.isnan(difference) else pilot_power.note
+            yield replace(detectable, difference=difference, note=note)
 
 
 def _notes(context: CountingContext, response_tokens: float | None, initial_tokens: float | None) -> Iterator[str]:
@@ -209,7 +211,7 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
     yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."
     if response_tokens is None and initial_tokens is not None:
         yield f"The initial policy's own answers have {initial_tokens:.1f}, as a few of them did that were sampled."
-    without = [name for name, one in _paths(experiment, expected) if one.model is None]
+    without = [name for name, size in _paths(experiment, expected) if size.model is None]
     if without:
         yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
     if experiment.tune:

@@ -1,4 +1,4 @@
-"""The plan that a run keeps in its folder: what its arms were to spend, and what disk it was to take. Reading it brings in no torch."""
+"""The plan saved in a run folder: what its arms were to spend, and the disk the run was to take. Reading it imports no torch."""
 
 import json
 import math
@@ -13,16 +13,16 @@ from apo_bench.data.task import Task
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.models.resolve import by_content
-from apo_bench.plan.fit import Fitted
+from apo_bench.plan.sizing import MatchedArm
 from apo_bench.provenance import code_hash, versions
 from apo_bench.store import write_json
 
-SEEDS = 1  # of the experiment's, that are counted: more would say the same, and the run waits for it
-KEPT = "plan.json"  # in a run folder's store
+SEEDS = 1  # of the experiment, counted: more would change little, and the run waits for it
+SAVED = "plan.json"  # in a run folder's store
 
 
 @dataclass(frozen=True)
-class KeptPlan:
+class SavedPlan:
     """arms: arm -> unit -> mean over seeds, alone. disk_bytes: of the whole run. None: not known. error: why nothing is planned, or ""."""
 
     key: str
@@ -32,7 +32,7 @@ class KeptPlan:
 
 
 def plan_key(experiment: Experiment, task: Task, base: Path) -> str:
-    """Names everything that a kept plan depends on. `experiment` has its sized arms as they were sized."""
+    """Names everything that a saved plan depends on. `experiment` has its sized arms as they were sized."""
     inputs = ("seeds", "evaluation", "budget", "arms", "tune", "controls")
     methods = [source_files(arm.use, arm.parameters, base=base) for arm in experiment.arms.values()]
     return digest({
@@ -45,29 +45,29 @@ def plan_key(experiment: Experiment, task: Task, base: Path) -> str:
     })  # fmt: skip
 
 
-def kept(folder: Path, experiment: Experiment, task: Task, base: Path) -> KeptPlan | None:
-    """The plan in a run folder, if it is of this question."""
+def read(folder: Path, experiment: Experiment, task: Task, base: Path) -> SavedPlan | None:
+    """The plan in a run folder, if it belongs to this question."""
     try:
-        found = KeptPlan(**json.loads((folder / "store" / KEPT).read_text(encoding="utf-8")))
+        plan = SavedPlan(**json.loads((folder / "store" / SAVED).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
-        return None  # absent, or damaged: it is made again
-    return found if found.key == plan_key(experiment, task, base) else None
+        return None  # absent or damaged: it is computed again
+    return plan if plan.key == plan_key(experiment, task, base) else None
 
 
-def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, Fitted]) -> KeptPlan:
-    """Count what a run would spend; whatever keeps a method from being counted is said in the plan, and is no reason not to run."""
+def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, MatchedArm]) -> SavedPlan:
+    """Count what a run would spend; what prevents a method from being counted stands in the plan, and does not stop the run."""
     from apo_bench.plan.accounts import BENCH, TUNING, Accounts, Disk
     from apo_bench.plan.counting import counting_context
-    from apo_bench.plan.fit import with_fits
     from apo_bench.plan.probe import answer_tokens
+    from apo_bench.plan.sizing import with_sizes
 
-    key, sized = plan_key(experiment, task, base), with_fits(experiment, fits)
+    key, sized = plan_key(experiment, task, base), with_sizes(experiment, fits)
     few = sized.model_copy(update={"seeds": sized.seeds[:SEEDS]})
     try:
         accounts = Accounts(counting_context(few, task, initial_tokens=answer_tokens(sized, task)), base)
         accounts.fill()
     except InputError as error:
-        return KeptPlan(key, {}, None, str(error))
+        return SavedPlan(key, {}, None, str(error))
     rows = accounts.ledger()
     means = rows[rows["arm"].isin(sized.arms)].groupby(["arm", "unit"])["used"].mean()
     failed = {account for account, _, _ in accounts.failures}
@@ -75,21 +75,21 @@ def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, Fitt
     more = len(sized.seeds) / len(few.seeds)
     fixed = (BENCH, *(name for name in accounts.disk if name.startswith(TUNING)))
     disk = sum((size if name in fixed else size.times(more) for name, size in accounts.disk.items()), Disk())
-    return KeptPlan(key, arms, _known(disk.all), "; ".join(f"{arm}, seed {seed}: {message}" for arm, seed, message in accounts.failures))
+    return SavedPlan(key, arms, _known(disk.all), "; ".join(f"{arm}, seed {seed}: {message}" for arm, seed, message in accounts.failures))
 
 
-def keep(folder: Path, plan: KeptPlan) -> None:
-    """Keep a plan in a run folder, for `kept`."""
-    write_json(folder / "store" / KEPT, asdict(plan))
+def save(folder: Path, plan: SavedPlan) -> None:
+    """Save a plan in a run folder, for `read`."""
+    write_json(folder / "store" / SAVED, asdict(plan))
 
 
-def check_disk(folder: Path, plan: KeptPlan) -> None:
-    """Raises InputError where the run still needs more than its file system has free. What is not known is not checked."""
+def check_disk(folder: Path, plan: SavedPlan) -> None:
+    """Raises InputError where the run still needs more than its file system has free. An unknown need is not checked."""
     if plan.disk_bytes is None:
         return
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    taken = sum(one.stat().st_blocks * 512 for one in folder.rglob("*") if one.is_file()) if folder.exists() else 0
+    taken = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
     if (needed := plan.disk_bytes - taken) > free:
         raise InputError(f"{folder}: the run still needs about {needed / 1e6:,.0f} MB of disk, and {free / 1e6:,.0f} MB are free there")
 

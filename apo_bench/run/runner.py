@@ -18,9 +18,9 @@ from apo_bench.config.plugins import source_files
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.plan import fit as fitting
 from apo_bench.plan import saved as plans
-from apo_bench.plan.fit import Fitted
+from apo_bench.plan import sizing
+from apo_bench.plan.sizing import MatchedArm
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.job_runner import ALL, JobRunner, JobSubset
@@ -65,7 +65,7 @@ def run(
     given = resolved
     _check(resolved, subset)
     fits = _fits(resolved)
-    resolved = resolved.with_overrides(fitting.overrides(fits))
+    resolved = resolved.with_overrides(sizing.overrides(fits))
     runner = JobRunner(resolved, workers)
     missing = [job for job in _first_jobs(resolved, subset) if runner.record(job) is None]
     for job in missing:
@@ -103,7 +103,7 @@ def run(
 def preview(resolved: ResolvedExperiment, subset: JobSubset = ALL) -> tuple[tuple[Job, bool], ...]:
     """The jobs that `run` would begin with (trials, where arms are tuned), and whether each is finished. Writes nothing."""
     subset.check(resolved.experiment)
-    resolved = resolved.with_overrides(fitting.overrides(_fits(resolved)))
+    resolved = resolved.with_overrides(sizing.overrides(_fits(resolved)))
     return tuple((job, records.finished(job, resolved) is not None) for job in _first_jobs(resolved, subset))
 
 
@@ -130,8 +130,8 @@ def _check(resolved: ResolvedExperiment, subset: JobSubset) -> None:
         chooser(resolved.experiment, resolved.task.ground_truth is not None)
 
 
-def _fits(resolved: ResolvedExperiment) -> dict[str, Fitted]:
-    return fitting.sized(resolved.folder, resolved.experiment, resolved.task, resolved.base)
+def _fits(resolved: ResolvedExperiment) -> dict[str, MatchedArm]:
+    return sizing.read_or_size(resolved.folder, resolved.experiment, resolved.task, resolved.base)
 
 
 def _first_jobs(resolved: ResolvedExperiment, subset: JobSubset) -> list[Job]:
@@ -166,7 +166,7 @@ def _open_judges(resolved: ResolvedExperiment) -> None:
     judges.open_judges(resolved.folder, resolved.experiment, resolved.task, resolved.base)
 
 
-def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, Fitted], given: ResolvedExperiment, *, running: bool) -> None:
+def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, MatchedArm], given: ResolvedExperiment, *, running: bool) -> None:
     """Write the experiment into its folder and, where jobs are to run, how arms were sized and what they are planned to spend.
 
     Raises InputError where the disk has no room for what is planned.
@@ -174,12 +174,12 @@ def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, Fitted], given:
     folder, experiment, task, base = resolved.folder, resolved.experiment, resolved.task, resolved.base
     plan = None
     if running:  # then torch is needed anyway, and disk will be
-        plan = plans.kept(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
+        plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
         plans.check_disk(folder, plan)
     write_text(folder / "experiment.yaml", dump_experiment(given.file.experiment))
     if plan:
-        fitting.keep(folder, given.experiment, task, base, fits)
-        plans.keep(folder, plan)
+        sizing.save(folder, given.experiment, task, base, fits)
+        plans.save(folder, plan)
 
 
 # --- after the jobs -----------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def _write_report(
     arm_records: Records,
     trial_records: Trials,
     control_records: Records,
-    fits: Mapping[str, Fitted],
+    fits: Mapping[str, MatchedArm],
 ) -> Sequence[Any]:
     """Write tables, manifest and report, and ask the judges, unless all of it is current; returns the judges without all answers."""
     folder, experiment, task, base = resolved.folder, resolved.experiment, resolved.task, resolved.base
@@ -206,8 +206,8 @@ def _write_report(
 
     _open_judges(resolved)  # before earlier tables are removed
     (folder / REPORT_KEY).unlink(missing_ok=True)
-    plan = plans.kept(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
-    plans.keep(folder, plan)
+    plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
+    plans.save(folder, plan)
     tables = gather_tables(
         folder, experiment, arm_records, trial_records, pairs_used=_shared_pairs(experiment, task), prompts=task.prompts["test"],
         controls=control_records, plan=plan.arms,

@@ -19,7 +19,7 @@ from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.opening import judge_context, open_judge
 from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
-from apo_bench.plan import fit as fitting
+from apo_bench.plan import sizing
 from apo_bench.provenance import PACKAGE
 from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, with_resolved_files
@@ -141,7 +141,7 @@ def _check_fits(file: ExperimentFile, tasks: TaskCache) -> Iterator[str]:
     """A note with the size of each arm that has `fit`."""
     base = file.path.parent.resolve()
     try:
-        fits = fitting.fitted(with_resolved_files(file.experiment, base), tasks.load(file.experiment, file.path.parent), base)
+        fits = sizing.size_arms(with_resolved_files(file.experiment, base), tasks.load(file.experiment, file.path.parent), base)
     except NotHere as error:
         yield str(error)
         return

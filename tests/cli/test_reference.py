@@ -29,7 +29,7 @@ def test_sections_have_their_places() -> None:
     places = reference.places(config.Experiment)
     assert places[config.Experiment] == [""]
     assert places[config.Comparison] == ["compare.primary.N", "compare.secondary.N"]
-    assert places[config.Fit] == ["arms.NAME.fit"]
+    assert places[config.MatchSpend] == ["arms.NAME.fit"]
     assert places[config.NgramReward] == ["models.reward", "models.gold.N.model"]
 
 

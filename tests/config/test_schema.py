@@ -321,6 +321,7 @@ JUNK = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(places(EXPERIMENT)), JUNK, st.sampled_from(["replace", "remove", "add"]))
 def test_a_mutated_experiment_loads_or_is_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], junk: Any, how: str

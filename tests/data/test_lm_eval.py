@@ -93,6 +93,7 @@ def results(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_lm_eval_sees_our_test_pairs(results: dict[str, Any], data: Path, name: str):
     """The first documents are the first test pairs of load_task, the label points at the chosen side, and all were scored."""

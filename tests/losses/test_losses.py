@@ -101,6 +101,7 @@ def slow_rrhf(logps: Sequence[float], lengths: Sequence[int], scores: Sequence[f
 RESPONSE = st.tuples(st.floats(-50, -0.01), st.integers(1, 30), st.sampled_from([-1.0, 0.0, 0.5, 2.0]))
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(1, 5), st.integers(1, 4), st.floats(0.1, 10))
 def test_rrhf_equals_a_slow_loop(data: st.DataObject, n: int, batch: int, weight: float):
     groups = data.draw(st.lists(st.lists(RESPONSE, min_size=n, max_size=n), min_size=batch, max_size=batch))
@@ -116,6 +117,7 @@ def test_losses_are_told_apart_by_class_and_fields():
     assert APOLoss(0.1, 4) == APOLoss(0.1, 4, "ranking") != APOLoss(0.1, 4, "difference")
 
 
+@pytest.mark.slow
 def test_dpo_equals_trl_on_one_batch(tmp_path: Path, tiny_policy: Any):
     """The same prompts, pairs and models through TRL's DPOTrainer.compute_loss."""
     trl = pytest.importorskip("trl")

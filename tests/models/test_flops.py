@@ -90,6 +90,7 @@ def shipped() -> dict[str, tuple[dict[str, Any], bool, int]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fields", "generates", "length"), shipped().values(), ids=shipped())
 def test_every_shipped_model_is_within_two_percent_of_torchs_count(fields: dict[str, Any], generates: bool, length: int) -> None:
     """Forward and training, at the longest texts the experiment lets through; plain 2 N D would be up to 17 % less."""
@@ -101,6 +102,7 @@ def test_every_shipped_model_is_within_two_percent_of_torchs_count(fields: dict[
     assert training == pytest.approx(counted(model, length, backward=True), rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
 @pytest.mark.parametrize(("name", "generates"), [("SmolLM2-135M", True), ("Qwen3-0.6B", False)])
 def test_adapters_are_counted_as_torch_does(name: str, generates: bool, targets: Any) -> None:
@@ -132,6 +134,7 @@ def test_by_hand() -> None:
     assert flops.training(model, PLAIN).flops(10, [3, 5]) == 60 * n + 3 * 128 * 10 * 34 / 8
 
 
+@pytest.mark.slow
 def test_what_is_frozen_and_what_is_adapted_by_hand() -> None:
     """Frozen MLPs, 2 x 3 x 512 weights, save their own gradients, 2 a token.
 

@@ -70,6 +70,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PolicyModel]:
     return folder / "trained", spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_every_answer_belongs_to_its_prompt(echo: Any, batch_size: int) -> None:
     """Prompts of mixed lengths in no order of length: sorted, batched, padded on the left and put back."""
@@ -279,6 +280,7 @@ def test_kl_against_a_plain_loop(tiny_policy: Any, other_policy: Path) -> None:
     assert min(nats) > 0.01
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(words=st.lists(st.sampled_from("how do i wash it rinse and dry no boil".split()), max_size=7))
 def test_kl_is_never_negative(tiny_policy: Any, other_policy: Path, words: list[str]) -> None:

@@ -63,6 +63,7 @@ def scores(folder: Path, items: Sequence[tuple[Prompt, str]], **fields: Any) -> 
     return rewards.score(folder, items, settings(**fields))[0]
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_its_batch(reward_model: Path) -> None:
     """All together, in twos, alone, in reverse: the same to 1e-4; and different texts differ by far more."""
     alone = [scores(reward_model, [item])[0] for item in ITEMS]

@@ -76,16 +76,17 @@ def test_the_plan_is_what_the_run_spends(real: Path) -> None:
     run = read_run(real)
     answers = pd.read_parquet(real / "tables" / "responses.parquet")
     length = float(answers.loc[answers["round"] == 0, "tokens"].mean())
-    found = plan(run.experiment, tiny_task(), response_tokens=length)
-    assert not found.failures
+    projected = plan(run.experiment, tiny_task(), response_tokens=length)
+    assert not projected.failures
     actual = run.tables["ledger"].groupby(["arm", "unit"])["used"].mean().to_dict()
-    for arm, units in found.used().items():
+    for arm, units in projected.used().items():
         for unit in (*COUNTS, *(EXPECTED if arm != BENCH else ())):
             assert units[unit] == pytest.approx(actual[arm, unit], rel=0.1 if unit in EXPECTED else 0), (arm, unit)
-    kept = sum(one.stat().st_size for kind in ("policies", "reward_models") for one in (real / "store" / kind).rglob("*/model.safetensors"))
-    assert sum(one.weights for one in found.disk.values()) == pytest.approx(kept, rel=0.2)
-    left = sum(one.stat().st_blocks * 512 for one in real.rglob("*"))
-    assert sum(one.all for one in found.disk.values()) == pytest.approx(left, rel=0.2)
+    folders = [real / "store" / kind for kind in ("policies", "reward_models")]
+    kept = sum(path.stat().st_size for folder in folders for path in folder.rglob("*/model.safetensors"))
+    assert sum(disk.weights for disk in projected.disk.values()) == pytest.approx(kept, rel=0.2)
+    left = sum(path.stat().st_blocks * 512 for path in real.rglob("*"))
+    assert sum(disk.all for disk in projected.disk.values()) == pytest.approx(left, rel=0.2)
 
 
 @pytest.mark.parametrize(("name", "n_arms"), [("quickstart", 3), ("sim_main", 15)])
@@ -115,12 +116,12 @@ def test_what_arms_share_is_paid_once() -> None:
     policy's 12 samples in between. Both see the same 32 pairs and 6 golden responses a seed. All kinds match.
     """
     apo = {"use": APO, "rounds": 2, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL_TURN}}
-    found = planned(arms={"golden_refresh": {**apo, "opponent": "initial"}, "apo_rjs": apo})
-    alone, here = found.used(), found.used("marginal")
+    projected = planned(arms={"golden_refresh": {**apo, "opponent": "initial"}, "apo_rjs": apo})
+    alone, here = projected.used(), projected.used("marginal")
     assert alone["apo_rjs"]["sampled_responses"] == 56
     assert here["golden_refresh"]["sampled_responses"] == 56
     assert [here["apo_rjs"][unit] for unit in ("sampled_responses", "human_pairs", "golden_responses")] == [12, 0, 0]
-    assert set(found.matches.loc[found.matches["kind"] != "", "matched"]) == {"yes"}
+    assert set(projected.matches.loc[projected.matches["kind"] != "", "matched"]) == {"yes"}
 
 
 @pytest.mark.parametrize(
@@ -136,19 +137,19 @@ def test_what_arms_share_is_paid_once() -> None:
 def test_every_player_plans_alone_in_apo_and_after_sft(player: dict[str, Any]) -> None:
     apo = {"use": APO, "rounds": 1, "samples_per_prompt": 2, "player": player}
     sft = {"use": "baselines/sft.py@SFT", "then": player, "then_rounds": 1}
-    found = planned(
+    projected = planned(
         arms={"alone": player, "apo": apo, "sft": sft, "golden": {"use": "baselines/sft.py@SFT", "imitate": "golden"}}, seeds=[0]
     )
-    assert not found.failures
-    assert all(units["flops"] > 0 for units in found.used().values())
+    assert not projected.failures
+    assert all(units["flops"] > 0 for units in projected.used().values())
 
 
 def test_a_users_method_plans(tmp_path: Path) -> None:
     """5 prompts x 2 samples are sampled and scored; 32 pairs in batches of 16 are 2 updates, 5 demonstrations one."""
     (tmp_path / "own.py").write_text(OWN)
-    found = planned(tmp_path, {"own": {"use": "own.py@BestOnce"}}, seeds=[0])
-    assert not found.failures
-    assert [found.used()["own"][unit] for unit in COUNTS] == [32, 0, 10, 10, 2, 1]
+    projected = planned(tmp_path, {"own": {"use": "own.py@BestOnce"}}, seeds=[0])
+    assert not projected.failures
+    assert [projected.used()["own"][unit] for unit in COUNTS] == [32, 0, 10, 10, 2, 1]
 
 
 def test_tuning_is_each_trial_once_more_and_its_dev_scores() -> None:
@@ -162,15 +163,15 @@ def test_tuning_is_each_trial_once_more_and_its_dev_scores() -> None:
     tune = {"trials": 2, "seeds": [7], "grids": {"rjs": grid}}
     evaluation = {**tiny_tree()["evaluation"], "dev_prompts": 4}
     without = planned(arms=arms, seeds=[0], evaluation=evaluation)
-    found = planned(arms=arms, seeds=[0], evaluation=evaluation, tune=tune)
-    assert found.accounts == ("rjs", "_tune.rjs", BENCH)
-    spent, new = found.used()["_tune.rjs"], found.used("marginal")["_tune.rjs"]
+    projected = planned(arms=arms, seeds=[0], evaluation=evaluation, tune=tune)
+    assert projected.accounts == ("rjs", "_tune.rjs", BENCH)
+    spent, new = projected.used()["_tune.rjs"], projected.used("marginal")["_tune.rjs"]
     assert [spent[unit] for unit in COUNTS] == [32, 0, 48, 48, 4, 2]
     assert [new[unit] for unit in COUNTS] == [32, 0, 48, 48, 2, 2]
-    assert found.used()["rjs"] == without.used()["rjs"]
-    bench, before = found.used()[BENCH], without.used()[BENCH]
+    assert projected.used()["rjs"] == without.used()["rjs"]
+    bench, before = projected.used()[BENCH], without.used()[BENCH]
     assert bench["sampled_responses"] - before["sampled_responses"] == 2 * (4 + 4)
-    assert found.disk["_tune.rjs"].weights > found.disk["rjs"].weights  # a policy more
+    assert projected.disk["_tune.rjs"].weights > projected.disk["rjs"].weights  # a policy more
 
 
 def test_controls_are_planned() -> None:
@@ -178,42 +179,42 @@ def test_controls_are_planned() -> None:
 
     The oracle gives 3 answers to 14 prompts a seed.
     """
-    plain, found = planned(), planned(controls={"aa": True, "oracle": True, "oracle_n": 3})
-    assert found.accounts == ("rjs", "apo_rjs", "_aa", BENCH)
-    again = found.ledger[found.ledger["arm"] == "_aa"]
+    plain, projected = planned(), planned(controls={"aa": True, "oracle": True, "oracle_n": 3})
+    assert projected.accounts == ("rjs", "apo_rjs", "_aa", BENCH)
+    again = projected.ledger[projected.ledger["arm"] == "_aa"]
     assert sorted(again["seed"].unique()) == [1_000_000, 1_000_001]
-    assert found.used()["_aa"]["sampled_responses"] == 16
-    assert found.used()["_aa"]["rm_updates"] == found.used()["rjs"]["rm_updates"]
-    assert 0 < found.used("marginal")["_aa"]["human_pairs"] <= 32
+    assert projected.used()["_aa"]["sampled_responses"] == 16
+    assert projected.used()["_aa"]["rm_updates"] == projected.used()["rjs"]["rm_updates"]
+    assert 0 < projected.used("marginal")["_aa"]["human_pairs"] <= 32
     oracle = planned(controls={"oracle": True, "oracle_n": 3}).used()[BENCH]
     assert oracle["sampled_responses"] - plain.used()[BENCH]["sampled_responses"] == 2 * 14 * 3
-    assert found.disk["_oracle"].all > 0
-    assert found.disk["_oracle"].weights == 0
+    assert projected.disk["_oracle"].all > 0
+    assert projected.disk["_oracle"].weights == 0
 
 
 def test_a_declared_match_that_is_missed_is_a_sentence() -> None:
     """Twice the samples a prompt are 32 against 16 a seed."""
     arms = {"few": {"use": RJS, "rounds": 1, **SMALL_TURN}, "many": {"use": RJS, "rounds": 1, **SMALL_TURN, "samples_per_prompt": 4}}
     compare = {"primary": [{"a": "many", "b": "few", "matched": ["annotation", "samples"]}]}
-    found = plan(Experiment.model_validate_json(json.dumps({**tiny_tree(), "arms": arms, "compare": compare})), tiny_task())
-    assert missed_matches(found.matches) == ["many against few: sampled_responses 32 against 16, ratio 2"]
+    projected = plan(Experiment.model_validate_json(json.dumps({**tiny_tree(), "arms": arms, "compare": compare})), tiny_task())
+    assert missed_matches(projected.matches) == ["many against few: sampled_responses 32 against 16, ratio 2"]
 
 
 def test_the_initial_policy_answers_as_measured_and_a_trained_one_as_the_task_does() -> None:
     """Of rjs's two rounds of 16 samples the first are the initial policy's, 3 tokens each; the others as long as without that word."""
     arms = {"rjs": {"use": RJS, "rounds": 2, **SMALL_TURN}}
     tree = {**tiny_tree(), "arms": arms, "seeds": [0], "compare": {"primary": [{"a": "rjs", "b": "rjs"}]}}
-    asked = Experiment.model_validate_json(json.dumps(tree))
-    (plain, measured) = (plan(asked, tiny_task(), initial_tokens=tokens).used()["rjs"]["sampled_tokens"] for tokens in (None, 3.0))
+    question = Experiment.model_validate_json(json.dumps(tree))
+    (plain, measured) = (plan(question, tiny_task(), initial_tokens=tokens).used()["rjs"]["sampled_tokens"] for tokens in (None, 3.0))
     assert measured == pytest.approx(16 * 3 + plain / 2, rel=0.05)
 
 
 def test_sized_arms_are_planned_as_they_were_sized() -> None:
     arms = {**tiny_tree()["arms"]}
     arms["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
-    found = planned(arms=arms, seeds=[0])
-    assert found.fits["rjs"].value == 7
-    assert found.used()["rjs"]["sampled_responses"] == found.used()["apo_rjs"]["sampled_responses"] == 56
+    projected = planned(arms=arms, seeds=[0])
+    assert projected.fits["rjs"].value == 7
+    assert projected.used()["rjs"]["sampled_responses"] == projected.used()["apo_rjs"]["sampled_responses"] == 56
     tree = {**tiny_tree(), "arms": arms}
     tree["models"]["policy"] = {"path": "nobody/nothing", "training": {"learning_rate": 1e-3}, "sampling": {"max_new_tokens": 10}}
     arms["rjs"]["fit"]["unit"] = "flops"
@@ -222,27 +223,27 @@ def test_sized_arms_are_planned_as_they_were_sized() -> None:
     assert any("arms.rjs.fit: flops cannot be counted" in note for note in elsewhere.notes)
 
 
-def test_what_sharing_saves_is_said_over_all_arms() -> None:
+def test_what_sharing_saves_over_all_arms() -> None:
     """As below: of 2 x 56 samples alone, 44 are shared."""
     apo = {"use": APO, "rounds": 2, "samples_per_prompt": 2, "player": {"use": RJS, **SMALL_TURN}}
-    found = planned(arms={"golden_refresh": {**apo, "opponent": "initial"}, "apo_rjs": apo}, seeds=[0])
-    assert found.saved["sampled_responses"] == (112, 68)
-    assert found.saved["human_pairs"] == (64, 32)
+    projected = planned(arms={"golden_refresh": {**apo, "opponent": "initial"}, "apo_rjs": apo}, seeds=[0])
+    assert projected.saved["sampled_responses"] == (112, 68)
+    assert projected.saved["human_pairs"] == (64, 32)
 
 
 def test_what_would_fail_is_foretold() -> None:
     """16 samples are asked for of a budget of 10. The other arm has its own budget and goes on; a failed arm has no match to speak of."""
-    found = planned(budget={"human_pairs": 32, "golden_responses": 6, "sampled_responses": 10}, seeds=[0])
-    assert ("rjs", 0, "budget exceeded: arm rjs, unit sampled_responses: needs 16, has 10 left") in found.failures
-    assert found.used()["rjs"]["sampled_responses"] == 0
+    projected = planned(budget={"human_pairs": 32, "golden_responses": 6, "sampled_responses": 10}, seeds=[0])
+    assert ("rjs", 0, "budget exceeded: arm rjs, unit sampled_responses: needs 16, has 10 left") in projected.failures
+    assert projected.used()["rjs"]["sampled_responses"] == 0
 
 
 def test_judges_are_counted_and_priced() -> None:
     """One pair x 2 seeds x 14 prompts x 2 orders = 56; the audit's 5 pairs x 2 orders, with six attacks 70. A free judge has no price."""
     chat = {"use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "http://x.test/v1", "api_key_env": None}
     priced = {**chat, "usd_per_million_completion_tokens": 1000.0, "max_tokens": 10, "max_usd": 3.0}
-    found = planned(judges={"free": chat, "priced": priced}, judging={"audit_pairs": 5})
-    free, paid = found.judges
+    projected = planned(judges={"free": chat, "priced": priced}, judging={"audit_pairs": 5})
+    free, paid = projected.judges
     assert (free.questions, free.audit_questions, free.worst_usd) == (56, 70, None)
     assert (paid.worst_usd, paid.max_usd) == (pytest.approx(2 * 126 * 10 * 1000 / 1e6), 3.0)  # asked twice, ten tokens each
 
@@ -267,10 +268,10 @@ def test_a_pilot_tells_what_this_design_finds(tmp_path: Path) -> None:
 def test_a_model_that_is_not_here_is_not_known() -> None:
     tree = tiny_tree()
     tree["models"]["policy"] = {"path": "nobody/nothing", "training": {"learning_rate": 1e-3}, "sampling": {"max_new_tokens": 10}}
-    found = planned(models=tree["models"], seeds=[0])
-    assert found.used()["rjs"]["sampled_responses"] == 16
-    assert math.isnan(found.used()["rjs"]["flops"])
-    assert any("models.policy, models.reward: not on this machine" in note for note in found.notes)
+    projected = planned(models=tree["models"], seeds=[0])
+    assert projected.used()["rjs"]["sampled_responses"] == 16
+    assert math.isnan(projected.used()["rjs"]["flops"])
+    assert any("models.policy, models.reward: not on this machine" in note for note in projected.notes)
 
 
 def test_nothing_is_written_and_the_tables_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

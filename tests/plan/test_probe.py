@@ -9,9 +9,9 @@ import pytest
 from tiny_world import tiny_task, tiny_tree
 
 from apo_bench.config.schema import Experiment
+from apo_bench.engines.counting import PlannedArtifact
 from apo_bench.plan import probe as probing
 from apo_bench.plan.accounts import Work
-from apo_bench.plan.counting import Made
 from apo_bench.plan.probe import Probe, Rate, answer_tokens, probe, timing
 
 KINDS = ("samples", "scores", "reward_models", "policies")
@@ -30,9 +30,9 @@ def test_time_and_memory_by_hand() -> None:
     rates = {"samples": Rate(1, 0.5, 9), "policies": Rate(3, 2, 7), "scores": Rate(0, 1, 8)}
     arm = Work({"samples": 2, "policies": 1}, {"samples": 100, "policies": 10})
     run = Work({"samples": 4, "scores": 9, "kl": 1, "evaluations": 5}, {"samples": 200, "scores": 40, "kl": 6, "evaluations": 0})
-    found = timing(planned(arm=arm, _run=run), Probe(rates, 5.0), workers=2)
-    assert (found.arm_s, found.arm_bytes) == ({"arm": 75}, {"arm": 9})
-    assert (found.run_s, found.run_bytes) == (80, 18)
+    two_workers = timing(planned(arm=arm, _run=run), Probe(rates, 5.0), workers=2)
+    assert (two_workers.arm_s, two_workers.arm_bytes) == ({"arm": 75}, {"arm": 9})
+    assert (two_workers.run_s, two_workers.run_bytes) == (80, 18)
     alone = timing(planned(arm=arm, _run=run), Probe(rates, 5.0), workers=50)
     assert alone.run_s == 80  # no run is done before its longest arm-seed
 
@@ -42,12 +42,12 @@ def test_what_was_not_measured_is_not_known() -> None:
     rates = {"samples": Rate(1, 0.5, 9)}
     needs = Work({"samples": 1, "policies": 1}, {"samples": 100, "policies": 10})
     free = Work({"samples": 1, "scores": 3}, {"samples": 100, "scores": 0})
-    found = timing(planned(needs=needs, free=free, _run=needs), Probe(rates, 5.0, ("why",)), workers=1)
-    assert math.isnan(found.arm_s["needs"])
-    assert math.isnan(found.arm_bytes["needs"])
-    assert (found.arm_s["free"], found.arm_bytes["free"]) == (51, 9)
-    assert math.isnan(found.run_s)
-    assert found.notes == ("why",)
+    times = timing(planned(needs=needs, free=free, _run=needs), Probe(rates, 5.0, ("why",)), workers=1)
+    assert math.isnan(times.arm_s["needs"])
+    assert math.isnan(times.arm_bytes["needs"])
+    assert (times.arm_s["free"], times.arm_bytes["free"]) == (51, 9)
+    assert math.isnan(times.run_s)
+    assert times.notes == ("why",)
 
 
 def test_a_rate_by_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,34 +60,36 @@ def test_a_rate_by_two_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         return 10.0 * size
 
     monkeypatch.setattr(probing.time, "monotonic", lambda: now)
-    found = probing._rate(verb, 2, 8)
-    assert (found.call_s, found.unit_s) == pytest.approx((0.1, 0.001))
+    rate = probing._rate(verb, 2, 8)
+    assert (rate.call_s, rate.unit_s) == pytest.approx((0.1, 0.001))
 
     def slow(size: int) -> float:
         nonlocal now
         now += 5.0
         return 10.0 * size
 
-    found = probing._rate(slow, 2, 8)
-    assert (found.call_s, found.unit_s) == (0, 0.25)
+    rate = probing._rate(slow, 2, 8)
+    assert (rate.call_s, rate.unit_s) == (0, 0.25)
 
 
 def test_work_by_hand() -> None:
-    made = [Made("samples", 3.0, 1.0), Made("samples", 5.0, 1.0), Made("policies", 2.0, 1.0, 1.0)]
-    assert Work.of(made, 1 / 2) == Work({"samples": 1, "policies": 0.5}, {"samples": 4, "policies": 1})
+    samples = [PlannedArtifact("samples", 3.0, 1.0), PlannedArtifact("samples", 5.0, 1.0)]
+    artifacts = [*samples, PlannedArtifact("policies", 2.0, 1.0, 1.0)]
+    assert Work.of(artifacts, 1 / 2) == Work({"samples": 1, "policies": 0.5}, {"samples": 4, "policies": 1})
 
 
+@pytest.mark.slow
 def test_a_probe_of_the_tiny_experiment() -> None:
     """Every verb has a rate, in a process that takes memory; nothing is said against it. How fast it is, no test can say."""
     experiment = Experiment.model_validate_json(json.dumps(tiny_tree()))
-    found = probe(experiment, tiny_task())
-    assert not found.notes
-    assert sorted(found.rates) == sorted(KINDS)
-    for rate in found.rates.values():
+    measured = probe(experiment, tiny_task())
+    assert not measured.notes
+    assert sorted(measured.rates) == sorted(KINDS)
+    for rate in measured.rates.values():
         assert rate.unit_s > 0
         assert rate.call_s >= 0
         assert rate.peak_bytes > 50e6
-    assert found.start_s > 0
+    assert measured.start_s > 0
     assert answer_tokens(experiment, tiny_task()) is None  # it answers as the task does
 
 
@@ -97,14 +99,14 @@ def test_models_that_are_elsewhere_are_not_probed(which: str) -> None:
     elsewhere = {"path": "nobody/nothing", "training": {"learning_rate": 1e-3}}
     tree["models"][which] = {**elsewhere, **({"sampling": {"max_new_tokens": 9}} if which == "policy" else {"kind": "neural"})}
     experiment = Experiment.model_validate_json(json.dumps(tree))
-    found = probe(experiment, tiny_task())
-    assert not found.rates
-    assert found.notes == (f"time and memory are not known: models.{which} is not on this machine",)
+    measured = probe(experiment, tiny_task())
+    assert not measured.rates
+    assert measured.notes == (f"time and memory are not known: models.{which} is not on this machine",)
     assert answer_tokens(experiment, tiny_task()) is None
 
 
 def test_a_model_that_does_not_fit_is_not_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "_free_bytes", lambda: 1.0)
-    found = probe(Experiment.model_validate_json(json.dumps(tiny_tree())), tiny_task())
-    assert not found.rates
-    assert "training models.policy takes" in found.notes[0]
+    measured = probe(Experiment.model_validate_json(json.dumps(tiny_tree())), tiny_task())
+    assert not measured.rates
+    assert "training models.policy takes" in measured.notes[0]

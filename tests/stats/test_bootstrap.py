@@ -34,6 +34,7 @@ def test_draws_have_the_mean_and_variance_that_resampling_has(paired: bool) -> N
     assert draws.mean() == pytest.approx((a - b).mean(), abs=4 * math.sqrt(terms / 30_000))
 
 
+@pytest.mark.slow
 def test_weights_equal_copied_rows() -> None:
     """A plain loop over pandas resamples, S - 1 seeds and P - 1 clusters with replacement, has the same spread.
 
@@ -71,6 +72,7 @@ def test_few_seeds_have_no_shape_and_keep_the_two_way_test(n_seeds: int) -> None
     assert result.test == f"{exact.test} ({n_seeds} seeds are too few for a bootstrap's)"
 
 
+@pytest.mark.slow
 def test_interval_and_p_value_say_the_same() -> None:
     """The p-value is below 5 % where the 95 % interval leaves out 0 (unless it is closer to 5 % than a draw or two)."""
     for shift in np.linspace(-0.5, 1.5, 21):
@@ -102,6 +104,7 @@ def test_one_event_among_many_scores_is_no_finding() -> None:
     assert result.ci_low < 0 < result.ci_high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_rare_events_are_not_declared_different(paired: bool) -> None:
     """One score in a hundred is 1, in both arms: of 200 true nulls at most 5 % + 3 sqrt(.05 * .95 / 200) = 9.6 % are rejected."""

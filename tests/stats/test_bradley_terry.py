@@ -84,6 +84,7 @@ def test_against_evalica():
     assert result == pytest.approx((scores - scores.mean()).to_dict(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_clusters_widen_what_rows_hide():
     """On one question a model's luck is shared by all its battles there. Battles copied four times over: errors twice the rows'."""
     rows = arena(3000, 40, luck=1.0)
@@ -100,6 +101,7 @@ def test_clusters_widen_what_rows_hide():
     assert ratio.mean() == pytest.approx(2, rel=0.06)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     st.lists(

@@ -61,6 +61,7 @@ def test_reliability_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40), st.integers(1, 12))
 def test_reliability_accounts_for_every_item_and_gives_the_ece(items: list[tuple[float, bool]], bins: int) -> None:
     """Each item in the bin its confidence falls in, edges to the upper bin, by a plain loop; their sum is the ECE, exactly."""

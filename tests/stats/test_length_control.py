@@ -129,6 +129,7 @@ def test_seeds_that_differ_widen_the_error():
     assert result.ci_high - result.ci_low > 4 * (pooled.ci_high - pooled.ci_low)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.integers(-40, 40), st.integers(0, 3)), min_size=2, max_size=14),

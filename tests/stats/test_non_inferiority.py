@@ -26,6 +26,7 @@ def test_one_seed_is_scipys_one_sided_t_test() -> None:
     assert result.scope == "these checkpoints only"
 
 
+@pytest.mark.slow
 @given(st.floats(-1.5, 1.5), st.floats(0.01, 2))
 def test_it_holds_where_the_interval_lies_above_the_margin(shift: float, margin: float) -> None:
     rows = scores(shift)

@@ -1,6 +1,6 @@
 """What an experiment file may contain. Unknown keys are refused, and nothing is converted."""
 
-from apo_bench.config.schema.arms import Arm, Controls, Fit, Tune
+from apo_bench.config.schema.arms import Arm, Controls, MatchSpend, Tune
 from apo_bench.config.schema.comparisons import Compare, Comparison
 from apo_bench.config.schema.execution import EngineChoice, Executor
 from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
@@ -9,7 +9,7 @@ from apo_bench.config.schema.models import Gold, Lora, Models, NeuralReward, Ngr
 from apo_bench.config.schema.values import JUDGE, Budget, Match, Seed, Unit
 
 __all__ = [
-    "JUDGE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "Evaluation", "Executor", "Experiment", "Factor", "Fit",
-    "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "Models", "NeuralReward", "NgramReward", "PolicyModel", "Recipe", "Report",
-    "RewardSpec", "Sampling", "Seed", "TaskChoice", "Tune", "Unit",
+    "JUDGE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "Evaluation", "Executor", "Experiment", "Factor",
+    "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "MatchSpend", "Models", "NeuralReward", "NgramReward", "PolicyModel",
+    "Recipe", "Report", "RewardSpec", "Sampling", "Seed", "TaskChoice", "Tune", "Unit",
 ]  # fmt: skip

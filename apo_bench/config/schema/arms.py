@@ -7,7 +7,7 @@ from pydantic import Field
 from apo_bench.config.schema.values import CLASS, Budget, PluginChoice, Section, Seeds, Unit
 
 
-class Fit(Section):
+class MatchSpend(Section):
     """Sizes an arm to spend what another does: a parameter of its method is solved for."""
 
     unit: Unit = "flops"
@@ -29,7 +29,7 @@ class Arm(PluginChoice):
     budget: Budget = Field(default={})
     """units that replace those of the experiment's budget for this arm: what a control may spend more of, or a budget curve less"""
 
-    fit: Fit | None = None
+    fit: MatchSpend | None = None
     """size the arm by another; `null`: parameters are as they stand"""
 
 

@@ -12,8 +12,8 @@ from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError, NotHere
-from apo_bench.plan import fit as fitting
-from apo_bench.plan.fit import Fitted, fitted, keep, overrides, sized, solve, with_fits
+from apo_bench.plan import sizing
+from apo_bench.plan.sizing import MatchedArm, overrides, read_or_size, save, size_arms, solve, with_sizes
 
 PLAYER = {"use": RJS, "rounds": 1, **SMALL_TURN}
 
@@ -30,13 +30,13 @@ def fit(by: str, **fields: Any) -> dict[str, Any]:
 
 
 def counted(curve: Callable[[float], float]) -> tuple[Callable[[float], float], list[float]]:
-    asked: list[float] = []
+    values: list[float] = []
 
     def spent(value: float) -> float:
-        asked.append(value)
+        values.append(value)
         return curve(value)
 
-    return spent, asked
+    return spent, values
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def counted(curve: Callable[[float], float]) -> tuple[Callable[[float], float], 
     ],
 )
 def test_whole_numbers_by_hand(curve: Any, target: float, value: int) -> None:
-    spent, asked = counted(curve)
+    spent, values = counted(curve)
     assert solve(spent, target, whole=True)[0] == value
-    assert all(float(one).is_integer() for one in asked)
+    assert all(float(value).is_integer() for value in values)
 
 
 @pytest.mark.parametrize(("curve", "target"), [(lambda x: 2 + x, 9.7), (lambda x: x**3, 4000), (lambda x: 8 * x, 0.5)])
@@ -63,7 +63,7 @@ def test_other_numbers_come_within_one_percent(curve: Any, target: float) -> Non
     assert not limit
 
 
-def test_the_ends_are_said() -> None:
+def test_the_ends_are_reported() -> None:
     """No value above 12 can be had: 12 spends 24 of 100. And 1 spends 2 where 1 was asked for."""
 
     def spent(n: float) -> float:
@@ -81,41 +81,44 @@ def test_what_does_not_grow_is_refused() -> None:
         solve(lambda n: 10, 20, whole=True)
 
 
+@pytest.mark.slow
 def test_samples_sized_by_hand() -> None:
     """apo_rjs samples 2 rounds of 6 golden x 2 and 8 prompts x 2: 56. rjs samples 8 prompts x n in one round: n = 7 is 56 exactly."""
-    found = fitted(experiment(fit=fit("samples_per_prompt", unit="sampled_responses")), tiny_task(), None)
-    assert found == {"rjs": Fitted("rjs", "apo_rjs", "sampled_responses", "samples_per_prompt", 7, 1.0, ((6, 48 / 56), (8, 64 / 56)))}
-    assert overrides(found) == {"arms.rjs.samples_per_prompt": 7}
+    sizes = size_arms(experiment(fit=fit("samples_per_prompt", unit="sampled_responses")), tiny_task(), None)
+    assert sizes == {"rjs": MatchedArm("rjs", "apo_rjs", "sampled_responses", "samples_per_prompt", 7, 1.0, ((6, 48 / 56), (8, 64 / 56)))}
+    assert overrides(sizes) == {"arms.rjs.samples_per_prompt": 7}
 
 
+@pytest.mark.slow
 def test_rounding_is_the_nearest_and_reported() -> None:
     """56 of apo_rjs's samples over 2 x 8 a round are 3.5 rounds: as near as 3 is 4, and the first of equals is taken."""
-    (found,) = fitted(experiment(fit=fit("rounds", unit="sampled_responses")), tiny_task(), None).values()
-    assert (found.value, found.ratio, found.beside) == (3, 48 / 56, ((2, 32 / 56), (4, 64 / 56)))
+    (size,) = size_arms(experiment(fit=fit("rounds", unit="sampled_responses")), tiny_task(), None).values()
+    assert (size.value, size.ratio, size.beside) == (3, 48 / 56, ((2, 32 / 56), (4, 64 / 56)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("by", "whole"), [("samples_per_prompt", True), ("epochs", False)])
 def test_flops_include_everything(by: str, whole: bool) -> None:
-    """The sized arm, planned, spends the ratio that was said of what the other does, reward model and all."""
+    """The sized arm, planned, spends the reported ratio of what the other does, reward model and all."""
     from apo_bench.plan.projection import plan
 
-    asked = experiment(fit=fit(by))
-    (found,) = fitted(asked, tiny_task(), None).values()
-    used = plan(asked, tiny_task()).used()
-    assert used["rjs"]["flops"] / used["apo_rjs"]["flops"] == pytest.approx(found.ratio, rel=1e-3)
-    assert found.ratio == pytest.approx(1, rel=0.1 if whole else 0.02)  # an epoch more is whole updates more
+    question = experiment(fit=fit(by))
+    (size,) = size_arms(question, tiny_task(), None).values()
+    used = plan(question, tiny_task()).used()
+    assert used["rjs"]["flops"] / used["apo_rjs"]["flops"] == pytest.approx(size.ratio, rel=1e-3)
+    assert size.ratio == pytest.approx(1, rel=0.1 if whole else 0.02)  # an epoch more is whole updates more
 
 
 def test_a_players_parameter_is_dotted() -> None:
     tree = tiny_tree()
     tree["arms"]["refresh"] = {**tree["arms"]["apo_rjs"], "opponent": "initial", "fit": {"to": "rjs", "by": "player.prompts_per_round"}}
     tree["arms"]["rjs"] |= {"rounds": 6, "samples_per_prompt": 8}
-    asked = Experiment.model_validate_json(json.dumps(tree))
-    found = fitted(asked, tiny_task(), None)
-    arm = with_fits(asked, found).arms["refresh"]
-    assert arm.parameters["player"]["prompts_per_round"] == found["refresh"].value
-    assert arm.fit == asked.arms["refresh"].fit
-    assert found["refresh"].ratio == pytest.approx(1, rel=0.1)
+    question = Experiment.model_validate_json(json.dumps(tree))
+    sizes = size_arms(question, tiny_task(), None)
+    arm = with_sizes(question, sizes).arms["refresh"]
+    assert arm.parameters["player"]["prompts_per_round"] == sizes["refresh"].value
+    assert arm.fit == question.arms["refresh"].fit
+    assert sizes["refresh"].ratio == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -136,34 +139,34 @@ def test_a_players_parameter_is_dotted() -> None:
 )
 def test_what_cannot_be_sized(arm: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        fitted(experiment(**arm), tiny_task(), None)
+        size_arms(experiment(**arm), tiny_task(), None)
     assert str(error.value).startswith("arms.rjs.fit.by: ")
     assert "\n" not in str(error.value)
 
 
-def test_the_most_is_said_where_the_task_has_no_more() -> None:
+def test_the_most_that_the_task_allows_is_reported() -> None:
     """Six rounds of 28 samples are 168; with one of each of the policy split's 134 prompts, rjs comes to 134."""
     tree = tiny_tree()
     tree["arms"]["rjs"] |= {"samples_per_prompt": 1, "fit": fit("prompts_per_round", unit="sampled_responses")}
     tree["arms"]["apo_rjs"]["rounds"] = 6
-    said = "apo_rjs spends 168 sampled_responses, rjs with 134 spends 134; 135: prompts of the policy split: 135 asked for, 134 there"
-    with pytest.raises(InputError, match=f"cannot be reached: {said}"):
-        fitted(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
+    message = "apo_rjs spends 168 sampled_responses, rjs with 134 spends 134; 135: prompts of the policy split: 135 asked for, 134 there"
+    with pytest.raises(InputError, match=f"cannot be reached: {message}"):
+        size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
 def test_opponents_are_no_number() -> None:
     tree = tiny_tree()
     tree["arms"]["apo_rjs"]["fit"] = {"to": "rjs", "by": "opponent"}
     with pytest.raises(InputError, match=r"arms.apo_rjs.fit.by: opponent is no number.*'current' or 'initial'"):
-        fitted(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
+        size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
-def test_what_the_other_arm_would_fail_of_is_said() -> None:
+def test_why_the_other_arm_would_fail_is_reported() -> None:
     tree = tiny_tree()
     tree["arms"]["rjs"]["fit"] = fit("rounds")
     tree["arms"]["apo_rjs"]["budget"] = {"sampled_responses": 5}
     with pytest.raises(InputError, match=r"^arms.apo_rjs: the arm's own budget forbids it"):
-        fitted(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
+        size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
 def test_flops_of_a_model_that_is_not_here_are_not_known() -> None:
@@ -171,38 +174,42 @@ def test_flops_of_a_model_that_is_not_here_are_not_known() -> None:
     tree["arms"]["rjs"]["fit"] = fit("rounds")
     tree["models"]["policy"] = {"path": "nobody/nothing", "training": {"learning_rate": 1e-3}, "sampling": {"max_new_tokens": 10}}
     with pytest.raises(NotHere, match=r"arms.rjs.fit: flops cannot be counted"):
-        fitted(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
+        size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
 def test_sizes_are_kept_and_hold_as_long_as_their_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever value the file (or an override) gives of the sized parameter, it is the same question; another budget is another."""
-    asked = experiment(fit=fit("samples_per_prompt", unit="sampled_responses"))
-    found = sized(tmp_path, asked, tiny_task(), tmp_path)
+    question = experiment(fit=fit("samples_per_prompt", unit="sampled_responses"))
+    sizes = read_or_size(tmp_path, question, tiny_task(), tmp_path)
     assert not list(tmp_path.iterdir())
-    keep(tmp_path, asked, tiny_task(), tmp_path, found)
-    monkeypatch.setattr(fitting, "fitted", lambda *_: pytest.fail("solved again"))
-    for same in (asked, with_fits(asked, found), asked.model_copy(update={"name": "other"})):
-        assert sized(tmp_path, same, tiny_task(), tmp_path) == found
+    save(tmp_path, question, tiny_task(), tmp_path, sizes)
+    monkeypatch.setattr(sizing, "size_arms", lambda *_: pytest.fail("solved again"))
+    for same in (question, with_sizes(question, sizes), question.model_copy(update={"name": "other"})):
+        assert read_or_size(tmp_path, same, tiny_task(), tmp_path) == sizes
     monkeypatch.undo()
-    fewer = asked.model_copy(update={"budget": {"human_pairs": 32, "golden_responses": 3}})
-    assert sized(tmp_path, fewer, tiny_task(), tmp_path)["rjs"].value == 5  # 2 x (3 x 2 + 16) = 44 over 8: 5.5, and 5 is as near as 6
+    fewer = question.model_copy(update={"budget": {"human_pairs": 32, "golden_responses": 3}})
+    resized = read_or_size(tmp_path, fewer, tiny_task(), tmp_path)["rjs"]
+    assert (
+        resized.value == 5
+    )  # 2 x (3 x 2 + 16) = 44 over 8: 5.5, and 5 is as near as 6  # 2 x (3 x 2 + 16) = 44 over 8: 5.5, and 5 is as near as 6
     (tmp_path / "store" / "fits.json").write_text('{"key"')
-    assert sized(tmp_path, asked, tiny_task(), tmp_path) == found
+    assert read_or_size(tmp_path, question, tiny_task(), tmp_path) == sizes
 
 
 def test_kept_sizes_are_read_without_torch(tmp_path: Path) -> None:
-    asked = experiment(fit=fit("samples_per_prompt", unit="sampled_responses"))
-    keep(tmp_path, asked, tiny_task(), tmp_path, fitted(asked, tiny_task(), tmp_path))
-    (tmp_path / "asked.json").write_text(asked.model_dump_json())
+    question = experiment(fit=fit("samples_per_prompt", unit="sampled_responses"))
+    save(tmp_path, question, tiny_task(), tmp_path, size_arms(question, tiny_task(), tmp_path))
+    (tmp_path / "question.json").write_text(question.model_dump_json())
     code = """
 import sys
 from pathlib import Path
 from apo_bench.config.schema import Experiment
-from apo_bench.plan.fit import sized
+from apo_bench.plan.sizing import read_or_size
 from apo_bench.data.task import load_task
 folder = Path(sys.argv[1])
-asked = Experiment.model_validate_json((folder / "asked.json").read_text())
-print(sized(folder, asked, load_task(asked.task.use, asked.task.options, base=None), folder)["rjs"].value, "torch" in sys.modules)
+question = Experiment.model_validate_json((folder / "question.json").read_text())
+task = load_task(question.task.use, question.task.options, base=None)
+print(read_or_size(folder, question, task, folder)["rjs"].value, "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["7", "False"]

@@ -1,6 +1,6 @@
 """`fit:` sizes an arm to spend what another arm does: a parameter of its method is solved on the planner, before anything is spent.
 
-What the experiment file says of that parameter is replaced. Nothing here imports torch until something is to be solved.
+The solved value replaces the one in the experiment file. Nothing here imports torch until something is to be solved.
 """
 
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.plugins import resolve, source_files
-from apo_bench.config.schema import Arm, Experiment, Fit, Unit
+from apo_bench.config.schema import Arm, Experiment, MatchSpend, Unit
 from apo_bench.data.task import Task
 from apo_bench.errors import BudgetExceeded, InputError, NotHere
 from apo_bench.hashing import digest
@@ -20,15 +20,15 @@ from apo_bench.models.resolve import by_content
 from apo_bench.provenance import code_hash, versions
 from apo_bench.store import write_json
 
-SEEDS = 2  # of the experiment's, that spending is averaged over: seeds differ in little but which pairs are drawn
+SEEDS = 2  # of the experiment's, that spending is averaged over: seeds differ little, except in which pairs are drawn
 CLOSE = 0.01  # a parameter that is no whole number is solved to this share of the target
 TOLERANCE = 0.05  # and within this one the least or the most that an arm can spend is good enough
 MOST = 2**20  # no parameter is tried beyond
-KEPT = "fits.json"  # in a run folder's store
+SAVED = "fits.json"  # in a run folder's store
 
 
 @dataclass(frozen=True)
-class Fitted:
+class MatchedArm:
     """How an arm was sized: `value` of its parameter `by` makes it spend `ratio` times as much of `unit` as arm `to`, by plan.
 
     `beside` holds the whole numbers next to the value with their ratios; none where the parameter is no whole number.
@@ -43,13 +43,13 @@ class Fitted:
     beside: tuple[tuple[int, float], ...] = ()
 
 
-def fitted(experiment: Experiment, task: Task, base: Path | None) -> dict[str, Fitted]:
+def size_arms(experiment: Experiment, task: Task, base: Path | None) -> dict[str, MatchedArm]:
     """Arm -> how it is sized, for every arm that has `fit`. `base` is the folder that method files are relative to.
 
     Spending is what the counting engine counts, a mean over the first seeds. Raises InputError, in one line that
     starts with `arms.<name>.fit`, where there is no such value; NotHere where a model that must be counted is not on this machine.
     """
-    if not _asked(experiment):
+    if not _requests(experiment):
         return {}
     from apo_bench.plan.counting import counting_context
 
@@ -63,35 +63,35 @@ def fitted(experiment: Experiment, task: Task, base: Path | None) -> dict[str, F
         except InputError as error:
             raise InputError(f"arms.{name}: {str(error).removeprefix(f'arms.{name}: ')}") from None
 
-    return {name: _solved(context, name, fit, target(fit.to, fit.unit), base) for name, fit in _asked(experiment).items()}
+    return {name: _solved(context, name, fit, target(fit.to, fit.unit), base) for name, fit in _requests(experiment).items()}
 
 
-def sized(folder: Path, experiment: Experiment, task: Task, base: Path) -> dict[str, Fitted]:
-    """As `fitted`, but read from the run folder where they were kept and still hold; nothing is written."""
-    if not _asked(experiment):
+def read_or_size(folder: Path, experiment: Experiment, task: Task, base: Path) -> dict[str, MatchedArm]:
+    """As `size_arms`, but read from the run folder where they were saved and still hold; nothing is written."""
+    if not _requests(experiment):
         return {}
     try:
-        kept = json.loads((folder / "store" / KEPT).read_text(encoding="utf-8"))
-        if kept["key"] == _key(experiment, task, base):
-            return {name: Fitted(**{**one, "beside": tuple(map(tuple, one["beside"]))}) for name, one in kept["fits"].items()}
+        saved = json.loads((folder / "store" / SAVED).read_text(encoding="utf-8"))
+        if saved["key"] == _key(experiment, task, base):
+            return {name: MatchedArm(**{**row, "beside": tuple(map(tuple, row["beside"]))}) for name, row in saved["fits"].items()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # absent, or damaged: they are solved again
-    return fitted(experiment, task, base)
+    return size_arms(experiment, task, base)
 
 
-def keep(folder: Path, experiment: Experiment, task: Task, base: Path, fits: Mapping[str, Fitted]) -> None:
-    """Keep what was solved, for `sized`."""
+def save(folder: Path, experiment: Experiment, task: Task, base: Path, fits: Mapping[str, MatchedArm]) -> None:
+    """Save the solved sizes for `read_or_size`."""
     if fits:
-        found = {name: asdict(one) for name, one in fits.items()}
-        write_json(folder / "store" / KEPT, {"key": _key(experiment, task, base), "fits": found})
+        rows = {name: asdict(size) for name, size in fits.items()}
+        write_json(folder / "store" / SAVED, {"key": _key(experiment, task, base), "fits": rows})
 
 
-def overrides(fits: Mapping[str, Fitted]) -> dict[str, Any]:
+def overrides(fits: Mapping[str, MatchedArm]) -> dict[str, Any]:
     """The solved values as replacements of an experiment's keys."""
-    return {f"arms.{name}.{one.by}": one.value for name, one in fits.items()}
+    return {f"arms.{name}.{size.by}": size.value for name, size in fits.items()}
 
 
-def with_fits(experiment: Experiment, fits: Mapping[str, Fitted]) -> Experiment:
+def with_sizes(experiment: Experiment, fits: Mapping[str, MatchedArm]) -> Experiment:
     """The experiment with its arms as they were sized."""
     arms = {name: with_value(arm, fits[name].by, fits[name].value) if name in fits else arm for name, arm in experiment.arms.items()}
     return experiment.model_copy(update={"arms": arms})
@@ -119,20 +119,20 @@ def solve(spent: Callable[[float], float], target: float, *, whole: bool, start:
         try:
             if tried > MOST:
                 raise InputError(f"more than {MOST:,} is not tried")
-            found = spent(tried)
+            spending = spent(tried)
         except InputError as error:
             refused, reason = tried, f"{tried:g}: {error}"
             continue
-        if tried >= 64 * first and found <= (1 + CLOSE) * spent(first):
-            raise InputError(f"the spending does not grow with it: {spent(first):.4g} at {first:g}, {found:.4g} at {tried:g}")
-        if found >= target:
+        if tried >= 64 * first and spending <= (1 + CLOSE) * spent(first):
+            raise InputError(f"the spending does not grow with it: {spent(first):.4g} at {first:g}, {spending:.4g} at {tried:g}")
+        if spending >= target:
             high = tried
         else:
             before, low = low, tried
 
     def done() -> bool:
         return (
-            high - low <= 1 if whole else high / low <= 1 + CLOSE / 10 or min(abs(spent(one) / target - 1) for one in (low, high)) <= CLOSE
+            high - low <= 1 if whole else high / low <= 1 + CLOSE / 10 or min(abs(spent(end) / target - 1) for end in (low, high)) <= CLOSE
         )
 
     step = 0
@@ -147,13 +147,13 @@ def solve(spent: Callable[[float], float], target: float, *, whole: bool, start:
 
 
 def _met(spent: Callable[[float], float], target: float, a: float, b: float, within: tuple[float, float], whole: bool) -> float:
-    """Where the line through two values meets the target, kept within bounds."""
+    """Where the line through two values meets the target, saved within bounds."""
     slope = (spent(b) - spent(a)) / (b - a)
     met = min(max(a + (target - spent(a)) / slope if slope > 0 else math.inf, within[0]), within[1])
     return round(met) if whole else met
 
 
-def _asked(experiment: Experiment) -> dict[str, Fit]:
+def _requests(experiment: Experiment) -> dict[str, MatchSpend]:
     for name, arm in experiment.arms.items():
         if arm.fit and "." in name:  # its parameters are dotted keys
             raise InputError(f"arms.{name}.fit: an arm with a dot in its name cannot be sized")
@@ -162,7 +162,7 @@ def _asked(experiment: Experiment) -> dict[str, Fit]:
     return {name: arm.fit for name, arm in experiment.arms.items() if arm.fit}
 
 
-def _solved(context: Any, name: str, fit: Fit, target: float, base: Path | None) -> Fitted:
+def _solved(context: Any, name: str, fit: MatchSpend, target: float, base: Path | None) -> MatchedArm:
     arm: Arm = context.experiment.arms[name]
     where = f"arms.{name}.fit.by: {fit.by}"
     start = _first_value(arm, name, fit.by, base)
@@ -191,7 +191,7 @@ def _solved(context: Any, name: str, fit: Fit, target: float, base: Path | None)
             beside.append((near, spent(near) / target))
         except InputError:
             continue  # one that cannot be had
-    return Fitted(name, fit.to, fit.unit, fit.by, value, spent(value) / target, tuple(beside))
+    return MatchedArm(name, fit.to, fit.unit, fit.by, value, spent(value) / target, tuple(beside))
 
 
 def _first_value(arm: Arm, name: str, by: str, base: Path | None) -> float:
@@ -240,7 +240,7 @@ def _spending(context: Any, arm: str, unit: Unit, method: Any) -> float:
 
 def _key(experiment: Experiment, task: Task, base: Path) -> str:
     """Names everything that sizes depend on."""
-    fits = _asked(experiment)
+    fits = _requests(experiment)
     arms = {name: with_value(arm, fits[name].by, 0) if name in fits else arm for name, arm in experiment.arms.items()}
     methods = [source_files(arm.use, arm.parameters, base=base) for arm in experiment.arms.values()]
     return digest({
