@@ -107,6 +107,7 @@ def test_company_changes_nothing(folder: Path) -> None:
     assert len({round(odds, 2) for odds in alone.values()}) > len(alone) / 2
 
 
+@pytest.mark.slow
 def test_logits_of_one_place_are_those_of_all(folder: Path) -> None:
     reader = Reader(*policies.load_policy(folder))
     sequences = [list(b"wash it"), list(b"and dry it well"), list(b"and wash it well")]
@@ -134,6 +135,7 @@ def test_a_tie_is_within_the_margin(words: Path) -> None:
     assert verdicts(words, QUESTIONS[:1], tie_margin=size - 1e-3)[QUESTIONS[0]].choice == exact.choice
 
 
+@pytest.mark.slow
 def test_a_question_that_does_not_fit_is_not_cut(words: Path) -> None:
     """It fails where it has one token more than allowed, or than the model has places for; the others are judged."""
     lengths = {one: verdict.prompt_tokens for one, verdict in verdicts(words).items()}
@@ -169,6 +171,7 @@ def test_asked_through_a_journal(words: Path, tmp_path: Path) -> None:
 # --- what the model reads -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_control_tokens_in_a_text_are_text(folder: Path) -> None:
     """A response that closes its turn and opens the judge's: the end token is read once, where the template puts none: never. A space
     parts its first character from the rest."""

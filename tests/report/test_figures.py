@@ -207,6 +207,7 @@ def draw_all(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
+@pytest.mark.slow
 def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
     """In another process, with other hashes of texts, too. PDFs embed TrueType fonts and no type 3; an svg is XML and without script."""
     paths = draw_all(tmp_path / "here")
