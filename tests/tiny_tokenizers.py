@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from apo_bench.types import Message, Prompt, prompt_id
@@ -42,3 +42,12 @@ def bert_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )  # fmt: skip
+
+
+def turn_tokenizer() -> Any:
+    """No chat template; a next human turn is one token."""
+    tokens = ["<end>", "?", "\n\nHuman:", "\n\nAssistant:", " hi", " ho", "abcdef"]  # transformers tries stop strings after the last
+    backend = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("\n\n\\w+:| h[io]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="?", pad_token="<end>")

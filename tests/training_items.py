@@ -1,11 +1,18 @@
-"""A policy of a few thousand weights, and demonstrations, pairs and groups to train it on."""
+"""A policy of a few thousand weights, demonstrations, pairs and groups to train it on, and training by the transformers engine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tiny_tokenizers import WORDS, prompt
 
-from apo_bench.config.schema import PolicyModel, Recipe, Sampling
-from apo_bench.types import Demonstration, Group, Pair
+from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, Sampling
+from apo_bench.engines.transformers import TransformersEngine
+from apo_bench.losses import PolicyLoss, RewardLoss
+from apo_bench.training.jobs import Counts, PolicyTraining, RewardModelTraining
+from apo_bench.types import Demonstration, Group, Pair, Policy
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -44,3 +51,23 @@ def apart(weights: Weights, other: Weights) -> float:
     """The largest difference of any weight."""
     assert weights.keys() == other.keys()
     return max((weights[name] - other[name]).abs().max().item() for name in weights)
+
+
+def train_policy(
+    start: Path, data: Sequence[Any], loss: PolicyLoss, recipe: Recipe, into: Path,
+    *, reference: Path | None = None, seed: int = 0, checkpoint_s: float = 600.0,
+) -> Counts:  # fmt: skip
+    """Train the policy in the folder `start` by a fresh engine; the model is in `into` afterwards. An absolute folder serves as a key."""
+    engine = TransformersEngine(into.parent, checkpoint_s=checkpoint_s)
+    reference_policy = Policy(str(reference)) if reference else None
+    job = PolicyTraining(Policy(str(start)), tuple(data), loss, reference_policy, SPEC, recipe, seed)
+    return engine.train_policy(job, into).counts
+
+
+def train_reward_model(
+    data: Sequence[Pair], loss: RewardLoss, spec: NeuralReward, into: Path, *, seed: int = 0, checkpoint_s: float = 600.0
+) -> Counts:
+    """Train a reward model of the spec's architecture by a fresh engine; the model is in `into` afterwards."""
+    engine = TransformersEngine(into.parent, checkpoint_s=checkpoint_s)
+    job = RewardModelTraining(None, None, tuple(data), loss, AXES, tuple(WORDS), spec, seed)
+    return engine.train_reward_model(job, into).counts

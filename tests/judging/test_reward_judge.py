@@ -106,18 +106,17 @@ def verdicts(judge: RewardModelJudge, questions: Sequence[Question] = PAIRS) -> 
 
 def test_a_folder_judges_as_it_scores(folder: Path) -> None:
     """Against `score` itself, item by item; the two orders mirror each other: sigmoid(x) + sigmoid(-x) = 1."""
-    found = verdicts(RewardModelJudge(path=str(folder)))
-    assert list(found) == PAIRS
-    for one, verdict in found.items():
-        (first, second), counts = rewards.score(
-            *rewards.load_reward_model(str(folder), False), [(one.prompt, one.first), (one.prompt, one.second)], settings()
-        )
+    by_question, loaded = verdicts(RewardModelJudge(path=str(folder))), rewards.load_reward_model(folder)
+    assert list(by_question) == PAIRS
+    for question, verdict in by_question.items():
+        items = [(question.prompt, question.first), (question.prompt, question.second)]
+        (first, second), counts = rewards.score(*loaded, items, settings())
         assert verdict.choice == ("first" if first > second else "second")
         assert verdict.probability == pytest.approx(1 / (1 + math.exp(second - first)), abs=1e-5)
         assert verdict.prompt_tokens == counts["scored_tokens"]
     for ab, ba in zip(PAIRS[::2], PAIRS[1::2], strict=True):
-        assert found[ab].probability + found[ba].probability == pytest.approx(1, abs=1e-5)
-    assert {verdict.choice for verdict in found.values()} == {"first", "second"}
+        assert by_question[ab].probability + by_question[ba].probability == pytest.approx(1, abs=1e-5)
+    assert {verdict.choice for verdict in by_question.values()} == {"first", "second"}
 
 
 def test_a_folder_is_found_beside_the_experiment(folder: Path) -> None:

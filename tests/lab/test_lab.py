@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,18 +15,18 @@ from tiny_world import LLAMA, RECIPE, tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.config.schema import NeuralReward, NgramReward, Recipe, Sampling
 from apo_bench.errors import BudgetExceeded, InputError
-from apo_bench.evaluation.context import Bench
-from apo_bench.lab import Lab, Player, best_of, best_worst, golden_over_samples, play_alone
-from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss
+from apo_bench.evaluation.context import EvaluationContext
+from apo_bench.lab import Lab, best_of
+from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View
+from apo_bench.losses.policy_loss import Reads
 from apo_bench.models.policy import load_policy
 from apo_bench.models.tokenize import encode_prompt, encode_response
 from apo_bench.store import RunStore
 from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,
-    Golden,
     Group,
-    Message,
+    Labelled,
     Pair,
     Policy,
     Prompt,
@@ -48,18 +48,18 @@ NOTHING = dict.fromkeys(
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     return tiny_bench(tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(scope="module")
-def reward_model(bench: Bench) -> RewardModel:
+def reward_model(bench: EvaluationContext) -> RewardModel:
     lab = tiny_lab(bench)
     return lab.train_reward_model(lab.pairs(20), loss=RankingLoss())
 
 
 @pytest.fixture(scope="module")
-def human(bench: Bench) -> tuple[Pair, ...]:
+def human(bench: EvaluationContext) -> tuple[Pair, ...]:
     return tiny_lab(bench).pairs(20)
 
 
@@ -68,7 +68,7 @@ def shown(human: tuple[Pair, ...]) -> list[Demonstration]:
     return [Demonstration(pair.prompt, pair.chosen) for pair in human]
 
 
-def built(bench: Bench, work: Callable[[], Any]) -> list[str]:
+def built(bench: EvaluationContext, work: Callable[[], Any]) -> list[str]:
     """Kinds of the artifacts that this work computed."""
     before = len(bench.store.built)
     work()
@@ -78,7 +78,7 @@ def built(bench: Bench, work: Callable[[], Any]) -> list[str]:
 # --- metered ------------------------------------------------------------------------------------------------------------------
 
 
-def test_stocks_are_counted_once(bench: Bench) -> None:
+def test_stocks_are_counted_once(bench: EvaluationContext) -> None:
     lab = tiny_lab(bench)
     assert lab.used == NOTHING
     for n, expected in ((10, 10), (10, 10), (4, 10), (13, 13)):
@@ -92,7 +92,7 @@ def test_stocks_are_counted_once(bench: Bench) -> None:
     assert lab.used == {**NOTHING, "human_pairs": 13, "golden_responses": 5}
 
 
-def test_no_number_takes_what_the_budget_grants(bench: Bench) -> None:
+def test_no_number_takes_what_the_budget_grants(bench: EvaluationContext) -> None:
     lab = tiny_lab(bench, {"human_pairs": 7, "golden_responses": 3})
     assert (len(lab.pairs()), len(lab.golden())) == (7, 3)
     assert (len(lab.pairs()), len(lab.golden())) == (7, 3)
@@ -103,13 +103,15 @@ def test_no_number_takes_what_the_budget_grants(bench: Bench) -> None:
     assert len(free.golden()) == len(bench.training_data.golden)
 
 
-def test_flows_are_added_per_use(bench: Bench, reward_model: RewardModel, human: tuple[Pair, ...], shown: list[Demonstration]) -> None:
+def test_flows_are_added_per_use(
+    bench: EvaluationContext, reward_model: RewardModel, human: tuple[Pair, ...], shown: list[Demonstration]
+) -> None:
     """20 pairs or demonstrations in batches of 16 are 2 updates an epoch; 5 prompts x 3 are 15 responses. Twice is twice."""
     lab = tiny_lab(bench, seed=0)
     prompts = lab.prompts(n=5)
     for times in (1, 2):
         samples = lab.sample(lab.initial_policy, prompts, n=3)
-        tokens = sum(one.tokens for one in samples)
+        tokens = sum(response.tokens for response in samples)
         assert lab.used["sampled_responses"] == 15 * times
         assert lab.used["sampled_tokens"] == tokens * times
     for times in (1, 2):
@@ -128,23 +130,25 @@ def test_flows_are_added_per_use(bench: Bench, reward_model: RewardModel, human:
     assert lab.used["human_pairs"] == 0  # these pairs were another lab's
 
 
-def test_tokens_read_in_training_are_those_of_the_texts(bench: Bench, human: tuple[Pair, ...], shown: list[Demonstration]) -> None:
+def test_tokens_read_in_training_are_those_of_the_texts(
+    bench: EvaluationContext, human: tuple[Pair, ...], shown: list[Demonstration]
+) -> None:
     """One word a token. Policy: <user> words <assistant> response <eos>; the reward model's template ends likewise."""
 
     def length(prompt: Prompt, response: str) -> int:
         return 3 + len(prompt.messages[0].content.split()) + len(response.split())
 
-    for one in shown:  # nothing is cut, or the sums below would be too large
-        assert len(one.prompt.messages[0].content.split()) + 2 <= 24
-        assert len(one.response.split()) + 1 <= 24
+    for item in shown:  # nothing is cut, or the sums below would be too large
+        assert len(item.prompt.messages[0].content.split()) + 2 <= 24
+        assert len(item.response.split()) + 1 <= 24
     lab = tiny_lab(bench)
     lab.train_policy(lab.initial_policy, shown, SFTLoss())
-    assert lab.used["policy_train_tokens"] == sum(length(one.prompt, one.response) for one in shown)
+    assert lab.used["policy_train_tokens"] == sum(length(item.prompt, item.response) for item in shown)
     lab.train_reward_model(human, loss=RankingLoss())
-    assert lab.used["rm_train_tokens"] == sum(length(one.prompt, text) for one in human for text in (one.chosen, one.rejected))
+    assert lab.used["rm_train_tokens"] == sum(length(pair.prompt, text) for pair in human for text in (pair.chosen, pair.rejected))
 
 
-def test_an_arm_is_charged_in_full_for_shared_work(bench: Bench) -> None:
+def test_an_arm_is_charged_in_full_for_shared_work(bench: EvaluationContext) -> None:
     def work(lab: Lab) -> None:
         samples = lab.sample(lab.initial_policy, lab.prompts(n=4), n=2, draw=50)
         model = lab.train_reward_model(lab.pairs(17), loss=RankingLoss())
@@ -162,7 +166,7 @@ def test_an_arm_is_charged_in_full_for_shared_work(bench: Bench) -> None:
 
 
 Verb = Callable[[Lab, RewardModel], Any]
-VERBS: dict[str, tuple[Verb, str, float]] = {  # a verb, its unit, and what it asks of it
+VERBS: dict[str, tuple[Verb, str, float]] = {  # a verb, its unit, and how much of it it needs
     "pairs": (lambda lab, _: lab.pairs(6), "human_pairs", 6),
     "golden": (lambda lab, _: lab.golden(6), "golden_responses", 6),
     "sample": (lambda lab, _: lab.sample(lab.initial_policy, lab.prompts(n=3), n=2, draw=60), "sampled_responses", 6),
@@ -177,26 +181,26 @@ VERBS: dict[str, tuple[Verb, str, float]] = {  # a verb, its unit, and what it a
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_amount_known_beforehand_is_refused_before_it_is_spent(bench: Bench, reward_model: RewardModel, verb: str) -> None:
-    work, unit, asked = VERBS[verb]
-    lab = tiny_lab(bench, {unit: asked - 1}, arm="poor", seed=60)
+def test_an_amount_known_beforehand_is_refused_before_it_is_spent(bench: EvaluationContext, reward_model: RewardModel, verb: str) -> None:
+    work, unit, amount = VERBS[verb]
+    lab = tiny_lab(bench, {unit: amount - 1}, arm="poor", seed=60)
 
     def refused() -> None:
         with pytest.raises(BudgetExceeded) as caught:
             work(lab, reward_model)
-        assert (caught.value.arm, caught.value.unit, caught.value.asked, caught.value.left) == ("poor", unit, asked, asked - 1)
+        assert (caught.value.arm, caught.value.unit, caught.value.needed, caught.value.left) == ("poor", unit, amount, amount - 1)
 
     assert built(bench, refused) == []
     assert lab.used == NOTHING
     assert lab.charged == {}
-    work(tiny_lab(bench, {unit: asked}, seed=60), reward_model)  # exactly enough is enough
+    work(tiny_lab(bench, {unit: amount}, seed=60), reward_model)  # exactly enough is enough
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "finish_round"])
-def test_an_overdraft_of_tokens_is_raised_at_the_next_verb(bench: Bench, reward_model: RewardModel, verb: str) -> None:
+def test_an_overdraft_of_tokens_is_raised_at_the_next_verb(bench: EvaluationContext, reward_model: RewardModel, verb: str) -> None:
     lab = tiny_lab(bench, {"sampled_tokens": 1}, arm="late")
     samples = lab.sample(lab.initial_policy, lab.prompts(n=2))  # its tokens are not known beforehand
-    tokens = sum(one.tokens for one in samples)
+    tokens = sum(response.tokens for response in samples)
     assert tokens > 1
     assert lab.used["sampled_tokens"] == tokens
     before = lab.used
@@ -219,7 +223,7 @@ class OtherRankingLoss(RankingLoss):
 
 
 def test_reward_models_are_keyed_by_everything_that_can_change_them(
-    bench: Bench, human: tuple[Pair, ...], reward_model: RewardModel
+    bench: EvaluationContext, human: tuple[Pair, ...], reward_model: RewardModel
 ) -> None:
     as_golden = [dataclasses.replace(pair, source="golden_over_sample") for pair in human]
     swapped = [dataclasses.replace(human[0], chosen=human[0].rejected, rejected=human[0].chosen), *human[1:]]
@@ -246,7 +250,7 @@ def test_reward_models_are_keyed_by_everything_that_can_change_them(
     assert train(human[:8], human[8:], loss=RankingLoss()) == reward_model  # all pairs together, however they were handed over
 
 
-def test_a_reward_model_of_its_own_architecture_is_keyed_by_its_vocabulary(bench: Bench, human: tuple[Pair, ...]) -> None:
+def test_a_reward_model_of_its_own_architecture_is_keyed_by_its_vocabulary(bench: EvaluationContext, human: tuple[Pair, ...]) -> None:
     """Its tokenizer is made of the task's vocabulary: fewer words are another model."""
     spec = NeuralReward(architecture=dict(LLAMA), max_tokens=48, training=Recipe.model_validate(RECIPE))
     fewer = dataclasses.replace(bench.training_data, vocabulary=(bench.training_data.vocabulary or ())[:20])
@@ -254,9 +258,9 @@ def test_a_reward_model_of_its_own_architecture_is_keyed_by_its_vocabulary(bench
     assert whole_lab.train_reward_model(human, loss=RankingLoss()) != fewer_lab.train_reward_model(human, loss=RankingLoss())
 
 
-def test_samples_are_keyed_by_everything_that_can_change_them(bench: Bench, shown: list[Demonstration]) -> None:
+def test_samples_are_keyed_by_everything_that_can_change_them(bench: EvaluationContext, shown: list[Demonstration]) -> None:
     lab = tiny_lab(bench)
-    prompts, policy = lab.prompts(n=3, draw=90), lab.initial_policy  # prompts that no other test asks for
+    prompts, policy = lab.prompts(n=3, draw=90), lab.initial_policy  # prompts that no other test samples
     other = lab.train_policy(policy, shown, SFTLoss())
     warm = Sampling(max_new_tokens=10, temperature=1.2)
     usual = lambda: lab.sample(policy, prompts)  # noqa: E731
@@ -276,7 +280,9 @@ def test_samples_are_keyed_by_everything_that_can_change_them(bench: Bench, show
     assert built(bench, lambda: lab.sample(policy, prompts, sampling=bench.experiment.models.policy.sampling)) == []
 
 
-def test_policies_are_keyed_by_everything_that_can_change_them(bench: Bench, human: tuple[Pair, ...], shown: list[Demonstration]) -> None:
+def test_policies_are_keyed_by_everything_that_can_change_them(
+    bench: EvaluationContext, human: tuple[Pair, ...], shown: list[Demonstration]
+) -> None:
     lab = tiny_lab(bench)
     start = lab.initial_policy
     other = lab.train_policy(start, shown, SFTLoss())
@@ -297,7 +303,7 @@ def test_policies_are_keyed_by_everything_that_can_change_them(bench: Bench, hum
     assert lab.train_policy(start, shown, SFTLoss(), learning_rate=recipe.learning_rate, recipe=recipe) == other
 
 
-def test_groups_are_keyed_by_answers_scores_and_weight(bench: Bench, reward_model: RewardModel) -> None:
+def test_groups_are_keyed_by_answers_scores_and_weight(bench: EvaluationContext, reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
     start = lab.initial_policy
     some = lab.score(reward_model, lab.sample(start, lab.prompts(n=3), n=2))
@@ -314,7 +320,7 @@ def test_groups_are_keyed_by_answers_scores_and_weight(bench: Bench, reward_mode
     assert built(bench, lambda: lab.train_policy(start, some, RRHFLoss())) == []
 
 
-def test_scores_are_keyed_by_model_and_items(bench: Bench, human: tuple[Pair, ...], reward_model: RewardModel) -> None:
+def test_scores_are_keyed_by_model_and_items(bench: EvaluationContext, human: tuple[Pair, ...], reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
     items = [(pair.prompt, pair.chosen) for pair in human[:4]]
     other = lab.train_reward_model(human, loss=RankingLoss(), start=reward_model)
@@ -326,23 +332,24 @@ def test_scores_are_keyed_by_model_and_items(bench: Bench, human: tuple[Pair, ..
     assert lab.score(reward_model, as_responses) == lab.score(reward_model, items)
 
 
-def test_arms_of_one_seed_share_their_luck_and_seeds_do_not(bench: Bench) -> None:
-    one, two, other = tiny_lab(bench, arm="one"), tiny_lab(bench, {"flops": 1e18}, arm="two"), tiny_lab(bench, seed=1)
-    assert one.pairs(9) == two.pairs(9) != other.pairs(9)
-    assert one.golden(9) == two.golden(9) != other.golden(9)
-    assert one.prompts(n=9) == two.prompts(n=9) != other.prompts(n=9)
-    prompts = one.prompts(n=9)
-    assert one.sample(one.initial_policy, prompts) == two.sample(two.initial_policy, prompts) != other.sample(one.initial_policy, prompts)
+def test_arms_of_one_seed_share_their_luck_and_seeds_do_not(bench: EvaluationContext) -> None:
+    first, second = tiny_lab(bench, arm="first"), tiny_lab(bench, {"flops": 1e18}, arm="second")
+    other, policy = tiny_lab(bench, seed=1), bench.initial_policy
+    assert first.pairs(9) == second.pairs(9) != other.pairs(9)
+    assert first.golden(9) == second.golden(9) != other.golden(9)
+    assert first.prompts(n=9) == second.prompts(n=9) != other.prompts(n=9)
+    prompts = first.prompts(n=9)
+    assert first.sample(policy, prompts) == second.sample(policy, prompts) != other.sample(policy, prompts)
 
 
 @pytest.mark.parametrize("loss", [RankingLoss, lambda margin, golden: margin, print])
-def test_a_loss_is_an_instance_of_a_dataclass(bench: Bench, human: tuple[Pair, ...], loss: Any) -> None:
+def test_a_loss_is_an_instance_of_a_dataclass(bench: EvaluationContext, human: tuple[Pair, ...], loss: Any) -> None:
     """The source of two closures with other constants is equal, so a closure would be memoised wrongly."""
     with pytest.raises(InputError, match="a loss is a dataclass instance"):
         tiny_lab(bench).train_reward_model(human, loss=loss)
 
 
-def test_nothing_to_train_on_is_an_error(bench: Bench) -> None:
+def test_nothing_to_train_on_is_an_error(bench: EvaluationContext) -> None:
     lab = tiny_lab(bench)
     with pytest.raises(InputError, match="no pairs to train on"):
         lab.train_reward_model((), [], loss=RankingLoss())
@@ -356,7 +363,7 @@ def test_nothing_to_train_on_is_an_error(bench: Bench) -> None:
 # --- replayable ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_replay_by_another_process_store_computes_nothing_and_ends_the_same(bench: Bench) -> None:
+def test_a_replay_by_another_process_store_computes_nothing_and_ends_the_same(bench: EvaluationContext) -> None:
     def play(lab: Lab) -> list[Any]:
         model = lab.train_reward_model(lab.pairs(20), loss=RankingLoss())
         samples = lab.sample(lab.initial_policy, lab.prompts(n=4), n=2, draw=70)
@@ -374,12 +381,12 @@ def test_a_replay_by_another_process_store_computes_nothing_and_ends_the_same(be
     assert again.rounds == first.rounds == [Round(results[3], results[0])]
 
 
-def test_two_stores_hold_equal_weights_under_equal_keys(bench: Bench, tmp_path: Path, shown: list[Demonstration]) -> None:
+def test_two_stores_hold_equal_weights_under_equal_keys(bench: EvaluationContext, tmp_path: Path, shown: list[Demonstration]) -> None:
     elsewhere = tiny_bench(tmp_path)
     here, there = tiny_lab(bench), tiny_lab(elsewhere)
-    one, two = (lab.train_policy(lab.initial_policy, shown, SFTLoss()) for lab in (here, there))
-    assert one == two
-    files = [store.open("policies", one.key).folder / "model.safetensors" for store in (bench.store, elsewhere.store)]
+    policy, same = (lab.train_policy(lab.initial_policy, shown, SFTLoss()) for lab in (here, there))
+    assert policy == same
+    files = [store.open("policies", policy.key).folder / "model.safetensors" for store in (bench.store, elsewhere.store)]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -387,12 +394,12 @@ def test_two_stores_hold_equal_weights_under_equal_keys(bench: Bench, tmp_path: 
 
 
 @pytest.mark.parametrize("split", ["test", "dev", "gold", "all", ""])
-def test_closed_splits_are_refused(bench: Bench, split: Any) -> None:
+def test_closed_splits_are_refused(bench: EvaluationContext, split: Any) -> None:
     with pytest.raises(InputError, match=rf"lab\.prompts: split '{split}' is closed to methods; open are rm and policy"):
         tiny_lab(bench).prompts(split)
 
 
-def test_training_data_has_no_other_split(bench: Bench) -> None:
+def test_training_data_has_no_other_split(bench: EvaluationContext) -> None:
     data, task = bench.training_data, tiny_task()
     assert {field.name for field in dataclasses.fields(TrainingData)} <= {"pairs", "prompts", "golden", "vocabulary", "axes"}
     assert set(data.prompts) == {"rm", "policy"}
@@ -405,18 +412,18 @@ def test_training_data_has_no_other_split(bench: Bench) -> None:
 # --- draws and subsets --------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_draw_gives_the_same_samples_and_another_fresh_ones(bench: Bench) -> None:
+def test_the_same_draw_gives_the_same_samples_and_another_fresh_ones(bench: EvaluationContext) -> None:
     lab = tiny_lab(bench)
     prompts = lab.prompts(n=6)
     first, again, fresh = (lab.sample(lab.initial_policy, prompts, n=2, draw=draw) for draw in (3, 3, 4))
     assert first == again
-    assert [one.text for one in first] != [one.text for one in fresh]
-    assert [one.prompt for one in first] == [prompt for prompt in prompts for _ in range(2)]
+    assert [response.text for response in first] != [response.text for response in fresh]
+    assert [response.prompt for response in first] == [prompt for prompt in prompts for _ in range(2)]
     assert any(first[place].text != first[place + 1].text for place in range(0, 12, 2))  # n samples are n draws, not copies
 
 
 @given(numbers=st.tuples(st.integers(1, 134), st.integers(1, 134)), draw=st.integers(0, 3), seed=st.integers(0, 3))
-def test_subsets_are_distinct_and_nested(bench: Bench, numbers: tuple[int, int], draw: int, seed: int) -> None:
+def test_subsets_are_distinct_and_nested(bench: EvaluationContext, numbers: tuple[int, int], draw: int, seed: int) -> None:
     few, many = sorted(numbers)
     lab, again = tiny_lab(bench, seed=seed), tiny_lab(bench, seed=seed)
     for split in ("rm", "policy"):
@@ -434,40 +441,40 @@ def test_subsets_are_distinct_and_nested(bench: Bench, numbers: tuple[int, int],
         assert get(again, few) == chosen[:few]
 
 
-def test_prompts_of_another_draw_are_others(bench: Bench) -> None:
+def test_prompts_of_another_draw_are_others(bench: EvaluationContext) -> None:
     lab = tiny_lab(bench)
     assert lab.prompts(n=20, draw=0) != lab.prompts(n=20, draw=1)
     assert set(lab.prompts(draw=0)) == set(lab.prompts(draw=1)) == set(tiny_task().prompts["policy"])
 
 
 @pytest.mark.parametrize("n", [0, -1, 100_000])
-def test_more_or_less_than_there_is(bench: Bench, n: int) -> None:
+def test_more_or_less_than_there_is(bench: EvaluationContext, n: int) -> None:
     lab = tiny_lab(bench)
-    for ask in (lab.prompts, lab.pairs, lab.golden):
+    for verb in (lab.prompts, lab.pairs, lab.golden):
         with pytest.raises(InputError, match=rf"{n} asked for, \d+ there"):
-            ask(n=n)
+            verb(n=n)
     assert lab.used == NOTHING
 
 
 # --- the game -----------------------------------------------------------------------------------------------------------------
 
 
-def test_scores_come_grouped_by_prompt_in_order_of_first_appearance(bench: Bench, reward_model: RewardModel) -> None:
+def test_scores_come_grouped_by_prompt_in_order_of_first_appearance(bench: EvaluationContext, reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
-    one, two, three = lab.prompts(n=3)
-    items = [(two, "sorry"), (one, "great"), (two, "turn the"), (three, "sorry"), (one, "sorry")]
+    first, second, third = lab.prompts(n=3)
+    items = [(second, "sorry"), (first, "great"), (second, "turn the"), (third, "sorry"), (first, "sorry")]
     groups = lab.score(reward_model, items)
     assert [(group.prompt, group.responses) for group in groups] == [
-        (two, ("sorry", "turn the")),
-        (one, ("great", "sorry")),
-        (three, ("sorry",)),
+        (second, ("sorry", "turn the")),
+        (first, ("great", "sorry")),
+        (third, ("sorry",)),
     ]
     for group in groups:
         for text, value in zip(group.responses, group.scores, strict=True):
             assert value == pytest.approx(lab.score(reward_model, [(group.prompt, text)])[0].scores[0], abs=1e-5)
 
 
-def test_a_reward_model_learns_its_pairs_and_can_go_on(bench: Bench, human: tuple[Pair, ...]) -> None:
+def test_a_reward_model_learns_its_pairs_and_can_be_trained_further(bench: EvaluationContext, human: tuple[Pair, ...]) -> None:
     """All pairs in each update and a small step: plain descent. A model that knows nothing has a mean loss of log 2."""
     recipe = Recipe(learning_rate=1e-3, epochs=8, batch_size=len(human))
     lab = tiny_lab(bench, reward_model=bench.experiment.models.reward.model_copy(update={"training": recipe}))
@@ -484,7 +491,7 @@ def test_a_reward_model_learns_its_pairs_and_can_go_on(bench: Bench, human: tupl
     assert mean_loss(second) < mean_loss(first) < math.log(2)
 
 
-def test_an_ngram_reward_model_takes_ranking_losses_only(bench: Bench, human: tuple[Pair, ...]) -> None:
+def test_an_ngram_reward_model_takes_ranking_losses_only(bench: EvaluationContext, human: tuple[Pair, ...]) -> None:
     lab = tiny_lab(bench, reward_model=NgramReward())
     model = lab.train_reward_model(human, loss=APOLoss(0.1, 4))
     assert lab.used["rm_updates"] == 1
@@ -493,7 +500,7 @@ def test_an_ngram_reward_model_takes_ranking_losses_only(bench: Bench, human: tu
         lab.train_reward_model(human, loss=SFTLoss())
 
 
-def by_token(bench: Bench, policy: Policy, prompt: Prompt, text: str) -> float:
+def by_token(bench: EvaluationContext, policy: Policy, prompt: Prompt, text: str) -> float:
     """Log-probability of an answer by token, alone and without padding: independent of the training code."""
     spec = bench.experiment.models.policy
     model, tokenizer = load_policy(bench.store.open("policies", policy.key).folder)
@@ -504,15 +511,15 @@ def by_token(bench: Bench, policy: Policy, prompt: Prompt, text: str) -> float:
     return sum(float(rows[len(start) + place - 1, token]) for place, token in enumerate(end)) / len(end)
 
 
-def test_rrhf_makes_the_best_likelier_and_gives_way_to_no_worse(bench: Bench, reward_model: RewardModel) -> None:
+def test_rrhf_makes_the_best_likelier_and_gives_way_to_no_worse(bench: EvaluationContext, reward_model: RewardModel) -> None:
     """On 4 samples a prompt: the best's likelihood rises, and so does the share of pairs of answers that it orders as the scores do."""
     lab = tiny_lab(bench)
     some = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=12), n=4, draw=33))
     policy = lab.train_policy(lab.initial_policy, some, RRHFLoss(3.0), epochs=6)
     assert lab.used["policy_updates"] == 6  # 12 groups in one update, six times
     best, alike = [], []
-    for one in (lab.initial_policy, policy):
-        p = [[by_token(bench, one, group.prompt, text) for text in group.responses] for group in some]
+    for compared in (lab.initial_policy, policy):
+        p = [[by_token(bench, compared, group.prompt, text) for text in group.responses] for group in some]
         best.append(sum(values[max(range(4), key=group.scores.__getitem__)] for values, group in zip(p, some, strict=True)))
         alike.append([
             values[i] > values[j]
@@ -523,25 +530,53 @@ def test_rrhf_makes_the_best_likelier_and_gives_way_to_no_worse(bench: Bench, re
     assert sum(alike[1]) > sum(alike[0])
 
 
-def test_groups_of_other_sizes_or_for_another_loss_leave_nothing(bench: Bench, reward_model: RewardModel) -> None:
+def test_groups_of_other_sizes_or_for_another_loss_leave_nothing(bench: EvaluationContext, reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
-    one, two = lab.prompts(n=2)
-    uneven = [Group(one, ("sorry", "great"), (0.0, 1.0)), Group(two, ("sorry",), (0.0,))]
+    first, second = lab.prompts(n=2)
+    uneven = [Group(first, ("sorry", "great"), (0.0, 1.0)), Group(second, ("sorry",), (0.0,))]
 
     def refused() -> None:
         with pytest.raises(InputError, match=r"^lab\.train_policy: groups of different sizes[^\n]*$"):
             lab.train_policy(lab.initial_policy, uneven, RRHFLoss())
-        with pytest.raises(InputError, match="SFTLoss trains on demonstrations, got groups"):
+        with pytest.raises(InputError, match="SFTLoss reads demonstrations, got groups"):
             lab.train_policy(lab.initial_policy, uneven[:1], SFTLoss())
 
     assert built(bench, refused) == []
     assert lab.used == NOTHING
 
 
+@dataclass(frozen=True)
+class DesirableLikelihood:
+    """The log-probability of undesirable responses minus that of desirable ones, as a method might bring it."""
+
+    reads: ClassVar[Reads] = "unpaired"
+    needs_reference: ClassVar[bool] = False
+
+    def __call__(self, view: View) -> torch.Tensor:
+        return torch.where(view.labels, -1.0, 1.0) * view.response_logps.squeeze(1)
+
+
+def test_a_methods_own_loss_trains_on_unpaired_data(bench: EvaluationContext, human: tuple[Pair, ...]) -> None:
+    """Keyed by each response and whether it is desirable; 20 items are 2 updates. The label moves the likelihood."""
+    lab, text = tiny_lab(bench), human[0].chosen
+    prompt = human[0].prompt
+    data = [Labelled(pair.prompt, pair.chosen, True) for pair in human]
+    turned = [dataclasses.replace(item, desirable=False) for item in data]
+    other = [dataclasses.replace(data[0], response="sorry"), *data[1:]]
+    policies = [lab.train_policy(lab.initial_policy, items, DesirableLikelihood()) for items in (data, turned, other)]
+    assert lab.used["policy_updates"] == 6
+    assert len({policy.key for policy in policies}) == 3
+    assert built(bench, lambda: lab.train_policy(lab.initial_policy, data, DesirableLikelihood())) == []
+    desirable, initial, undesirable = (by_token(bench, policy, prompt, text) for policy in (policies[0], lab.initial_policy, policies[1]))
+    assert desirable > initial > undesirable
+    with pytest.raises(InputError, match=r"^lab\.train_policy: DesirableLikelihood reads unpaired, got pairs$"):
+        lab.train_policy(lab.initial_policy, human, DesirableLikelihood())
+
+
 # --- best of n ----------------------------------------------------------------------------------------------------------------
 
 
-def test_best_of_n_gives_each_answers_best_of_n_tries(bench: Bench, reward_model: RewardModel) -> None:
+def test_best_of_n_gives_each_answers_best_of_n_tries(bench: EvaluationContext, reward_model: RewardModel) -> None:
     """2 answers of n = 3 to each of 5 prompts are 30 tries. The same tries, sampled and scored as a method might, and chosen by hand."""
     prompts = tiny_lab(bench).prompts(n=5)
     lab, by_hand = tiny_lab(bench), tiny_lab(bench)
@@ -552,8 +587,8 @@ def test_best_of_n_gives_each_answers_best_of_n_tries(bench: Bench, reward_model
     assert len(answers) == 10
     for place, answer in enumerate(answers):
         mine = tries[place * 3 : place * 3 + 3]
-        assert {one.prompt for one in mine} == {answer.prompt} == {prompts[place // 2]}
-        scores = [by_hand.score(reward_model, [one])[0].scores[0] for one in mine]
+        assert {response.prompt for response in mine} == {answer.prompt} == {prompts[place // 2]}
+        scores = [by_hand.score(reward_model, [response])[0].scores[0] for response in mine]
         assert scores[mine.index(answer)] == pytest.approx(max(scores), abs=1e-5)
     assert any(answer != tries[place * 3] for place, answer in enumerate(answers))  # not always the first
     assert (lab.used["sampled_responses"], lab.used["scored_responses"]) == (30, 30)
@@ -563,7 +598,7 @@ def test_best_of_n_gives_each_answers_best_of_n_tries(bench: Bench, reward_model
     assert lab.used["sampled_responses"] == 60
 
 
-def test_the_first_of_equals_is_the_answer(bench: Bench, reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_equals_is_the_answer(bench: EvaluationContext, reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores 1, 3, 3, 2 over the four tries: the second."""
     lab = tiny_lab(bench)
     policy = lab.best_of_n(lab.initial_policy, reward_model, 4)
@@ -572,15 +607,17 @@ def test_the_first_of_equals_is_the_answer(bench: Bench, reward_model: RewardMod
     assert lab.sample(policy, lab.prompts(n=3), draw=9) == tries[1::4]
 
 
-def test_best_of_1_is_the_policy_itself(bench: Bench, reward_model: RewardModel) -> None:
+def test_best_of_1_is_the_policy_itself(bench: EvaluationContext, reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
     prompts = lab.prompts(n=6)
     best = lab.sample(lab.best_of_n(lab.initial_policy, reward_model, 1), prompts, n=2, draw=10)
     assert best == lab.sample(lab.initial_policy, prompts, n=2, draw=10)
-    assert lab.used["scored_responses"] == 12  # it asks the reward model even so
+    assert lab.used["scored_responses"] == 12  # the reward model scores them even so
 
 
-def test_best_of_n_policies_are_told_apart(bench: Bench, reward_model: RewardModel, shown: list[Demonstration]) -> None:
+def test_best_of_n_policies_differ_by_policy_reward_model_and_n(
+    bench: EvaluationContext, reward_model: RewardModel, shown: list[Demonstration]
+) -> None:
     lab = tiny_lab(bench)
     other = lab.train_policy(lab.initial_policy, shown, SFTLoss())
     another = lab.train_reward_model(lab.pairs(20), loss=APOLoss(0.1, 4))
@@ -598,21 +635,21 @@ def test_best_of_n_policies_are_told_apart(bench: Bench, reward_model: RewardMod
 
 
 def test_a_best_of_n_policy_has_no_weights_to_train(
-    bench: Bench, reward_model: RewardModel, shown: list[Demonstration], human: tuple[Pair, ...]
+    bench: EvaluationContext, reward_model: RewardModel, shown: list[Demonstration], human: tuple[Pair, ...]
 ) -> None:
     lab = tiny_lab(bench)
     policy = lab.best_of_n(lab.initial_policy, reward_model, 2)
 
     def refused() -> None:
         for reference, data, loss, start in ((None, shown, SFTLoss(), policy), (policy, human, DPOLoss(0.1), lab.initial_policy)):
-            with pytest.raises(InputError, match=r"^lab: a best-of-n policy has no weights[^\n]*$"):
+            with pytest.raises(InputError, match=r"^lab\.train_policy: a best-of-n policy has no weights[^\n]*$"):
                 lab.train_policy(start, data, loss, reference=reference)
 
     assert built(bench, refused) == []
     assert lab.used == NOTHING
 
 
-def test_best_of_n_may_not_overspend(bench: Bench, reward_model: RewardModel) -> None:
+def test_best_of_n_may_not_overspend(bench: EvaluationContext, reward_model: RewardModel) -> None:
     """2 prompts x 3 tries want 6 of each unit. Short of samples it stops before; short of scores, after sampling."""
     for unit, sampled in (("sampled_responses", 0), ("scored_responses", 6)):
         lab = tiny_lab(bench, {unit: 5})
@@ -621,132 +658,8 @@ def test_best_of_n_may_not_overspend(bench: Bench, reward_model: RewardModel) ->
         assert (lab.used["sampled_responses"], lab.used["scored_responses"]) == (sampled, 0)
 
 
-# --- players ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Watcher(Player):
-    """Notes what it is given, and moves to a policy named after its rate."""
-
-    seen: list[tuple[Any, ...]] = dataclasses.field(default_factory=list)
-
-    def learn(self, lab: Lab, policy: Policy, groups: Any, rate: float | None) -> Policy:
-        self.seen.append((policy, groups, rate))
-        return lab.initial_policy
-
-
-@pytest.mark.parametrize(("rates", "expected"), [(None, [None] * 3), (0.5, [0.5] * 3), ((0.5, 0.2, 0.1), [0.5, 0.2, 0.1])])
-def test_learning_rates_are_one_for_all_rounds_or_one_a_round(bench: Bench, rates: Any, expected: list[float | None]) -> None:
-    """Each round 4 fresh prompts with 2 answers each, scored by the one reward model."""
-    lab = tiny_lab(bench, {"human_pairs": 20})
-    player = Watcher(rounds=3, prompts_per_round=4, samples_per_prompt=2, learning_rate=rates)
-    player.run(lab)
-    assert [rate for _, _, rate in player.seen] == expected
-    for round_, (policy, groups, _) in enumerate(player.seen):
-        assert policy == lab.initial_policy
-        assert [group.prompt for group in groups] == list(lab.prompts(n=4, draw=round_))
-        assert {len(group.responses) for group in groups} == {2}
-    assert len({one.reward_model for one in lab.rounds}) == 1
-    assert lab.used["scored_responses"] == 3 * 8
-
-
-def test_too_few_learning_rates_are_an_error(bench: Bench) -> None:
-    lab = tiny_lab(bench, {"human_pairs": 20})
-    player = Watcher(rounds=3, prompts_per_round=4, samples_per_prompt=2, learning_rate=(0.5, 0.2))
-    with pytest.raises(InputError, match=r"^learning_rate: 2 given, one a round, but round 3 is played$"):
-        player.run(lab)
-    assert len(lab.rounds) == 2
-
-
-@dataclass(frozen=True)
-class Imitator(Player):
-    def learn(self, lab: Lab, policy: Policy, groups: Any, rate: float | None) -> Policy:
-        return lab.train_policy(policy, best_of(groups), SFTLoss(), learning_rate=rate)
-
-
-def test_an_arms_learning_rates_reach_the_memo_keys(bench: Bench) -> None:
-    """Rates (a, b) and (a, c) part in round 2; a alone is (a, a); and none is the experiment's, here 1e-2."""
-    keys = {}
-    for rates in (None, 1e-2, (1e-2, 1e-2), (1e-2, 1e-3), 1e-3):
-        lab = tiny_lab(bench, {"human_pairs": 20})
-        Imitator(rounds=2, prompts_per_round=4, samples_per_prompt=2, learning_rate=rates).run(lab)
-        keys[rates] = [one.policy.key for one in lab.rounds]
-    assert keys[None] == keys[1e-2] == keys[1e-2, 1e-2]
-    assert keys[1e-2, 1e-3][0] == keys[1e-2][0]
-    assert len({keys[1e-2][1], keys[1e-2, 1e-3][1], keys[1e-3][1]}) == 3
-    assert keys[1e-3][0] != keys[1e-2][0]
-
-
-def test_a_player_may_begin_elsewhere(bench: Bench, shown: list[Demonstration]) -> None:
-    """The first move is from there; the reward model is the one it would have anyway."""
-    lab, plain = tiny_lab(bench, {"human_pairs": 20}), tiny_lab(bench, {"human_pairs": 20})
-    start = lab.train_policy(lab.initial_policy, shown, SFTLoss())
-    player, other = (Watcher(prompts_per_round=4, samples_per_prompt=2) for _ in range(2))
-    play_alone(lab, player, 2, start=start)
-    play_alone(plain, other, 2)
-    assert [policy for policy, _, _ in player.seen] == [start, lab.initial_policy]
-    assert [policy for policy, _, _ in other.seen] == [lab.initial_policy] * 2
-    assert lab.rounds[0].reward_model == plain.rounds[0].reward_model
-
-
-def test_rounds_are_recorded_in_order(bench: Bench, reward_model: RewardModel) -> None:
+def test_rounds_are_recorded_in_order(bench: EvaluationContext, reward_model: RewardModel) -> None:
     lab = tiny_lab(bench)
     lab.finish_round(Policy("one"), reward_model)
     lab.finish_round(Policy("two"))
     assert lab.rounds == [Round(Policy("one"), reward_model), Round(Policy("two"), None)]
-
-
-# --- builders -----------------------------------------------------------------------------------------------------------------
-
-PROMPTS = [Prompt(f"id{number}", (Message("user", f"question {number}"),), "helpful", f"cluster{number}") for number in range(4)]
-texts = st.sampled_from(["a", "b", "c", "d"])
-values = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
-
-
-@st.composite
-def groups(draw: st.DrawFn) -> list[Group]:
-    prompts = draw(st.lists(st.sampled_from(PROMPTS), unique=True, max_size=4))
-    answers = [draw(st.lists(st.tuples(texts, values), min_size=1, max_size=5)) for _ in prompts]
-    return [Group(prompt, *map(tuple, zip(*some, strict=True))) for prompt, some in zip(prompts, answers, strict=True)]
-
-
-@given(groups())
-def test_best_of_takes_the_first_of_the_best(some: list[Group]) -> None:
-    best = best_of(some)
-    assert [one.prompt for one in best] == [group.prompt for group in some]
-    for one, group in zip(best, some, strict=True):
-        winners = [text for text, value in zip(group.responses, group.scores, strict=True) if value == max(group.scores)]
-        assert one.response == winners[0]
-
-
-@given(groups())
-def test_best_worst_gives_no_pair_for_ties(some: list[Group]) -> None:
-    pairs = {pair.prompt: pair for pair in best_worst(some)}
-    for group in some:
-        scores = dict(zip(group.scores[::-1], group.responses[::-1], strict=True))  # reversed: the first of equals stays
-        best, worst = scores[max(scores)], scores[min(scores)]
-        if len(scores) == 1 or best == worst:
-            assert group.prompt not in pairs
-        else:
-            assert pairs[group.prompt] == Pair(group.prompt, best, worst, "best_over_worst")
-    assert len(pairs) == len(best_worst(some))
-
-
-@given(st.lists(st.sampled_from(PROMPTS), unique=True, min_size=1), st.data())
-def test_golden_over_samples_gives_each_sample_a_duel(prompts: list[Prompt], data: st.DataObject) -> None:
-    golden = [Golden(prompt, data.draw(texts)) for prompt in prompts]
-    samples = [Response(prompt, data.draw(texts), 1, "eos") for prompt in prompts for _ in range(3)]
-    duels = golden_over_samples(golden, samples)
-    gold = {one.prompt: one.text for one in golden}
-    assert [(pair.prompt, pair.rejected) for pair in duels] == [(one.prompt, one.text) for one in samples]
-    assert all(pair.chosen == gold[pair.prompt] and pair.source == "golden_over_sample" for pair in duels)
-
-
-def test_builders_by_hand() -> None:
-    one, two = PROMPTS[:2]
-    some = [Group(one, ("a", "b", "c"), (0.5, 2.0, 2.0)), Group(two, ("x", "y"), (1.0, 1.0))]
-    assert best_of(some) == (Demonstration(one, "b"), Demonstration(two, "x"))
-    assert best_worst(some) == (Pair(one, "b", "a", "best_over_worst"),)
-    samples = [Response(one, "g", 1, "eos"), Response(one, "s", 1, "eos")]
-    duels = tuple(Pair(one, "g", text, "golden_over_sample") for text in ("g", "s"))
-    assert golden_over_samples([Golden(one, "g")], samples) == duels

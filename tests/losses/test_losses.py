@@ -10,7 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, token_logps
+from apo_bench.errors import InputError
+from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View, denominator_of, token_logps
+
+
+def even_view(response_logps: torch.Tensor, lengths: torch.Tensor, **optional: torch.Tensor) -> View:
+    """A view of responses with these log-probabilities, (B, S), spread evenly over their tokens; 99 on padding, which counts for nothing.
+
+    A response's gradient is the sum of its tokens' gradients.
+    """
+    mask = torch.arange(int(lengths.max())) < lengths[..., None]
+    return View(torch.where(mask, (response_logps / lengths)[..., None], 99.0), mask.long(), optional)
 
 
 def test_ranking_loss_is_minus_log_sigmoid():
@@ -41,8 +51,16 @@ def test_a_duel_may_cost_the_bare_difference():
 
 def test_dpo_loss_by_hand():
     """Log-ratios: chosen -1 - (-2) = 1, rejected -3 - (-2) = -1; beta 0.5 * 2 = 1; -log sigmoid(1) = log(1 + e^-1)."""
-    term = DPOLoss(beta=0.5)(*(torch.tensor([value]) for value in (-1.0, -3.0, -2.0, -2.0)))
-    assert term.item() == pytest.approx(math.log(1 + math.exp(-1)))
+    view = View(torch.tensor([[[-1.0], [-3.0]]]), torch.ones(1, 2, 1), {"reference_logps": torch.tensor([[[-2.0], [-2.0]]])})
+    assert DPOLoss(beta=0.5)(view).tolist() == pytest.approx([math.log(1 + math.exp(-1))])
+
+
+def test_dpo_reads_response_tokens_only():
+    """The case above with each response's log-probability over two tokens, beside a prompt token and padding that are masked."""
+    logps = torch.tensor([[[-7.0, -0.25, -0.75, 99.0], [-7.0, -2.0, -1.0, 99.0]]])
+    reference = torch.tensor([[[-5.0, -1.5, -0.5, 50.0], [-5.0, -1.0, -1.0, 50.0]]])
+    view = View(logps, torch.tensor([[[0, 1, 1, 0], [0, 1, 1, 0]]]), {"reference_logps": reference})
+    assert DPOLoss(beta=0.5)(view).tolist() == pytest.approx([math.log(1 + math.exp(-1))])
 
 
 def test_token_logps_and_sft_by_hand():
@@ -51,8 +69,9 @@ def test_token_logps_and_sft_by_hand():
     logits = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0], [5.0, 5.0]]])
     logps = token_logps(logits, torch.tensor([[0, 1, 0]]))
     assert logps[0].tolist() == pytest.approx([0.0, math.log(1 / 4), math.log(1 / 2)])
-    assert SFTLoss()(logps, torch.tensor([[0, 1, 1]])).item() == pytest.approx(math.log(8))
-    assert SFTLoss()(logps, torch.tensor([[0, 0, 1]])).item() == pytest.approx(math.log(2))
+    for mask, expected in (([0, 1, 1], math.log(8)), ([0, 0, 1], math.log(2))):
+        terms = SFTLoss()(View(logps[:, None], torch.tensor([[mask]])))
+        assert terms.tolist() == pytest.approx([expected])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +92,7 @@ def test_rrhf_loss_by_hand(scores: list[float], expected: float, gradient: list[
     In order, and tied: only the best's 2 nats. Two against one: (-1 + 3) + (-2 + 3) = 3 and the best's 3 nats; 1/2, 1/3, -2 - 1.
     """
     logps = torch.tensor([[-2.0, -6.0, -3.0]], requires_grad=True)
-    loss = RRHFLoss()(logps, torch.tensor([[2, 3, 1]]), torch.tensor([scores]))
+    loss = RRHFLoss()(even_view(logps, torch.tensor([[2, 3, 1]]), scores=torch.tensor([scores])))
     assert loss.tolist() == pytest.approx([expected])
     loss.sum().backward()
     assert logps.grad is not None
@@ -82,11 +101,11 @@ def test_rrhf_loss_by_hand(scores: list[float], expected: float, gradient: list[
 
 def test_rrhf_weighs_ranking_beside_the_best():
     """The first case above: 0.5 * 3 + 6."""
-    loss = RRHFLoss(0.5)(torch.tensor([[-2.0, -6.0, -3.0]]), torch.tensor([[2, 3, 1]]), torch.tensor([[0.0, 1.0, 1.0]]))
-    assert loss.item() == pytest.approx(7.5)
+    view = even_view(torch.tensor([[-2.0, -6.0, -3.0]]), torch.tensor([[2, 3, 1]]), scores=torch.tensor([[0.0, 1.0, 1.0]]))
+    assert RRHFLoss(0.5)(view).tolist() == pytest.approx([7.5])
 
 
-def slow_rrhf(logps: Sequence[float], lengths: Sequence[int], scores: Sequence[float], weight: float) -> float:
+def slow_rrhf(logps: Sequence[float], lengths: Sequence[float], scores: Sequence[float], weight: float) -> float:
     """One group in plain python: for each two responses, then the first of the best."""
     total, best = 0.0, 0
     for i in range(len(logps)):
@@ -106,12 +125,36 @@ RESPONSE = st.tuples(st.floats(-50, -0.01), st.integers(1, 30), st.sampled_from(
 def test_rrhf_equals_a_slow_loop(data: st.DataObject, n: int, batch: int, weight: float):
     groups = data.draw(st.lists(st.lists(RESPONSE, min_size=n, max_size=n), min_size=batch, max_size=batch))
     logps, lengths, scores = ([[response[part] for response in group] for group in groups] for part in range(3))
-    losses = RRHFLoss(weight)(*(torch.tensor(values, dtype=torch.float64) for values in (logps, lengths, scores)))
+    view = even_view(torch.tensor(logps, dtype=torch.float64), torch.tensor(lengths), scores=torch.tensor(scores, dtype=torch.float64))
+    losses = RRHFLoss(weight)(view)
     expected = [slow_rrhf(*columns, weight) for columns in zip(logps, lengths, scores, strict=True)]
     assert losses.tolist() == pytest.approx(expected)
 
 
-def test_losses_are_told_apart_by_class_and_fields():
+def test_a_view_sums_over_response_tokens():
+    """Two items of two sides and three tokens. A side without a response token has length 0 and log-probability 0."""
+    logps = -torch.arange(12.0).view(2, 2, 3)
+    mask = torch.tensor([[[0, 1, 1], [0, 0, 1]], [[1, 1, 1], [0, 0, 0]]])
+    view = View(logps, mask, {"reference_logps": 2 * logps})
+    assert view.lengths.tolist() == [[2, 1], [3, 0]]
+    assert view.response_logps.tolist() == [[-3, -5], [-21, 0]]
+    assert view.reference_response_logps.tolist() == [[-6, -10], [-42, 0]]
+
+
+@pytest.mark.parametrize("field", ["scores", "labels", "reference_logps"])
+def test_a_field_that_the_data_do_not_have_is_one_line(field: str):
+    view = View(torch.zeros(1, 1, 1), torch.ones(1, 1, 1))
+    with pytest.raises(InputError, match=rf"^the loss reads view\.{field}, which is not there: [^\n]+$"):
+        getattr(view, field)
+    assert getattr(View(view.logps, view.mask, {field: view.logps}), field) is view.logps
+
+
+def test_an_update_is_divided_by_items_unless_the_loss_says_tokens():
+    assert denominator_of(SFTLoss()) == "tokens"
+    assert [denominator_of(loss) for loss in (DPOLoss(), RRHFLoss())] == ["items", "items"]
+
+
+def test_losses_differ_by_class_and_fields():
     assert DPOLoss(0.1) == DPOLoss(0.1) != DPOLoss(0.2)
     assert RRHFLoss() == RRHFLoss(1.0) != RRHFLoss(2.0)
     assert APOLoss(0.1, 4) == APOLoss(0.1, 4, "ranking") != APOLoss(0.1, 4, "difference")
@@ -124,6 +167,7 @@ def test_dpo_equals_trl_on_one_batch(tmp_path: Path, tiny_policy: Any):
     from datasets import Dataset
 
     from apo_bench.models import policy as policies
+    from apo_bench.training import encoding
     from apo_bench.types import Message, Pair, Prompt, prompt_id
 
     folder, spec = tiny_policy
@@ -139,10 +183,11 @@ def test_dpo_equals_trl_on_one_batch(tmp_path: Path, tiny_policy: Any):
         for weight in model.parameters():
             weight += 0.1 * torch.randn_like(weight)
     reference, _ = policies.load_policy(folder)
-    items = policies.training_items(tokenizer, [pair(*row) for row in rows], DPOLoss(0.3), spec)
-    policies.add_reference(reference, tokenizer, items, batch_size=2)
-    batch = policies.collate(items, tokenizer.pad_token_id)
-    ours = policies.loss_terms(model.eval(), batch, DPOLoss(0.3)).mean().item()
+    items = encoding.encode_items(tokenizer, [pair(*row) for row in rows], DPOLoss(0.3), spec)
+    reference_logps = encoding.response_logps(reference, items, tokenizer.pad_token_id, batch_size=2)
+    items = [{**item, "reference_logps": logps} for item, logps in zip(items, reference_logps, strict=True)]
+    batch = encoding.collate(items, tokenizer.pad_token_id)
+    ours = encoding.loss_terms(model.eval(), batch, DPOLoss(0.3)).mean().item()
 
     def side(prompt: str, text: str) -> dict[str, Any]:
         return {"prompt": [{"role": "user", "content": prompt}], "text": [{"role": "assistant", "content": text}]}

@@ -60,7 +60,7 @@ def reward_model(request: pytest.FixtureRequest, bases: dict[str, Path], tmp_pat
 
 
 def scores(folder: Path, items: Sequence[tuple[Prompt, str]], **fields: Any) -> list[float]:
-    return rewards.score(folder, items, settings(**fields))[0]
+    return rewards.score(*rewards.load_reward_model(folder), items, settings(**fields))[0]
 
 
 @pytest.mark.slow
@@ -78,8 +78,8 @@ def test_the_score_is_read_where_the_text_ends(reward_model: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(reward_model).eval()
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     by_hand = []
-    for one, text in ITEMS:
-        ids = encode_scored(tokenizer, one, text, axis_input=False, max_tokens=48).ids
+    for item in ITEMS:
+        ids = encode_scored(tokenizer, *item, axis_input=False, max_tokens=48).ids
         with torch.no_grad():
             states = model.base_model(torch.tensor([ids])).last_hidden_state
             if hasattr(model, "score"):
@@ -103,8 +103,9 @@ def test_each_distinct_text_is_computed_once_and_charged_each_time(reward_model:
             rows.append(len(output.logits))
 
     items = [ITEMS[0], ITEMS[2], ITEMS[0], ITEMS[0], ITEMS[2]]
+    loaded = rewards.load_reward_model(reward_model)
     hook = torch.nn.modules.module.register_module_forward_hook(count, with_kwargs=True)
-    values, counts = rewards.score(reward_model, items, settings())
+    values, counts = rewards.score(*loaded, items, settings())
     hook.remove()
     assert rows == [2]
     assert values[0] == values[2] == values[3] != values[1] == values[4]
@@ -112,7 +113,7 @@ def test_each_distinct_text_is_computed_once_and_charged_each_time(reward_model:
     first, second = (len(encode_scored(tokenizer, *ITEMS[place], False, 48).ids) for place in (0, 2))
     tokens = 3 * first + 2 * second
     looked_up = ("embed_tokens", "word_emb", "position_emb", "token_type_emb")
-    multiplying = sum(weight.numel() for name, weight in model.named_parameters() if not any(one in name for one in looked_up))
+    multiplying = sum(weight.numel() for name, weight in model.named_parameters() if not any(part in name for part in looked_up))
     pairs = 3 * first**2 + 2 * second**2
     flops = 2 * multiplying * tokens + 4 * model.config.num_hidden_layers * model.config.hidden_size * pairs
     assert counts == {
@@ -121,7 +122,7 @@ def test_each_distinct_text_is_computed_once_and_charged_each_time(reward_model:
 
 
 def test_truncated_texts_are_counted(reward_model: Path) -> None:
-    values, counts = rewards.score(reward_model, [*ITEMS, ITEMS[0]], settings(max_tokens=12))
+    values, counts = rewards.score(*rewards.load_reward_model(reward_model), [*ITEMS, ITEMS[0]], settings(max_tokens=12))
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     long = sum(len(encode_scored(tokenizer, *item, False, 99).ids) > 12 for item in [*ITEMS, ITEMS[0]])
     assert (counts["truncated_scored"], len(values)) == (long, 7)
@@ -195,9 +196,9 @@ def test_loss_terms_by_hand(bases: dict[str, Path]) -> None:
         Pair(prompt("boil", axis="harmless"), "no", "boil", source="golden_over_sample"),
     ]
 
-    def score(one: Prompt, text: str) -> float:
-        ids = encode_scored(tokenizer, one, text, False, 48).ids
-        return model(torch.tensor([ids])).logits[0, AXES.index(one.axis)].item()
+    def score(prompt: Prompt, text: str) -> float:
+        ids = encode_scored(tokenizer, prompt, text, False, 48).ids
+        return model(torch.tensor([ids])).logits[0, AXES.index(prompt.axis)].item()
 
     batch = rewards.collate(rewards.pair_items(model, tokenizer, pairs, spec), tokenizer.pad_token_id)
     with torch.no_grad():

@@ -12,33 +12,48 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_tokenizers import WORDS, prompt
-from training_items import AXES, LLAMA, RECIPE, SPEC, Weights, apart, demonstrations, groups, pairs, sentences
+from training_items import (
+    AXES,
+    LLAMA,
+    RECIPE,
+    SPEC,
+    Weights,
+    apart,
+    demonstrations,
+    groups,
+    pairs,
+    sentences,
+    train_policy,
+    train_reward_model,
+)
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from apo_bench.config.schema import Lora, NeuralReward, Recipe
-from apo_bench.errors import InputError
 from apo_bench.losses import APOLoss, DPOLoss, PolicyLoss, RankingLoss, RRHFLoss, SFTLoss
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.training import encoding
 from apo_bench.training.checkpoints import Checkpoints
-from apo_bench.training.trainer import Fit, fit, train_policy, train_reward_model
+from apo_bench.training.trainer import TrainResult, fit
 from apo_bench.types import Demonstration, Group, Pair
 
 pytestmark = pytest.mark.slow
 
 
-def fit_policy(data: Sequence[Any], recipe: Recipe, scratch: Path, loss: PolicyLoss | None = None, seed: int = 0) -> tuple[Any, Fit]:
+def fit_policy(
+    data: Sequence[Any], recipe: Recipe, scratch: Path, loss: PolicyLoss | None = None, seed: int = 0
+) -> tuple[Any, TrainResult]:
     loss = loss or SFTLoss()
     model, tokenizer = policies.new_policy(LLAMA, WORDS, seed=0)
-    items = policies.training_items(tokenizer, data, loss, SPEC)
-    if isinstance(loss, DPOLoss):
-        policies.add_reference(policies.new_policy(LLAMA, WORDS, seed=1)[0], tokenizer, items, 4)
-    return fit(
-        model, items, partial(policies.collate, pad_id=0), partial(policies.loss_terms, loss=loss), recipe, seed, Checkpoints(scratch)
-    )
+    items = encoding.encode_items(tokenizer, data, loss, SPEC)
+    if loss.needs_reference:
+        reference_logps = encoding.response_logps(policies.new_policy(LLAMA, WORDS, seed=1)[0], items, 0, 4)
+        items = [{**item, "reference_logps": logps} for item, logps in zip(items, reference_logps, strict=True)]
+    collate, terms = partial(encoding.collate, pad_id=0), partial(encoding.loss_terms, loss=loss)
+    return fit(model, items, collate, terms, recipe, seed, Checkpoints(scratch))
 
 
-def fit_reward(data: Sequence[Pair], recipe: Recipe, scratch: Path, seed: int = 0) -> tuple[Any, Fit]:
+def fit_reward(data: Sequence[Pair], recipe: Recipe, scratch: Path, seed: int = 0) -> tuple[Any, TrainResult]:
     spec = NeuralReward(architecture=LLAMA, training=recipe)
     model, tokenizer = rewards.new_reward_model(spec, None, AXES, WORDS, seed=0)
     items = rewards.pair_items(model, tokenizer, data, spec)
@@ -65,11 +80,11 @@ def test_one_batch_of_16_equals_four_of_4(kind: str, n: int, tmp_path: Path) -> 
     """
     train, make = KINDS[kind]
     recipe = RECIPE.model_copy(update={"learning_rate": 1e-4, "epochs": 2, "max_grad_norm": 100.0, "weight_decay": 0.1})
-    whole, took = train(make(n), recipe, tmp_path / "whole")
-    parts, took_parts = train(make(n), recipe.model_copy(update={"micro_batch_size": 4}), tmp_path / "parts")
-    assert took.updates == took_parts.updates == recipe.updates(n) == 2 * math.ceil(n / 16)
-    assert took.tokens == took_parts.tokens
-    assert took.losses == pytest.approx(took_parts.losses, abs=1e-3)
+    whole, result = train(make(n), recipe, tmp_path / "whole")
+    parts, result_of_parts = train(make(n), recipe.model_copy(update={"micro_batch_size": 4}), tmp_path / "parts")
+    assert result.updates == result_of_parts.updates == recipe.updates(n) == 2 * math.ceil(n / 16)
+    assert result.tokens == result_of_parts.tokens
+    assert result.losses == pytest.approx(result_of_parts.losses, abs=1e-3)
     start, _ = train(make(n), recipe.model_copy(update={"learning_rate": 1e-12}), tmp_path / "start")
     assert apart(whole.state_dict(), parts.state_dict()) < 1e-6
     assert apart(whole.state_dict(), start.state_dict()) > 1e-4
@@ -85,9 +100,9 @@ def plain_loop(data: Sequence[Demonstration], factors: Sequence[float], recipe: 
     losses = []
     for factor in factors:
         total, count = torch.zeros(()), 0
-        for one in data:
-            start = tokenizer(f"<user> {one.prompt.messages[0].content} <assistant>")["input_ids"]
-            end = tokenizer(f"{one.response} <eos>")["input_ids"]
+        for item in data:
+            start = tokenizer(f"<user> {item.prompt.messages[0].content} <assistant>")["input_ids"]
+            end = tokenizer(f"{item.response} <eos>")["input_ids"]
             logits = model(torch.tensor([start + end])).logits[0, len(start) - 1 : -1]
             total, count = total + F.cross_entropy(logits, torch.tensor(end), reduction="sum"), count + len(end)
         (total / count).backward()
@@ -118,10 +133,10 @@ def test_a_fit_equals_a_plain_loop(changes: dict[str, Any], factors: list[float]
     The gradients' norms are 2.0, 1.8, 1.4 and 1.3: clipping at 1.5 meets the first two, so the scale of a gradient shows.
     """
     recipe = Recipe(**{"learning_rate": 1e-2, "epochs": 4, "batch_size": 16, "micro_batch_size": 2, **changes})
-    model, took = fit_policy(demonstrations(7), recipe, tmp_path)
+    model, result = fit_policy(demonstrations(7), recipe, tmp_path)
     weights, losses = plain_loop(demonstrations(7), factors, recipe)
     assert apart(model.state_dict(), weights) < 1e-5
-    assert took.losses == pytest.approx(losses, abs=1e-3)
+    assert result.losses == pytest.approx(losses, abs=1e-3)
 
 
 def test_a_fit_depends_on_its_seed_alone(tmp_path: Path) -> None:
@@ -167,8 +182,8 @@ def test_a_reward_models_head_is_trained_beside_adapters(modules: Any, tmp_path:
     recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 2, "lora": Lora(rank=2, target_modules=modules)})
     spec = NeuralReward(architecture=LLAMA, axis_heads=True, training=recipe)
     start, _ = rewards.new_reward_model(spec, None, AXES, WORDS, seed=0)
-    train_reward_model(None, pairs(16), RankingLoss(), AXES, WORDS, spec, 0, tmp_path)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    train_reward_model(pairs(16), RankingLoss(), spec, tmp_path / "trained")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "trained")
     assert model.config.label2id == {"helpful": 0, "harmless": 1}
     assert model.state_dict().keys() == start.state_dict().keys()
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, start.state_dict()[name])}
@@ -183,8 +198,8 @@ def test_a_reward_models_head_is_trained_beside_adapters(modules: Any, tmp_path:
 def test_updates_of_whole_and_broken_epochs(epochs: float, updates: int, tmp_path: Path) -> None:
     """37 items in updates of 16 are 3 an epoch; half an epoch is 1.5, and begun updates are finished."""
     recipe = RECIPE.model_copy(update={"epochs": epochs, "micro_batch_size": 8})
-    _, took = fit_policy(demonstrations(37), recipe, tmp_path)
-    assert took.updates == updates == recipe.updates(37) == len(took.losses)
+    _, result = fit_policy(demonstrations(37), recipe, tmp_path)
+    assert result.updates == updates == recipe.updates(37) == len(result.losses)
 
 
 def test_tokens_are_those_read_without_padding(tmp_path: Path) -> None:
@@ -194,11 +209,10 @@ def test_tokens_are_those_read_without_padding(tmp_path: Path) -> None:
     def words(text: str) -> int:
         return len(text.split())
 
-    shown, judged = demonstrations(21), pairs(21)
-    tokens = sum(words(one.prompt.messages[0].content) + words(one.response) + 3 for one in shown)
-    assert fit_policy(shown, recipe, tmp_path)[1].tokens == 3 * tokens
-    tokens = sum(2 * words(one.prompt.messages[0].content) + words(one.chosen) + words(one.rejected) + 6 for one in judged)
-    assert fit_reward(judged, recipe, tmp_path)[1].tokens == 3 * tokens
+    tokens = sum(words(item.prompt.messages[0].content) + words(item.response) + 3 for item in demonstrations(21))
+    assert fit_policy(demonstrations(21), recipe, tmp_path)[1].tokens == 3 * tokens
+    tokens = sum(2 * words(pair.prompt.messages[0].content) + words(pair.chosen) + words(pair.rejected) + 6 for pair in pairs(21))
+    assert fit_reward(pairs(21), recipe, tmp_path)[1].tokens == 3 * tokens
 
 
 @pytest.fixture
@@ -214,26 +228,21 @@ def test_counts_of_policy_training(start: Path, tmp_path: Path) -> None:
     """
     weights = 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16 + 15 * 16
 
-    def squares(one: Any, *texts: str) -> int:
-        return sum((len(one.prompt.messages[0].content.split()) + len(text.split()) + 3) ** 2 for text in texts)
+    def squares(item: Any, *texts: str) -> int:
+        return sum((len(item.prompt.messages[0].content.split()) + len(text.split()) + 3) ** 2 for text in texts)
 
-    shown = 2 * 12 * 16 * sum(squares(one, one.response) for one in demonstrations(20))
-    compared = sum(squares(one, one.chosen, one.rejected) for one in pairs(20))
+    attention = 2 * 12 * 16 * sum(squares(item, item.response) for item in demonstrations(20))
+    pair_squares = sum(squares(pair, pair.chosen, pair.rejected) for pair in pairs(20))
     recipe = RECIPE.model_copy(update={"epochs": 2})
-    counts = train_policy(start, demonstrations(20), SFTLoss(), None, SPEC, recipe, 0, tmp_path / "sft")
+    counts = train_policy(start, demonstrations(20), SFTLoss(), recipe, tmp_path / "sft")
     assert counts["policy_updates"] == 4
-    assert counts["flops"] == pytest.approx(6 * weights * counts["policy_train_tokens"] + shown)
-    counts = train_policy(start, pairs(20), DPOLoss(0.1), start, SPEC, recipe, 0, tmp_path / "dpo")
+    assert counts["flops"] == pytest.approx(6 * weights * counts["policy_train_tokens"] + attention)
+    counts = train_policy(start, pairs(20), DPOLoss(0.1), recipe, tmp_path / "dpo", reference=start)
     assert counts["policy_updates"] == 4
-    assert counts["flops"] == pytest.approx(7 * weights * counts["policy_train_tokens"] + (2 * 12 + 4) * 16 * compared)
+    assert counts["flops"] == pytest.approx(7 * weights * counts["policy_train_tokens"] + (2 * 12 + 4) * 16 * pair_squares)
     frozen = recipe.model_copy(update={"freeze": "embed_tokens|norm"})
-    counts = train_policy(start, demonstrations(20), SFTLoss(), None, SPEC, frozen, 0, tmp_path / "frozen")
-    assert counts["flops"] == pytest.approx((6 * weights - 2 * 3 * 16) * counts["policy_train_tokens"] + shown)
-
-
-def test_dpo_needs_a_reference(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="DPOLoss needs a reference"):
-        train_policy(start, pairs(4), DPOLoss(0.1), None, SPEC, RECIPE, 0, tmp_path / "dpo")
+    counts = train_policy(start, demonstrations(20), SFTLoss(), frozen, tmp_path / "frozen")
+    assert counts["flops"] == pytest.approx((6 * weights - 2 * 3 * 16) * counts["policy_train_tokens"] + attention)
 
 
 # --- it learns ----------------------------------------------------------------------------------------------------------------
@@ -241,9 +250,9 @@ def test_dpo_needs_a_reference(start: Path, tmp_path: Path) -> None:
 
 def test_sft_lowers_the_loss_and_leaves_a_folder(start: Path, tmp_path: Path) -> None:
     """Answers that are their prompts' last word; the losses of all updates lie beside the weights."""
-    shown = [Demonstration(prompt(text), text.split()[-1]) for text in sentences(64, 1)]
+    data = [Demonstration(prompt(text), text.split()[-1]) for text in sentences(64, 1)]
     recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 10})
-    counts = train_policy(start, shown, SFTLoss(), None, SPEC, recipe, 0, tmp_path / "trained")
+    counts = train_policy(start, data, SFTLoss(), recipe, tmp_path / "trained")
     losses = json.loads((tmp_path / "trained" / "training_losses.json").read_text())
     assert len(losses) == counts["policy_updates"] == 40
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) / 2
@@ -259,7 +268,7 @@ def test_dpo_prefers_what_is_chosen(start: Path, tmp_path: Path) -> None:
     """Chosen begins with "rinse", rejected with "boil": the odds of the two move apart; the first loss is log 2."""
     data = [Pair(prompt(text), f"rinse {text}", f"boil {text}") for text in sentences(32, 1, most=4)]
     recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 5})
-    train_policy(start, data, DPOLoss(0.5), start, SPEC, recipe, 0, tmp_path / "dpo")
+    train_policy(start, data, DPOLoss(0.5), recipe, tmp_path / "dpo", reference=start)
     losses = json.loads((tmp_path / "dpo" / "training_losses.json").read_text())
     assert losses[0] == pytest.approx(math.log(2), abs=1e-3)
     assert losses[-1] < 0.3
@@ -269,17 +278,18 @@ def test_rrhf_turns_to_the_best_answer(start: Path, tmp_path: Path) -> None:
     """Scored "rinse" over "boil" over "no". In the end "rinse" is the likeliest by token, and "boil", never imitated, before "no"."""
     data = [Group(prompt(text), (f"rinse {text}", f"boil {text}", f"no {text}"), (2.0, 1.0, 0.0)) for text in sentences(32, 1, most=4)]
     recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 5})
-    counts = train_policy(start, data, RRHFLoss(5.0), None, SPEC, recipe, 0, tmp_path / "rrhf")
+    counts = train_policy(start, data, RRHFLoss(5.0), recipe, tmp_path / "rrhf")
     assert counts["policy_updates"] == 10
     losses = json.loads((tmp_path / "rrhf" / "training_losses.json").read_text())
     assert losses[-1] < losses[0]
     for folder, low, high in ((start, 0.0, 0.2), (tmp_path / "rrhf", 0.8, 1.0)):
         model, tokenizer = policies.load_policy(folder)
-        batch = policies.collate(policies.training_items(tokenizer, data, RRHFLoss(), SPEC), 0)
+        batch = encoding.collate(encoding.encode_items(tokenizer, data, RRHFLoss(), SPEC), 0)
+        ids, attention, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "response_mask"))
         with torch.no_grad():
-            logits = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        taken = logits[:, :-1].log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None]).squeeze(2) * batch["response_mask"][:, 1:]
-        by_token = (taken.sum(1) / batch["response_mask"].sum(1)).view(3, -1)
+            logits = model.eval()(input_ids=ids, attention_mask=attention).logits
+        logps = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2) * mask[:, 1:]
+        by_token = (logps.sum(1) / mask.sum(1)).view(3, -1)
         in_order = (by_token[0] > by_token[1]) & (by_token[1] > by_token[2])
         assert low <= in_order.float().mean().item() <= high
 
@@ -289,21 +299,19 @@ def test_a_reward_model_learns_a_planted_preference(tmp_path: Path) -> None:
 
     def planted(n: int, seed: int) -> list[Pair]:
         generator = np.random.default_rng(seed)
-        found = []
+        planted_pairs = []
         for question, answer in zip(sentences(n, seed), sentences(n, seed + 1), strict=True):
             words = [word for word in answer.split() if word != "rinse"]
             place = generator.integers(len(words) + 1)
-            found.append(
-                Pair(
-                    prompt(question), " ".join([*words[:place], "rinse", *words[place:]]), " ".join([*words[:place], "no", *words[place:]])
-                )
-            )
-        return found
+            chosen, rejected = (" ".join([*words[:place], word, *words[place:]]) for word in ("rinse", "no"))
+            planted_pairs.append(Pair(prompt(question), chosen, rejected))
+        return planted_pairs
 
     recipe = Recipe(learning_rate=1e-2, epochs=4, batch_size=16)
     spec = NeuralReward(architecture=LLAMA, max_tokens=32, training=recipe)
-    counts = train_reward_model(None, planted(200, 1), RankingLoss(), AXES, WORDS, spec, 0, tmp_path)
+    counts = train_reward_model(planted(200, 1), RankingLoss(), spec, tmp_path / "trained")
     assert counts["rm_updates"] == 4 * 13
     held_out = planted(100, 50)
-    values, _ = rewards.score(tmp_path, [(pair.prompt, text) for pair in held_out for text in (pair.chosen, pair.rejected)], spec)
+    items = [(pair.prompt, text) for pair in held_out for text in (pair.chosen, pair.rejected)]
+    values, _ = rewards.score(*rewards.load_reward_model(tmp_path / "trained"), items, spec)
     assert np.mean(np.array(values[::2]) > np.array(values[1::2])) > 0.95
