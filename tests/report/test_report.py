@@ -14,7 +14,8 @@ from scipy import stats as scipy_stats
 from apo_bench.analysis.results import gold_sign_agreement, read_run
 from apo_bench.errors import InputError
 from apo_bench.formatting import letter
-from apo_bench.report.report import shortened, write_report
+from apo_bench.report.markdown import shortened
+from apo_bench.report.report import write_report
 
 ARMS, ROUNDS, AXES = ("rjs", "golden_refresh", "apo_rjs"), (0, 1, 2), ("harmless", "helpful")
 N = 12  # prompts an axis
@@ -403,7 +404,7 @@ def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
     some = shortened(lines, 300)
     assert "r" * 300 not in some
     assert "c" * 40 in some
-    assert some[-2] == "Left out here, so that this text fits a pull request: `by_round.csv` and `report.html` have it."
+    assert some[-2] == "Left out here, so that this text fits a pull request: `tables/by_round.csv` and `report.html` have it."
     least = shortened(lines, 40)
     assert "c" * 40 not in least
     assert "![drawn](x.png)" in least
