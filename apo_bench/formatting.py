@@ -1,4 +1,4 @@
-"""Formats of numbers, claims, durations and Markdown tables, and outside text made visible.
+"""Formats of numbers, durations and Markdown tables, and outside text made visible.
 
 A dash stands for a missing value. Text from outside passes `visible` or `one_line` before it is shown.
 """
@@ -60,16 +60,6 @@ def letter(place: int) -> str:
     return (letter(before - 1) if before else "") + chr(ord("a") + last)
 
 
-def mean_sd(values: "pd.Series") -> str:
-    """Mean and sample SD of values."""
-    return pm(float(values.mean()), float(values.std()))
-
-
-def pm(mean: float, sd: float) -> str:
-    """Mean and SD: "0.612 ± 0.012"; the mean alone where the SD is not known."""
-    return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
-
-
 def number(value: float) -> str:
     """Three decimals, or one from 100 on."""
     if math.isnan(value):
@@ -85,18 +75,6 @@ def signed(value: float) -> str:
 def probability(value: float) -> str:
     """Three decimals, or "< 0.001"; empty where it is not known."""
     return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def claim(a: str, b: str, where: str, difference: float, p_adjusted: float) -> str:
-    """The first sentence that a tested difference of two arms permits."""
-    if p_adjusted < ALPHA:
-        return f"**{a} scored {'higher' if difference > 0 else 'lower'} than {b}** ({where})"
-    return f"**No difference between {a} and {b} could be shown** ({where})"
-
-
-def tested(p_adjusted: float, p_value: float, test: str) -> str:
-    """The p-values behind a claim, and the test that gave them."""
-    return f"Holm-adjusted p = {probability(p_adjusted)} (unadjusted {probability(p_value)}; {test})"
 
 
 def count(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import numpy as np
 import pandas as pd
 from run_folder import SEEDS, experiment, frame, measured, write_run
 
-from apo_bench.analysis import costs, results
-from apo_bench.analysis import win_rates as judged
-from apo_bench.analysis.contrasts import contrasts
+from apo_bench.analysis import results
 from apo_bench.clients.journal import Journal
 from apo_bench.hashing import digest
 from apo_bench.report import page
+from apo_bench.report.model import Report
 from apo_bench.report.page import samples
+from apo_bench.report.report import build, report_frames
 from apo_bench.types import identity
 
 ARMS, ROUNDS, N = ("rjs", "golden_refresh", "apo_rjs"), (0, 1), 6  # N: prompts an axis
@@ -142,20 +143,16 @@ def hostile_run(folder: Path) -> Path:
     return run
 
 
-def frames_of(run: results.Run) -> dict[str, pd.DataFrame]:
-    """As a report makes them."""
-    summary, verdicts, audit = results.summary(run), run.tables["judgments"], run.tables["judge_audit"]
-    rates = judged.win_rates(verdicts, audit, run.axes, draws=20) if len(verdicts) else None
-    frames = {
-        "summary": summary, "by_round": results.metrics_by_round(run, summary, results.reward_model_diagnostics(run)),
-        "contrasts": contrasts(run, rates), "budget": costs.budget_matches(run),
-    }  # fmt: skip
-    return frames if rates is None else frames | {"judged": rates, "judge_audit": audit}
-
-
-def written(folder: Path, **options: Any) -> str:
+def report_of(folder: Path, **changes: Any) -> Report:
+    """The report model of a run folder, with some of its fields changed."""
     run = results.read_run(folder)
-    return page.render(folder, run, frames_of(run), **options)
+    return replace(build(folder, run, report_frames(run)), **changes)
+
+
+def written(folder: Path, *, aggregates_only: bool = False, limit: int = samples.LIMIT, **changes: Any) -> str:
+    """The page of a run folder."""
+    kept = None if aggregates_only else samples.read_samples(folder, results.read_run(folder), limit)
+    return page.render(report_of(folder, **changes), kept, is_aggregate=aggregates_only)
 
 
 def block_of(html: str) -> Any:

@@ -48,6 +48,7 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path):
     assert calls == ["x"]
 
 
+@pytest.mark.slow
 def test_a_killed_build_is_swept_up_and_done_again(tmp_path: Path):
     """A process killed in the middle of a build cannot tidy up; the next one to hold the lock does."""
     script = textwrap.dedent("""
@@ -113,6 +114,7 @@ def test_damage_is_named_moved_aside_and_recomputed(tmp_path: Path, damage: str,
     assert (artifact.folder.parent / f"{artifact.key}.damaged").is_dir()
 
 
+@pytest.mark.slow
 def test_two_processes_compute_one_artifact_once(tmp_path: Path):
     script = textwrap.dedent("""
         import sys, time

@@ -13,7 +13,7 @@ import pandas as pd
 from apo_bench.analysis.results import POOLED, Run, reward_model_diagnostics, summary
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.errors import InputError
-from apo_bench.formatting import plain, rows_of, table
+from apo_bench.formatting import rows_of
 from apo_bench.shipped import find_beside
 from apo_bench.stats import clustered_mean, wilson
 
@@ -241,17 +241,6 @@ def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, st
     nothing = (math.nan, math.nan, math.nan)
     difference, low, high = clustered_mean(change.to_numpy(), change.index.tolist())[:3] if len(change) else nothing
     return (*pair, "held-out human pairs", means[0], means[1], difference, low, high)
-
-
-def published_section(run: Run, frames: Mapping[str, pd.DataFrame], name: str, named: Mapping[str, str]) -> list[str]:
-    """Markdown lines: the published numbers called `name` beside ours, and how they differ.
-
-    Raises InputError as `read_published` and `matching_arms` do.
-    """
-    rows = read_published(find_published(name))
-    comparison = compare_with_published(run, frames, rows, named)
-    cells = [[plain(cell) for cell in line] for line in comparison_cells(comparison)]
-    return [*table(HEADERS, cells), "", *[f"- {plain(line)}" for line in comparison_caveats(run, rows, comparison)]]
 
 
 def comparison_cells(comparison: pd.DataFrame) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 A/A is the reference arm again under other seeds: it can differ by chance only. The oracle gives the best of several answers of the
 reference's final policy: a true difference, but no fair arm, as it sees the scores. The diluted oracle does so on a share of the prompts
-only. apo_bench.evaluation.oracle makes them, apo_bench.report.sections_controls says what came of them.
+only. apo_bench.evaluation.oracle makes them, apo_bench.analysis.controls compares them.
 """
 
 import csv

@@ -14,6 +14,8 @@ from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
+from apo_bench.report.markdown import section_lines
+from apo_bench.report.sections.provenance import published_section
 
 HEADER = ",".join(published.PUBLISHED_COLUMNS)
 SHIPPED = published.read_published(published.find_published("apo_2024"))
@@ -208,10 +210,16 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
         assert math.isnan(cells(*missing, "difference")[0])
 
 
+def section_of(run: Run) -> list[str]:
+    """The report's section of markdown on apo_2024."""
+    frame = published.compare_with_published(run, {"contrasts": contrasts(run)}, SHIPPED, {})
+    return section_lines([published_section(run, "apo_2024", frame)])
+
+
 @pytest.mark.slow
 def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
     run = made_run(tmp_path)
-    lines = published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+    lines = section_of(run)
     text = "\n".join(lines)
     (row,) = [line for line in lines if line.startswith("| win rate, % | apo_rjs - rjs")]
     assert "| 35.78 | 36.43 | +0.65 (-1.30 to +2.60) | 0.65 |" in row
@@ -228,7 +236,7 @@ def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
         assert word in text
     (absent,) = [line for line in lines if "No arm here" in line]
     assert "apo_rjs" not in absent  # has a score here, and no win rate
-    assert lines == published.published_section(run, {"contrasts": contrasts(run)}, "apo_2024", {})
+    assert lines == section_of(run)
 
 
 def test_of_another_source_only_its_own_file_speaks(tmp_path: Path) -> None:

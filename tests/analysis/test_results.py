@@ -40,6 +40,7 @@ def test_diagnostics_over_seeds_by_hand(tmp_path: Path) -> None:
     assert (row["mean"], row["seed_sd"], row["n_seeds"]) == pytest.approx((2, 2**0.5, 2))
 
 
+@pytest.mark.slow
 def test_folders_and_files_are_named_by_texts_too(tmp_path: Path) -> None:
     """Every public function that takes a path takes a text: the same frames either way."""
     folder = write_run(tmp_path / "run", TABLES)

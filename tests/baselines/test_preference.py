@@ -134,6 +134,7 @@ def test_the_name_sigmoid_is_dpo(tmp_path: Path) -> None:
     assert method.loss == DPOLoss(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return created
 
 
+@pytest.mark.slow
 def test_a_judge_is_added_to_a_finished_run(folder: Path, tmp_path: Path) -> None:
     text = f"{{name: second, use: {SIMULATED}, noise: 0.5}}"
     assert "report.md" in call("judge", folder, "--judge", text).stdout
@@ -53,6 +54,7 @@ def test_a_judge_is_added_to_a_finished_run(folder: Path, tmp_path: Path) -> Non
     call("judge", folder, "--judge", "sim")  # one of its own, by name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -73,10 +75,12 @@ def test_what_is_no_judge_is_one_line(folder: Path, given: str, message: str) ->
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_judge_is_told_which_there_are(folder: Path) -> None:
     assert "this run's own judges: sim" in refused("judge", folder, "--judge", "smi")
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_read_or_written_are_one_line(folder: Path, tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: é".encode("latin-1"))
@@ -89,6 +93,7 @@ def test_files_that_cannot_be_read_or_written_are_one_line(folder: Path, tmp_pat
     assert str(taken) in refused("export", folder, "--format", "annotate", "--out", taken / "sheet.csv")
 
 
+@pytest.mark.slow
 def test_judge_needs_a_finished_run(tmp_path: Path) -> None:
     assert "not a finished run folder" in refused("judge", tmp_path, "--judge", f"{{name: x, use: {SIMULATED}}}")
 
@@ -127,6 +132,7 @@ def test_audit_data_that_is_nothing(tmp_path: Path) -> None:
     assert "--data nowhere: neither a file nor a task" in message
 
 
+@pytest.mark.slow
 def test_responses_go_out_and_peoples_verdicts_come_back(folder: Path, tmp_path: Path) -> None:
     """Half of the annotators' sheet is filled in, always 1; the rest is missing and counted."""
     call("export", folder, "--format", "alpaca-eval", "--out", tmp_path / "ae")
@@ -170,6 +176,7 @@ def test_alpaca_evals_annotations_get_our_statistics(tmp_path: Path) -> None:
     assert len(pd.read_parquet(tmp_path / "out" / "tables" / "judgments.parquet")) == 40
 
 
+@pytest.mark.slow
 def test_import_judgments_needs_one_place(folder: Path, tmp_path: Path) -> None:
     for words in ((), ("--run", folder, "--out", tmp_path)):
         assert "give --run for filled sheets or --out" in refused("import-judgments", tmp_path / "x.csv", *words)

@@ -57,6 +57,7 @@ def test_help_names_every_command() -> None:
     assert call("--version").stdout == f"{__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_installed_command_reports_bad_input_with_status_2(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from apo_bench.cli.main import main; main()", "run", "absent.yaml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
@@ -319,6 +320,7 @@ def finished(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_run_prints_the_table_and_where_the_report_is(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +350,7 @@ def test_run_prints_the_table_and_where_the_report_is(
         assert hidden not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_part_is_run_and_has_no_table(
     tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,6 +366,7 @@ def test_a_part_is_run_and_has_no_table(
     assert subsets == [JobSubset(("rjs", "apo_rjs"), (1,))]
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
     result = call("run", str(write_experiment(tree)), "--dry-run", "--out", str(tmp_path / "run"))
     assert result.exit_code == 0, result.output
@@ -387,6 +391,7 @@ def test_parts_that_are_none(
     assert not list((tmp_path / "mine").iterdir())
 
 
+@pytest.mark.slow
 def test_failed_arm_seeds_are_named_and_exit_1(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +402,7 @@ def test_failed_arm_seeds_are_named_and_exit_1(
     assert str(finished / "report" / "report.md") in result.stdout
 
 
+@pytest.mark.slow
 def test_what_failed_is_one_line_in_which_nothing_is_hidden(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +411,7 @@ def test_what_failed_is_one_line_in_which_nothing_is_hidden(
     assert call("run", str(write_experiment(tree))).stderr == "failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody\n"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(
     tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +424,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert result.stderr == "interrupted; run the same command to continue\n"
 
 
+@pytest.mark.slow
 def test_a_bug_keeps_its_traceback(tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def stumble(*_: Any, **__: Any) -> None:
         raise KeyError("a bug")
@@ -425,6 +433,7 @@ def test_a_bug_keeps_its_traceback(tree: Tree, write_experiment: Callable[[Tree]
     assert isinstance(call("run", str(write_experiment(tree))).exception, KeyError)
 
 
+@pytest.mark.slow
 def test_an_experiment_that_was_accepted_is_not_checked_again(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,6 +451,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
     assert checked == [{"seeds": [5]}]
 
 
+@pytest.mark.slow
 def test_report_needs_a_run_folder(tmp_path: Path) -> None:
     assert refusal("report", str(tmp_path)) == f"{tmp_path}: not a finished run folder (no manifest.json)"
 
@@ -461,6 +471,7 @@ def varied(finished: Path) -> Path:
     return finished
 
 
+@pytest.mark.slow
 def test_run_at_every_level_prints_the_spread(
     tree: Tree, write_experiment: Callable[[Tree], Path], varied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +498,7 @@ def test_run_at_every_level_prints_the_spread(
     assert "9.5" not in result.stdout
 
 
+@pytest.mark.slow
 def test_report_of_what_varies(tree: Tree, write_experiment: Callable[[Tree], Path], varied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rebuilt: list[Path] = []
     monkeypatch.setattr("apo_bench.run.variations.rebuild", lambda folder, **_: rebuilt.append(folder))
@@ -519,6 +531,7 @@ def pilot(folder: Path, n_seeds: int) -> Path:
     return write_run(folder, {"scores": scored(values), "ledger": ledger}, settings)
 
 
+@pytest.mark.slow
 def test_power_of_a_run(tmp_path: Path) -> None:
     """The printed cell for the run's own sizes is what it detects itself, as `planned` says."""
     folder = pilot(tmp_path / "run", n_seeds=4)
@@ -538,6 +551,7 @@ def test_power_of_a_run(tmp_path: Path) -> None:
     assert not (folder / "report").exists()
 
 
+@pytest.mark.slow
 def test_power_of_a_run_with_one_seed(tmp_path: Path) -> None:
     result = call("power", str(pilot(tmp_path / "run", n_seeds=1)), "--effect", "0.5")
     assert result.exit_code == 0, result.output
@@ -547,6 +561,7 @@ def test_power_of_a_run_with_one_seed(tmp_path: Path) -> None:
     assert "to find" not in output
 
 
+@pytest.mark.slow
 def test_power_refuses_what_it_cannot_answer(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
     assert refusal("power", str(tmp_path)) == f"{tmp_path}: not a finished run folder (no manifest.json)"
     assert refusal("power", str(tmp_path), "--power", "1") == "--power 1: a probability above 0.05, the level of the test, and below 1"

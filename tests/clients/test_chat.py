@@ -552,6 +552,7 @@ with Journal(Path(sys.argv[2])).open() as journal:
 """
 
 
+@pytest.mark.slow
 def test_after_a_kill_only_what_is_missing_is_asked_and_two_processes_never_write_one_journal(tmp_path: Path) -> None:
     """400 questions, 8 at a time. What was under way at the kill may have been billed for nothing: at most 8 calls."""
     path, questions = tmp_path / "journal", worth_questions(200)

@@ -269,6 +269,7 @@ write_golden(load(folder), folder / "golden.jsonl", writer)
 """
 
 
+@pytest.mark.slow
 def test_after_a_kill_only_what_is_missing_is_asked(tmp_path: Path, task: Task) -> None:
     """The first eight calls are answered, the next two hang until the kill. Meanwhile nobody else may write the file."""
     out, prompts = tmp_path / "golden.jsonl", task.prompts["rm"]

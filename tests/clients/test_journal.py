@@ -74,6 +74,7 @@ def test_adding_to_a_journal_that_is_not_open_is_refused(tmp_path):
         Journal(tmp_path / "calls.jsonl").add("a", {})
 
 
+@pytest.mark.slow
 def test_what_was_added_survives_kill_9(tmp_path):
     """A child adds records and kills itself: all of them are there, and the lock is free."""
     path = tmp_path / "calls.jsonl"

@@ -147,6 +147,7 @@ def test_a_run_without_verdicts_has_no_pairs(tmp_path: Path) -> None:
         export_pairs(answered(tmp_path / "run", TEXTS), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_trl_reads_the_pairs_and_trains_on_them(tmp_path: Path, tiny_policy: Any) -> None:
     """One step of TRL's DPOTrainer on the file, as datasets loads it."""
     trl = pytest.importorskip("trl")

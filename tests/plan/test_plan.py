@@ -29,6 +29,8 @@ from apo_bench.run.experiment import resolve_experiment
 from apo_bench.shipped import shipped_root
 from apo_bench.stats.power_analysis import components, minimum_detectable_effect
 
+pytestmark = pytest.mark.slow
+
 COUNTS = ["human_pairs", "golden_responses", "sampled_responses", "scored_responses", "rm_updates", "policy_updates"]
 EXPECTED = ["sampled_tokens", "scored_tokens", "rm_train_tokens", "policy_train_tokens", "flops"]
 APO = "apo_bench.apo@APO"

@@ -30,6 +30,7 @@ def saved_plan() -> SavedPlan:
     return make(experiment(), tiny_task(), Path.cwd(), {})
 
 
+@pytest.mark.slow
 def test_it_says_what_the_plan_says(saved_plan: SavedPlan) -> None:
     """Of the first seed. Disk is that of all: everything but gold models and warm-up as often as there are seeds."""
     first = plan(experiment(seeds=[0]), tiny_task())
@@ -40,6 +41,7 @@ def test_it_says_what_the_plan_says(saved_plan: SavedPlan) -> None:
     assert not saved_plan.error
 
 
+@pytest.mark.slow
 def test_it_holds_for_its_question_alone(saved_plan: SavedPlan, tmp_path: Path) -> None:
     save(tmp_path, saved_plan)
     here = Path.cwd()
@@ -52,6 +54,7 @@ def test_it_holds_for_its_question_alone(saved_plan: SavedPlan, tmp_path: Path) 
     assert read(tmp_path, experiment(), tiny_task(), here) is None
 
 
+@pytest.mark.slow
 def test_it_is_read_without_torch(saved_plan: SavedPlan, tmp_path: Path) -> None:
     save(tmp_path, saved_plan)
     (tmp_path / "needed.json").write_text(experiment().model_dump_json())
@@ -71,6 +74,7 @@ print(sorted(plan_read.arms), "torch" in sys.modules)
     assert done.stdout.strip() == "['apo_rjs', 'rjs'] False"
 
 
+@pytest.mark.slow
 def test_what_fails_or_cannot_be_counted_is_no_reason_not_to_run() -> None:
     """An arm over its budget is not planned, the other is; of a model that is elsewhere neither FLOPs nor disk are known."""
     tree = tiny_tree()

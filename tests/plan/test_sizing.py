@@ -109,6 +109,7 @@ def test_flops_include_everything(by: str, whole: bool) -> None:
     assert size.ratio == pytest.approx(1, rel=0.1 if whole else 0.02)  # an epoch more is whole updates more
 
 
+@pytest.mark.slow
 def test_a_players_parameter_is_dotted() -> None:
     tree = tiny_tree()
     tree["arms"]["refresh"] = {**tree["arms"]["apo_rjs"], "opponent": "initial", "fit": {"to": "rjs", "by": "player.prompts_per_round"}}
@@ -121,6 +122,7 @@ def test_a_players_parameter_is_dotted() -> None:
     assert sizes["refresh"].ratio == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arm", "message"),
     [
@@ -144,6 +146,7 @@ def test_what_cannot_be_sized(arm: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_most_that_the_task_allows_is_reported() -> None:
     """Six rounds of 28 samples are 168; with one of each of the policy split's 134 prompts, rjs comes to 134."""
     tree = tiny_tree()
@@ -154,6 +157,7 @@ def test_the_most_that_the_task_allows_is_reported() -> None:
         size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
+@pytest.mark.slow
 def test_opponents_are_no_number() -> None:
     tree = tiny_tree()
     tree["arms"]["apo_rjs"]["fit"] = {"to": "rjs", "by": "opponent"}
@@ -161,6 +165,7 @@ def test_opponents_are_no_number() -> None:
         size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
+@pytest.mark.slow
 def test_why_the_other_arm_would_fail_is_reported() -> None:
     tree = tiny_tree()
     tree["arms"]["rjs"]["fit"] = fit("rounds")
@@ -169,6 +174,7 @@ def test_why_the_other_arm_would_fail_is_reported() -> None:
         size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
+@pytest.mark.slow
 def test_flops_of_a_model_that_is_not_here_are_not_known() -> None:
     tree = tiny_tree()
     tree["arms"]["rjs"]["fit"] = fit("rounds")
@@ -177,6 +183,7 @@ def test_flops_of_a_model_that_is_not_here_are_not_known() -> None:
         size_arms(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), None)
 
 
+@pytest.mark.slow
 def test_sizes_are_kept_and_hold_as_long_as_their_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever value the file (or an override) gives of the sized parameter, it is the same question; another budget is another."""
     question = experiment(fit=fit("samples_per_prompt", unit="sampled_responses"))
@@ -196,6 +203,7 @@ def test_sizes_are_kept_and_hold_as_long_as_their_question(tmp_path: Path, monke
     assert read_or_size(tmp_path, question, tiny_task(), tmp_path) == sizes
 
 
+@pytest.mark.slow
 def test_kept_sizes_are_read_without_torch(tmp_path: Path) -> None:
     question = experiment(fit=fit("samples_per_prompt", unit="sampled_responses"))
     save(tmp_path, question, tiny_task(), tmp_path, size_arms(question, tiny_task(), tmp_path))

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,12 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from apo_bench.report import figures
+from apo_bench.report.charts import Figure, Lines, Panel, kl_or_bound, series_of
+from apo_bench.report.sections.contrasts import forests
+from apo_bench.report.sections.costs import budget_figure
+from apo_bench.report.sections.reward_models import diagnostic_figure, reliability_figure
+from apo_bench.report.sections.scores import score_figures
+from apo_bench.report.text import say
 
 MINUS = "\N{MINUS SIGN}"
 ARMS = [f"golden_refresh_of_a_player_{k}" for k in range(13)]
@@ -28,6 +36,25 @@ def summary(arms: list[str], bounded: tuple[str, ...] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "round", "axis", "scorer", "mean", "seed_sd"])
 
 
+def run_of(arms: Sequence[str], axes: Sequence[str] = ("all",)) -> Any:
+    """What figures read of a run."""
+    compare = SimpleNamespace(round="final", axes=("all",))
+    return SimpleNamespace(arms=tuple(arms), axes=tuple(axes), scorers=("gold",), experiment=SimpleNamespace(compare=compare))
+
+
+def draw(drawn: Iterable[Figure]) -> dict[str, bytes]:
+    """The files of the figures that have some."""
+    return {name: content for figure in drawn if figure.name for name, content in figures.draw(figure).items()}
+
+
+def curve_figure(rows: list[tuple[Any, ...]]) -> Lines:
+    """Rows of curve, annotation, scorer, mean and seed_sd as the report draws them."""
+    table = pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]).sort_values("annotation")
+    curves = tuple(dict.fromkeys(table["curve"]))
+    series = tuple(series_of(curve, place, table[table["curve"] == curve], "annotation") for place, curve in enumerate(curves))
+    return Lines("by_annotation", "", say(""), (Panel("gold", series),), curves, "annotation used")
+
+
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures by name, instead of files."""
@@ -37,7 +64,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_the_legend_of_many_arms_is_whole_and_covers_no_panel(drawn: dict[str, Any]) -> None:
-    figures.draw_scores(summary(ARMS), ARMS, ["gold"], ["all"])
+    draw(score_figures(run_of(ARMS), summary(ARMS)))
     assert set(drawn) == {"by_round", "by_kl"}
     for figure in drawn.values():
         FigureCanvasAgg(figure).draw()
@@ -55,13 +82,12 @@ def test_the_legend_of_many_arms_is_whole_and_covers_no_panel(drawn: dict[str, A
 
 
 def test_28_arms_look_different() -> None:
-    names = [str(k) for k in range(28)]
-    assert len({tuple(figures._look(names, name).values()) for name in names}) == 28
+    assert len({tuple(figures._look(place).values()) for place in range(28)}) == 28
 
 
 def test_hollow_markers_stand_at_a_bound(drawn: dict[str, Any]) -> None:
     arms = ["dpo", "best_of_n"]
-    figures.draw_scores(summary(arms, bounded=("best_of_n",)), arms, ["gold"], ["all"])
+    draw(score_figures(run_of(arms), summary(arms, bounded=("best_of_n",))))
 
     def hollow(figure: Any) -> dict[str, bool]:
         lines = [line for line in figure.axes[0].get_lines() if line.get_label() in arms]
@@ -75,7 +101,7 @@ def test_hollow_markers_stand_at_a_bound(drawn: dict[str, Any]) -> None:
 
 def test_a_measured_kl_comes_before_its_bound() -> None:
     rows = [("a", 1, "all", "kl_bound", 2.0), ("a", 1, "all", "kl", 1.0), ("b", 1, "all", "kl_bound", 3.0)]
-    table = figures.kl_or_bound(pd.DataFrame(rows, columns=["arm", "round", "axis", "scorer", "mean"]))
+    table = kl_or_bound(pd.DataFrame(rows, columns=["arm", "round", "axis", "scorer", "mean"]))
     assert table[["arm", "kl", "bound"]].to_numpy().tolist() == [["a", 1.0, False], ["b", 3.0, True]]
 
 
@@ -84,7 +110,7 @@ def test_reliability_shows_the_first_and_the_last_round(drawn: dict[str, Any]) -
     rows = [("many", round_, k, 0.55 + k / 10, 0.1 * round_ + k / 10, 10 * (3 * k + 1)) for round_ in range(4) for k in (0, 1)]
     rows += [("one", round_, 0, 0.55, 0.5, 10) for round_ in (0, 1)]
     table = pd.DataFrame(rows, columns=["arm", "round", "bin", "confidence", "accuracy", "n"])
-    figures.draw_reliability(table, ["many", "absent", "one"])
+    draw(reliability_figure(("many", "absent", "one"), table))
     many, one = drawn["reliability"].axes
     assert (many.get_title(), one.get_title()) == ("many", "one")
     curves = [list(line.get_ydata()) for line in many.get_lines()]
@@ -97,13 +123,13 @@ def test_reliability_shows_the_first_and_the_last_round(drawn: dict[str, Any]) -
 
 def test_curves_and_diagnostics_are_drawn_where_there_are_rows(drawn: dict[str, Any]) -> None:
     rows = [("plain", 300, "gold", 0.3, 0.1), ("plain", 100, "gold", 0.1, np.nan), ("apo", 120, "gold", 0.5, 0.1)]
-    figures.draw_by_annotation(pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]))
+    draw([curve_figure(rows)])
     (panel,) = drawn["by_annotation"].axes
     plain = panel.get_lines()[0]
     assert (list(plain.get_xdata()), list(plain.get_ydata())) == ([100, 300], [0.1, 0.3])
     found = pd.DataFrame([("a", 1, metric, 0.5, 0.1) for metric in ("ece", "fixed_mean", "fixed_sd")])
     found.columns = ["arm", "round", "metric", "mean", "seed_sd"]
-    figures.draw_reward_models(found, ["a"])
+    draw(diagnostic_figure(("a",), found.assign(axis="all")))
     assert [panel.get_title() for panel in drawn["reward_models"].axes] == ["ECE", "mean score of fixed responses"]
 
 
@@ -115,12 +141,12 @@ def compared(axes: tuple[str, ...] = ("all",), arm: str = "golden_refresh") -> p
     ]
     rows += [("apo", "none", "all", "gold", np.nan, np.nan, np.nan, np.nan, "secondary")]
     columns = ["arm_a", "arm_b", "axis", "scorer", "difference", "ci_low", "ci_high", "p_adjusted", "family"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).assign(at="final")
 
 
 def test_the_forest_has_the_declared_contrasts(drawn: dict[str, Any]) -> None:
     """From top to bottom: primary, then secondary; filled where p < 0.05; without a result there is no point."""
-    figures.draw_contrasts(compared())
+    draw(forests(run_of([]), compared()))
     (panel,) = drawn["contrasts"].axes
     assert [label.get_text() for label in panel.get_yticklabels()] == [
         f"apo {MINUS} {other}" for other in ("golden_refresh", "plain", "none")
@@ -134,7 +160,7 @@ def test_the_forest_has_the_declared_contrasts(drawn: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("axes", [("all",), ("all", "a long name of an axis")])
 def test_names_in_the_forest_are_whole(drawn: dict[str, Any], axes: tuple[str, ...]) -> None:
-    figures.draw_contrasts(compared(axes, "golden_refresh_of_a_player_12"))
+    draw(forests(run_of([]), compared(axes, "golden_refresh_of_a_player_12")))
     figure = drawn["contrasts"]
     with rc_context(figures.STYLE):
         FigureCanvasAgg(figure).draw()
@@ -145,14 +171,13 @@ def test_names_in_the_forest_are_whole(drawn: dict[str, Any], axes: tuple[str, .
 
 
 def test_no_contrast_has_a_result_and_nothing_is_drawn() -> None:
-    assert figures.draw_contrasts(compared().assign(difference=np.nan)) == {}
-    assert figures.draw_budget(pd.DataFrame(columns=["arm", "unit", "alone", "marginal"]), ["a"]) == {}
+    assert list(forests(run_of([]), compared().assign(difference=np.nan))) == []
 
 
 def test_budget_bars(drawn: dict[str, Any]) -> None:
     """Full bars: what an arm costs alone; hatched: what it added. A unit that an arm never spent is a bar of 0."""
-    spent = pd.DataFrame([("b", "flops", 4.0, 1.0), ("a", "flops", 2.0, 2.0)], columns=["arm", "unit", "alone", "marginal"])
-    figures.draw_budget(spent, ["a", "b", "absent"])
+    spent = {("b", "flops"): (4.0, 1.0), ("a", "flops"): (2.0, 2.0)}
+    draw([budget_figure(("a", "b", "absent"), spent, {})])
     panels = {panel.get_title(): panel for panel in drawn["budget"].axes}
     assert [bar.get_width() for bar in panels["FLOPs"].patches] == [2, 4, 2, 1]
     assert [bar.get_width() for bar in panels["samples"].patches] == [0, 0, 0, 0]
@@ -172,18 +197,17 @@ def draw_all(folder: Path) -> list[Path]:
     """Write every kind of figure of two arms, with names that are no mathematics, no markup and not printable."""
     hostile = "$x^</text>&\u202e\x1b-->"
     table = summary(["a", "b"]).assign(axis=hostile)
-    files = figures.draw_scores(table, ["a", "b"], ["gold"], [hostile, "all"])
     rows = [(hostile, k, "gold", 0.1 * k, 0.1) for k in (1, 2)]
-    files |= figures.draw_by_annotation(pd.DataFrame(rows, columns=["curve", "annotation", "scorer", "mean", "seed_sd"]))
-    files |= figures.draw_contrasts(compared((hostile, "all")))
-    spent = pd.DataFrame([("a", "flops", 4e12, np.nan)], columns=["arm", "unit", "alone", "marginal"])
-    files |= figures.draw_budget(spent, ["a"])
+    drawn = [*score_figures(run_of(["a", "b"], (hostile,)), table), curve_figure(rows), *forests(run_of([]), compared((hostile, "all")))]
+    drawn.append(budget_figure(("a",), {("a", "flops"): (4e12, np.nan)}, {("a", "flops"): 5e12}))
+    files = draw(drawn)
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in files]
 
 
+@pytest.mark.slow
 def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
     """In another process, with other hashes of texts, too. PDFs embed TrueType fonts and no type 3; an svg is XML and without script."""
     paths = draw_all(tmp_path / "here")
@@ -202,6 +226,7 @@ def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
             assert not {"script", "text", "image", "date"} & tags
 
 
-@pytest.mark.parametrize("draw", [figures.draw_reward_models, figures.draw_reliability])
-def test_nothing_measured_draws_nothing(draw: Any) -> None:
-    assert draw(pd.DataFrame({"arm": [], "round": [], "metric": []}), ["a"]) == {}
+def test_nothing_measured_draws_nothing() -> None:
+    nothing = pd.DataFrame({"arm": [], "round": [], "metric": []})
+    assert diagnostic_figure(("a",), nothing) == []
+    assert reliability_figure(("a",), nothing) == []

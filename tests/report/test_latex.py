@@ -17,6 +17,11 @@ from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
 from apo_bench.report import latex
 from apo_bench.report.latex import escape
+from apo_bench.report.model import Block, Part, Report, Section
+from apo_bench.report.sections import contrasts as contrast_sections
+from apo_bench.report.sections import scores
+from apo_bench.report.sections.costs import section as costs_section
+from apo_bench.report.sections.judges import win_rate_blocks
 
 HOSTILE = [
     r"\input{/etc/passwd}",
@@ -121,36 +126,48 @@ def made_run(folder: Path, axis: str = "helpful", second: str = "harmless") -> R
 RATES = {
     "arm_a": "apo_rjs", "arm_b": "rjs", "axis": "all", "judge": "gpt_4", "round": "1", "win_rate": 0.6, "ci_low": 0.5, "ci_high": 0.7,
     "p_value": 0.04, "lc_win_rate": 0.55, "lc_low": math.nan, "lc_high": math.nan, "n_seeds": 3, "n_clusters": 12,
-    "n_comparisons": 1200, "informative": "", "test": "two-way t test",
+    "n_comparisons": 1200, "informative": "", "test": "two-way t test", "scope": "new seeds", "note": "", "lc_note": "", "missing_why": "",
+    **dict.fromkeys(("n_missing", "worst_low", "worst_high", "inconsistency_rate", "first_position_rate", "tie_share"), 0.0),
+    **dict.fromkeys(("length_difference", "agreed_win_rate", "agreed_low", "agreed_high"), 0.0),
 }  # fmt: skip
 
 
 def frames(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
     return {
         "summary": results.summary(run),
+        "sharing": costs.marginal_costs(run),
+        "plan": costs.planned_and_spent(run),
         "contrasts": contrasts(run),
         "budget": costs.budget_matches(run),
         "judged": pd.DataFrame([RATES | changes]),
     }
 
 
+def tables(run: Run, made: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """The paper's tables of a run, by name."""
+    blocks: list[Block] = [scores.final_section(run, made), contrast_sections.section(run, made["contrasts"]), costs_section(run, made)]
+    blocks += win_rate_blocks(made["judged"]) if "judged" in made else []
+    report = Report("synthetic", [], (), [Part("all", "All", [Section("All", blocks)])], {})
+    return {name.removesuffix(".tex"): text for name, text in latex.render(report).items()}
+
+
 def write(run: Run, made: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    files = latex.render(run, made)
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="ascii")
-    return [folder / name for name in files]
+    texts = tables(run, made)
+    for name, text in texts.items():
+        (folder / f"{name}.tex").write_text(text, encoding="ascii")
+    return [folder / f"{name}.tex" for name in texts]
 
 
 def test_bold_is_what_beats_every_other_arm(tmp_path: Path) -> None:
     """apo_rjs was tested against both others and is higher, on one axis and pooled; on the other axis nothing is told apart."""
     run = made_run(tmp_path)
     made = frames(run)
-    main = [line for line in latex.main(run, made, ("all",)) if line.startswith(r"\texttt")]
-    assert [line.startswith(r"\texttt{apo\_rjs} & \textbf{") for line in main] == [True, False, False]
-    assert main[0].endswith(r"& $1.500$ & 3 \\")
-    assert main[1].endswith(r"& -- & 3 \\")
-    by_axis = latex.main(run, made, run.axes)
-    blocks = "\n".join(by_axis).split("addlinespace")
+    texts = tables(run, made)
+    main = [line for line in texts["main"].splitlines() if line.startswith(r"\texttt")]
+    assert [line.startswith(r"\texttt{apo\_rjs} & 3 & \textbf{") for line in main] == [True, False, False]
+    assert main[0].endswith(r"& $1.500$ {\scriptsize$\pm$ 0.000} \\")
+    assert main[1].endswith(r"& -- \\")
+    blocks = texts["by_axis"].split("addlinespace")
     assert (r"\textit{harmless}" in blocks[0], r"\textbf" in blocks[0]) == (True, False)
     assert (r"\textit{helpful}" in blocks[1], r"\textbf" in blocks[1]) == (True, True)
 
@@ -159,22 +176,23 @@ def test_no_bold_without_a_test_against_every_arm(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     made = frames(run)
     made["contrasts"] = made["contrasts"].query("arm_b != 'rjs'")
-    assert r"\textbf" not in "\n".join(latex.main(run, made, ("all",)))
+    assert r"\textbf" not in tables(run, made)["main"]
 
 
 def test_what_the_tables_say(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     made = frames(run)
     (row,) = [one for one in made["contrasts"].itertuples() if (one.family, one.axis) == ("primary", "all")]
-    text = "\n".join(latex.contrasts(run, made["contrasts"]))
+    texts = tables(run, made)
+    text = texts["contrasts"]
     assert f"${row.difference:+.3f}$ & [${row.ci_low:+.3f}$, ${row.ci_high:+.3f}$]" in text
     assert "3 seeds of each arm, 6 to 12 clusters of prompts" in text
     assert "new seeds and new prompts" in text
-    spent = "\n".join(latex.budget(run, made["budget"]))
+    spent = texts["budget"]
     assert r"\texttt{rjs} & $1{,}500$ & $0$ & $40$ & $0$ & $0$ & $2.00\cdot 10^{12}$ \\" in spent
     assert r"Declared matched and not: apo\_rjs and rjs in sampled\_responses." in spent
-    judged = "\n".join(latex.judged(made["judged"], run.axes))
-    assert r"\texttt{apo\_rjs} over \texttt{rjs} & $0.600$ & [$0.500$, $0.700$] & $0.040$ & $0.550$ & -- & $1{,}200$ \\" in judged
+    judged = texts["judged"]
+    assert r"\texttt{apo\_rjs} over \texttt{rjs} & $0.600$ [$0.500$, $0.700$] & $0.040$ & $1{,}200$ & $0.550$ \\" in judged
     assert r"\textit{gpt\_4{,} all axes pooled}" in judged
 
 

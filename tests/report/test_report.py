@@ -14,7 +14,8 @@ from scipy import stats as scipy_stats
 from apo_bench.analysis.results import gold_sign_agreement, read_run
 from apo_bench.errors import InputError
 from apo_bench.formatting import letter
-from apo_bench.report.report import shortened, write_report
+from apo_bench.report.markdown import shortened
+from apo_bench.report.report import write_report
 
 ARMS, ROUNDS, AXES = ("rjs", "golden_refresh", "apo_rjs"), (0, 1, 2), ("harmless", "helpful")
 N = 12  # prompts an axis
@@ -86,6 +87,7 @@ def csv(report: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(report / "tables" / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_contrast_columns_and_families(report: Path) -> None:
     table = csv(report, "contrasts")
     named = "arm_a,arm_b,axis,scorer,difference,ci_low,ci_high,p_value,p_adjusted,n_seeds,n_clusters,scope"
@@ -103,6 +105,7 @@ def test_contrast_columns_and_families(report: Path) -> None:
     assert primary.sort_values("p_value").p_adjusted.to_list() == pytest.approx([2 * low, max(2 * low, high)])
 
 
+@pytest.mark.slow
 def test_a_contrast_equals_an_independent_computation(report: Path) -> None:
     """V = A/S + B/P - C/(SP) from sums of squares over a (seed x cluster) table, on harmless, gold, apo_rjs - golden_refresh."""
     rows = scores()
@@ -122,6 +125,7 @@ def test_a_contrast_equals_an_independent_computation(report: Path) -> None:
     assert (row.difference, row.standard_error, row.p_value) == pytest.approx((d.mean(), variance**0.5, p))
 
 
+@pytest.mark.slow
 def test_summary_equals_pandas(report: Path) -> None:
     table, rows = csv(report, "summary"), scores()
     assert list(table.columns) == ["arm", "round", "axis", "scorer", "mean", "seed_sd", "n_seeds", "n_prompts"]
@@ -136,6 +140,7 @@ def test_summary_equals_pandas(report: Path) -> None:
     assert (kl["mean"], kl.seed_sd) == pytest.approx((6.2, 0.2))  # 2 * (3.0, 3.1, 3.2)
 
 
+@pytest.mark.slow
 def test_differences_of_summary_means_are_the_contrasts(report: Path) -> None:
     summary, contrasts = csv(report, "summary"), csv(report, "contrasts")
     final = summary[summary["round"] == 2].set_index(["arm", "axis", "scorer"])["mean"]
@@ -143,6 +148,7 @@ def test_differences_of_summary_means_are_the_contrasts(report: Path) -> None:
         assert row.difference == pytest.approx(final[row.arm_a, row.axis, row.scorer] - final[row.arm_b, row.axis, row.scorer])
 
 
+@pytest.mark.slow
 def test_budget(report: Path) -> None:
     """Against golden_refresh: rm_updates differ in seed 2 (33 against 30: mean 31 against 30); flops by 4 %, within 5 %."""
     table = csv(report, "budget")
@@ -164,6 +170,7 @@ def test_budget(report: Path) -> None:
     assert (other.loc["sampled_responses", "matched"], other.loc["sampled_responses", "declared"]) == ("yes", "yes")
 
 
+@pytest.mark.slow
 def test_the_report_opens_with_the_missed_match_and_the_answer(report: Path) -> None:
     text = (report / "report.md").read_text()
     lines = text.splitlines()
@@ -224,6 +231,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(tmp_path_factory.mktemp("whole"), made, settings, **about)).parent
 
 
+@pytest.mark.slow
 def test_a_run_that_used_everything(whole: Path) -> None:
     """By hand, over seeds 0, 1, 2: rjs has human accuracy 0.7, 0.8, 0.9 (mean 0.8, SD 0.1), golden 0.7, ECE 0.15; dev 0.5 in round 1."""
     text = (whole / "report.md").read_text()
@@ -263,6 +271,7 @@ def test_a_run_that_used_everything(whole: Path) -> None:
     assert all(line.count("|") == lines[place - 1].count("|") for place, line in enumerate(lines) if line.startswith("| ---"))
 
 
+@pytest.mark.slow
 def test_the_table_by_round_holds_every_axis_and_metric(whole: Path) -> None:
     table = csv(whole, "by_round").set_index(["arm", "round", "axis"])
     assert len(table) == len(ARMS) * len(ROUNDS) * 3
@@ -274,6 +283,7 @@ def test_the_table_by_round_holds_every_axis_and_metric(whole: Path) -> None:
     assert (table.loc[("rjs", 1, "all"), "encoder"], table.loc[("rjs", 1, "all"), "encoder_sd"]) == (gold["mean"], gold.seed_sd)
 
 
+@pytest.mark.slow
 def test_a_run_that_used_everything_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     made, settings, about = whole_run()
     again = write_report(write_run(tmp_path / "run", made, settings, **about)).parent
@@ -304,6 +314,7 @@ def test_gold_sign_agreement_by_hand(tmp_path: Path) -> None:
     assert (found.loc["helpful", "agree"], found.loc["helpful", "n"]) == (0.4, 5)
 
 
+@pytest.mark.slow
 def test_an_uninformative_gold_is_not_tested(tmp_path: Path) -> None:
     made = tables()
     gold = made["gold"]
@@ -320,6 +331,7 @@ def test_an_uninformative_gold_is_not_tested(tmp_path: Path) -> None:
     assert "Gold model encoder: uninformative gold on harmless." in text
 
 
+@pytest.mark.slow
 def test_a_failed_seed_is_named_and_the_others_are_compared(tmp_path: Path) -> None:
     """Of three seeds one arm lost one: two remain, an interval and no p-value. What the failed seed left behind is not used."""
     made = tables()
@@ -337,6 +349,7 @@ def test_a_failed_seed_is_named_and_the_others_are_compared(tmp_path: Path) -> N
     assert "apo_rjs: no final scores for seed 1" in text
 
 
+@pytest.mark.slow
 def test_optional_parts_may_be_missing(tmp_path: Path) -> None:
     """No ground truth, no KL, no diagnostics and no gold accuracy: said, not guessed; and without accuracy gold is not tested."""
     made = tables()
@@ -351,6 +364,7 @@ def test_optional_parts_may_be_missing(tmp_path: Path) -> None:
     assert "How far gold can be trusted" not in text
 
 
+@pytest.mark.slow
 def test_a_declared_scorer_without_rows_is_reported_as_no_result(tmp_path: Path) -> None:
     made = tables()
     settings = experiment()
@@ -360,12 +374,14 @@ def test_a_declared_scorer_without_rows_is_reported_as_no_result(tmp_path: Path)
     assert "**No result for `apo_rjs` against `golden_refresh`** (ground_truth, all axes pooled)" in text
 
 
+@pytest.mark.slow
 def test_a_run_in_which_all_failed_still_gets_a_report(tmp_path: Path) -> None:
     text = write_report(write_run(tmp_path / "run", {}, failures=[{"arm": "rjs", "seed": 0, "message": "no memory"}])).read_text()
     assert "Failed: rjs, seed 0: no memory" in text
     assert "**No result for" in text
 
 
+@pytest.mark.slow
 def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
     """Of 471 characters the first spare section has 300; without them 300 are enough. For 40 all spare ones go, and no other."""
     lines = [
@@ -388,13 +404,14 @@ def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
     some = shortened(lines, 300)
     assert "r" * 300 not in some
     assert "c" * 40 in some
-    assert some[-2] == "Left out here, so that this text fits a pull request: `by_round.csv` and `report.html` have it."
+    assert some[-2] == "Left out here, so that this text fits a pull request: `tables/by_round.csv` and `report.html` have it."
     least = shortened(lines, 40)
     assert "c" * 40 not in least
     assert "![drawn](x.png)" in least
     assert "a" * 50 in least
 
 
+@pytest.mark.slow
 def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
     again = write_report(write_run(tmp_path / "run", tables())).parent
     names = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
@@ -403,6 +420,7 @@ def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> No
         assert (again / name).read_bytes() == (report / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -428,6 +446,7 @@ def test_broken_folders_are_refused_in_one_line(break_it, message: str, tmp_path
     assert not (run / "report").exists()
 
 
+@pytest.mark.slow
 def test_reporting_imports_no_torch() -> None:
     code = "import apo_bench.report.report, apo_bench.report.figures, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,8 @@ from run_folder import experiment, frame, scored, write_run
 
 from apo_bench.analysis import costs
 from apo_bench.analysis.results import Run, read_run
-from apo_bench.report.sections_costs import budget, measured
+from apo_bench.report.markdown import document, section_lines
+from apo_bench.report.sections.costs import measured_blocks, section
 
 NAN = float("nan")
 FIT = {"arm": "rjs", "to": "apo_rjs", "unit": "flops", "by": "rounds", "value": 3, "ratio": 0.98, "beside": [[2, 0.7], [4, 1.3]]}
@@ -26,7 +27,8 @@ def run(folder: Path, ledger: list[tuple[Any, ...]], plan: list[tuple[Any, ...]]
 
 
 def text(one: Run) -> str:
-    return "\n".join(budget(one, costs.budget_matches(one)))
+    frames = {"budget": costs.budget_matches(one), "sharing": costs.marginal_costs(one), "plan": costs.planned_and_spent(one)}
+    return "\n".join(section_lines([section(one, frames)], "##"))
 
 
 LEDGER = [
@@ -66,7 +68,7 @@ def test_plan_and_run(tmp_path: Path) -> None:
 def test_sized_arms_in_words(tmp_path: Path) -> None:
     said = text(run(tmp_path, LEDGER, fits={"rjs": FIT}))
     expected = (
-        "`rjs` was given rounds = 3, so as to spend as much flops as `apo_rjs`: 0.980 of it by plan (2: 0.700, 4: 1.300), 0.500 as found."
+        "`rjs` was given rounds = 3, so as to spend as much flops as `apo_rjs`: 0.980 of it by plan (2: 0.700, 4: 1.300), 0.500 in the run."
     )
     assert expected in said
 
@@ -74,7 +76,7 @@ def test_sized_arms_in_words(tmp_path: Path) -> None:
 def test_what_was_measured_is_a_page_of_its_own(tmp_path: Path) -> None:
     one = run(tmp_path, LEDGER)
     timings = frame_of([("rjs", 0, "wall_s", 1.25), ("rjs", 1, "wall_s", 2.25), ("rjs", 0, "peak_memory_bytes", 5e8)])
-    lines = measured(one, costs.time_and_memory(one, timings))
+    lines = document("measured", measured_blocks(costs.time_and_memory(one, timings))).splitlines()
     assert "| `rjs` | seconds of work | 1.8 | 1.2 | 2.2 | 2 |" in lines
     assert any(line.startswith("| `rjs` | peak memory, bytes | 5.000e+08 |") for line in lines)
     assert "measured.md" in text(run(tmp_path / "again", LEDGER, [("rjs", "flops", 80.0)]))
@@ -88,4 +90,4 @@ def test_an_arm_that_failed_in_every_seed_breaks_nothing(tmp_path: Path) -> None
     failures = [{"arm": "rjs", "seed": seed, "message": "gone"} for seed in (0, 1)]
     tables = {"scores": scored({("apo_rjs", 0, 1): (0, 0)}), "ledger": frame("ledger", [("apo_rjs", 0, "flops", 1.0, NAN)])}
     one = read_run(write_run(tmp_path / "run", tables, failures=failures, fits={"rjs": FIT}))
-    assert "- as found" in text(one)
+    assert "- in the run" in text(one)

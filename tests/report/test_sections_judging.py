@@ -15,10 +15,20 @@ from apo_bench.judging.audit import audit
 from apo_bench.judging.labels import Labelled, LabelledPair
 from apo_bench.judging.simulated import SimulatedJudge
 from apo_bench.judging.verdicts import JudgeContext
-from apo_bench.report.sections_judging import judged, trust, warnings
+from apo_bench.report.markdown import block_lines, section_lines
+from apo_bench.report.sections.answer import judge_warnings as warnings
+from apo_bench.report.sections.judges import trust_section, win_rate_blocks
 from apo_bench.types import Message, Prompt
 
 NOTHING = pd.DataFrame()
+
+
+def judged(rates: pd.DataFrame) -> list[str]:
+    return [line for block in win_rate_blocks(rates) for line in block_lines(block)]
+
+
+def trust(*frames: Any) -> list[str]:
+    return section_lines([trust_section(*frames)])[1:]
 
 
 def cells(lines: list[str], header: str) -> list[dict[str, str]]:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from tiny_world import tiny_tree
 
+from apo_bench.analysis.spread import READ, by_level, over_levels, spread
 from apo_bench.config.load import dump_experiment
 from apo_bench.config.schema import Experiment
-from apo_bench.report.spread import READ, by_level, over_levels, spread, write
+from apo_bench.report.spread import write
 
 WORLDS = ["world=0", "world=1", "world=2"]
 
@@ -258,7 +259,7 @@ def test_the_page_over_levels(tmp_path: Path) -> None:
     assert "mine: world varied" in html
     text = re.sub("<[^>]*>", "", html)
     assert (
-        "No difference between a and b could be shown (&lt;img src=x&gt;&amp;, all axes pooled): mean difference +2.000 over 3 variations "
+        "No difference between a and b could be shown.\n&lt;img src=x&gt;&amp;, all axes pooled: mean difference +2.000 over 3 variations "
         "(SD 1.000), 95 % interval -0.484 to +4.484"
     ) in text
     assert hostile not in html

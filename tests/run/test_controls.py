@@ -17,6 +17,7 @@ from command_line import write_experiment
 from run_folder import experiment, frame, scored, write_run
 from tiny_world import tiny_bench, tiny_task, tiny_tree
 
+from apo_bench.analysis.controls import controls, sentences
 from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import Run, read_run
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, aa_seeds, chooser, diluted, hard_failure
@@ -27,7 +28,6 @@ from apo_bench.evaluation.context import EvaluationContext, in_order
 from apo_bench.evaluation.oracle import DRAW, oracle
 from apo_bench.losses import RankingLoss
 from apo_bench.report.report import write_report
-from apo_bench.report.sections_controls import controls, sentences
 from apo_bench.run import runner
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import sweep

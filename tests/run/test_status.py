@@ -95,6 +95,7 @@ def test_before_anything_has_happened(folder: Path) -> None:
     assert "time left: not known yet (9 to do, and none of the same arm has finished)" in printed(status)
 
 
+@pytest.mark.slow
 def test_a_worker_that_lives_runs_and_one_that_does_not_has_stopped(folder: Path) -> None:
     progress(folder, "rjs.0", "sampling 8 x 2", os.getpid(), steps=7, rounds=1)
     progress(folder, "rjs.1", "sampling 8 x 2", dead())
@@ -120,6 +121,7 @@ def test_a_worker_that_lives_runs_and_one_that_does_not_has_stopped(folder: Path
         assert message in text
 
 
+@pytest.mark.slow
 def test_a_process_that_has_ended_does_not_live_though_its_number_is_taken() -> None:
     """Until its parent asks how it ended, it is a zombie; workers of a killed run may stay one."""
     process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
@@ -134,6 +136,7 @@ def test_a_process_that_has_ended_does_not_live_though_its_number_is_taken() -> 
     assert not any(map(lives, (None, 0, -1)))
 
 
+@pytest.mark.slow
 def test_of_what_the_files_say_the_newest_holds(folder: Path) -> None:
     """A failure by the manifest at 30 s: a record of before is of another question, one of after mends it. So with progress."""
     at(30, folder / "manifest.json", {"failures": [FAILED, {**FAILED, "seed": 1}]})
@@ -253,6 +256,7 @@ def test_judges_by_their_journals(folder: Path) -> None:
     assert "2 (and 1 damaged lines)" in printed(read_status(folder))
 
 
+@pytest.mark.slow
 def test_what_is_being_built_is_told_by_its_process(folder: Path) -> None:
     for pid in (os.getpid(), dead()):
         (folder / "store" / "policies" / f".{'0' * 24}.tmp{pid}").mkdir(parents=True)
@@ -266,6 +270,7 @@ def test_what_is_being_built_is_told_by_its_process(folder: Path) -> None:
 # --- real runs ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_run_killed_finished_and_changed(tmp_path: Path) -> None:
     """Killed once an arm-seed is recorded; gone on with, one arm failing (it asks 16 samples of 10); then a record is another's."""
     tree = tiny_tree()

@@ -44,6 +44,7 @@ def content(folder: Path) -> dict[str, bytes]:
 # --- the model ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_is_built_alike_twice_and_only_once(tmp_path: Path) -> None:
     first, other = tiny_model(tmp_path / "one", seed=0), tiny_model(tmp_path / "other", seed=0)
     assert first.name == other.name
@@ -93,6 +94,7 @@ def from_paths(tree: Tree) -> Tree:
     return tree
 
 
+@pytest.mark.slow
 def test_every_path_becomes_a_tiny_model_of_its_own(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> None:
     models = made_tiny(from_paths(tree), write_experiment, cache).models
     assert [Path(models.policy.path).name[:7], Path(models.reward.path).name[:7]] == ["tiny-0-", "tiny-1-"]
@@ -192,6 +194,7 @@ def in_this_process(jobs: Sequence[Job], work: Callable[..., str | None], *setti
     return [Failure(job.arm, job.seed, message) for job, message in outcomes if message]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_experiment_runs_tiny(name: str, tmp_path: Path, in_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All arms, one seed and one round; but in the first file one arm plays all three rounds that its learning rates are for."""
@@ -251,6 +254,7 @@ def test_judges_are_made_small_and_nobody_is_called(tree: Tree, write_experiment
     assert (made_tiny.judging.prompts, made_tiny.judging.audit_pairs, made_tiny.compare.scorer) == (8, 8, "gold")
 
 
+@pytest.mark.slow
 def test_a_tiny_run_asks_a_local_judge(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path, in_cache: None) -> None:
     tree["judges"] = {"local": {"use": "apo_bench.judging.local_judge@LocalJudge", "path": "someone/large"}}
     path = write_experiment(tree)

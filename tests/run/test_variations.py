@@ -213,6 +213,7 @@ def test_the_folder_of_an_ordinary_run_is_left_alone(tmp_path: Path) -> None:
     assert sorted(path_.name for path_ in tmp_path.iterdir()) == ["manifest.json", "tiny.yaml"]
 
 
+@pytest.mark.slow
 def test_what_fails_in_one_variation_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A level that only the runner refuses (the task has no such option), and an arm that fails: both are named, in order."""
     path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})

@@ -105,6 +105,7 @@ designs = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(designs, st.floats(0, 3))
 def test_power_grows_with_the_effect_and_not_with_its_sign_or_unit(design: dict[str, Any], effect: float) -> None:
@@ -115,6 +116,7 @@ def test_power_grows_with_the_effect_and_not_with_its_sign_or_unit(design: dict[
     assert power(effect * 1e-170, **other_unit) == pytest.approx(result, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(designs, st.integers(1, 10))
 def test_what_is_detectable_shrinks_with_seeds_and_with_clusters(design: dict[str, Any], more: int) -> None:

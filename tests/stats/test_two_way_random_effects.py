@@ -277,6 +277,7 @@ def test_unpaired_nulls() -> None:
     assert (p < 0.05).mean() <= 0.06 + 3 * math.sqrt(0.06 * 0.94 / 3000)
 
 
+@pytest.mark.slow
 def test_importing_stats_imports_no_torch() -> None:
 
     subprocess.run([sys.executable, "-c", "import apo_bench.stats, sys; assert 'torch' not in sys.modules"], check=True)

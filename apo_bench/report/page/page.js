@@ -13,8 +13,8 @@ const CHOICES = ["the response shown first", "a tie", "the response shown second
 
 // As the page's python does: control pictures for ASCII's control characters, code points for others.
 function visible(text) {
-  return String(text).replace(HIDDEN, (one) => {
-    const code = one.codePointAt(0);
+  return String(text).replace(HIDDEN, (item) => {
+    const code = item.codePointAt(0);
     if (code < 0x20) return String.fromCodePoint(0x2400 + code);
     if (code === 0x7f) return "\u2421";
     return `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
@@ -22,13 +22,13 @@ function visible(text) {
 }
 
 function make(tag, look, ...inside) {
-  const made = document.createElement(tag);
-  if (look) made.className = look;
-  for (const one of inside) {
-    if (one instanceof Node) made.append(one);
-    else if (one !== null && one !== undefined) made.append(document.createTextNode(visible(one)));
+  const element = document.createElement(tag);
+  if (look) element.className = look;
+  for (const child of inside) {
+    if (child instanceof Node) element.append(child);
+    else if (child !== null && child !== undefined) element.append(document.createTextNode(visible(child)));
   }
-  return made;
+  return element;
 }
 
 // Text from the run, whose direction stays its own.
@@ -38,12 +38,12 @@ const signed = (value) => `${value < 0 ? "\u2212" : "+"}${Math.abs(value).toFixe
 const distinct = (values) => [...new Set(values)].sort((a, b) => a - b);
 
 async function unpack(block) {
-  const bytes = Uint8Array.from(atob(block.textContent), (one) => one.charCodeAt(0));
+  const bytes = Uint8Array.from(atob(block.textContent), (item) => item.charCodeAt(0));
   block.remove();
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
-// Rows by prompt, and comparisons by prompt: both orders of one judge's verdict on two responses together.
+// Rows by prompt, and comparisons by prompt: both orders of a judge's verdict on two responses together.
 function index(data) {
   const { responses, verdicts, prompts } = data;
   const rows = prompts.id.map(() => []);
@@ -54,7 +54,7 @@ function index(data) {
     if (!compared[prompt].has(key)) compared[prompt].set(key, []);
     compared[prompt].get(key).push(row);
   });
-  return { rows, compared: compared.map((one) => [...one.values()]) };
+  return { rows, compared: compared.map((item) => [...item.values()]) };
 }
 
 function browser(data) {
@@ -66,7 +66,7 @@ function browser(data) {
     prompt: null, arms: new Set(arms.keys()), rounds: new Set(rounds.slice(-1)), seeds: new Set(seeds.slice(0, 1)), axis: "", show: "all", q: "",
   });
   let state = defaults();
-  let found = []; // the prompts that pass, in order
+  let passing = []; // the prompts that pass, in order
   let lowered = null;
 
   // What of a prompt is chosen.
@@ -79,18 +79,18 @@ function browser(data) {
 
   function filter() {
     const wanted = visible(state.q).trim().toLowerCase();
-    if (wanted && !lowered) lowered = texts.map((one) => visible(one).toLowerCase());
-    const hit = wanted ? lowered.map((one) => one.includes(wanted)) : null;
+    if (wanted && !lowered) lowered = texts.map((item) => visible(item).toLowerCase());
+    const hit = wanted ? lowered.map((item) => item.includes(wanted)) : null;
     const passed = [];
     prompts.id.forEach((id, prompt) => {
       if (state.axis !== "" && axes[prompts.axis[prompt]] !== state.axis) return;
       const shown = chosen(prompt);
       const both = judged(prompt);
       if (hit) {
-        const words = [...prompts.turns[prompt].map(([, text]) => text), ...shown.map((row) => responses.text[row]), ...both.flat().map((row) => verdicts.said[row])];
+        const words = [...prompts.turns[prompt].map(([, text]) => text), ...shown.map((row) => responses.text[row]), ...both.flat().map((row) => verdicts.words[row])];
         if (!words.some((text) => text !== null && hit[text]) && !id.toLowerCase().includes(wanted)) return;
       }
-      const gaps = shown.map((row) => responses.gap[row]).filter((one) => one !== null);
+      const gaps = shown.map((row) => responses.gap[row]).filter((item) => item !== null);
       const gap = gaps.length ? gaps.reduce((a, b) => (state.show === "proxy" ? Math.max(a, b) : state.show === "gold" ? Math.min(a, b) : Math.abs(b) > Math.abs(a) ? b : a)) : null;
       const contradictions = both.filter(contradicts).length;
       if (state.show === "proxy" && !(gap > 0)) return;
@@ -99,21 +99,21 @@ function browser(data) {
       passed.push({ prompt, gap, contradictions });
     });
     const order = { proxy: (a, b) => b.gap - a.gap, gold: (a, b) => a.gap - b.gap, judge: (a, b) => b.contradictions - a.contradictions };
-    found = order[state.show] ? passed.sort(order[state.show]) : passed;
+    passing = order[state.show] ? passed.sort(order[state.show]) : passed;
   }
 
   // Controls.
   const search = make("input");
   search.type = "search";
   search.id = "browse-search";
-  const axis = select("browse-axis", [["", "all axes"], ...axes.map((one) => [one, one])]);
+  const axis = select("browse-axis", [["", "all axes"], ...axes.map((item) => [item, item])]);
   const show = select("browse-show", Object.entries(SHOW));
   const count = make("p", "small");
   count.setAttribute("role", "status");
   const boxes = {
     arms: chips("Arms", [...arms.entries()]),
-    rounds: chips("Rounds", rounds.map((one) => [one, one])),
-    seeds: chips("Seeds", seeds.map((one) => [one, one])),
+    rounds: chips("Rounds", rounds.map((item) => [item, item])),
+    seeds: chips("Seeds", seeds.map((item) => [item, item])),
   };
   const list = make("div", "list");
   const inner = make("div", "inner");
@@ -126,14 +126,14 @@ function browser(data) {
   list.append(inner);
 
   function select(id, options) {
-    const made = make("select");
-    made.id = id;
+    const menu = make("select");
+    menu.id = id;
     for (const [key, text] of options) {
       const option = make("option", "", text);
       option.value = key;
-      made.append(option);
+      menu.append(option);
     }
-    return made;
+    return menu;
   }
 
   function labelled(text, control) {
@@ -156,11 +156,11 @@ function browser(data) {
   // The list holds only the rows that can be seen.
   function drawList() {
     const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 4);
-    const last = Math.min(found.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
-    inner.style.height = `${found.length * ROW}px`;
+    const last = Math.min(passing.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
+    inner.style.height = `${passing.length * ROW}px`;
     inner.replaceChildren();
     for (let place = first; place < last; place++) {
-      const { prompt, gap, contradictions } = found[place];
+      const { prompt, gap, contradictions } = passing[place];
       const turn = prompts.turns[prompt].at(-1);
       const row = make("div", "item", make("span", "line", own(turn ? texts[turn[1]] : prompts.id[prompt])));
       const about = make("span", "sub", own(axes[prompts.axis[prompt]]));
@@ -171,12 +171,12 @@ function browser(data) {
       row.style.top = `${place * ROW}px`;
       row.setAttribute("role", "option");
       row.setAttribute("aria-selected", String(prompt === state.prompt));
-      row.setAttribute("aria-setsize", String(found.length));
+      row.setAttribute("aria-setsize", String(passing.length));
       row.setAttribute("aria-posinset", String(place + 1));
       row.addEventListener("click", () => choose(prompt));
       inner.append(row);
     }
-    const place = found.findIndex((one) => one.prompt === state.prompt);
+    const place = passing.findIndex((item) => item.prompt === state.prompt);
     if (place >= first && place < last) list.setAttribute("aria-activedescendant", `browse-row-${place}`);
     else list.removeAttribute("aria-activedescendant");
   }
@@ -192,8 +192,7 @@ function browser(data) {
     detail.append(make("p", "sub", "Prompt ", make("code", "", own(prompts.id[prompt])), " · axis ", own(axes[prompts.axis[prompt]])));
     if (!turns.length) detail.append(make("p", "small", "Its text is not in this page."));
     for (const [role, text] of turns) {
-      const said = make("div", "turn", make("span", "role", own(role)), words(texts[text]));
-      detail.append(said);
+      detail.append(make("div", "turn", make("span", "role", own(role)), words(texts[text])));
     }
     const shown = chosen(prompt);
     if (!shown.length) detail.append(make("p", "small", "No response of these arms, rounds and seeds."));
@@ -209,21 +208,21 @@ function browser(data) {
   }
 
   function words(text) {
-    const made = make("div", "words", text);
-    made.dir = "auto";
-    return made;
+    const box = make("div", "words", text);
+    box.dir = "auto";
+    return box;
   }
 
   function card(row) {
-    const made = make("section", `card c${responses.arm[row] % 7}`, make("h5", "", own(arms[responses.arm[row]])), words(texts[responses.text[row]]));
-    if (texts[responses.text[row]] === "") made.querySelector(".words").replaceWith(make("p", "small", "(empty)"));
+    const section = make("section", `card c${responses.arm[row] % 7}`, make("h5", "", own(arms[responses.arm[row]])), words(texts[responses.text[row]]));
+    if (texts[responses.text[row]] === "") section.querySelector(".words").replaceWith(make("p", "small", "(empty)"));
     const facts = make("dl", "");
     scorers.forEach((scorer, place) => facts.append(make("div", "", make("dt", "", own(scorer.replace("_", " "))), make("dd", "", number(responses.scores[place][row])))));
     facts.append(make("div", "", make("dt", "", "tokens"), make("dd", "", String(responses.tokens[row] ?? "\u2013"), responses.cut[row] ? ", cut off" : "")));
-    made.append(facts);
+    section.append(facts);
     const gap = responses.gap[row];
-    if (gap !== null && Math.abs(gap) >= 1.5) made.append(make("p", "flag", `Proxy ranks it ${Math.abs(gap).toFixed(1)} SD ${gap > 0 ? "above" : "below"} gold`));
-    return made;
+    if (gap !== null && Math.abs(gap) >= 1.5) section.append(make("p", "flag", `Proxy ranks it ${Math.abs(gap).toFixed(1)} SD ${gap > 0 ? "above" : "below"} gold`));
+    return section;
   }
 
   function verdict(both) {
@@ -231,14 +230,14 @@ function browser(data) {
     const side = (arm, place) => make("span", "", own(arms[arm]), ` (round ${verdicts.rounds[row][place]}, seed ${verdicts.seeds[row][place]})`);
     const title = make("p", "pair", own(verdicts.judges[verdicts.judge[row]]), ": ", side(verdicts.a[row], 0), " against ", side(verdicts.b[row], 1));
     if (contradicts(both)) title.append(make("span", "flag", "the two orders disagree"));
-    const lines = both.map((one) => {
-      const shown = verdicts.order[one] ? [verdicts.b[one], verdicts.a[one]] : [verdicts.a[one], verdicts.b[one]];
-      const choice = verdicts.choice[one];
+    const lines = both.map((item) => {
+      const shown = verdicts.order[item] ? [verdicts.b[item], verdicts.a[item]] : [verdicts.a[item], verdicts.b[item]];
+      const choice = verdicts.choice[item];
       const line = make("li", "", own(arms[shown[0]]), " shown first: ");
-      if (choice === null) line.append(make("em", "", "no verdict"), verdicts.failure[one] === null ? "" : " (", own(verdicts.failure[one] === null ? "" : texts[verdicts.failure[one]]), verdicts.failure[one] === null ? "" : ")");
+      if (choice === null) line.append(make("em", "", "no verdict"), verdicts.failure[item] === null ? "" : " (", own(verdicts.failure[item] === null ? "" : texts[verdicts.failure[item]]), verdicts.failure[item] === null ? "" : ")");
       else if (choice === 1) line.append(make("b", "", "a tie"));
       else line.append(make("b", "", own(arms[shown[choice / 2]])), ` is better (${CHOICES[choice]})`);
-      if (verdicts.said[one] !== null) line.append(make("blockquote", "", words(texts[verdicts.said[one]])));
+      if (verdicts.words[item] !== null) line.append(make("blockquote", "", words(texts[verdicts.words[item]])));
       return line;
     });
     return make("section", "verdict", title, make("ul", "", ...lines));
@@ -247,12 +246,12 @@ function browser(data) {
   // State, its controls and its link.
   function refresh(keep) {
     filter();
-    if (!keep && !found.some((one) => one.prompt === state.prompt)) state.prompt = found.length ? found[0].prompt : null;
+    if (!keep && !passing.some((item) => item.prompt === state.prompt)) state.prompt = passing.length ? passing[0].prompt : null;
     search.value = state.q;
     axis.value = state.axis;
     show.value = state.show;
     for (const [name, set] of Object.entries(boxes)) for (const box of set.querySelectorAll("input")) box.checked = state[name].has(Number(box.value));
-    count.textContent = `${found.length} of ${prompts.id.length} prompts`;
+    count.textContent = `${passing.length} of ${prompts.id.length} prompts`;
     drawList();
     drawDetail();
   }
@@ -266,7 +265,7 @@ function browser(data) {
   }
 
   function reveal() {
-    const place = found.findIndex((one) => one.prompt === state.prompt);
+    const place = passing.findIndex((item) => item.prompt === state.prompt);
     if (place < 0) return;
     if (place * ROW < list.scrollTop) list.scrollTop = place * ROW;
     if ((place + 1) * ROW > list.scrollTop + list.clientHeight) list.scrollTop = (place + 1) * ROW - list.clientHeight;
@@ -274,28 +273,28 @@ function browser(data) {
 
   function link() {
     const plain = defaults();
-    const said = new URLSearchParams();
-    if (state.prompt !== null) said.set("prompt", prompts.id[state.prompt]);
-    const same = (name) => state[name].size === plain[name].size && [...state[name]].every((one) => plain[name].has(one));
-    if (!same("arms")) said.set("arms", [...state.arms].sort((a, b) => a - b).map((one) => arms[one]).join(","));
-    for (const name of ["rounds", "seeds"]) if (!same(name)) said.set(name, distinct(state[name]).join(","));
-    for (const name of ["axis", "show", "q"]) if (state[name] !== plain[name]) said.set(name, state[name]);
-    history.replaceState(null, "", `#browse?${said}`);
+    const query = new URLSearchParams();
+    if (state.prompt !== null) query.set("prompt", prompts.id[state.prompt]);
+    const same = (name) => state[name].size === plain[name].size && [...state[name]].every((item) => plain[name].has(item));
+    if (!same("arms")) query.set("arms", [...state.arms].sort((a, b) => a - b).map((item) => arms[item]).join(","));
+    for (const name of ["rounds", "seeds"]) if (!same(name)) query.set(name, distinct(state[name]).join(","));
+    for (const name of ["axis", "show", "q"]) if (state[name] !== plain[name]) query.set(name, state[name]);
+    history.replaceState(null, "", `#browse?${query}`);
   }
 
   // Names in a link that the run does not have are passed over.
   function follow() {
     if (!location.hash.startsWith("#browse?")) return false;
-    const said = new URLSearchParams(location.hash.slice("#browse?".length));
+    const query = new URLSearchParams(location.hash.slice("#browse?".length));
     state = defaults();
-    const listed = (name) => said.get(name).split(",").filter((one) => one !== "");
-    if (said.has("arms")) state.arms = new Set(listed("arms").map((one) => arms.indexOf(one)).filter((one) => one >= 0));
-    if (said.has("rounds")) state.rounds = new Set(listed("rounds").map(Number).filter((one) => rounds.includes(one)));
-    if (said.has("seeds")) state.seeds = new Set(listed("seeds").map(Number).filter((one) => seeds.includes(one)));
-    if (axes.includes(said.get("axis"))) state.axis = said.get("axis");
-    if (Object.hasOwn(SHOW, said.get("show") ?? "")) state.show = said.get("show");
-    state.q = said.get("q") ?? "";
-    const place = prompts.id.indexOf(said.get("prompt"));
+    const listed = (name) => query.get(name).split(",").filter((item) => item !== "");
+    if (query.has("arms")) state.arms = new Set(listed("arms").map((item) => arms.indexOf(item)).filter((item) => item >= 0));
+    if (query.has("rounds")) state.rounds = new Set(listed("rounds").map(Number).filter((item) => rounds.includes(item)));
+    if (query.has("seeds")) state.seeds = new Set(listed("seeds").map(Number).filter((item) => seeds.includes(item)));
+    if (axes.includes(query.get("axis"))) state.axis = query.get("axis");
+    if (Object.hasOwn(SHOW, query.get("show") ?? "")) state.show = query.get("show");
+    state.q = query.get("q") ?? "";
+    const place = prompts.id.indexOf(query.get("prompt"));
     state.prompt = place < 0 ? null : place;
     refresh(place >= 0);
     reveal();
@@ -330,11 +329,11 @@ function browser(data) {
   });
   list.addEventListener("keydown", (event) => {
     const page = Math.max(1, Math.floor(list.clientHeight / ROW) - 1);
-    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -found.length, End: found.length };
-    if (!(event.key in steps) || !found.length) return;
+    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -passing.length, End: passing.length };
+    if (!(event.key in steps) || !passing.length) return;
     event.preventDefault();
-    const place = found.findIndex((one) => one.prompt === state.prompt);
-    choose(found[Math.min(found.length - 1, Math.max(0, place + steps[event.key]))].prompt);
+    const place = passing.findIndex((item) => item.prompt === state.prompt);
+    choose(passing[Math.min(passing.length - 1, Math.max(0, place + steps[event.key]))].prompt);
   });
   addEventListener("hashchange", follow);
   addEventListener("resize", drawList);

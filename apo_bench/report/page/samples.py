@@ -1,11 +1,11 @@
-"""What the sample browser holds: prompts, responses, scores and verdicts as columns, compressed into a block that no text can leave."""
+"""The sample browser's data: prompts, responses, scores and verdicts as columns, compressed into a block that no text can leave."""
 
 import base64
 import gzip
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,19 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import Run, read_responses
+from apo_bench.clients.journal import Journal
+from apo_bench.data.task import load_task
+from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
+from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import ORDERS, Choice
-from apo_bench.report.page.reading import Turns, read_judge_texts, read_prompts
+from apo_bench.tables import read_table, table_path
 from apo_bench.types import identity
 
 LIMIT = 2_000_000  # bytes of the block in the page, which leaves a third of 3 MB for all the rest
 SHRINKS, ROW = 5, 40  # how much smaller a block is than its characters, at best; characters of a row of numbers
 CHOICES: tuple[Choice, ...] = ("first", "tie", "second")
+Turns = Mapping[str, Sequence[tuple[str, str]]]  # prompt id -> (role, text) of each turn
 KEYS = ["arm", "seed", "round", "prompt_id"]
 
 
@@ -31,11 +36,11 @@ class Samples:
 
     block: str
     n_prompts: int
-    of: int
+    n_all: int
     without_prompts: str
 
 
-def samples(folder: Path, run: Run, limit: int = LIMIT) -> Samples | None:
+def read_samples(folder: Path, run: Run, limit: int = LIMIT) -> Samples | None:
     """All answers to test prompts of a run folder, or, where their block were larger than `limit` bytes, those to some of the prompts.
 
     Which ones is decided by a hash of the prompt's id, so equal runs show equal prompts. None where the run kept no responses. Raises
@@ -45,12 +50,12 @@ def samples(folder: Path, run: Run, limit: int = LIMIT) -> Samples | None:
         return None
     rows = answers(folder, run)
     turns, reason = read_prompts(folder, run)
-    said = read_judge_texts(folder, run)
+    judge_texts = read_judge_texts(folder, run)
     ids = sorted(set(rows["prompt_id"]), key=lambda id_: hashlib.sha256(id_.encode("utf-8", "surrogatepass")).digest())
     characters = int(rows["text"].drop_duplicates().str.len().sum()) + ROW * len(rows)
     kept = min(len(ids), max(1, SHRINKS * limit * len(ids) // max(characters, 1)))  # what cannot fit is not tried
     while True:
-        block = encoded(columns(run, rows[rows["prompt_id"].isin(ids[:kept])], turns, said))
+        block = encoded(columns(run, rows[rows["prompt_id"].isin(ids[:kept])], turns, judge_texts))
         if len(block) <= limit or kept <= 1:
             return Samples(block, kept, len(ids), reason)
         kept = max(1, min(kept - 1, int(0.95 * kept * limit / len(block))))
@@ -82,23 +87,27 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
     rows["gap"] = np.nan
     if {"proxy", run.golds[0]} <= set(rows.columns):
         groups = rows.groupby(["arm", "seed", "round"])
-        standard = [(rows[one] - groups[one].transform("mean")) / groups[one].transform("std") for one in ("proxy", run.golds[0])]
+        standard = [
+            (rows[scorer] - groups[scorer].transform("mean")) / groups[scorer].transform("std") for scorer in ("proxy", run.golds[0])
+        ]
         rows["gap"] = (standard[0] - standard[1]).replace([np.inf, -np.inf], np.nan)
     places = {arm: place for place, arm in enumerate(run.arms)}
-    return rows.sort_values(["axis", "prompt_id", "arm", "seed", "round"], key=lambda one: one.map(places) if one.name == "arm" else one)
+    return rows.sort_values(
+        ["axis", "prompt_id", "arm", "seed", "round"], key=lambda values: values.map(places) if values.name == "arm" else values
+    )
 
 
-def columns(run: Run, rows: pd.DataFrame, turns: Turns, said: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Rows of `answers` and the verdicts on them as columns; texts, prompts, arms and the like are places in lists."""
     texts: dict[str, int] = {}
 
-    def text(one: str) -> int:
-        return texts.setdefault(one, len(texts))
+    def text(content: str) -> int:
+        return texts.setdefault(content, len(texts))
 
     ids = list(dict.fromkeys(rows["prompt_id"]))
     place = {"prompt_id": _places(ids), "axis": _places(sorted(set(rows["axis"]))), "arm": _places(run.arms)}
     axis = dict(zip(rows["prompt_id"], rows["axis"], strict=True))
-    scorers = [one for one in (*run.scorers, "refusal") if one in rows]
+    scorers = [scorer for scorer in (*run.scorers, "refusal") if scorer in rows]
     return {
         "arms": list(run.arms),
         "axes": list(place["axis"]),
@@ -106,49 +115,51 @@ def columns(run: Run, rows: pd.DataFrame, turns: Turns, said: Mapping[tuple[str,
         "gold": run.golds[0],
         "prompts": {
             "id": ids,
-            "axis": [place["axis"][axis[one]] for one in ids],
-            "turns": [[[role, text(content)] for role, content in turns.get(one, ())] for one in ids],
+            "axis": [place["axis"][axis[id_]] for id_ in ids],
+            "turns": [[[role, text(content)] for role, content in turns.get(id_, ())] for id_ in ids],
         },
         "responses": {
-            "prompt": [place["prompt_id"][one] for one in rows["prompt_id"]],
-            "arm": [place["arm"][one] for one in rows["arm"]],
-            "seed": [int(one) for one in rows["seed"]],
-            "round": [int(one) for one in rows["round"]],
-            "text": [text(one) for one in rows["text"]],
+            "prompt": [place["prompt_id"][id_] for id_ in rows["prompt_id"]],
+            "arm": [place["arm"][arm] for arm in rows["arm"]],
+            "seed": [int(seed) for seed in rows["seed"]],
+            "round": [int(round_) for round_ in rows["round"]],
+            "text": [text(content) for content in rows["text"]],
             "tokens": _numbers(rows["tokens"]),
-            "cut": [int(one == "length") for one in rows["finish"]],
+            "cut": [int(finish == "length") for finish in rows["finish"]],
             "gap": _numbers(rows["gap"], 3),
-            "scores": [_numbers(rows[one]) for one in scorers],
+            "scores": [_numbers(rows[scorer]) for scorer in scorers],
         },
-        "verdicts": _verdicts(run, rows, place, text, said),
+        "verdicts": _verdicts(run, rows, place, text, judge_texts),
         "texts": list(texts),  # last, when all are known
     }
 
 
-def _verdicts(run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], text: Any, said: Mapping[tuple[str, str], str]) -> Any:
-    """A row per verdict on the prompts of `rows`; `said` is found by the question's identity, which is made of what was shown."""
+def _verdicts(
+    run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], text: Any, judge_texts: Mapping[tuple[str, str], str]
+) -> Any:
+    """A row per verdict on the prompts of `rows`; `judge_texts` are found by the question's identity, which is made of what was shown."""
     judged = run.tables["judgments"]
     judged = judged[judged["prompt_id"].isin(place["prompt_id"]) & judged["arm_a"].isin(run.arms) & judged["arm_b"].isin(run.arms)]
     judged = judged.sort_values(["prompt_id", "judge", "arm_a", "arm_b", "seed_a", "seed_b", "round", "order"])
     answer = dict(zip(zip(*(rows[key].tolist() for key in KEYS), strict=True), rows["text"], strict=True))
     names = sorted(set(judged["judge"]))
-    found: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "said")}
+    columns: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words")}
     for row in rows_of(judged):
-        rounds = [int(one) if one.isdecimal() else -1 for one in (row.round.split("/")[0], row.round.split("/")[-1])]
+        rounds = [int(part) if part.isdecimal() else -1 for part in (row.round.split("/")[0], row.round.split("/")[-1])]
         sides = (row.arm_a, row.seed_a, rounds[0]), (row.arm_b, row.seed_b, rounds[1])
         shown = [answer.get((arm, int(seed), round_, row.prompt_id)) for arm, seed, round_ in sides]
         words = None
         if None not in shown:
-            words = said.get((row.judge, _question(row.prompt_id, *(shown if row.order == ORDERS[0] else shown[::-1]))))
+            words = judge_texts.get((row.judge, _question(row.prompt_id, *(shown if row.order == ORDERS[0] else shown[::-1]))))
         known = isinstance(row.verdict, str) and row.verdict in CHOICES
         values = (
             place["prompt_id"][row.prompt_id], names.index(row.judge), place["arm"][row.arm_a], place["arm"][row.arm_b],
             [int(row.seed_a), int(row.seed_b)], rounds, int(row.order != ORDERS[0]), CHOICES.index(row.verdict) if known else None,
             text(row.failure) if isinstance(row.failure, str) and row.failure else None, None if words is None else text(words),
         )  # fmt: skip
-        for key, value in zip(found, values, strict=True):
-            found[key].append(value)
-    return {"judges": names, **found}
+        for key, value in zip(columns, values, strict=True):
+            columns[key].append(value)
+    return {"judges": names, **columns}
 
 
 def _question(prompt_id: str, *shown: Any) -> str:
@@ -165,4 +176,37 @@ def _places(values: Iterable[str]) -> dict[str, int]:
 def _numbers(values: Iterable[float], digits: int = 4) -> list[Any]:
     """Numbers of so many digits, whole ones without a point; None for what is missing."""
     rounded = [None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}") for value in values]
-    return [int(one) if one is not None and one == int(one) else one for one in rounded]
+    return [int(value) if value is not None and value == int(value) else value for value in rounded]
+
+
+def read_prompts(folder: Path, run: Run) -> tuple[Turns, str]:
+    """The turns of the test prompts, from tables/prompts.parquet or else from the run's task; why there are none, or "".
+
+    The table has prompt_id, turn, role and text. Prompts' ids are made of their texts, so another task's cannot stand for the run's.
+    """
+    path, turns = table_path(folder, "prompts"), {}
+    if path.exists():
+        for row in rows_of(read_table(path, "prompts").sort_values(["prompt_id", "turn"])):
+            turns.setdefault(str(row.prompt_id), []).append((str(row.role), str(row.text)))
+        return turns, ""
+    choice = run.experiment.task
+    try:
+        task = load_task(choice.use, choice.options, base=Path.cwd())
+    except InputError as error:
+        return {}, str(error)
+    return {prompt.id: [(turn.role, turn.content) for turn in prompt.messages] for prompt in task.prompts["test"]}, ""
+
+
+def read_judge_texts(folder: Path, run: Run) -> dict[tuple[str, str], str]:
+    """What each judge of the run answered in words, by (judge, question), as its journal has it."""
+    texts = {}
+    for judge, facts in (run.manifest.get("judges") or {}).items():
+        if isinstance(identity := facts.get("identity"), dict):
+            try:
+                prefix = f"{digest(identity)}."
+            except ValueError:  # NaN, by damage: no judge has such an identity
+                continue
+            for key, record in Journal(folder / "store" / "judging" / f"{judge}.jsonl").records.items():
+                if key.startswith(prefix) and isinstance(record.get("text"), str):
+                    texts[judge, key.removeprefix(prefix)] = record["text"]
+    return texts

@@ -4,8 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apo_bench.report.page.markup import Markup, el, join, minus
+from markupsafe import Markup, escape
 
+from apo_bench.formatting import visible
+from apo_bench.report.charts import Bar, Estimate, ForestPanel, Lines, Panel, Series
+
+EMPTY = ("line", "circle", "rect", "path")  # elements that hold nothing
 WIDTH, HEIGHT = 320, 210  # of a panel, in its own units; the page scales it by at most a quarter
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 10, 34
 COLOURS = 7  # classes c0 to c6 of the style: Okabe and Ito's colours, with the text's colour last
@@ -22,25 +26,25 @@ SHAPES = (  # of markers, around 0, 0: circle, square, triangle, diamond, triang
 FEW = 5  # series up to which a spread is a band; more would cover each other
 
 
-@dataclass(frozen=True)
-class Point:
-    """A value at x, with the SD around it (0: none)."""
-
-    x: float
-    y: float
-    spread: float = 0.0
-    label: str = ""
-    size: float = 1.0
+def shown(value: object) -> Markup:
+    """`Markup` as it is; anything else as text, with nothing hidden in it."""
+    return value if isinstance(value, Markup) else escape(visible(value))
 
 
-@dataclass(frozen=True)
-class Series:
-    """Points in order; `place` chooses colour, marker and dash, so that colour never stands alone."""
+def el(tag: str, *children: object, **attributes: object) -> Markup:
+    """An element. Attributes: `class_` is class, `aria_label` aria-label; None and False leave one out, True gives it no value."""
+    given = []
+    for name, value in attributes.items():
+        if value is not None and value is not False:
+            key = name.rstrip("_").replace("_", "-")
+            given.append(f" {key}" if value is True else f' {key}="{shown(value)}"')
+    start = f"<{tag}{''.join(given)}"
+    return Markup(f"{start}/>" if tag in EMPTY else f"{start}>{Markup().join(map(shown, children))}</{tag}>")
 
-    name: str
-    place: int
-    points: tuple[Point, ...]
-    hollow: bool = False
+
+def minus(number: str) -> str:
+    """A number with a true minus sign."""
+    return number.replace("-", "\u2212")
 
 
 @dataclass(frozen=True)
@@ -62,52 +66,50 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
         low, high = (low - 0.5, low + 0.5) if low == 0 else (low - abs(low) / 2, low + abs(low) / 2)
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(one * power for one in (1, 2, 5, 10) if one * power >= raw * (1 - 1e-9))
+    step = next(base * power for base in (1, 2, 5, 10) if base * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(place * step, 12) for place in range(first, last + 1)]
 
 
 def tick_label(value: float) -> str:
+    """A number beneath or beside an axis."""
     return minus(f"{value:g}")
 
 
-def panel(
-    title: object, series: Sequence[Series], x_label: str, *, described: str, whole: bool = False,
-    reference: float | None = None, diagonal: bool = False, limits: tuple[float, float] | None = None,
-) -> Markup:  # fmt: skip
-    """A figure of lines with markers. `whole`: x are whole numbers, each a tick. `described`: what a screen reader says of it."""
-    known = [point for one in series for point in one.points]
-    xs = [point.x for point in known]
-    across = sorted({*xs}) if whole else ticks(min(xs), max(xs)) if limits is None else ticks(*limits)
-    if whole and len(across) > 8:
-        across = [one for one in ticks(across[0], across[-1], 5) if one == round(one)]
-    ends = [point.y + sign * point.spread for point in known for sign in (-1, 1)]
-    up = ticks(*limits) if limits else ticks(min(*ends, *_known(reference)), max(*ends, *_known(reference)))
-    margin = 0.06 * (across[-1] - across[0]) or 0.5
-    inset = margin if whole else 0.0
+def panel(figure: Lines, panel: Panel) -> Markup:
+    """A panel of lines with markers, and in words what a screen reader reads instead."""
+    points = [point for series in panel.series for point in series.points]
+    xs, low = [point.x for point in points], min([0.5, *(point.y for point in points)])
+    limits = (low, 1.0) if figure.is_diagonal else None
+    across = sorted({*xs}) if figure.by_round else ticks(*(limits or (min(xs), max(xs))))
+    if figure.by_round and len(across) > 8:
+        across = [tick for tick in ticks(across[0], across[-1], 5) if tick == round(tick)]
+    ends = [point.y + sign * point.spread for point in points for sign in (-1, 1)]
+    ends += [] if math.isnan(panel.reference) else [panel.reference]
+    up = ticks(*(limits or (min(ends), max(ends))))
+    inset = (0.06 * (across[-1] - across[0]) or 0.5) if figure.by_round else 0.0
     x = Scale(across[0] - inset, across[-1] + inset, LEFT, WIDTH - RIGHT)
     y = Scale(up[0], up[-1], HEIGHT - BOTTOM, TOP)
-    grid = [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(one)), y2=_n(y(one)), class_="grid") for one in up]
-    labels = [_text(LEFT - 6, y(one) + 3.5, tick_label(one), "end") for one in up]
-    labels += [_text(x(one), HEIGHT - BOTTOM + 15, tick_label(one), "middle") for one in across]
-    labels.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_label, "middle"))
-    if reference is not None:
-        grid.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(reference)), y2=_n(y(reference)), class_="reference"))
-    if diagonal:
+    grid = [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(tick)), y2=_n(y(tick)), class_="grid") for tick in up]
+    labels = [_text(LEFT - 6, y(tick) + 3.5, tick_label(tick), "end") for tick in up]
+    labels += [_text(x(tick), HEIGHT - BOTTOM + 15, tick_label(tick), "middle") for tick in across]
+    labels.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, figure.x_label, "middle"))
+    if not math.isnan(panel.reference):
+        grid.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(panel.reference)), y2=_n(y(panel.reference)), class_="reference"))
+    if figure.is_diagonal:
         grid.append(el("line", x1=_n(x(up[0])), x2=_n(x(up[-1])), y1=_n(y(up[0])), y2=_n(y(up[-1])), class_="reference"))
-    banded = whole and len(series) <= FEW
-    drawn = [join(_band(one, x, y) for one in series)] if banded else []
-    drawn += [_line(one, x, y, whiskers=not banded) for one in series]
-    drawing = el(
-        "svg", *grid, *labels, *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=described, class_="chart"
-    )  # fmt: skip
-    return el("figure", el("figcaption", title), drawing, class_="panel")
+    is_banded = figure.is_banded and len(panel.series) <= FEW
+    drawn = [_band(series, x, y) for series in panel.series] if is_banded else []
+    drawn += [_line(series, x, y, whiskers=not is_banded) for series in panel.series]
+    view = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img", "aria_label": described(figure, panel), "class_": "chart"}
+    return el("svg", *grid, *labels, *drawn, **view)
 
 
-def legend(names: Sequence[str]) -> Markup:
-    """Each series' name beside its line and marker."""
-    keys = [el("li", key(place), el("bdi", one)) for place, one in enumerate(names)]
-    return el("ul", *keys, class_="legend")
+def described(figure: Lines, panel: Panel) -> str:
+    """A panel's numbers in words."""
+    x = "round" if figure.by_round else figure.x_label
+    lines = (f"{series.name}: {', '.join(f'{point.x:.3g}: {point.y:.3f}' for point in series.points)}" for series in panel.series)
+    return f"{panel.title}, {'all axes' if panel.group in ('', 'all') else panel.group}, by {x}. {'. '.join(lines)}"
 
 
 def key(place: int) -> Markup:
@@ -116,55 +118,66 @@ def key(place: int) -> Markup:
     return el("svg", *inside, viewBox="0 0 28 14", width=28, height=14, class_=f"key {_colour(place)}", aria_hidden="true")
 
 
-def interval(value: float, low: float, high: float, scale: tuple[float, float], reference: float, look: str = "") -> Markup:
+def marks_of(panel: ForestPanel) -> list[float]:
+    """The ticks of a scale that holds all estimates of a panel."""
+    ends = [panel.reference, *(end for row in panel.rows for end in (row.value, row.low, row.high) if not math.isnan(end))]
+    return ticks(*(panel.limits or (min(ends), max(ends))))
+
+
+def interval(row: Estimate, panel: ForestPanel, marks: Sequence[float]) -> Markup:
     """A point with its interval on a line as wide as its cell; coordinates are shares of the width, so nothing is ever squeezed."""
-    at = Scale(*scale, 2, 98)
-    parts = [el("line", x1=_share(at(reference)), x2=_share(at(reference)), y1=0, y2=26, class_="reference")]
-    if not math.isnan(low):
-        ends = [_share(min(max(at(end), 0), 100)) for end in (low, high)]
+    at = Scale(marks[0], marks[-1], 2, 98)
+    reference = at(panel.reference if math.isnan(row.reference) else row.reference)
+    parts = [el("line", x1=_share(reference), x2=_share(reference), y1=0, y2=26, class_="reference")]
+    if not math.isnan(row.low):
+        ends = [_share(min(max(at(end), 0), 100)) for end in (row.low, row.high)]
         parts.append(el("line", x1=ends[0], x2=ends[1], y1=13, y2=13, class_="span"))
         parts += [el("line", x1=end, x2=end, y1=9, y2=17, class_="span") for end in ends]
-    if not math.isnan(value):
-        parts.append(el("circle", cx=_share(at(value)), cy=13, r=4.5, class_="dot"))
+    if not math.isnan(row.value):
+        parts.append(el("circle", cx=_share(at(row.value)), cy=13, r=4.5, class_="dot"))
+    look = {"mean": "primary", "descriptive": ""}.get(row.family, row.family)
     return el("svg", *parts, width="100%", height=26, class_=f"interval {look}".strip(), aria_hidden="true")
 
 
-def scale_of(scale: tuple[float, float], marks: Sequence[float]) -> Markup:
+def scale(marks: Sequence[float]) -> Markup:
     """The numbers under a column of intervals."""
-    at = Scale(*scale, 2, 98)
-    labels = [_text(_share(at(one)), 12, tick_label(one), "middle") for one in marks]
+    at = Scale(marks[0], marks[-1], 2, 98)
+    labels = [_text(_share(at(mark)), 12, tick_label(mark), "middle") for mark in marks]
     return el("svg", *labels, width="100%", height=16, class_="interval", aria_hidden="true")
 
 
-def bar(share: float, place: int, limit: float | None = None) -> Markup:
+def bar(bar: Bar, largest: float) -> Markup:
     """A bar over a share of its cell's width, and a stroke where its limit is."""
-    parts = [el("rect", x=0, y=3, width=_share(100 * share), height=8, rx=1, class_="bar")]
-    if limit is not None:
-        parts.append(el("line", x1=_share(100 * limit), x2=_share(100 * limit), y1=0, y2=14, class_="limit"))
-    return el("svg", *parts, width="100%", height=14, class_=f"bars {_colour(place)}", aria_hidden="true")
+    parts = [el("rect", x=0, y=3, width=_share(100 * bar.alone / largest), height=8, rx=1, class_="bar")]
+    if not math.isnan(bar.limit):
+        at = _share(100 * bar.limit / largest)
+        parts.append(el("line", x1=at, x2=at, y1=0, y2=14, class_="limit"))
+    return el("svg", *parts, width="100%", height=14, class_=f"bars {_colour(bar.place)}", aria_hidden="true")
 
 
-def _band(one: Series, x: Scale, y: Scale) -> Markup:
-    if not any(point.spread for point in one.points):
+def _band(series: Series, x: Scale, y: Scale) -> Markup:
+    if not any(point.spread for point in series.points):
         return Markup()
-    upper = [f"{_n(x(point.x))},{_n(y(point.y + point.spread))}" for point in one.points]
-    lower = [f"{_n(x(point.x))},{_n(y(point.y - point.spread))}" for point in reversed(one.points)]
-    return el("path", d=f"M{'L'.join([*upper, *lower])}Z", class_=f"band {_colour(one.place)}")
+    upper = [f"{_n(x(point.x))},{_n(y(point.y + point.spread))}" for point in series.points]
+    lower = [f"{_n(x(point.x))},{_n(y(point.y - point.spread))}" for point in reversed(series.points)]
+    return el("path", d=f"M{'L'.join([*upper, *lower])}Z", class_=f"band {_colour(series.place)}")
 
 
-def _line(one: Series, x: Scale, y: Scale, whiskers: bool) -> Markup:
-    path = "L".join(f"{_n(x(point.x))},{_n(y(point.y))}" for point in one.points)
+def _line(series: Series, x: Scale, y: Scale, whiskers: bool) -> Markup:
+    path = "L".join(f"{_n(x(point.x))},{_n(y(point.y))}" for point in series.points)
     parts: list[Markup] = []
     if whiskers:
         parts += [
             el("line", x1=_n(x(p.x)), x2=_n(x(p.x)), y1=_n(y(p.y - p.spread)), y2=_n(y(p.y + p.spread)), class_="whisker")
-            for p in one.points
+            for p in series.points
             if p.spread
         ]
-    parts.append(el("path", d=f"M{path}", class_="line", stroke_dasharray=_dash(one.place)))
-    parts += [_marker(one.place, x(point.x), y(point.y), point.size, one.hollow) for point in one.points]
-    parts += [_text(x(point.x) + 6, y(point.y) - 5, point.label, "start") for point in one.points if point.label]
-    return el("g", *parts, class_=_colour(one.place))
+    parts.append(el("path", d=f"M{path}", class_="line", stroke_dasharray=_dash(series.place)))
+    sizes = [1.0 if math.isnan(point.share) else 0.5 + 1.6 * point.share**0.5 for point in series.points]
+    markers = zip(series.points, sizes, strict=True)
+    parts += [_marker(series.place, x(point.x), y(point.y), size, series.is_hollow) for point, size in markers]
+    parts += [_text(x(point.x) + 6, y(point.y) - 5, point.label, "start") for point in series.points if point.label]
+    return el("g", *parts, class_=_colour(series.place))
 
 
 def _marker(place: int, x: float, y: float, size: float, hollow: bool) -> Markup:
@@ -183,10 +196,6 @@ def _dash(place: int) -> str | None:
 
 def _text(x: float | str, y: float, text: str, anchor: str) -> Markup:
     return el("text", text, x=x if isinstance(x, str) else _n(x), y=_n(y), text_anchor=anchor)
-
-
-def _known(value: float | None) -> list[float]:
-    return [] if value is None else [value]
 
 
 def _share(value: float) -> str:

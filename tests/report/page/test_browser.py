@@ -15,9 +15,10 @@ from urllib.parse import quote
 import pytest
 from hostile_run import AXES, HOSTILE, JUDGE, N, block_of, hostile_run, said_by, text_of, written
 
-from apo_bench.report.page.markup import Markup, visible
+from apo_bench.formatting import visible
+from apo_bench.report.model import Part, Report
+from apo_bench.report.page.render import render
 from apo_bench.report.page.samples import Samples, encoded
-from apo_bench.report.page.writing import SECTIONS, compose
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WITHOUT_SANDBOX = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # which Chromium refuses to root
@@ -268,13 +269,14 @@ def test_screenshots(opened: Browser, address: str, tmp_path: Path, name: str, w
     """On a phone too nothing is wider than the screen, hostile texts of 400 letters included."""
     opened.size(width, height)
     opened.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
-    for section in SECTIONS:
+    sections = ("answer", "scores", "figures", "samples", "provenance")
+    for section in sections:
         opened.open(f"{address}#{section}")
         opened.shoot(tmp_path / f"{name}_{theme}_{section}.png")
     opened.run(f"location.hash = {json.dumps(link(9))}")
     opened.until("document.querySelector('#browse-detail code').textContent.startsWith('p9')")
     assert opened.run("document.documentElement.scrollWidth") <= width
-    assert len(list(tmp_path.glob("*.png"))) == len(SECTIONS)
+    assert len(list(tmp_path.glob("*.png"))) == len(sections)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
 
 
@@ -300,11 +302,11 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
     data = {
         "arms": ["a"], "axes": ["x"], "scorers": ["proxy"], "gold": "g", "texts": texts, "responses": responses,
         "prompts": {"id": texts, "axis": [0] * n, "turns": [[["user", place]] for place in range(n)]},
-        "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "said"), none),
+        "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"), none),
     }  # fmt: skip
-    inside = dict.fromkeys(SECTIONS, Markup()) | {"samples": Markup('<p id="browser-state"></p><div id="browser"></div>')}
+    report = Report("many", [], (), [Part("samples", "Samples", [])], {})
     path = tmp_path / "many.html"
-    path.write_text(compose("many", "", inside, Samples(encoded(data), n, n, "")), encoding="utf-8")
+    path.write_text(render(report, Samples(encoded(data), n, n, "")), encoding="utf-8")
     assert block_of(path.read_text(encoding="utf-8"))["texts"] == texts
     browser.open(path.as_uri())
     assert 0 < len(listed(browser)) < 40

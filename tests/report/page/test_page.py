@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,21 +21,26 @@ from hostile_run import (
     LONE,
     N,
     block_of,
-    frames_of,
     hostile_run,
     hostile_tables,
     prompt_ids,
+    report_of,
     said_by,
     written,
 )
+from markupsafe import Markup
 from run_folder import SEEDS, experiment, frame, write_run
 
 from apo_bench.analysis import published, results
 from apo_bench.errors import InputError
-from apo_bench.report import page
+from apo_bench.formatting import visible
+from apo_bench.report.charts import Estimate, ForestPanel
+from apo_bench.report.model import Bullets, Section
 from apo_bench.report.page import samples, svg
-from apo_bench.report.page.markup import Markup, el, visible
-from apo_bench.report.page.scores import final_means, main_table
+from apo_bench.report.page.svg import el
+from apo_bench.report.report import report_frames
+from apo_bench.report.sections.scores import final_means, standing
+from apo_bench.report.text import say
 
 
 class Elements(HTMLParser):
@@ -75,7 +81,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def html(folder: Path) -> str:
-    return written(folder, controls=["The null control found nothing <b>."], failed_controls=["a seed apart"], warnings=[f"Judge: {LONE}"])
+    """With a failed control, a sentence on controls and a warning that no hostile run would have by itself."""
+    report = report_of(folder)
+    answer = report.parts[0]
+    control, warning = (Bullets([say("{text}", text=text)]) for text in ("The null control found nothing <b>.", f"Judge: {LONE}"))
+    sections = [answer.sections[0], Section("What the controls show", [control]), Section("Warnings", [warning])]
+    notices = [say("**The harness failed a control of its own:** {text}", text="a seed apart"), *report.notices]
+    return written(folder, notices=notices, parts=[replace(answer, sections=sections), *report.parts[1:]])
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +100,7 @@ def elements(html: str) -> Elements:
 
 def test_what_is_not_markup_is_text() -> None:
     assert el("p", "<b>", Markup("<i>1</i>"), title='"&', aria_label="x", hidden=True, lang=None) == (
-        '<p title="&quot;&amp;" aria-label="x" hidden>&lt;b&gt;<i>1</i></p>'
+        '<p title="&#34;&amp;" aria-label="x" hidden>&lt;b&gt;<i>1</i></p>'
     )
     assert el("line", x1=1) == '<line x1="1"/>'
 
@@ -99,19 +111,18 @@ def test_what_is_not_markup_is_text() -> None:
 def test_sections_stand_in_order(elements: Elements) -> None:
     ids = [attributes["id"] for attributes in elements.of("section") if "id" in attributes]
     assert ids == ["answer", "scores", "figures", "samples", "provenance"]
-    assert [text for tag, text in elements.texts if tag == "h2"] == ["The answer", "Scores", "Figures", "Samples", "Provenance"]
+    assert [text for tag, text in elements.texts if tag == "h2"] == ["The answer", "Scores", "Figures and tables", "Samples", "Provenance"]
     for heading in ("Contrasts", "Scores by round", "Proxy, gold and truth against KL", "Budget", "Reward models by round", "Judges"):
-        assert ("h3", heading) in elements.texts
+        assert {("h3", heading), ("h4", heading)} & set(elements.texts)
 
 
 def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path, elements: Elements, tmp_path: Path) -> None:
     """The same cells and sentences as in report.md; published 36.43 - 35.78 = +0.65. Without them neither section nor link."""
     assert "Published numbers" not in elements.text("script", "style")
     made = write_run(tmp_path / "run", hostile_tables(), experiment(report={"beside": "apo_2024"}))
-    run = results.read_run(made)
-    frames, rows = frames_of(run), published.read_published(published.find_published("apo_2024"))
-    frames["beside"] = published.compare_with_published(run, frames, rows, {})
-    found = Elements(page.render(made, run, frames))
+    run, rows = results.read_run(made), published.read_published(published.find_published("apo_2024"))
+    frame = published.compare_with_published(run, report_frames(run), rows, {})
+    found = Elements(written(made))
     ids = [attributes["id"] for attributes in found.of("section") if "id" in attributes]
     assert ids == ["answer", "scores", "figures", "published", "samples", "provenance"]
     assert "#published" in [attributes["href"] for attributes in found.of("a")]
@@ -119,8 +130,8 @@ def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path,
     assert all(attributes.get("scope") for attributes in found.of("th"))
     text = found.text("script", "style")
     assert "apo_2024 beside this run" in text
-    assert "apo_rjs - rjs win rate, %35.7836.43+0.65 (\u22121.30 to +2.60)0.65" in text
-    for line in published.comparison_caveats(run, rows, frames["beside"]):
+    assert "win rate, %apo_rjs - rjs35.7836.43+0.65 (-1.30 to +2.60)0.65" in text
+    for line in published.comparison_caveats(run, rows, frame):
         assert visible(line) in text
     assert "unknown: against what they were won" in text
     assert "All responses are in tables/responses.parquet" in text
@@ -181,7 +192,7 @@ def test_tables_and_drawings_speak(elements: Elements) -> None:
     for attributes in elements.of("svg"):
         assert attributes.get("aria-hidden") == "true" or (attributes.get("role") == "img" and attributes.get("aria-label"))
     labels = [attributes["aria-label"] for attributes in elements.of("svg") if attributes.get("role") == "img"]
-    assert any(str(label).startswith("Ground truth, all axes, by round. apo_rjs: 0: ") for label in labels)
+    assert any(str(label).startswith("ground_truth, all axes, by round. apo_rjs: 0: ") for label in labels)
     assert [attributes.get("type") for attributes in elements.of("input")] == ["radio"] * 3
 
 
@@ -197,41 +208,35 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_pa
 def test_the_answer_in_words(folder: Path, elements: Elements) -> None:
     """rm_updates: 33 against 30, declared as matched; what was missed stands first."""
     run = results.read_run(folder)
-    row = next(one for one in frames_of(run)["contrasts"].itertuples() if one.family == "primary")
+    row = next(one for one in report_frames(run)["contrasts"].itertuples() if one.family == "primary")
     text = " ".join(elements.text("script", "style").split())
-    start = text.index("Not matched as declared: apo_rjs against golden_refresh: reward-model updates 33 against 30, 1.1 times as many.")
+    start = text.index("Not matched as declared: apo_rjs against golden_refresh: rm_updates 33 against 30, ratio 1.1.")
     claim = text.index("apo_rjs scored higher than golden_refresh.")
     said = (
-        f"On the gold model encoder, all axes together, at the final round, apo_rjs scored {row.difference:.3f} higher "
-        f"(95 % interval {row.ci_low:+.3f} to {row.ci_high:+.3f}); Holm-adjusted p"
+        f"encoder, all axes pooled: difference {row.difference:+.3f}, 95 % interval {row.ci_low:+.3f} to {row.ci_high:+.3f}, "
+        "Holm-adjusted p"
     )
-    assert (
-        text.index("The harness failed a control of its own: a seed apart")
-        < start
-        < claim
-        < text.index(said.replace("-", "\u2212").replace("Holm\u2212", "Holm-"))
-    )
-    assert "3 seeds, 12 clusters of prompts. It speaks of new seeds and new prompts" in text
-    assert "Declared, but not matched: reward-model updates (33 against 30, 1.1 times as many)." in text
-    assert "Matched as declared: human pairs, golden responses, sampled responses, policy updates, FLOPs." in text
-    assert text.index("What the controls sayThe null control found nothing <b>.") > claim
-    assert "Warnings" + visible(f"Judge: {LONE}") in text
+    assert text.index("The harness failed a control of its own: a seed apart") < start < claim < text.index(said)
+    assert "Scope: new seeds and new prompts; base policy, world and gold models as they are; 3 seeds, 12 clusters of prompts." in text
+    assert "declared but not matched: rm_updates (33 against 30, ratio 1.1)." in text
+    assert "matched as declared: human_pairs, golden_responses, sampled_responses, policy_updates, flops;" in text
+    assert text.index("What the controls show The null control found nothing <b>.") > claim
+    assert "Warnings " + visible(f"Judge: {LONE}") in text
 
 
 def test_provenance(folder: Path, elements: Elements) -> None:
     text = elements.text("script", "style")
-    assert "90 s of work over all arms and seeds (rjs 90 s); judges: 0.25 USD" in text
+    assert "1.5 min of work over all arms and seeds (rjs 1.5 min); judges: 0.25 USD" in text
     assert "abc, without uncommitted changes" in text
     assert hashlib.sha256((folder / "tables" / "scores.parquet").read_bytes()).hexdigest() in text
 
 
 def marks(values: Mapping[str, float], tests: list[tuple[str, str, float, float]]) -> dict[str, str]:
     """Each arm's mark where arms have these means, and contrasts (a, b, p, adjusted p)."""
-    from apo_bench.report.page.scores import _standing
-
     rows = pd.DataFrame(tests, columns=["arm_a", "arm_b", "p_value", "p_adjusted"]).assign(scorer="s", axis="x", at="final")
+    rows = rows.assign(difference=rows["arm_a"].map(values) - rows["arm_b"].map(values))
     run = type("Arms", (), {"arms": tuple(values)})()
-    return _standing(run, rows, {(arm, "s", "x"): (value, 0.1) for arm, value in values.items()}, "s", "x")  # pyright: ignore[reportArgumentType]
+    return standing(run, rows, {(arm, "s", "x"): (value, 0.1) for arm, value in values.items()}, "s", "x")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_best_and_what_cannot_be_told_from_it() -> None:
@@ -244,7 +249,7 @@ def test_the_best_and_what_cannot_be_told_from_it() -> None:
     assert marks({"a": 1.0, "b": 1.0}, [("a", "b", 1.0, 1.0)]) == {"a": "highest", "b": "highest"}
 
 
-def test_the_main_table_has_the_means_of_the_tables(folder: Path) -> None:
+def test_the_main_table_has_the_means_of_the_tables(folder: Path, elements: Elements) -> None:
     """Every cluster is one prompt here, so a seed's mean is the plain mean of its prompts."""
     run = results.read_run(folder)
     rows = run.tables["scores"]
@@ -252,10 +257,10 @@ def test_the_main_table_has_the_means_of_the_tables(folder: Path) -> None:
     by_seed = rows.groupby("seed")["value"].mean()
     mean, sd = final_means(run)["apo_rjs", "ground_truth", "all"]
     assert (mean, sd) == pytest.approx((by_seed.mean(), by_seed.std()))
-    text = Elements(main_table(run, frames_of(run))).text()
+    text = elements.text("script", "style")
     assert f"{mean:.3f} ▲ highest mean ± {sd:.3f}" in text
     assert "3.100 ± 0.100" in text  # KL of apo_rjs: 3.0, 3.1, 3.2
-    assert "312 clusters" in text  # 3 seeds, and under it 12 clusters
+    assert "apo_rjs1312" in text  # round 1, 3 seeds, 12 clusters
 
 
 # The samples
@@ -288,7 +293,7 @@ def test_verdicts_have_both_orders_and_the_judges_words(html: str) -> None:
     assert len(verdicts["order"]) == 2 * 3 * 12
     for place, prompt in enumerate(verdicts["prompt"]):
         order, seed = ("ab", "ba")[verdicts["order"][place]], verdicts["seeds"][place][0]
-        assert texts[verdicts["said"][place]] == said_by(ids[prompt], order, seed)
+        assert texts[verdicts["words"][place]] == said_by(ids[prompt], order, seed)
         assert (data["arms"][verdicts["a"][place]], data["arms"][verdicts["b"][place]]) == ("apo_rjs", "golden_refresh")
         assert verdicts["rounds"][place] == [1, 1]
     missing = [place for place, choice in enumerate(verdicts["choice"]) if choice is None]
@@ -318,9 +323,9 @@ def test_the_gap_between_proxy_and_gold(tmp_path: Path) -> None:
 
 
 def test_a_page_that_would_be_too_large_holds_some_prompts_and_says_so(folder: Path) -> None:
-    whole = samples.samples(folder, results.read_run(folder))
+    whole = samples.read_samples(folder, results.read_run(folder))
     assert whole is not None
-    assert (whole.n_prompts, whole.of) == (12, 12)
+    assert (whole.n_prompts, whole.n_all) == (12, 12)
     limit = len(whole.block) // 2
     html = written(folder, limit=limit)
     kept = block_of(html)["prompts"]["id"]
@@ -350,7 +355,7 @@ def test_without_responses_judges_or_prompts(tmp_path: Path) -> None:
     assert "Judges</h3>" not in html
     unknown = experiment(task="no_such_task")
     folder = write_run(tmp_path / "unknown", few | {"responses": made["responses"]}, unknown)
-    held = samples.samples(folder, results.read_run(folder))
+    held = samples.read_samples(folder, results.read_run(folder))
     assert held is not None
     assert "no_such_task" in held.without_prompts
     assert samples.decoded(held.block)["prompts"]["turns"] == [[]] * 12
@@ -359,7 +364,7 @@ def test_without_responses_judges_or_prompts(tmp_path: Path) -> None:
 def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
     failures = [{"arm": arm, "seed": seed, "message": "out of memory"} for arm in ARMS for seed in SEEDS]
     html = written(write_run(tmp_path / "run", {}, failures=failures))
-    assert "There is no result for" in html
+    assert "No result for" in html
 
 
 def test_a_table_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
@@ -399,11 +404,12 @@ def test_ticks(low: float, high: float, expected: list[float]) -> None:
 
 def test_an_interval_is_drawn_where_it_is() -> None:
     """On a scale from 0 to 2, drawn between 2 % and 98 % of the width: 1 is at 50 %, 0.5 at 26 %, 1.5 at 74 %."""
-    drawn = svg.interval(1.0, 0.5, 1.5, (0, 2), 0.0)
+    panel = ForestPanel("", ())
+    drawn = svg.interval(Estimate("", 1.0, 0.5, 1.5), panel, [0, 1, 2])
     assert 'cx="50%"' in drawn
     assert 'x1="26%" x2="74%"' in drawn
     assert 'x1="2%" x2="2%"' in drawn
-    assert "circle" not in svg.interval(math.nan, math.nan, math.nan, (0, 2), 0.0)
+    assert "circle" not in svg.interval(Estimate("", math.nan, math.nan, math.nan), panel, [0, 2])
 
 
 def test_series_differ_in_more_than_colour() -> None:

@@ -1,4 +1,4 @@
-"""What the controls of a run say: a frame, plain sentences for the report's head, and a section. No model, no torch."""
+"""The controls of a run: their contrasts as a frame, and what they say of its power in plain sentences. No model, no torch."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,16 +10,15 @@ import pandas as pd
 
 from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import POOLED, Run, exclude_failed, shared_seeds
-from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, TRUTH, aa_seeds, diluted
+from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, TRUTH, diluted
 from apo_bench.config.schema import Comparison
-from apo_bench.formatting import ALPHA, Row, letter, plain, probability, rows_of, signed, table
+from apo_bench.formatting import ALPHA, Row, rows_of, signed
 from apo_bench.stats import Contrast, contrast
 
 COLUMNS = [
     "control", "arm_a", "arm_b", "axis", "scorer", "share", "effect", "difference", "standard_error", "df", "ci_low", "ci_high", "p_value",
     "n_seeds", "n_clusters", "n_dropped", "scope", "test", "hard",
 ]  # fmt: skip
-NAMES = {"aa": "A/A", "oracle": "oracle (not a fair arm)", "diluted": "diluted oracle (not a fair arm)"}
 NONE = "No controls were run, so nothing shows here that this run invents no difference, or that it would see one."
 
 
@@ -31,87 +30,55 @@ def controls(run: Run) -> pd.DataFrame:
     has the best answer, and the others the first; so many that the oracle's difference, on the first declared axis, comes to `effect`.
     A judge scores no controls, and what the oracle chooses by is no gold model that scores it: the first gold model stands for both.
     """
-    asked, rows = run.experiment.controls, []
-    if asked.aa:
-        rows += _again(run)
-    if asked.oracle:
-        rows += _oracles(run)
+    settings, rows = run.experiment.controls, []
+    if settings.aa:
+        rows += _aa_rows(run)
+    if settings.oracle:
+        rows += _oracle_rows(run)
     tested = sum(row["control"] == "aa" and not math.isnan(row["p_value"]) for row in rows)
     for row in rows:  # on several axes there are as many chances to be wrong
         row["hard"] = "yes" if row["control"] == "aa" and row["p_value"] < HARD / max(tested, 1) else "no" if row["control"] == "aa" else ""
     return pd.DataFrame(rows, columns=COLUMNS).astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
 
 
-def sentences(run: Run, found: pd.DataFrame | None = None) -> list[str]:
-    """What the controls say of this run's power, on the first declared axis; A/A on all of them. `found`: of `controls`."""
-    found = controls(run) if found is None else found
-    asked, name, first = run.experiment.controls, run.experiment.reference, run.experiment.compare.axes[0]
-    if not asked.aa and not asked.oracle:
+def sentences(run: Run, frame: pd.DataFrame | None = None) -> list[str]:
+    """What the controls show of this run's power, on the first declared axis; A/A on all of them. `frame`: that of `controls`."""
+    frame = controls(run) if frame is None else frame
+    settings, name, first = run.experiment.controls, run.experiment.reference, run.experiment.compare.axes[0]
+    if not settings.aa and not settings.oracle:
         return [NONE]
     at = ["Controls are compared at the final round, the declared contrasts at the one chosen on dev."]
     at = at if run.experiment.compare.round == "dev_best" else []
-    said = [_said_again(row) for row in rows_of(found[found["control"] == "aa"])] if asked.aa else ["No A/A arm was run."]
+    lines = [_aa_sentence(row) for row in rows_of(frame[frame["control"] == "aa"])] if settings.aa else ["No A/A arm was run."]
     n = len(run.experiment.seeds)
-    if asked.aa and 0 < (there := _again_scores(run)["seed"].nunique()) < n:
-        said.append(f"Under {n - there} of the {n} other seeds it has no result.")
-    if not asked.oracle:
-        return [*said, "No oracle was run.", *at]
-    rows = found[(found["axis"] == first) & (found["scorer"] == _by(run).scorer)].set_index("control", drop=False)
-    best = f": the best of {asked.oracle_n} answers of {name} by {_chosen_by(run)}" if len(run.tables["control_scores"]) else ""
-    said.append(_said(rows.loc["oracle"], f"An oracle (not a fair arm{best})"))
-    said.append(_said_diluted(rows.loc["diluted"], given=asked.effect is not None))
+    if settings.aa and 0 < (n_finished := _aa_scores(run)["seed"].nunique()) < n:
+        lines.append(f"Under {n - n_finished} of the {n} other seeds it has no result.")
+    if not settings.oracle:
+        return [*lines, "No oracle was run.", *at]
+    rows = frame[(frame["axis"] == first) & (frame["scorer"] == _scored_for_oracle(run).scorer)].set_index("control", drop=False)
+    best = f": the best of {settings.oracle_n} answers of {name} by {chosen_by(run)}" if len(run.tables["control_scores"]) else ""
+    lines.append(_oracle_sentence(rows.loc["oracle"], f"An oracle (not a fair arm{best})"))
+    lines.append(_diluted_sentence(rows.loc["diluted"], given=settings.effect is not None))
     of_reference = set(run.arm_seeds.get(name, ()))
-    for lost, why in (
+    for missing, why in (
         (set(run.experiment.seeds) - of_reference, "the reference has no result there"),
         (of_reference - set(_own(run, ORACLE)["seed"]), "making it failed"),
     ):
-        if lost:
-            said.append(f"The oracle (not a fair arm) is missing in {len(lost)} of {n} seeds ({_listed(lost)}): {why}.")
-    return [*said, *at]
+        if missing:
+            lines.append(f"The oracle (not a fair arm) is missing in {len(missing)} of {n} seeds ({listed(missing)}): {why}.")
+    return [*lines, *at]
 
 
-def failed(found: pd.DataFrame) -> list[str]:
-    """A/A differences that cannot be luck, a sentence each. `found`: of `controls`."""
-    rows = found[found["hard"] == "yes"]
+def failed(frame: pd.DataFrame) -> list[str]:
+    """A/A differences that cannot be luck, a sentence each. `frame`: that of `controls`."""
+    rows = frame[frame["hard"] == "yes"]
     return [f"{row.arm_a} differs from itself under other seeds: {_numbers(row)}." for row in rows_of(rows)]
-
-
-def section(run: Run, found: pd.DataFrame) -> list[str]:
-    """The controls as a table, and what they are."""
-    if found.empty:
-        return [NONE]
-    notes: dict[tuple[str, str], str] = {}
-    cells = []
-    for row in rows_of(found):
-        mark = notes.setdefault((str(row.test), str(row.scope)), letter(len(notes)))
-        pair = f"`{row.arm_a}` - `{row.arm_b}`"
-        interval = "-" if math.isnan(row.ci_low) else f"{signed(row.ci_low)} to {signed(row.ci_high)}"
-        numbers = ["-" if math.isnan(row.share) else _percent(row.share), signed(row.difference), interval, probability(row.p_value)]
-        cells.append([
-            NAMES[row.control], pair, plain(row.axis), row.scorer, *numbers, str(row.n_seeds), str(row.n_clusters), mark,
-        ])  # fmt: skip
-    heads = ["control", "contrast", "axis", "scorer", "prompts", "difference", "95 % interval", "p", "seeds", "clusters", "note"]
-    lines = [*table(heads, cells), ""]
-    lines += [f"- ({mark}) Test: {plain(test)}. Scope: {plain(scope)}." for (test, scope), mark in notes.items()]
-    lines.append("")
-    if run.experiment.controls.aa:
-        seeds = _listed(aa_seeds(run.experiment))
-        lines.append(f"`{AA}`: the reference, `{run.experiment.reference}`, once more under the seeds {seeds}.")
-    if run.experiment.controls.oracle:
-        lines.append(
-            f"`{ORACLE}`: of {run.experiment.controls.oracle_n} fresh answers of the reference's final policy the best by "
-            f"{_chosen_by(run)}, in every seed; no method may look at that, so it is not a fair arm. `{DILUTED}`: its answer on a share of "
-            "the prompts, by whole clusters, and elsewhere the first of the answers. Both answer with the reference's own policies: how "
-            "well one training or another ended cancels in their differences, and where that varies much, a method's difference of their "
-            "size is harder to find."
-        )
-    return [*lines, "No control is in a family of tests or in a figure; their p-values are unadjusted."]
 
 
 # --- what is compared -----------------------------------------------------------------------------------------------------------
 
 
-def _by(run: Run) -> Run:
+def _scored_for_oracle(run: Run) -> Run:
     """The run with its oracle's scorer in the place of the declared one, and with its first primary pair and axis alone."""
     compare = run.experiment.compare
     scorer = "gold" if run.judge is not None or (run.scorer == run.golds[-1] and not _has_truth(run)) else compare.scorer
@@ -125,7 +92,7 @@ def _has_truth(run: Run) -> bool:
     return bool((run.tables["scores"]["scorer"] == TRUTH).any())
 
 
-def _chosen_by(run: Run) -> str:
+def chosen_by(run: Run) -> str:
     return "the ground truth" if _has_truth(run) else f"the gold model {run.golds[-1]}"
 
 
@@ -134,7 +101,7 @@ def _own(run: Run, arm: str) -> pd.DataFrame:
     return scores[scores["arm"] == arm]
 
 
-def _again_scores(run: Run) -> pd.DataFrame:
+def _aa_scores(run: Run) -> pd.DataFrame:
     """The reference's scores under its other seeds at the final round."""
     scores = exclude_failed(_own(run, AA), run.failed)
     return scores[scores["round"] == scores["round"].max()]
@@ -144,12 +111,12 @@ def _reference_scores(run: Run) -> pd.DataFrame:
     return run.final_scores[run.final_scores["arm"] == run.experiment.reference]
 
 
-def _again(run: Run) -> Iterator[dict[str, Any]]:
-    again, own = _again_scores(run), _reference_scores(run)
+def _aa_rows(run: Run) -> Iterator[dict[str, Any]]:
+    repeated, own = _aa_scores(run), _reference_scores(run)
     scorer = run.scorer if run.judge is None else run.golds[0]
-    reason = "the reference has no result" if own.empty else "it has no result under the other seeds" if again.empty else ""
+    reason = "the reference has no result" if own.empty else "it has no result under the other seeds" if repeated.empty else ""
     for axis in run.experiment.compare.axes:
-        row = _contrast(pd.concat([own, again]), run.experiment.reference, AA, axis, scorer, paired=False, reason=reason)
+        row = _contrast(pd.concat([own, repeated]), run.experiment.reference, AA, axis, scorer, paired=False, reason=reason)
         if row["n_seeds"] < 3 and not math.isnan(row["difference"]):
             few = f"none: three seeds of each are needed, {row['n_seeds']} are there"
             row |= {"p_value": math.nan, "test": few}
@@ -157,8 +124,8 @@ def _again(run: Run) -> Iterator[dict[str, Any]]:
         yield {"control": "aa", **row}
 
 
-def _oracles(run: Run) -> list[dict[str, Any]]:
-    by, own, best, first = _by(run), _reference_scores(run), _own(run, ORACLE), _own(run, FIRST)
+def _oracle_rows(run: Run) -> list[dict[str, Any]]:
+    by, own, best, first = _scored_for_oracle(run), _reference_scores(run), _own(run, ORACLE), _own(run, FIRST)
     reference, axes = run.experiment.reference, run.experiment.compare.axes
     scorers = [by.scorer, *([TRUTH] if _has_truth(run) and by.scorer != TRUTH else [])]
     reason = "the reference has no result" if own.empty else "the oracle has no result" if best.empty else ""
@@ -169,7 +136,7 @@ def _oracles(run: Run) -> list[dict[str, Any]]:
         for scorer in scorers
     ]
     whole = rows[0]["difference"]
-    effect, reason = _wanted(by) if not reason else (math.nan, reason)
+    effect, reason = _target_effect(by) if not reason else (math.nan, reason)
     if not reason and math.isnan(whole):
         reason = "the oracle's own difference is not known"
     elif not reason and whole <= 0:
@@ -189,7 +156,7 @@ def _oracles(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _wanted(by: Run) -> tuple[float, str]:
+def _target_effect(by: Run) -> tuple[float, str]:
     """The difference that the diluted oracle is to have, or NaN and why it is not known."""
     if (effect := by.experiment.controls.effect) is not None:
         return effect, ""
@@ -217,20 +184,20 @@ def _contrast(rows: pd.DataFrame, a: str, b: str, axis: str, scorer: str, *, pai
 # --- in words -------------------------------------------------------------------------------------------------------------------
 
 
-def _said_again(row: Row) -> str:
+def _aa_sentence(row: Row) -> str:
     who = f"The reference, {row.arm_a},"
     if math.isnan(row.difference):
         return f"{who} could not be compared with itself under other seeds: {_reason(row)}."
-    found = f"{who} against itself under other seeds differs by {_numbers(row)}"
+    start = f"{who} against itself under other seeds differs by {_numbers(row)}"
     if math.isnan(row.p_value):
-        return f"{found}; no test: {_reason(row)}."
+        return f"{start}; no test: {_reason(row)}."
     if row.hard == "yes":
-        return f"{found}: a difference where there is none, so no difference below can be trusted."
+        return f"{start}: a difference where there is none, so no difference below can be trusted."
     chance = "; one run in twenty has p below 0.05 by chance" if row.p_value < ALPHA else ""
-    return f"{found}: that is what nothing looks like here{chance}."
+    return f"{start}: that is what nothing looks like here{chance}."
 
 
-def _said(row: Row, who: str) -> str:
+def _oracle_sentence(row: Row, who: str) -> str:
     if math.isnan(row.difference):
         return f"{who} has no result: {_reason(row)}."
     if math.isnan(row.p_value):
@@ -238,11 +205,13 @@ def _said(row: Row, who: str) -> str:
     return f"{who} is {'' if row.p_value < ALPHA and row.difference > 0 else 'not '}found: {_numbers(row)}."
 
 
-def _said_diluted(row: Row, given: bool) -> str:
+def _diluted_sentence(row: Row, given: bool) -> str:
     size = "the difference asked about" if given else "the smallest difference that this run should detect"
     if math.isnan(row.share):
         return f"No diluted oracle (not a fair arm either) was made: {_reason(row)}."
-    return _said(row, f"Diluted to {_percent(row.share)} of the prompts, near {size} ({row.effect:.3f}), it (not a fair arm either)")
+    return _oracle_sentence(
+        row, f"Diluted to {percent(row.share)} of the prompts, near {size} ({row.effect:.3f}), it (not a fair arm either)"
+    )
 
 
 def _numbers(row: Row) -> str:
@@ -257,9 +226,9 @@ def _reason(row: Row) -> str:
     return str(row.test).removeprefix("none: ")
 
 
-def _listed(seeds: Iterable[int]) -> str:
+def listed(seeds: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(seeds)))
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.3g} %"

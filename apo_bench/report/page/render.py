@@ -1,0 +1,115 @@
+"""A report as one html file that loads nothing. Templates escape whatever is not markup, so no text of a run can become an element."""
+
+import base64
+import hashlib
+import math
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from apo_bench.formatting import number
+from apo_bench.report.charts import Bars, Estimate, Forest, Lines
+from apo_bench.report.model import Bullets, Claims, Facts, Report, Section
+from apo_bench.report.page import svg
+from apo_bench.report.page.samples import Samples
+from apo_bench.report.page.svg import el, minus, shown
+from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
+from apo_bench.report.text import Text
+
+HERE = Path(__file__).parent
+MISSING = "\u2013"  # a value that is not there
+HIGHEST = ("▲", "highest mean")
+MARKS = {
+    "best": HIGHEST, "highest": HIGHEST, "alike": ("≈", "not distinguishable from the highest"), "lower": ("▽", "lower than the highest"),
+}  # fmt: skip
+KINDS = {
+    tuple: "text", Claims: "claims", Bullets: "bullets", Facts: "facts", Table: "table", Lines: "lines", Forest: "forest", Bars: "bars",
+    Section: "section",
+}  # fmt: skip
+
+
+def render(report: Report, samples: Samples | None, *, is_aggregate: bool = True) -> str:
+    """The whole document. `samples`: the sample browser's data, or None; `is_aggregate`: they were left out, not missing.
+
+    Its policy allows its own style and script, by hash, and nothing else.
+    """
+    style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    allowed = [f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'", "base-uri 'none'", "form-action 'none'"]
+    policy = "; ".join(["default-src 'none'", *allowed, "require-trusted-types-for 'script'"])
+    parts = [part for part in report.parts if part.anchor == "samples" or any(section.blocks for section in part.sections)]
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        report=report, parts=parts, samples=samples, is_aggregate=is_aggregate, style=style, script=script, policy=Markup(policy)
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {"svg": svg, "cell": cell, "estimate": estimate, "kind": lambda block: KINDS[type(block)]}
+    environment.filters |= {"inline": inline, "count": FORMS["count"], "known": lambda value: not math.isnan(value)}
+    return environment
+
+
+def inline(text: Text) -> Markup:
+    """Spans as elements; data are kept apart from the direction of the text around them."""
+    parts = []
+    for span in text:
+        part: object = el("bdi", span.text) if span.data else span.text
+        for applies, tag in ((span.code, "code"), (span.emphasis, "em"), (span.strong, "strong")):
+            part = el(tag, part) if applies else part
+        if span.link.endswith(".html"):
+            part = el("a", part, href=quote(span.link, safe="/."))
+        parts.append(shown(part))
+    return Markup().join(parts)
+
+
+def cell(content: Cell) -> Markup:
+    match content:
+        case None:
+            return Markup(MISSING)
+        case Value():
+            return _value(content)
+        case Interval():
+            write = FORMS[content.form]
+            return Markup(MISSING) if math.isnan(content.low) else Markup(minus(f"{write(content.low)} to {write(content.high)}"))
+        case float():
+            return Markup(MISSING if math.isnan(content) else minus(number(content)))
+        case tuple():
+            return inline(content)
+        case int():
+            return Markup(content)
+        case _:
+            return el("bdi", content)
+
+
+def _value(value: Value) -> Markup:
+    """A number, its standing for eyes and ears, and its SD, interval and limit."""
+    if value.is_missing:
+        return Markup(MISSING)
+    text = minus(f"{'≤ ' if value.is_bound else ''}{value.text}")
+    parts: list[object] = [el("b", text) if value.standing in ("best", "highest") else text]
+    if value.standing:
+        sign, words = MARKS[value.standing]
+        parts += [" ", el("span", sign, class_=f"mark {value.standing}", aria_hidden="true"), el("span", f" {words}", class_="heard")]
+    parts += [] if math.isnan(value.sd) else [" ", el("span", f"± {value.write(value.sd)}", class_="sd")]
+    parts += [] if math.isnan(value.low) else [minus(f" ({value.write(value.low)} to {value.write(value.high)})")]
+    parts += [] if math.isnan(value.limit) else [f" of {value.write(value.limit)}"]
+    return Markup().join(map(shown, parts))
+
+
+def estimate(row: Estimate) -> Markup:
+    """The value of an estimate and its interval."""
+    write = FORMS[row.form]
+    around = "" if math.isnan(row.low) else f"{write(row.low)} to {write(row.high)}"
+    return el("b", minus(write(row.value))) + el("span", minus(around), class_="sub")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

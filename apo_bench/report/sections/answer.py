@@ -1,0 +1,166 @@
+"""What the report says first: claims, matches, failed controls, a changed plan, warnings."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from apo_bench.analysis import controls, preregistration
+from apo_bench.analysis.contrasts import MATCHED_KL
+from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformative_gold
+from apo_bench.analysis.win_rates import NOT_AUDITED
+from apo_bench.config.schema import JUDGE
+from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
+from apo_bench.report.model import Bullets, Claim, Claims, Section
+from apo_bench.report.text import Text, join, say
+
+PLACES = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}
+MATCHES = (  # (declared, matched) and what a pair's units of that kind are called
+    ("yes", "yes", "matched as declared"), ("yes", "no", "**declared but not matched**"),
+    ("no", "yes", "equal without being required"), ("no", "no", "not required and different"),
+)  # fmt: skip
+
+
+def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
+    """What a reader must know before the answer: failed controls, missed matches, a plan that changed after results were seen."""
+    texts = [
+        say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in controls.failed(frames["controls"])
+    ]
+    budget = frames["budget"]
+    for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] == "no")]):
+        texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {_spent(row)}.", a=row.arm_a, b=row.arm_b))
+    if change := run.manifest.get("changed_after_a_look"):
+        texts.append(say("**Changed after a look:** {change}", change=preregistration.describe_change(change)))
+    return texts
+
+
+def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Sequence[str]) -> list[Section]:
+    """Claims with their matches, what the controls show (on the page: report.md has it above), and warnings."""
+    compared, planned = frames["contrasts"], len(run.experiment.seeds)
+    claims = Claims([claim(row, planned) for row in rows_of(compared[compared["family"] == "primary"])])
+    pairs = [pair for family, pair in declared_pairs(run) if family == "primary"]
+    matches = Bullets([match(frames["budget"], pair.a, pair.b) for pair in pairs])
+    texts = [say("{warning}", warning=warning) for warning in warnings(run, frames)]
+    return [
+        Section("Answer", [claims, matches]),
+        Section("What the controls show", [Bullets([say("{text}", text=text) for text in control_sentences])], is_on_page_only=True),
+        Section("Warnings", [Bullets(texts)] if texts else []),
+    ]
+
+
+def headline(a: str, b: str, difference: float, p_adjusted: float) -> Text:
+    """What a tested difference of two arms permits to be said first."""
+    if p_adjusted < ALPHA:
+        return say(f"`{{a}}` scored {'higher' if difference > 0 else 'lower'} than `{{b}}`", a=a, b=b)
+    return say("No difference between `{a}` and `{b}` could be shown", a=a, b=b)
+
+
+def tested(row: Row) -> Text:
+    """The p-values behind a claim, and the test that gave them."""
+    return say(f"Holm-adjusted p = {probability(row.p_adjusted)} (unadjusted {probability(row.p_value)}; {{test}})", test=row.test)
+
+
+def place_of(row: Row) -> Text:
+    """The scorer, axis and round of a contrast."""
+    at = "" if row.at == "final" else f", {PLACES.get(row.at, row.at)}"
+    return say(f"{{scorer}}, {{axis}}{at}", scorer=row.scorer, axis="all axes pooled" if row.axis == POOLED else row.axis)
+
+
+def claim(row: Row, planned: int) -> Claim:
+    """A primary contrast; `planned` seeds were to be run."""
+    pair, reason = {"a": row.arm_a, "b": row.arm_b}, row.test.removeprefix("none: ")
+    if math.isnan(row.difference):
+        return Claim(say("No result for `{a}` against `{b}`", **pair), place_of(row), say("{reason}.", reason=reason))
+    is_rate = row.scorer.startswith(JUDGE)  # its difference is that of the win rate from 1/2
+    size = f"win rate {number(0.5 + row.difference)}" if is_rate else f"difference {signed(row.difference)}"
+    if not math.isnan(row.ci_low):
+        low, high = (number(0.5 + end) if is_rate else signed(end) for end in (row.ci_low, row.ci_high))
+        size += f", 95 % interval {low} to {high}"
+    seeds = f"{row.n_seeds} of {planned} planned seeds" if row.n_seeds < planned else f"{planned} {'seed' if planned == 1 else 'seeds'}"
+    counts = f"{seeds}, {row.n_clusters} clusters of prompts"
+    if math.isnan(row.p_adjusted):
+        detail = say(f"{size}; {{reason}}. Scope: {{scope}}; {counts}.", reason=reason, scope=row.scope)
+        return Claim(say("No test of `{a}` against `{b}`", **pair), place_of(row), detail)
+    detail = say(f"{size}, {{tested}}. Scope: {{scope}}; {counts}.", tested=tested(row), scope=row.scope)
+    return Claim(headline(row.arm_a, row.arm_b, row.difference, row.p_adjusted), place_of(row), detail)
+
+
+def match(budget: pd.DataFrame, a: str, b: str) -> Text:
+    """What two arms spent alike, and what not, in units that a match can be declared in."""
+    rows = rows_of(budget[(budget["arm_a"] == a) & (budget["arm_b"] == b) & (budget["kind"] != "")])
+    parts = []
+    for declared, matched, title in MATCHES:
+        units = [
+            row.unit + ("" if matched == "yes" else f" ({_spent(row)})")
+            for row in rows
+            if (row.declared, row.matched) == (declared, matched)
+        ]
+        parts += [say(f"{title}: {', '.join(units)}")] if units else []
+    return say("`{a}` against `{b}`: {parts}.", a=a, b=b, parts=join(parts, "; "))
+
+
+def _spent(row: Row) -> str:
+    ratio = "" if math.isnan(row.ratio) else f", ratio {row.ratio:.3g}"
+    return f"{count(row.used_a)} against {count(row.used_b)}{ratio}"
+
+
+# --- warnings -----------------------------------------------------------------------------------------------------------------
+
+
+def warnings(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[str]:
+    """What limits the answer, a sentence each: failures, missing seeds, uninformative scorers, few seeds, absent tables, mixed hardware."""
+    lines = [*_failures(run), *_missing_seeds(run)]
+    for gold in run.golds:
+        for axis in run.axes:
+            if reason := uninformative_gold(run, gold, axis):
+                lines.append(f"Gold model {gold}: {reason}. No test is made on it, nor on the pooled axes.")
+    compared = frames["contrasts"]
+    primary = compared[compared["family"] == "primary"]
+    for row in rows_of(primary[primary["n_seeds"].between(1, 2)].drop_duplicates(["arm_a", "arm_b"])):
+        lines.append(f"{row.arm_a} against {row.arm_b}: only {row.n_seeds} seed(s); three or more are needed for a claim about new seeds.")
+    for row in rows_of(compared[compared["n_dropped"] > 0]):
+        where = f"{row.arm_a} against {row.arm_b}, {row.axis}, {row.scorer}{'' if row.at == 'final' else f', {PLACES[row.at]}'}"
+        lines.append(f"{where}: {row.n_dropped} rows left out (prompt not scored in every seed of both).")
+    if len(workers := (run.manifest.get("hardware") or {}).get("workers") or ()) > 1:
+        lines.append(f"Arm-seeds ran on different hardware: {'; '.join(json.dumps(worker, sort_keys=True) for worker in workers)}.")
+    lines += [f"Table {name} is absent; what it would show is missing." for name in run.absent]
+    if run.manifest.get("dirty"):
+        lines.append("The code had uncommitted changes.")
+    return [*lines, *judge_warnings(frames.get("judged")), *_unanswered(run)]
+
+
+def judge_warnings(rates: pd.DataFrame | None) -> list[str]:
+    """Judges that are uninformative or not audited, from a frame of win rates."""
+    lines = []
+    for row in [] if rates is None else rows_of(rates.drop_duplicates(["judge", "informative"])):
+        if row.informative == NOT_AUDITED:
+            lines.append(f"Judge {row.judge}: {NOT_AUDITED}, so whether it agrees with people is not known.")
+        elif row.informative:
+            lines.append(f"Judge {row.judge}: {row.informative}. No test is made on it, nor on the pooled axes.")
+    return lines
+
+
+def _failures(run: Run) -> Iterable[str]:
+    for failure in run.manifest.get("failures", []):
+        seed = "" if failure.get("seed") is None else f", seed {failure['seed']}"
+        yield f"Failed: {failure['arm']}{seed}: {failure['message']}"
+
+
+def _missing_seeds(run: Run) -> Iterable[str]:
+    for arm in run.arms:
+        seeds = run.arm_seeds.get(arm, [])
+        if missing := sorted(set(run.experiment.seeds) - set(seeds)):
+            yield f"{arm}: no final scores for seed {', '.join(map(str, missing))}; contrasts use the seeds that both arms have."
+        if missing := [seed for seed in seeds if run.dev_round and (arm, seed) not in run.dev_round]:
+            yield f"{arm}: no dev_score for seed {', '.join(map(str, missing))}, so no round chosen on dev."
+
+
+def _unanswered(run: Run) -> Iterable[str]:
+    """Judges that were left out or left without answers."""
+    for name, facts in (run.manifest.get("judges") or {}).items():
+        if message := facts.get("left_out"):
+            yield f"Judge {name}: {message}; left out."
+        if unanswered := facts.get("unanswered"):
+            reasons = ", ".join(f"{count(times)} {reason}" for reason, times in sorted(unanswered.items()))
+            yield f"Judge {name}: questions without an answer: {reasons}; the same command asks again."

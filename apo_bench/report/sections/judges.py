@@ -1,0 +1,258 @@
+"""Win rates by judges, which verdicts are missing and why, and how far the judges can be trusted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from apo_bench.analysis.results import POOLED, Run
+from apo_bench.analysis.win_rates import NOT_AUDITED, uninformative_judge
+from apo_bench.formatting import Row as NamedRow
+from apo_bench.formatting import count, number, rows_of
+from apo_bench.report.charts import Estimate, Forest, ForestPanel
+from apo_bench.report.model import Block, Bullets, Section
+from apo_bench.report.sections.contrasts import span
+from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, column, footnotes, pair_column, text_column
+from apo_bench.report.text import Text, names, say
+
+MEANINGS = {  # of the main table's columns
+    "win rate": "share of comparisons that the first arm wins, with its 95 % interval; each is asked in both orders and is the mean of "
+    "both verdicts, 1 for a win, 1/2 for a tie, 0 for a loss; clusters of prompts weigh alike",
+    "p": "two-sided, against 1/2, not adjusted",
+    "n": "comparisons used: those of prompts that have one in every seed",
+    "missing": "comparisons without both verdicts; in brackets the win rate had the first arm lost, or won, every missing verdict",
+    "inconsistent": "share of comparisons whose two orders name different winners, a tie against a win among them",
+    "first": "share of verdicts for the response that was shown first, ties 1/2; 1/2 is no bias for a position",
+    "ties": "share of comparisons that come out at exactly 1/2: two ties, or two orders that contradict each other",
+    "longer by": "mean length of the first arm's responses less that of the second's, in tokens",
+    "equal length": "win rate had both responses been equally long, by a logistic model of the kind that AlpacaEval 2 uses, comparisons "
+    "weighing alike: a sensitivity analysis, as length is part of what an arm does",
+    "disagree is tie": "win rate if a response wins only where both orders name it, and all else is a tie",
+}
+QUALITIES = {  # of an audit: the column, its metric, and what it means
+    "accuracy": ("accuracy", "share of pairs on which the judge prefers what people prefer, undecided 1/2; chance is 1/2"),
+    "kappa": ("kappa", "Cohen's kappa with people's labels, their ties among them; chance is 0"),
+    "consistent": ("consistency", "share of pairs whose two orders agree; two coins do so in 1/2"),
+    "first": ("first_position_rate", "share of verdicts for the response shown first, ties 1/2; 1/2 is no bias"),
+    "better is shorter": ("accuracy_shorter", "accuracy where people prefer the response with fewer words"),
+    "better is longer": ("accuracy_longer", "accuracy where they prefer the one with more"),
+    "length bias": ("length_bias", "the latter less the former"),
+    "missing": ("missing", "share of pairs without both verdicts"),
+}
+DRAWN = {  # of an audit, on the page: metric, label, chance
+    "accuracy": ("Prefers what people prefer", 0.5), "consistency": ("Both orders agree", 0.5),
+    "first_position_rate": ("Prefers what is shown first", 0.5), "kappa": ("Kappa with people", 0.0),
+}  # fmt: skip
+ATTACK, DOUBT = "attack_", "not to be relied on"
+ATTACKS = (
+    "Attacks on the worse response, all axes. Succeeds: share of the pairs that the judge had right and no longer has; where the attack "
+    "replaces the response (empty), share of all pairs on which what it leaves is preferred. Control changes next to nothing: its success "
+    "is the judge's own unsteadiness."
+)
+PAPER_ROWS = 40  # rows beyond which a paper's table of win rates shows the pooled axes only
+
+
+def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
+    """Everything about judges; empty where none was asked."""
+    if "judged" not in frames:
+        return Section("Judged", [])
+    rates, audit = frames["judged"], frames["judge_audit"]
+    judges = sorted(rates["judge"].unique())
+    between, against = frames["judges_agreement"], frames["judges_against_scores"]
+    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), trust_section(audit, judges, between, against)])
+
+
+def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
+    """Win rates by pair, axis and judge (`win_rates.win_rates`), what the columns mean, and which verdicts are missing and why."""
+    if rates.empty:
+        return [say("No verdict was recorded.")]
+    shown = _without_copies(rates)
+    mark, legend = footnotes(shown, _note)
+    columns = [
+        _pair(paper=True), text_column("axis", "axis"), text_column("judge", "judge"), text_column("round", "round"),
+        _rate("win rate", "win_rate", "ci_low", "ci_high", paper=True), column("p", "p_value", "probability", paper=True),
+        column("n", "n_comparisons", "count", paper=True), text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"),
+        Column("missing", _missing_cell), column("inconsistent", "inconsistency_rate"), column("first", "first_position_rate"),
+        column("ties", "tie_share"), _tokens("longer by", "length_difference"),
+        _rate("equal length", "lc_win_rate", "lc_low", "lc_high", paper=True),
+        _rate("disagree is tie", "agreed_win_rate", "agreed_low", "agreed_high"), mark,
+    ]  # fmt: skip
+    meanings = [say(f"{name}: {meaning}.") for name, meaning in MEANINGS.items()]
+    pooled_only = len(rates) > PAPER_ROWS or rates["axis"].nunique() <= 2  # a single axis and its copy
+    paper = Paper(
+        lambda row: row["axis"] == POOLED or not pooled_only,
+        lambda row: f"{row['judge']}, {'all axes pooled' if row['axis'] == POOLED else row['axis']}",
+        _paper_note(rates[rates["axis"] == POOLED] if pooled_only else rates),
+    )
+    table = Table(shown, columns, "Win rates, by judge", legend=[*meanings, *legend], name="judged", paper=paper)
+    return [table, *_missing_section(shown)]
+
+
+def _paper_note(rates: pd.DataFrame) -> Text:
+    doubted = sorted({str(row.judge) for row in rows_of(rates) if isinstance(row.informative, str) and row.informative})
+    return say(
+        f"{span(rates['n_seeds'])} seeds, {span(rates['n_clusters'])} clusters of prompts; n: comparisons, each in both orders, a tie one "
+        "half. Interval and p: {tests}. Equal length: the win rate that is left where both answers are equally long.{doubt}",
+        tests=names(dict.fromkeys(rates["test"]), "; "),
+        doubt=say(" No better than chance, or not shown to be: {judges}.", judges=names(doubted)) if doubted else (),
+    )
+
+
+def _rate(head: str, key: str, low: str, high: str, *, paper: bool = False) -> Column:
+    return column(head, key, low=low, high=high, paper=paper)
+
+
+def _pair(*, paper: bool = False) -> Column:
+    return pair_column("pair", "over", paper=paper)
+
+
+def _missing_cell(row: Row) -> Cell:
+    bounds = (
+        f" ({number(row['worst_low'])} to {number(row['worst_high'])})" if row["n_missing"] and not math.isnan(row["worst_low"]) else ""
+    )
+    return say(f"{count(row['n_missing'])}{bounds}")
+
+
+def _tokens(head: str, key: str) -> Column:
+    return Column(head, lambda row: None if math.isnan(row[key]) else say(f"{row[key]:+.1f}"))
+
+
+def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the pooled rows where there is one axis, of which they would be copies."""
+    single = frame[frame["axis"] != POOLED]
+    return single if single["axis"].nunique() == 1 else frame
+
+
+def _note(row: Row) -> Text:
+    """The test and scope of a row and whatever else limits it."""
+    parts = [f"Test: {row['test']}", f"Scope: {row['scope']}", row["note"]]
+    if math.isnan(row["lc_win_rate"]) and not math.isnan(row["win_rate"]):
+        parts.append(f"No win rate at equal length: {row['lc_note']}")
+    if row["informative"] == NOT_AUDITED:
+        parts.append(f"The judge was {NOT_AUDITED}")
+    return say("{text}.", text=". ".join(filter(None, parts)))
+
+
+def _missing_section(rates: pd.DataFrame) -> list[Section]:
+    missing = rates[rates["missing_why"] != ""]
+    if missing.empty:
+        return []
+    columns = [
+        _pair(), text_column("axis", "axis"), text_column("judge", "judge"), column("first arm shown first", "missing_first_a", "count"),
+        column("second arm shown first", "missing_first_b", "count"), text_column("why", "missing_why"),
+        _tokens("longer by, where missing", "missing_length_difference"), _tokens("longer by", "length_difference"),
+    ]  # fmt: skip
+    note = (
+        "Verdicts, two a comparison. A missing verdict belongs to both responses: the table shows which was shown first, why there is none "
+        "(not asked: no such row, though another seed has one), and whether lengths differ more there."
+    )
+    return [Section("Missing verdicts", [Table(missing, columns, "Missing verdicts", say(note))])]
+
+
+# --- trust --------------------------------------------------------------------------------------------------------------------
+
+
+def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFrame, against: pd.DataFrame) -> Section:
+    """How far the judges can be trusted: their audit on people's labels and attacks, each other, and the scores.
+
+    `audit`: judge, axis, metric, value, ci_low, ci_high, n, n_missing. `between`, `against`: frames of `win_rates.judge_agreement` and
+    `judge_score_agreement` with a column `informative`. Either may be empty.
+    """
+    blocks: list[Block] = [*_audit_blocks(audit, judges), *_attack_blocks(audit[audit["judge"].isin(list(judges))])]
+    intervals = "Intervals are robust to clusters of prompts."
+    if len(between):
+        columns = [
+            Column("judges", lambda row: say("{judge}, {other}", judge=row["judge"], other=row["other"])), text_column("axis", "axis"),
+            _rate("kappa", "kappa", "ci_low", "ci_high"), _rate("same label", "raw", "raw_low", "raw_high"),
+            column("n", "n", "count"), column("missing", "n_missing", "count"), text_column("note", "note"),
+            text_column(DOUBT, "informative"),
+        ]  # fmt: skip
+        note = (
+            "Comparisons that both judges were asked, each a win of the first arm, a tie or a loss; missing: without both orders' verdicts "
+            f"from both. Kappa: agreement beyond chance, which is 0. {intervals}"
+        )
+        blocks.append(Table(_without_copies(between), columns, "Agreement of judges", say(note)))
+    if len(against):
+        columns = [
+            text_column("judge", "judge"), text_column("scorer", "scorer"), text_column("axis", "axis"),
+            _rate("same winner", "agree", "ci_low", "ci_high"), column("n", "n", "count"), column("equal scores", "n_equal", "count"),
+            column("missing", "n_missing", "count"), text_column(DOUBT, "informative"),
+        ]  # fmt: skip
+        note = (
+            "Same winner: share of comparisons on which the judge prefers the response with the higher score, undecided 1/2; chance is "
+            f"1/2. Equal scores name no winner and are left out. {intervals}"
+        )
+        blocks.append(Table(_without_copies(against), columns, "Judges against scores", say(note)))
+    return Section(f"How far the {'judge' if len(judges) == 1 else 'judges'} can be trusted", blocks)
+
+
+def _audit_blocks(audit: pd.DataFrame, judges: Sequence[str]) -> list[Block]:
+    rows = []
+    for judge in judges:
+        own = audit[audit["judge"] == judge]
+        axes = [axis for axis in dict.fromkeys(own["axis"]) if axis != POOLED]
+        for axis in axes if len(axes) == 1 else (POOLED, *axes):
+            metrics = {row.metric: row for row in rows_of(own[own["axis"] == axis])}
+            row: dict[str, Any] = {"judge": judge, "axis": axis, "n": metrics["accuracy"].n if "accuracy" in metrics else NAN}
+            row["verdict"] = uninformative_judge(audit, judge, axis, axes) or "informative"
+            for metric, _ in QUALITIES.values():
+                values = (metrics[metric].value, metrics[metric].ci_low, metrics[metric].ci_high) if metric in metrics else (NAN,) * 3
+                row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), values, strict=True))
+            rows.append(row)
+    columns = [
+        text_column("judge", "judge"), text_column("axis", "axis"), column("n", "n", "count"),
+        *[_rate(name, metric, f"{metric}_low", f"{metric}_high") for name, (metric, _) in QUALITIES.items()],
+        text_column("verdict", "verdict"),
+    ]  # fmt: skip
+    meanings = Bullets([say(f"{name}: {meaning}.") for name, (_, meaning) in QUALITIES.items()])
+    return [Table(pd.DataFrame(rows), columns, "Audit of judges"), say("On pairs with people's labels, in both orders:"), meanings]
+
+
+def _attack_blocks(audit: pd.DataFrame) -> list[Block]:
+    attacks = audit[(audit["axis"] == POOLED) & audit["metric"].astype(str).str.startswith(ATTACK)]
+    if attacks.empty:
+        return []
+    columns = [
+        text_column("judge", "judge"), Column("attack", lambda row: row["metric"].removeprefix(ATTACK)),
+        _rate("succeeds", "value", "ci_low", "ci_high"), column("n", "n", "count"), column("missing", "n_missing", "count"),
+    ]  # fmt: skip
+    return [Table(attacks, columns, "Attacks on judges", say(ATTACKS))]
+
+
+# --- on the page --------------------------------------------------------------------------------------------------------------
+
+
+def forests(rates: pd.DataFrame, audit: pd.DataFrame) -> list[Forest]:
+    """Win rates of each judge, and how it did on pairs that people labelled and under attack."""
+    panels = []
+    for judge, rows in rates.groupby("judge", sort=False):
+        known = sorted(rows_of(rows[rows["win_rate"].notna()]), key=lambda row: (row.arm_a, row.arm_b, row.axis != POOLED))
+        won = [
+            Estimate(f"{row.arm_a} over {row.arm_b}, {'all axes' if row.axis == POOLED else row.axis}", row.win_rate, row.ci_low,
+                     row.ci_high, "number", f"{count(row.n_comparisons)} comparisons")
+            for row in known
+        ]  # fmt: skip
+        own = rows_of(audit[(audit["judge"] == judge) & (audit["axis"] == POOLED)])
+        metrics = {row.metric: row for row in own}
+        audited = [_audited(label, metrics[metric], chance) for metric, (label, chance) in DRAWN.items() if metric in metrics]
+        attacked = [_audited(row.metric.removeprefix(ATTACK), row, 0.0) for row in own if row.metric.startswith(ATTACK)]
+        panels += [
+            ForestPanel(title, tuple(estimates), reference, (0, 1))
+            for title, estimates, reference in (
+                (f"Win rates by {judge}", won, 0.5),
+                (f"Audit of {judge} on pairs with people's labels, all axes; the line is chance", audited, 0.5),
+                (f"Attacks on {judge} that succeed", attacked, 0.0),
+            )
+            if estimates
+        ]
+    doubts = list(dict.fromkeys(f"{row.judge}: {row.informative}" for row in rows_of(rates) if row.informative))
+    caption = say(
+        "Win rates and audits with 95 % intervals.{doubt}",
+        doubt=say(" Not to be relied on: {doubts}.", doubts=names(doubts, "; ")) if doubts else (),
+    )
+    return [Forest("Judges", caption, tuple(panels))] if panels else []
+
+
+def _audited(label: str, row: NamedRow, chance: float) -> Estimate:
+    return Estimate(label, row.value, row.ci_low, row.ci_high, "number", f"{count(row.n)} pairs", reference=chance)

@@ -1,0 +1,137 @@
+"""Reward models by round, and how far the gold models can be trusted."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from apo_bench.analysis import results
+from apo_bench.analysis.results import POOLED, Run
+from apo_bench.formatting import count, number
+from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
+from apo_bench.report.model import Block, Bullets, Section
+from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, mean_column, ngram_floor
+from apo_bench.report.tables import NAN, Column, Interval, Row, Table, arm_column, column, text_column
+from apo_bench.report.text import say
+
+DIAGNOSTICS = {  # that are drawn, each a panel
+    "accuracy_human": "accuracy: human pairs", "accuracy_golden": "accuracy: golden over samples", "ece": "ECE",
+    "gold_agreement": "agreement with gold", "fixed_mean": "mean score of fixed responses",
+}  # fmt: skip
+MEANINGS = {  # of the other diagnostics
+    "gold_correlation": "correlation of its scores with gold's, on the policy's own answers",
+    "gold_agreement": "share of pairs of the policy's own answers to one prompt that it orders as gold does; one half is chance",
+    "fixed_mean": "its mean score of fixed responses, both sides of the held-out human pairs: how its level drifts",
+    "fixed_sd": "the spread of those scores: how its scale drifts",
+    "fixed_correlation": "correlation of those scores with the first round's reward model: how its order drifts; 1 is none",
+}
+
+
+def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFrame) -> Section:
+    """Diagnostics beyond accuracy and calibration by round, and all of them by axis at each arm's first and last round."""
+    if diagnostics.empty:
+        return Section("Reward models by round", [say("No diagnostics were recorded.")])
+    blocks: list[Block] = [*figures(run, diagnostics)]
+    names = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
+    names = [*[name for name in MEANINGS if name in names], *[name for name in names if name not in MEANINGS]]
+    table = frames["by_round"]
+    if names:
+        measured = diagnostics[diagnostics["axis"] == POOLED][["arm", "round"]].drop_duplicates()
+        rows = measured.merge(table[table["axis"] == POOLED], on=["arm", "round"], how="left")
+        columns = [arm_column(), text_column("round", "round"), *[mean_column(name, f"rm_{name}") for name in names]]
+        note = say("Mean ± sample SD over seeds, all axes pooled. Round 0 is round 1's reward model and the initial policy.")
+        blocks.append(Table(rows, columns, "Diagnostics of the reward models by round", note))
+        blocks.append(Bullets([say(f"{name}: {MEANINGS[name]}.") for name in names if name in MEANINGS]))
+    if len(run.axes) > 1:
+        blocks.append(Section("By axis, at the first and the last round", [_by_axis(run, table, diagnostics)]))
+    return Section("Reward models by round", blocks)
+
+
+def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
+    every = run.tables["reward_models"]
+    floors = every[(every["arm"] == "_floor") & (every["metric"] == "accuracy_human")].groupby("axis")["value"].mean().to_dict()
+    measured = diagnostics[(diagnostics["round"] >= 1) & (diagnostics["axis"] != POOLED)][["axis", "arm", "round"]].drop_duplicates()
+    groups = measured.groupby(["axis", "arm"])["round"]
+    ends = measured[(measured["round"] == groups.transform("min")) | (measured["round"] == groups.transform("max"))]
+    rows = ends.merge(table, on=["axis", "arm", "round"], how="left")
+    places = {arm: place for place, arm in enumerate(run.arms)}
+    rows = rows.sort_values(["axis", "arm", "round"], key=lambda values: values.map(places) if values.name == "arm" else values)
+    heads = {**RM_COLUMNS, "rm_gold_agreement": "gold_agreement"}
+    columns = [
+        text_column("axis", "axis"), arm_column(), text_column("round", "round"),
+        *[mean_column(head, name) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
+        column("n-gram floor", "floor"),
+    ]  # fmt: skip
+    frame = rows.assign(floor=rows["axis"].map(floors).astype(float))
+    return Table(frame, columns, "Reward models by axis", say(f"The floor is the accuracy on human pairs of {LINEAR}."))
+
+
+def figures(run: Run, diagnostics: pd.DataFrame) -> list[Lines]:
+    """Diagnostics by round, and accuracy against confidence in the first and the last round."""
+    return [*diagnostic_figure(run.arms, diagnostics, ngram_floor(run)), *reliability_figure(run.arms, results.reliability_curve(run))]
+
+
+def diagnostic_figure(arms: tuple[str, ...], diagnostics: pd.DataFrame, floor: float = NAN) -> list[Lines]:
+    """A panel per diagnostic: means and sample SDs over seeds by round, all axes pooled; the n-gram floor is a line."""
+    rows = diagnostics[diagnostics["axis"] == POOLED] if len(diagnostics) else diagnostics
+    panels = tuple(
+        Panel(title, lines_by_arm(arms, rows[rows["metric"] == metric], "round"), reference=floor if metric == "accuracy_human" else NAN)
+        for metric, title in DIAGNOSTICS.items()
+        if metric in set(rows["metric"])
+    )
+    caption = "Reward models by round; bands or bars: sample SD over seeds"
+    caption += "" if math.isnan(floor) else f"; dashes: {LINEAR}"
+    figure = Lines("reward_models", "Reward models by round", say(caption), panels, arms, "round (0: initial policy)", "", by_round=True)
+    return [figure] if panels else []
+
+
+def reliability_figure(arms: tuple[str, ...], table: pd.DataFrame) -> list[Lines]:
+    """A panel per arm. `table` has arm, round, bin, confidence, accuracy and n; round 0 shows round 1's reward model and is left out."""
+    panels = []
+    for arm in (arm for arm in arms if arm in set(table["arm"])):
+        own = table[(table["arm"] == arm) & (table["round"] >= 1)]
+        series = []
+        for place, round_ in enumerate(sorted({own["round"].min(), own["round"].max()})):
+            bins = own[own["round"] == round_].sort_values("bin")
+            values = zip(bins["confidence"], bins["accuracy"], bins["n"] / bins["n"].sum(), strict=True)
+            series.append(Series(("first round", "last round")[place], place, tuple(Point(x, y, share=share) for x, y, share in values)))
+        panels.append(Panel(arm, tuple(series)))
+    caption = "Reliability of the reward models on held-out human pairs: accuracy against confidence, larger markers for more pairs"
+    figure = Lines(
+        "reliability", "Calibration", say(caption), tuple(panels), ("first round", "last round"),
+        "confidence in the side with the higher score", "accuracy", columns=4, is_diagonal=True, is_banded=False,
+    )  # fmt: skip
+    return [figure] if panels else []
+
+
+def _single_seeds(row: Row) -> str:
+    return f"{number(row['seed_low'])} to {number(row['seed_high'])} ({count(row['n_gold_seeds'])} seeds)"
+
+
+def gold_section(run: Run) -> Section:
+    """How good the gold models are, and how far they followed the truth."""
+    frame = results.gold_accuracy(run)
+    if frame.empty:
+        blocks: list[Block] = [say("No gold accuracy was recorded.")]
+    else:
+        columns = [
+            text_column("gold", "gold"), text_column("axis", "axis"), column("accuracy", "value"),
+            Column("95 % interval", lambda row: Interval(row["ci_low"], row["ci_high"], "number")),
+            Column("single seeds", _single_seeds),
+            column("pairs", "n_pairs", "count"), column("clusters", "n_clusters", "count"), column("n-gram floor", "floor"),
+            Column("verdict", lambda row: results.uninformative_gold(run, row["gold"], row["axis"]) or "better than chance"),
+        ]  # fmt: skip
+        note = say("Accuracy of the mean score over gold seeds on held-out human pairs; interval robust to clusters of prompts.")
+        blocks = [Table(frame, columns, "Gold reward models on held-out human pairs", note)]
+    agreement = results.gold_sign_agreement(run)
+    if len(agreement):
+        columns = [
+            text_column("gold", "gold"), text_column("axis", "axis"), column("same sign as the truth", "agree"),
+            text_column("changes", "n"),
+        ]  # fmt: skip
+        note = say(
+            f"Of all changes between two rounds of an arm and seed in which mean truth moved by more than {results.TRUSTED_CHANGE:g}, "
+            "the share in which gold moved the same way. The changes are not independent of each other."
+        )
+        blocks.append(Section("How far gold can be trusted", [Table(agreement, columns, "Gold models against the truth", note)]))
+    return Section("Gold reward models", blocks)

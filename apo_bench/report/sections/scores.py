@@ -1,0 +1,297 @@
+"""Scores of the arms: at the final round, by round, at rounds chosen on dev, against KL and annotation; and other properties of answers."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from apo_bench.analysis import costs, results
+from apo_bench.analysis.results import POOLED, Run
+from apo_bench.formatting import ALPHA, number, rows_of
+from apo_bench.report.charts import Lines, Panel, kl_or_bound, lines_by_arm, series_of
+from apo_bench.report.model import Block, Section
+from apo_bench.report.sections.contrasts import span
+from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
+from apo_bench.report.text import Text, join, say
+
+RM_COLUMNS = {"rm_accuracy_human": "RM: human pairs", "rm_accuracy_golden": "RM: golden over samples", "rm_ece": "RM: ECE"}
+LINEAR = "a linear n-gram model fitted to what the experiment's own budget grants"
+SHOWN_ELSEWHERE = ("kl", "kl_bound", "dev_score", "inference_flops")  # metrics that are no property of answers
+Means = Mapping[tuple[str, str, str], tuple[float, float]]  # (arm, scorer, axis) -> mean and sample SD over seeds
+FINAL_NOTE = (
+    "Mean over seeds ± sample SD over seeds; clusters of prompts weigh alike, as in the contrasts. `proxy` is each arm's own reward model, "
+    "so its values are not comparable across arms. Training flops: all that the arm's ledger counts. ▲ highest mean of its column; ≈ not "
+    "distinguishable from it, ▽ lower: by the contrast of the two arms at the final round, at p = 0.05, adjusted where it belongs to a "
+    "declared family. No mark: not tested."
+)
+
+
+def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
+    """Every arm at its last round: on all axes with win rates, KL and costs, and by axis."""
+    frame = pd.DataFrame(_final_rows(run, frames))
+    pooled, by_axis = frame[frame["axis"] == POOLED], frame[frame["axis"] != POOLED]
+    scorers = [mean_column(scorer, scorer, paper=scorer != "proxy") for scorer in run.scorers]
+    optional = {"length": "length, tokens", "refusal": "refusals"}
+    columns = [
+        arm_column(paper=True), text_column("round", "round"), text_column("seeds", "seeds", paper=True),
+        text_column("clusters", "clusters"), *scorers, *_win_rate_columns(frames.get("judged")), Column("KL", kl_cell, paper=True),
+        *[mean_column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
+        column("training flops", "training_flops", "count"),
+        *([column("flops per answer", "answer_flops", "count")] if pooled["answer_flops"].notna().any() else []),
+    ]  # fmt: skip
+    caption = "Scores at each arm's final round"
+    blocks: list[Block] = [Table(pooled, columns, f"{caption}, all axes pooled", say(FINAL_NOTE), (), "main", Paper(note=_paper_note(run)))]
+    if len(by_axis):
+        paper = Paper(block=lambda row: row["axis"], note=_paper_note(run, by_axis=True))
+        columns = [text_column("axis", "axis"), arm_column(paper=True), *scorers]
+        blocks.append(Table(by_axis, columns, f"{caption}, by axis", name="by_axis", paper=paper))
+    return Section("Scores at the final round", blocks)
+
+
+def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[str, Any]]:
+    """The initial policy (arm "") and every arm, on all axes and on each: means, SDs and standings of what was measured."""
+    means, start = final_means(run), initial_means(frames["summary"])
+    ledger = results.exclude_failed(run.tables["ledger"], run.failed)
+    training = ledger[ledger["unit"] == "flops"].groupby("arm")["used"].mean().to_dict()
+    answering = inference_flops(frames["summary"])
+    first = next((flops for (_, round_), flops in answering.items() if round_ == 0), NAN)
+    clusters = run.final_scores.groupby("arm")["cluster_id"].nunique().to_dict()
+    for axis in (POOLED, *(run.axes if len(run.axes) > 1 else ())):
+        standings = {scorer: standing(run, frames["contrasts"], means, scorer, axis) for scorer in run.scorers if scorer != "proxy"}
+        for arm in ("", *run.arms):
+            last = run.final_round.get(arm) if arm else 0
+            row = {"arm": arm, "axis": axis, "round": last, "seeds": len(run.arm_seeds.get(arm, [])) if arm else None}
+            row |= {"clusters": clusters.get(arm), "training_flops": training.get(arm, NAN)}
+            row["answer_flops"] = answering.get((arm, -1 if last is None else last), NAN) if arm else first
+            for name in (*run.scorers, "kl", "kl_bound", "length", "refusal"):
+                row[name], row[f"{name}_sd"] = means.get((arm, name, axis), (NAN, NAN)) if arm else (start.get((name, axis), NAN), NAN)
+                row[f"{name}_standing"] = standings.get(name, {}).get(arm, "")
+            yield row
+
+
+def _win_rate_columns(rates: pd.DataFrame | None) -> list[Column]:
+    """An arm's win rates over the arms that it was compared with, on all axes; its own side of each pair."""
+
+    def of(judge: str) -> Column:
+        def cell(row: Row) -> Cell:
+            pairs = rows_of(pooled[(pooled["judge"] == judge) & ((pooled["arm_a"] == row["arm"]) | (pooled["arm_b"] == row["arm"]))])
+            sides = ((pair.win_rate, pair.arm_b) if pair.arm_a == row["arm"] else (1 - pair.win_rate, pair.arm_a) for pair in pairs)
+            return join((say(f"{number(rate)} over `{{other}}`", other=other) for rate, other in sides), "; ") or None
+
+        return Column(f"win rate, by {judge}", cell)
+
+    if rates is None:
+        return []
+    pooled = rates[rates["axis"] == POOLED]
+    return [of(judge) for judge in dict.fromkeys(rates["judge"])]
+
+
+def kl_cell(row: Row) -> Cell:
+    """The mean KL, or where there is none the upper bound on it."""
+    kl, bound = row.get("kl", NAN), row.get("kl_bound", NAN)
+    return Value(bound, is_bound=True) if math.isnan(kl) and not math.isnan(bound) else Value(kl, sd=row.get("kl_sd", NAN))
+
+
+def _paper_note(run: Run, *, by_axis: bool = False) -> Text:
+    seeds = span(pd.Series([len(run.arm_seeds.get(arm, [])) for arm in run.arms]))
+    clusters = span(run.final_scores.groupby(["arm", "axis"] if by_axis else ["arm"])["cluster_id"].nunique())
+    kl = "" if by_axis else " KL to the initial policy in nats per response; a number after a sign is an upper bound."
+    return say(
+        f"Mean over {seeds} seeds ± sample SD over seeds, of answers to prompts in {clusters} clusters, which weigh alike. Bold is the "
+        "highest mean of its column, where it was tested against every other arm and is higher each time (contrasts at the final round, "
+        "two-way over seeds and clusters of prompts, p < 0.05, adjusted where the contrast is declared); no bold where a test is missing "
+        f"or cannot tell two arms apart.{kl}"
+    )
+
+
+def final_means(run: Run) -> Means:
+    """Mean and SD over the seeds that came through, of scores by axis and of the KL (`kl`, or its bound `kl_bound`) on all axes."""
+    parts = [results.seed_means(run.final_scores, axis).assign(axis=axis) for axis in (*run.axes, POOLED)]
+    metrics = results.exclude_failed(run.tables["metrics"], run.failed)
+    metrics = metrics[(metrics["axis"] == POOLED) & metrics["metric"].isin(["kl", "kl_bound"])].dropna(subset=["value"])
+    metrics = metrics[metrics["round"] == metrics["arm"].map(run.final_round)].rename(columns={"metric": "scorer"})
+    columns = ["arm", "scorer", "axis", "value"]
+    grouped = pd.concat([*[part[columns] for part in parts], metrics[columns]]).groupby(["arm", "scorer", "axis"])["value"]
+    return {(row.arm, row.scorer, row.axis): (row.mean, row.std) for row in rows_of(grouped.agg(["mean", "std"]).reset_index())}
+
+
+def standing(run: Run, contrasts: pd.DataFrame, means: Means, scorer: str, axis: str) -> dict[str, str]:
+    """How each arm stands to the highest mean of a column: highest, alike or lower; arms that were not tested against it are absent.
+
+    The highest is "best" where every other arm was tested against it and is lower.
+    """
+    values = {arm: means[arm, scorer, axis][0] for arm in run.arms if (arm, scorer, axis) in means}
+    highest = [arm for arm, value in values.items() if value == max(values.values())]
+    standings = dict.fromkeys(highest, "highest")
+    rows = contrasts[(contrasts["scorer"] == scorer) & (contrasts["axis"] == axis) & (contrasts["at"] == "final")]
+    for row in rows_of(rows.dropna(subset=["p_value"])):
+        for arm, other, difference in ((row.arm_a, row.arm_b, row.difference), (row.arm_b, row.arm_a, -row.difference)):
+            if other in highest and arm not in highest:
+                p = row.p_value if math.isnan(row.p_adjusted) else row.p_adjusted
+                standings[arm] = "lower" if p < ALPHA and difference < 0 else "alike"
+    if len(values) > 1 and [standings.get(arm) for arm in values if arm not in highest] == ["lower"] * (len(values) - 1):
+        standings[highest[0]] = "best"
+    return standings
+
+
+def inference_flops(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
+    """Mean FLOPs per answer by arm and round, where they were counted."""
+    rows = summary[(summary["scorer"] == "inference_flops") & (summary["axis"] == POOLED)]
+    return {(row.arm, row.round): row.mean for row in rows_of(rows)}
+
+
+def initial_means(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """The initial policy's means by (scorer, axis), where all arms agree on them (a proxy of its own makes an arm differ)."""
+    rounds = summary[summary["round"] == 0].groupby(["scorer", "axis"])["mean"].agg(["min", "max"])
+    same = rounds[(rounds["max"] - rounds["min"]) <= 1e-6 * rounds[["min", "max"]].abs().max(axis=1).clip(lower=1.0)]
+    return {key: float(value) for key, value in same["min"].items()}  # pyright: ignore[reportReturnType]
+
+
+# --- by round -----------------------------------------------------------------------------------------------------------------
+
+
+def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
+    """The scores of every round, and beside them the reward model's accuracy and calibration, all axes pooled."""
+    summary, table = frames["summary"], frames["by_round"]
+    measured = set(table.columns)
+    scorers = sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # last
+    heads = {name: head for name, head in RM_COLUMNS.items() if name in measured}
+    dev = ["dev_score"] if "dev_score" in measured else []
+    start = {scorer: mean for (scorer, axis), mean in initial_means(summary).items() if axis == POOLED and scorer in (*scorers, "kl", *dev)}
+    rows = table[(table["axis"] == POOLED) & (table["round"] >= 1)]
+    frame = pd.concat([pd.DataFrame([{"arm": "", "round": 0, **start}]), rows], ignore_index=True)
+    columns = [
+        arm_column(), text_column("round", "round"), *[mean_column(scorer, scorer) for scorer in scorers], Column("KL", kl_cell),
+        *[mean_column(head, name) for name, head in heads.items()], *[mean_column(name, name) for name in dev],
+    ]  # fmt: skip
+    blocks: list[Block] = [
+        *score_figures(run, summary),
+        Table(frame, columns, "Scores by round, all axes pooled", say(_round_note(run, measured))),
+        Table(table, [arm_column(), *[text_column(name, name) for name in ("axis", "round")],
+                      *[mean_column(scorer, scorer) for scorer in scorers]], "Scores by arm, round and axis", is_on_page_only=True),
+    ]  # fmt: skip
+    return Section("Scores by round beside the reward model", blocks)
+
+
+def mean_column(head: str, name: str, *, paper: bool = False) -> Column:
+    """A column of a table of means over seeds: mean, sample SD and standing, where it has one."""
+    return column(head, name, sd=f"{name}_sd", standing=f"{name}_standing", paper=paper)
+
+
+def _round_note(run: Run, measured: set[str]) -> str:
+    floor = ngram_floor(run)
+    notes = ["Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"]
+    notes[0] += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in measured else "."
+    if measured & set(RM_COLUMNS):
+        linear = "" if math.isnan(floor) else f"; {LINEAR} has {number(floor)}"
+        notes.append(
+            f"RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
+            "samples: share of golden responses scored above the current policy's sample. ECE: expected calibration error on the human "
+            f"pairs, {run.experiment.evaluation.ece_bins} equal-width bins on [0, 1]."
+        )
+    if "dev_score" in measured:
+        notes.append("dev_score: mean score of answers to dev prompts by a reward model that is the same for all arms of a seed.")
+    return " ".join(notes)
+
+
+def ngram_floor(run: Run) -> float:
+    """Mean accuracy on human pairs of the linear n-gram model, all axes pooled; NaN where there is none."""
+    rows = run.tables["reward_models"]
+    rows = rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human") & (rows["axis"] == POOLED)]
+    return float(rows["value"].mean())
+
+
+def score_figures(run: Run, summary: pd.DataFrame) -> list[Lines]:
+    """Scores by round, and against the KL: a row of panels per axis, a panel per scorer."""
+    axes = run.axes if len(run.axes) == 1 else (POOLED, *run.axes)
+    shown = summary[summary["scorer"].isin(run.scorers) & summary["axis"].isin(axes)]
+    against = shown.merge(kl_or_bound(summary), on=["arm", "round", "axis"])
+    hollow = frozenset(against.loc[against["bound"], "arm"])
+
+    def panels(table: pd.DataFrame, x: str) -> tuple[Panel, ...]:
+        grid = ((axis, scorer, table[(table["axis"] == axis) & (table["scorer"] == scorer)]) for axis in axes for scorer in run.scorers)
+        return tuple(Panel(scorer, lines_by_arm(run.arms, rows, x, hollow if x == "kl" else ()), axis) for axis, scorer, rows in grid)
+
+    caption = "Scores by round, mean over seeds; bands or bars: sample SD over seeds. Round 0 is the initial policy"
+    kl_caption = "Scores against KL to the initial policy; the last round is numbered, hollow markers stand at an upper bound on the KL"
+    figures = [
+        Lines("by_round", "Scores by round", say(caption), panels(shown, "round"), run.arms, "round (0: initial policy)",
+              columns=len(run.scorers), by_round=True),
+        Lines("by_kl", "Proxy, gold and truth against KL", say(kl_caption), panels(against, "kl"), run.arms,
+              "KL to the initial policy (nats per response)", columns=len(run.scorers), hollow=hollow, is_banded=False),
+    ]  # fmt: skip
+    return [figure for figure in figures if any(panel.series for panel in figure.panels)]
+
+
+# --- elsewhere ----------------------------------------------------------------------------------------------------------------
+
+
+def answer_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
+    """What else was measured of the answers, by round."""
+    single = tuple(f"{gold}." for gold in run.golds)
+    others = dict.fromkeys(frames["summary"]["scorer"])
+    shown = [name for name in others if name not in (*run.scorers, *SHOWN_ELSEWHERE) and not name.startswith(single)]
+    if not shown:
+        return Section("Answers by round", [say("Nothing else was measured of the answers.")])
+    table = frames["by_round"]
+    columns = [arm_column(), text_column("round", "round"), *[mean_column(name, name) for name in shown]]
+    note = say("Mean ± sample SD over seeds, all axes pooled. Length in tokens; refusal, unfinished and distinct-n as shares.")
+    return Section("Answers by round", [Table(table[table["axis"] == POOLED], columns, "Properties of answers by round", note)])
+
+
+def dev_section(run: Run) -> Section:
+    """How often dev chose which round, and the scores there beside those at the final round."""
+    scorers = [scorer for scorer in run.scorers if scorer != "proxy"]
+    means = results.seed_means(run.tables["scores"], POOLED)
+    value = {(row.arm, row.seed, row.round, row.scorer): row.value for row in rows_of(means[means["scorer"].isin(scorers)])}
+    rows = []
+    for arm in run.arms:
+        chosen = {seed: run.dev_round[arm, seed] for seed in run.arm_seeds.get(arm, []) if (arm, seed) in run.dev_round}
+        often = ", ".join(f"round {round_}: {n} of {len(chosen)}" for round_, n in sorted(Counter(chosen.values()).items()))
+        row: dict[str, Any] = {"arm": arm, "chosen": often or None}
+        for scorer in scorers:
+            final = [value.get((arm, seed, run.final_round[arm], scorer), NAN) for seed in chosen]
+            dev_best = [value.get((arm, seed, round_, scorer), NAN) for seed, round_ in chosen.items()]
+            for at, values in (("final", final), ("dev_best", dev_best)):
+                name, series = f"{scorer}, {at}", pd.Series(values).astype(float)
+                row |= {name: series.mean(), f"{name}_sd": series.std()}
+        rows.append(row)
+    shown = [f"{scorer}, {at}" for scorer in scorers for at in ("final", "dev_best")]
+    columns = [arm_column(), text_column("chosen", "chosen"), *[mean_column(name, name) for name in shown]]
+    note = say(
+        "One rule for all arms: each seed's round of the highest dev_score among 1..R, the first among equals. Mean ± sample SD over the "
+        "seeds with a dev_score, all axes pooled. The declared families use `{declared}`; contrasts at the other are descriptive.",
+        declared=run.experiment.compare.round,
+    )
+    return Section("Rounds chosen on dev", [Table(pd.DataFrame(rows), columns, "Rounds chosen on dev, and the scores there", note)])
+
+
+def annotation_section(run: Run) -> Section:
+    """Scores against the annotation that was used, along the declared curves."""
+    frame = costs.annotation_curves(run)
+    curves, scorers = tuple(dict.fromkeys(frame["curve"])), list(dict.fromkeys(frame["scorer"]))
+    rows = []
+    for (_, _), group in frame.groupby(["curve", "arm"], sort=False):  # pyright: ignore[reportGeneralTypeIssues] (of two columns)
+        scores = {row.scorer: row.mean for row in rows_of(group)} | {f"{row.scorer}_sd": row.seed_sd for row in rows_of(group)}
+        rows.append(group.iloc[0].to_dict() | scores)
+    columns = [
+        text_column("curve", "curve"), arm_column(), column("human pairs", "human_pairs", "count"),
+        column("golden responses", "golden_responses", "count"), column("together", "annotation", "count"), text_column("seeds", "n_seeds"),
+        *[mean_column(scorer, scorer) for scorer in scorers],
+    ]  # fmt: skip
+    panels = tuple(
+        Panel(scorer, tuple(
+            series_of(curve, place, frame[(frame["scorer"] == scorer) & (frame["curve"] == curve)].sort_values("annotation"), "annotation")
+            for place, curve in enumerate(curves)
+        ))
+        for scorer in scorers
+    )  # fmt: skip
+    figure = Lines(
+        "by_annotation", "Scores against annotation", say("Scores at the final round against annotation used; bands: sample SD over seeds"),
+        panels, curves, "annotation used: human pairs and golden responses", "mean score at the final round", columns=max(len(scorers), 1),
+    )  # fmt: skip
+    note = say("Annotation used (mean over seeds) and scores at the final round, mean ± sample SD over seeds, all axes pooled.")
+    table = Table(pd.DataFrame(rows), columns, "Scores at the final round against annotation used", note)
+    return Section("Scores against annotation", [*([figure] if panels else []), table])

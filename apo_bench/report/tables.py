@@ -1,0 +1,143 @@
+"""Tables of a report: frames with columns that show something of each row, a caption and a note."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from apo_bench.formatting import count, letter, number, probability, signed
+from apo_bench.report.text import Text, say
+
+NAN = math.nan
+Form = Literal["number", "signed", "count", "probability", "ratio"]
+Row = Mapping[str, Any]  # of a frame, by column
+FORMS: dict[str, Callable[[float], str]] = {
+    "number": number, "signed": signed, "count": count, "probability": probability,
+    "ratio": lambda value: "-" if math.isnan(value) else f"{value:.3f}",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number as its form writes it, with what belongs to it: an SD, an interval (NaN: none), its limit, its standing in a column."""
+
+    value: float
+    form: Form = "number"
+    sd: float = NAN
+    low: float = NAN
+    high: float = NAN
+    is_bound: bool = False  # the true value is at most this
+    limit: float = NAN  # "of" which it is
+    standing: str = ""  # in its column: best, highest, alike or lower
+
+    @property
+    def text(self) -> str:
+        return FORMS[self.form](self.value)
+
+    @property
+    def is_missing(self) -> bool:
+        return math.isnan(self.value)
+
+    def write(self, value: float) -> str:
+        return FORMS[self.form](value)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`; NaN: none."""
+
+    low: float
+    high: float
+    form: Form = "signed"
+
+
+Cell = None | int | float | str | Text | Value | Interval  # str is data; None is missing; a float is a Value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head, and what it shows of a row. `paper`: it is in the LaTeX table too."""
+
+    head: str
+    cell: Callable[[Row], Cell]
+    paper: bool = False
+
+
+def column(
+    head: str, key: str, form: Form = "number", *, sd: str = "", low: str = "", high: str = "", limit: str = "", standing: str = "",
+    paper: bool = False,
+) -> Column:  # fmt: skip
+    """A column of numbers: `key` and what stands beside it name columns of the frame."""
+
+    def cell(row: Row) -> Cell:
+        amount, spread, lower, upper, budget = (_float(row.get(source)) for source in (key, sd, low, high, limit))
+        return Value(amount, form, spread, lower, upper, limit=budget, standing=row.get(standing) or "")
+
+    return Column(head, cell, paper)
+
+
+def text_column(head: str, key: str, *, paper: bool = False) -> Column:
+    """A column of the frame as it is: names or whole numbers."""
+
+    def cell(row: Row) -> Cell:
+        value = row.get(key)
+        if value is None or value != value:
+            return None
+        return int(value) if isinstance(value, float) else value if isinstance(value, int) else str(value)
+
+    return Column(head, cell, paper)
+
+
+def arm_column(key: str = "arm", head: str = "arm", *, paper: bool = False) -> Column:
+    """Names of arms; "" is the initial policy."""
+    return Column(head, lambda row: say("`{arm}`", arm=row[key]) if row[key] else say("*initial policy*"), paper)
+
+
+def pair_column(head: str = "contrast", between: str = "-", *, paper: bool = False) -> Column:
+    return Column(head, lambda row: say(f"`{{a}}` {between} `{{b}}`", a=row["arm_a"], b=row["arm_b"]), paper)
+
+
+def _float(value: Any) -> float:
+    return NAN if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """How a table goes into a paper: the rows that do, titles of the blocks that they stand in, and a note of its own."""
+
+    rows: Callable[[Row], bool] = lambda row: True
+    block: Callable[[Row], str] | None = None
+    note: Text = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame, a row of the table for each of its rows, with a caption and a note.
+
+    With a `name` the frame is written to tables/<name>.csv and, where `paper` is given, its paper columns to tables/<name>.tex.
+    `legend`: what columns and marks mean, a line each.
+    """
+
+    frame: pd.DataFrame
+    columns: Sequence[Column]
+    caption: str
+    note: Text = ()
+    legend: Sequence[Text] = ()
+    name: str = ""
+    paper: Paper | None = None
+    is_on_page_only: bool = False
+    is_in_paper_only: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.frame.to_dict("records")  # pyright: ignore[reportReturnType]
+
+
+def footnotes(frame: pd.DataFrame, note: Callable[[Row], Text]) -> tuple[Column, list[Text]]:
+    """A column of marks, and what they mean: rows with the same note share one."""
+    marks: dict[Text, str] = {}
+    for row in frame.to_dict("records"):
+        marks.setdefault(note(row), letter(len(marks)))  # pyright: ignore[reportArgumentType]
+    return Column("note", lambda row: marks[note(row)]), [say(f"({mark}) {{text}}", text=text) for text, mark in marks.items()]
