@@ -44,11 +44,9 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
 
 
 def _figure(run: Run, marginal: pd.DataFrame) -> list[Bars]:
-    """A panel per unit with what each arm spends alone, what it added to this run, and its budget."""
     amounts = {(row.arm, row.unit): (row.alone, row.marginal) for row in rows_of(marginal)}
-    arms = [arm for arm in run.arms if arm in set(marginal["arm"])]
-    limits = {arm: run.experiment.budget_of(arm) for arm in arms}
-    return [budget_figure(run.arms, amounts, {(arm, unit): limit for arm in arms for unit, limit in limits[arm].items()})] if arms else []
+    limits = {(arm, unit): limit for arm in run.arms for unit, limit in run.experiment.budget_of(arm).items()}
+    return [budget_figure(run.arms, amounts, limits)] if amounts else []
 
 
 def budget_figure(
