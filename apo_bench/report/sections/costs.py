@@ -189,12 +189,9 @@ def tuning_section(run: Run) -> Section:
         "beside each arm's budget and is not in the arms' own costs below."
     )
     rows = [
-        {
-            "arm": arm, "setting": _setting(trial["setting"]), "dev_score": trial.get("dev_score"), "kl": trial.get("kl"),
-            "remark": "chosen" if trial["setting"] == tuned.get("chosen") else trial.get("error") or "",
-        }
-        for arm, tuned in run.manifest["tuned"].items()
-        for trial in tuned.get("trials", [])
+        (arm, _setting(trial["setting"]), trial.get("dev_score"), trial.get("kl"),
+         "chosen" if trial["setting"] == tuned.get("chosen") else trial.get("error") or "")
+        for arm, tuned in run.manifest["tuned"].items() for trial in tuned.get("trials", [])
     ]  # fmt: skip
     tried = pd.DataFrame(rows, columns=["arm", "setting", "dev_score", "kl", "remark"])
     trial_columns = [
