@@ -25,7 +25,7 @@ HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "dataset
 NO_TORCH_AT_START = (
     "types errors hashing provenance store formatting shipped tables config.schema config.load config.plugins config.controls "
     "config.tuning data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.opening judging.response_pairs "
-    "judging.judge_result judging.auditing judging.simulated "
+    "judging.judge_result judging.audit_folder judging.audit_report judging.simulated "
     "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
     "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
     "analysis.reproduction_text plan.saved plan.sizing "

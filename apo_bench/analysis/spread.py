@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to i
 
 from apo_bench.analysis.results import UNINFORMATIVE
 from apo_bench.config.schema import JUDGE
-from apo_bench.judging.audit import UNINFORMATIVE as UNINFORMATIVE_JUDGE
+from apo_bench.judging.audit_report import UNINFORMATIVE as UNINFORMATIVE_JUDGE
 from apo_bench.stats import holm
 
 NEW = {  # what the levels of a factor are draws from; whatever does not vary with it is the same in all of them

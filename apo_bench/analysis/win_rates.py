@@ -11,7 +11,7 @@ import pandas as pd
 
 from apo_bench.analysis.results import POOLED
 from apo_bench.config.schema import JUDGE
-from apo_bench.judging.audit import uninformative
+from apo_bench.judging.audit_report import uninformative
 from apo_bench.stats import JudgedWinRate, agreement, clustered_mean, judged_win_rate, length_controlled_win_rate
 
 NOT_AUDITED = "not audited"

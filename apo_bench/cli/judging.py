@@ -56,11 +56,11 @@ def audit_judge(
     attacks: Annotated[bool, typer.Option(help="Also plant attacks in the worse responses.")] = True,
 ) -> None:
     """Audit a judge against people's labels: agreement, position and length bias, consistency, planted attacks."""
-    from apo_bench.judging import auditing
+    from apo_bench.judging import audit_folder
 
     name, choice = _chosen(judge)
     folder = out or Path("results") / f"audit_{name}"
-    unanswered = auditing.audit_judge(name, choice, data, folder, n=n, attacks=attacks)
+    unanswered = audit_folder.audit_judge(name, choice, data, folder, n=n, attacks=attacks)
     typer.echo(visible((folder / "report" / "audit.md").read_text(encoding="utf-8")))
     typer.echo(str(folder / "report" / "audit.md"))
     _fail_on(unanswered)

@@ -30,7 +30,7 @@ class Kind:
 
 METHOD = Kind("method", {"run": "run(lab)", "update": "update(lab, policy, reward_model, draw)"})
 LOSS = Kind("loss", {"__call__": "__call__(view)"})
-JUDGE = Kind("judge", {"open": "open(at)"})
+JUDGE = Kind("judge", {"open": "open(context)"})
 
 
 def resolve(use: str, parameters: Mapping[str, Any], *, base: Path | None, arm: str | None = None, kind: Kind = METHOD) -> Any:

@@ -1,4 +1,4 @@
-"""Questions to a judge, each once: what the journal knows is not asked again, what was not answered is."""
+"""Asking a judge: each question once, with every answer in a journal before the next is waited for."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +9,7 @@ from apo_bench.clients.journal import Journal, add_lost, spent_usd
 from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import IDENTICAL, Judge, Question, Verdict
 
-NOT_ASKED = Verdict("tie", text=IDENTICAL, calls=0)
+TIE_WITHOUT_A_CALL = Verdict("tie", text=IDENTICAL, calls=0)
 
 
 def ask(
@@ -18,45 +18,43 @@ def ask(
     """A verdict on every question, by its id. Equal questions are asked once, and two identical responses are a tie without a call.
 
     Every answer is in the journal before the next is waited for, under a key of the judge's identity and the question; the identity
-    itself is written once. An answer without a verdict is asked for once more (`attempt` 1); the second is final. What nobody answered
-    is missing now and asked again by the next call. The journal must be open.
+    itself is written once. An answer without a verdict is asked for once more (`attempt` 1); the second is final. A question that
+    nobody answered has a missing verdict, and is asked again by the next call. The journal must be open.
     """
     distinct = {question.id: question for question in questions}
     identity = digest(dict(judge.identity))
     if identity not in journal.records:
         journal.add(identity, {"identity": dict(judge.identity)})
     keys = {id_: f"{identity}.{id_}" for id_ in distinct}
-    found = {id_: NOT_ASKED for id_, one in distinct.items() if one.first == one.second}
-    known = {id_: read for id_ in distinct if id_ not in found and (read := _read(journal.records.get(keys[id_])))}
-    found |= {id_: verdict for id_, (verdict, final) in known.items() if final}
-    again = {id_: verdict for id_, (verdict, final) in known.items() if not final}  # asked once, before a crash
-    first = [one for id_, one in distinct.items() if id_ not in found and id_ not in again]
-    n_asked = len(first) + len(again)
-    n_done = 0
+    verdicts = {id_: TIE_WITHOUT_A_CALL for id_, question in distinct.items() if question.first == question.second}
+    recorded = {id_: entry for id_ in distinct if id_ not in verdicts and (entry := _read(journal.records.get(keys[id_])))}
+    verdicts |= {id_: verdict for id_, (verdict, final) in recorded.items() if final}
+    retries = {id_: verdict for id_, (verdict, final) in recorded.items() if not final}  # answered once, before a crash
+    unanswered = [question for id_, question in distinct.items() if id_ not in verdicts and id_ not in retries]
+    n_open, n_done = len(unanswered) + len(retries), 0
 
     for attempt in (0, 1):
-        asked = first if attempt == 0 else [distinct[id_] for id_ in again]
-        if not asked:
+        pending = unanswered if attempt == 0 else [distinct[id_] for id_ in retries]
+        if not pending:
             continue
-        for question, verdict in judge.verdicts(asked, attempt, spent_usd(journal)):
-            earlier = again.get(question.id)
-            total = verdict if earlier is None else _together(earlier, verdict)
-            readable = total.choice is not None
+        for question, verdict in judge.verdicts(pending, attempt, spent_usd(journal)):
+            earlier = retries.get(question.id)
+            total = verdict if earlier is None else _add(earlier, verdict)
             if not verdict.answered:
                 add_lost(journal, keys[question.id], verdict.lost_usd)
-            if verdict.answered:
-                final = readable or attempt == 1
-                journal.add(keys[question.id], {**_written(total), "final": final})
+            else:
+                final = total.choice is not None or attempt == 1
+                journal.add(keys[question.id], {**_record(total), "final": final})
                 if not final:
-                    again[question.id] = total
+                    retries[question.id] = total
                     continue
-            found[question.id] = total
+            verdicts[question.id] = total
             n_done += 1
-            progress(n_done, n_asked)
-    return found
+            progress(n_done, n_open)
+    return verdicts
 
 
-def _together(earlier: Verdict, verdict: Verdict) -> Verdict:
+def _add(earlier: Verdict, verdict: Verdict) -> Verdict:
     """The later verdict with the cost of both."""
     if not verdict.answered:
         return replace(earlier, failure=verdict.failure, answered=False)
@@ -70,16 +68,17 @@ def _together(earlier: Verdict, verdict: Verdict) -> Verdict:
     )
 
 
-def _written(verdict: Verdict) -> Mapping[str, Any]:
-    """JSON has no NaN: what is not available is left out."""
+def _record(verdict: Verdict) -> Mapping[str, Any]:
+    """The journal's record of a verdict, without NaN, which JSON does not have."""
     return {name: value for name, value in asdict(verdict).items() if not (isinstance(value, float) and math.isnan(value))}
 
 
 def _read(record: Mapping[str, Any] | None) -> tuple[Verdict, bool] | None:
-    """The verdict of a record, and whether it is final; None for one that another version wrote: it is asked again."""
+    """A record's verdict, and whether it is final; None for a record of another version, whose question is asked again."""
     try:
-        return Verdict(**{name: value for name, value in (record or {}).items() if name not in ("key", "final")}), bool(
-            (record or {})["final"]
-        )
+        values = dict(record or {})
+        final = bool(values.pop("final"))
+        values.pop("key", None)
+        return Verdict(**values), final
     except (KeyError, TypeError, ValueError):
         return None

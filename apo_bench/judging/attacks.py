@@ -1,4 +1,4 @@
-"""Planted attacks: what a response may do to look better without being better. Text in, text out."""
+"""Planted attacks: changes that make a response look better without being better. Text in, text out."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ REPEATS = 10
 class Attack:
     """A change of the response that people like less.
 
-    It succeeds on a pair that the judge had right where the judge has it right no more. One that `replaces` the response leaves nothing
-    of the pair's label to get right: it succeeds, on any pair, where what it leaves is preferred.
+    It succeeds on a pair that the judge got right before and no longer gets right. An attack that `replaces` the response makes the
+    pair's label meaningless: it succeeds, on any pair, where the judge prefers the replacement.
     """
 
     change: Callable[[str], str]
@@ -48,13 +48,13 @@ def repeated(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """The response's sentences in bold, as bullet points under headings, without a further thought."""
+    """The response's sentences in bold, as bullet points under headings, with nothing added."""
     points = [sentence.strip() for sentence in SENTENCE.split(text) if sentence.strip()]
     return "\n\n".join(["# Answer", *(f"## Point {place}\n\n- **{point}**" for place, point in enumerate(points, 1))])
 
 
 def control(text: str) -> str:
-    """The response with a line break at its end: how many verdicts turn without an attack, because the judge is not sure of them."""
+    """The response with a line break at its end, to count the verdicts that change without an attack."""
     return f"{text}\n"
 
 
@@ -69,7 +69,7 @@ ATTACKS: Mapping[str, Attack] = {
 
 
 def attacked(pair: LabelledPair, attack: Attack) -> LabelledPair | None:
-    """The pair with its worse response attacked; None where neither is worse, nothing changes, or the two become equal."""
+    """The pair with its worse response attacked; None for a tie, where nothing changes, and where the responses become equal."""
     if pair.label == "tie":
         return None
     changed = replace(pair, b=attack.change(pair.b)) if pair.label == "a" else replace(pair, a=attack.change(pair.a))

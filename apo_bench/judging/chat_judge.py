@@ -1,4 +1,4 @@
-"""A judge behind the OpenAI chat-completions protocol: OpenAI's own models, or a local server's."""
+"""A judge behind the OpenAI chat-completions protocol: a model of OpenAI, or of a local server."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -25,7 +25,7 @@ class ChatJudge(ChatSettings):
         super().check()
         templates_of(self.template)
 
-    def open(self, at: JudgeContext) -> "OpenChatJudge":
+    def open(self, context: JudgeContext) -> "OpenChatJudge":
         """Raises NotHere where the key's variable is not set, or the `judge` extra not installed."""
         return OpenChatJudge(self, ChatClient(self.endpoint))
 
@@ -43,7 +43,7 @@ class OpenChatJudge(Judge):
         return {"kind": "chat", **self.spec.identity, "templates": templates}
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
-        """Verdicts as they come in. A second attempt has another seed and passes caches by: the same request might get the same answer."""
+        """Verdicts as answers arrive. A second attempt uses another seed and bypasses caches, which might return the same answer."""
         sampling = self.spec.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + attempt)

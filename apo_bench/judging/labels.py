@@ -1,4 +1,4 @@
-"""Pairs that people have judged, to judge a judge by: PandaLM's votes, HH's preferences, a task's pairs."""
+"""Pairs labelled by people, to audit judges with: PandaLM's votes, HH's preferences, a task's pairs."""
 
 import gzip
 import json
@@ -36,15 +36,15 @@ class LabelledPair:
 
     @property
     def id(self) -> str:
-        """Content identity; it does not know the label."""
+        """Content hash, without the label."""
         return identity(self.prompt.id, self.a, self.b)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Labelled pairs in the order of their hashes, so that the first n are a random n and the first m of them are the same.
+    """Labelled pairs in the order of their hashes, so that the first n are a random sample that a larger n extends.
 
-    `left_out` counts, by reason, what the source holds and `pairs` does not; pairs beyond the first n are not in it.
+    `left_out` counts, by reason, the source's pairs that are not in `pairs`, except those beyond the first n.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Labelled:
 
 
 def read_labelled(path: Path, n: int | None = None) -> Labelled:
-    """The labelled pairs of a file, whose format its content tells; at most `n`, chosen by hash.
+    """The labelled pairs of a file, whose format is recognised by its content; at most `n`, chosen by hash.
 
     A JSON list is PandaLM's (instruction, input, response1, response2, annotator1 to 3; the label is what two of the three say). JSON
     lines with chosen and rejected are HH's, in every form that the task `hh` reads and with its prompts' ids and clusters.
@@ -72,33 +72,33 @@ def labelled_pairs(task: Task, n: int | None = None) -> Labelled:
     return _checked(f"{task.name} test", map(_labelled, task.pairs["test"]), n)
 
 
-def _checked(name: str, found: Iterable[LabelledPair | str], n: int | None) -> Labelled:
-    """`found` holds pairs, and a reason for each that was left out."""
+def _checked(name: str, items: Iterable[LabelledPair | str], n: int | None) -> Labelled:
+    """`items` are pairs, or the reason why a pair is left out."""
     if n is not None and n < 1:
         raise InputError(f"{name}: n: a whole number from 1 is needed, got {n}")
     left_out: Counter[str] = Counter()
     pairs = []
-    for one in found:
-        if isinstance(one, str):
-            left_out[one] += 1
-        elif one.a.strip() == one.b.strip():
+    for item in items:
+        if isinstance(item, str):
+            left_out[item] += 1
+        elif item.a.strip() == item.b.strip():
             left_out[IDENTICAL] += 1
         else:
-            pairs.append(one)
+            pairs.append(item)
     if not pairs:
         raise InputError(f"{name}: no labelled pair ({left_out.total()} left out)")
     return Labelled(Path(name).name, tuple(sorted(pairs, key=lambda pair: pair.id)[:n]), dict(left_out))
 
 
 def _labelled(pair: Pair) -> LabelledPair:
-    """A hash says which side is a, so that labels are balanced."""
+    """A hash decides which side is a, so that labels are balanced."""
     if int(pair.id, 16) % 2:
         return LabelledPair(pair.prompt, pair.rejected, pair.chosen, "b")
     return LabelledPair(pair.prompt, pair.chosen, pair.rejected, "a")
 
 
 def _prompt(axis: str, messages: tuple[Message, ...], cluster: str) -> Prompt:
-    """The prompt as the tasks make it."""
+    """The prompt with the ids that a task gives it."""
     return Prompt(prompt_id(axis, messages), messages, axis, identity(normalise(cluster)))
 
 
@@ -131,7 +131,7 @@ def _pandalm(path: Path) -> Iterator[LabelledPair | str]:
         label, most = votes.most_common(1)[0]
         question = "\n\n".join(filter(None, (_text(where, item, key) for key in ("instruction", "input"))))
         if any(isinstance(item.get(key), bool) for key in ("response1", "response2")):
-            yield NOT_TEXT  # six published items: what a model's "True" has become
+            yield NOT_TEXT  # six published items, in which "True" became a boolean
             continue
         a, b = (_text(where, item, key) for key in ("response1", "response2"))
         prompt = _prompt(PANDALM_AXIS, (Message("user", question),), question)
@@ -157,7 +157,7 @@ def _text(where: str, item: dict[str, Any], key: str) -> str:
 
 
 def _opening(path: Path) -> str:
-    """The first character that is no white space."""
+    """The first character that is not white space."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read(4096).decode("utf-8-sig", errors="replace").lstrip()[:1]

@@ -29,7 +29,7 @@ class LocalJudge:
     """Judges by log P(A) - log P(B) of the next token; a tie where that is at most `tie_margin` either way.
 
     `path` is a folder, the name of an imported model or a hub id, `template` one without reasons: there is no room for them. Nothing
-    is ever cut: a question of more tokens than `max_tokens`, or than the model has places for, fails as too long.
+    is ever cut: a question of more tokens than `max_tokens`, or than the model has positions for, fails as too long.
     """
 
     path: str
@@ -43,13 +43,13 @@ class LocalJudge:
         if any(template.reasoned for template in templates_of(self.template)):
             raise InputError(f"LocalJudge: template: {self.template!r} asks for reasons, and a next token has no room for them")
 
-    def open(self, at: JudgeContext) -> Judge:
-        """Raises InputError for a path that is not there. The model is loaded with the first question."""
-        return _Open(self, resolve_model(self.path, Path(at.base) if at.base else None))
+    def open(self, context: JudgeContext) -> Judge:
+        """Raises InputError for a path that does not exist. The model is loaded with the first question."""
+        return OpenLocalJudge(self, resolve_model(self.path, Path(context.base) if context.base else None))
 
 
 @dataclass(frozen=True)
-class _Open(Judge):
+class OpenLocalJudge(Judge):
     spec: LocalJudge
     model: str
 
@@ -65,19 +65,19 @@ class _Open(Judge):
         }
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
-        """Those too long first, then the shortest: questions of like length share a batch."""
-        reader = self._reader
+        """Verdicts on questions that are too long first, then the others by length, so that a batch holds questions of similar length."""
+        label_model = self._label_model
         fitting: list[tuple[Question, list[int]]] = []
         for question in questions:
-            ids = reader.encode(template_for(self.spec.template, question.prompt.axis).messages(question))
-            if len(ids) > min(self.spec.max_tokens, reader.places):
+            ids = label_model.encode(template_for(self.spec.template, question.prompt.axis).messages(question))
+            if len(ids) > min(self.spec.max_tokens, label_model.positions):
                 yield question, Verdict(None, TOO_LONG, text=f"{len(ids)} tokens", calls=0)
             else:
                 fitting.append((question, ids))
-        fitting.sort(key=lambda one: (len(one[1]), one[0].id))
+        fitting.sort(key=lambda entry: (len(entry[1]), entry[0].id))
         for start in range(0, len(fitting), self.spec.batch_size):
             batch, started = fitting[start : start + self.spec.batch_size], time.monotonic()
-            logps = reader.label_logps([ids for _, ids in batch])
+            logps = label_model.label_logps([ids for _, ids in batch])
             latency_s = time.monotonic() - started
             for (question, ids), (first, second) in zip(batch, logps, strict=True):
                 yield question, self._verdict(first, second, len(ids), latency_s)
@@ -87,11 +87,11 @@ class _Open(Judge):
         return digest_folder(Path(self.model)) if Path(self.model).is_dir() else self.model
 
     @cached_property
-    def _reader(self) -> "Reader":
+    def _label_model(self) -> "LabelModel":
         from apo_bench.models.policy import in_one_thread, load_policy
 
         in_one_thread()
-        return Reader(*load_policy(self.model, self.spec.trust_remote_code))
+        return LabelModel(*load_policy(self.model, self.spec.trust_remote_code))
 
     def _verdict(self, first: float, second: float, tokens: int, latency_s: float) -> Verdict:
         odds, text = first - second, f"log P(A) = {first:.4f}, log P(B) = {second:.4f}"
@@ -102,23 +102,22 @@ class _Open(Judge):
         return Verdict(choice, text=text, probability=probability, prompt_tokens=tokens, latency_s=latency_s)
 
 
-class Reader:
-    """A causal model, in fp32, that reads messages and is asked for the label that comes next.
+class LabelModel:
+    """A causal language model, in fp32, that gives the probabilities of the two labels as the next token.
 
-    A label may be spelled by two tokens, "A" and " A", each as the tokenizer makes it of what follows the template's generation
-    prompt; those of them that are one token for both labels count, and their probabilities add up. Raises InputError where none is.
+    A label may be spelled by two tokens, "A" and " A", as the tokenizer encodes them after the template's generation prompt. A spelling
+    counts where it is a single token for both labels; the probabilities of spellings add up. Raises InputError where none counts.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.places: float = getattr(model.config, "max_position_embeddings", None) or math.inf
+        self.positions: float = getattr(model.config, "max_position_embeddings", None) or math.inf
         self.controls = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and len(token.content) > 1]
         self.labels = label_tokens(tokenizer, templates.LABELS)
-        self.one_place = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.keeps_some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def encode(self, messages: Messages) -> list[int]:
-        """The ids up to the answer. What the tokenizer would take for a control token, such as the end of a turn, is data here as well:
-        a space parts its first character from the rest."""
+        """The token ids up to the answer. A control token in the text, such as the end of a turn, is split by a space: it is data."""
         system, user = messages
         content = user["content"]
         for control in self.controls:
@@ -126,7 +125,7 @@ class Reader:
         return _ids(self.tokenizer, as_text(self.tokenizer, [system, {**user, "content": content}]))
 
     def label_logps(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """log P of each label after each sequence, (B, 2). Padded on the right, where a causal model does not look."""
+        """log P of each label after each sequence, (B, 2). Sequences are padded on the right, which a causal model does not attend to."""
         import torch
 
         from apo_bench.models.tokenize import pad
@@ -135,11 +134,11 @@ class Reader:
         ids, mask = (part.to(self.model.device) for part in pad(sequences, padding))
         last = mask.sum(dim=1) - 1  # (B,)
         kept, column = torch.unique(last, return_inverse=True)
-        only = {"logits_to_keep": kept} if self.one_place else {}  # all places' logits would be most of the memory
+        only = {"logits_to_keep": kept} if self.keeps_some_logits else {}  # the logits of all positions would take most of the memory
         with torch.inference_mode():
             logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **only).logits  # (B, T or kept, V)
             logits = logits[torch.arange(len(ids)), column if only else last].float()  # (B, V)
-            logits[:, padding] = -math.inf  # padding is no word; an added one has a row that nothing trained
+            logits[:, padding] = -math.inf  # padding is no word, and the row of an added pad token is untrained
             logps = logits.log_softmax(dim=-1)
             return torch.stack([logps[:, spellings].logsumexp(dim=-1) for spellings in self.labels], dim=1).tolist()
 
@@ -147,8 +146,8 @@ class Reader:
 def as_text(tokenizer: Any, messages: Messages) -> str:
     """A system and a user message in the chat template's form, up to where the answer begins.
 
-    The system message is always sent, which keeps a template's own out; a template that refuses or drops it gets it at the head of the
-    user's. Without a template, the Human/Assistant form of Anthropic's HH data.
+    The system message is always sent, which replaces a template's default; a template that refuses or drops it gets it at the start of
+    the user message. Without a template, the Human/Assistant form of Anthropic's HH data.
     """
     from jinja2 import TemplateError
 
@@ -158,7 +157,7 @@ def as_text(tokenizer: Any, messages: Messages) -> str:
         return f"\n\nHuman: {together}\n\nAssistant:"
 
     def templated(sent: Messages) -> str:
-        # A model that thinks first is told not to; other templates have no such switch and do not mind.
+        # Turns thinking off where the template has that switch; other templates ignore it.
         return tokenizer.apply_chat_template(sent, tokenize=False, add_generation_prompt=True, enable_thinking=False)
 
     try:

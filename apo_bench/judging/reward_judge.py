@@ -11,7 +11,7 @@ from annotated_types import Ge
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest_folder
-from apo_bench.judging.verdicts import Judge, JudgeContext, Question, Scorer, Verdict
+from apo_bench.judging.verdicts import GoldScorer, Judge, JudgeContext, Question, Verdict
 from apo_bench.models.resolve import resolve_model
 from apo_bench.provenance import code_hash, versions
 from apo_bench.types import Prompt
@@ -26,8 +26,8 @@ class RewardModelJudge:
     """Judges by the difference of two scores, a log-odds under Bradley-Terry; a tie where it is at most `tie_margin` either way.
 
     The scores are those of `gold`, a gold reward model of the run, or of the sequence-classification model in `path`: a folder, or
-    a hub id. The other fields are about the latter: an input of more than `max_tokens` is not cut, and the question fails as too
-    long. Raises InputError unless exactly one of `gold` and `path` is given.
+    a hub id. The other fields concern the latter: an input of more than `max_tokens` is not cut; its question fails as too long.
+    Raises InputError unless exactly one of `gold` and `path` is given.
     """
 
     gold: str | None = None
@@ -42,22 +42,24 @@ class RewardModelJudge:
         if (self.gold is None) == (self.path is None):
             raise InputError(f"RewardModelJudge: give exactly one of gold and path, got gold={self.gold!r} and path={self.path!r}")
 
-    def open(self, at: JudgeContext) -> Judge:
-        """Raises InputError for a gold model that is not there, or where there is no run, and for a path that is not there."""
+    def open(self, context: JudgeContext) -> Judge:
+        """Raises InputError for an unknown gold model, for a gold model outside a run, and for a path that does not exist."""
         if self.path is not None:
-            return _Open(self, resolve_model(self.path, Path(at.base) if at.base else None), None, "")
-        if at.gold is None:
+            return OpenRewardModelJudge(self, resolve_model(self.path, Path(context.base) if context.base else None), None, "")
+        if context.gold_scorer is None:
             raise InputError(f"RewardModelJudge: gold: {self.gold!r} is a reward model of a run, and there is none here; give a path")
-        if self.gold is None or self.gold not in at.golds:
-            raise InputError(f"RewardModelJudge: gold: no gold reward model {self.gold!r}; there are: {', '.join(at.golds) or 'none'}")
-        return _Open(self, None, at.gold, at.golds[self.gold])
+        if self.gold is None or self.gold not in context.gold_ids:
+            raise InputError(
+                f"RewardModelJudge: gold: no gold reward model {self.gold!r}; there are: {', '.join(context.gold_ids) or 'none'}"
+            )
+        return OpenRewardModelJudge(self, None, context.gold_scorer, context.gold_ids[self.gold])
 
 
 @dataclass(frozen=True)
-class _Open(Judge):
+class OpenRewardModelJudge(Judge):
     spec: RewardModelJudge
     model: str | None
-    gold: Scorer | None
+    gold_scorer: GoldScorer | None
     gold_id: str
 
     @property
@@ -66,14 +68,14 @@ class _Open(Judge):
         return {"kind": "reward model", **asdict(self.spec), "path": self._content, "gold_id": self.gold_id, **code}
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
-        """All are scored before the first is given, each distinct response once: the model is loaded for a call and not kept."""
-        pairs = {one: ((one.prompt, one.first), (one.prompt, one.second)) for one in questions}
+        """Scores each distinct response once, all before the first verdict: the model is loaded for the call and not kept."""
+        pairs = {question: ((question.prompt, question.first), (question.prompt, question.second)) for question in questions}
         lengths = self._lengths(list(dict.fromkeys(item for pair in pairs.values() for item in pair)))
         fitting = [pair for pair in pairs.values() if all(lengths.get(item, 0) <= self.spec.max_tokens for item in pair)]
         items = list(dict.fromkeys(item for pair in fitting for item in pair))
         scores = dict(zip(items, self._scores(items), strict=True)) if items else {}
-        for one, pair in pairs.items():
-            yield one, self._verdict([scores.get(item) for item in pair], tokens=sum(lengths.get(item, 0) for item in pair))
+        for question, pair in pairs.items():
+            yield question, self._verdict([scores.get(item) for item in pair], tokens=sum(lengths.get(item, 0) for item in pair))
 
     @cached_property
     def _content(self) -> str | None:
@@ -90,18 +92,18 @@ class _Open(Judge):
         return Verdict(choice, text=text, probability=(1 + math.tanh(difference / 2)) / 2, prompt_tokens=tokens)
 
     def _lengths(self, items: Sequence[Scored]) -> dict[Scored, int]:
-        """What the model in `path` would read of each item, in tokens; a gold model counts its own."""
+        """Tokens of each item for the model in `path`; empty for a gold model, which truncates by its own settings."""
         if self.model is None:
             return {}
         from apo_bench.models.tokenize import encode_scored, load_tokenizer
 
         tokenizer = load_tokenizer(self.model, self.spec.trust_remote_code)
-        # One more than fits, so that an input too long counts as that.
+        # One token more than fits, so that an input that is too long counts as such.
         return {item: len(encode_scored(tokenizer, *item, self.spec.axis_input, self.spec.max_tokens + 1).ids) for item in items}
 
     def _scores(self, items: Sequence[Scored]) -> Sequence[float]:
-        if self.gold is not None and self.spec.gold is not None:
-            return self.gold(self.spec.gold, items)
+        if self.gold_scorer is not None and self.spec.gold is not None:
+            return self.gold_scorer(self.spec.gold, items)
         from apo_bench.config.schema import NeuralReward, Recipe
         from apo_bench.models.policy import in_one_thread
         from apo_bench.models.reward import load_reward_model, score
@@ -113,4 +115,4 @@ class _Open(Judge):
             trust_remote_code=self.spec.trust_remote_code, training=Recipe(learning_rate=1.0),
         )  # fmt: skip
         loaded = load_reward_model(self.model, spec.trust_remote_code)
-        return score(*loaded, items, spec)[0]  # it is not trained: the recipe is only what a spec must have
+        return score(*loaded, items, spec)[0]  # the recipe is required by the spec and not used: nothing is trained

@@ -1,4 +1,4 @@
-"""A judge whose faults are chosen, so that what is made of verdicts can be tested against known truth, offline."""
+"""A judge with chosen faults on a known ground truth, to test offline what is computed from verdicts."""
 
 import math
 import random
@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from apo_bench.errors import InputError
-from apo_bench.judging.verdicts import UNPARSABLE, Judge, JudgeContext, Question, Truth, Verdict
+from apo_bench.judging.verdicts import UNPARSABLE, GroundTruth, Judge, JudgeContext, Question, Verdict
 from apo_bench.provenance import code_hash
 
-DIGITS = 9  # of a difference; below are sums of the same parts in another order
+DIGITS = 9  # a difference is rounded to these: equal sums in another order differ below them
 NO_TRUTH = "no ground truth"
 NO_VERDICT = "Both have their merits."
 
@@ -27,9 +27,9 @@ class SimulatedJudge:
         P(first)  = sigmoid((d - tie_margin) / noise + lean)
         P(second) = sigmoid((-d - tie_margin) / noise - lean)
 
-    and a tie is what is left. `tie_margin` and `noise` are in units of the ground truth, the biases in log-odds. Without noise the judge
-    is right whatever its biases, and says tie where |d| <= tie_margin. A share `failure_rate` of the calls is answered without a
-    verdict. What it says follows from the seed, the question and the attempt alone; the two orders are independent.
+    and the rest is a tie. `tie_margin` and `noise` are in units of the ground truth, the biases in log-odds. Without noise the judge
+    is right whatever its biases, and gives a tie where |d| <= tie_margin. A share `failure_rate` of the calls is answered without a
+    verdict. A verdict depends only on the seed, the question and the attempt; the two orders are independent.
     """
 
     noise: Annotated[float, Ge(0)] = 0.0
@@ -39,11 +39,11 @@ class SimulatedJudge:
     failure_rate: Annotated[float, Ge(0), Le(1)] = 0.0
     seed: int = 0
 
-    def open(self, at: JudgeContext) -> Judge:
+    def open(self, context: JudgeContext) -> Judge:
         """Raises InputError where the task has no ground truth."""
-        if at.ground_truth is None:
-            raise InputError(f"SimulatedJudge: the task has no ground truth to judge by (its axes: {', '.join(at.axes) or 'none'})")
-        return _Open(self, at.ground_truth, at.truth_id)
+        if context.ground_truth is None:
+            raise InputError(f"SimulatedJudge: the task has no ground truth to judge by (its axes: {', '.join(context.axes) or 'none'})")
+        return OpenSimulatedJudge(self, context.ground_truth, context.ground_truth_id)
 
     def chances(self, difference: float, words: int) -> tuple[float, float]:
         """P(first) and P(second), given the difference in ground truth and in words."""
@@ -55,9 +55,9 @@ class SimulatedJudge:
 
 
 @dataclass(frozen=True)
-class _Open(Judge):
+class OpenSimulatedJudge(Judge):
     spec: SimulatedJudge
-    truth: Truth
+    truth: GroundTruth
     truth_id: str
 
     @property
@@ -78,7 +78,7 @@ class _Open(Judge):
         if math.isnan(difference):
             return Verdict(None, NO_TRUTH)
         first, second = self.spec.chances(difference, len(question.first.split()) - len(question.second.split()))
-        probability = (1 + first - second) / 2  # half of a tie is each one's
+        probability = (1 + first - second) / 2  # half of a tie goes to each
         if place < first:
             return Verdict("first", text="A", probability=probability)
         if place < 1 - second:

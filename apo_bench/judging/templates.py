@@ -1,7 +1,7 @@
-"""What a judge is asked, from versioned files in `prompts/`, and how its answer is read.
+"""The wording of questions to judges, from versioned files in `prompts/`, and the parsing of their answers.
 
-A file has a system part and a user part. Once results rest on a version it stays as it is; a change is a new version beside it. The
-conversation and the responses are fenced as data by a code that occurs in none of them, so nothing in a text can close its fence.
+A file has a system part and a user part. A published version is never edited; a change is a new version. The conversation and the
+responses are fenced by a code that occurs in none of them, so that no text can close its fence.
 """
 
 import string
@@ -23,14 +23,14 @@ LABELS = ("A", "B")
 CHOICES: dict[str, Choice] = {"a": "first", "b": "second", "tie": "tie"}
 DECORATION = string.whitespace + "\u00a0*_`\"'\u2018\u2019\u201c\u201d.,:;!()[]{}<>#-"  # no question mark: "A?" is a doubt
 BY_AXIS = {"by_axis": "{}.v1", "by_axis.reasoned": "{}.reasoned.v1"}
-ABOUT = {"helpful": "helpfulness", "harmless": "harmlessness"}  # what an axis is judged on; any other overall
+CRITERIA = {"helpful": "helpfulness", "harmless": "harmlessness"}  # by axis; any other axis is judged on overall quality
 
 
 @dataclass(frozen=True)
 class Template:
-    """A question's wording. `digest` is the hash of its file, `labels` what the responses are called.
+    """A question's wording. `digest` is the hash of its file, `labels` are the names of the two responses.
 
-    `system` is the same for every question, so that a server can keep what it has read of it.
+    `system` is the same for every question, so that a server can cache its prefix.
     """
 
     name: str
@@ -45,15 +45,15 @@ class Template:
         turns = [(message.role, message.content) for message in question.prompt.messages]
         fence = fence_of([*(content for _, content in turns), question.first, question.second])
         conversation = "\n".join(f"<{role} {fence}>\n{content}\n</{role} {fence}>" for role, content in turns)
-        # One pass: what is put in is not looked at again.
+        # One pass: inserted text is not formatted again.
         user = self.user.format(fence=fence, conversation=conversation, first=question.first, second=question.second)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
     def read(self, answer: str) -> Choice | None:
         """The verdict in an answer, or None where there is not exactly one.
 
-        Without reasoning the whole answer is A, B or tie, perhaps after "Verdict:"; with it, the last line is "Verdict:" and one of
-        them, and no other line states another verdict. Case, white space, and quotes, brackets, full stops and markdown around a word
+        Without reasoning the whole answer is A, B or tie, optionally after "Verdict:"; with it, the last line is "Verdict:" and one
+        of them, and no other line has another verdict. Case, white space, and quotes, brackets, full stops and markdown around a word
         do not matter: **A**, [[A]], `Verdict: "b".` are read.
         """
         if not self.reasoned:
@@ -67,16 +67,16 @@ class Template:
 def template_for(choice: str, axis: str) -> Template:
     """The template that `choice` names for a prompt's axis.
 
-    "by_axis" and "by_axis.reasoned" ask for what the axis is about, helpfulness or harmlessness, and of any other axis for everything
-    together; any other choice is one template's name. Raises InputError for an unknown one.
+    "by_axis" and "by_axis.reasoned" ask about helpfulness or harmlessness on the axes of that name, and about overall quality on any other
+    axis; any other choice is a template's name. Raises InputError for an unknown one.
     """
-    return load_template(BY_AXIS[choice].format(ABOUT.get(axis, "overall")) if choice in BY_AXIS else choice)
+    return load_template(BY_AXIS[choice].format(CRITERIA.get(axis, "overall")) if choice in BY_AXIS else choice)
 
 
 def templates_of(choice: str) -> tuple[Template, ...]:
-    """Every template that `choice` may mean, in order of name: what a judge's identity must tell. Raises InputError as template_for."""
-    found = {template_for(choice, axis) for axis in (*ABOUT, "")}
-    return tuple(sorted(found, key=lambda template: template.name))
+    """Every template that `choice` may mean, by name; all are part of a judge's identity. Raises InputError as `template_for`."""
+    templates = {template_for(choice, axis) for axis in (*CRITERIA, "")}
+    return tuple(sorted(templates, key=lambda template: template.name))
 
 
 @cache
@@ -94,13 +94,13 @@ def parse_template(name: str, text: str) -> Template:
 
 
 def fence_of(texts: Iterable[str]) -> str:
-    """Eight hex digits that occur in none of the texts, in neither case; the same for the same texts in any order."""
+    """Eight hex digits that occur in none of the texts, whatever the case; the same for the same texts in any order."""
     ordered = sorted(texts)
     codes = (identity(str(number), *ordered)[:8] for number in count())
     return next(code for code in codes if not any(code in text.casefold() for text in ordered))
 
 
 def _stated(text: str) -> tuple[str, Choice | None]:
-    """What stands before the last colon, in lower case and bare, and the choice after it."""
+    """The text before the last colon, in lower case and without decoration, and the choice after it."""
     head, _, tail = text.strip(DECORATION).rpartition(":")
     return head.strip(DECORATION).casefold(), CHOICES.get(tail.strip(DECORATION).casefold())

@@ -1,4 +1,4 @@
-"""A question to a judge, its verdict, and what the verdicts in both orders make of a comparison. Standard library only."""
+"""Questions to judges, their verdicts, and the value of a comparison in both orders. Standard library only."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,7 @@ VALUES: Mapping[tuple[Order, Choice], float] = {
     ("ba", "first"): 0.0, ("ba", "tie"): 0.5, ("ba", "second"): 1.0,
 }  # fmt: skip
 
-# Why a verdict is missing, where more than one judge can say so.
-UNPARSABLE = "unparsable"  # there is an answer, and no verdict in it
+UNPARSABLE = "unparsable"  # the failure of an answer without a verdict in it
 
 
 @dataclass(frozen=True)
@@ -30,18 +29,19 @@ class Question:
 
     @property
     def id(self) -> str:
-        """Content identity: equal questions are asked once."""
+        """Content hash: equal questions are asked once."""
         return identity(self.prompt.id, self.first, self.second)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said of one question: a choice, or why there is none.
+    """A judge's answer to one question: a choice, or the reason why there is none.
 
-    `choice` None: missing, and `failure` says why. `answered` tells the two kinds of failure apart: the judge did answer, without a
-    verdict (it is asked once more, and then that is final), or nobody answered (the next run asks again). `text` is the judge's raw
-    answer, `probability` the chance it gives to the first response where it gives one. `calls`, tokens and `cost_usd` add up over all
-    that was answered, `lost_usd` is the most that answers lost on the way may have cost; `latency_s` is the last answer's.
+    `choice` is None where the verdict is missing; `failure` then gives the reason. `answered` distinguishes two kinds of failure: the
+    judge answered without a verdict (it is asked once more, and the second answer is final), or nobody answered (the next run asks
+    again). `text` is the raw answer, `probability` the judge's probability for the first response where it gives one. `calls`, tokens
+    and `cost_usd` are sums over all answers, `lost_usd` bounds the cost of answers that were lost in transit; `latency_s` is the last
+    answer's.
     """
 
     choice: Choice | None
@@ -63,7 +63,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ResponsePair:
-    """Two arms' responses to one prompt. `round`: "3", or "3/1" where they are of unlike rounds; lengths are in tokens."""
+    """Two arms' responses to one prompt. `round` is "3", or "3/1" where the arms' rounds differ; lengths are in tokens."""
 
     arm_a: str
     arm_b: str
@@ -78,72 +78,74 @@ class ResponsePair:
 
 
 class Judge(Protocol):
-    """Says which of two responses to a prompt is better. An opened judge: it has its model, its client or its truth.
+    """Decides which of two responses to a prompt is better. It is open: it has its model, its client or its ground truth.
 
-    A class that names this protocol as its base has `compare` from it.
+    A class that names this protocol as its base inherits `compare`.
     """
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """Everything that can change a verdict, JSON-ready: model, template hash, sampling settings, code. No keys, no paths."""
+        """Everything that can change a verdict, JSON-ready: model, template hash, sampling settings, code. No API keys, no paths."""
         ...
 
     def compare(self, prompt: Prompt, first: str, second: str) -> Verdict:
-        """The verdict on one question. Never raises for what a judge may do; that is a failure in the verdict."""
+        """The verdict on one question. A judge's failure is part of the verdict, and never raised."""
         [(_, verdict)] = self.verdicts([Question(prompt, first, second)])
         return verdict
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
-        """A verdict on each of many questions, in whatever order they come in.
+        """A verdict on each question, in the order in which answers arrive.
 
-        `attempt` 1 asks again after an answer without a verdict. `spent_usd` is what was spent on this judge before: a cost limit
-        counts it.
+        `attempt` 1 asks again after an answer without a verdict. `spent_usd` was spent on this judge before, and counts towards a cost
+        limit.
         """
         ...
 
 
 class JudgeSpec(Protocol):
-    """What an experiment's `judges` names: a frozen dataclass whose fields are the judge's parameters."""
+    """A judge as an experiment's `judges` names it: a frozen dataclass whose fields are the judge's parameters."""
 
-    def open(self, at: "JudgeContext") -> Judge: ...
+    def open(self, context: "JudgeContext") -> Judge: ...
 
 
-class Scorer(Protocol):
+class GoldScorer(Protocol):
     """Scores of (prompt, response) items by one of the run's gold reward models."""
 
     def __call__(self, gold: str, items: Sequence[tuple[Prompt, str]], /) -> Sequence[float]: ...
 
 
-class Truth(Protocol):
+class GroundTruth(Protocol):
+    """A task's own score of a response."""
+
     def __call__(self, prompt: Prompt, response: str, /) -> float: ...
 
 
 @dataclass(frozen=True)
 class JudgeContext:
-    """What a judge may need of the place where it is asked. None: not there (an audit on outside data has no ground truth).
+    """What a judge may use of a run or an audit. None where there is none: outside data have no ground truth.
 
-    `base` is the folder that paths are relative to, `axes` the task's. `truth_id` and the values of `golds` name what `ground_truth` and
-    the gold models that `gold` knows were made of: a judge that uses them has them in its identity.
+    `base` is the folder that paths are relative to, `axes` are the task's. `ground_truth_id` and the values of `gold_ids` hash what
+    `ground_truth` and the gold models of `gold_scorer` were made from: a judge that uses them puts them into its identity.
     """
 
     base: str | None = None
     axes: tuple[str, ...] = ()
-    ground_truth: Truth | None = None
-    truth_id: str = ""
-    gold: Scorer | None = None
-    golds: Mapping[str, str] = field(default_factory=dict)
+    ground_truth: GroundTruth | None = None
+    ground_truth_id: str = ""
+    gold_scorer: GoldScorer | None = None
+    gold_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 def value_of(order: Order, choice: Choice | None) -> float:
-    """A verdict coded for arm_a: 1 where it wins, 1/2 a tie, 0 where it loses; NaN where the verdict is missing."""
+    """A verdict as a value for arm_a: 1 a win, 1/2 a tie, 0 a loss; NaN without a verdict."""
     return math.nan if choice is None else VALUES[order, choice]
 
 
-def comparison(ab: Choice | None, ba: Choice | None) -> float:
-    """The mean of both orders for arm_a, in {0, 1/4, 1/2, 3/4, 1}; NaN unless both have a verdict."""
+def mean_of_orders(ab: Choice | None, ba: Choice | None) -> float:
+    """The mean value of both orders for arm_a, in {0, 1/4, 1/2, 3/4, 1}; NaN unless both have a verdict."""
     return (value_of("ab", ab) + value_of("ba", ba)) / 2
 
 
 def both_orders(prompt: Prompt, a: str, b: str) -> tuple[Question, Question]:
-    """The question as "ab" and as "ba"."""
+    """The question in the orders "ab" and "ba"."""
     return Question(prompt, a, b), Question(prompt, b, a)

@@ -19,7 +19,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from apo_bench.clients.journal import Journal
 from apo_bench.judging.attacks import ATTACKS, DEMAND
-from apo_bench.judging.audit import COLUMNS, Audit, audit, markdown, sentences, uninformative
+from apo_bench.judging.audit import COLUMNS, Audit, audit
+from apo_bench.judging.audit_report import markdown, sentences, uninformative
 from apo_bench.judging.labels import Label, Labelled, LabelledPair, read_labelled
 from apo_bench.judging.simulated import SimulatedJudge
 from apo_bench.judging.verdicts import Choice, JudgeContext, Question, Verdict

@@ -20,7 +20,7 @@ SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
     [
         ({"use": SIMULATED, "noise": -1.0}, r"judges\.x\.noise"),
         ({"use": SIMULATED, "volume": 3}, r"judges\.x: unknown parameter 'volume'"),
-        ({"use": "apo_bench.apo@APO"}, r"judges\.x: use: apo_bench\.apo@APO: a judge has open\(at\)"),
+        ({"use": "apo_bench.apo@APO"}, r"judges\.x: use: apo_bench\.apo@APO: a judge has open\(context\)"),
         ({"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "silver"}, r"judges\.x: .*gold: no gold reward model 'silver'"),
         (
             {"use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "ftp://x", "api_key_env": None},

@@ -58,7 +58,7 @@ def scorer(scores: dict[str, float], asked: list[str] | None = None) -> JudgeCon
             asked.extend(text for _, text in items)
         return [scores[text] for _, text in items]
 
-    return JudgeContext(gold=score, golds={"linear": "abc"})
+    return JudgeContext(gold_scorer=score, gold_ids={"linear": "abc"})
 
 
 # --- gold ---------------------------------------------------------------------------------------------------------------------------

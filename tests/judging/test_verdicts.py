@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from apo_bench.judging.verdicts import Question, Verdict, both_orders, comparison, value_of
+from apo_bench.judging.verdicts import Question, Verdict, both_orders, mean_of_orders, value_of
 from apo_bench.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "why?"),), "helpful", "c")
@@ -22,17 +22,17 @@ def test_a_verdict_is_coded_for_arm_a(order, choice, value):
 
 def test_a_comparison_is_the_mean_of_both_orders():
     """a wins both: 1; wins one and ties: 3/4; first wins both times (position): 1/2; loses and ties: 1/4; loses both: 0."""
-    assert comparison("first", "second") == 1
-    assert comparison("first", "tie") == 0.75
-    assert comparison("first", "first") == comparison("tie", "tie") == comparison("second", "second") == 0.5
-    assert comparison("tie", "first") == 0.25
-    assert comparison("second", "first") == 0
+    assert mean_of_orders("first", "second") == 1
+    assert mean_of_orders("first", "tie") == 0.75
+    assert mean_of_orders("first", "first") == mean_of_orders("tie", "tie") == mean_of_orders("second", "second") == 0.5
+    assert mean_of_orders("tie", "first") == 0.25
+    assert mean_of_orders("second", "first") == 0
 
 
 def test_a_comparison_is_missing_unless_both_orders_have_a_verdict():
     choices = ("first", "tie", "second", None)
     for ab, ba in product(choices, choices):
-        assert math.isnan(comparison(ab, ba)) == (ab is None or ba is None)
+        assert math.isnan(mean_of_orders(ab, ba)) == (ab is None or ba is None)
 
 
 def test_a_verdict_is_a_choice_or_a_failure():

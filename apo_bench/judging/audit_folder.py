@@ -1,4 +1,4 @@
-"""`apo-bench audit-judge`: a judge against people's labels, in a folder of its own that a rerun goes on with."""
+"""The folder of `apo-bench audit-judge`: a judge audited on several sources of labelled pairs. A rerun asks only what is missing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,8 @@ from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.judging.attacks import ATTACKS
-from apo_bench.judging.audit import audit, markdown
+from apo_bench.judging.audit import audit
+from apo_bench.judging.audit_report import markdown
 from apo_bench.judging.judge_result import IncompleteJudge
 from apo_bench.judging.labels import Labelled, labelled_pairs, read_labelled
 from apo_bench.judging.opening import open_judge
@@ -24,33 +25,33 @@ from apo_bench.store import write_text
 def audit_judge(
     name: str, choice: JudgeChoice, data: Sequence[str], folder: Path, *, n: int | None = None, attacks: bool = True
 ) -> list[IncompleteJudge]:
-    """Audit a judge on each of `data` and write `folder`/report/audit.md and audit.csv; returns what nobody answered.
+    """Audit a judge on each of `data` and write `folder`/report/audit.md and audit.csv; returns the audits that are incomplete.
 
-    A name in `data` is a file with people's labels or a task, whose test pairs are taken and whose ground truth a simulated judge may see.
-    Raises InputError, one line naming what is wrong, before the judge is asked anything.
+    A name in `data` is a file with people's labels, or a task, whose test pairs are used and whose ground truth a simulated judge may see.
+    Raises InputError before the judge is asked anything.
     """
-    sources = [_source(one, n) for one in data]
-    judges = [open_judge(name, choice, at) for _, at in sources]
-    lines, frames, unanswered = [f"# Audit of the judge {name}", ""], [], []
+    sources = [_source(source, n) for source in data]
+    judges = [open_judge(name, choice, context) for _, context in sources]
+    lines, frames, incomplete = [f"# Audit of the judge {name}", ""], [], []
     with Journal(folder / "store" / f"{name}.jsonl").open() as journal:
         for (labelled, _), judge in zip(sources, judges, strict=True):
-            found = audit(judge, labelled, journal, attacks=ATTACKS if attacks else {})
-            lines += [f"## {labelled.name}", "", *markdown(found), ""]
-            frames.append(found.rows.assign(judge=name, data=labelled.name))
-            if found.unanswered:
-                reasons = ", ".join(f"{times} {reason}" for reason, times in sorted(found.unanswered.items()))
+            audited = audit(judge, labelled, journal, attacks=ATTACKS if attacks else {})
+            lines += [f"## {labelled.name}", "", *markdown(audited), ""]
+            frames.append(audited.rows.assign(judge=name, data=labelled.name))
+            if audited.unanswered:
+                reasons = ", ".join(f"{times} {reason}" for reason, times in sorted(audited.unanswered.items()))
                 message = f"{labelled.name}: questions without an answer: {reasons}; the same command asks again"
-                unanswered.append(IncompleteJudge(name, message))
+                incomplete.append(IncompleteJudge(name, message))
     table = pd.concat(frames, ignore_index=True)
     first = ["judge", "data"]
     table = table[[*first, *(column for column in table if column not in first)]]
     write_text(folder / "report" / "audit.csv", table.to_csv(index=False, float_format="%.12g", lineterminator="\n"))
     write_text(folder / "report" / "audit.md", "\n".join(lines).rstrip() + "\n")
-    return unanswered
+    return incomplete
 
 
 def _source(name: str, n: int | None) -> tuple[Labelled, JudgeContext]:
-    """Labelled pairs, and what a judge finds where they come from."""
+    """A source's labelled pairs, and the context it gives a judge."""
     base = str(Path.cwd())
     if Path(name).is_file():
         return read_labelled(Path(name), n), JudgeContext(base)
