@@ -21,22 +21,22 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    for found in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        yield Block(*(part or "" for part in found.groups()))
+    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        yield Block(*(part or "" for part in match.groups()))
 
 
 def environment(**more: str) -> dict[str, str]:
-    """That of a user with this python's commands first on the path, and nothing of ours beside."""
+    """A user's environment, with this python's commands first on the path."""
     quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **quiet, **more}
 
 
 def follow(page: Path, folder: Path, env: Mapping[str, str]) -> str:
-    """Write the page's titled blocks into a folder and run its `sh` blocks there, in the page's order; all they said.
+    """Write the page's titled blocks into a folder and run its `sh` blocks there, in the page's order; returns all they print.
 
     Raises AssertionError where a command fails.
     """
-    said = []
+    outputs = []
     for block in blocks(page):
         if block.title:
             path = folder / block.title
@@ -45,5 +45,5 @@ def follow(page: Path, folder: Path, env: Mapping[str, str]) -> str:
         elif block.language == "sh":
             done = subprocess.run(["bash", "-euc", block.text], cwd=folder, env=env, capture_output=True, text=True)
             assert done.returncode == 0, f"{page.name}: {block.text}\n{done.stdout}\n{done.stderr}"
-            said.append(done.stdout)
-    return "".join(said)
+            outputs.append(done.stdout)
+    return "".join(outputs)

@@ -36,8 +36,7 @@ API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their p
     "apo_bench.judging.verdicts": (),
     "apo_bench.errors": (),
     "apo_bench.config.load": ("load_experiment", "dump_experiment"),
-    "apo_bench.run.start": ("run_experiment",),
-    "apo_bench.run.runner": ("RunResult",),
+    "apo_bench.run": (),
     "apo_bench.analysis.results": ("Run", "read_run", "read_responses", "summary"),
     "apo_bench.report.report": ("write_report",),
     "apo_bench.stats": (),
@@ -243,10 +242,10 @@ def api_page() -> str:
 def public(module: str, names: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """(name, outline) of what a module exports; what a package re-exports, from where it is defined, in the order of the imports."""
     source = _source(module).read_text(encoding="utf-8")
-    body = ast.parse(source).body
-    exports = [node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    tree = ast.parse(source)
+    exports = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
     wanted = list(names or (ast.literal_eval(exports[0]) if exports else ()))
-    for node in body if exports else ():
+    for node in ast.walk(tree) if exports else ():  # some are imported for type checkers only, and at run time when they are used
         if isinstance(node, ast.ImportFrom):
             reexported = [alias.name for alias in node.names if alias.name in wanted]
             yield from public(node.module or "", reexported) if reexported else ()

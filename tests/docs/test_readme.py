@@ -66,8 +66,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     items = [{"instruction": f"Is it {i}?", "input": "", "response1": f"Yes, {i}.", "response2": "No.", **votes} for i in range(8)]
     (tmp_path / "pandalm.json").write_text(json.dumps(items))
     for axis in ("helpful", "harmless"):
-        asked = "\n\nHuman: May I ask about thing {i}?\n\nAssistant:"
-        rows = [{"prompt": asked.format(i=i), "chosen": f" In room {i}.", "rejected": f" Find {i}.", "subset": axis} for i in range(600)]
+        prompt = "\n\nHuman: May I ask about thing {i}?\n\nAssistant:"
+        rows = [{"prompt": prompt.format(i=i), "chosen": f" In room {i}.", "rejected": f" Find {i}.", "subset": axis} for i in range(600)]
         (tmp_path / f"{axis}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "models"))

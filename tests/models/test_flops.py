@@ -74,7 +74,7 @@ def counted(model: Any, length: int, *, backward: bool) -> float:
 
 def shipped() -> dict[str, tuple[dict[str, Any], bool, int]]:
     """Every distinct (configuration, whether it generates, tokens at most) of the shipped experiments' models, with a name to read."""
-    found = {}
+    cases = {}
     for path in sorted((shipped_root() / "experiments").glob("*.yaml")):
         models = load_experiment(path).models
         specs: list[Any] = [models.policy, models.reward, *(gold.model for gold in models.gold)]
@@ -86,8 +86,8 @@ def shipped() -> dict[str, tuple[dict[str, Any], bool, int]]:
             generates = isinstance(spec, PolicyModel)
             length = spec.max_prompt_tokens + spec.max_response_tokens if isinstance(spec, PolicyModel) else spec.max_tokens
             what = NAMES.get(body.path or "", fields["model_type"])
-            found[f"{what}{'' if generates else ' reward'}, {length} tokens"] = (fields, generates, length)
-    return found
+            cases[f"{what}{'' if generates else ' reward'}, {length} tokens"] = (fields, generates, length)
+    return cases
 
 
 @pytest.mark.slow
@@ -114,8 +114,8 @@ def test_adapters_are_counted_as_torch_does(name: str, generates: bool, targets:
     cost = flops.training(model, recipe)
     with torch.device("meta"):
         adapted = get_peft_model(model, LoraConfig(r=16, target_modules=targets, modules_to_save=None if generates else ["score"]))
-    made = sum(weight.numel() for part, weight in adapted.named_parameters() if "lora_" in part)
-    assert cost.adapters == made
+    adapter_weights = sum(weight.numel() for part, weight in adapted.named_parameters() if "lora_" in part)
+    assert cost.adapters == adapter_weights
     assert cost.flops(BATCH * 256, [256] * BATCH) == pytest.approx(counted(adapted, 256, backward=True), rel=0.02)
 
 

@@ -104,8 +104,8 @@ def test_an_encoders_specials_survive_saving(tmp_path: Path) -> None:
     bert_tokenizer().save_pretrained(tmp_path)
     loaded = load_tokenizer(tmp_path)
     assert loaded.pad_token == "[PAD]"  # it has one of its own already
-    one = prompt("how do i wash it")
-    assert encode_scored(loaded, one, "boil", True, 7) == encode_scored(bert_tokenizer(), one, "boil", True, 7)
+    question = prompt("how do i wash it")
+    assert encode_scored(loaded, question, "boil", True, 7) == encode_scored(bert_tokenizer(), question, "boil", True, 7)
 
 
 def test_a_templates_axis_comes_first_and_survives_truncation() -> None:
