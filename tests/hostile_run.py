@@ -13,9 +13,9 @@ from run_folder import SEEDS, experiment, frame, measured, write_run
 from apo_bench.analysis import results
 from apo_bench.clients.journal import Journal
 from apo_bench.hashing import digest
-from apo_bench.report import page
 from apo_bench.report.model import Report
 from apo_bench.report.page import samples
+from apo_bench.report.page.render import render
 from apo_bench.report.report import build, report_frames
 from apo_bench.types import identity
 
@@ -152,7 +152,7 @@ def report_of(folder: Path, **changes: Any) -> Report:
 def written(folder: Path, *, aggregates_only: bool = False, limit: int = samples.LIMIT, **changes: Any) -> str:
     """The page of a run folder."""
     kept = None if aggregates_only else samples.read_samples(folder, results.read_run(folder), limit)
-    return page.render(report_of(folder, **changes), kept, is_aggregate=aggregates_only)
+    return render(report_of(folder, **changes), kept, is_aggregate=aggregates_only)
 
 
 def block_of(html: str) -> Any:

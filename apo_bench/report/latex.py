@@ -54,18 +54,11 @@ def table_lines(table: Table) -> list[str]:
         blocks.setdefault(table.paper.block(row) if table.paper.block else "", []).append(row)
     shape = "".join("l" if place == 0 or not _is_numeric(blocks, column.cell) else "r" for place, column in enumerate(columns))
     lines = [
-        r"\begin{table}",
-        r"\centering",
-        r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
-        f"\\caption{{{escape(table.caption)}.}}",
-        f"\\label{{tab:{table.name.replace('_', '-')}}}",
-        r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}",
-        f"\\begin{{tabular}}{{@{{}}{shape}@{{}}}}",
-        r"\toprule",
-        _line(escape(column.head) for column in columns),
-        r"\midrule",
-    ]
+        r"\begin{table}", r"\centering", r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
+        f"\\caption{{{escape(table.caption)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}}}", r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}", f"\\begin{{tabular}}{{@{{}}{shape}@{{}}}}", r"\toprule",
+        _line(escape(column.head) for column in columns), r"\midrule",
+    ]  # fmt: skip
     for place, (title, rows) in enumerate(blocks.items()):
         lines += [r"\addlinespace"] if place else []
         lines += [f"\\multicolumn{{{len(columns)}}}{{@{{}}l}}{{\\textit{{{escape(title)}}}}} \\\\"] if title else []

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from apo_bench.formatting import number, one_line, plain, table
+from apo_bench.formatting import number, plain, table
 from apo_bench.report.charts import Forest
 from apo_bench.report.model import Block, Bullets, Claim, Claims, Facts, Report, Section
 from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
@@ -133,11 +133,3 @@ def shortened(lines: Sequence[str], limit: int = LIMIT) -> list[str]:
             note = f"Left out here, so that this text fits a pull request: `tables/{file}` and `report.html` have it."
             kept[start:end] = ["", *(line for line in kept[start:end] if line.startswith("![")), "", note, ""]
     return kept
-
-
-def document(title: str, blocks: Sequence[Block]) -> str:
-    """A file of its own."""
-    lines = [f"# {one_line(title)}"]
-    for block in blocks:
-        lines += ["", *block_lines(block)]
-    return "\n".join(lines) + "\n"

@@ -10,9 +10,11 @@ from apo_bench.analysis import controls, costs, published, results, win_rates
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
 from apo_bench.formatting import inert
-from apo_bench.report import latex, markdown, page
+from apo_bench.report import latex, markdown
 from apo_bench.report.charts import Bars, Forest, Lines
-from apo_bench.report.model import Part, Report, blocks_of
+from apo_bench.report.model import Part, Report, Section, blocks_of
+from apo_bench.report.page.render import render as render_page
+from apo_bench.report.page.samples import read_samples
 from apo_bench.report.sections import answer, judges, provenance, reward_models, scores
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
@@ -33,12 +35,13 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     report = build(folder, run, frames)
     files: dict[str, bytes | str] = dict(render(report))
     is_aggregate = aggregates_only or run.experiment.report.aggregates_only
-    files["report.html"] = page.render(report, None if is_aggregate else page.read_samples(folder, run), is_aggregate=is_aggregate)
+    files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
     timings = table_path(folder, "timings")
     if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
         measured = costs.time_and_memory(run, read_table(timings, "timings"))
         files["tables/measured.csv"] = csv_text(measured)
-        files["measured.md"] = markdown.document(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
+        section = Section(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
+        files["measured.md"] = "\n".join(markdown.section_lines([section], "#")[1:]) + "\n"
     write_report_files(folder, files)
     return folder / "report" / "report.md"
 

@@ -15,9 +15,9 @@ from apo_bench.analysis.spread import KEY, NUMBERS, READ, over_levels, spread
 from apo_bench.config.load import load_experiment
 from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import number, rows_of, signed
-from apo_bench.report import page
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.model import Bullets, Claim, Claims, Part, Report, Section
+from apo_bench.report.page.render import render as render_page
 from apo_bench.report.report import render
 from apo_bench.report.sections.answer import headline, place_of, tested
 from apo_bench.report.tables import NAN, Column, Table, arm_column, column, footnotes, text_column
@@ -52,7 +52,7 @@ def write(folder: Path, name: str, levels: Mapping[str, Mapping[str, Any]]) -> P
     finished = [variation.contrasts.assign(variation=label) for label, variation in variations.items() if variation.is_there]
     table = spread(pd.concat(finished, ignore_index=True), list(levels)) if finished else pd.DataFrame(columns=[*KEY, "family", "scope"])
     report = build(name, variations, levels, table)
-    write_report_files(folder, {**render(report), "report.html": page.render(report, None)})
+    write_report_files(folder, {**render(report), "report.html": render_page(report, None)})
     return folder / "report" / "report.md"
 
 

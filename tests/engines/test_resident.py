@@ -128,7 +128,7 @@ def test_a_copy_may_change_without_the_resident_model() -> None:
     resident = get(models, disk, "c")
     copied = get(models, disk, "c", "copy")
     with torch.no_grad():
-        copied.weight += 1
+        copied.weight.add_(1)
     assert get(models, disk, "c") is resident
     assert resident.weight.tolist() == [0, 0, 0]
     assert copied.weight.tolist() == [1, 1, 1]
@@ -143,7 +143,7 @@ def test_a_copy_of_which_two_do_not_fit_is_the_resident_model_given_away() -> No
     assert copied is resident
     assert models.keys == ()
     with torch.no_grad():
-        copied.weight += 1
+        copied.weight.add_(1)
     assert get(models, disk, "f").weight.tolist() == [0] * 6
     assert disk.loads == ["f", "f"]
 

@@ -8,7 +8,8 @@ from run_folder import experiment, frame, scored, write_run
 
 from apo_bench.analysis import costs
 from apo_bench.analysis.results import Run, read_run
-from apo_bench.report.markdown import document, section_lines
+from apo_bench.report.markdown import section_lines
+from apo_bench.report.model import Section
 from apo_bench.report.sections.costs import measured_blocks, section
 
 NAN = float("nan")
@@ -76,7 +77,7 @@ def test_sized_arms_in_words(tmp_path: Path) -> None:
 def test_what_was_measured_is_a_page_of_its_own(tmp_path: Path) -> None:
     one = run(tmp_path, LEDGER)
     timings = frame_of([("rjs", 0, "wall_s", 1.25), ("rjs", 1, "wall_s", 2.25), ("rjs", 0, "peak_memory_bytes", 5e8)])
-    lines = document("measured", measured_blocks(costs.time_and_memory(one, timings))).splitlines()
+    lines = section_lines([Section("measured", measured_blocks(costs.time_and_memory(one, timings)))])
     assert "| `rjs` | seconds of work | 1.8 | 1.2 | 2.2 | 2 |" in lines
     assert any(line.startswith("| `rjs` | peak memory, bytes | 5.000e+08 |") for line in lines)
     assert "measured.md" in text(run(tmp_path / "again", LEDGER, [("rjs", "flops", 80.0)]))

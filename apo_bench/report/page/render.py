@@ -11,12 +11,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from apo_bench.formatting import number
-from apo_bench.report.charts import Bars, Estimate, Forest, Lines
-from apo_bench.report.model import Bullets, Claims, Facts, Report, Section
+from apo_bench.report.charts import Estimate
+from apo_bench.report.model import Report
 from apo_bench.report.page import svg
 from apo_bench.report.page.samples import Samples
 from apo_bench.report.page.svg import el, minus, shown
-from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
+from apo_bench.report.tables import FORMS, Cell, Interval, Value
 from apo_bench.report.text import Text
 
 HERE = Path(__file__).parent
@@ -24,10 +24,6 @@ MISSING = "\u2013"  # a value that is not there
 HIGHEST = ("▲", "highest mean")
 MARKS = {
     "best": HIGHEST, "highest": HIGHEST, "alike": ("≈", "not distinguishable from the highest"), "lower": ("▽", "lower than the highest"),
-}  # fmt: skip
-KINDS = {
-    tuple: "text", Claims: "claims", Bullets: "bullets", Facts: "facts", Table: "table", Lines: "lines", Forest: "forest", Bars: "bars",
-    Section: "section",
 }  # fmt: skip
 
 
@@ -52,7 +48,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.globals |= {"svg": svg, "cell": cell, "estimate": estimate, "kind": lambda block: KINDS[type(block)]}
+    environment.globals |= {"svg": svg, "cell": cell, "estimate": estimate, "kind": lambda block: type(block).__name__.lower()}
     environment.filters |= {"inline": inline, "count": FORMS["count"], "known": lambda value: not math.isnan(value)}
     return environment
 

@@ -70,13 +70,12 @@ def _table(run: Run, rows: pd.DataFrame, at: str, note: str) -> Table:
 
 def _paper_note(run: Run, declared: pd.DataFrame) -> Text:
     """Where rows share seeds, test and scope, they are said once."""
-    note = say(
+    return say(
         f"{span(declared['n_seeds'])} seeds of each arm, {span(declared['n_clusters'])} clusters of prompts. Interval and p: {{tests}}. "
         "Scope: {scopes}. p (adj.): Holm over the primary family, Benjamini and Hochberg over the secondary. g: the difference in SDs "
         f"of the second arm's scores over prompts within a seed (Hedges).{' Differences: of win rates from 1/2.' if run.judge else ''}",
         tests=names(dict.fromkeys(declared["test"]), "; "), scopes=names(dict.fromkeys(declared["scope"]), "; "),
     )  # fmt: skip
-    return note
 
 
 def interval_column(*, paper: bool = False) -> Column:

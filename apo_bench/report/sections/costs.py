@@ -44,11 +44,9 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
 
 
 def _figure(run: Run, marginal: pd.DataFrame) -> list[Bars]:
-    """A panel per unit with what each arm spends alone, what it added to this run, and its budget."""
     amounts = {(row.arm, row.unit): (row.alone, row.marginal) for row in rows_of(marginal)}
-    arms = [arm for arm in run.arms if arm in set(marginal["arm"])]
-    limits = {arm: run.experiment.budget_of(arm) for arm in arms}
-    return [budget_figure(run.arms, amounts, {(arm, unit): limit for arm in arms for unit, limit in limits[arm].items()})] if arms else []
+    limits = {(arm, unit): limit for arm in run.arms for unit, limit in run.experiment.budget_of(arm).items()}
+    return [budget_figure(run.arms, amounts, limits)] if amounts else []
 
 
 def budget_figure(
@@ -191,12 +189,9 @@ def tuning_section(run: Run) -> Section:
         "beside each arm's budget and is not in the arms' own costs below."
     )
     rows = [
-        {
-            "arm": arm, "setting": _setting(trial["setting"]), "dev_score": trial.get("dev_score"), "kl": trial.get("kl"),
-            "remark": "chosen" if trial["setting"] == tuned.get("chosen") else trial.get("error") or "",
-        }
-        for arm, tuned in run.manifest["tuned"].items()
-        for trial in tuned.get("trials", [])
+        (arm, _setting(trial["setting"]), trial.get("dev_score"), trial.get("kl"),
+         "chosen" if trial["setting"] == tuned.get("chosen") else trial.get("error") or "")
+        for arm, tuned in run.manifest["tuned"].items() for trial in tuned.get("trials", [])
     ]  # fmt: skip
     tried = pd.DataFrame(rows, columns=["arm", "setting", "dev_score", "kl", "remark"])
     trial_columns = [

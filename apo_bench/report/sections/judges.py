@@ -70,7 +70,7 @@ def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
     shown = _without_copies(rates)
     mark, legend = footnotes(shown, _note)
     columns = [
-        _pair(paper=True), text_column("axis", "axis"), text_column("judge", "judge"), text_column("round", "round"),
+        pair_column("pair", "over", paper=True), text_column("axis", "axis"), text_column("judge", "judge"), text_column("round", "round"),
         _rate("win rate", "win_rate", "ci_low", "ci_high", paper=True), column("p", "p_value", "probability", paper=True),
         column("n", "n_comparisons", "count", paper=True), text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"),
         Column("missing", _missing_cell), column("inconsistent", "inconsistency_rate"), column("first", "first_position_rate"),
@@ -101,10 +101,6 @@ def _paper_note(rates: pd.DataFrame) -> Text:
 
 def _rate(head: str, key: str, low: str, high: str, *, paper: bool = False) -> Column:
     return column(head, key, low=low, high=high, paper=paper)
-
-
-def _pair(*, paper: bool = False) -> Column:
-    return pair_column("pair", "over", paper=paper)
 
 
 def _missing_cell(row: Row) -> Cell:
@@ -139,9 +135,10 @@ def _missing_section(rates: pd.DataFrame) -> list[Section]:
     if missing.empty:
         return []
     columns = [
-        _pair(), text_column("axis", "axis"), text_column("judge", "judge"), column("first arm shown first", "missing_first_a", "count"),
-        column("second arm shown first", "missing_first_b", "count"), text_column("why", "missing_why"),
-        _tokens("longer by, where missing", "missing_length_difference"), _tokens("longer by", "length_difference"),
+        pair_column("pair", "over"), text_column("axis", "axis"), text_column("judge", "judge"),
+        column("first arm shown first", "missing_first_a", "count"), column("second arm shown first", "missing_first_b", "count"),
+        text_column("why", "missing_why"), _tokens("longer by, where missing", "missing_length_difference"),
+        _tokens("longer by", "length_difference"),
     ]  # fmt: skip
     note = (
         "Verdicts, two a comparison. A missing verdict belongs to both responses: the table shows which was shown first, why there is none "
@@ -237,20 +234,12 @@ def forests(rates: pd.DataFrame, audit: pd.DataFrame) -> list[Forest]:
         metrics = {row.metric: row for row in own}
         audited = [_audited(label, metrics[metric], chance) for metric, (label, chance) in DRAWN.items() if metric in metrics]
         attacked = [_audited(row.metric.removeprefix(ATTACK), row, 0.0) for row in own if row.metric.startswith(ATTACK)]
-        panels += [
-            ForestPanel(title, tuple(estimates), reference, (0, 1))
-            for title, estimates, reference in (
-                (f"Win rates by {judge}", won, 0.5),
-                (f"Audit of {judge} on pairs with people's labels, all axes; the line is chance", audited, 0.5),
-                (f"Attacks on {judge} that succeed", attacked, 0.0),
-            )
-            if estimates
-        ]
+        audit_title = f"Audit of {judge} on pairs with people's labels, all axes; the line is chance"
+        groups = (f"Win rates by {judge}", won, 0.5), (audit_title, audited, 0.5), (f"Attacks on {judge} that succeed", attacked, 0.0)
+        panels += [ForestPanel(title, tuple(estimates), reference, (0, 1)) for title, estimates, reference in groups if estimates]
     doubts = list(dict.fromkeys(f"{row.judge}: {row.informative}" for row in rows_of(rates) if row.informative))
-    caption = say(
-        "Win rates and audits with 95 % intervals.{doubt}",
-        doubt=say(" Not to be relied on: {doubts}.", doubts=names(doubts, "; ")) if doubts else (),
-    )
+    doubt = say(" Not to be relied on: {doubts}.", doubts=names(doubts, "; ")) if doubts else ()
+    caption = say("Win rates and audits with 95 % intervals.{doubt}", doubt=doubt)
     return [Forest("Judges", caption, tuple(panels))] if panels else []
 
 

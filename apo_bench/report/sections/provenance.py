@@ -11,7 +11,7 @@ from apo_bench.analysis import published
 from apo_bench.analysis.results import Run
 from apo_bench.formatting import count, duration, rows_of
 from apo_bench.report.model import Block, Bullets, Facts, Section
-from apo_bench.report.tables import Cell, Column, Row, Table, text_column
+from apo_bench.report.tables import Column, Table, text_column
 from apo_bench.report.text import Text, join, names, say
 from apo_bench.tables import read_table, table_path
 
@@ -58,16 +58,12 @@ def machine_section(folder: Path, run: Run) -> Section:
         "Time and cost": _time_and_cost(folder),
     }
     columns = [
-        Column("file", _path),
+        Column("file", lambda row: say("`{path}`", path=row["path"])),
         Column("bytes", lambda row: count(row["bytes"])),
         Column("SHA-256", lambda row: say("`{digest}`", digest=row["digest"])),
     ]
     files = Table(pd.DataFrame(_files(folder)), columns, "The files behind this page")
     return Section("Hardware, time and files", [Facts({term: text for term, text in facts.items() if text}), files], is_on_page_only=True)
-
-
-def _path(row: Row) -> Cell:
-    return say("`{path}`", path=row["path"])
 
 
 def _time_and_cost(folder: Path) -> Text:

@@ -31,7 +31,8 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
     """Diagnostics beyond accuracy and calibration by round, and all of them by axis at each arm's first and last round."""
     if diagnostics.empty:
         return Section("Reward models by round", [say("No diagnostics were recorded.")])
-    blocks: list[Block] = [*figures(run, diagnostics)]
+    blocks: list[Block] = [*diagnostic_figure(run.arms, diagnostics, ngram_floor(run))]
+    blocks += reliability_figure(run.arms, results.reliability_curve(run))
     names = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
     names = [*[name for name in MEANINGS if name in names], *[name for name in names if name not in MEANINGS]]
     table = frames["by_round"]
@@ -64,11 +65,6 @@ def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
     ]  # fmt: skip
     frame = rows.assign(floor=rows["axis"].map(floors).astype(float))
     return Table(frame, columns, "Reward models by axis", say(f"The floor is the accuracy on human pairs of {LINEAR}."))
-
-
-def figures(run: Run, diagnostics: pd.DataFrame) -> list[Lines]:
-    """Diagnostics by round, and accuracy against confidence in the first and the last round."""
-    return [*diagnostic_figure(run.arms, diagnostics, ngram_floor(run)), *reliability_figure(run.arms, results.reliability_curve(run))]
 
 
 def diagnostic_figure(arms: tuple[str, ...], diagnostics: pd.DataFrame, floor: float = NAN) -> list[Lines]:

@@ -157,14 +157,13 @@ def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     summary, table = frames["summary"], frames["by_round"]
     measured = set(table.columns)
     scorers = sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # last
-    heads = {name: head for name, head in RM_COLUMNS.items() if name in measured}
-    dev = ["dev_score"] if "dev_score" in measured else []
-    start = {scorer: mean for (scorer, axis), mean in initial_means(summary).items() if axis == POOLED and scorer in (*scorers, "kl", *dev)}
+    heads = {name: head for name, head in {**RM_COLUMNS, "dev_score": "dev_score"}.items() if name in measured}
+    start = {name: mean for (name, axis), mean in initial_means(summary).items() if axis == POOLED and name in measured}
     rows = table[(table["axis"] == POOLED) & (table["round"] >= 1)]
     frame = pd.concat([pd.DataFrame([{"arm": "", "round": 0, **start}]), rows], ignore_index=True)
     columns = [
         arm_column(), text_column("round", "round"), *[mean_column(scorer, scorer) for scorer in scorers], Column("KL", kl_cell),
-        *[mean_column(head, name) for name, head in heads.items()], *[mean_column(name, name) for name in dev],
+        *[mean_column(head, name) for name, head in heads.items()],
     ]  # fmt: skip
     blocks: list[Block] = [
         *score_figures(run, summary),
