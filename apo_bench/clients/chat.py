@@ -1,4 +1,4 @@
-"""A model behind the OpenAI chat-completions protocol: many calls at once, none given up too early, none beyond the cost limit."""
+"""A client of the OpenAI chat-completions protocol: concurrent calls with retries and a cost limit."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apo_bench.clients.endpoint import Endpoint, Sampling, api_key
-from apo_bench.clients.rate_limit import OVER_COST, REFUSED, Gate, Messages, Purse, most_tokens, retry_after_s, wait_s
+from apo_bench.clients.rate_limit import OVER_COST, REFUSED, ConcurrencyLimiter, Messages, SpendLimiter, most_tokens, retry_after_s, wait_s
 from apo_bench.errors import NotHere
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SHOWN = 200  # characters of a server's error message
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one call. `failure` "": `text` is the whole answer; otherwise why there is none.
+    """The result of a call. `text` is the whole answer where `failure` is ""; otherwise `failure` is the reason why there is none.
 
     `answered` tells failures apart: there is an answer (the model's refusal, one cut off, the server's word that it will not take this
     request), or nobody answered, and a later run may ask again. Tokens are the server's count, None where it gave none. `lost_usd` is the
@@ -100,7 +100,7 @@ class ChatClient:
             api_key=key,
             max_retries=0,  # ours are in _Batch
             timeout=None,
-            # Said outright, so that OPENAI_CUSTOM_HEADERS cannot put another key in its place.
+            # Set explicitly, so that OPENAI_CUSTOM_HEADERS cannot put another key in its place.
             default_headers={"Authorization": f"Bearer {key}"} | ({"Cache-Control": "no-cache"} if fresh else {}),
             http_client=openai.DefaultAioHttpClient(verify=self._tls, limits=limits, timeout=None, follow_redirects=False),
         )
@@ -117,11 +117,11 @@ class ChatClient:
 class _Trouble(Exception):
     """An attempt without a reply. `again`: another may do better. `hopeless`: if not, neither will other calls. `final`: the server will
     not take this very request, whenever it is sent. `lost`: it may have been paid for all the same. `wait_s`: what the server asked for,
-    `said` what else it said.
+    `detail` the rest of its message.
     """
 
     reason: str
-    said: str = ""
+    detail: str = ""
     again: bool = True
     hopeless: bool = False
     final: bool = False
@@ -138,7 +138,7 @@ class _Batch(Generic[K]):
         self.max_tokens, self.body = sampling.max_tokens, {"model": client.endpoint.model, **sampling.body()}
         self.url = f"{client.endpoint.base_url.rstrip('/')}/chat/completions"  # whole, or openai's client parses it three times a call
         self.fresh = fresh
-        self.gate, self.purse = Gate(client.endpoint.concurrency), Purse(client.endpoint.max_usd, spent_usd)
+        self.concurrency, self.spending = ConcurrencyLimiter(client.endpoint.concurrency), SpendLimiter(client.endpoint.max_usd, spent_usd)
         self.arrived: list[tuple[K, Reply]] = []
         self.stopped: Reply | None = None  # what every further call gets
         self.changed = asyncio.Event()
@@ -186,7 +186,7 @@ class _Batch(Generic[K]):
             attempt += 1
             lost_usd += worst_usd if got.lost else 0.0
             if not got.again or attempt == self.endpoint.max_attempts:
-                reply = Reply(self.client.clean(got.said), self.client.clean(got.reason), answered=got.final, lost_usd=lost_usd)
+                reply = Reply(self.client.clean(got.detail), self.client.clean(got.reason), answered=got.final, lost_usd=lost_usd)
                 if got.hopeless:
                     self.stopped = self.stopped or replace(reply, lost_usd=0.0)
                 return reply
@@ -195,24 +195,24 @@ class _Batch(Generic[K]):
 
     async def _attempt(self, body: Mapping[str, Any], worst_usd: float) -> "Reply | _Trouble":
         """One request in its place, if there is money for it and the batch has not been stopped."""
-        async with self.gate as place:
+        async with self.concurrency as slot:
             if self.stopped:
                 return self.stopped
-            if not await self.purse.reserve(worst_usd):
+            if not await self.spending.reserve(worst_usd):
                 return Reply(failure=OVER_COST, answered=False)
             paid_usd = worst_usd  # should this be cancelled, nobody knows
             try:
                 reply = await self._request(body)
                 paid_usd = reply.cost_usd
-                place.answered()
+                slot.answered()
                 return reply
             except _Trouble as trouble:
                 paid_usd = worst_usd if trouble.lost else 0.0
                 if trouble.overloaded:
-                    place.overloaded()
+                    slot.overloaded()
                 return trouble
             finally:
-                self.purse.settle(worst_usd, paid_usd)
+                self.spending.settle(worst_usd, paid_usd)
 
     async def _request(self, body: Mapping[str, Any]) -> Reply:
         """Raises _Trouble."""
@@ -243,12 +243,12 @@ class _Batch(Generic[K]):
         return replace(reply, text=self.client.clean(reply.text), cost_usd=cost_usd, latency_s=time.perf_counter() - start)
 
     def _status(self, error: "openai.APIStatusError") -> _Trouble:
-        status, said = error.status_code, self.client.clean(_message(error))[:SHOWN]
+        status, detail = error.status_code, self.client.clean(_message(error))[:SHOWN]
         broke = _code(error) == "insufficient_quota"  # a 429 that no waiting cures
         if broke or not (status in TRY_AGAIN or status >= 500):
             if not (broke or status in HOPELESS or status < 400):  # such as a prompt that is too long
-                return _Trouble(f"HTTP {status}", said, again=False, final=True)
-            return _Trouble(f"HTTP {status}: {said}" if said else f"HTTP {status}", again=False, hopeless=True)
+                return _Trouble(f"HTTP {status}", detail, again=False, final=True)
+            return _Trouble(f"HTTP {status}: {detail}" if detail else f"HTTP {status}", again=False, hopeless=True)
         wait = retry_after_s(error.response.headers.get("retry-after"), self.client.now())
         return _Trouble(f"HTTP {status}", overloaded=status in OVERLOADED, wait_s=wait)
 
@@ -281,9 +281,9 @@ def _code(error: "openai.APIStatusError") -> str | None:
 
 
 def _message(error: "openai.APIStatusError") -> str:
-    """What the server says of an error, on one line."""
-    said = error.body.get("message") or error.body.get("detail") if isinstance(error.body, Mapping) else error.body
-    return " ".join(str(said or "").split())
+    """The server's message about an error, on one line."""
+    message = error.body.get("message") or error.body.get("detail") if isinstance(error.body, Mapping) else error.body
+    return " ".join(str(message or "").split())
 
 
 def _tokens(usage: Any) -> tuple[int, int] | tuple[None, None]:

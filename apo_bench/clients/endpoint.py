@@ -128,9 +128,9 @@ class ChatSettings:
         return {"model": self.model, "server": self.served_as or self.base_url.rstrip("/"), "sampling": self.sampling.body()}
 
 
-def require(held: bool, name: str, wanted: str, *got: object) -> None:
-    """Raises InputError about the field `name` unless `held`."""
-    if not held:
+def require(condition: bool, name: str, wanted: str, *got: object) -> None:
+    """Raises InputError about the field `name` unless `condition`."""
+    if not condition:
         raise InputError(f"{name}: {wanted}" + "".join(f", got {value!r}" for value in got))
 
 

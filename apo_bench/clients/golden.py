@@ -53,7 +53,7 @@ class GoldenWriter(ChatSettings):
 
 @dataclass(frozen=True)
 class Written:
-    """What came of it, in conversations: `n` have a golden response in `path`; the others are counted by reason.
+    """Counts of conversations: `n` have a golden response in `path`; the others are counted by reason.
 
     `left_out` were answered, but refused, cut off or empty, which is final; `unanswered` are asked again by the next call. `cost_usd` and
     tokens are those of all answers, left out or not, in this call or an earlier one; `n_uncounted` came without the server's count.
@@ -86,23 +86,23 @@ def write_golden(
     Raises InputError for n below 1, a task without rm prompts, an `out` that does not end in .jsonl or that this function did not write,
     and what ChatClient refuses; nothing is written then.
     """
-    prompts = _asked(task, n)
+    prompts = _chosen_prompts(task, n)
     client, journal = ChatClient(writer.endpoint), _journal(out)
     with journal.open():
         unanswered = _ask(client, writer, prompts, journal, progress)
         keys = {prompt.id: _key(writer, prompt) for prompt in prompts}
         answers = {id_: journal.records[key] for id_, key in keys.items() if key in journal.records}
         left_out = {id_: why for id_, answer in answers.items() if (why := _not_golden(answer))}
-        golden = [(one, answers[one.id]["text"].strip()) for one in prompts if one.id in answers and one.id not in left_out]
-        counted = [one for one in answers.values() if one["prompt_tokens"] is not None]
+        golden = [(prompt, answers[prompt.id]["text"].strip()) for prompt in prompts if prompt.id in answers and prompt.id not in left_out]
+        counted = [answer for answer in answers.values() if answer["prompt_tokens"] is not None]
         written = Written(
             path=out,
             n=len(golden),
             left_out=dict(Counter(left_out.values())),
             unanswered=dict(Counter(unanswered.values())),
-            cost_usd=math.fsum(one["cost_usd"] for one in answers.values()),
-            prompt_tokens=sum(one["prompt_tokens"] for one in counted),
-            completion_tokens=sum(one["completion_tokens"] for one in counted),
+            cost_usd=math.fsum(answer["cost_usd"] for answer in answers.values()),
+            prompt_tokens=sum(answer["prompt_tokens"] for answer in counted),
+            completion_tokens=sum(answer["completion_tokens"] for answer in counted),
             n_uncounted=len(answers) - len(counted),
         )
         about = {
@@ -123,12 +123,12 @@ def golden_lines(golden: Iterable[tuple[Prompt, str]]) -> str:
     """JSON lines of prompts and their golden responses, sorted by the prompts' ids."""
     rows = (
         {"id": prompt.id, "messages": [[message.role, message.content] for message in prompt.messages], "response": text}
-        for prompt, text in sorted(golden, key=lambda one: one[0].id)
+        for prompt, text in sorted(golden, key=lambda row: row[0].id)
     )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _asked(task: Task, n: int | None) -> Sequence[Prompt]:
+def _chosen_prompts(task: Task, n: int | None) -> Sequence[Prompt]:
     """One prompt for each conversation: of those that are on several axes, the one with the first id. Axes take turns, in hash order."""
     require(n is None or n >= 1, "n", "must be at least 1", n)
     if not task.prompts["rm"]:
@@ -186,9 +186,9 @@ def _journal(out: Path) -> Journal:
     journal = Journal(path)
     if journal.n_damaged and not journal.records:
         raise InputError(f"{path}: is there already and is no journal of golden responses; name another output file")
-    for one in (out, out.with_suffix(".about.json")):
-        if one.exists() and not (one.is_file() and _mark(one.read_bytes()) in journal.records):
-            raise InputError(f"{one}: is there already, and not as apo-bench golden wrote it; name another output file")
+    for path in (out, out.with_suffix(".about.json")):
+        if path.exists() and not (path.is_file() and _mark(path.read_bytes()) in journal.records):
+            raise InputError(f"{path}: is there already, and not as apo-bench golden wrote it; name another output file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How fast a server is asked and how much may be spent on it: back-off, places for calls under way, and a cost limit."""
+"""Limits on calls to a server: back-off, concurrent calls, and cost."""
 
 import asyncio
 import random
@@ -14,9 +14,9 @@ REFUSED = "refused"  # the judge's model, or a filter before it, would not answe
 OVER_COST = "over the cost limit"
 
 
-class Gate:
-    """How many calls may be under way. Overload halves it, once for all calls that were under way together; every answer adds a quarter of
-    a place again, up to `most`.
+class ConcurrencyLimiter:
+    """Limits the number of concurrent calls. Overload halves the limit, once for all calls that were under way together; every answer
+    raises it by a quarter, up to `most`.
     """
 
     def __init__(self, most: int) -> None:
@@ -24,12 +24,12 @@ class Gate:
         self.busy = self.cuts = 0
         self.freed = asyncio.Event()
 
-    async def __aenter__(self) -> "Place":
+    async def __aenter__(self) -> "Slot":
         while self.busy >= int(self.allowed):
             self.freed.clear()
             await self.freed.wait()
         self.busy += 1
-        return Place(self, self.cuts)
+        return Slot(self, self.cuts)
 
     async def __aexit__(self, *_: object) -> None:
         self.busy -= 1
@@ -37,23 +37,23 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A call that is under way, and how often its gate had been narrowed when it began."""
+class Slot:
+    """A call under way, and how often its limiter had been cut when it began."""
 
-    gate: Gate
+    limiter: ConcurrencyLimiter
     cuts: int
 
     def answered(self) -> None:
-        self.gate.allowed = min(self.gate.most, self.gate.allowed + 0.25)
+        self.limiter.allowed = min(self.limiter.most, self.limiter.allowed + 0.25)
 
     def overloaded(self) -> None:
-        if self.cuts == self.gate.cuts:
-            self.gate.allowed = max(1.0, self.gate.allowed / 2)
-            self.gate.cuts += 1
+        if self.cuts == self.limiter.cuts:
+            self.limiter.allowed = max(1.0, self.limiter.allowed / 2)
+            self.limiter.cuts += 1
 
 
-class Purse:
-    """Keeps what is spent and what calls under way may yet cost within a limit in USD; None: no limit."""
+class SpendLimiter:
+    """Keeps the amount spent, and the most that calls under way may still cost, within a limit in USD; None: no limit."""
 
     def __init__(self, max_usd: float | None, spent_usd: float = 0.0) -> None:
         self.max_usd, self.spent_usd, self.reserved_usd = max_usd, spent_usd, 0.0
@@ -61,7 +61,7 @@ class Purse:
         self.settled = asyncio.Event()
 
     async def reserve(self, usd: float) -> bool:
-        """Set aside what a call may cost at worst, once there is room; False where there will be none, whatever is under way costs."""
+        """Reserve the most that a call may cost, waiting for room; False where there will be none, whatever the calls under way cost."""
         while self.max_usd is not None and self.spent_usd + self.reserved_usd + usd > self.max_usd:
             if not self.under_way:
                 return False
@@ -72,25 +72,25 @@ class Purse:
         return True
 
     def settle(self, reserved_usd: float, usd: float) -> None:
-        """A call that was reserved for is over and did cost `usd`."""
+        """End a call that was reserved for and cost `usd`."""
         self.under_way -= 1
-        self.reserved_usd = self.reserved_usd - reserved_usd if self.under_way else 0.0  # no rounding is carried on
+        self.reserved_usd = self.reserved_usd - reserved_usd if self.under_way else 0.0  # drops accumulated rounding
         self.spent_usd += usd
         self.settled.set()
 
 
-def wait_s(attempt: int, asked_s: float | None, most_s: float, rng: random.Random) -> float:
+def wait_s(attempt: int, server_s: float | None, most_s: float, rng: random.Random) -> float:
     """Seconds to wait after attempt 0, 1, ...: exponential back-off with full jitter, uniform between 0 and FIRST_WAIT_S 2^attempt.
 
-    What the server asked for, if anything, comes first and the jitter on top, so that not all come back at one moment. Never more than
+    The time the server asks for, if any, comes first and the jitter on top, so that calls do not all retry at once. Never more than
     `most_s`. Source: M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015.
     """
     jitter = rng.uniform(0.0, min(most_s, FIRST_WAIT_S * 2.0 ** min(attempt, 60)))
-    return min(most_s, (asked_s or 0.0) + jitter)
+    return min(most_s, (server_s or 0.0) + jitter)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
-    """The seconds that a Retry-After header asks for, as a number or as a date (RFC 9110, 10.2.3); None where it says neither."""
+    """The seconds that a Retry-After header asks for, as a number or as a date (RFC 9110, 10.2.3); None for anything else."""
     if value is None:
         return None
     if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]*)?\s*", value):
@@ -103,5 +103,5 @@ def retry_after_s(value: str | None, now: float) -> float | None:
 
 
 def most_tokens(messages: Messages) -> int:
-    """No fewer than the prompt has, without its tokenizer: a token is at least one byte, and the chat format adds a few to a message."""
+    """An upper bound on the prompt's tokens without its tokenizer: a token is at least one byte, and a message adds a few."""
     return 64 + sum(16 + len(message["content"].encode("utf-8", "replace")) for message in messages)

@@ -15,8 +15,8 @@ import numpy as np
 
 from apo_bench.config.schema import Experiment, NeuralReward, NgramReward, PolicyModel, Sampling
 from apo_bench.data.task import Task
+from apo_bench.engines.model_sizes import PolicySize, RewardSize, policy_size, reward_size
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
-from apo_bench.engines.sizes import PolicySize, RewardSize, policy_size, reward_size
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.store import Artifact, Computed, key_of
@@ -131,20 +131,18 @@ class CountingEngine:
     def __init__(self, expected: Expected, task: Task) -> None:
         self.expected, self.task = expected, task
         self._policies: dict[str, PolicySize] = {}  # by key
-        self._pretrained: set[str] = set()  # keys of policies that were trained elsewhere, whose answers are not the task's
+        self.initial_key: str | None = None  # of the initial policy, whose answers may have another length than those of trained ones
 
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
         size = self.expected.policy if model is self.expected.policy.spec else policy_size(model, vocabulary)
         self._policies[key_of(into)] = size
-        if model.path is not None:
-            self._pretrained.add(key_of(into))
         return Estimated(None, {}, 0.0, size.bytes + disk_bytes(MANIFEST, *size.files), size.bytes)
 
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         prompts = [prompt for prompt in job.prompts for _ in range(job.n)]
         ids = [prompt.id for prompt in job.prompts]
         rng = np.random.default_rng(int(digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed]), 16))
-        answers = self.expected.answers(prompts, job.sampling, rng, initial=job.policy.key in self._pretrained)
+        answers = self.expected.answers(prompts, job.sampling, rng, initial=job.policy.key == self.initial_key)
         texts = sum(ROW + len(answer.prompt.id) + len(answer.text) for answer in answers)
         size = disk_bytes(texts, MANIFEST + sum(len(name) + NAME for name in ids))
         counts = self._policies[job.policy.key].sampled(job.prompts, job.n, [answer.tokens for answer in answers])

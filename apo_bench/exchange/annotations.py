@@ -46,7 +46,7 @@ def import_annotations(paths: Sequence[Path], out: Path) -> Imported:
     write_table(path, "judgments", judgments)
     write_text(out / "win_rates.csv", rates.to_csv(index=False))
     write_text(out / "summary.md", "\n".join(_summary(rates, fitted)) + "\n")
-    files = {str(one): digest_files([one]) for one in paths}
+    files = {str(path): digest_files([path]) for path in paths}
     write_json(about, {"kind": KIND, "files": files, "rows": len(judgments), "missing": missing_by_reason(judgments), **origin()})
     return Imported(path, len(judgments), missing_by_reason(judgments))
 
@@ -61,12 +61,12 @@ def read_annotations(paths: Sequence[Path]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     seen: dict[tuple[Any, ...], str] = {}
     for path in paths:
-        for where, one in _annotations(path):
-            row = _annotation(where, one)
-            asked = tuple(row[name] for name in ("judge", *COMPARISON))
-            if asked in seen:
-                raise InputError(f"{where}: instruction: annotated before, {seen[asked]}")
-            seen[asked] = where
+        for where, annotation in _annotations(path):
+            row = _annotation(where, annotation)
+            key = tuple(row[name] for name in ("judge", *COMPARISON))
+            if key in seen:
+                raise InputError(f"{where}: instruction: annotated before, {seen[key]}")
+            seen[key] = where
             rows.append(row)
     if not rows:
         raise InputError(f"{', '.join(map(str, paths))}: no annotations")
@@ -77,23 +77,23 @@ def _annotations(path: Path) -> Iterator[tuple[str, Any]]:
     """Every annotation of a JSON list, or of JSON lines, with its place."""
     text = text_of(path)
     if path.name.removesuffix(".gz").endswith(".json"):
-        found = _json(text, str(path))
-        if not isinstance(found, list):
-            raise InputError(f"{path}: a list of annotations is needed, got {type(found).__name__}")
-        yield from ((f"{path}: row {row}", one) for row, one in enumerate(found, 1))
+        annotations = _json(text, str(path))
+        if not isinstance(annotations, list):
+            raise InputError(f"{path}: a list of annotations is needed, got {type(annotations).__name__}")
+        yield from ((f"{path}: row {row}", annotation) for row, annotation in enumerate(annotations, 1))
     else:
-        lines = ((f"{path}: line {line}", one) for line, one in enumerate(text.split("\n"), 1) if one.strip())
-        yield from ((where, _json(one, where)) for where, one in lines)
+        lines = ((f"{path}: line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        yield from ((where, _json(line, where)) for where, line in lines)
 
 
-def _annotation(where: str, one: Any) -> dict[str, Any]:
-    if not isinstance(one, dict):
-        raise InputError(f"{where}: an annotation is a mapping of keys, got {type(one).__name__}")
-    texts = {key: _text(where, key, one.get(key)) for key in TEXTS}
-    texts |= {key: _text(where, key, default if one.get(key) is None else one[key]) for key, default in DEFAULTS.items()}
+def _annotation(where: str, annotation: Any) -> dict[str, Any]:
+    if not isinstance(annotation, dict):
+        raise InputError(f"{where}: an annotation is a mapping of keys, got {type(annotation).__name__}")
+    texts = {key: _text(where, key, annotation.get(key)) for key in TEXTS}
+    texts |= {key: _text(where, key, default if annotation.get(key) is None else annotation[key]) for key, default in DEFAULTS.items()}
     if texts["generator_1"] == texts["generator_2"]:
         raise InputError(f"{where}: generator_2: {reprlib.repr(texts['generator_2'])} is compared with itself")
-    value = _value(where, one)
+    value = _value(where, annotation)
     prompt = prompt_id(texts["dataset"], (Message("user", texts["instruction"]),))
     return {
         "arm_a": texts["generator_2"], "arm_b": texts["generator_1"], "seed_a": 0, "seed_b": 0, "round": "", "prompt_id": prompt,
@@ -113,10 +113,10 @@ def _text(where: str, key: str, text: Any) -> str:
     return text
 
 
-def _value(where: str, one: Mapping[str, Any]) -> float:
-    if "preference" not in one:
+def _value(where: str, annotation: Mapping[str, Any]) -> float:
+    if "preference" not in annotation:
         raise InputError(f"{where}: preference: missing")
-    preference = one["preference"]
+    preference = annotation["preference"]
     if preference is None or preference != preference:
         return math.nan
     if isinstance(preference, bool) or not isinstance(preference, int | float) or not (preference == 0 or 1 <= preference <= 2):
@@ -136,8 +136,8 @@ def win_rates(judgments: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> p
         row |= dict.fromkeys(COUNTS, 0) | dict.fromkeys(NUMBERS, math.nan) | dict.fromkeys(WORDS, "")
         row |= {"n_missing": int(part["value"].isna().sum()), "length_a": part["length_a"].mean(), "length_b": part["length_b"].mean()}
         try:
-            found = asdict(win_rate(part["value"]))
-            row |= {"win_rate": found.pop("mean")} | found
+            rate = asdict(win_rate(part["value"]))
+            row |= {"win_rate": rate.pop("mean")} | rate
             even = length_controlled_win_rate(part, draws=draws, seed=seed)
             row |= {"lc_win_rate": even.lc_win_rate, "lc_low": even.ci_low, "lc_high": even.ci_high}
             row |= {"share_longer": even.share_longer, "lc_test": even.test, "lc_note": even.note}
@@ -149,12 +149,12 @@ def win_rates(judgments: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> p
 
 def strengths(judgments: pd.DataFrame) -> dict[str, BradleyTerry]:
     """Strengths of the models by judge, where it has verdicts on three or more (`stats.bradley_terry`, instructions drawn together)."""
-    found = {}
+    fitted = {}
     for judge, part in judgments.groupby("judge", sort=True):
         battles = part.rename(columns={"arm_a": "a", "arm_b": "b"})
         if len(set(battles["a"]) | set(battles["b"])) > 2 and battles["value"].notna().any():
-            found[judge] = bradley_terry(battles[["a", "b", "value", "prompt_id"]], cluster="prompt_id")
-    return found
+            fitted[judge] = bradley_terry(battles[["a", "b", "value", "prompt_id"]], cluster="prompt_id")
+    return fitted
 
 
 def _summary(rates: pd.DataFrame, fitted: Mapping[str, BradleyTerry]) -> list[str]:
@@ -167,21 +167,21 @@ def _summary(rates: pd.DataFrame, fitted: Mapping[str, BradleyTerry]) -> list[st
         )
         for row in rows_of(rates)
     ]  # fmt: skip
-    words = dict.fromkeys(f"{one}." for row in rows_of(rates) for one in (row.test, row.scope, row.lc_test, row.lc_note) if one)
+    words = dict.fromkeys(f"{note}." for row in rows_of(rates) for note in (row.test, row.scope, row.lc_test, row.lc_note) if note)
     lines = ["# Outside verdicts", "", *table(heads, rows), ""]
     lines += [
         "Win rates are shares of preferences, a draw 1/2. At equal lengths: what preferences and lengths together predict for answers of",
         "one length, a sensitivity analysis. Lengths: mean characters of the model's answers and of the other's.",
         "",
     ]
-    lines += [f"- {plain(one)}" for one in words]
-    for judge, one in fitted.items():
+    lines += [f"- {plain(word)}" for word in words]
+    for judge, fit in fitted.items():
         heads = ("model", "strength (log-odds)", "95 % interval", "comparisons")
         models = [
-            (plain(row.model), number(row.strength), _interval(row.ci_low, row.ci_high), str(row.battles)) for row in rows_of(one.strengths)
+            (plain(row.model), number(row.strength), _interval(row.ci_low, row.ci_high), str(row.battles)) for row in rows_of(fit.strengths)
         ]
-        lines += ["", f"## Strengths by {plain(judge)}", "", *table(heads, models), "", f"Bradley-Terry; {one.test}; {one.scope}."]
-        lines += [f"{plain(one.note)}."] if one.note else []
+        lines += ["", f"## Strengths by {plain(judge)}", "", *table(heads, models), "", f"Bradley-Terry; {fit.test}; {fit.scope}."]
+        lines += [f"{plain(fit.note)}."] if fit.note else []
     return lines
 
 

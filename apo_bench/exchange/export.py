@@ -141,7 +141,7 @@ def export_pairs(folder: Path, out: Path, *, judge: str | None = None, base: Pat
             axis: uninformative_judge(answers.run.tables["judge_audit"], str(name), axis, answers.run.axes) for axis in answers.run.axes
         }
         preferred = (_preferred(answers, row) | {"informative": doubts.get(row.axis, "")} for row in rows_of(rows))
-        write_text(paths[-1], "".join(json.dumps(one) + "\n" for one in preferred))
+        write_text(paths[-1], "".join(json.dumps(row) + "\n" for row in preferred))
     return Exported(tuple(paths), len(decided), {"missing": int(missing.sum()), "ties": int(tie.sum())})
 
 
@@ -199,7 +199,7 @@ class Key(BaseModel):
     identical: tuple[Shown, ...]
 
 
-def export_annotate(asked: Sequence[ResponsePair], sheet: Path, *, seed: int = 0, per_pair: int | None = None) -> Exported:
+def export_annotate(pairs: Sequence[ResponsePair], sheet: Path, *, seed: int = 0, per_pair: int | None = None) -> Exported:
     """Write a blind CSV sheet, columns SHEET, and beside it the key that annotators must not see (`key_path`).
 
     Annotators put 1, 2 or tie under preference. A hash with `seed` shuffles prompts, a prompt's rows and sides. A win rate needs a prompt
@@ -210,25 +210,25 @@ def export_annotate(asked: Sequence[ResponsePair], sheet: Path, *, seed: int = 0
     """
     if sheet.exists():
         raise InputError(f"{sheet}: exists, and may be filled in; give another name")
-    drawn = _drawn(asked, seed, per_pair)
-    place = {one.prompt.id: identity(str(seed), "prompt", one.prompt.id) for one in drawn}
-    different = sorted((one for one in drawn if one.a != one.b), key=lambda one: (place[one.prompt.id], _hash(seed, "row", one)))
+    drawn = _drawn(pairs, seed, per_pair)
+    place = {pair.prompt.id: identity(str(seed), "prompt", pair.prompt.id) for pair in drawn}
+    different = sorted((pair for pair in drawn if pair.a != pair.b), key=lambda pair: (place[pair.prompt.id], _hash(seed, "row", pair)))
     if not different:
         reason = "no two responses differ" if per_pair is None else f"no prompt, in all its seeds, fits into {per_pair} rows"
         raise InputError(f"{sheet}: nothing to annotate: {reason}")
-    name = "s" + identity(*(_hash(seed, "name", one) for one in different))[:6]  # no sheet fits another's key
+    name = "s" + identity(*(_hash(seed, "name", pair) for pair in different))[:6]  # no sheet fits another's key
     shown, text = {}, io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow(SHEET)
-    for number, one in enumerate(different, 1):
-        order: Order = "ab" if int(_hash(seed, "side", one), 16) % 2 else "ba"
-        id_, sides = f"{name}_{number:04d}", (one.a, one.b) if order == "ab" else (one.b, one.a)
-        shown[id_] = _shown(one, order)
-        writer.writerow([id_, *map(inert, (transcript(one.prompt), *sides)), ""])
-    identical = tuple(_shown(one, "ab") for one in drawn if one.a == one.b)
+    for number, pair in enumerate(different, 1):
+        order: Order = "ab" if int(_hash(seed, "side", pair), 16) % 2 else "ba"
+        id_, sides = f"{name}_{number:04d}", (pair.a, pair.b) if order == "ab" else (pair.b, pair.a)
+        shown[id_] = _shown(pair, order)
+        writer.writerow([id_, *map(inert, (transcript(pair.prompt), *sides)), ""])
+    identical = tuple(_shown(pair, "ab") for pair in drawn if pair.a == pair.b)
     write_text(key_path(sheet), Key(shown=shown, identical=identical).model_dump_json(indent=1) + "\n")
     write_text(sheet, "\ufeff" + text.getvalue())  # without the mark Excel does not take it for UTF-8
-    left_out = {"identical responses": len(identical), "not drawn": len(asked) - len(drawn)}
+    left_out = {"identical responses": len(identical), "not drawn": len(pairs) - len(drawn)}
     return Exported((sheet, key_path(sheet)), len(different), left_out)
 
 
@@ -237,31 +237,31 @@ def key_path(sheet: Path) -> Path:
     return sheet.with_suffix(".key.json")
 
 
-def _drawn(asked: Sequence[ResponsePair], seed: int, per_pair: int | None) -> list[ResponsePair]:
+def _drawn(pairs: Sequence[ResponsePair], seed: int, per_pair: int | None) -> list[ResponsePair]:
     if per_pair is None:
-        return list(asked)
-    pairs: dict[tuple[str, str], dict[str, list[ResponsePair]]] = {}
-    for one in asked:
-        pairs.setdefault((one.arm_a, one.arm_b), {}).setdefault(one.prompt.id, []).append(one)
+        return list(pairs)
+    by_arms: dict[tuple[str, str], dict[str, list[ResponsePair]]] = {}
+    for pair in pairs:
+        by_arms.setdefault((pair.arm_a, pair.arm_b), {}).setdefault(pair.prompt.id, []).append(pair)
     drawn = []
-    for prompts in pairs.values():
+    for prompts in by_arms.values():
         left = per_pair
         for prompt in sorted(prompts, key=lambda prompt: identity(str(seed), "prompt", prompt)):
-            left -= sum(one.a != one.b for one in prompts[prompt])
+            left -= sum(pair.a != pair.b for pair in prompts[prompt])
             if left < 0:
                 break
             drawn += prompts[prompt]
     return drawn
 
 
-def _hash(seed: int, what: str, one: ResponsePair) -> str:
-    names = (one.arm_a, one.arm_b, str(one.seed_a), str(one.seed_b), one.round)
-    return identity(str(seed), what, *names, one.prompt.id, one.a, one.b)
+def _hash(seed: int, what: str, pair: ResponsePair) -> str:
+    names = (pair.arm_a, pair.arm_b, str(pair.seed_a), str(pair.seed_b), pair.round)
+    return identity(str(seed), what, *names, pair.prompt.id, pair.a, pair.b)
 
 
-def _shown(one: ResponsePair, order: Order) -> Shown:
+def _shown(pair: ResponsePair, order: Order) -> Shown:
     return Shown(
-        arm_a=one.arm_a, arm_b=one.arm_b, seed_a=one.seed_a, seed_b=one.seed_b, round=one.round,
-        prompt_id=one.prompt.id, cluster_id=one.prompt.cluster_id, axis=one.prompt.axis, order=order,
-        length_a=one.length_a, length_b=one.length_b, question=both_orders(one.prompt, one.a, one.b)[order == "ba"].id,
+        arm_a=pair.arm_a, arm_b=pair.arm_b, seed_a=pair.seed_a, seed_b=pair.seed_b, round=pair.round,
+        prompt_id=pair.prompt.id, cluster_id=pair.prompt.cluster_id, axis=pair.prompt.axis, order=order,
+        length_a=pair.length_a, length_b=pair.length_b, question=both_orders(pair.prompt, pair.a, pair.b)[order == "ba"].id,
     )  # fmt: skip

@@ -73,13 +73,13 @@ def read_sheets(sheets: Sequence[Path], key: Path | None = None, *, judge: str =
         path = key or key_path(sheet)
         known = _key(path)
         filled = _filled(sheet, known)
-        fresh = [_row(one, judge, filled.get(id_), EMPTY if id_ in filled else NO_ROW) for id_, one in known.shown.items()]
-        fresh += [_row(one, judge, "tie") for one in known.identical]
+        fresh = [_row(shown, judge, filled.get(id_), EMPTY if id_ in filled else NO_ROW) for id_, shown in known.shown.items()]
+        fresh += [_row(shown, judge, "tie") for shown in known.identical]
         for row in fresh:
-            asked = tuple(row[name] for name in COMPARISON)
-            if asked in seen:
-                raise InputError(f"{path}: {row['arm_a']} and {row['arm_b']} on prompt {row['prompt_id']} are in {seen[asked]} already")
-            seen[asked] = path
+            pair = tuple(row[name] for name in COMPARISON)
+            if pair in seen:
+                raise InputError(f"{path}: {row['arm_a']} and {row['arm_b']} on prompt {row['prompt_id']} are in {seen[pair]} already")
+            seen[pair] = path
         rows += fresh
     return as_judgments(rows)
 
@@ -95,56 +95,56 @@ def _key(path: Path) -> Key:
 
 def _filled(sheet: Path, known: Key) -> dict[str, Choice | None]:
     """What stands under preference, by id."""
-    found: dict[str, Choice | None] = {}
+    preferences: dict[str, Choice | None] = {}
     lines: dict[str, int] = {}
     for line, row in _cells(sheet):
         id_, preference = row["id"].strip(), row["preference"].strip().casefold()
         if id_ not in known.shown:
             raise InputError(f"{sheet}: line {line}: id: {reprlib.repr(id_)} is not in the sheet's key")
-        if id_ in found:
+        if id_ in preferences:
             raise InputError(f"{sheet}: line {line}: id: {id_} is on line {lines[id_]} already")
         if preference and preference not in CHOICES:
             raise InputError(f"{sheet}: line {line}: preference: 1, 2 or tie is needed, got {reprlib.repr(preference)}")
-        found[id_], lines[id_] = CHOICES.get(preference), line
-    return found
+        preferences[id_], lines[id_] = CHOICES.get(preference), line
+    return preferences
 
 
 def _cells(sheet: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows that are not blank, with the line each starts on; separated by commas, semicolons or tabs, as spreadsheets will."""
     text = text_of(sheet)
-    headers = {one: next(csv.reader(text[:1000].splitlines(), delimiter=one), []) for one in ",;\t"}
-    separator = next((one for one, columns in headers.items() if columns.count("id") == columns.count("preference") == 1), None)
+    headers = {mark: next(csv.reader(text[:1000].splitlines(), delimiter=mark), []) for mark in ",;\t"}
+    separator = next((mark for mark, columns in headers.items() if columns.count("id") == columns.count("preference") == 1), None)
     if separator is None:
         raise InputError(f"{sheet}: line 1: the columns id and preference are needed, once each")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    found, line, limit = [], 1, csv.field_size_limit(sys.maxsize)  # the limit is of the whole process, so it is put back
+    numbered, line, limit = [], 1, csv.field_size_limit(sys.maxsize)  # the limit is of the whole process, so it is put back
     try:
         for cells in reader:
-            found.append((line, cells))
+            numbered.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{sheet}: line {line}: not readable as CSV: {error}") from None
     finally:
         csv.field_size_limit(limit)
-    columns = found[0][1]
-    for line, cells in found[1:]:
+    columns = numbered[0][1]
+    for line, cells in numbered[1:]:
         if any(cells[len(columns) :]):
             raise InputError(f"{sheet}: line {line}: more cells than columns")
         if any(cell.strip() for cell in cells):
             yield line, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))  # empty cells at the end may be left out
 
 
-def _row(one: Shown, judge: str, choice: Choice | None, failure: str = "") -> dict[str, Any]:
-    verdict = {"verdict": choice, "value": value_of(one.order, choice), "failure": "" if choice else failure}
-    return one.model_dump() | {"judge": judge} | verdict
+def _row(shown: Shown, judge: str, choice: Choice | None, failure: str = "") -> dict[str, Any]:
+    verdict = {"verdict": choice, "value": value_of(shown.order, choice), "failure": "" if choice else failure}
+    return shown.model_dump() | {"judge": judge} | verdict
 
 
 def _check_shown(folder: Path, rows: pd.DataFrame) -> None:
     """Verdicts on responses that the run no longer holds (it was run again, say) are no verdicts on this run."""
     for row in rows_of(rows[~on_current_responses(read_responses(folder), rows)].head(1)):
         names = f"{row.arm_a}, seed {row.seed_a}, and {row.arm_b}, seed {row.seed_b}"
-        said = f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?"
-        raise InputError(said)
+        message = f"{folder}: the responses of {names} to prompt {row.prompt_id} are not those shown; was it run again since?"
+        raise InputError(message)
 
 
 def as_judgments(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -87,4 +87,6 @@ def counting_context(
 ) -> CountingContext:
     """A context that counts; for the lengths see `Expected`."""
     expected = Expected(experiment, task, response_tokens, initial_tokens)
-    return CountingContext(experiment, task, CountingStore(), CountingEngine(expected, task))
+    context = CountingContext(experiment, task, CountingStore(), CountingEngine(expected, task))
+    context.engine.initial_key = context.initial_policy.key
+    return context

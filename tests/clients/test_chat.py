@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from apo_bench.clients.chat import CUT_OFF, ChatClient, Reply, read_reply
 from apo_bench.clients.endpoint import Endpoint, Sampling
 from apo_bench.clients.journal import Journal, spent_usd
-from apo_bench.clients.rate_limit import OVER_COST, REFUSED, Gate, Purse, most_tokens, retry_after_s, wait_s
+from apo_bench.clients.rate_limit import OVER_COST, REFUSED, ConcurrencyLimiter, SpendLimiter, most_tokens, retry_after_s, wait_s
 from apo_bench.errors import InputError
 from apo_bench.judging.asking import ask
 from apo_bench.judging.chat_judge import ChatJudge, OpenChatJudge
@@ -189,7 +189,7 @@ def test_overload_halves_the_gate_once_for_calls_under_way_together() -> None:
     """8 places. Two calls that began together find the server overloaded: 4. A later one: 2. Four answers, a quarter of a place each: 3."""
 
     async def story() -> list[float]:
-        gate = Gate(8)
+        gate = ConcurrencyLimiter(8)
         async with gate as one, gate as other:
             one.overloaded()
             other.overloaded()
@@ -206,7 +206,7 @@ def test_overload_halves_the_gate_once_for_calls_under_way_together() -> None:
 
 def test_a_narrow_gate_lets_in_one_after_the_other() -> None:
     async def story() -> int:
-        gate, most = Gate(1), 0
+        gate, most = ConcurrencyLimiter(1), 0
 
         async def call() -> None:
             nonlocal most
@@ -225,7 +225,7 @@ def test_a_purse_never_holds_out_more_than_the_limit(calls: list[tuple[int, int]
     """Each call reserves its worst case and costs a share of it. Whole dollars, so that sums are exact."""
 
     async def story() -> None:
-        purse = Purse(float(limit))
+        purse = SpendLimiter(float(limit))
 
         async def call(worst: int, part: int) -> bool:
             if not await purse.reserve(worst):
