@@ -82,7 +82,7 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class UnpairedExample:
     """A response that is desirable or not, without another to compare it with."""
 
     prompt: Prompt
@@ -90,7 +90,7 @@ class Labelled:
     desirable: bool
 
 
-TrainingItem = Demonstration | Pair | Labelled | Group
+TrainingItem = Demonstration | Pair | UnpairedExample | Group
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def _aa_sentence(row: Row) -> str:
     if row.hard == "yes":
         return f"{start}: a difference where there is none, so no difference below can be trusted."
     chance = "; one run in twenty has p below 0.05 by chance" if row.p_value < ALPHA else ""
-    return f"{start}: that is what nothing looks like here{chance}."
+    return f"{start}: the seed noise of this run{chance}."
 
 
 def _oracle_sentence(row: Row, who: str) -> str:
@@ -202,13 +202,13 @@ def _oracle_sentence(row: Row, who: str) -> str:
         return f"{who} has no result: {_reason(row)}."
     if math.isnan(row.p_value):
         return f"{who} differs from the reference by {_numbers(row)}; no test: {_reason(row)}."
-    return f"{who} is {'' if row.p_value < ALPHA and row.difference > 0 else 'not '}found: {_numbers(row)}."
+    return f"{who} is {'' if row.p_value < ALPHA and row.difference > 0 else 'not '}detected: {_numbers(row)}."
 
 
 def _diluted_sentence(row: Row, given: bool) -> str:
     size = "the difference asked about" if given else "the smallest difference that this run should detect"
     if math.isnan(row.share):
-        return f"No diluted oracle (not a fair arm either) was made: {_reason(row)}."
+        return f"There is no diluted oracle (not a fair arm either): {_reason(row)}."
     return _oracle_sentence(
         row, f"Diluted to {percent(row.share)} of the prompts, near {size} ({row.effect:.3f}), it (not a fair arm either)"
     )

@@ -238,7 +238,7 @@ def check_method(
     from apo_bench.evaluation import method_contract as contract
     from apo_bench.models import policy
 
-    policy.in_one_thread()
+    policy.use_one_thread()
     results = contract.check_method(spec, parameters)
     for result in results:
         typer.echo(f"{'passed' if result.passed else 'FAILED'}  {result.name}: {one_line(result.detail)}")

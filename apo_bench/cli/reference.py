@@ -31,7 +31,7 @@ API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their p
     "apo_bench.types": (),
     "apo_bench.losses": (),
     "apo_bench.apo": (),
-    "apo_bench.evaluation.method_contract": ("CheckResult", "check_method", "closed_doors"),
+    "apo_bench.evaluation.method_contract": ("CheckResult", "check_method", "find_forbidden_access"),
     "apo_bench.config.plugins": ("resolve",),
     "apo_bench.judging.verdicts": (),
     "apo_bench.errors": (),

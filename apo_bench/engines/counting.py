@@ -15,8 +15,8 @@ import numpy as np
 
 from apo_bench.config.schema import Experiment, NeuralReward, NgramReward, PolicyModel, Sampling
 from apo_bench.data.task import Task
+from apo_bench.engines.model_sizes import PolicySize, RewardSize, policy_size, reward_size
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
-from apo_bench.engines.sizes import PolicySize, RewardSize, policy_size, reward_size
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.store import Artifact, Computed, key_of

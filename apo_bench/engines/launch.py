@@ -27,12 +27,12 @@ from apo_bench.errors import InputError
 from apo_bench.hashing import digest_files
 from apo_bench.store import scratch_of, write_json
 from apo_bench.training.jobs import Counts, PolicyTraining, RewardModelTraining
-from apo_bench.types import Demonstration, Group, Labelled, Pair
+from apo_bench.types import Demonstration, Group, Pair, UnpairedExample
 
 REQUEST, COUNTS, LOG, FAILED = "request.json", "counts.json", "launch.log", "failed."  # in the scratch folder
 FILE = "file:"  # before the path of a loss's own python file, in place of its module
 JOBS = {kind.__name__: kind for kind in (PolicyTraining, RewardModelTraining)}
-ITEMS = {kind.__name__: kind for kind in (Demonstration, Pair, Labelled, Group)}
+ITEMS = {kind.__name__: kind for kind in (Demonstration, Pair, UnpairedExample, Group)}
 
 
 class LaunchingEngine(Protocol):
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> None:
     """Train this process's share; the main process writes the counts."""
     path = Path(arguments[0])
     request = json.loads(path.read_text(encoding="utf-8"))
-    threading.Thread(target=end_with, args=(Path(request["lock"]),), daemon=True).start()
+    threading.Thread(target=end_with_launcher, args=(Path(request["lock"]),), daemon=True).start()
     try:
         import torch
         from accelerate import PartialState
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str]) -> None:
         raise
 
 
-def end_with(lock: Path) -> None:
+def end_with_launcher(lock: Path) -> None:
     """End this process once the lock is free: the launching process, which holds it, has ended."""
     FileLock(lock).acquire()
     os._exit(1)

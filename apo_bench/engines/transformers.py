@@ -14,7 +14,7 @@ from apo_bench.engines import launch
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.resident import Loaded, ResidentModels, default_limit_bytes, stored_bytes
 from apo_bench.errors import InputError
-from apo_bench.models import divergence, flops, generate, ngram
+from apo_bench.models import flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.provenance import code_hash, versions
@@ -65,7 +65,7 @@ class TransformersEngine:
 
     def kl(self, job: KLJob) -> Computed[list[float]]:
         (policy, tokenizer), (reference, _) = self._policy(job.policy, job.model), self._policy(job.reference, job.model)
-        return Computed(divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
+        return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:

@@ -101,12 +101,12 @@ class EvaluationContext:
             rows: list[dict[str, Any]] = []
             for gold, models in trained:
                 scored = [self.sides(within.lab(seed, gold.model), model) for seed, model in zip(gold.seeds, models, strict=True)]
-                margins = [margins_of(sides) for sides in scored]
+                margins = [score_margins(sides) for sides in scored]
                 for seed, values in [*zip(gold.seeds, margins, strict=True), (-1, np.mean(margins, axis=0))]:
                     rows += [{"gold": gold.name, "seed": seed, **row} for row in self.accuracy_rows(values)]
             lab = within.lab(0, FLOOR)
             floor = lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
-            rows += [{"gold": "_floor", "seed": 0, **row} for row in self.accuracy_rows(margins_of(self.sides(lab, floor)))]
+            rows += [{"gold": "_floor", "seed": 0, **row} for row in self.accuracy_rows(score_margins(self.sides(lab, floor)))]
             pd.DataFrame(rows).to_parquet(folder / "gold.parquet", index=False)
             return write_charged(folder, within)
 
@@ -122,7 +122,7 @@ class EvaluationContext:
         granted: dict[Unit, float] = {unit: amount for unit, amount in self.experiment.budget.items() if unit == "human_pairs"}
         lab = self._lab(seed, self.initial_policy, FLOOR, Ledger("_floor", granted))
         floor = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-        rows = self.accuracy_rows(margins_of(self.sides(lab, floor)))
+        rows = self.accuracy_rows(score_margins(self.sides(lab, floor)))
         return [{"metric": "accuracy_human", "n": row.pop("n_pairs"), **without(row, "metric", "n_clusters")} for row in rows]
 
     def sides(self, lab: Lab, reward_model: RewardModel) -> np.ndarray:
@@ -206,7 +206,7 @@ class EvaluationContext:
         return tuple(Golden(prompt, self.task.golden[prompt.id]) for prompt in self.task.prompts["rm"] if prompt.id in self.task.golden)
 
 
-def margins_of(sides: np.ndarray) -> np.ndarray:
+def score_margins(sides: np.ndarray) -> np.ndarray:
     """Score of chosen minus rejected, (pairs,)."""
     return sides[:, 0] - sides[:, 1]
 

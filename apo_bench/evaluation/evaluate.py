@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from apo_bench.config.schema import Gold, Sampling
 from apo_bench.engines.protocol import KLJob
-from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, margins_of, write_charged
+from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import digest
 from apo_bench.provenance import code_hash
 from apo_bench.stats import clustered_mean, ece, reliability
@@ -156,7 +156,7 @@ class RoundEvaluation:
 
     def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
         """Accuracy and calibration on held-out human pairs, accuracy on golden over current samples, drift, agreement with gold."""
-        margins = margins_of(self.sides)
+        margins = score_margins(self.sides)
         rows = [
             _diagnostic(row["axis"], "accuracy_human", row["n_pairs"], row["value"], row["ci_low"], row["ci_high"])
             for row in self.context.accuracy_rows(margins)
@@ -179,7 +179,7 @@ class RoundEvaluation:
 
     def reliability_rows(self, reward_model: RewardModel) -> Rows:
         """The reliability curve on held-out human pairs; the reward model's confidence is sigmoid(|margin|)."""
-        margins = margins_of(self.sides)
+        margins = score_margins(self.sides)
         rows: Rows = []
         for axis, chosen in by_axis([pair.prompt for pair in self.context.test_pairs]):
             confidence, right = _confidence(margins[chosen])

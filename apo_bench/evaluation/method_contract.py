@@ -178,7 +178,7 @@ class _Trial:
     def blind(self, sources: tuple[Path, ...]) -> str:
         for path in sources:
             beside = {file.stem for file in neighbours(path)} if path.suffix == ".py" else set[str]()
-            if breach := closed_doors(path.read_text(encoding="utf-8"), beside):
+            if breach := find_forbidden_access(path.read_text(encoding="utf-8"), beside):
                 raise AssertionError(f"{path.name}: {breach}")
         changed = {
             split: tuple(reversed(self.task.pairs[split])) if split in ("gold", "dev", "test") else pairs
@@ -216,7 +216,7 @@ def _checksums(store: RunStore, kind: str, key: str) -> dict[str, str]:
     return {name: value for name, value in manifest["files"].items() if name.endswith(".safetensors")}
 
 
-def closed_doors(source: str, neighbours: Collection[str] = ()) -> str | None:
+def find_forbidden_access(source: str, neighbours: Collection[str] = ()) -> str | None:
     """The first thing in a method's source that reaches past the Lab: an import, a call or an attribute.
 
     `neighbours`: modules of its own folder, which it may import, and which are read likewise.

@@ -88,9 +88,9 @@ class OpenLocalJudge(Judge):
 
     @cached_property
     def _label_model(self) -> "LabelModel":
-        from apo_bench.models.policy import in_one_thread, load_policy
+        from apo_bench.models.policy import load_policy, use_one_thread
 
-        in_one_thread()
+        use_one_thread()
         return LabelModel(*load_policy(self.model, self.spec.trust_remote_code))
 
     def _verdict(self, first: float, second: float, tokens: int, latency_s: float) -> Verdict:

@@ -33,9 +33,9 @@ def judge_context(experiment: Experiment, task: Task, folder: Path, base: Path |
     @cache
     def evaluation() -> Any:
         from apo_bench.evaluation.context import EvaluationContext
-        from apo_bench.models.policy import in_one_thread
+        from apo_bench.models.policy import use_one_thread
 
-        in_one_thread()
+        use_one_thread()
         return EvaluationContext(experiment, task, RunStore(folder), open_engine(experiment.engine, experiment.executor, folder))
 
     golds = {gold.name: gold for gold in experiment.models.gold}

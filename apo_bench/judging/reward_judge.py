@@ -105,11 +105,11 @@ class OpenRewardModelJudge(Judge):
         if self.gold_scorer is not None and self.spec.gold is not None:
             return self.gold_scorer(self.spec.gold, items)
         from apo_bench.config.schema import NeuralReward, Recipe
-        from apo_bench.models.policy import in_one_thread
+        from apo_bench.models.policy import use_one_thread
         from apo_bench.models.reward import load_reward_model, score
 
         assert self.model is not None
-        in_one_thread()
+        use_one_thread()
         spec = NeuralReward(
             path=self.model, max_tokens=self.spec.max_tokens, score_batch_size=self.spec.batch_size, axis_input=self.spec.axis_input,
             trust_remote_code=self.spec.trust_remote_code, training=Recipe(learning_rate=1.0),

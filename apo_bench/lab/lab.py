@@ -32,7 +32,6 @@ from apo_bench.types import (
     Demonstration,
     Golden,
     Group,
-    Labelled,
     Pair,
     Policy,
     Prompt,
@@ -41,6 +40,7 @@ from apo_bench.types import (
     Round,
     TrainingData,
     TrainingItem,
+    UnpairedExample,
     identity,
 )
 
@@ -178,7 +178,7 @@ class Lab:
     def train_policy(
         self,
         policy: Policy,
-        data: Sequence[Demonstration] | Sequence[Pair] | Sequence[Labelled] | Sequence[Group],
+        data: Sequence[Demonstration] | Sequence[Pair] | Sequence[UnpairedExample] | Sequence[Group],
         loss: Any,
         *,
         reference: Policy | None = None,
@@ -312,7 +312,7 @@ def _row(item: TrainingItem) -> tuple[Any, ...]:
     """What a training item is, for a memo key."""
     if isinstance(item, Group):
         return item.prompt.id, item.responses, item.scores
-    if isinstance(item, Labelled):
+    if isinstance(item, UnpairedExample):
         return item.prompt.id, item.response, item.desirable
     return item.prompt.id, item.id if isinstance(item, Pair) else item.response
 

@@ -24,7 +24,7 @@ def on_device(model: Any) -> Any:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def in_one_thread() -> None:
+def use_one_thread() -> None:
     """One torch thread, as the run's workers have (two on shared cores are many times slower, and other counts give other bits), and no
     progress bar for every file."""
     from transformers.utils import logging
@@ -40,7 +40,7 @@ def load_policy(folder: str | Path, trust_remote_code: bool = False) -> tuple[An
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
-    fit_embedding(model, tokenizer)
+    resize_embedding(model, tokenizer)
     return on_device(model), tokenizer
 
 
@@ -74,7 +74,7 @@ def parameters(model: Any) -> int:
     return flops.size(model).weights
 
 
-def fit_embedding(model: Any, tokenizer: Any) -> None:
+def resize_embedding(model: Any, tokenizer: Any) -> None:
     """Give a padding token added to the tokenizer its embedding row, and tell the model which id pads."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:

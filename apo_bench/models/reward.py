@@ -11,7 +11,7 @@ from apo_bench.config.schema import NeuralReward
 from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
 from apo_bench.models import flops
-from apo_bench.models.policy import fit_embedding, on_device, token_ids
+from apo_bench.models.policy import on_device, resize_embedding, token_ids
 from apo_bench.models.tokenize import encode_scored, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
 
@@ -33,7 +33,7 @@ def new_reward_model(
             model = AutoModelForSequenceClassification.from_pretrained(
                 start, num_labels=len(names), dtype=torch.float32, use_safetensors=True, trust_remote_code=spec.trust_remote_code
             )
-            fit_embedding(model, tokenizer)
+            resize_embedding(model, tokenizer)
         else:
             assert spec.architecture is not None
             assert vocabulary is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 from apo_bench.config.schema import Experiment, NeuralReward, PolicyModel
 from apo_bench.data.task import Task
-from apo_bench.engines.sizes import policy_size, reward_size
+from apo_bench.engines.model_sizes import policy_size, reward_size
 from apo_bench.plan.accounts import RUN
 from apo_bench.plan.projection import Plan
 from apo_bench.types import Demonstration, Pair, Prompt
@@ -115,7 +115,7 @@ def _answer(policy: PolicyModel, prompts: Sequence[Prompt]) -> float:
     from apo_bench.models import policy as policies
     from apo_bench.models.generate import generate
 
-    policies.in_one_thread()
+    policies.use_one_thread()
     assert policy.path is not None
     loaded = policies.load_policy(policy.path, policy.trust_remote_code)
     answers, _ = generate(*loaded, prompts, 1, policy.sampling, policy, seed=0)
@@ -153,7 +153,7 @@ def _measure(trial: _Trial) -> Probe:
     from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
     from apo_bench.types import Policy, RewardModel
 
-    policies.in_one_thread()
+    policies.use_one_thread()
     start_s, rates = time.time() - trial.started, {}
     with tempfile.TemporaryDirectory() as scratch:
         engine, spec = open_engine(EngineChoice(memory_gb=1e-9), Executor(), Path(scratch)), trial.policy  # every call loads its model

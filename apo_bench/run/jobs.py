@@ -85,9 +85,9 @@ def prepare_worker() -> None:
 
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_PROGRESS_BARS="1")
     logging.disable(logging.WARNING)
-    from apo_bench.models.policy import in_one_thread
+    from apo_bench.models.policy import use_one_thread
 
-    in_one_thread()
+    use_one_thread()
 
 
 def run_job(work: Work, job: Job, tell: Callable[[ProgressEvent], None] = lambda event: None) -> str | None:

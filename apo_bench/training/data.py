@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from apo_bench.errors import InputError
-from apo_bench.types import Demonstration, Group, Labelled, Pair, TrainingItem
+from apo_bench.types import Demonstration, Group, Pair, TrainingItem, UnpairedExample
 
 
 def kind_of(item: TrainingItem) -> str:
     """What a training item is, as losses call it."""
-    kinds: dict[type, str] = {Demonstration: "demonstrations", Pair: "pairs", Labelled: "unpaired", Group: "groups"}
+    kinds: dict[type, str] = {Demonstration: "demonstrations", Pair: "pairs", UnpairedExample: "unpaired", Group: "groups"}
     return kinds[type(item)]
 
 

@@ -10,7 +10,7 @@ from apo_bench.config.schema import PolicyModel
 from apo_bench.losses import PolicyLoss, View, denominator_of, token_logps
 from apo_bench.models.tokenize import encode_prompt, encode_response, pad
 from apo_bench.training.data import sides_of
-from apo_bench.types import Group, Labelled, TrainingItem
+from apo_bench.types import Group, TrainingItem, UnpairedExample
 
 
 def encode_items(tokenizer: Any, data: Sequence[TrainingItem], loss: PolicyLoss, model: PolicyModel) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def encode_items(tokenizer: Any, data: Sequence[TrainingItem], loss: PolicyLoss,
         items.append({"sides": sides, "size": size, "length": sum(len(ids) for ids, _ in sides)})
         if isinstance(item, Group):
             items[-1]["scores"] = item.scores
-        elif isinstance(item, Labelled):
+        elif isinstance(item, UnpairedExample):
             items[-1]["labels"] = item.desirable
     return items
 

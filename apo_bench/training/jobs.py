@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apo_bench.config.schema import PolicyModel, Recipe, RewardSpec
-from apo_bench.types import Demonstration, Group, Labelled, Pair, Policy, RewardModel
+from apo_bench.types import Demonstration, Group, Pair, Policy, RewardModel, UnpairedExample
 
 Counts = Mapping[str, float]  # amounts spent, by ledger unit and name of a count
 
@@ -15,7 +15,7 @@ class PolicyTraining:
     """Train `policy` on `data` with `loss`, which compares with `reference` if it needs one."""
 
     policy: Policy
-    data: tuple[Demonstration, ...] | tuple[Pair, ...] | tuple[Labelled, ...] | tuple[Group, ...]
+    data: tuple[Demonstration, ...] | tuple[Pair, ...] | tuple[UnpairedExample, ...] | tuple[Group, ...]
     loss: Any  # a PolicyLoss; its class is not named here, since losses bring torch
     reference: Policy | None
     model: PolicyModel

@@ -99,13 +99,13 @@ def _row(where: str, axis: str, row: dict[str, Any], answers: dict[Turns, tuple[
     turns = _turns(where, prompt)
     if turns[0][0] != "user" or turns[-1][0] != "user" or not turns[0][1]:
         return {"dropped": "pairs without a human's first or last turn dropped"}
-    found = {"messages": turns, "chosen": chosen.strip(), "rejected": rejected.strip(), "axis": axis, "cluster": turns[0][1]}
+    item = {"messages": turns, "chosen": chosen.strip(), "rejected": rejected.strip(), "axis": axis, "cluster": turns[0][1]}
     if answers is None:
-        return {**found, "golden": found["chosen"]} if found["chosen"] else found
+        return {**item, "golden": item["chosen"]} if item["chosen"] else item
     if turns in answers:
-        found["golden"] = answers[turns][0]
-        answers[turns] = found["golden"], True
-    return found
+        item["golden"] = answers[turns][0]
+        answers[turns] = item["golden"], True
+    return item
 
 
 def _sides(where: str, row: dict[str, Any]) -> tuple[str | None, str, str]:
@@ -128,11 +128,11 @@ def _turns(where: str, text: str) -> Turns:
     if before.strip() or not parts:
         raise InputError(f"{where}: prompt: a transcript that begins with 'Human:' is needed")
     turns: list[tuple[str, str]] = []
-    for name, said in zip(parts[::2], parts[1::2], strict=True):
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
         if turns and turns[-1][0] == ROLES[name]:
-            turns[-1] = ROLES[name], f"{turns[-1][1]}\n\n{said.strip()}".strip()
+            turns[-1] = ROLES[name], f"{turns[-1][1]}\n\n{text.strip()}".strip()
         else:
-            turns.append((ROLES[name], said.strip()))
+            turns.append((ROLES[name], text.strip()))
     return tuple(turns)
 
 
@@ -149,13 +149,13 @@ def _source(
         for where, row in _read_jsonl(path):
             if row.get("subset") is not None:
                 subset = _text(where, row, "subset")
-                found, problem = _axis_of(subset), f"subset: {subset!r} begins with neither helpful nor harmless"
+                row_axis, problem = _axis_of(subset), f"subset: {subset!r} begins with neither helpful nor harmless"
             else:
-                found = axis or _axis_of(path.name) or _axis_of(path.parent.name)
+                row_axis = axis or _axis_of(path.name) or _axis_of(path.parent.name)
                 problem = "subset: missing, and the file's name does not tell the axis; give options.axis"
-            if found is None:
+            if row_axis is None:
                 raise InputError(f"{where}: {problem}")
-            yield where, found, row
+            yield where, row_axis, row
 
 
 def _axis_of(name: str) -> str | None:
@@ -181,9 +181,9 @@ def _hub_rows(hub: str, split: str, folders: list[str]) -> Iterator[tuple[str, s
 
 
 def _files(data_files: Any, base: Path | None) -> list[Path]:
-    if not isinstance(data_files, list | tuple) or not data_files or not all(isinstance(one, str) for one in data_files):
+    if not isinstance(data_files, list | tuple) or not data_files or not all(isinstance(name, str) for name in data_files):
         raise InputError(f"task hh: options.data_files: a list of paths is needed, got {data_files!r}")
-    files = [_file("data_files", one, base) for one in data_files]
+    files = [_file("data_files", name, base) for name in data_files]
     if twice := [path for place, path in enumerate(files) if path.resolve() in [other.resolve() for other in files[:place]]]:
         raise InputError(f"task hh: options.data_files: {twice[0]} is named twice")
     return files
@@ -206,10 +206,10 @@ def _read_golden(value: Any, base: Path | None) -> dict[Turns, tuple[str, bool]]
     path = _file("golden", value, base)
     answers: dict[Turns, tuple[str, bool]] = {}
     for where, row in _read_jsonl(path):
-        told = "messages" in row
-        turns = _messages(where, row) if told else _turns(where, _text(where, row, "prompt").strip().removesuffix(LAST_ANSWER))
+        is_conversation = "messages" in row
+        turns = _messages(where, row) if is_conversation else _turns(where, _text(where, row, "prompt").strip().removesuffix(LAST_ANSWER))
         if turns in answers:
-            raise InputError(f"{where}: {'messages' if told else 'prompt'}: a second golden response to one prompt")
+            raise InputError(f"{where}: {'messages' if is_conversation else 'prompt'}: a second golden response to one prompt")
         response = _text(where, row, "response").strip()
         if not response:
             raise InputError(f"{where}: response: empty")

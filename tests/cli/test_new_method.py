@@ -8,7 +8,7 @@ from apo_bench.cli.new_method import write_method
 from apo_bench.config.load import load_experiment
 from apo_bench.config.plugins import resolve
 from apo_bench.errors import InputError
-from apo_bench.evaluation.method_contract import closed_doors
+from apo_bench.evaluation.method_contract import find_forbidden_access
 from apo_bench.run.validate import check_experiment
 
 
@@ -29,7 +29,7 @@ def test_the_method_may_be_a_player_and_knows_nothing_but_the_lab(tmp_path: Path
     result = resolve("my_way.py@MyWay", {"share": 0.25}, base=tmp_path)
     assert callable(result.run)
     assert callable(result.update)
-    assert closed_doors(method.read_text()) is None
+    assert find_forbidden_access(method.read_text()) is None
     with pytest.raises(InputError, match=r"share: at most 1, got 2"):
         resolve("my_way.py@MyWay", {"share": 2.0}, base=tmp_path)
 

@@ -24,7 +24,7 @@ from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View
 from apo_bench.store import scratch_of, write_json
 from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
-from apo_bench.types import Group, Labelled, RewardModel
+from apo_bench.types import Group, RewardModel, UnpairedExample
 
 pytestmark = pytest.mark.slow
 
@@ -199,7 +199,7 @@ def test_a_job_comes_back_from_json_as_it_was(bench: EvaluationContext) -> None:
 def test_a_loss_of_a_users_own_file_comes_back_by_its_path(bench: EvaluationContext) -> None:
     prompt, sft = bench.task.prompts["policy"][0], training_jobs(bench)["sft"]
     assert isinstance(sft, PolicyTraining)
-    job = replace(sft, loss=DesirableLikelihood(0.1), data=(Labelled(prompt, "sorry", True), Labelled(prompt, "no", False)))
+    job = replace(sft, loss=DesirableLikelihood(0.1), data=(UnpairedExample(prompt, "sorry", True), UnpairedExample(prompt, "no", False)))
     again = job_from_json(json.loads(json.dumps(job_to_json(job))))
     assert isinstance(again, PolicyTraining)
     assert again.data == job.data
@@ -207,8 +207,8 @@ def test_a_loss_of_a_users_own_file_comes_back_by_its_path(bench: EvaluationCont
 
 
 def test_a_launched_process_ends_with_the_launching_process(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from apo_bench.engines.launch import end_with\n"
-    code += "print('at work', flush=True); end_with(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from apo_bench.engines.launch import end_with_launcher\n"
+    code += "print('at work', flush=True); end_with_launcher(pathlib.Path(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     with FileLock(tmp_path / "lock") as lock, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -35,7 +35,7 @@ from apo_bench.models import reward as rewards
 from apo_bench.models.tokenize import encode_prompt, encode_response
 from apo_bench.store import RunStore
 from apo_bench.training.jobs import PolicyTraining
-from apo_bench.types import BestOfNPolicy, Labelled, Policy, Prompt, RewardModel, Round
+from apo_bench.types import BestOfNPolicy, Policy, Prompt, RewardModel, Round, UnpairedExample
 
 pytestmark = pytest.mark.slow
 
@@ -252,7 +252,7 @@ def logp(folder: Path, question: Prompt, text: str) -> float:
 def test_a_loss_on_unpaired_data_sees_each_responses_label(start: Path, tmp_path: Path) -> None:
     """One update of 6 items: its loss is the mean term by hand, and it makes desirable responses likelier and the others less so."""
     texts = ("rinse", "no no", "wash it", "boil", "dry and dry and dry", "how")
-    data = [Labelled(prompt("how do i wash it"), text, bool(place % 3)) for place, text in enumerate(texts)]
+    data = [UnpairedExample(prompt("how do i wash it"), text, bool(place % 3)) for place, text in enumerate(texts)]
     recipe = RECIPE.model_copy(update={"learning_rate": 1e-2})
     counts = train_policy(start, data, DesirableLikelihood(), recipe, tmp_path / "trained")
     assert counts["policy_updates"] == 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_world import tiny_bench, tiny_lab, tiny_task, tiny_tree
 
 from apo_bench.config.schema import Arm, NgramReward
-from apo_bench.evaluation.context import EvaluationContext, balanced, in_order, margins_of
+from apo_bench.evaluation.context import EvaluationContext, balanced, in_order, score_margins
 from apo_bench.losses import RankingLoss
 from apo_bench.types import Group, Message, Prompt, Response
 
@@ -52,7 +52,7 @@ def test_gold_and_floor_accuracy(context: EvaluationContext) -> None:
         (context.lab(seed, context.experiment.models.gold[0].model), context.gold(context.experiment.models.gold[0], seed))
         for seed in (0, 1)
     ]
-    margins = np.mean([margins_of(context.sides(*one)) for one in models], axis=0)
+    margins = np.mean([score_margins(context.sides(*one)) for one in models], axis=0)
     mean_row = gold.query("seed == -1 and axis == 'all'").iloc[0]
     assert mean_row["value"] == pytest.approx(np.mean((margins > 0) + 0.5 * (margins == 0)))
     assert (mean_row["n_pairs"], mean_row["metric"]) == (30, "accuracy")
@@ -170,7 +170,7 @@ def test_held_out_golden_responses_are_no_arms(context: EvaluationContext) -> No
 
 
 def test_margins_are_chosen_minus_rejected() -> None:
-    assert margins_of(np.array([[1.0, 3.0], [2.0, -0.5]])).tolist() == [-2.0, 2.5]
+    assert score_margins(np.array([[1.0, 3.0], [2.0, -0.5]])).tolist() == [-2.0, 2.5]
 
 
 def prompts_of(axes: list[str]) -> list[Prompt]:

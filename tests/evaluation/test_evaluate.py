@@ -13,7 +13,7 @@ import pytest
 from tiny_world import tiny_bench, tiny_lab, tiny_task
 
 from apo_bench.config.schema import PolicyModel
-from apo_bench.evaluation.context import EvaluationContext, balanced, margins_of
+from apo_bench.evaluation.context import EvaluationContext, balanced, score_margins
 from apo_bench.evaluation.evaluate import RoundEvaluation, distinct, evaluate
 from apo_bench.losses import APOLoss, RankingLoss, SFTLoss
 from apo_bench.models.policy import load_policy, parameters
@@ -178,7 +178,7 @@ def test_ece_and_correlation_against_independent_computations(context: Evaluatio
     wide = table(evaluated[1], "scores").pivot(index="prompt_id", columns="scorer", values="value")
     assert rows.loc[("gold_correlation", "all"), "value"] == pytest.approx(wide["proxy"].corr(wide["linear"]))
     assert rounds[1].reward_model is not None
-    margins = margins_of(context.sides(tiny_lab(context), rounds[1].reward_model))
+    margins = score_margins(context.sides(tiny_lab(context), rounds[1].reward_model))
     confidence, right = 1 / (1 + np.exp(-np.abs(margins))), (margins > 0).astype(float)
     bins = np.clip(np.floor(confidence * 10), 0, 9)  # equal bins over [0, 1]
     expected = sum((bins == one).mean() * abs(confidence[bins == one].mean() - right[bins == one].mean()) for one in set(bins))

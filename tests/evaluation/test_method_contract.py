@@ -7,7 +7,7 @@ import pytest
 from tiny_world import tiny_bench, tiny_lab
 
 from apo_bench.errors import InputError
-from apo_bench.evaluation.method_contract import CheckResult, check_method, closed_doors, weights
+from apo_bench.evaluation.method_contract import CheckResult, check_method, find_forbidden_access, weights
 from apo_bench.losses import RankingLoss
 
 pytestmark = pytest.mark.slow
@@ -165,7 +165,7 @@ class Bad:
     ],
 )
 def test_closed_doors(source: str, said: str) -> None:
-    found = closed_doors(f"x = 1\n{source}\n")
+    found = find_forbidden_access(f"x = 1\n{source}\n")
     assert found is not None
     assert found.partition(": ")[2] == said
 
@@ -184,11 +184,14 @@ def test_closed_doors(source: str, said: str) -> None:
     ],
 )
 def test_other_ways_out(source: str) -> None:
-    assert closed_doors(source) is not None
+    assert find_forbidden_access(source) is not None
 
 
 def test_what_is_open() -> None:
-    assert closed_doors("import numpy as np\nimport torch.nn.functional as F\nfrom apo_bench.types import Pair\nx = np.mean([1])\n") is None
+    assert (
+        find_forbidden_access("import numpy as np\nimport torch.nn.functional as F\nfrom apo_bench.types import Pair\nx = np.mean([1])\n")
+        is None
+    )
 
 
 def test_a_method_that_swallows_a_kill(tmp_path: Path) -> None:

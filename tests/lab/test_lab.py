@@ -26,7 +26,6 @@ from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,
     Group,
-    Labelled,
     Pair,
     Policy,
     Prompt,
@@ -34,6 +33,7 @@ from apo_bench.types import (
     RewardModel,
     Round,
     TrainingData,
+    UnpairedExample,
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
@@ -560,7 +560,7 @@ def test_a_methods_own_loss_trains_on_unpaired_data(bench: EvaluationContext, hu
     """Keyed by each response and whether it is desirable; 20 items are 2 updates. The label moves the likelihood."""
     lab, text = tiny_lab(bench), human[0].chosen
     prompt = human[0].prompt
-    data = [Labelled(pair.prompt, pair.chosen, True) for pair in human]
+    data = [UnpairedExample(pair.prompt, pair.chosen, True) for pair in human]
     turned = [dataclasses.replace(item, desirable=False) for item in data]
     other = [dataclasses.replace(data[0], response="sorry"), *data[1:]]
     policies = [lab.train_policy(lab.initial_policy, items, DesirableLikelihood()) for items in (data, turned, other)]

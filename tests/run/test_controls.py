@@ -238,7 +238,7 @@ def test_a_diluted_oracle_by_hand(tmp_path: Path) -> None:
         "No A/A arm was run.",
         f"An oracle (not a fair arm: the best of 8 answers of {B} by the ground truth) differs from the reference by +1.000 ({POOLED}); no "
         "test: nothing varies.",
-        "Diluted to 30 % of the prompts, near the difference asked about (0.330), it (not a fair arm either) is not found: +0.300 "
+        "Diluted to 30 % of the prompts, near the difference asked about (0.330), it (not a fair arm either) is not detected: +0.300 "
         f"(-0.046 to +0.646, p = 0.081; {POOLED}).",
     ]
     text = write_report(tmp_path / "run").read_text()

@@ -8,10 +8,10 @@ import pytest
 from apo_bench.errors import InputError
 from apo_bench.losses import DPOLoss, RRHFLoss, SFTLoss
 from apo_bench.training.data import check_data, kind_of, sides_of
-from apo_bench.types import Demonstration, Group, Labelled, Message, Pair, Prompt
+from apo_bench.types import Demonstration, Group, Message, Pair, Prompt, UnpairedExample
 
 PROMPT = Prompt("id", (Message("user", "how do i wash it"),), "helpful", "cluster")
-DEMONSTRATION, PAIR, LABELLED = Demonstration(PROMPT, "rinse"), Pair(PROMPT, "rinse", "no"), Labelled(PROMPT, "no", False)
+DEMONSTRATION, PAIR, LABELLED = Demonstration(PROMPT, "rinse"), Pair(PROMPT, "rinse", "no"), UnpairedExample(PROMPT, "no", False)
 GROUP = Group(PROMPT, ("rinse", "no", "dry"), (2.0, 0.0, 1.0))
 
 

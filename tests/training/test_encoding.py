@@ -15,7 +15,7 @@ from apo_bench.losses.policy_loss import Reads
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import encode_prompt, encode_response
 from apo_bench.training import encoding
-from apo_bench.types import Demonstration, Group, Labelled, Pair
+from apo_bench.types import Demonstration, Group, Pair, UnpairedExample
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def test_unpaired_items_by_hand(tiny_policy: Any) -> None:
     """One side each and a label; an item weighs 1."""
     folder, spec = tiny_policy
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    data = [Labelled(prompt("how"), "do", True), Labelled(prompt("do"), "i wash", False)]
+    data = [UnpairedExample(prompt("how"), "do", True), UnpairedExample(prompt("do"), "i wash", False)]
     items = encoding.encode_items(tokenizer, data, ReadsLabels(), spec)
     assert items[0] == {"sides": [([3, 5, 4, 6, 1], [0, 0, 0, 1, 1])], "size": 1, "length": 5, "labels": True}
     batch = encoding.collate(items, tokenizer.pad_token_id)

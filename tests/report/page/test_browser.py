@@ -122,8 +122,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = hostile_run(tmp_path_factory.mktemp("hostile") / "run")
-    written(folder)
-    return (folder / "report" / "report.html").as_uri()
+    path = folder / "report" / "report.html"
+    path.parent.mkdir()
+    path.write_text(written(folder), encoding="utf-8")
+    return path.as_uri()
 
 
 @pytest.fixture

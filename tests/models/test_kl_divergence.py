@@ -13,7 +13,7 @@ from tiny_tokenizers import WORDS, prompt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apo_bench.config.schema import PolicyModel
-from apo_bench.models import divergence
+from apo_bench.models import kl_divergence
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import word_tokenizer
 from apo_bench.types import Response
@@ -27,7 +27,7 @@ ANSWERS = [
 
 def kl(policy: Path, reference: Path, responses: list[Response], spec: PolicyModel, batch_size: int) -> list[float]:
     model, tokenizer = policies.load_policy(policy)
-    return divergence.kl(model, policies.load_policy(reference)[0], tokenizer, responses, spec, batch_size)
+    return kl_divergence.kl(model, policies.load_policy(reference)[0], tokenizer, responses, spec, batch_size)
 
 
 def test_kl_with_itself_is_0(tiny_policy: Any) -> None:

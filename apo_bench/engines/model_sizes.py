@@ -180,7 +180,7 @@ def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary:
             return None, None
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust)
-        policies.fit_embedding(model, tokenizer)
+        policies.resize_embedding(model, tokenizer)
     return model, tokenizer
 
 
