@@ -1,7 +1,7 @@
 """Losses of a reward model on preference pairs: one term a pair, no reduction."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 class RewardLoss(Protocol):
-    """A reward model's loss on preference pairs."""
+    """A reward model's loss on preference pairs: a frozen dataclass.
+
+    A loss that is softplus(-margin) times a weight for each pair may say so by `is_weighted_ranking = True`: linear models can then be
+    trained with it.
+    """
 
     def __call__(self, margin: Tensor, golden: Tensor) -> Tensor:
         """margin (B,): score of chosen minus rejected; golden (B,) bool: a golden-over-sample pair. Returns (B,)."""
@@ -19,6 +23,8 @@ class RewardLoss(Protocol):
 @dataclass(frozen=True)
 class RankingLoss:
     """Bradley-Terry ranking, -log sigmoid(margin), on every pair alike (APO paper, Eq. 3)."""
+
+    is_weighted_ranking: ClassVar[bool] = True
 
     def __call__(self, margin: Tensor, golden: Tensor) -> Tensor:
         return F.softplus(-margin)
@@ -36,6 +42,10 @@ class APOLoss:
     apo_coeff: float
     samples_per_prompt: int
     duel: Literal["ranking", "difference"] = "ranking"
+
+    @property
+    def is_weighted_ranking(self) -> bool:
+        return self.duel == "ranking"
 
     def __call__(self, margin: Tensor, golden: Tensor) -> Tensor:
         ranking = F.softplus(-margin)

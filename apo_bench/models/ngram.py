@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from apo_bench.config.schema import NgramReward
 from apo_bench.errors import InputError
-from apo_bench.losses import APOLoss, RankingLoss, RewardLoss
+from apo_bench.losses import RewardLoss
 from apo_bench.types import Pair, Prompt
 
 SHARED = "all"  # the one weight vector's name where the axes share it
@@ -174,7 +174,7 @@ def train(pairs: Sequence[Pair], loss: RewardLoss, spec: NgramReward, seed: int,
     A linear fit knows ranking losses only, and each pair's weight is the loss's factor before softplus(-margin). Raises InputError for
     other losses.
     """
-    if not (isinstance(loss, RankingLoss) or (isinstance(loss, APOLoss) and loss.duel == "ranking")):
+    if not getattr(loss, "is_weighted_ranking", False):
         raise InputError(f"models.reward.kind: an n-gram model cannot be trained with {loss}")
     golden = torch.tensor([pair.source == "golden_over_sample" for pair in pairs])
     weights = loss(torch.zeros(len(pairs)), golden) / math.log(2)  # softplus(0) = log 2
