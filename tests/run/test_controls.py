@@ -127,8 +127,8 @@ def test_nothing_looks_like_nothing(tmp_path: Path) -> None:
     assert (row["difference"], row["standard_error"], row["df"], row["p_value"]) == pytest.approx((0, math.sqrt(2 / 3), 4, 1))
     assert "not paired" in row["test"]
     assert sentences(run) == [
-        f"The reference, {B}, against itself under other seeds differs by +0.000 (-2.267 to +2.267, p = 1.000; {POOLED}): that is what "
-        "nothing looks like here.",
+        f"The reference, {B}, against itself under other seeds differs by +0.000 (-2.267 to +2.267, p = 1.000; {POOLED}): the seed "
+        "noise of this run.",
         "No oracle was run.",
     ]
     text = write_report(tmp_path / "run").read_text()

@@ -30,8 +30,8 @@ def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
     budget = frames["budget"]
     for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] == "no")]):
         texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {_spent(row)}.", a=row.arm_a, b=row.arm_b))
-    if change := run.manifest.get("changed_after_a_look"):
-        texts.append(say("**Changed after a look:** {change}", change=preregistration.describe_change(change)))
+    if change := run.manifest.get("preregistration_change"):
+        texts.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
     return texts
 
 
