@@ -280,7 +280,7 @@ def test_the_effect_is_what_the_run_should_detect(tmp_path: Path) -> None:
 )
 def test_why_there_is_no_diluted_oracle(tmp_path: Path, whole: float, n: int, asked_for: dict[str, Any], reason: str) -> None:
     run = oracle_run(tmp_path, whole, n, **asked_for)
-    assert sentences(run)[-1].startswith(f"No diluted oracle (not a fair arm either) was made: {reason}")
+    assert sentences(run)[-1].startswith(f"There is no diluted oracle (not a fair arm either): {reason}")
     assert str(controls(run).set_index("control").loc["diluted", "test"]).startswith(f"none: {reason}")
 
 
