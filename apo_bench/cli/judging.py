@@ -118,7 +118,9 @@ def export(
         from apo_bench.run.judges import pairs_of
 
         task = experiment_of_run(folder, Path.cwd())[1]
-        exported = exporting.export_annotate(pairs_of(read_run(folder), read_responses(folder), task), out, seed=seed, per_pair=per_pair)
+        exported = exporting.export_annotate(
+            pairs_of(folder, read_run(folder), read_responses(folder), task), out, seed=seed, per_pair=per_pair
+        )
     typer.echo(f"{exported.n} rows{_counted(exported.left_out, 'left out')}")
     for path in exported.paths:
         typer.echo(str(path))

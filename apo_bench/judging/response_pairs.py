@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.config.schema import JUDGE, Experiment
@@ -28,12 +29,17 @@ def arm_pairs(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def response_pairs(
-    experiment: Experiment, rounds: Mapping[tuple[str, int], int], responses: "pd.DataFrame", prompts: Sequence[Prompt]
+    experiment: Experiment,
+    rounds: Mapping[tuple[str, int], int],
+    responses: "pd.DataFrame",
+    prompts: Sequence[Prompt],
+    table: str | Path = "tables/responses.parquet",
 ) -> Iterator[ResponsePair]:
     """Every pair of arms x seeds x prompts that both arms answered.
 
     `rounds` gives the round at which each finished arm-seed is compared, `responses` the rows of the table `responses`, `prompts` the
-    task's test prompts. Raises InputError for a response to another prompt, and for an arm-seed without responses at its round.
+    task's test prompts. Raises InputError, which names the `table`, for a response to another prompt, and for an arm-seed without
+    responses at its round.
     """
     from apo_bench.evaluation.context import balanced  # imports torch, which a replay does without
 
@@ -43,7 +49,7 @@ def response_pairs(
     for arm, seed, round_, id_, text, tokens in zip(*columns, strict=True):
         if id_ not in by_id:
             reason = f"{id_} is no test prompt of task {experiment.task.use}; have its data or options changed?"
-            raise InputError(f"tables/responses.parquet: prompt_id: {reason}")
+            raise InputError(f"{table}: prompt_id: {reason}")
         answers.setdefault((arm, seed, round_), {})[id_] = text, float(tokens)
     for a, b in arm_pairs(experiment):
         seeds = [seed for seed in experiment.seeds if (a, seed) in rounds and (b, seed) in rounds]
@@ -53,7 +59,7 @@ def response_pairs(
         for seed_a, seed_b in zip(seeds, opponents, strict=True):
             sides = [(arm, seed, rounds[arm, seed]) for arm, seed in ((a, seed_a), (b, seed_b))]
             for arm, seed, round_ in (side for side in sides if side not in answers):
-                raise InputError(f"tables/responses.parquet: no row of {arm}, seed {seed}, round {round_}")
+                raise InputError(f"{table}: no row of {arm}, seed {seed}, round {round_}")
             answers_a, answers_b = (answers[side] for side in sides)
             label = "/".join(dict.fromkeys(str(round_) for *_, round_ in sides))
             for prompt in balanced([by_id[id_] for id_ in answers_a if id_ in answers_b], judging.prompts):

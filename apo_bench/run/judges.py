@@ -48,7 +48,7 @@ def judge_run(folder: Path, run: Run, responses: pd.DataFrame, task: Task, base:
     judge cannot be opened.
     """
     judges = open_judges(folder, run.experiment, task, base)
-    pairs = pairs_of(run, responses, task) if judges else []
+    pairs = pairs_of(folder, run, responses, task) if judges else []
     results = {name: _ask(name, judge, folder, run, task, pairs) for name, judge in judges.items()}
     imported, left_out = [], {}
     for path in sorted((folder / IMPORTED).glob("*.parquet")):
@@ -83,7 +83,7 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
         raise InputError(f"judges.{name}: {folder} has another judge of this name")
     judge = open_judge(name, choice, judge_context(experiment, task, folder, Path.cwd()))
     added = {other: spec.model_dump(mode="json") for other, spec in _added(folder)}  # checked before anything is asked
-    pairs = pairs_of(run, read_responses(folder), task)
+    pairs = pairs_of(folder, run, read_responses(folder), task)
     judged = _judged({name: _ask(name, judge, folder, run, task, pairs)})
     if name not in run.experiment.judges:
         write_json(folder / ADDED, {**added, name: choice.model_dump(mode="json")})
@@ -105,9 +105,10 @@ def open_judges(folder: Path, experiment: Experiment, task: Task, base: Path | N
     return {name: open_judge(name, choice, judge_context(experiment, task, folder, at)) for name, (choice, at) in chosen.items()}
 
 
-def pairs_of(run: Run, responses: pd.DataFrame, task: Task) -> list[ResponsePair]:
+def pairs_of(folder: Path, run: Run, responses: pd.DataFrame, task: Task) -> list[ResponsePair]:
     """The response pairs that the judges of a run compare. Raises InputError as `response_pairs` does."""
-    return list(response_pairs(run.experiment, run.compared_rounds, responses, task.prompts["test"]))
+    table = folder / "tables" / "responses.parquet"
+    return list(response_pairs(run.experiment, run.compared_rounds, responses, task.prompts["test"], table))
 
 
 def on_current_responses(responses: pd.DataFrame, judgments: pd.DataFrame) -> Array:

@@ -198,7 +198,7 @@ def test_a_reference_without_any_result(tmp_path: Path) -> None:
     assert sentences(run) == [
         f"The reference, {B}, could not be compared with itself under other seeds: the reference has no result.",
         "An oracle (not a fair arm) has no result: the reference has no result.",
-        "No diluted oracle (not a fair arm either) was made: the reference has no result.",
+        "There is no diluted oracle (not a fair arm either): the reference has no result.",
         "The oracle (not a fair arm) is missing in 3 of 3 seeds (0, 1, 2): the reference has no result there.",
     ]
     assert "**Controls:**" in write_report(tmp_path / "run").read_text()
