@@ -31,6 +31,7 @@ from apo_bench.shipped import shipped_root
 
 Place = tuple[Any, ...]
 Mutation = tuple[str, Any, set[str]]  # how, what came of it, the keys of which a refusal names one
+pytestmark = pytest.mark.slow  # hundreds of commands on run folders, each broken in one place
 SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
 SMALL_WORLD = {"prompts_per_cluster": 1, "pairs_per_prompt": 1, "demonstrations_per_cluster": 2}
 JUNK: tuple[Any, ...] = (
