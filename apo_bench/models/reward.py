@@ -65,11 +65,6 @@ def label(model: Any, axis: str) -> int:
     return labels.get(axis, 0)
 
 
-def parameters(model: Any) -> int:
-    """Weights that take part in matrix products for every token: all but embeddings that are only looked up."""
-    return flops.size(model).weights
-
-
 def pair_items(model: Any, tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward) -> list[dict[str, Any]]:
     """Encoded pairs for `training.fit`."""
     items: list[dict[str, Any]] = []
