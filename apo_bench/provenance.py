@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from apo_bench import __version__
 from apo_bench.hashing import checksum, digest
+from apo_bench.shipped import PACKED
 
 PACKAGE = Path(__file__).resolve().parent
 VERSIONED = ("torch", "transformers", "accelerate", "tokenizers", "peft", "scikit-learn", "numpy")
@@ -41,8 +42,8 @@ def code_files(*sources: str | Path, package: Path = PACKAGE) -> tuple[Path, ...
         reached.add(path)
         for import_ in _imports(path.read_bytes()) if path.suffix == ".py" else ():
             waiting += _files_of(import_.module, import_.attribute, package)
-            waiting += [] if path.is_relative_to(package) else _files_beside(path, import_.module)
-    folders = {path.parent for path in reached if path.is_relative_to(package)} - {package}
+            waiting += [] if _is_module(path, package) else _files_beside(path, import_.module)
+    folders = {path.parent for path in reached if _is_module(path, package)} - {package}
     return tuple(sorted({*reached, *(file for folder in folders for file in _data_files(folder))}))
 
 
@@ -85,7 +86,12 @@ def _module_hash(*modules: str) -> str:
 
 def _place(path: Path) -> str:
     """A file's name in a hash, which holds no machine's folders."""
-    return str(path.relative_to(PACKAGE)) if path.is_relative_to(PACKAGE) else path.name
+    return str(path.relative_to(PACKAGE)) if _is_module(path, PACKAGE) else path.name
+
+
+def _is_module(path: Path, package: Path) -> bool:
+    """Whether a file belongs to the package's own code; a method or task that a wheel carries does not, wherever it lies."""
+    return path.is_relative_to(package) and not path.is_relative_to(package / PACKED)
 
 
 def _module(name: str, package: Path) -> list[Path]:

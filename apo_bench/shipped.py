@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+PACKED = "_shipped"  # the folder in the package that a wheel puts them in
+
 
 def shipped_root() -> Path:
     """The folder that holds `baselines/`, `tasks/`, `experiments/` and `results/published`.
@@ -9,7 +11,7 @@ def shipped_root() -> Path:
     In a wheel that is `apo_bench/_shipped`; an editable checkout has no such folder and falls back to the repository's root.
     """
     package = Path(__file__).resolve().parent
-    packed = package / "_shipped"
+    packed = package / PACKED
     return packed if packed.is_dir() else package.parent
 
 

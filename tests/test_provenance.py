@@ -104,6 +104,19 @@ def test_a_file_outside_the_package_brings_what_it_imports_from_its_folder_and_f
     assert reached(tmp_path / "mine.py") == {"../mine.py", "../near.py", "a.py", "b.py", "c.py"}
 
 
+def test_a_file_that_a_wheel_carries_brings_what_it_would_in_a_checkout(package: Package, tmp_path: Path) -> None:
+    """Its neighbours that it imports, and not the README beside it."""
+    folder = "_shipped/tasks/pairs"
+    reached = package({
+        "a.py": "",
+        f"{folder}/README.md": "",
+        f"{folder}/task.py": "import rows\nfrom house import a\n",
+        f"{folder}/rows.py": "",
+        f"{folder}/other.py": "",
+    })  # fmt: skip
+    assert reached(tmp_path / "house" / folder / "task.py") == {"a.py", f"{folder}/task.py", f"{folder}/rows.py"}
+
+
 def test_a_file_that_is_no_python_brings_only_itself(package: Package, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n")
     (tmp_path / "task.yaml").write_text("import house.a")

@@ -54,4 +54,4 @@ def _importable(files: list[Path]) -> Iterator[None]:
 def neighbours(path: Path) -> list[Path]:
     """A python file and those of its own folder that it imports, at any depth."""
     path = path.resolve()
-    return [file for file in code_files(path) if file.parent == path.parent and file.suffix == ".py"]
+    return [file for file in code_files(path) if file.parent == path.parent]

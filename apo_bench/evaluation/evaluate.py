@@ -19,14 +19,11 @@ from apo_bench.hashing import digest
 from apo_bench.provenance import code_hash
 from apo_bench.stats import clustered_mean, ece, reliability
 from apo_bench.store import Artifact
+from apo_bench.tables import empty_table
 from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
 
 NAN = float("nan")
 Rows = list[dict[str, Any]]
-EMPTY: dict[str, dict[str, Any]] = {  # a table without rows keeps its columns; these rows are left out of the run's tables
-    "reward_models": {"axis": "", "metric": "", "value": NAN, "ci_low": NAN, "ci_high": NAN, "n": 0},
-    "reliability": {"axis": "", "bin": -1, "low": NAN, "high": NAN, "confidence": NAN, "accuracy": NAN, "n": 0},
-}
 
 
 def evaluate(context: EvaluationContext, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
@@ -52,7 +49,7 @@ def evaluate(context: EvaluationContext, round_: Round, seed: int, first: Reward
     def build(folder: Path) -> Mapping[str, float]:
         within = replace(context, charged={})
         for name, rows in RoundEvaluation(within, round_, seed, first).tables().items():
-            pd.DataFrame(rows or [EMPTY[name]]).to_parquet(folder / f"{name}.parquet", index=False)
+            (pd.DataFrame(rows) if rows else empty_table(name)).to_parquet(folder / f"{name}.parquet", index=False)
         return write_charged(folder, within)
 
     return context.account(context.store.artifact("evaluations", inputs, build))

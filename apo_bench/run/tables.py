@@ -59,12 +59,10 @@ def gather_tables(
         for number, round_ in enumerate(record["rounds"]):
             rows = {"arm": arm, **part(round_["evaluation"], "scores")}  # an oracle's rows name their arm: which of its answers they are of
             frames["control_scores"].append(pd.DataFrame({**rows, "seed": seed, "round": round_.get("round", number)}))
-    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items() if parts}
+    filled = {name: [part for part in parts if len(part)] for name, parts in frames.items()}  # without a reward model two tables are empty
+    tables = {name: pd.concat(parts, ignore_index=True) for name, parts in filled.items() if parts}
     if records:
-        rows = tables["reward_models"]
-        rows = rows[rows["metric"] != ""]  # an evaluation without a reward model has one empty row
-        tables["reward_models"] = rows.drop_duplicates(subset=["arm", "seed", "round", "axis", "metric"])
-        tables["reliability"] = tables["reliability"][tables["reliability"]["n"] > 0]
+        tables["reward_models"] = tables["reward_models"].drop_duplicates(subset=["arm", "seed", "round", "axis", "metric"])
         tables["prompts"] = pd.DataFrame(_turns(prompts, set(tables["responses"]["prompt_id"])), columns=list(TABLES["prompts"].names))
         gold = next(iter({record["gold"] for record in records.values()}))  # all arm-seeds share their gold
         tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / gold / "gold.parquet")

@@ -547,7 +547,9 @@ def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Pat
     frame.loc[frame["control"] == "aa", ["difference", "p_value"]] = (2.0, 0.0009)
     frame.loc[frame["control"] == "aa", "hard"] = "yes"
     report = folder / "report"
-    files = {path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file() and path.name != MANIFEST}
+    files = {
+        path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file() and path.name != MANIFEST
+    }
     write_report_files(folder, files | {"tables/controls.csv": frame.to_csv(index=False)})
     message = "controls: rjs differs from itself under other seeds (linear, all: +2, p = 0.0009)"
     assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == (message,)
