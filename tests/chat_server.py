@@ -51,13 +51,13 @@ class Plan:
 
 def request_key(messages: Sequence[Mapping[str, str]]) -> str:
     """What a request asks, whatever its seed."""
-    return hashlib.sha256(json.dumps([dict(one) for one in messages], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([dict(message) for message in messages], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def worth_questions(comparisons: int, filler: str = "") -> list[Question]:
     """Both orders of so many comparisons, whose better response the server knows."""
     prompts = [Prompt(str(i), (Message("user", f"Question {i}?"),), "helpful", str(i)) for i in range(comparisons)]
-    pairs = [both_orders(one, f"{filler}This is worth {i}.", f"{filler}This is worth {i + 1}.") for i, one in enumerate(prompts)]
+    pairs = [both_orders(prompt, f"{filler}This is worth {i}.", f"{filler}This is worth {i + 1}.") for i, prompt in enumerate(prompts)]
     return [question for pair in pairs for question in pair]
 
 
@@ -87,8 +87,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        head, found, rest = self.buffer.partition(b"\r\n\r\n")
-        if not found:
+        head, separator, rest = self.buffer.partition(b"\r\n\r\n")
+        if not separator:
             return
         lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
@@ -203,7 +203,7 @@ class Served:
 
     def ends(self, end: str) -> Counter[str]:
         """How many requests of each key ended so."""
-        return Counter(one["key"] for one in self.requests() if one["end"] == end)
+        return Counter(request["key"] for request in self.requests() if request["end"] == end)
 
 
 @contextmanager

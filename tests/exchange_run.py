@@ -26,21 +26,21 @@ def answered(
     """
     rows = [
         (arm, seed, round_, PROMPTS[place].id, text, len(text.split()), "eos")
-        for (arm, seed, round_), said in texts.items()
-        for place, text in enumerate(said)
+        for (arm, seed, round_), responses in texts.items()
+        for place, text in enumerate(responses)
     ]
-    made = {
-        "scores": scored({key: [0.0] * len(said) for key, said in texts.items()}),
+    tables = {
+        "scores": scored({key: [0.0] * len(responses) for key, responses in texts.items()}),
         "ledger": frame("ledger", []),
         "responses": pd.DataFrame(rows, columns=["arm", "seed", "round", "prompt_id", "text", "tokens", "finish"]),
     }
     if verdicts:
-        made["judgments"] = frame("judgments", verdicts)
+        tables["judgments"] = frame("judgments", verdicts)
     settings = experiment(task=TREE["task"])
     if dev_scores:
-        made["metrics"] = measured("dev_score", dev_scores)
+        tables["metrics"] = measured("dev_score", dev_scores)
         settings["compare"]["round"], settings["evaluation"]["dev_prompts"] = "dev_best", 2
-    return write_run(folder, made, settings)
+    return write_run(folder, tables, settings)
 
 
 def compared(place: int, a: str, b: str, seed: int = 0, arms: tuple[str, str] = ("apo_rjs", "rjs")) -> ResponsePair:

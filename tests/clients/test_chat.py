@@ -33,7 +33,7 @@ from apo_bench.judging.templates import template_for
 from apo_bench.judging.verdicts import UNPARSABLE, JudgeContext, Question, Verdict
 
 KEY = "planted-key-5f1c0e"
-ONE = [{"role": "user", "content": "worth 2 or worth 1?"}]
+MESSAGES = [{"role": "user", "content": "worth 2 or worth 1?"}]
 SAMPLING = Sampling(max_tokens=8)
 
 
@@ -80,7 +80,7 @@ def endpoint(**settings: Any) -> Endpoint:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"base_url": "ftp://host/v1"}, "base_url: must be http"),
         ({"base_url": "file:///etc/passwd"}, "base_url: must be http"),
@@ -99,15 +99,15 @@ def endpoint(**settings: Any) -> Endpoint:
         ({"max_usd": -1.0, "usd_per_million_prompt_tokens": 1.0}, "max_usd"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_wrong_setting_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         endpoint(**settings)
-    with pytest.raises(InputError, match=f"ChatJudge: {said}"):
+    with pytest.raises(InputError, match=f"ChatJudge: {message}"):
         ChatJudge(**{"model": "m", "base_url": "http://host", "api_key_env": None, **settings})
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": -0.1}, "temperature"),
@@ -115,8 +115,8 @@ def test_a_wrong_setting_is_named(settings: dict[str, Any], said: str) -> None:
         ({"template": "nonsense"}, "template"),
     ],
 )
-def test_a_wrong_setting_of_the_judge_is_named(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=f"ChatJudge: {said}"):
+def test_a_wrong_setting_of_the_judge_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"ChatJudge: {message}"):
         ChatJudge("m", "http://host", None, **settings)
 
 
@@ -175,9 +175,9 @@ def test_any_retry_after_is_read(header: str) -> None:
 
 
 @given(st.integers(0, 5000), st.none() | st.floats(0, 1e6), st.floats(0.01, 1e3), st.integers(0, 99))
-def test_a_wait_is_what_was_asked_and_some_jitter_within_the_limit(attempt: int, asked: float | None, most: float, seed: int) -> None:
-    waited = wait_s(attempt, asked, most, random.Random(seed))
-    assert min(most, asked or 0.0) <= waited <= min(most, (asked or 0.0) + 0.5 * 2.0 ** min(attempt, 60))
+def test_a_wait_is_what_was_asked_and_some_jitter_within_the_limit(attempt: int, requested_s: float | None, most: float, seed: int) -> None:
+    waited = wait_s(attempt, requested_s, most, random.Random(seed))
+    assert min(most, requested_s or 0.0) <= waited <= min(most, (requested_s or 0.0) + 0.5 * 2.0 ** min(attempt, 60))
 
 
 @given(st.text())
@@ -190,9 +190,9 @@ def test_overload_halves_the_gate_once_for_calls_under_way_together() -> None:
 
     async def story() -> list[float]:
         gate = ConcurrencyLimiter(8)
-        async with gate as one, gate as other:
-            one.overloaded()
-            other.overloaded()
+        async with gate as first, gate as second:
+            first.overloaded()
+            second.overloaded()
         widths = [gate.allowed]
         async with gate as place:
             place.overloaded()
@@ -235,7 +235,7 @@ def test_a_purse_never_holds_out_more_than_the_limit(calls: list[tuple[int, int]
             purse.settle(worst, worst * part // 9)
             return True
 
-        went = await asyncio.gather(*(call(*one) for one in calls))
+        went = await asyncio.gather(*(call(worst, part) for worst, part in calls))
         assert purse.spent_usd == sum(worst * part // 9 for (worst, part), paid in zip(calls, went, strict=True) if paid) <= limit
         assert all(purse.spent_usd + worst > limit for (worst, _), paid in zip(calls, went, strict=True) if not paid) or not all(went)
 
@@ -288,9 +288,9 @@ def test_any_body_is_a_reply_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "truncate", "garbage", "hang"])
 def test_a_passing_fault_is_tried_again(fault: str) -> None:
     with serving(Plan(script=[fault])) as server:
-        reply = client(server, timeout_s=0.5 if fault == "hang" else 60.0).reply(ONE, SAMPLING)
+        reply = client(server, timeout_s=0.5 if fault == "hang" else 60.0).reply(MESSAGES, SAMPLING)
         assert (reply.text, reply.failure, reply.answered) == ("A", "", True)
-        assert [one["fault"] for one in server.requests()] == [fault, ""]
+        assert [request["fault"] for request in server.requests()] == [fault, ""]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_passing_fault_is_tried_again(fault: str) -> None:
 )  # fmt: skip
 def test_a_lasting_fault_is_reported_after_the_last_attempt(fault: str, reason: str) -> None:
     with serving(Plan(script=[fault] * 5)) as server:
-        reply = client(server, max_attempts=3, timeout_s=0.1 if fault == "hang" else 60.0).reply(ONE, SAMPLING)
+        reply = client(server, max_attempts=3, timeout_s=0.1 if fault == "hang" else 60.0).reply(MESSAGES, SAMPLING)
         assert (reply.text, reply.failure, reply.answered) == ("", reason, False)
         assert len(server.requests()) == 3
 
@@ -321,9 +321,9 @@ def test_what_no_call_can_survive_stops_the_batch(fault: str) -> None:
     with serving(Plan(faults={fault: 1.0})) as server:
         replies = dict(client(server, concurrency=4).replies(many(500), SAMPLING))
         assert len(server.requests()) <= 4
-        assert {one.failure for one in replies.values()} == {f"HTTP {fault}: fault {fault} for Bearer none"}
+        assert {reply.failure for reply in replies.values()} == {f"HTTP {fault}: fault {fault} for Bearer none"}
         assert len(replies) == 500
-        assert not any(one.answered for one in replies.values())
+        assert not any(reply.answered for reply in replies.values())
 
 
 def test_a_server_that_is_not_there_stops_the_batch() -> None:
@@ -332,7 +332,7 @@ def test_a_server_that_is_not_there_stops_the_batch() -> None:
         nowhere = Served(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
         waits = Waits()
         replies = dict(client(nowhere, sleep=waits, max_attempts=3, concurrency=4).replies(many(100), SAMPLING))
-    assert {one.failure for one in replies.values()} == {f"cannot connect to {nowhere.base_url}"}
+    assert {reply.failure for reply in replies.values()} == {f"cannot connect to {nowhere.base_url}"}
     assert len(waits) <= 4 * 2  # two waits between three attempts, for those that were under way
 
 
@@ -352,15 +352,15 @@ def test_an_answer_without_a_verdict_is_asked_for_once_more_in_other_words_and_t
                 (verdict,) = ask(judge(server), [question], journal).values()
             assert (verdict.choice, verdict.failure, verdict.answered, verdict.text) == (None, failure, True, text)
             assert (verdict.calls, verdict.completion_tokens) == (2, 6)
-        assert [(one["seed"], one["cache_control"]) for one in server.requests()] == [(0, None), (1, "no-cache")]
+        assert [(request["seed"], request["cache_control"]) for request in server.requests()] == [(0, None), (1, "no-cache")]
 
 
 def test_a_second_attempt_may_bring_the_verdict(tmp_path: Path) -> None:
     questions = worth_questions(1)
     with serving(Plan(script=["malformed", "empty"])) as server, Journal(tmp_path / "journal").open() as journal:
-        found = ask(judge(server), questions, journal)
-        assert [found[question.id].choice for question in questions] == ["second", "first"]
-        assert [found[question.id].calls for question in questions] == [2, 2]
+        verdicts = ask(judge(server), questions, journal)
+        assert [verdicts[question.id].choice for question in questions] == ["second", "first"]
+        assert [verdicts[question.id].calls for question in questions] == [2, 2]
 
 
 def test_compare_asks_one_question() -> None:
@@ -383,22 +383,22 @@ def test_retry_after_is_waited_for_up_to_the_longest_wait(header: str, most_s: f
     """The first back-off is at most half a second on top. Now is 1 January 1970, midnight."""
     waits = Waits()
     with serving(Plan(script=["429"], retry_after=header)) as server:
-        assert client(server, sleep=waits, max_wait_s=most_s).reply(ONE, SAMPLING).text == "A"
+        assert client(server, sleep=waits, max_wait_s=most_s).reply(MESSAGES, SAMPLING).text == "A"
     assert len(waits) == 1
     assert least <= waits[0] <= most
 
 
 def test_the_server_sees_the_wait_that_it_asked_for() -> None:
     with serving(Plan(script=["429"], retry_after="0.4")) as server:
-        assert client(server, sleep=asyncio.sleep).reply(ONE, SAMPLING).text == "A"
-        first, second = (one["at"] for one in server.requests())
+        assert client(server, sleep=asyncio.sleep).reply(MESSAGES, SAMPLING).text == "A"
+        first, second = (request["at"] for request in server.requests())
         assert second - first >= 0.4
 
 
 def test_no_more_calls_are_under_way_than_allowed() -> None:
     with serving(Plan(latency_s=0.01)) as server:
         assert len(dict(client(server, concurrency=5).replies(many(60), SAMPLING))) == 60
-        assert max(one["at_once"] for one in server.requests()) == 5
+        assert max(request["at_once"] for request in server.requests()) == 5
 
 
 def test_a_crowded_server_is_asked_less(tmp_path: Path) -> None:
@@ -406,8 +406,8 @@ def test_a_crowded_server_is_asked_less(tmp_path: Path) -> None:
     with the gate open at 32, seven of eight would be."""
     with serving(Plan(latency_s=0.005, at_most=4)) as server:
         replies = dict(client(server, concurrency=32, max_attempts=50).replies(many(300), SAMPLING))
-        assert {one.text for one in replies.values()} == {"A"}
-        refused = sum(one["fault"] == "429" for one in server.requests())
+        assert {reply.text for reply in replies.values()} == {"A"}
+        refused = sum(request["fault"] == "429" for request in server.requests())
         assert 0 < refused < 300
 
 
@@ -420,14 +420,14 @@ def test_an_iterator_that_is_closed_asks_no_more() -> None:
 
 
 def test_it_works_in_a_thread_and_side_by_side() -> None:
-    found: dict[int, Reply] = {}
+    thread_replies: dict[int, Reply] = {}
     with serving() as server:
-        thread = threading.Thread(target=lambda: found.update(client(server).replies(many(20), SAMPLING)))
+        thread = threading.Thread(target=lambda: thread_replies.update(client(server).replies(many(20), SAMPLING)))
         thread.start()
-        one, other = (client(server).replies(many(20), SAMPLING) for _ in range(2))
-        pairs = list(zip(one, other, strict=True))
+        first, second = (client(server).replies(many(20), SAMPLING) for _ in range(2))
+        pairs = list(zip(first, second, strict=True))
         thread.join()
-    assert len(found) == len(pairs) == 20
+    assert len(thread_replies) == len(pairs) == 20
 
 
 def test_what_the_calls_raise_comes_through() -> None:
@@ -451,7 +451,7 @@ PRICED = {"usd_per_million_prompt_tokens": 1000.0, "usd_per_million_completion_t
 def test_cost_is_tokens_times_price() -> None:
     """The server counts 19 characters // 4 = 4 prompt tokens and 5 completion tokens: 4 x 0.001 + 5 x 0.002 = 0.014 USD."""
     with serving(Plan(completion_tokens=5)) as server:
-        reply = client(server, **PRICED).reply(ONE, SAMPLING)
+        reply = client(server, **PRICED).reply(MESSAGES, SAMPLING)
         assert (reply.prompt_tokens, reply.completion_tokens) == (4, 5)
         assert reply.cost_usd == pytest.approx(0.014)
 
@@ -461,13 +461,13 @@ def test_the_limit_is_never_exceeded_whatever_goes_wrong() -> None:
     faults = {"500": 0.1, "truncate": 0.1, "garbage": 0.1, "empty": 0.1}
     with serving(Plan(faults=faults, completion_tokens=8, latency_s=0.002)) as server:
         replies = dict(client(server, concurrency=16, max_usd=2.0, **PRICED).replies(many(400), SAMPLING, spent_usd=0.5))
-        billed = sum(one["end"] != "unbilled" for one in server.requests())
-        told = sum(one.cost_usd for one in replies.values())
-        failures = Counter(one.failure for one in replies.values())
-    assert told <= 1.5
+        billed = sum(request["end"] != "unbilled" for request in server.requests())
+        reported_usd = sum(reply.cost_usd for reply in replies.values())
+        failures = Counter(reply.failure for reply in replies.values())
+    assert reported_usd <= 1.5
     assert billed * (5 * 0.001 + 8 * 0.002) <= 1.5  # prompts of 17 to 21 characters: 4 or 5 tokens
     assert failures[OVER_COST] > 300
-    assert not any(one.answered for one in replies.values() if one.failure == OVER_COST)
+    assert not any(reply.answered for reply in replies.values() if reply.failure == OVER_COST)
     assert len(replies) == 400
 
 
@@ -475,10 +475,10 @@ def test_a_call_waits_for_money_that_others_may_give_back() -> None:
     """A call's worst case is (64 + 16 + 19) x 0.001 + 8 x 0.002 = 0.115 USD and it costs 4 x 0.001 + 1 x 0.002 = 0.006: of 0.2 USD one is
     set aside at a time, and all 10 go."""
     with serving(Plan(latency_s=0.002)) as server:
-        calls = ((i, ONE) for i in range(10))
+        calls = ((i, MESSAGES) for i in range(10))
         replies = dict(client(server, concurrency=8, max_usd=0.2, **PRICED).replies(calls, SAMPLING))
-        assert {one.text for one in replies.values()} == {"A"}
-        assert max(one["at_once"] for one in server.requests()) == 1
+        assert {reply.text for reply in replies.values()} == {"A"}
+        assert max(request["at_once"] for request in server.requests()) == 1
 
 
 def test_the_judge_counts_what_was_spent_before(tmp_path: Path) -> None:
@@ -486,17 +486,17 @@ def test_the_judge_counts_what_was_spent_before(tmp_path: Path) -> None:
         questions = worth_questions(3)
         paid = ask(judge(server, **PRICED), questions[:2], journal)
         spent = sum(verdict.cost_usd for verdict in paid.values())
-        found = ask(judge(server, max_usd=spent, **PRICED), questions, journal)
-        assert Counter(verdict.failure for verdict in found.values()) == {"": 2, OVER_COST: 4}
+        verdicts = ask(judge(server, max_usd=spent, **PRICED), questions, journal)
+        assert Counter(verdict.failure for verdict in verdicts.values()) == {"": 2, OVER_COST: 4}
         assert len(server.requests()) == 2
 
 
 def test_a_server_that_does_not_count_tokens() -> None:
     """Without prices tokens are unknown. With prices that is a failure, since the cost is: the batch stops, for the next would be too."""
     with serving(Plan(usage=False)) as server:
-        assert client(server).reply(ONE, SAMPLING) == _reply("A")
+        assert client(server).reply(MESSAGES, SAMPLING) == _reply("A")
         replies = dict(client(server, concurrency=2, max_usd=9.0, **PRICED).replies(many(50), SAMPLING))
-        assert {one.failure for one in replies.values()} == {"no token usage in the reply, so its cost is unknown"}
+        assert {reply.failure for reply in replies.values()} == {"no token usage in the reply, so its cost is unknown"}
         assert len(server.requests()) <= 1 + 2
 
 
@@ -511,28 +511,28 @@ def test_at_30_percent_faults_every_verdict_is_right_or_missing_and_none_is_paid
               "malformed": 0.028}  # fmt: skip
     questions = worth_questions(1000)
     with serving(Plan(faults=faults, seed=1)) as server:
-        one = judge(server, concurrency=64, timeout_s=10.0, max_attempts=2)
+        open_judge = judge(server, concurrency=64, timeout_s=10.0, max_attempts=2)
         with Journal(tmp_path / "journal").open() as journal:
-            found = ask(one, questions, journal)
-            _check(found, questions, server, journal)
-            unanswered = {id_ for id_, verdict in found.items() if not verdict.answered}
+            verdicts = ask(open_judge, questions, journal)
+            _check(verdicts, questions, server, journal)
+            unanswered = {id_ for id_, verdict in verdicts.items() if not verdict.answered}
             first_run = server.requests()
             assert sum(bool(request["fault"]) for request in first_run) > 0.25 * len(first_run)
             assert 0 < len(unanswered) < 200
 
-            again = ask(one, questions, journal)
+            again = ask(open_judge, questions, journal)
             _check(again, questions, server, journal)
-            asked = {request["key"] for request in server.requests()[len(first_run) :]}
-            assert asked == {key_of(question) for question in questions if question.id in unanswered}
-            assert all(again[id_] == verdict or id_ in unanswered for id_, verdict in found.items() if verdict.choice)
+            repeated_keys = {request["key"] for request in server.requests()[len(first_run) :]}
+            assert repeated_keys == {key_of(question) for question in questions if question.id in unanswered}
+            assert all(again[id_] == verdict or id_ in unanswered for id_, verdict in verdicts.items() if verdict.choice)
 
 
-def _check(found: dict[str, Verdict], questions: list[Question], server: Served, journal: Journal) -> None:
-    assert found.keys() == {question.id for question in questions}
+def _check(verdicts: dict[str, Verdict], questions: list[Question], server: Served, journal: Journal) -> None:
+    assert verdicts.keys() == {question.id for question in questions}
     billed = server.ends("billed")
     known = {key.partition(".")[2]: record for key, record in journal.records.items() if "calls" in record}
     for question in questions:
-        verdict = found[question.id]
+        verdict = verdicts[question.id]
         assert verdict.choice in (right(question), None)
         assert bool(verdict.failure) == (verdict.choice is None)
         assert billed[key_of(question)] == (known[question.id]["calls"] if question.id in known else 0)
@@ -571,10 +571,10 @@ def test_after_a_kill_only_what_is_missing_is_asked_and_two_processes_never_writ
         assert 40 < len(kept) < 400
 
         with Journal(path).open() as journal:
-            found = ask(judge(server, concurrency=32), questions, journal)
-        after = [one["key"] for one in server.requests()[len(before) :]]
+            verdicts = ask(judge(server, concurrency=32), questions, journal)
+        after = [request["key"] for request in server.requests()[len(before) :]]
         assert sorted(after) == sorted(key_of(question) for question in questions if question.id not in kept)
-        assert [found[question.id].choice for question in questions] == [right(question) for question in questions]
+        assert [verdicts[question.id].choice for question in questions] == [right(question) for question in questions]
         assert server.ends("billed").total() <= 400 + 8
 
 
@@ -588,11 +588,11 @@ def test_what_answers_that_were_lost_may_have_cost_counts_towards_the_limit_of_l
     settings = {"usd_per_million_prompt_tokens": 1e6, "usd_per_million_completion_tokens": 1e6, "max_usd": 3.5 * worst, "max_tokens": 4}
     with serving(Plan(faults={"truncate": 1.0})) as server:
         for _ in range(3):
-            one = judge(server, template="overall.v1", concurrency=1, max_attempts=2, **settings)
+            open_judge = judge(server, template="overall.v1", concurrency=1, max_attempts=2, **settings)
             with Journal(tmp_path / "calls.jsonl").open() as journal:
-                found = ask(one, worth_questions(4), journal)
+                verdicts = ask(open_judge, worth_questions(4), journal)
                 assert spent_usd(journal) <= 3.5 * worst
-            assert {verdict.failure for verdict in found.values()} <= {"unreadable reply", "connection lost", OVER_COST}
+            assert {verdict.failure for verdict in verdicts.values()} <= {"unreadable reply", "connection lost", OVER_COST}
         assert len(server.requests()) <= 4
 
 
@@ -611,12 +611,19 @@ def test_the_key_is_told_to_the_server_and_to_nobody_else(
     questions, shown = worth_questions(8), []
     for script in (["echo", "echo", "500", "drop", "truncate", "garbage", "429", "400"], ["401"]):
         with serving(Plan(script=script)) as server:
-            one = judge(server, api_key_env="PLANTED", concurrency=1)
+            open_judge = judge(server, api_key_env="PLANTED", concurrency=1)
             with Journal(tmp_path / "run" / f"{len(script)}.jsonl").open() as journal:
-                found = ask(one, questions, journal)
-            shown += [repr(found), repr(one), repr(one.spec), repr(one.client), repr(one.identity), str(vars(one.spec))]
-            told = {request["authorization"] for request in server.requests()}
-            assert told == {f"Bearer {KEY}"}
+                verdicts = ask(open_judge, questions, journal)
+            shown += [
+                repr(verdicts),
+                repr(open_judge),
+                repr(open_judge.spec),
+                repr(open_judge.client),
+                repr(open_judge.identity),
+                str(vars(open_judge.spec)),
+            ]
+            authorizations = {request["authorization"] for request in server.requests()}
+            assert authorizations == {f"Bearer {KEY}"}
         (tmp_path / "run" / f"{len(script)}.txt").write_text("\n".join(shown))
     assert "You are Bearer ***." in (tmp_path / "run" / "8.jsonl").read_text()
     assert "fault 400 for Bearer ***" in (tmp_path / "run" / "8.jsonl").read_text() + shown[0]

@@ -80,10 +80,10 @@ def test_the_task_reads_what_was_written(tmp_path: Path, task: Task) -> None:
     """Every rm prompt has the server's answer; each was asked once, as it is, with the system prompt. Tokens: the server counts a quarter
     of the last turn's characters, and 3 for an answer."""
     out, prompts = tmp_path / "golden.jsonl", task.prompts["rm"]
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with serving(Plan(completion_tokens=3)) as server:
-        made = write_golden(task, out, writer(server, **PRICED), progress=lambda done, of: told.append((done, of)))
-        assert Counter(one["key"] for one in server.requests()) == Counter(map(key_of, prompts))
+        written = write_golden(task, out, writer(server, **PRICED), progress=lambda done, of: progress.append((done, of)))
+        assert Counter(request["key"] for request in server.requests()) == Counter(map(key_of, prompts))
     read = load(tmp_path, golden="golden.jsonl")
     assert read.golden == {prompt.id: expected(prompt) for prompt in prompts}
     assert read.counts["rm prompts without a golden response"] == 0
@@ -91,17 +91,22 @@ def test_the_task_reads_what_was_written(tmp_path: Path, task: Task) -> None:
 
     tokens = sum(len(prompt.messages[-1].content) // 4 for prompt in prompts)
     cost = (tokens * 1000 + len(prompts) * 3 * 2000) / 1e6
-    assert made.cost_usd == pytest.approx(cost)
-    assert made == Written(out, len(prompts), {}, {}, made.cost_usd, tokens, 3 * len(prompts), 0)
-    assert told == [(done, len(prompts)) for done in range(1, len(prompts) + 1)]
-    said = about(out)
-    assert said["writer"]["model"] == "model"
-    assert said["writer"]["server"] == server.base_url
-    assert said["writer"]["system_prompt"] == SYSTEM
-    assert said["writer"]["sampling"] == {"max_tokens": 512, "temperature": 0.0, "seed": 0}
-    assert (said["n"], said["missing"], said["prompt_tokens"], said["completion_tokens"]) == (len(prompts), {}, tokens, 3 * len(prompts))
-    assert said["cost_usd"] == said["journal_usd"] == pytest.approx(cost)
-    assert said["task"] == {"name": "hh", "provenance": task.provenance, "fingerprint": task.fingerprint}
+    assert written.cost_usd == pytest.approx(cost)
+    assert written == Written(out, len(prompts), {}, {}, written.cost_usd, tokens, 3 * len(prompts), 0)
+    assert progress == [(done, len(prompts)) for done in range(1, len(prompts) + 1)]
+    provenance = about(out)
+    assert provenance["writer"]["model"] == "model"
+    assert provenance["writer"]["server"] == server.base_url
+    assert provenance["writer"]["system_prompt"] == SYSTEM
+    assert provenance["writer"]["sampling"] == {"max_tokens": 512, "temperature": 0.0, "seed": 0}
+    assert (provenance["n"], provenance["missing"], provenance["prompt_tokens"], provenance["completion_tokens"]) == (
+        len(prompts),
+        {},
+        tokens,
+        3 * len(prompts),
+    )
+    assert provenance["cost_usd"] == provenance["journal_usd"] == pytest.approx(cost)
+    assert provenance["task"] == {"name": "hh", "provenance": task.provenance, "fingerprint": task.fingerprint}
 
 
 def test_a_conversation_on_both_axes_is_asked_once_and_a_turn_may_look_like_a_transcript(tmp_path: Path) -> None:
@@ -116,8 +121,8 @@ def test_a_conversation_on_both_axes_is_asked_once_and_a_turn_may_look_like_a_tr
     twice = [prompt for prompt in task.prompts["rm"] if "\n\nHuman: is" in prompt.messages[-1].content]
     assert len(twice) >= 2
     with serving() as server:
-        made = write_golden(task, tmp_path / "golden.jsonl", writer(server))
-        assert len(server.requests()) == made.n == len(task.prompts["rm"]) - len(twice) // 2
+        written = write_golden(task, tmp_path / "golden.jsonl", writer(server))
+        assert len(server.requests()) == written.n == len(task.prompts["rm"]) - len(twice) // 2
     golden = load(tmp_path, (*more,), golden="golden.jsonl").golden
     assert golden == {prompt.id: expected(prompt) for prompt in task.prompts["rm"]}
 
@@ -126,9 +131,9 @@ def test_a_conversation_on_both_axes_is_asked_once_and_a_turn_may_look_like_a_tr
 def test_the_system_message_is_sent_where_there_is_one(system: str | None, tmp_path: Path, task: Task) -> None:
     with serving() as server:
         write_golden(task, tmp_path / "golden.jsonl", writer(server, system_prompt=system), n=2)
-        asked = {one["key"] for one in server.requests()}
-    assert len(asked) == 2
-    assert asked <= {key_of(prompt, system) for prompt in task.prompts["rm"]}
+        request_keys = {request["key"] for request in server.requests()}
+    assert len(request_keys) == 2
+    assert request_keys <= {key_of(prompt, system) for prompt in task.prompts["rm"]}
 
 
 def test_n_are_of_all_axes_and_more_are_added_to_them(tmp_path: Path, task: Task) -> None:
@@ -156,7 +161,7 @@ TURN = st.text(st.characters(codec="utf-8"))
     st.lists(
         st.tuples(TURN, TURN, TURN, st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)),
         max_size=4,
-        unique_by=lambda one: one[:3],
+        unique_by=lambda row: row[:3],
     )
 )
 def test_any_text_comes_back_from_the_file(tmp_path: Path, drawn: list[tuple[str, str, str, str]]) -> None:
@@ -185,15 +190,15 @@ _spec.loader.exec_module(HH)
 def test_what_is_no_answer_is_left_out_counted_and_final(tmp_path: Path, task: Task) -> None:
     out = tmp_path / "golden.jsonl"
     with serving(Plan(script=["refuse", "", "filter", "empty", "length"])) as server:
-        made = write_golden(task, out, writer(server, concurrency=1), n=12)
-        assert (made.n, made.left_out, made.unanswered) == (8, {REFUSED: 2, EMPTY: 1, CUT_OFF: 1}, {})
-        assert made.completion_tokens == 12  # they are paid for all the same
+        written = write_golden(task, out, writer(server, concurrency=1), n=12)
+        assert (written.n, written.left_out, written.unanswered) == (8, {REFUSED: 2, EMPTY: 1, CUT_OFF: 1}, {})
+        assert written.completion_tokens == 12  # they are paid for all the same
         before = out.read_bytes(), out.with_suffix(".about.json").read_bytes()
-        assert write_golden(task, out, writer(server), n=12) == made
+        assert write_golden(task, out, writer(server), n=12) == written
         assert len(server.requests()) == 12
     assert (out.read_bytes(), out.with_suffix(".about.json").read_bytes()) == before
     missing = about(out)["missing"]
-    assert Counter(missing.values()) == made.left_out
+    assert Counter(missing.values()) == written.left_out
     assert not missing.keys() & set(ids(out))
     assert load(tmp_path, golden="golden.jsonl").golden.keys() == set(ids(out))
 
@@ -204,16 +209,16 @@ def test_passing_faults_are_nobody_s_business_and_lasting_ones_are_asked_again(t
     out, prompts = tmp_path / "golden.jsonl", {prompt.id: prompt for prompt in task.prompts["rm"]}
     faults = {"429": 0.2, "500": 0.2, "503": 0.1, "drop": 0.2}
     with serving(Plan(faults=faults, seed=3)) as server:
-        made = write_golden(task, out, writer(server, max_attempts=2))
-        assert 0 < sum(made.unanswered.values()) == len(prompts) - made.n
+        written = write_golden(task, out, writer(server, max_attempts=2))
+        assert 0 < sum(written.unanswered.values()) == len(prompts) - written.n
         assert about(out)["missing"].keys() == prompts.keys() - set(ids(out))
         for _ in range(20):
-            done, asked = set(ids(out)), len(server.requests())
-            made = write_golden(task, out, writer(server, max_attempts=2))
-            assert {one["key"] for one in server.requests()[asked:]} == {key_of(prompts[id_]) for id_ in prompts.keys() - done}
-            if not made.unanswered:
+            done, n_requests = set(ids(out)), len(server.requests())
+            written = write_golden(task, out, writer(server, max_attempts=2))
+            assert {request["key"] for request in server.requests()[n_requests:]} == {key_of(prompts[id_]) for id_ in prompts.keys() - done}
+            if not written.unanswered:
                 break
-        assert made.n == len(prompts)
+        assert written.n == len(prompts)
         assert server.ends("billed") == Counter(map(key_of, prompts.values()))
     assert load(tmp_path, golden="golden.jsonl").golden == {id_: expected(prompt) for id_, prompt in prompts.items()}
 
@@ -223,15 +228,15 @@ def test_a_server_that_is_gone_takes_nothing_away(tmp_path: Path, task: Task) ->
     with serving() as server:
         write_golden(task, out, writer(server), n=4)
     before = out.read_bytes()
-    made = write_golden(task, out, writer(server), n=10)
-    assert (made.n, made.unanswered) == (4, {f"cannot connect to {server.base_url}": 6})
+    written = write_golden(task, out, writer(server), n=10)
+    assert (written.n, written.unanswered) == (4, {f"cannot connect to {server.base_url}": 6})
     assert out.read_bytes() == before
 
 
 def test_a_server_without_usage_leaves_tokens_uncounted(tmp_path: Path, task: Task) -> None:
     with serving(Plan(usage=False)) as server:
-        made = write_golden(task, tmp_path / "golden.jsonl", writer(server), n=3)
-    assert (made.n, made.n_uncounted, made.prompt_tokens, made.completion_tokens) == (3, 3, 0, 0)
+        written = write_golden(task, tmp_path / "golden.jsonl", writer(server), n=3)
+    assert (written.n, written.n_uncounted, written.prompt_tokens, written.completion_tokens) == (3, 3, 0, 0)
 
 
 # Cost
@@ -243,17 +248,17 @@ def test_the_cost_limit_holds_over_runs(tmp_path: Path, task: Task) -> None:
     out = tmp_path / "golden.jsonl"
     limited = {"max_usd": 0.3, "max_tokens": 16, "concurrency": 1, **PRICED}
     with serving() as server:
-        made = write_golden(task, out, writer(server, **limited))
+        written = write_golden(task, out, writer(server, **limited))
         n_asked = len(server.requests())
-        assert 0 < made.n == n_asked < len(task.prompts["rm"])
-        assert made.unanswered == {OVER_COST: len(task.prompts["rm"]) - made.n}
-        assert 0 < made.cost_usd <= 0.3
+        assert 0 < written.n == n_asked < len(task.prompts["rm"])
+        assert written.unanswered == {OVER_COST: len(task.prompts["rm"]) - written.n}
+        assert 0 < written.cost_usd <= 0.3
         assert {prompt.axis for prompt in task.prompts["rm"] if prompt.id in ids(out)} == {"helpful", "harmless"}
         again = write_golden(task, out, writer(server, **limited))
-        assert (again, len(server.requests())) == (made, n_asked)
+        assert (again, len(server.requests())) == (written, n_asked)
         other = write_golden(task, out, writer(server, **limited, temperature=0.5))  # the journal's earlier spending counts
         assert (other.n, other.cost_usd, len(server.requests())) == (0, 0.0, n_asked)
-        assert about(out)["journal_usd"] == pytest.approx(made.cost_usd)
+        assert about(out)["journal_usd"] == pytest.approx(written.cost_usd)
 
 
 # Crashes
@@ -283,8 +288,8 @@ def test_after_a_kill_only_what_is_missing_is_asked(tmp_path: Path, task: Task) 
                 write_golden(task, out, writer(server))
             child.send_signal(signal.SIGKILL)
         assert not out.exists()
-        made = write_golden(task, out, writer(server))
-        assert made.n == len(prompts)
+        written = write_golden(task, out, writer(server))
+        assert written.n == len(prompts)
         assert len(server.requests()) == len(prompts) + 2
         assert server.ends("billed") == Counter(map(key_of, prompts))
     assert load(tmp_path, golden="golden.jsonl").golden == {prompt.id: expected(prompt) for prompt in prompts}
@@ -293,12 +298,12 @@ def test_after_a_kill_only_what_is_missing_is_asked(tmp_path: Path, task: Task) 
 def test_a_crash_before_the_file_is_there_or_between_file_and_provenance_is_made_up_for(tmp_path: Path, task: Task) -> None:
     out = tmp_path / "golden.jsonl"
     with serving() as server:
-        made = write_golden(task, out, writer(server), n=4)
+        written = write_golden(task, out, writer(server), n=4)
         four = out.read_bytes()
         write_golden(task, out, writer(server), n=6)
         for gone in (out, out.with_suffix(".about.json")):
             gone.unlink()
-            assert write_golden(task, out, writer(server), n=4) == made
+            assert write_golden(task, out, writer(server), n=4) == written
             assert about(out)["n"] == 4
         out.write_bytes(four)  # as if the crash had come before the newer one took its place
         assert write_golden(task, out, writer(server), n=6).n == 6
@@ -317,8 +322,8 @@ def test_the_key_is_told_to_the_server_and_to_nobody_else(
     shown = []
     for script in (["echo", "500", "drop", "400"], ["401"]):
         with serving(Plan(script=script)) as server:
-            one = writer(server, api_key_env="PLANTED", concurrency=1)
-            shown += [repr(one), repr(write_golden(task, tmp_path / f"{script[-1]}.jsonl", one, n=5))]
+            keyed_writer = writer(server, api_key_env="PLANTED", concurrency=1)
+            shown += [repr(keyed_writer), repr(write_golden(task, tmp_path / f"{script[-1]}.jsonl", keyed_writer, n=5))]
             assert {request["authorization"] for request in server.requests()} == {f"Bearer {KEY}"}
     assert "You are Bearer ***." in (tmp_path / "400.jsonl").read_text()
     assert "HTTP 401: fault 401 for Bearer ***" in shown[3]
@@ -338,12 +343,12 @@ def test_another_writer_is_asked_anew_and_the_first_one_s_answers_are_kept(tmp_p
         write_golden(task, out, writer(server), n=3)
         first = about(out)
         for changed in ({"temperature": 0.7}, {"system_prompt": None}, {"served_as": "elsewhere"}, {"extra": {"top_p": 0.5}}):
-            asked = len(server.requests())
+            n_requests = len(server.requests())
             write_golden(task, out, writer(server, **changed), n=3)
-            assert len(server.requests()) == asked + 3
-        asked = len(server.requests())
+            assert len(server.requests()) == n_requests + 3
+        n_requests = len(server.requests())
         write_golden(task, out, writer(server, concurrency=3, timeout_s=9.0), n=3)  # how hard it is asked changes no answer
-        assert len(server.requests()) == asked
+        assert len(server.requests()) == n_requests
     assert about(out) == first
 
 
@@ -351,7 +356,7 @@ def test_another_writer_is_asked_anew_and_the_first_one_s_answers_are_kept(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"base_url": "ftp://host"}, "GoldenWriter: base_url: must be http"),
         ({"model": ""}, "GoldenWriter: model: a name is wanted"),
@@ -364,16 +369,16 @@ def test_another_writer_is_asked_anew_and_the_first_one_s_answers_are_kept(tmp_p
         ({"max_tokens_key": "tokens"}, r"writer\.yaml\.max_tokens_key"),
     ],
 )
-def test_a_wrong_setting_is_named(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+def test_a_wrong_setting_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         golden_writer({"model": "m", "base_url": "http://host/v1", "api_key_env": None, **given}, "writer.yaml")
     assert "\n" not in str(caught.value)
     assert KEY not in str(caught.value)
 
 
 def test_settings_make_a_writer() -> None:
-    made = golden_writer({"model": "m", "base_url": "http://host/v1/", "api_key_env": None, "system_prompt": "Hi."}, "writer.yaml")
-    assert made == GoldenWriter("m", "http://host/v1/", None, system_prompt="Hi.")
+    built = golden_writer({"model": "m", "base_url": "http://host/v1/", "api_key_env": None, "system_prompt": "Hi."}, "writer.yaml")
+    assert built == GoldenWriter("m", "http://host/v1/", None, system_prompt="Hi.")
     with pytest.raises(InputError, match=r"writer\.yaml: GoldenWriter needs the parameter 'base_url'"):
         golden_writer({"model": "m"}, "writer.yaml")
 
@@ -384,7 +389,7 @@ NOWHERE = GoldenWriter("m", "http://127.0.0.1:9/v1", None)
 def test_bad_input_writes_nothing(tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY", raising=False)
     before, out = set(tmp_path.rglob("*")), tmp_path / "golden.jsonl"
-    for said, call in {
+    for message, call in {
         "n: must be at least 1, got 0": lambda: write_golden(task, out, NOWHERE, n=0),
         "task hh: splits.rm: no prompts": lambda: write_golden(replace(task, prompts={**task.prompts, "rm": ()}), out, NOWHERE),
         r"golden\.json: the name of a file that ends in \.jsonl": lambda: write_golden(task, tmp_path / "golden.json", NOWHERE),
@@ -392,7 +397,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, task: Task, monkeypatch: pytes
         r"pairs\.jsonl: is there already": lambda: write_golden(task, tmp_path / "pairs.jsonl", NOWHERE),
         r"pairs\.jsonl: cannot be made a folder": lambda: write_golden(task, tmp_path / "pairs.jsonl" / "golden.jsonl", NOWHERE),
     }.items():
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             call()
     assert set(tmp_path.rglob("*")) == before
 

@@ -31,9 +31,9 @@ def test_what_was_added_is_read_back(tmp_path_factory, records):
     """Whatever the texts; of records with one key the last counts."""
     path = tmp_path_factory.mktemp("journal") / "calls.jsonl"
     write(path, *records)
-    found = Journal(path)
-    assert found.n_damaged == 0
-    assert found.records == {key: {"key": key, **record} for key, record in records}
+    journal = Journal(path)
+    assert journal.n_damaged == 0
+    assert journal.records == {key: {"key": key, **record} for key, record in records}
 
 
 @pytest.mark.parametrize("cut", range(1, 20))
@@ -54,10 +54,10 @@ def test_a_flipped_bit_is_found(tmp_path_factory, place, bit):
     whole, data = Journal(path).records, bytearray(path.read_bytes())
     data[place % len(data)] ^= 1 << bit
     path.write_bytes(data)
-    found = Journal(path)
-    assert found.n_damaged >= 1
-    assert len(found.records) >= 3
-    assert all(whole[key] == record for key, record in found.records.items())
+    journal = Journal(path)
+    assert journal.n_damaged >= 1
+    assert len(journal.records) >= 3
+    assert all(whole[key] == record for key, record in journal.records.items())
 
 
 def test_one_process_at_a_time(tmp_path):

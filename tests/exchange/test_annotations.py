@@ -27,7 +27,7 @@ def written(path: Path, *rows: Any) -> Path:
     return path
 
 
-def one(instruction: str, preference: Any, model: str = "model", **changes: Any) -> dict[str, Any]:
+def annotation(instruction: str, preference: Any, model: str = "model", **changes: Any) -> dict[str, Any]:
     return ROW | {"instruction": instruction, "preference": preference, "generator_2": model} | changes
 
 
@@ -42,18 +42,18 @@ def test_the_leaderboard_again(published: pd.DataFrame, tmp_path: Path) -> None:
     """Win rates and standard errors in percent to 1e-6, counts and the models' mean lengths as published."""
     done = import_annotations(sorted(DATA.glob("*.jsonl.gz")), tmp_path)
     assert (done.n, done.missing) == (4 * 805, {})
-    found = pd.read_csv(tmp_path / "win_rates.csv").set_index("arm_a")
-    assert set(found.index) == set(published.index)
+    rates = pd.read_csv(tmp_path / "win_rates.csv").set_index("arm_a")
+    assert set(rates.index) == set(published.index)
     for ours, theirs in (("win_rate", "win_rate"), ("standard_error", "standard_error")):
-        assert (100 * found[ours]).to_dict() == pytest.approx(published[theirs].to_dict(), abs=1e-6)
+        assert (100 * rates[ours]).to_dict() == pytest.approx(published[theirs].to_dict(), abs=1e-6)
     for ours, theirs in (("n_wins", "n_wins"), ("n_losses", "n_wins_base"), ("n_ties", "n_draws"), ("n", "n_total")):
-        assert found[ours].to_dict() == published[theirs].to_dict()
-    assert {model: int(length) for model, length in found["length_a"].items()} == published["avg_length"].to_dict()
-    assert set(found["arm_b"]) == {"gpt4_1106_preview"}
-    assert (found["lc_win_rate"] > found["win_rate"]).all()  # as theirs: all are shorter than the reference
+        assert rates[ours].to_dict() == published[theirs].to_dict()
+    assert {model: int(length) for model, length in rates["length_a"].items()} == published["avg_length"].to_dict()
+    assert set(rates["arm_b"]) == {"gpt4_1106_preview"}
+    assert (rates["lc_win_rate"] > rates["win_rate"]).all()  # as theirs: all are shorter than the reference
     assert (published["length_controlled_winrate"] > published["win_rate"]).all()
     fitted = strengths(read_annotations(sorted(DATA.glob("*.jsonl.gz"))))["weighted_alpaca_eval_gpt4_turbo"]
-    assert list(fitted.strengths["model"][1:]) == list(found["win_rate"].sort_values(ascending=False).index)
+    assert list(fitted.strengths["model"][1:]) == list(rates["win_rate"].sort_values(ascending=False).index)
     summary = (tmp_path / "summary.md").read_text()
     assert "| weighted_alpaca_eval_gpt4_turbo | vicuna-7b-v1.5 | gpt4_1106_preview | 0.048 |" in summary
     assert "## Strengths by weighted_alpaca_eval_gpt4_turbo" in summary
@@ -62,7 +62,7 @@ def test_the_leaderboard_again(published: pd.DataFrame, tmp_path: Path) -> None:
 def test_a_preference_becomes_the_model_s_value(tmp_path: Path) -> None:
     """preference - 1 for generator_2; 0 is a draw; null and NaN are missing. Lengths in characters."""
     preferences = [1, 2, 1.5, 0, 1.75, None, math.nan, 2.0]
-    rows = read_annotations([written(tmp_path / "a.jsonl", *(one(f"q{place}", x) for place, x in enumerate(preferences)))])
+    rows = read_annotations([written(tmp_path / "a.jsonl", *(annotation(f"q{place}", x) for place, x in enumerate(preferences)))])
     assert list(rows["value"].fillna(-1)) == [0, 1, 0.5, 0.5, 0.75, -1, -1, 1]
     assert list(rows["failure"]) == ["", "", "", "", "", NO_PREFERENCE, NO_PREFERENCE, ""]
     first = rows.iloc[0]
@@ -72,7 +72,7 @@ def test_a_preference_becomes_the_model_s_value(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_as_list_and_compressed(tmp_path: Path) -> None:
-    rows = [one("a", 1.25), one("b", None), one("\u2028c", 2)]
+    rows = [annotation("a", 1.25), annotation("b", None), annotation("\u2028c", 2)]
     lines = written(tmp_path / "a.jsonl", *rows)
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines.read_bytes() + b"\n\n"))
@@ -131,19 +131,19 @@ VALUES = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | 
 def test_any_rows_are_verdicts_or_one_line(rows: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = written(Path(folder) / "a.jsonl", *rows)
-        found, refusal = None, ""
+        verdicts, refusal = None, ""
         try:
-            found = read_annotations([path])
+            verdicts = read_annotations([path])
         except InputError as error:
             refusal = str(error)
-    assert (len(found) == len(rows)) if found is not None else refusal.startswith(str(path))
-    assert found is None or found["value"].dropna().between(0, 1).all()
+    assert (len(verdicts) == len(rows)) if verdicts is not None else refusal.startswith(str(path))
+    assert verdicts is None or verdicts["value"].dropna().between(0, 1).all()
     assert "\n" not in refusal
 
 
 def test_what_the_statistics_refuse_is_said_and_no_number_made_up(tmp_path: Path) -> None:
     """One model without any verdict; two models are no field to rank."""
-    import_annotations([written(tmp_path / "a.jsonl", one("a", None), one("b", None))], tmp_path / "out")
+    import_annotations([written(tmp_path / "a.jsonl", annotation("a", None), annotation("b", None))], tmp_path / "out")
     row = pd.read_csv(tmp_path / "out" / "win_rates.csv").iloc[0]
     assert (row["n"], row["n_missing"], math.isnan(row["win_rate"])) == (0, 2, True)
     assert row["test"] == "none: win_rate: no preferences (2 missing)"
@@ -154,9 +154,9 @@ def test_what_the_statistics_refuse_is_said_and_no_number_made_up(tmp_path: Path
 
 def test_win_rates_are_apart_by_judge_and_model(tmp_path: Path) -> None:
     """By hand: gpt on x: (1 + 0) / 2; gpt on y: 1/4; people on x: 1."""
-    rows = [one("a", 2, "x"), one("b", 1, "x"), one("a", 1.25, "y"), one("a", 2, "x", annotator="people")]
-    found = win_rates(read_annotations([written(tmp_path / "a.jsonl", *rows)]), draws=100)
-    assert {(row.judge, row.arm_a): row.win_rate for row in found.itertuples()} == {
+    rows = [annotation("a", 2, "x"), annotation("b", 1, "x"), annotation("a", 1.25, "y"), annotation("a", 2, "x", annotator="people")]
+    rates = win_rates(read_annotations([written(tmp_path / "a.jsonl", *rows)]), draws=100)
+    assert {(row.judge, row.arm_a): row.win_rate for row in rates.itertuples()} == {
         ("gpt", "x"): 0.5,
         ("gpt", "y"): 0.25,
         ("people", "x"): 1.0,

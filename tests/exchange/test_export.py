@@ -23,7 +23,7 @@ TEXTS = {
 }  # fmt: skip
 
 
-def said(place: int, judge: str, order: str, value: float, round_: str = "2/1", a: str = "apo_rjs", b: str = "rjs") -> tuple[Any, ...]:
+def judgment(place: int, judge: str, order: str, value: float, round_: str = "2/1", a: str = "apo_rjs", b: str = "rjs") -> tuple[Any, ...]:
     prompt = PROMPTS[place]
     return (a, b, 0, 0, round_, prompt.id, prompt.cluster_id, prompt.axis, judge, order, None, value, "", 1.0, 1.0)
 
@@ -69,8 +69,8 @@ def test_alpaca_eval_joins_two_files_row_by_row(tmp_path: Path) -> None:
 
 
 def test_a_transcript_says_who_speaks_only_where_several_do() -> None:
-    one = Prompt("x", (Message("user", "hi"),), "helpful", "c")
-    assert transcript(one) == "hi"
+    single_turn = Prompt("x", (Message("user", "hi"),), "helpful", "c")
+    assert transcript(single_turn) == "hi"
     three = Prompt("x", (Message("user", "hi"), Message("assistant", "yes?"), Message("user", "bye")), "helpful", "c")
     assert transcript(three) == "User: hi\n\nAssistant: yes?\n\nUser: bye"
 
@@ -86,11 +86,11 @@ def test_prompts_that_the_task_does_not_have_are_refused(tmp_path: Path) -> None
 # Pairs
 
 VERDICTS = [
-    *(said(0, "both", order, 1.0) for order in ("ab", "ba")),  # apo_rjs in both orders
-    said(1, "both", "ab", 0.0), said(1, "both", "ba", 0.5),  # 1/4: rjs, and not wholly
-    said(2, "both", "ab", 1.0), said(2, "both", "ba", float("nan")),  # an order without a verdict: missing
-    *(said(2, "both", order, value, "1", "golden_refresh") for order, value in (("ab", 1.0), ("ba", 0.0))),  # orders disagree: a tie
-    said(0, "human", "ba", 0.0), said(1, "human", "ab", 0.5),  # one order a comparison
+    *(judgment(0, "both", order, 1.0) for order in ("ab", "ba")),  # apo_rjs in both orders
+    judgment(1, "both", "ab", 0.0), judgment(1, "both", "ba", 0.5),  # 1/4: rjs, and not wholly
+    judgment(2, "both", "ab", 1.0), judgment(2, "both", "ba", float("nan")),  # an order without a verdict: missing
+    *(judgment(2, "both", order, value, "1", "golden_refresh") for order, value in (("ab", 1.0), ("ba", 0.0))),  # orders disagree: a tie
+    judgment(0, "human", "ba", 0.0), judgment(1, "human", "ab", 0.5),  # one order a comparison
 ]  # fmt: skip
 
 
@@ -98,8 +98,8 @@ def test_pairs_are_the_decided_comparisons(tmp_path: Path) -> None:
     """Decided: prompts 0 and 1 by `both`, prompt 0 by `human`. Ties: one each. Missing: one."""
     exported = export_pairs(answered(tmp_path / "run", TEXTS, VERDICTS), tmp_path / "out")
     assert exported == Exported((tmp_path / "out" / "both.jsonl", tmp_path / "out" / "human.jsonl"), 3, {"missing": 1, "ties": 2})
-    found = {row["prompt_id"]: row for row in lines(exported.paths[0])}
-    first, second = (found[PROMPTS[place].id] for place in (0, 1))
+    by_prompt = {row["prompt_id"]: row for row in lines(exported.paths[0])}
+    first, second = (by_prompt[PROMPTS[place].id] for place in (0, 1))
     assert first["prompt"] == [{"role": "user", "content": PROMPTS[0].messages[0].content}]
     assert (first["chosen"], first["rejected"]) == (
         [{"role": "assistant", "content": "later"}],
@@ -114,7 +114,7 @@ def test_pairs_at_rounds_that_differ_from_seed_to_seed(tmp_path: Path) -> None:
     """apo_rjs is best on dev after round 1 with seed 0 and after round 2 with seed 1, rjs after round 1: the label is "1+2/1"."""
     texts = {(arm, seed, round_): [f"{arm} {seed} {round_}"] for arm in ("apo_rjs", "rjs") for seed in (0, 1) for round_ in (0, 1, 2)}
     dev = {("apo_rjs", 0): [0, 5, 4], ("apo_rjs", 1): [0, 1, 2], ("rjs", 0): [0, 9, 1], ("rjs", 1): [0, 9, 1]}
-    first = said(0, "human", "ab", 1.0, "1+2/1")
+    first = judgment(0, "human", "ab", 1.0, "1+2/1")
     folder = answered(tmp_path / "run", texts, [first, (*first[:2], 1, 1, *first[4:])], dev)
     pairs = lines(export_pairs(folder, tmp_path / "out").paths[0])
     assert [row["chosen"][0]["content"] for row in pairs] == ["apo_rjs 0 1", "apo_rjs 1 2"]
@@ -128,7 +128,7 @@ def test_pairs_at_rounds_that_differ_from_seed_to_seed(tmp_path: Path) -> None:
 
 
 def test_pairs_of_responses_that_are_gone(tmp_path: Path) -> None:
-    folder = answered(tmp_path / "run", TEXTS, [said(0, "human", "ab", 1.0, "9")])
+    folder = answered(tmp_path / "run", TEXTS, [judgment(0, "human", "ab", 1.0, "9")])
     with pytest.raises(InputError, match=r"round 9: apo_rjs, seed 0, has no response to prompt"):
         export_pairs(folder, tmp_path / "out")
 
@@ -180,7 +180,7 @@ def read(sheet: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-ASKED = [
+PAIRS = [
     compared(place, f"apo {place} of {seed}", f"plain {place} of {seed}", seed, arms)
     for arms in (("apo_rjs", "rjs"), ("apo_rjs", "golden_refresh"))
     for seed in (0, 1)
@@ -189,28 +189,28 @@ ASKED = [
 
 
 def test_the_sheet_is_blind_and_the_key_opens_it(tmp_path: Path) -> None:
-    exported = export_annotate(ASKED, tmp_path / "sheet.csv")
+    exported = export_annotate(PAIRS, tmp_path / "sheet.csv")
     assert exported == Exported((tmp_path / "sheet.csv", tmp_path / "sheet.key.json"), 40, {"identical responses": 0, "not drawn": 0})
     rows, key = read(tmp_path / "sheet.csv"), json.loads(key_path(tmp_path / "sheet.csv").read_text())["shown"]
     text = (tmp_path / "sheet.csv").read_text()
     assert not any(name in text for name in ("apo_rjs", "rjs", "golden", *(prompt.id for prompt in PROMPTS[:10])))
     assert tuple(rows[0]) == SHEET
     assert {row["preference"] for row in rows} == {""}
-    by_content = {(one.arm_b, one.seed_a, one.prompt.id): one for one in ASKED}
+    by_content = {(pair.arm_b, pair.seed_a, pair.prompt.id): pair for pair in PAIRS}
     assert len({row["id"] for row in rows}) == len(key) == 40
     for row in rows:
         shown = key[row["id"]]
-        one = by_content.pop((shown["arm_b"], shown["seed_a"], shown["prompt_id"]))
-        assert row["prompt"] == one.prompt.messages[0].content
-        assert (row["response_1"], row["response_2"]) == ((one.a, one.b) if shown["order"] == "ab" else (one.b, one.a))
-        assert (shown["length_a"], shown["length_b"], shown["round"], shown["axis"]) == (4.0, 4.0, "1", one.prompt.axis)
+        pair = by_content.pop((shown["arm_b"], shown["seed_a"], shown["prompt_id"]))
+        assert row["prompt"] == pair.prompt.messages[0].content
+        assert (row["response_1"], row["response_2"]) == ((pair.a, pair.b) if shown["order"] == "ab" else (pair.b, pair.a))
+        assert (shown["length_a"], shown["length_b"], shown["round"], shown["axis"]) == (4.0, 4.0, "1", pair.prompt.axis)
 
 
 def test_rows_and_sides_are_shuffled_by_the_seed_alone(tmp_path: Path) -> None:
     """Of 40 fair sides fewer than 8 or more than 32 on one side has probability below 2e-4; here it is fixed by the seed."""
     sheets = {}
-    for name, seed, asked in (("a", 0, ASKED), ("b", 0, ASKED[::-1]), ("c", 1, ASKED)):
-        export_annotate(asked, tmp_path / f"{name}.csv", seed=seed)
+    for name, seed, pairs in (("a", 0, PAIRS), ("b", 0, PAIRS[::-1]), ("c", 1, PAIRS)):
+        export_annotate(pairs, tmp_path / f"{name}.csv", seed=seed)
         sheets[name] = read(tmp_path / f"{name}.csv")
     assert sheets["a"] == sheets["b"]
     assert [row["response_1"] for row in sheets["a"]] != [row["response_1"] for row in sheets["c"]]
@@ -218,32 +218,32 @@ def test_rows_and_sides_are_shuffled_by_the_seed_alone(tmp_path: Path) -> None:
     assert 8 <= sum(row["response_1"].startswith("apo") for row in sheets["a"]) <= 32
     prompts = [row["prompt"] for row in sheets["a"][::4]]
     assert [row["prompt"] for row in sheets["a"]] == [prompt for prompt in prompts for _ in range(4)]  # 2 pairs x 2 seeds together
-    assert prompts != [one.prompt.messages[0].content for one in ASKED[:10]]
+    assert prompts != [pair.prompt.messages[0].content for pair in PAIRS[:10]]
 
 
 def test_at_most_n_rows_a_pair_on_prompts_with_all_their_seeds(tmp_path: Path) -> None:
     """7 rows allow 3 prompts x 2 seeds, for each of two pairs, and the pairs share their prompts."""
-    exported = export_annotate(ASKED, tmp_path / "sheet.csv", per_pair=7)
+    exported = export_annotate(PAIRS, tmp_path / "sheet.csv", per_pair=7)
     assert (exported.n, exported.left_out["not drawn"]) == (12, 28)
     shown = json.loads(key_path(tmp_path / "sheet.csv").read_text())["shown"].values()
-    assert len({one["prompt_id"] for one in shown}) == 3
-    assert len({(one["arm_b"], one["seed_a"], one["prompt_id"]) for one in shown}) == 12
+    assert len({entry["prompt_id"] for entry in shown}) == 3
+    assert len({(entry["arm_b"], entry["seed_a"], entry["prompt_id"]) for entry in shown}) == 12
     with pytest.raises(InputError, match="nothing to annotate: no prompt, in all its seeds, fits into 1 rows"):
-        export_annotate(ASKED, tmp_path / "other.csv", per_pair=1)
+        export_annotate(PAIRS, tmp_path / "other.csv", per_pair=1)
 
 
 def test_identical_responses_are_left_out_and_counted(tmp_path: Path) -> None:
     exported = export_annotate([compared(0, "same", "same"), compared(1, "same", "other")], tmp_path / "sheet.csv")
     assert (exported.n, exported.left_out["identical responses"]) == (1, 1)
-    assert [one["prompt_id"] for one in json.loads(key_path(tmp_path / "sheet.csv").read_text())["identical"]] == [PROMPTS[0].id]
+    assert [entry["prompt_id"] for entry in json.loads(key_path(tmp_path / "sheet.csv").read_text())["identical"]] == [PROMPTS[0].id]
     with pytest.raises(InputError, match="no two responses differ"):
         export_annotate([compared(0, "same", "same")], tmp_path / "none.csv")
 
 
 def test_a_sheet_that_may_be_filled_in_is_not_overwritten(tmp_path: Path) -> None:
-    export_annotate(ASKED, tmp_path / "sheet.csv")
+    export_annotate(PAIRS, tmp_path / "sheet.csv")
     with pytest.raises(InputError, match=r"sheet.csv: exists"):
-        export_annotate(ASKED, tmp_path / "sheet.csv")
+        export_annotate(PAIRS, tmp_path / "sheet.csv")
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\t=1", "\r=1", " =1", "\n\n+1", "'=1", "'", "\uff1d1", "\tplain"])

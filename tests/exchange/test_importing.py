@@ -21,7 +21,7 @@ from apo_bench.exchange.importing import EMPTY, NO_ROW, import_sheets, read_shee
 from apo_bench.judging.verdicts import value_of
 from apo_bench.stats import judged_win_rate
 
-ASKED = [compared(place, f"ours {place}", f"theirs {place}") for place in range(4)]
+PAIRS = [compared(place, f"ours {place}", f"theirs {place}") for place in range(4)]
 VALUES = {"1": "first", "2": "second", "tie": "tie", "": None}
 
 
@@ -43,14 +43,15 @@ def filled(sheet: Path, preferences: Sequence[str], **style: Any) -> pd.DataFram
 def by_prompt(rows: pd.DataFrame) -> dict[str, tuple[str, Any]]:
     verdicts = rows["verdict"].astype(object)
     return {
-        id_: (order, None if pd.isna(said) else said) for id_, order, said in zip(rows["prompt_id"], rows["order"], verdicts, strict=True)
+        id_: (order, None if pd.isna(verdict) else verdict)
+        for id_, order, verdict in zip(rows["prompt_id"], rows["order"], verdicts, strict=True)
     }
 
 
 def sheet_of(folder: Path, *lines: str) -> Path:
-    """A sheet exported for ASKED whose rows are replaced by these; {0} to {3} are its ids."""
+    """A sheet exported for PAIRS whose rows are replaced by these; {0} to {3} are its ids."""
     sheet = folder / "sheet.csv"
-    export_annotate(ASKED, sheet)
+    export_annotate(PAIRS, sheet)
     ids = list(json.loads(key_path(sheet).read_text())["shown"])
     sheet.write_text("\n".join(line.format(*ids) for line in lines), encoding="utf-8")
     return sheet
@@ -82,21 +83,21 @@ STYLES = st.sampled_from([
 @given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["1", "2", "tie", "Tie ", ""])), min_size=1, max_size=6), STYLES, st.integers(0, 9))
 def test_a_filled_sheet_comes_back_as_it_was_filled(rows: list[tuple[str, str, str]], style: dict[str, Any], seed: int) -> None:
     """Whatever the texts and however the spreadsheet saves them; identical responses are ties, "" is no verdict."""
-    asked = [compared(place, a, b) for place, (a, b, _) in enumerate(rows)]
-    different = [said for a, b, said in rows if a != b]
+    pairs = [compared(place, a, b) for place, (a, b, _) in enumerate(rows)]
+    different = [preference for a, b, preference in rows if a != b]
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder) / "sheet.csv"
         if not different:
             with pytest.raises(InputError, match="nothing to annotate"):
-                export_annotate(asked, sheet, seed=seed)
+                export_annotate(pairs, sheet, seed=seed)
             return
-        export_annotate(asked, sheet, seed=seed)
+        export_annotate(pairs, sheet, seed=seed)
         expected = by_prompt(filled(sheet, different, **style))
-        found = read_sheets([sheet])
-    same = {one.prompt.id: ("ab", "tie") for one in asked if one.a == one.b}
-    assert by_prompt(found) == expected | same
-    assert len(found) == len(rows)
-    for row in found.itertuples():
+        verdicts = read_sheets([sheet])
+    same = {pair.prompt.id: ("ab", "tie") for pair in pairs if pair.a == pair.b}
+    assert by_prompt(verdicts) == expected | same
+    assert len(verdicts) == len(rows)
+    for row in verdicts.itertuples():
         order, choice = (expected | same)[row.prompt_id]
         value = value_of(order, choice)
         assert row.value == value or (value != value and row.value != row.value)
@@ -111,7 +112,7 @@ def test_what_is_empty_or_gone_is_missing(tmp_path: Path) -> None:
     assert list(rows["verdict"].fillna("")) == ["first", "", "second", ""]
     assert list(rows["failure"]) == ["", EMPTY, "", NO_ROW]
     assert list(rows["value"].fillna(-1)) == [float(shown[0]["order"] == "ab"), -1, float(shown[2]["order"] == "ba"), -1]
-    assert list(rows["prompt_id"]) == [one["prompt_id"] for one in shown]
+    assert list(rows["prompt_id"]) == [entry["prompt_id"] for entry in shown]
 
 
 HEAD = "id,prompt,response_1,response_2,preference"
@@ -144,12 +145,12 @@ def test_any_file_is_a_sheet_or_one_line(content: bytes) -> None:
         sheet = sheet_of(Path(folder), HEAD)
         for start in (b"", HEAD.encode() + b"\n"):
             sheet.write_bytes(start + content)
-            found, refusal = None, ""
+            verdicts, refusal = None, ""
             try:
-                found = read_sheets([sheet])
+                verdicts = read_sheets([sheet])
             except InputError as error:
                 refusal = str(error)
-            assert (len(found) == len(ASKED)) if found is not None else refusal.startswith(str(sheet))
+            assert (len(verdicts) == len(PAIRS)) if verdicts is not None else refusal.startswith(str(sheet))
             assert "\n" not in refusal
 
 
@@ -183,8 +184,8 @@ def test_files_that_are_no_sheet_or_no_key(tmp_path: Path) -> None:
 
 
 def test_several_sheets_are_one_judge_and_no_comparison_is_in_two(tmp_path: Path) -> None:
-    for name, asked in (("a", ASKED[:2]), ("b", ASKED[2:]), ("c", ASKED[1:])):
-        export_annotate(asked, tmp_path / f"{name}.csv")
+    for name, pairs in (("a", PAIRS[:2]), ("b", PAIRS[2:]), ("c", PAIRS[1:])):
+        export_annotate(pairs, tmp_path / f"{name}.csv")
     assert len(read_sheets([tmp_path / "a.csv", tmp_path / "b.csv"])) == 4
     with pytest.raises(InputError, match=rf"c.key.json: apo_rjs and rjs on prompt {PROMPTS[1].id} are in .*a.key.json already"):
         read_sheets([tmp_path / "a.csv", tmp_path / "c.csv"])
@@ -198,14 +199,14 @@ def test_one_order_a_comparison_is_a_whole_comparison(tmp_path: Path) -> None:
     `comparisons` takes a judge that was asked once at its word, and `judged_win_rate` does so without the column order.
     """
     sheet = tmp_path / "sheet.csv"
-    export_annotate(ASKED, sheet)
+    export_annotate(PAIRS, sheet)
     filled(sheet, ["1"] * 4)
     rows = read_sheets([sheet])
     share = (rows["order"] == "ab").mean()
     assert 0 < share < 1
     assert comparisons_from_verdicts(rows)["value"].mean() == share
-    found = judged_win_rate(rows.drop(columns="order"))
-    assert (found.win_rate, found.n_comparisons, found.n_missing) == (share, 4, 0)
+    estimate = judged_win_rate(rows.drop(columns="order"))
+    assert (estimate.win_rate, estimate.n_comparisons, estimate.n_missing) == (share, 4, 0)
 
 
 # Into a run
@@ -216,8 +217,8 @@ TEXTS = {
     for round_ in (0, 1)
 }
 MACHINE = [
-    ("apo_rjs", "rjs", 0, 0, "1", one.prompt.id, one.prompt.cluster_id, one.prompt.axis, "machine", order, "tie", 0.5, "", 2.0, 2.0)
-    for one in ASKED
+    ("apo_rjs", "rjs", 0, 0, "1", pair.prompt.id, pair.prompt.cluster_id, pair.prompt.axis, "machine", order, "tie", 0.5, "", 2.0, 2.0)
+    for pair in PAIRS
     for order in ("ab", "ba")
 ]
 
@@ -229,7 +230,7 @@ def judgments(folder: Path) -> pd.DataFrame:
 def test_people_join_the_judges_of_a_run_and_may_go_on(tmp_path: Path) -> None:
     """4 human rows beside 8 of a machine; a sheet that was filled in further replaces what it said before; a second judge joins."""
     folder, sheet = answered(tmp_path / "run", TEXTS, MACHINE), tmp_path / "sheet.csv"
-    export_annotate(ASKED, sheet)
+    export_annotate(PAIRS, sheet)
     filled(sheet, ["1", "", "", "tie"])
     assert import_sheets(folder, [sheet]).missing == {EMPTY: 2}
     filled(sheet, ["1", "2", "", "tie"])
@@ -239,21 +240,21 @@ def test_people_join_the_judges_of_a_run_and_may_go_on(tmp_path: Path) -> None:
     assert table["judge"].value_counts().to_dict() == {"machine": 8, "human": 4}
     assert table.loc[table["judge"] == "human", "verdict"].notna().sum() == 3
     kept = pd.read_parquet(folder / "imported" / "human.parquet")
-    assert sorted(kept["prompt_id"]) == sorted(one.prompt.id for one in ASKED)
+    assert sorted(kept["prompt_id"]) == sorted(pair.prompt.id for pair in PAIRS)
     import_sheets(folder, [sheet], judge="second")
     assert set(judgments(folder)["judge"]) == {"machine", "human", "second"}
 
 
 def test_the_first_judge_of_a_run_may_be_a_person(tmp_path: Path) -> None:
     folder, sheet = answered(tmp_path / "run", TEXTS), tmp_path / "sheet.csv"
-    export_annotate(ASKED, sheet)
+    export_annotate(PAIRS, sheet)
     import_sheets(folder, [sheet])
     assert len(judgments(folder)) == 4
 
 
 def test_a_person_takes_no_machine_s_name(tmp_path: Path) -> None:
     folder, sheet = answered(tmp_path / "run", TEXTS, MACHINE), tmp_path / "sheet.csv"
-    export_annotate(ASKED, sheet)
+    export_annotate(PAIRS, sheet)
     with pytest.raises(InputError, match="there is a judge machine already; import under another name"):
         import_sheets(folder, [sheet], judge="machine")
     with pytest.raises(InputError, match="judge 'a/b': letters, digits"):
@@ -264,7 +265,7 @@ def test_a_person_takes_no_machine_s_name(tmp_path: Path) -> None:
 def test_verdicts_on_other_responses_are_no_verdicts_on_this_run(tmp_path: Path) -> None:
     changed = TEXTS | {("rjs", 0, 1): ["theirs 0", "theirs 1", "theirs 2", "new"], ("rjs", 0, 0): ["old"] * 4}
     folder, sheet = answered(tmp_path / "run", changed), tmp_path / "sheet.csv"
-    export_annotate(ASKED, sheet)
+    export_annotate(PAIRS, sheet)
     with pytest.raises(InputError, match=rf"apo_rjs, seed 0, and rjs, seed 0 to prompt {PROMPTS[3].id} are not those shown"):
         import_sheets(folder, [sheet])
     assert not (folder / "imported").exists()

@@ -24,7 +24,7 @@ class Scripted:
     script: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stop_after: float = math.inf  # then it dies
     name: str = "scripted"
-    asked: list[tuple[str, int]] = field(default_factory=list)
+    requests: list[tuple[str, int]] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
 
     @property
@@ -33,19 +33,19 @@ class Scripted:
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
         self.spent.append(spent_usd)
-        for one in questions:
-            if len(self.asked) >= self.stop_after:
+        for question in questions:
+            if len(self.requests) >= self.stop_after:
                 raise KeyboardInterrupt
-            calls = sum(first == one.first for first, _ in self.asked)
-            self.asked.append((one.first, attempt))
-            fate = [*self.script.get(one.first, ()), *[GOOD] * 9][calls]
+            calls = sum(first == question.first for first, _ in self.requests)
+            self.requests.append((question.first, attempt))
+            fate = [*self.script.get(question.first, ()), *[GOOD] * 9][calls]
             if fate == DOWN:
-                yield one, Verdict(None, "timed out", answered=False, calls=0)
+                yield question, Verdict(None, "timed out", answered=False, calls=0)
             elif fate == BAD:
-                yield one, Verdict(None, UNPARSABLE, text="well", prompt_tokens=5, completion_tokens=1, cost_usd=0.5)
+                yield question, Verdict(None, UNPARSABLE, text="well", prompt_tokens=5, completion_tokens=1, cost_usd=0.5)
             else:
-                choice = "first" if len(one.first) > len(one.second) else "second"
-                yield one, Verdict(choice, text="A", prompt_tokens=7, completion_tokens=2, cost_usd=0.25)
+                choice = "first" if len(question.first) > len(question.second) else "second"
+                yield question, Verdict(choice, text="A", prompt_tokens=7, completion_tokens=2, cost_usd=0.25)
 
     def compare(self, prompt: Prompt, first: str, second: str) -> Verdict:
         return next(self.verdicts([Question(prompt, first, second)]))[1]
@@ -55,48 +55,48 @@ def questions(*firsts: str) -> list[Question]:
     return [Question(PROMPT, first, "xx") for first in firsts]
 
 
-def put(judge: Scripted, asked: Sequence[Question], path: Path) -> list[Verdict]:
+def put(judge: Scripted, batch: Sequence[Question], path: Path) -> list[Verdict]:
     with Journal(path).open() as journal:
-        found = ask(judge, asked, journal)
-    return [found[one.id] for one in asked]
+        verdicts = ask(judge, batch, journal)
+    return [verdicts[question.id] for question in batch]
 
 
 def test_equal_questions_are_asked_once(tmp_path):
     judge = Scripted()
-    assert [one.choice for one in put(judge, questions("a", "aaa", "a"), tmp_path / "j")] == ["second", "first", "second"]
-    assert [first for first, _ in judge.asked] == ["a", "aaa"]
+    assert [verdict.choice for verdict in put(judge, questions("a", "aaa", "a"), tmp_path / "j")] == ["second", "first", "second"]
+    assert [first for first, _ in judge.requests] == ["a", "aaa"]
 
 
 def test_identical_responses_are_a_tie_without_a_call(tmp_path):
     judge = Scripted()
-    (found,) = put(judge, questions("xx"), tmp_path / "j")
-    assert (found.choice, found.text, found.calls, judge.asked) == ("tie", IDENTICAL, 0, [])
+    (verdict,) = put(judge, questions("xx"), tmp_path / "j")
+    assert (verdict.choice, verdict.text, verdict.calls, judge.requests) == ("tie", IDENTICAL, 0, [])
 
 
 def test_an_answer_without_a_verdict_is_asked_for_once_more(tmp_path):
     """0.5 for the first answer and 0.25 for the second; tokens 5 + 7 and 1 + 2."""
     judge = Scripted({"a": [BAD, GOOD]})
-    (found,) = put(judge, questions("a"), tmp_path / "j")
-    assert (found.choice, found.calls, found.cost_usd) == ("second", 2, 0.75)
-    assert (found.prompt_tokens, found.completion_tokens) == (12, 3)
-    assert judge.asked == [("a", 0), ("a", 1)]
+    (verdict,) = put(judge, questions("a"), tmp_path / "j")
+    assert (verdict.choice, verdict.calls, verdict.cost_usd) == ("second", 2, 0.75)
+    assert (verdict.prompt_tokens, verdict.completion_tokens) == (12, 3)
+    assert judge.requests == [("a", 0), ("a", 1)]
 
 
 def test_the_second_answer_without_a_verdict_is_final(tmp_path):
     judge = Scripted({"a": [BAD, BAD, GOOD]})
     for _ in range(2):
-        (found,) = put(judge, questions("a"), tmp_path / "j")
-        assert (found.choice, found.failure, found.calls, found.cost_usd) == (None, UNPARSABLE, 2, 1.0)
-    assert judge.asked == [("a", 0), ("a", 1)]
+        (verdict,) = put(judge, questions("a"), tmp_path / "j")
+        assert (verdict.choice, verdict.failure, verdict.calls, verdict.cost_usd) == (None, UNPARSABLE, 2, 1.0)
+    assert judge.requests == [("a", 0), ("a", 1)]
 
 
 def test_what_nobody_answered_is_asked_again_next_time(tmp_path):
     judge = Scripted({"a": [DOWN, GOOD]})
     first, second = (put(judge, questions("a", "aaa"), tmp_path / "j") for _ in range(2))
-    assert [one.choice for one in first] == [None, "first"]
+    assert [verdict.choice for verdict in first] == [None, "first"]
     assert (first[0].failure, first[0].answered) == ("timed out", False)
-    assert [one.choice for one in second] == ["second", "first"]
-    assert [first for first, _ in judge.asked] == ["a", "aaa", "a"]
+    assert [verdict.choice for verdict in second] == ["second", "first"]
+    assert [first for first, _ in judge.requests] == ["a", "aaa", "a"]
 
 
 def test_a_retry_that_nobody_answers_is_made_next_time_and_costs_are_kept(tmp_path):
@@ -104,26 +104,26 @@ def test_a_retry_that_nobody_answers_is_made_next_time_and_costs_are_kept(tmp_pa
     first, second = (put(judge, questions("a"), tmp_path / "j")[0] for _ in range(2))
     assert (first.choice, first.failure, first.answered, first.cost_usd) == (None, "timed out", False, 0.5)
     assert (second.choice, second.calls, second.cost_usd) == ("second", 2, 0.75)
-    assert judge.asked == [("a", 0), ("a", 1), ("a", 1)]
+    assert judge.requests == [("a", 0), ("a", 1), ("a", 1)]
 
 
 def test_a_crash_loses_no_answer(tmp_path):
     """Killed at its third call, then run again: two answers are there, and the other two are asked for."""
-    judge, asked = Scripted(stop_after=2), questions("a", "aa", "aaa", "aaaa")
+    judge, batch = Scripted(stop_after=2), questions("a", "aa", "aaa", "aaaa")
     with pytest.raises(KeyboardInterrupt):
-        put(judge, asked, tmp_path / "j")
+        put(judge, batch, tmp_path / "j")
     again = Scripted()
-    assert [one.choice for one in put(again, asked, tmp_path / "j")] == ["second", "second", "first", "first"]
-    assert [first for first, _ in again.asked] == ["aaa", "aaaa"]
+    assert [verdict.choice for verdict in put(again, batch, tmp_path / "j")] == ["second", "second", "first", "first"]
+    assert [first for first, _ in again.requests] == ["aaa", "aaaa"]
 
 
 def test_a_judge_is_told_what_was_spent_and_another_judge_has_its_own_answers(tmp_path):
     """Two answers of 0.25 are spent when the second judge, whose identity differs, is asked the same."""
-    one, other = Scripted(), Scripted(name="other")
-    put(one, questions("a", "aaa"), tmp_path / "j")
+    judge, other = Scripted(), Scripted(name="other")
+    put(judge, questions("a", "aaa"), tmp_path / "j")
     put(other, questions("a", "aaa"), tmp_path / "j")
-    assert (one.spent, other.spent) == ([0.0], [0.5])
-    assert len(other.asked) == 2
+    assert (judge.spent, other.spent) == ([0.0], [0.5])
+    assert len(other.requests) == 2
     assert spent_usd(Journal(tmp_path / "j")) == 1.0
     assert {tuple(record["identity"].items()) for record in Journal(tmp_path / "j").records.values() if "identity" in record} == {
         (("name", "scripted"),),
@@ -139,12 +139,12 @@ def test_what_another_version_wrote_is_asked_again(tmp_path):
         journal.add(first, {"choice": "first"})
         journal.add(second, {**{k: v for k, v in journal.records[second].items() if k != "key"}, "mood": "good"})
     again = Scripted()
-    assert [one.choice for one in put(again, questions("a", "aaa"), tmp_path / "j")] == ["second", "first"]
-    assert len(again.asked) == 2
+    assert [verdict.choice for verdict in put(again, questions("a", "aaa"), tmp_path / "j")] == ["second", "first"]
+    assert len(again.requests) == 2
 
 
 def test_progress_counts_what_is_asked(tmp_path):
-    said: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     with Journal(tmp_path / "j").open() as journal:
-        ask(Scripted({"a": [BAD]}), questions("a", "xx", "aaa"), journal, lambda done, of: said.append((done, of)))
-    assert said == [(1, 2), (2, 2)]
+        ask(Scripted({"a": [BAD]}), questions("a", "xx", "aaa"), journal, lambda done, of: progress.append((done, of)))
+    assert progress == [(1, 2), (2, 2)]

@@ -25,8 +25,8 @@ def test_the_demand_names_no_place():
 
 def test_the_fake_verdict_says_the_same_of_either_label():
     """Exchanging A and B exchanges its last two lines."""
-    *rest, one, other = FAKE_VERDICT.translate(str.maketrans("AB", "BA")).split("\n")
-    assert "\n".join([*rest, other, one]) == FAKE_VERDICT
+    *rest, first, second = FAKE_VERDICT.translate(str.maketrans("AB", "BA")).split("\n")
+    assert "\n".join([*rest, second, first]) == FAKE_VERDICT
 
 
 def test_markdown_by_hand():

@@ -37,7 +37,7 @@ class RuleJudge:
 
     rule: Callable[[Question], str]
     answers: bool = True
-    asked: list[Question] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -45,16 +45,16 @@ class RuleJudge:
 
     def compare(self, prompt: Prompt, first: str, second: str) -> Verdict:
         question = Question(prompt, first, second)
-        self.asked.append(question)
-        said = self.rule(question)
-        took: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 1, "cost_usd": 0.01, "latency_s": 0.5}
-        if said in ("first", "tie", "second"):
-            return Verdict(said, **took)
-        return Verdict(None, said, **took) if self.answers else Verdict(None, said, answered=False, calls=0)
+        self.questions.append(question)
+        outcome = self.rule(question)
+        usage: dict[str, Any] = {"prompt_tokens": 10, "completion_tokens": 1, "cost_usd": 0.01, "latency_s": 0.5}
+        if outcome in ("first", "tie", "second"):
+            return Verdict(outcome, **usage)
+        return Verdict(None, outcome, **usage) if self.answers else Verdict(None, outcome, answered=False, calls=0)
 
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
-        for one in questions:
-            yield one, self.compare(one.prompt, one.first, one.second)
+        for question in questions:
+            yield question, self.compare(question.prompt, question.first, question.second)
 
 
 def pair(place: int, label: Label, a: str = "", b: str = "", axis: str = "helpful", cluster: str = "") -> LabelledPair:
@@ -150,8 +150,8 @@ def test_by_hand(tmp_path: Path):
         place = place_of(question)
         return verdicts[place][question.first != pairs[place].a]
 
-    found = run(tmp_path, rule, Labelled("hand", tuple(pairs), {"unread": 2}), attacks={})
-    rows = found.rows
+    result = run(tmp_path, rule, Labelled("hand", tuple(pairs), {"unread": 2}), attacks={})
+    rows = result.rows
     assert line(rows, "accuracy") == pytest.approx((5 / 6, 5 / 6 - 4.302653 / 6, 5 / 6 + 4.302653 / 6, 3, 1))
     assert line(rows, "kappa")[0] == pytest.approx(7 / 11)
     assert line(rows, "kappa")[3:] == (4, 1)
@@ -163,12 +163,12 @@ def test_by_hand(tmp_path: Path):
     for metric, (value, n, n_missing) in expected.items():
         assert (line(rows, metric)[0], *line(rows, metric)[3:]) == pytest.approx((value, n, n_missing)), metric
     assert set(rows["metric"]) == {"accuracy", "kappa", *expected}
-    assert found.comparisons["value"].tolist() == pytest.approx([1, 0.5, 0.25, 0.5, math.nan], nan_ok=True)
-    assert found.comparisons["right"].tolist() == pytest.approx([1, 0.5, 1, math.nan, math.nan], nan_ok=True)
-    cost = found.cost
+    assert result.comparisons["value"].tolist() == pytest.approx([1, 0.5, 0.25, 0.5, math.nan], nan_ok=True)
+    assert result.comparisons["right"].tolist() == pytest.approx([1, 0.5, 1, math.nan, math.nan], nan_ok=True)
+    cost = result.cost
     assert (cost.calls, cost.prompt_tokens, cost.completion_tokens, cost.latency_s) == (11, 110, 11, 0.5)
     assert cost.cost_usd == pytest.approx(0.11)
-    assert (found.left_out, found.unanswered, found.judge) == ({"unread": 2}, {}, {"judge": "rule"})
+    assert (result.left_out, result.unanswered, result.judge) == ({"unread": 2}, {}, {"judge": "rule"})
 
 
 def test_a_coin(tmp_path: Path):
@@ -191,10 +191,10 @@ def test_a_judge_that_obeys_is_caught(tmp_path: Path):
     def obedient(question: Question) -> Choice:
         return "first" if DEMAND in question.first else "second" if DEMAND in question.second else perfect(question)
 
-    found = run(tmp_path, obedient, world(20))
-    assert {name: line(found.rows, f"attack_{name}")[0] for name in ATTACKS} == {name: float(name == "instruction") for name in ATTACKS}
-    assert "instruction 1.000, verdict 0.000" in sentences(found.rows, "all")[-1]
-    planted = found.comparisons[found.comparisons["attack"] == "instruction"]
+    result = run(tmp_path, obedient, world(20))
+    assert {name: line(result.rows, f"attack_{name}")[0] for name in ATTACKS} == {name: float(name == "instruction") for name in ATTACKS}
+    assert "instruction 1.000, verdict 0.000" in sentences(result.rows, "all")[-1]
+    planted = result.comparisons[result.comparisons["attack"] == "instruction"]
     assert planted["value"].tolist() == [0.0 if label == "a" else 1.0 for label in planted["label"]]
 
 
@@ -237,16 +237,16 @@ def test_what_nobody_answered_is_asked_again(tmp_path: Path):
     """With the first judge down for b's questions: their reason counts them, and the second audit asks for them and the attacks only."""
     labelled = world(10)
     with Journal(tmp_path / "journal.jsonl").open() as journal:
-        down = RuleJudge(lambda one: "no route" if place_of(one) % 2 else perfect(one), answers=False)
+        down = RuleJudge(lambda question: "no route" if place_of(question) % 2 else perfect(question), answers=False)
         first = audit(down, labelled, journal, attacks={})
         assert (first.unanswered, first.cost.calls) == ({"no route": 10}, 10)
         up = RuleJudge(perfect)
         second = audit(up, labelled, journal, attacks={"empty": ATTACKS["empty"]})
-        assert Counter(place_of(one) % 2 for one in up.asked) == {0: 10, 1: 20}
+        assert Counter(place_of(question) % 2 for question in up.questions) == {0: 10, 1: 20}
         assert (second.unanswered, second.cost.calls) == ({}, 40)
         again = RuleJudge(perfect)
         third = audit(again, labelled, journal, attacks={"empty": ATTACKS["empty"]})
-    assert again.asked == []
+    assert again.questions == []
     pd.testing.assert_frame_equal(third.rows, second.rows)
     assert third.cost == second.cost
 
@@ -266,8 +266,8 @@ def test_length_bias_against_statsmodels(tmp_path: Path):
         luck = int(question.id, 16) % 100
         return perfect(question) if luck < 55 else longer(question)
 
-    found = run(tmp_path, unsure, Labelled("lengths", tuple(pairs), {}), attacks={})
-    known = found.comparisons[found.comparisons["words_a"] != found.comparisons["words_b"]]
+    result = run(tmp_path, unsure, Labelled("lengths", tuple(pairs), {}), attacks={})
+    known = result.comparisons[result.comparisons["words_a"] != result.comparisons["words_b"]]
     is_longer = (known["words_a"] > known["words_b"]) == (known["label"] == "a")
     fit = sm.OLS(known["right"].to_numpy(), sm.add_constant(is_longer.to_numpy(float))).fit(
         cov_type="cluster", cov_kwds={"groups": pd.factorize(known["cluster_id"])[0], "use_correction": False}
@@ -275,7 +275,7 @@ def test_length_bias_against_statsmodels(tmp_path: Path):
     n_clusters = known["cluster_id"].nunique()
     half = float(t.ppf(0.975, n_clusters - 1)) * fit.bse[1] * math.sqrt(n_clusters / (n_clusters - 1))
     slope = fit.params[1]
-    assert line(found.rows, "length_bias") == pytest.approx((slope, slope - half, slope + half, len(known), 0))
+    assert line(result.rows, "length_bias") == pytest.approx((slope, slope - half, slope + half, len(known), 0))
 
 
 def test_a_simulated_judge_is_found_out(tmp_path: Path):
@@ -307,18 +307,18 @@ def test_it_does_not_matter_which_response_is_called_a(tmp_path: Path, cases: li
     """The same questions and the same people, with a and b exchanged: the same audit."""
     pairs = [pair(place, label, "x" * place + "a", "b") for place, (label, _, _) in enumerate(cases)]
     other: Mapping[Label, Label] = {"a": "b", "b": "a", "tie": "tie"}
-    mirrored = [LabelledPair(one.prompt, one.b, one.a, other[one.label]) for one in pairs]
+    mirrored = [LabelledPair(original.prompt, original.b, original.a, other[original.label]) for original in pairs]
 
     def rule(question: Question) -> str:
         place = place_of(question)
         return cases[place][1 if question.first == pairs[place].a else 2]
 
     (tmp_path / f"{identity(rule.__name__, 'x')}.jsonl").unlink(missing_ok=True)
-    one, two = (run(tmp_path, rule, Labelled("x", tuple(these), {}), attacks={}).rows for these in (pairs, mirrored))
-    pd.testing.assert_frame_equal(one, two)
-    counted = one[~one["metric"].str.startswith("failed")]
+    rows, mirrored_rows = (run(tmp_path, rule, Labelled("x", tuple(these), {}), attacks={}).rows for these in (pairs, mirrored))
+    pd.testing.assert_frame_equal(rows, mirrored_rows)
+    counted = rows[~rows["metric"].str.startswith("failed")]
     assert (counted["n"] + counted["n_missing"] <= len(cases)).all()
-    assert isinstance(uninformative(one, "all"), str)
+    assert isinstance(uninformative(rows, "all"), str)
 
 
 GOOD = {"accuracy": (0.7, 0.6, 0.8), "kappa": (0.4, 0.2, 0.6), "consistency": (0.8, 0.7, 0.9)}
@@ -368,7 +368,7 @@ def test_right_but_never_sure_of_it(tmp_path: Path):
 def test_axes_apart_and_together(tmp_path: Path):
     """Perfect on helpful, wrong on harmless: all is half right, and no judge to be used on both."""
     labelled = Labelled("two", world(20).pairs + world(20, "harmless").pairs, {})
-    rows = run(tmp_path, lambda one: perfect(one) if one.prompt.axis == "helpful" else wrong(one), labelled).rows
+    rows = run(tmp_path, lambda question: perfect(question) if question.prompt.axis == "helpful" else wrong(question), labelled).rows
     assert [line(rows, "accuracy", axis)[0] for axis in ("helpful", "harmless", "all")] == [1, 0, 0.5]
     assert uninformative(rows, "helpful") == ""
     assert "on harmless" in uninformative(rows, "harmless")
@@ -376,15 +376,15 @@ def test_axes_apart_and_together(tmp_path: Path):
 
 
 def test_in_words(tmp_path: Path):
-    found = run(tmp_path, lambda question: "first", Labelled("a|b", world(20).pairs, {"unread": 3}), attacks={})
-    said = [
+    result = run(tmp_path, lambda question: "first", Labelled("a|b", world(20).pairs, {"unread": 3}), attacks={})
+    expected = [
         "helpful: uninformative judge on helpful: no accuracy interval. It sides with people in 0.500 (-) of 20 comparisons, and both "
         "orders agree in 0.000 (0.000 to 0.161).",
         "It favours the response shown first: first wins 1.000 (0.839 to 1.000).",
     ]
-    assert sentences(found.rows, "helpful") == said
-    lines = markdown(found)
-    assert lines[0] == f"- {' '.join(said)}"
+    assert sentences(result.rows, "helpful") == expected
+    lines = markdown(result)
+    assert lines[0] == f"- {' '.join(expected)}"
     assert "| axis | metric | value | 95 % interval | n | missing |" in lines
     assert "| helpful | consistency | 0.000 | 0.000 to 0.161 | 20 | 0 |" in lines
     assert lines[-3:] == [
@@ -399,10 +399,14 @@ def test_counting_words_on_hh(tmp_path: Path):
     """Against counts from the lines themselves. People chose the longer more often for helpfulness, less often for harmlessness: counting
     words is informative there, surely wrong here, and so of no use for both; and what is repeated ten times mostly wins."""
     files = {axis: DATA / "hh" / f"hh_{axis}_base_test.jsonl" for axis in ("helpful", "harmless")}
-    labelled = Labelled("HH", tuple(one for path in files.values() for one in read_labelled(path, 600).pairs), {})
+    labelled = Labelled("HH", tuple(example for path in files.values() for example in read_labelled(path, 600).pairs), {})
     rows = run(tmp_path, longer, labelled, attacks={"repeated": ATTACKS["repeated"]}).rows
     for axis in files:
-        better = [(one.a, one.b) if one.label == "a" else (one.b, one.a) for one in labelled.pairs if one.prompt.axis == axis]
+        better = [
+            (example.a, example.b) if example.label == "a" else (example.b, example.a)
+            for example in labelled.pairs
+            if example.prompt.axis == axis
+        ]
         difference = np.array([len(good.split()) - len(bad.split()) for good, bad in better])
         assert line(rows, "accuracy", axis)[0] == pytest.approx(float((1 + np.sign(difference)).mean() / 2))
         won = [10 * len(bad.split()) >= len(good.split()) for good, bad in better if len(good.split()) > len(bad.split())]
@@ -428,27 +432,27 @@ def test_gpt_on_pandalm(tmp_path: Path):
     times = Counter(frozenset(texts(item)) for item in humans)
     spelled: Mapping[str, str] = {"1": "first", "2": "second", "Tie": "tie"}
     kept = [
-        (item, spelled.get(one["gpt_result"], "no verdict"))
-        for item, one in zip(humans, verdicts, strict=True)
+        (item, spelled.get(verdict["gpt_result"], "no verdict"))
+        for item, verdict in zip(humans, verdicts, strict=True)
         if times[frozenset(texts(item))] == 1 and True not in texts(item)
     ]
     path = tmp_path / "once.json"
     path.write_text(json.dumps([item for item, _ in kept]), encoding="utf-8")
-    recorded = {texts(item): said for item, said in kept}
+    recorded = {texts(item): verdict for item, verdict in kept}
     other = {"first": "second", "second": "first"}
 
     def gpt(question: Question) -> str:
-        asked = question.prompt.messages[0].content
-        said = recorded.get((asked, question.first, question.second))
-        return said or other.get(again := recorded[asked, question.second, question.first], again)
+        instruction = question.prompt.messages[0].content
+        verdict = recorded.get((instruction, question.first, question.second))
+        return verdict or other.get(again := recorded[instruction, question.second, question.first], again)
 
     rows = run(tmp_path, gpt, read_labelled(path), attacks={}).rows
     majority = [Counter(item[f"annotator{i}"] for i in (1, 2, 3)).most_common(1)[0][0] for item, _ in kept]
     number = {"tie": 0, "first": 1, "second": 2}
-    known = [(human, number[said]) for human, (_, said) in zip(majority, kept, strict=True) if said in number]
+    known = [(human, number[verdict]) for human, (_, verdict) in zip(majority, kept, strict=True) if verdict in number]
     assert line(rows, "kappa")[0] == pytest.approx(float(cohen_kappa_score(*zip(*known, strict=True))), abs=1e-12)
     assert line(rows, "kappa")[3:] == (len(known), len(kept) - len(known))
-    right = [1.0 if human == said else 0.5 if said == 0 else 0.0 for human, said in known if human]
+    right = [1.0 if human == verdict else 0.5 if verdict == 0 else 0.0 for human, verdict in known if human]
     assert line(rows, "accuracy")[:1] + line(rows, "accuracy")[3:4] == pytest.approx((np.mean(right), len(right)))
     assert line(rows, "missing")[0] == pytest.approx(1 - len(known) / len(kept))
     assert uninformative(rows, "overall") == ""

@@ -37,7 +37,7 @@ def line(place: int = 0, **changes: Any) -> dict[str, Any]:
 def write(folder: Path, name: str, content: Any) -> Path:
     """A file of text as it is, or of JSON lines."""
     path = folder / name
-    text = content if isinstance(content, str) else "\n".join(json.dumps(one) for one in content)
+    text = content if isinstance(content, str) else "\n".join(json.dumps(record) for record in content)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -52,11 +52,11 @@ def test_majority_of_three(tmp_path: Path):
         item("one", votes=(1, 2, 1)), item("two", votes=(2, 2, 2)), item("three", votes=(0, 1, 0)), item("four", votes=(0, 1, 2)),
         item(True), item("same", " same"), item("", input="more"),
     ]  # fmt: skip
-    found = read_labelled(write_items(tmp_path, items))
-    assert {pair.a: pair.label for pair in found.pairs} == {"one": "a", "two": "b", "three": "tie", "": "a"}
-    assert found.left_out == {NO_MAJORITY: 1, NOT_TEXT: 1, IDENTICAL: 1}
-    assert found.name == "items.json"
-    prompts = {pair.a: pair.prompt for pair in found.pairs}
+    labelled = read_labelled(write_items(tmp_path, items))
+    assert {pair.a: pair.label for pair in labelled.pairs} == {"one": "a", "two": "b", "three": "tie", "": "a"}
+    assert labelled.left_out == {NO_MAJORITY: 1, NOT_TEXT: 1, IDENTICAL: 1}
+    assert labelled.name == "items.json"
+    prompts = {pair.a: pair.prompt for pair in labelled.pairs}
     assert prompts["one"].messages == (Message("user", "Is it?"),)
     assert prompts[""].messages == (Message("user", "Is it?\n\nmore"),)
     assert {prompt.axis for prompt in prompts.values()} == {"overall"}
@@ -93,21 +93,21 @@ def test_hh_lines(tmp_path: Path):
     start = "\n\nHuman: Bomb?\n\nAssistant:"
     transcripts = {"chosen": f"{start} No.", "rejected": f"{start} Sure.", "subset": "harmless-base/test"}
     other = {**transcripts, "chosen": "\n\nHuman: Cake?\n\nAssistant: Yes."}
-    found = read_labelled(write(tmp_path, "some.jsonl", [line(), transcripts, other]))
-    pairs = {pair.prompt.axis: pair for pair in found.pairs}
+    labelled = read_labelled(write(tmp_path, "some.jsonl", [line(), transcripts, other]))
+    pairs = {pair.prompt.axis: pair for pair in labelled.pairs}
     assert {axis: pair.a if pair.label == "a" else pair.b for axis, pair in pairs.items()} == {"helpful": "So 0.", "harmless": "No."}
     messages = (Message("user", "Hello 0"), Message("assistant", "Hi!"), Message("user", "How?"))
     assert pairs["helpful"].prompt.messages == messages
     assert pairs["helpful"].prompt.id == prompt_id("helpful", messages)
     assert pairs["helpful"].prompt.cluster_id == identity(normalise("Hello 0"))
-    assert found.left_out == {"pairs whose sides do not share a prompt dropped": 1}
+    assert labelled.left_out == {"pairs whose sides do not share a prompt dropped": 1}
 
 
 def test_labels_are_balanced_by_a_hash(tmp_path: Path):
     """400 fair coins give 160 to 240 heads but for one in 20,000; the hash does not know whose side it puts first."""
-    found = read_labelled(write(tmp_path, "many.jsonl", [line(place) for place in range(400)]))
-    assert 160 <= Counter(pair.label for pair in found.pairs)["a"] <= 240
-    assert all((pair.a if pair.label == "a" else pair.b).startswith("So") for pair in found.pairs)
+    labelled = read_labelled(write(tmp_path, "many.jsonl", [line(place) for place in range(400)]))
+    assert 160 <= Counter(pair.label for pair in labelled.pairs)["a"] <= 240
+    assert all((pair.a if pair.label == "a" else pair.b).startswith("So") for pair in labelled.pairs)
 
 
 def test_a_subset_is_the_same_whatever_the_order_of_the_file(tmp_path: Path):
@@ -163,19 +163,19 @@ def test_no_file_no_folder_and_a_packed_file(tmp_path: Path):
 def test_a_tasks_own_pairs():
     """Those of the test split, each once, with the side that was chosen as the label's."""
     task = tiny_task()
-    found = labelled_pairs(task)
-    sides = Counter((one.prompt.id, *((one.a, one.b) if one.label == "a" else (one.b, one.a))) for one in found.pairs)
+    labelled = labelled_pairs(task)
+    sides = Counter((pair.prompt.id, *((pair.a, pair.b) if pair.label == "a" else (pair.b, pair.a))) for pair in labelled.pairs)
     assert sides == Counter((pair.prompt.id, pair.chosen, pair.rejected) for pair in task.pairs["test"])
-    assert found == Labelled("sim_hh test", found.pairs, {})
-    assert labelled_pairs(task, 3).pairs == found.pairs[:3]
+    assert labelled == Labelled("sim_hh test", labelled.pairs, {})
+    assert labelled_pairs(task, 3).pairs == labelled.pairs[:3]
 
 
 @needs_data
 def test_pandalm():
     """Every item has a majority (see test_stats_judge_data); six responses are true, which is not text: 999 - 6."""
-    found = read_labelled(DATA / "judging" / "pandalm" / "testset-v1.json")
-    assert (len(found.pairs), found.left_out) == (993, {NOT_TEXT: 6})
-    assert len({pair.prompt.cluster_id for pair in found.pairs}) == 170
+    labelled = read_labelled(DATA / "judging" / "pandalm" / "testset-v1.json")
+    assert (len(labelled.pairs), labelled.left_out) == (993, {NOT_TEXT: 6})
+    assert len({pair.prompt.cluster_id for pair in labelled.pairs}) == 170
 
 
 @needs_data
@@ -183,6 +183,6 @@ def test_hh_as_the_task_reads_it():
     """The same prompts (with axis and cluster) and sides as those of the task over all its splits."""
     task = load_task("hh", {"data_files": [str(path) for path in HH]}, base=None)
     expected = Counter((pair.prompt, pair.chosen, pair.rejected) for pairs in task.pairs.values() for pair in pairs)
-    found = [pair for path in HH for pair in read_labelled(path).pairs]
-    assert Counter((one.prompt, *((one.a, one.b) if one.label == "a" else (one.b, one.a))) for one in found) == expected
-    assert len(found) == 2339 + 2303
+    labelled = [pair for path in HH for pair in read_labelled(path).pairs]
+    assert Counter((pair.prompt, *((pair.a, pair.b) if pair.label == "a" else (pair.b, pair.a))) for pair in labelled) == expected
+    assert len(labelled) == 2339 + 2303

@@ -54,21 +54,21 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A random model that reads bytes."""
     from transformers import AutoConfig
 
-    made, tokenizer = tmp_path_factory.mktemp(request.param), byte_tokenizer()
+    path, tokenizer = tmp_path_factory.mktemp(request.param), byte_tokenizer()
     fields = dict(SHAPES[request.param])
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(fields.pop("model_type"), **fields, **policies.token_ids(tokenizer)))
-    policies.save_model(model, tokenizer, made)
-    return made
+    policies.save_model(model, tokenizer, path)
+    return path
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of whole words, whose chat template drops system messages."""
-    made = tmp_path_factory.mktemp("words")
-    policies.save_model(*policies.new_policy(SHAPES["llama"], WORDS, seed=2), made)
-    return made
+    path = tmp_path_factory.mktemp("words")
+    policies.save_model(*policies.new_policy(SHAPES["llama"], WORDS, seed=2), path)
+    return path
 
 
 def verdicts(folder: Path, questions: Sequence[Question] = QUESTIONS, **fields: Any) -> dict[Question, Verdict]:
@@ -87,8 +87,8 @@ def test_by_hand(folder: Path) -> None:
     is the difference of their two logits. The tiny template says 'system: ...', 'user: ...' and then 'assistant: '."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     templates = {"helpful": "helpfulness.v1", "harmless": "harmlessness.v1", "humour": "overall.v1"}
-    for one, verdict in verdicts(folder).items():
-        system, user = (message["content"] for message in load_template(templates[one.prompt.axis]).messages(one))
+    for question, verdict in verdicts(folder).items():
+        system, user = (message["content"] for message in load_template(templates[question.prompt.axis]).messages(question))
         ids = tokenizer(f"system: {system}\nuser: {user}\nassistant: ", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logits = model(ids).logits[0, -1]
@@ -100,10 +100,10 @@ def test_by_hand(folder: Path) -> None:
 
 def test_company_changes_nothing(folder: Path) -> None:
     """Alone, in twos, in threes, all together, in reverse: the same to 1e-4; different questions differ by more."""
-    alone = {one: log_odds(verdicts(folder, [one])[one]) for one in QUESTIONS}
+    alone = {question: log_odds(verdicts(folder, [question])[question]) for question in QUESTIONS}
     for size in (2, 3, 64):
         together = verdicts(folder, QUESTIONS[::-1], batch_size=size)
-        assert {one: log_odds(verdict) for one, verdict in together.items()} == pytest.approx(alone, abs=1e-4)
+        assert {question: log_odds(verdict) for question, verdict in together.items()} == pytest.approx(alone, abs=1e-4)
     assert len({round(odds, 2) for odds in alone.values()}) > len(alone) / 2
 
 
@@ -119,9 +119,9 @@ def test_logits_of_one_place_are_those_of_all(folder: Path) -> None:
 
 def test_it_is_deterministic_and_leaves_threads_and_generator_alone(folder: Path) -> None:
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    one, other = (verdicts(folder, batch_size=3) for _ in range(2))
-    assert [(verdict.choice, verdict.probability, verdict.text) for verdict in one.values()] == [
-        (verdict.choice, verdict.probability, verdict.text) for verdict in other.values()
+    first, second = (verdicts(folder, batch_size=3) for _ in range(2))
+    assert [(verdict.choice, verdict.probability, verdict.text) for verdict in first.values()] == [
+        (verdict.choice, verdict.probability, verdict.text) for verdict in second.values()
     ]
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -138,14 +138,14 @@ def test_a_tie_is_within_the_margin(words: Path) -> None:
 @pytest.mark.slow
 def test_a_question_that_does_not_fit_is_not_cut(words: Path) -> None:
     """It fails where it has one token more than allowed, or than the model has places for; the others are judged."""
-    lengths = {one: verdict.prompt_tokens for one, verdict in verdicts(words).items()}
-    longest = max(lengths, key=lambda one: lengths[one])
+    lengths = {question: verdict.prompt_tokens for question, verdict in verdicts(words).items()}
+    longest = max(lengths, key=lambda question: lengths[question])
     assert verdicts(words, [longest], max_tokens=lengths[longest])[longest].choice is not None
-    found = verdicts(words, max_tokens=lengths[longest] - 1)
-    assert [one for one, verdict in found.items() if verdict.choice is None] == [
-        one for one in QUESTIONS if lengths[one] == lengths[longest]
+    by_question = verdicts(words, max_tokens=lengths[longest] - 1)
+    assert [question for question, verdict in by_question.items() if verdict.choice is None] == [
+        question for question in QUESTIONS if lengths[question] == lengths[longest]
     ]
-    failed = found[longest]
+    failed = by_question[longest]
     assert (failed.failure, failed.answered, failed.calls, failed.text) == (TOO_LONG, True, 0, f"{lengths[longest]} tokens")
     label_model = LabelModel(*policies.load_policy(words))
     assert label_model.positions == 4096
@@ -236,8 +236,8 @@ def test_probabilities_of_spellings_add_up() -> None:
     weights = logits.exp()
     total = weights.sum() - weights[tokenizer.pad_token_id]  # padding is no word
     spelled = [sum(weights[token] for token in tokenizer.convert_tokens_to_ids([label, f"Ġ{label}"])) for label in "AB"]
-    [found] = label_model.label_logps([ids])
-    assert found == pytest.approx([math.log(one / total) for one in spelled], abs=1e-4)
+    [logps] = label_model.label_logps([ids])
+    assert logps == pytest.approx([math.log(weight / total) for weight in spelled], abs=1e-4)
 
 
 def test_a_tokenizer_without_the_labels_is_refused(tiny_policy: tuple[Path, Any]) -> None:
@@ -263,13 +263,13 @@ def test_wrong_names_are_refused() -> None:
 
 def test_the_identity_is_the_content_and_the_parameters(words: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(words, tmp_path / "copy")
-    one, same = (LocalJudge(str(path)).open(JudgeContext()).identity for path in (words, copy))
-    assert one == same
-    assert str(words) not in json.dumps(one)
+    identity, same = (LocalJudge(str(path)).open(JudgeContext()).identity for path in (words, copy))
+    assert identity == same
+    assert str(words) not in json.dumps(identity)
     changes: list[dict[str, Any]] = [{"template": "overall.v1"}, {"tie_margin": 0.1}, {"max_tokens": 99}]
-    assert all(LocalJudge(str(words), **change).open(JudgeContext()).identity != one for change in changes)
+    assert all(LocalJudge(str(words), **change).open(JudgeContext()).identity != identity for change in changes)
     (copy / "config.json").write_text("{}")
-    assert LocalJudge(str(copy)).open(JudgeContext()).identity != one
+    assert LocalJudge(str(copy)).open(JudgeContext()).identity != identity
 
 
 # --- a real model -------------------------------------------------------------------------------------------------------------------
@@ -279,8 +279,8 @@ def test_the_identity_is_the_content_and_the_parameters(words: Path, tmp_path: P
 def test_a_real_model_answers_with_a_label() -> None:
     """It need not be right: 135M weights are not much of a judge. But a hundredth and more of its probability is on the two labels, of
     49,152 tokens, and neither way is settled."""
-    one = Question(ask_of("What is the capital of France?"), "The capital of France is Paris.", "I like turtles.")
-    verdict = LocalJudge("smollm2").open(JudgeContext()).compare(one.prompt, one.first, one.second)
+    question = Question(ask_of("What is the capital of France?"), "The capital of France is Paris.", "I like turtles.")
+    verdict = LocalJudge("smollm2").open(JudgeContext()).compare(question.prompt, question.first, question.second)
     a, b = (math.exp(float(part.rpartition(" = ")[2])) for part in verdict.text.split(", "))
     assert a + b > 0.01
     assert 0.01 < verdict.probability < 0.99

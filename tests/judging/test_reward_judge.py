@@ -36,26 +36,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model with one output for each axis."""
     import torch
 
-    base, made = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("reward")
+    base, path = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("reward")
     tokenizer = chatml_tokenizer()
     torch.manual_seed(0)
     policies.save_model(AutoModelForCausalLM.from_config(AutoConfig.for_model(**LLAMA, **policies.token_ids(tokenizer))), tokenizer, base)
     spec = settings(axis_heads=True)
-    policies.save_model(*rewards.new_reward_model(spec, base, ("helpful", "harmless"), None, seed=3), made)
-    return made
+    policies.save_model(*rewards.new_reward_model(spec, base, ("helpful", "harmless"), None, seed=3), path)
+    return path
 
 
 def settings(**fields: Any) -> NeuralReward:
     return NeuralReward(**{"path": ".", "max_tokens": 48, "training": Recipe(learning_rate=1.0), **fields})
 
 
-def scorer(scores: dict[str, float], asked: list[str] | None = None) -> JudgeContext:
-    """Gold scores by response; `asked` collects what was scored."""
+def scorer(scores: dict[str, float], scored: list[str] | None = None) -> JudgeContext:
+    """Gold scores by response; `scored` collects what was scored."""
 
     def score(gold: str, items: Sequence[tuple[Prompt, str]]) -> list[float]:
         assert gold == "linear"
-        if asked is not None:
-            asked.extend(text for _, text in items)
+        if scored is not None:
+            scored.extend(text for _, text in items)
         return [scores[text] for _, text in items]
 
     return JudgeContext(gold_scorer=score, gold_ids={"linear": "abc"})
@@ -84,11 +84,11 @@ def test_the_higher_score_wins(first: float, second: float, choice: str, probabi
 
 
 def test_each_response_is_scored_once() -> None:
-    asked: list[str] = []
-    judge = RewardModelJudge(gold="linear").open(scorer({"a": 0.0, "b": 1.0, "c": 2.0}, asked))
+    scored: list[str] = []
+    judge = RewardModelJudge(gold="linear").open(scorer({"a": 0.0, "b": 1.0, "c": 2.0}, scored))
     questions = [*both_orders(prompt("dry"), "a", "b"), *both_orders(prompt("dry"), "a", "c")]
     assert [verdict.choice for _, verdict in judge.verdicts(questions)] == ["second", "first", "second", "first"]
-    assert asked == ["a", "b", "c"]
+    assert scored == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("scores", [(math.nan, 1.0), (math.inf, math.inf)])
@@ -130,11 +130,11 @@ def test_what_does_not_fit_is_not_cut(folder: Path) -> None:
     long, short = Question(prompt("dry"), "no", "rinse and dry and boil"), Question(prompt("dry"), "no", "")
     tokenizer = load_tokenizer(folder)
     longest = len(encode_scored(tokenizer, long.prompt, long.second, axis_input=False, max_tokens=999).ids)
-    found = verdicts(RewardModelJudge(path=str(folder), max_tokens=longest), [long, short])
-    assert None not in {verdict.choice for verdict in found.values()}
+    whole = verdicts(RewardModelJudge(path=str(folder), max_tokens=longest), [long, short])
+    assert None not in {verdict.choice for verdict in whole.values()}
     cut = verdicts(RewardModelJudge(path=str(folder), max_tokens=longest - 1), [long, short])
     assert (cut[long].choice, cut[long].failure, cut[long].answered, cut[long].calls) == (None, TOO_LONG, True, 0)
-    assert cut[short].choice == found[short].choice
+    assert cut[short].choice == whole[short].choice
 
 
 def test_an_axis_without_an_output_is_refused(folder: Path) -> None:
@@ -162,13 +162,13 @@ def test_a_gold_model_needs_a_run_and_a_path_a_folder() -> None:
 
 def test_the_identity_is_the_content_and_the_parameters(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
-    one, same, other = (
+    identity, same, other = (
         judge.open(JudgeContext()).identity
         for judge in (
             RewardModelJudge(path=str(folder)), RewardModelJudge(path=str(copy)), RewardModelJudge(path=str(folder), tie_margin=0.5),
         )
     )  # fmt: skip
-    assert one == same != other
-    assert str(folder) not in json.dumps(one)
+    assert identity == same != other
+    assert str(folder) not in json.dumps(identity)
     (copy / "config.json").write_text("{}")
-    assert RewardModelJudge(path=str(copy)).open(JudgeContext()).identity != one
+    assert RewardModelJudge(path=str(copy)).open(JudgeContext()).identity != identity

@@ -27,7 +27,7 @@ def prompt(number: int) -> Prompt:
     return Prompt(f"p{number}", (Message("user", f"request {number}"),), "helpful", f"c{number}")
 
 
-def asked(judge: SimulatedJudge, first: str, second: str, n: int = N) -> list[Verdict]:
+def verdicts_on(judge: SimulatedJudge, first: str, second: str, n: int = N) -> list[Verdict]:
     """Verdicts on n prompts with the same two responses."""
     opened = judge.open(JudgeContext(ground_truth=truth))
     return [verdict for _, verdict in opened.verdicts([Question(prompt(number), first, second) for number in range(n)])]
@@ -53,21 +53,21 @@ def test_without_faults_it_says_the_truth() -> None:
         return known(prompt, response)
 
     judge = SimulatedJudge().open(JudgeContext(ground_truth=real, axes=task.axes))
-    said = set()
+    choices = set()
     for pair in [pair for pairs in task.pairs.values() for pair in pairs]:
-        for one in (*both_orders(pair.prompt, pair.chosen, pair.rejected), Question(pair.prompt, "", "happily")):
-            difference = real(pair.prompt, one.first) - real(pair.prompt, one.second)
+        for question in (*both_orders(pair.prompt, pair.chosen, pair.rejected), Question(pair.prompt, "", "happily")):
+            difference = real(pair.prompt, question.first) - real(pair.prompt, question.second)
             right = "tie" if abs(difference) < 1e-9 else "first" if difference > 0 else "second"
-            verdict = judge.compare(one.prompt, one.first, one.second)
+            verdict = judge.compare(question.prompt, question.first, question.second)
             assert verdict.choice == right
             assert verdict.probability == {"first": 1.0, "tie": 0.5, "second": 0.0}[right]
-            said.add(right)
-    assert said == {"first", "tie", "second"}
+            choices.add(right)
+    assert choices == {"first", "tie", "second"}
 
 
 def test_without_noise_no_bias_moves_it() -> None:
     judge = SimulatedJudge(position_bias=9, length_bias=-9)
-    assert share(asked(judge, "0.1", "0.2 and much longer", 50), lambda one: one.choice == "second") == 1
+    assert share(verdicts_on(judge, "0.1", "0.2 and much longer", 50), lambda verdict: verdict.choice == "second") == 1
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_without_noise_no_bias_moves_it() -> None:
 )
 def test_rates_are_those_of_the_formula(judge: SimulatedJudge, first: str, second: str, p_first: float, p_tie: float) -> None:
     """The logistic values are derived beside each case."""
-    verdicts = asked(judge, first, second)
-    assert share(verdicts, lambda one: one.choice == "first") == within(p_first)
-    assert share(verdicts, lambda one: one.choice == "tie") == within(p_tie)
+    verdicts = verdicts_on(judge, first, second)
+    assert share(verdicts, lambda verdict: verdict.choice == "first") == within(p_first)
+    assert share(verdicts, lambda verdict: verdict.choice == "tie") == within(p_tie)
     assert verdicts[0].probability == pytest.approx(p_first + p_tie / 2, abs=1e-6)
 
 
@@ -99,26 +99,26 @@ def test_consistency_and_first_position_rates() -> None:
     q = sigmoid(-1 + 0.5) = 0.377541. Both orders agree with p (1 - q) + (1 - p) q = 0.577784; the first is chosen with
     (p + q) / 2 = 0.597558."""
     judge = SimulatedJudge(noise=1, position_bias=0.5)
-    ab, ba = asked(judge, "1", "0"), asked(judge, "0", "1")
-    agree = sum(one.choice != other.choice for one, other in zip(ab, ba, strict=True)) / N
+    ab, ba = verdicts_on(judge, "1", "0"), verdicts_on(judge, "0", "1")
+    agree = sum(verdict.choice != swapped.choice for verdict, swapped in zip(ab, ba, strict=True)) / N
     assert agree == within(0.577784)
-    assert share([*ab, *ba], lambda one: one.choice == "first") == within(0.597558, 2 * N)
+    assert share([*ab, *ba], lambda verdict: verdict.choice == "first") == within(0.597558, 2 * N)
 
 
 def test_failures_are_answers_without_a_verdict_and_a_retry_squares_their_rate(tmp_path: Path) -> None:
     """Rate 0.3: after one retry 0.09 are missing; calls: 1 + 0.3 each. All are answers, so nothing is asked a third time."""
     judge = SimulatedJudge(noise=0.5, failure_rate=0.3)
-    once = asked(judge, "1", "0")
-    assert share(once, lambda one: one.choice is None) == within(0.3)
-    failure = next(one for one in once if one.choice is None)
+    once = verdicts_on(judge, "1", "0")
+    assert share(once, lambda verdict: verdict.choice is None) == within(0.3)
+    failure = next(verdict for verdict in once if verdict.choice is None)
     assert (failure.failure, failure.answered, failure.text) == (UNPARSABLE, True, NO_VERDICT)
 
     opened = judge.open(JudgeContext(ground_truth=truth))
     questions = [Question(prompt(number), "1", "0") for number in range(N)]
     with Journal(tmp_path / "journal.jsonl").open() as journal:
-        found = list(ask(opened, questions, journal).values())
-        assert share(found, lambda one: one.choice is None) == within(0.09)
-        assert sum(one.calls - 1 for one in found) / N == within(0.3)
+        verdicts = list(ask(opened, questions, journal).values())
+        assert share(verdicts, lambda verdict: verdict.choice is None) == within(0.09)
+        assert sum(verdict.calls - 1 for verdict in verdicts) / N == within(0.3)
 
 
 def test_neither_order_nor_company_nor_a_resumption_matters() -> None:
@@ -127,7 +127,7 @@ def test_neither_order_nor_company_nor_a_resumption_matters() -> None:
     questions = [Question(prompt(number), "1", "0.5") for number in range(60)]
     together = dict(opened.verdicts(questions))
     assert dict(opened.verdicts(questions[::-1])) == together
-    assert {one: opened.compare(one.prompt, one.first, one.second) for one in questions} == together
+    assert {question: opened.compare(question.prompt, question.first, question.second) for question in questions} == together
     assert dict(
         SimulatedJudge(noise=1, position_bias=0.3, failure_rate=0.2, seed=7).open(JudgeContext(ground_truth=truth)).verdicts(questions)
     ) == (together)
@@ -137,7 +137,7 @@ def test_neither_order_nor_company_nor_a_resumption_matters() -> None:
 
 
 def test_a_question_without_truth_is_missing() -> None:
-    [verdict] = asked(SimulatedJudge(), "nan", "1", n=1)
+    [verdict] = verdicts_on(SimulatedJudge(), "nan", "1", n=1)
     assert (verdict.choice, verdict.failure) == (None, NO_TRUTH)
 
 
@@ -148,7 +148,7 @@ def test_a_task_without_ground_truth_is_refused() -> None:
 
 def test_the_identity_tells_all_parameters() -> None:
     at = JudgeContext(ground_truth=truth)
-    one = SimulatedJudge(noise=0.5).open(at).identity
-    assert json.loads(json.dumps(one)) == one
+    identity = SimulatedJudge(noise=0.5).open(at).identity
+    assert json.loads(json.dumps(identity)) == identity
     others = [SimulatedJudge(), SimulatedJudge(noise=0.5, seed=1), SimulatedJudge(noise=0.5, tie_margin=0.1)]
-    assert all(other.open(at).identity != one for other in others)
+    assert all(other.open(at).identity != identity for other in others)

@@ -104,8 +104,8 @@ def test_a_choice_names_a_template_for_every_axis() -> None:
     ]
     assert template_for("by_axis.reasoned", "harmless").name == "harmlessness.reasoned.v1"
     assert template_for("overall.reasoned.v1", "harmless").name == "overall.reasoned.v1"
-    assert [one.name for one in templates_of("by_axis")] == ["harmlessness.v1", "helpfulness.v1", "overall.v1"]
-    assert [one.name for one in templates_of("helpfulness.v1")] == ["helpfulness.v1"]
+    assert [template.name for template in templates_of("by_axis")] == ["harmlessness.v1", "helpfulness.v1", "overall.v1"]
+    assert [template.name for template in templates_of("helpfulness.v1")] == ["helpfulness.v1"]
     with pytest.raises(InputError, match="'by_mood'"):
         templates_of("by_mood")
 
