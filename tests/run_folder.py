@@ -45,7 +45,7 @@ def experiment(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def write_run(folder: Path, made: dict[str, pd.DataFrame], settings: dict[str, Any] | None = None, **manifest: Any) -> Path:
+def write_run(folder: Path, tables: dict[str, pd.DataFrame], settings: dict[str, Any] | None = None, **manifest: Any) -> Path:
     (folder / "tables").mkdir(parents=True)
     (folder / "experiment.yaml").write_text(yaml.safe_dump(settings or experiment()))
     facts = {
@@ -63,7 +63,7 @@ def write_run(folder: Path, made: dict[str, pd.DataFrame], settings: dict[str, A
         "command": "apo-bench run x.yaml",
     }
     (folder / "manifest.json").write_text(json.dumps(facts | manifest))
-    for name, table in made.items():
+    for name, table in tables.items():
         table.to_parquet(folder / "tables" / f"{name}.parquet")
     return folder
 
@@ -73,22 +73,22 @@ def frame(name: str, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[column.name for column in TABLES[name].columns if not column.added])
 
 
-def scored(made: Mapping[tuple[str, int, int], Sequence[float]], scorer: str = "ground_truth", axis: str = "helpful") -> pd.DataFrame:
+def scored(scores: Mapping[tuple[str, int, int], Sequence[float]], scorer: str = "ground_truth", axis: str = "helpful") -> pd.DataFrame:
     """Scores of prompts p0, p1, ..., each a cluster of its own, by arm, seed and round; NaN: no row."""
     rows = [
         (arm, seed, round_, f"p{place}", f"p{place}", axis, scorer, float(value))
-        for (arm, seed, round_), values in made.items()
+        for (arm, seed, round_), values in scores.items()
         for place, value in enumerate(values)
         if value == value
     ]
     return frame("scores", rows)
 
 
-def measured(metric: str, made: Mapping[tuple[str, int], Sequence[float]], axis: str = "all") -> pd.DataFrame:
+def measured(metric: str, measurements: Mapping[tuple[str, int], Sequence[float]], axis: str = "all") -> pd.DataFrame:
     """A metric after rounds 0, 1, ... by arm and seed; NaN: no row."""
     rows = [
         (arm, seed, round_, axis, metric, float(value), 0.0, 8)
-        for (arm, seed), values in made.items()
+        for (arm, seed), values in measurements.items()
         for round_, value in enumerate(values)
         if value == value
     ]

@@ -46,7 +46,7 @@ class RecordingLab:
         human, duels = pair_sets
         assert human == (HUMAN if ("pairs",) in self.verbs else ())
         assert [(duel.prompt, duel.chosen, duel.source) for duel in duels] == [
-            (one.prompt, one.text, "golden_over_sample") for one in GOLDEN for _ in range(2)
+            (golden.prompt, golden.text, "golden_over_sample") for golden in GOLDEN for _ in range(2)
         ]
         self.trained += 1
         self.verbs.append(("reward model", [duel.rejected for duel in duels], loss, start.key if start else None))
@@ -211,9 +211,9 @@ def test_without_human_pairs_none_is_bought(context: EvaluationContext) -> None:
     assert (used["human_pairs"], used["golden_responses"], used["rm_updates"]) == (0, 4, 1)
     assert rounds[0].reward_model is not None
     lab = tiny_lab(context, BUDGET)
-    samples = lab.sample(lab.initial_policy, [one.prompt for one in lab.golden()], n=2, draw=0)
-    golden = {one.prompt: one.text for one in lab.golden()}
-    duels = [Pair(one.prompt, golden[one.prompt], one.text, "golden_over_sample") for one in samples]
+    samples = lab.sample(lab.initial_policy, [golden.prompt for golden in lab.golden()], n=2, draw=0)
+    texts = {golden.prompt: golden.text for golden in lab.golden()}
+    duels = [Pair(sample.prompt, texts[sample.prompt], sample.text, "golden_over_sample") for sample in samples]
     assert lab.train_reward_model(duels, loss=APOLoss(3.0, 2)) == rounds[0].reward_model
 
 
@@ -244,7 +244,7 @@ def test_best_of_n_as_player_is_the_opponent_of_the_next_round(context: Evaluati
         rounds, spent = play(context, rounds=2, opponent=opponent, player=player)
         used.append((spent["sampled_responses"], spent["scored_responses"], spent["policy_updates"]))
         lab = tiny_lab(context)
-        assert [one.policy for one in rounds] == [lab.best_of_n(lab.initial_policy, one.reward_model, n) for one in rounds]
+        assert [round_.policy for round_ in rounds] == [lab.best_of_n(lab.initial_policy, round_.reward_model, n) for round_ in rounds]
     assert used == [(8 + 24, 24, 0), (8 + 8, 0, 0)]
 
 

@@ -130,7 +130,7 @@ def names(path: Path) -> Iterator[str]:
 def test_names_say_what_a_thing_is() -> None:
     """Not what was done with it, and not that it is one of several."""
     vague = {"found", "said", "one", "made", "asked", "held", "told", "says", "looks", "took"}
-    rooms = ("apo_bench", "baselines", "tasks", "benchmarks")
+    rooms = ("apo_bench", "baselines", "tasks", "benchmarks", "tests")
     assert not [(path, name) for room in rooms for path in (ROOT / room).rglob("*.py") for name in names(path) if name.strip("_") in vague]
 
 

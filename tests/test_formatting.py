@@ -24,10 +24,14 @@ def steering(text: str) -> set[str]:
     """What of a text is no newline, and a control character, a separator of lines, or a mark that turns text: by Unicode's own tables."""
     marks = {"\u200e", "\u200f", "\u061c"}
     return {
-        one
-        for one in text
-        if one != "\n"
-        and (unicodedata.category(one) in ("Cc", "Zl", "Zp", "Cs") or unicodedata.bidirectional(one) in TURNING or one in marks)
+        character
+        for character in text
+        if character != "\n"
+        and (
+            unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
+            or unicodedata.bidirectional(character) in TURNING
+            or character in marks
+        )
     }
 
 
@@ -75,18 +79,18 @@ def test_tables_and_paragraphs_steer_no_terminal(tty: bool, monkeypatch: pytest.
     table.add_row("1", "2")
     table.add_row(rude, "3")
     terminal.print_tables(table, rude)
-    said = capsys.readouterr().out
-    assert steering(said) == set()
-    assert said.count("␛[2J⟨U+202E⟩:skull:") == 5
-    assert len({line.rstrip().rindex(line.rstrip()[-1]) for line in said.splitlines() if line.rstrip().endswith(("  2", "  3"))}) == 1
+    output = capsys.readouterr().out
+    assert steering(output) == set()
+    assert output.count("␛[2J⟨U+202E⟩:skull:") == 5
+    assert len({line.rstrip().rindex(line.rstrip()[-1]) for line in output.splitlines() if line.rstrip().endswith(("  2", "  3"))}) == 1
 
 
 @pytest.mark.parametrize("error", [InputError(RUDE), OSError(2, "No such file", RUDE)])
 def test_an_error_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), terminal.plain_errors():
         raise error
-    said = capsys.readouterr().err
-    assert said == (f"error: {SHOWN}\n" if isinstance(error, InputError) else f"error: {SHOWN}: No such file\n")
+    output = capsys.readouterr().err
+    assert output == (f"error: {SHOWN}\n" if isinstance(error, InputError) else f"error: {SHOWN}: No such file\n")
 
 
 def test_what_a_judge_did_not_answer_is_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:

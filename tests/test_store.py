@@ -69,14 +69,14 @@ def test_a_killed_build_is_swept_up_and_done_again(tmp_path: Path):
 
 def test_what_a_build_keeps_lasts_until_the_artifact_is_whole(tmp_path: Path):
     """Two tries that fail, one after the other, and a third that finds what both kept; another artifact's is another folder."""
-    found: list[list[str]] = []
+    files_seen: list[list[str]] = []
 
     def build(folder: Path):
         scratch = scratch_of(folder)
         scratch.mkdir(exist_ok=True)
-        found.append(sorted(path.name for path in scratch.iterdir()))
-        (scratch / str(len(found))).write_text("kept")
-        if len(found) < 3:
+        files_seen.append(sorted(path.name for path in scratch.iterdir()))
+        (scratch / str(len(files_seen))).write_text("kept")
+        if len(files_seen) < 3:
             raise KeyboardInterrupt
         return {}
 
@@ -85,7 +85,7 @@ def test_what_a_build_keeps_lasts_until_the_artifact_is_whole(tmp_path: Path):
         with pytest.raises(KeyboardInterrupt):
             store.artifact("things", {}, build)
     artifact = store.artifact("things", {}, build)
-    assert found == [[], ["1"], ["1", "2"]]
+    assert files_seen == [[], ["1"], ["1", "2"]]
     assert scratch_of(artifact.folder).parent == artifact.folder.parent
     assert not scratch_of(artifact.folder).exists()
     assert scratch_of(artifact.folder) != scratch_of(store.artifact("things", {"a": 1}, build_value("x", [])).folder)

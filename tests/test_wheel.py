@@ -63,9 +63,9 @@ def test_what_ships_is_in_it_and_nothing_else_is(installed: dict[str, str] | Non
 
 def test_the_method_tutorial_runs_as_it_stands(installed: dict[str, str] | None, tmp_path: Path) -> None:
     """With the wheel; without one, with this checkout."""
-    said = follow(DOCS / "new-method.md", tmp_path, installed or environment())
-    assert said.count("clear_best - rejection_sampling") >= 2
-    assert "better_than_usual - rejection_sampling" in said
-    assert "passed  replayable" in said
-    assert "FAILED" not in said
+    output = follow(DOCS / "new-method.md", tmp_path, installed or environment())
+    assert output.count("clear_best - rejection_sampling") >= 2
+    assert "better_than_usual - rejection_sampling" in output
+    assert "passed  replayable" in output
+    assert "FAILED" not in output
     assert (tmp_path / "results" / "clear_best" / "report" / "report.md").is_file()

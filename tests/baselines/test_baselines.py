@@ -117,7 +117,7 @@ def mean_score(context: EvaluationContext, reward_model: RewardModel, policy: Po
 def test_the_best_of_n_score_higher_than_their_mean(context: EvaluationContext, reward_model: RewardModel) -> None:
     lab = tiny_lab(context)
     groups = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=20), n=4))
-    best = lab.score(reward_model, [(one.prompt, one.response) for one in best_of(groups)])
+    best = lab.score(reward_model, [(demonstration.prompt, demonstration.response) for demonstration in best_of(groups)])
     for group, winner in zip(groups, best, strict=True):
         assert winner.prompt == group.prompt
         assert winner.scores[0] == pytest.approx(max(group.scores), abs=1e-5)
@@ -168,7 +168,7 @@ def test_best_of_n_as_player_always_chooses_among_the_initial_policys_samples(
     for n, wanted in ([2, 5], (2, 5)), (3, (3, 3, 3)):
         method = resolve(BEST, {"n": n}, base=None)
         moves = [method.update(lab, Policy("elsewhere"), reward_model, draw=draw) for draw in range(len(wanted))]
-        assert moves == [lab.best_of_n(lab.initial_policy, reward_model, one) for one in wanted]
+        assert moves == [lab.best_of_n(lab.initial_policy, reward_model, tries) for tries in wanted]
     with pytest.raises(InputError, match="n: 2 given, one a round, but round 3 is played"):
         resolve(BEST, {"n": [2, 5]}, base=None).update(lab, Policy("elsewhere"), reward_model, draw=2)
 
@@ -194,10 +194,10 @@ def test_dpo_raises_the_margin_of_chosen_over_rejected(context: EvaluationContex
     """Its pairs are the best over the worst by the reward model; on them log p(chosen) / p(rejected) must grow."""
     method = resolve(DPO, {"prompts_per_round": 16, "samples_per_prompt": 2, "reference": reference, "epochs": 2.0}, base=None)
     lab = tiny_lab(context)
-    policy = method.update(lab, lab.initial_policy, reward_model, draw=0)
+    trained = method.update(lab, lab.initial_policy, reward_model, draw=0)
     pairs = best_worst(lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=16, draw=0), n=2, draw=0)))
     assert len(pairs) > 8
-    before, after = (log_ratios(context, one, pairs) for one in (lab.initial_policy, policy))
+    before, after = (log_ratios(context, policy, pairs) for policy in (lab.initial_policy, trained))
     assert (after - before).mean() > 0.1
     assert (after > before).mean() > 0.8
 
@@ -230,7 +230,7 @@ class TiedLab:
     def score(self, reward_model: RewardModel, samples: Any) -> Any:
         from apo_bench.types import Group
 
-        return [Group(one.prompt, (one.text, f"{one.text} again"), (0.0, 0.0)) for one in samples]
+        return [Group(response.prompt, (response.text, f"{response.text} again"), (0.0, 0.0)) for response in samples]
 
 
 def test_dpo_stays_where_every_group_is_tied(context: EvaluationContext) -> None:
@@ -245,9 +245,9 @@ def test_sft_makes_what_it_imitates_likelier(context: EvaluationContext, on: str
     shown = (
         [Demonstration(pair.prompt, pair.chosen) for pair in tiny_lab(context).pairs(32)]
         if on == "chosen"
-        else [Demonstration(one.prompt, one.text) for one in tiny_lab(context).golden(16)]
+        else [Demonstration(golden.prompt, golden.text) for golden in tiny_lab(context).golden(16)]
     )
-    as_pairs = [Pair(one.prompt, one.response, "sorry") for one in shown]
+    as_pairs = [Pair(demonstration.prompt, demonstration.response, "sorry") for demonstration in shown]
     before, after = (log_ratios(context, policy, as_pairs).mean() for policy in (lab.initial_policy, lab.rounds[0].policy))
     assert after > before
     assert lab.rounds[0].reward_model is None
@@ -259,7 +259,7 @@ def test_sft_may_be_the_start_of_a_players_rounds(context: EvaluationContext) ->
     """Two passes over 8 golden responses, which are no rounds; then the player moves from there, by a reward model of the human pairs."""
     lab, by_hand = (tiny_lab(context, {"human_pairs": 16, "golden_responses": 8}) for _ in range(2))
     resolve(SFT, {"imitate": "golden", "rounds": 2, "then": {"use": RJS, **SMALL}, "then_rounds": 2}, base=None).run(lab)
-    policy, shown = by_hand.initial_policy, [Demonstration(one.prompt, one.text) for one in by_hand.golden()]
+    policy, shown = by_hand.initial_policy, [Demonstration(golden.prompt, golden.text) for golden in by_hand.golden()]
     for _ in range(2):
         policy = by_hand.train_policy(policy, shown, SFTLoss())
     model, player = by_hand.train_reward_model(by_hand.pairs(), loss=RankingLoss()), resolve(RJS, SMALL, base=None)

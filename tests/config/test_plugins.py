@@ -33,7 +33,7 @@ class Method:
     mode: Literal["a", "b"] = "a"
     shares: tuple[float, ...] = (1.0,)
     sampling: Sampling | None = None
-    made: int = field(default=7, init=False)
+    derived: int = field(default=7, init=False)
 
     def __post_init__(self):
         if self.rounds < 1:
@@ -81,7 +81,7 @@ def refusal(base: Path, use: str = "mine.py@Method", **parameters: Any) -> str:
 
 def test_a_file_is_a_method_with_its_parameters(base: Path) -> None:
     method = build(base, rounds=2, mode="b", shares=[0.5, 1], sampling={"max_new_tokens": 3})
-    assert (method.rounds, method.mode, method.shares, method.made) == (2, "b", (0.5, 1.0), 7)
+    assert (method.rounds, method.mode, method.shares, method.derived) == (2, "b", (0.5, 1.0), 7)
     assert method.sampling.max_new_tokens == 3
 
 
@@ -94,7 +94,7 @@ def test_a_mapping_with_use_is_a_method_too(base: Path) -> None:
     ("parameters", "expected"),
     [
         ({"rounds": 1, "depth": 2}, "arm: unknown parameter 'depth' of Method; it has: rounds, player, mode, shares, sampling"),
-        ({"rounds": 1, "made": 2}, "arm: unknown parameter 'made' of Method"),
+        ({"rounds": 1, "derived": 2}, "arm: unknown parameter 'derived' of Method"),
         ({}, "arm: Method needs the parameter 'rounds'"),
         ({"rounds": "2"}, "arm.rounds: Input should be a valid integer"),
         ({"rounds": True}, "arm.rounds: Input should be a valid integer"),

@@ -52,7 +52,7 @@ def test_gold_and_floor_accuracy(context: EvaluationContext) -> None:
         (context.lab(seed, context.experiment.models.gold[0].model), context.gold(context.experiment.models.gold[0], seed))
         for seed in (0, 1)
     ]
-    margins = np.mean([score_margins(context.sides(*one)) for one in models], axis=0)
+    margins = np.mean([score_margins(context.sides(lab, model)) for lab, model in models], axis=0)
     mean_row = gold.query("seed == -1 and axis == 'all'").iloc[0]
     assert mean_row["value"] == pytest.approx(np.mean((margins > 0) + 0.5 * (margins == 0)))
     assert (mean_row["n_pairs"], mean_row["metric"]) == (30, "accuracy")
@@ -61,10 +61,10 @@ def test_gold_and_floor_accuracy(context: EvaluationContext) -> None:
     assert set(floor["metric"]) == {"accuracy_human"}
 
 
-@pytest.mark.parametrize("asked", [None, 9])
-def test_dev_prompts_are_the_dev_splits(context: EvaluationContext, asked: int | None) -> None:
-    prompts = asking_dev(context, asked).dev_prompts if asked else context.dev_prompts
-    assert len(prompts) == (asked or 0)
+@pytest.mark.parametrize("n", [None, 9])
+def test_dev_prompts_are_the_dev_splits(context: EvaluationContext, n: int | None) -> None:
+    prompts = asking_dev(context, n).dev_prompts if n else context.dev_prompts
+    assert len(prompts) == (n or 0)
     assert set(prompts) <= set(tiny_task().prompts["dev"])
     assert set(Counter(prompt.axis for prompt in prompts).values()) <= {4, 5}
 
@@ -140,29 +140,29 @@ def reachable(value: Any, seen: set[int]) -> Iterator[Any]:
         inner += [*value, *value.values()]
     elif isinstance(value, list | tuple | set | frozenset):
         inner += list(value)
-    for one in inner:
-        yield from reachable(one, seen)
+    for item in inner:
+        yield from reachable(item, seen)
 
 
 def test_an_arms_data_lead_to_no_held_out_prompt(context: EvaluationContext) -> None:
     lab, task = context.lab(0, arm="arm"), tiny_task()
     hidden = {prompt for split in ("gold", "dev", "test") for prompt in task.prompts[split]}
     held_out = {golden.prompt.id: golden.text for golden in context.held_out_golden}
-    found = list(reachable(lab._data, set()))
-    prompts = [one for one in found if isinstance(one, Prompt)]
+    objects = list(reachable(lab._data, set()))
+    prompts = [item for item in objects if isinstance(item, Prompt)]
     assert set(prompts) == {*task.prompts["rm"], *task.prompts["policy"]}
     assert not hidden & set(prompts)
     assert not {prompt.cluster_id for prompt in hidden} & {prompt.cluster_id for prompt in prompts}
-    assert not [one for one in lab._data.golden if one.prompt.id in held_out]
-    assert not [one for one in reachable(lab, set()) if isinstance(one, EvaluationContext) or one is task]
+    assert not [golden for golden in lab._data.golden if golden.prompt.id in held_out]
+    assert not [item for item in reachable(lab, set()) if isinstance(item, EvaluationContext) or item is task]
 
 
 def test_held_out_golden_responses_are_no_arms(context: EvaluationContext) -> None:
     """A quarter of 134, and at most 64; with the arms' they make up all."""
     kept, open_ = context.held_out_golden, context.training_data.golden
     assert len(kept) == min(64, 134 // 4) == 33
-    assert not {one.prompt.id for one in kept} & {one.prompt.id for one in open_}
-    assert {(one.prompt.id, one.text) for one in (*kept, *open_)} == set(tiny_task().golden.items())
+    assert not {golden.prompt.id for golden in kept} & {golden.prompt.id for golden in open_}
+    assert {(golden.prompt.id, golden.text) for golden in (*kept, *open_)} == set(tiny_task().golden.items())
     assert len(context.lab(0, arm="arm").golden()) == 6  # the budget
 
 
@@ -193,15 +193,17 @@ def test_balanced_is_even_and_depends_on_ids_alone(prompts: list[Prompt], n: int
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 10_000)), max_size=20))
-def test_in_order_undoes_the_grouping(asked: list[tuple[int, int]]) -> None:
+def test_in_order_undoes_the_grouping(numbered: list[tuple[int, int]]) -> None:
     prompts = prompts_of(["a"] * 4)
-    items = [(prompts[place], f"text {number}") for place, number in asked]
+    items = [(prompts[place], f"text {number}") for place, number in numbered]
     groups = [
         Group(
-            prompt, tuple(text for one, text in items if one == prompt), tuple(float(n) for place, n in asked if prompts[place] == prompt)
+            prompt,
+            tuple(text for other, text in items if other == prompt),
+            tuple(float(n) for place, n in numbered if prompts[place] == prompt),
         )
         for prompt in dict.fromkeys(prompt for prompt, _ in items)
     ]
-    assert list(in_order(groups, items)) == [float(number) for _, number in asked]
+    assert list(in_order(groups, items)) == [float(number) for _, number in numbered]
     responses = [Response(prompt, text, 1, "eos") for prompt, text in items]
-    assert list(in_order(groups, responses)) == [float(number) for _, number in asked]
+    assert list(in_order(groups, responses)) == [float(number) for _, number in numbered]

@@ -51,7 +51,9 @@ def rounds(context: EvaluationContext) -> Rounds:
     """Before the first move, and after one."""
     lab = context.lab(0, arm="arm")
     model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
-    policy = lab.train_policy(lab.initial_policy, [Demonstration(one.prompt, one.text) for one in lab.golden()], SFTLoss(), epochs=8)
+    policy = lab.train_policy(
+        lab.initial_policy, [Demonstration(golden.prompt, golden.text) for golden in lab.golden()], SFTLoss(), epochs=8
+    )
     return Round(context.initial_policy, model), Round(policy, model)
 
 
@@ -84,18 +86,18 @@ def table(artifact: Artifact, name: str) -> pd.DataFrame:
 
 
 def test_every_prompt_has_one_value_of_every_scorer(context: EvaluationContext, evaluated: Artifacts) -> None:
-    asked = {prompt.id: prompt for prompt in context.test_prompts}
-    assert len(asked) == 14
-    assert set(asked.values()) <= set(tiny_task().prompts["test"])
+    prompts = {prompt.id: prompt for prompt in context.test_prompts}
+    assert len(prompts) == 14
+    assert set(prompts.values()) <= set(tiny_task().prompts["test"])
     for artifact in evaluated:
         scores = table(artifact, "scores")
         assert sorted(zip(scores["prompt_id"], scores["scorer"], strict=True)) == sorted(
-            (prompt, scorer) for prompt in asked for scorer in SCORERS
+            (prompt, scorer) for prompt in prompts for scorer in SCORERS
         )
         assert scores["value"].notna().all()
         for row in scores.itertuples():
-            assert (row.cluster_id, row.axis) == (asked[row.prompt_id].cluster_id, asked[row.prompt_id].axis)
-        assert sorted(table(artifact, "responses")["prompt_id"]) == sorted(asked)
+            assert (row.cluster_id, row.axis) == (prompts[row.prompt_id].cluster_id, prompts[row.prompt_id].axis)
+        assert sorted(table(artifact, "responses")["prompt_id"]) == sorted(prompts)
 
 
 def test_a_gold_is_the_mean_of_its_seeds(evaluated: Artifacts) -> None:
@@ -143,7 +145,7 @@ def test_metrics_are_complete_and_agree_with_the_responses(context: EvaluationCo
 
 
 def test_kl_is_zero_before_the_first_move_and_grows(evaluated: Artifacts) -> None:
-    before, after = (table(one, "metrics").query("metric == 'kl'") for one in evaluated)
+    before, after = (table(artifact, "metrics").query("metric == 'kl'") for artifact in evaluated)
     assert (before["value"] == 0).all()
     assert (before["standard_error"] == 0).all()
     assert (after["value"] > 0).all()
@@ -161,9 +163,9 @@ def test_accuracy_against_an_independent_count(context: EvaluationContext, round
     assert len(one_each) == 30  # one pair a prompt in this world, so groups are single answers
     chosen = {group.prompt.id: group.scores[0] for group in lab.score(model, [(pair.prompt, pair.chosen) for pair in pairs])}
     rejected = {group.prompt.id: group.scores[0] for group in lab.score(model, [(pair.prompt, pair.rejected) for pair in pairs])}
-    found = table(evaluated[0], "reward_models").query("metric == 'accuracy_human'").set_index("axis")
-    assert set(found.index) == {"all", "helpful", "harmless"}
-    for axis, row in found.iterrows():
+    accuracies = table(evaluated[0], "reward_models").query("metric == 'accuracy_human'").set_index("axis")
+    assert set(accuracies.index) == {"all", "helpful", "harmless"}
+    for axis, row in accuracies.iterrows():
         some = [name for name, pair in one_each.items() if axis in ("all", pair.prompt.axis)]
         right = [1.0 if chosen[name] > rejected[name] else 0.5 if chosen[name] == rejected[name] else 0.0 for name in some]
         assert row["n"] == len(some)
@@ -181,7 +183,7 @@ def test_ece_and_correlation_against_independent_computations(context: Evaluatio
     margins = score_margins(context.sides(tiny_lab(context), rounds[1].reward_model))
     confidence, right = 1 / (1 + np.exp(-np.abs(margins))), (margins > 0).astype(float)
     bins = np.clip(np.floor(confidence * 10), 0, 9)  # equal bins over [0, 1]
-    expected = sum((bins == one).mean() * abs(confidence[bins == one].mean() - right[bins == one].mean()) for one in set(bins))
+    expected = sum((bins == bin_).mean() * abs(confidence[bins == bin_].mean() - right[bins == bin_].mean()) for bin_ in set(bins))
     assert rows.loc[("ece", "all"), "value"] == pytest.approx(expected)
 
 
@@ -203,7 +205,7 @@ def test_the_reliability_curve_is_the_eces_own(evaluated: Artifacts) -> None:
             assert some["n"].min() > 0
             assert some["n"].sum() == rows.loc[axis, "n"]
             bins = some.sort_values("bin").itertuples()
-            assert sum(one.n * abs(one.accuracy - one.confidence) for one in bins) / some["n"].sum() == rows.loc[axis, "value"]
+            assert sum(row.n * abs(row.accuracy - row.confidence) for row in bins) / some["n"].sum() == rows.loc[axis, "value"]
         assert rows.loc["all", "n"] == 30
 
 
@@ -215,7 +217,7 @@ def test_drift_on_fixed_responses(context: EvaluationContext, rounds: Rounds, la
     drifted = evaluate(context, later, 0, first)
     lab = tiny_lab(context)
     sides = [(pair.prompt, text) for pair in context.test_pairs for text in (pair.chosen, pair.rejected)]
-    before, now = ([lab.score(model, [one])[0].scores[0] for one in sides] for model in (first, later.reward_model))
+    before, now = ([lab.score(model, [side])[0].scores[0] for side in sides] for model in (first, later.reward_model))
     for artifact, values, correlation in (
         (evaluated[0], before, 1.0), (evaluated[1], before, 1.0), (drifted, now, float(np.corrcoef(before, now)[0, 1])),
     ):  # fmt: skip
@@ -239,8 +241,8 @@ def test_agreement_with_gold_on_own_answers(context: EvaluationContext, rounds: 
     gold, alike = context.experiment.models.gold[0], []
 
     def margin(model: Any, of: Any, place: int) -> float:
-        one, two = (of.score(model, [answers[place + side]])[0].scores[0] for side in (0, 1))
-        return one - two
+        first, second = (of.score(model, [answers[place + side]])[0].scores[0] for side in (0, 1))
+        return first - second
 
     for place in range(0, 12, 2):
         if answers[place].text != answers[place + 1].text:
@@ -276,7 +278,7 @@ def test_dev_scores_are_the_referees_of_answers_to_dev_prompts(context: Evaluati
     assert len({prompt.cluster_id for prompt in prompts}) == len(prompts) == 8
     for round_, artifact in zip(rounds, evaluated, strict=True):
         answers = lab.sample(round_.policy, prompts, sampling=context.experiment.evaluation.sampling)
-        values = [lab.score(context.referee(0), [one])[0].scores[0] for one in answers]
+        values = [lab.score(context.referee(0), [answer])[0].scores[0] for answer in answers]
         row = table(artifact, "metrics").set_index("metric").loc["dev_score"]
         assert (row["value"], row["n"]) == (pytest.approx(np.mean(values), abs=1e-5), 8)
         assert row["standard_error"] == pytest.approx(statistics.stdev(values) / math.sqrt(8), abs=1e-5)
@@ -307,8 +309,8 @@ def test_best_of_ns_kl_is_a_bound(context: EvaluationContext, rounds: Rounds, ch
 
 def test_best_of_1s_bound_is_zero(context: EvaluationContext, chosen_among: Round) -> None:
     assert chosen_among.reward_model is not None
-    one = tiny_lab(context).best_of_n(context.initial_policy, chosen_among.reward_model, 1)
-    assert {row["value"] for row in RoundEvaluation(context, Round(one, chosen_among.reward_model), 0).divergence()} == {0.0}
+    policy = tiny_lab(context).best_of_n(context.initial_policy, chosen_among.reward_model, 1)
+    assert {row["value"] for row in RoundEvaluation(context, Round(policy, chosen_among.reward_model), 0).divergence()} == {0.0}
 
 
 def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(context: EvaluationContext, chosen_among: Round, evaluated: Artifacts) -> None:
@@ -352,14 +354,14 @@ def test_best_of_n_is_examined_by_its_answers(context: EvaluationContext, chosen
 def test_golden_accuracy_is_over_the_policys_own_samples(context: EvaluationContext, rounds: Rounds, evaluated: Artifacts) -> None:
     lab, (_, after) = tiny_lab(context), rounds
     assert after.reward_model is not None
-    golden = context.held_out_golden
-    samples = lab.sample(after.policy, [one.prompt for one in golden], draw=-1)
+    held_out = context.held_out_golden
+    samples = lab.sample(after.policy, [golden.prompt for golden in held_out], draw=-1)
     above = []
-    for one, sample in zip(golden, samples, strict=True):
-        (group,) = lab.score(after.reward_model, [(one.prompt, one.text), (one.prompt, sample.text)])
+    for golden, sample in zip(held_out, samples, strict=True):
+        (group,) = lab.score(after.reward_model, [(golden.prompt, golden.text), (golden.prompt, sample.text)])
         above.append(1.0 if group.scores[0] > group.scores[1] else 0.5 if group.scores[0] == group.scores[1] else 0.0)
     row = table(evaluated[1], "reward_models").set_index(["metric", "axis"]).loc[("accuracy_golden", "all")]
-    assert (row["value"], row["n"]) == (pytest.approx(np.mean(above)), len(golden))
+    assert (row["value"], row["n"]) == (pytest.approx(np.mean(above)), len(held_out))
 
 
 def test_a_round_without_a_reward_model(context: EvaluationContext, rounds: Rounds) -> None:

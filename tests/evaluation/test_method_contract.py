@@ -1,7 +1,7 @@
 """Bad methods, each caught by the check that is there for it."""
 
-import textwrap
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from tiny_world import tiny_bench, tiny_lab
@@ -19,15 +19,21 @@ from apo_bench.losses import RankingLoss, SFTLoss
 """
 
 
-def checks(folder: Path, source: str) -> dict[str, CheckResult]:
-    path = folder / "bad.py"
-    path.write_text(IMPORTS + textwrap.dedent(source), encoding="utf-8")
+BAD = """
+@dataclass(frozen=True)
+class Bad:
+"""
+DIFFERENT_ROUNDS = "two runs with one seed finished different rounds"
+
+
+def checks(folder: Path, body: str, imports: str = "") -> dict[str, CheckResult]:
+    (folder / "bad.py").write_text(f"{IMPORTS}{imports}{BAD}{body}", encoding="utf-8")
     return {result.name: result for result in check_method("bad.py@Bad", {}, base=folder)}
 
 
-def caught(folder: Path, source: str) -> dict[str, str]:
+def caught(folder: Path, body: str, imports: str = "") -> dict[str, str]:
     """Failed checks, with what they said."""
-    return {name: result.detail for name, result in checks(folder, source).items() if not result.passed}
+    return {name: result.detail for name, result in checks(folder, body, imports).items() if not result.passed}
 
 
 TURN = """
@@ -38,60 +44,91 @@ TURN = """
 """
 
 
+def playing(draw: str) -> str:
+    """A method of one round, by its draw."""
+    return f"    def run(self, lab: Lab) -> None:\n        draw = {draw}{TURN}"
+
+
+def swallowing(error: str) -> str:
+    """A method of one round that goes on after an error."""
+    return f"""
+    def run(self, lab):
+        try:
+            self.play(lab, 0)
+        except {error}:
+            pass
+
+    def play(self, lab, draw):{TURN}"""
+
+
+# a frozen dataclass may still hold a list
+REMEMBERING = f"""
+    runs: list[int] = field(default_factory=list)
+
+    def run(self, lab):
+        draw = len(self.runs)
+        self.runs.append(draw){TURN}"""
+# trains no policy, yet a reward model of pairs drawn by chance is another method each time
+BEST_OF_N_BY_CHANCE = """
+    def run(self, lab):
+        pairs = lab.pairs()
+        order = np.random.default_rng().permutation(len(pairs))
+        model = lab.train_reward_model([pairs[place] for place in order], loss=RankingLoss())
+        lab.finish_round(lab.best_of_n(lab.initial_policy, model, 2), model)"""
+
+
 def test_a_good_one_passes(tmp_path: Path) -> None:
-    results = checks(tmp_path, "@dataclass(frozen=True)\nclass Bad:\n    def run(self, lab: Lab) -> None:\n        draw = 0" + TURN)
+    results = checks(tmp_path, playing("0"))
     assert list(results) == ["deterministic", "budget respected", "blind", "replayable"]
     assert [result.detail for result in results.values() if not result.passed] == []
     assert results["deterministic"].detail == "1 rounds, 4 artifacts, equal weights in two fresh runs"
     assert "stopped by sampled_responses, scored_responses" in results["budget respected"].detail
 
 
-def test_chance_without_a_seed(tmp_path: Path) -> None:
-    """numpy is open to methods, so only two runs can tell."""
-    failed = caught(
-        tmp_path,
-        f"""
-import numpy as np
-
-@dataclass(frozen=True)
-class Bad:
-    def run(self, lab):
-        draw = int(np.random.default_rng().integers(2**60)){TURN}""",
-    )
-    assert failed["deterministic"] == "two runs with one seed finished different rounds"
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        # numpy is open to methods, so only two runs can tell
+        pytest.param(playing("int(np.random.default_rng().integers(2**60))"), {"deterministic": DIFFERENT_ROUNDS}, id="unseeded chance"),
+        pytest.param(BEST_OF_N_BY_CHANCE, {"deterministic": DIFFERENT_ROUNDS}, id="chance in best of n"),
+        pytest.param(REMEMBERING, {"deterministic": DIFFERENT_ROUNDS, "replayable": ANY}, id="state kept between runs"),
+        # stopped between two verbs it would end as if all were well
+        pytest.param(swallowing("BaseException"), {"replayable": ANY}, id="swallows a kill"),
+        # out of budget it finishes no round and says nothing: that is no adapting
+        pytest.param(swallowing("Exception"), {"budget respected": ANY}, id="swallows its budget"),
+    ],
+)
+def test_a_bad_method_fails_its_check(tmp_path: Path, body: str, expected: dict[str, str]) -> None:
+    failed = caught(tmp_path, body, imports="\nimport numpy as np\n")
+    assert {name: failed[name] for name in expected} == expected
 
 
 def test_global_chance(tmp_path: Path) -> None:
     """Training seeds the global generators, so that two fresh runs may agree by accident; a replay, which does not train, cannot."""
-    failed = caught(
-        tmp_path,
-        f"""
-import random
-
-@dataclass(frozen=True)
-class Bad:
-    def run(self, lab):
-        draw = random.getrandbits(60){TURN}""",
-    )
+    failed = caught(tmp_path, playing("random.getrandbits(60)"), imports="\nimport random\n")
     assert failed.keys() & {"deterministic", "replayable"}
     assert failed["blind"] == "bad.py: line 6: imports random, which is not open to methods"
 
 
-def test_state_kept_between_runs(tmp_path: Path) -> None:
-    """A frozen dataclass may still hold a list."""
-    failed = caught(
-        tmp_path,
-        f"""
-@dataclass(frozen=True)
-class Bad:
-    runs: list[int] = field(default_factory=list)
+def test_reaching_past_the_lab(tmp_path: Path) -> None:
+    failed = caught(tmp_path, "    def run(self, lab):\n        lab._store.open\n        lab.finish_round(lab.initial_policy)\n")
+    assert failed == {"blind": "bad.py: line 9: reads the private attribute _store"}
 
-    def run(self, lab):
-        draw = len(self.runs)
-        self.runs.append(draw){TURN}""",
-    )
-    assert failed["deterministic"] == "two runs with one seed finished different rounds"
-    assert "replayable" in failed
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        ("lab.pairs()", "AssertionError: no round was finished: lab.finish_round was never called"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_method_that_finishes_no_round(tmp_path: Path, line: str, detail: str) -> None:
+    assert checks(tmp_path, f"    def run(self, lab):\n        {line}\n") == {"runs": CheckResult("runs", False, detail)}
+
+
+def test_a_player_alone_is_no_method(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"bad\.py@Bad: it has no run\(lab\)"):
+        checks(tmp_path, "    def update(self, lab, policy, reward_model, draw):\n        ...\n")
 
 
 def test_a_best_of_n_policys_weights_are_its_bases_and_its_reward_models(tmp_path: Path) -> None:
@@ -100,7 +137,7 @@ def test_a_best_of_n_policys_weights_are_its_bases_and_its_reward_models(tmp_pat
     lab = tiny_lab(context)
     few, more = (lab.train_reward_model(lab.pairs(n), loss=RankingLoss()) for n in (8, 12))
     base = weights(context.store, context.initial_policy)
-    one, two, nested = (
+    by_few, by_more, nested = (
         weights(context.store, policy)
         for policy in (
             lab.best_of_n(context.initial_policy, few, 2),
@@ -109,46 +146,14 @@ def test_a_best_of_n_policys_weights_are_its_bases_and_its_reward_models(tmp_pat
         )
     )
     assert set(base) == {"model.safetensors"}
-    assert set(one) == set(two) == {"model.safetensors", "reward model: model.safetensors"}
-    assert one["model.safetensors"] == two["model.safetensors"] == base["model.safetensors"]
-    assert one["reward model: model.safetensors"] != two["reward model: model.safetensors"]
-    assert nested["reward model: model.safetensors"] == one["reward model: model.safetensors"]
-
-
-def test_chance_in_best_of_n_is_seen(tmp_path: Path) -> None:
-    """It trains no policy, yet a reward model of pairs drawn by chance is another method each time."""
-    failed = caught(
-        tmp_path,
-        """
-import numpy as np
-
-@dataclass(frozen=True)
-class Bad:
-    def run(self, lab):
-        pairs = lab.pairs()
-        order = np.random.default_rng().permutation(len(pairs))
-        model = lab.train_reward_model([pairs[place] for place in order], loss=RankingLoss())
-        lab.finish_round(lab.best_of_n(lab.initial_policy, model, 2), model)""",
-    )
-    assert failed["deterministic"] == "two runs with one seed finished different rounds"
-
-
-def test_reaching_past_the_lab(tmp_path: Path) -> None:
-    failed = caught(
-        tmp_path,
-        """
-@dataclass(frozen=True)
-class Bad:
-    def run(self, lab):
-        lab._store.open
-        lab.finish_round(lab.initial_policy)
-""",
-    )
-    assert failed == {"blind": "bad.py: line 9: reads the private attribute _store"}
+    assert set(by_few) == set(by_more) == {"model.safetensors", "reward model: model.safetensors"}
+    assert by_few["model.safetensors"] == by_more["model.safetensors"] == base["model.safetensors"]
+    assert by_few["reward model: model.safetensors"] != by_more["reward model: model.safetensors"]
+    assert nested["reward model: model.safetensors"] == by_few["reward model: model.safetensors"]
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "expected"),
     [
         ("import os", "imports os, which is not open to methods"),
         ("import math, os.path", "imports os.path, which is not open to methods"),
@@ -164,10 +169,10 @@ class Bad:
         ("exec('import os')", "calls exec()"),
     ],
 )
-def test_closed_doors(source: str, said: str) -> None:
-    found = find_forbidden_access(f"x = 1\n{source}\n")
-    assert found is not None
-    assert found.partition(": ")[2] == said
+def test_closed_doors(source: str, expected: str) -> None:
+    breach = find_forbidden_access(f"x = 1\n{source}\n")
+    assert breach is not None
+    assert breach.partition(": ")[2] == expected
 
 
 @pytest.mark.parametrize(
@@ -192,62 +197,3 @@ def test_what_is_open() -> None:
         find_forbidden_access("import numpy as np\nimport torch.nn.functional as F\nfrom apo_bench.types import Pair\nx = np.mean([1])\n")
         is None
     )
-
-
-def test_a_method_that_swallows_a_kill(tmp_path: Path) -> None:
-    """It would end as if all were well when it is stopped between two verbs."""
-    failed = caught(
-        tmp_path,
-        f"""
-@dataclass(frozen=True)
-class Bad:
-    def run(self, lab):
-        try:
-            self.play(lab, 0)
-        except BaseException:
-            pass
-
-    def play(self, lab, draw):{TURN}""",
-    )
-    assert "replayable" in failed
-
-
-def test_a_method_that_swallows_its_budget(tmp_path: Path) -> None:
-    """Out of budget it finishes no round and says nothing: that is no adapting."""
-    failed = caught(
-        tmp_path,
-        f"""
-@dataclass(frozen=True)
-class Bad:
-    def run(self, lab):
-        try:
-            self.play(lab, 0)
-        except Exception:
-            pass
-
-    def play(self, lab, draw):{TURN}""",
-    )
-    assert "budget respected" in failed
-
-
-def test_no_round_finished(tmp_path: Path) -> None:
-    path = tmp_path / "bad.py"
-    path.write_text(IMPORTS + "\n@dataclass(frozen=True)\nclass Bad:\n    def run(self, lab):\n        lab.pairs()\n")
-    (result,) = check_method("bad.py@Bad", {}, base=tmp_path)
-    assert (result.name, result.passed) == ("runs", False)
-    assert "no round was finished" in result.detail
-
-
-def test_a_method_that_breaks(tmp_path: Path) -> None:
-    path = tmp_path / "bad.py"
-    path.write_text(IMPORTS + "\n@dataclass(frozen=True)\nclass Bad:\n    def run(self, lab):\n        1 / 0\n")
-    assert check_method("bad.py@Bad", {}, base=tmp_path) == [CheckResult("runs", False, "ZeroDivisionError: division by zero")]
-
-
-def test_a_player_alone_is_no_method(tmp_path: Path) -> None:
-    path = tmp_path / "bad.py"
-    path.write_text(
-        IMPORTS + "\n@dataclass(frozen=True)\nclass Bad:\n    def update(self, lab, policy, reward_model, draw):\n        ...\n"
-    )
-    with pytest.raises(InputError, match=r"bad\.py@Bad: it has no run\(lab\)"):
-        check_method("bad.py@Bad", {}, base=tmp_path)

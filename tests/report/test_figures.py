@@ -111,11 +111,11 @@ def test_reliability_shows_the_first_and_the_last_round(drawn: dict[str, Any]) -
     rows += [("one", round_, 0, 0.55, 0.5, 10) for round_ in (0, 1)]
     table = pd.DataFrame(rows, columns=["arm", "round", "bin", "confidence", "accuracy", "n"])
     draw(reliability_figure(("many", "absent", "one"), table))
-    many, one = drawn["reliability"].axes
-    assert (many.get_title(), one.get_title()) == ("many", "one")
+    many, single = drawn["reliability"].axes
+    assert (many.get_title(), single.get_title()) == ("many", "one")
     curves = [list(line.get_ydata()) for line in many.get_lines()]
     np.testing.assert_allclose(curves[1:], [[0.1, 0.2], [0.3, 0.4]])
-    assert len(one.get_lines()) == 2  # the diagonal and one round
+    assert len(single.get_lines()) == 2  # the diagonal and one round
     assert curves[0] == [0.5, 1]
     small, large = many.collections[0].get_sizes()
     assert (large - 4) / (small - 4) == pytest.approx(4)
@@ -127,9 +127,9 @@ def test_curves_and_diagnostics_are_drawn_where_there_are_rows(drawn: dict[str, 
     (panel,) = drawn["by_annotation"].axes
     plain = panel.get_lines()[0]
     assert (list(plain.get_xdata()), list(plain.get_ydata())) == ([100, 300], [0.1, 0.3])
-    found = pd.DataFrame([("a", 1, metric, 0.5, 0.1) for metric in ("ece", "fixed_mean", "fixed_sd")])
-    found.columns = ["arm", "round", "metric", "mean", "seed_sd"]
-    draw(diagnostic_figure(("a",), found.assign(axis="all")))
+    diagnostics = pd.DataFrame([("a", 1, metric, 0.5, 0.1) for metric in ("ece", "fixed_mean", "fixed_sd")])
+    diagnostics.columns = ["arm", "round", "metric", "mean", "seed_sd"]
+    draw(diagnostic_figure(("a",), diagnostics.assign(axis="all")))
     assert [panel.get_title() for panel in drawn["reward_models"].axes] == ["ECE", "mean score of fixed responses"]
 
 
@@ -215,14 +215,14 @@ def test_files_are_the_same_twice_whole_and_inert(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRAW, str(tmp_path / "there"), os.pathsep.join(sys.path)]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=Path(__file__).parents[2])
     for path in paths:
-        found = path.read_bytes()
-        assert found == (tmp_path / "there" / path.name).read_bytes(), path
+        content = path.read_bytes()
+        assert content == (tmp_path / "there" / path.name).read_bytes(), path
         if path.suffix == ".pdf":
-            assert b"/FontFile2" in found
-            assert b"/Type3" not in found
-            assert b"CreationDate" not in found
+            assert b"/FontFile2" in content
+            assert b"/Type3" not in content
+            assert b"CreationDate" not in content
         elif path.suffix == ".svg":
-            tags = {element.tag.rpartition("}")[2] for element in ET.fromstring(found).iter()}
+            tags = {element.tag.rpartition("}")[2] for element in ET.fromstring(content).iter()}
             assert not {"script", "text", "image", "date"} & tags
 
 

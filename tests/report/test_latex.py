@@ -65,18 +65,18 @@ def test_what_tex_acts_upon_is_escaped() -> None:
 @given(st.text())
 def test_escaped_text_is_ascii_and_holds_no_command_of_its_own(text: str) -> None:
     """Without the few commands that `escape` itself writes, no character is left that TeX acts upon."""
-    found = escape(text)
-    assert found.isascii()
-    assert found.isprintable()
-    for one in sorted([*latex.SPECIAL.values(), *latex.LETTERS.values()], key=len, reverse=True):
-        if one.startswith(("\\", "$")):
-            found = found.replace(one, "")
+    escaped = escape(text)
+    assert escaped.isascii()
+    assert escaped.isprintable()
+    for command in sorted([*latex.SPECIAL.values(), *latex.LETTERS.values()], key=len, reverse=True):
+        if command.startswith(("\\", "$")):
+            escaped = escaped.replace(command, "")
     for accent in latex.ACCENTS.values():
         for letter in map(chr, (*range(65, 91), *range(97, 123))):
-            found = found.replace(f"\\{accent}{{{letter}}}", "")
-    for one in ("{-}", "{,}", "{!}", "{?}"):
-        found = found.replace(one, "")
-    assert not set("\\{}$&#^~%_") & set(found)
+            escaped = escaped.replace(f"\\{accent}{{{letter}}}", "")
+    for command in ("{-}", "{,}", "{!}", "{?}"):
+        escaped = escaped.replace(command, "")
+    assert not set("\\{}$&#^~%_") & set(escaped)
 
 
 @needs_pdflatex
@@ -132,7 +132,7 @@ RATES = {
 }  # fmt: skip
 
 
-def frames(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
+def analyse(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
     return {
         "summary": results.summary(run),
         "sharing": costs.marginal_costs(run),
@@ -143,16 +143,20 @@ def frames(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
     }
 
 
-def tables(run: Run, made: dict[str, pd.DataFrame]) -> dict[str, str]:
+def tables(run: Run, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     """The paper's tables of a run, by name."""
-    blocks: list[Block] = [scores.final_section(run, made), contrast_sections.section(run, made["contrasts"]), costs_section(run, made)]
-    blocks += win_rate_blocks(made["judged"]) if "judged" in made else []
+    blocks: list[Block] = [
+        scores.final_section(run, frames),
+        contrast_sections.section(run, frames["contrasts"]),
+        costs_section(run, frames),
+    ]
+    blocks += win_rate_blocks(frames["judged"]) if "judged" in frames else []
     report = Report("synthetic", [], (), [Part("all", "All", [Section("All", blocks)])], {})
     return {name.removesuffix(".tex"): text for name, text in latex.render(report).items()}
 
 
-def write(run: Run, made: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    texts = tables(run, made)
+def write(run: Run, frames: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    texts = tables(run, frames)
     for name, text in texts.items():
         (folder / f"{name}.tex").write_text(text, encoding="ascii")
     return [folder / f"{name}.tex" for name in texts]
@@ -161,8 +165,8 @@ def write(run: Run, made: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
 def test_bold_is_what_beats_every_other_arm(tmp_path: Path) -> None:
     """apo_rjs was tested against both others and is higher, on one axis and pooled; on the other axis nothing is told apart."""
     run = made_run(tmp_path)
-    made = frames(run)
-    texts = tables(run, made)
+    frames = analyse(run)
+    texts = tables(run, frames)
     main = [line for line in texts["main"].splitlines() if line.startswith(r"\texttt")]
     assert [line.startswith(r"\texttt{apo\_rjs} & 3 & \textbf{") for line in main] == [True, False, False]
     assert main[0].endswith(r"& $1.500$ {\scriptsize$\pm$ 0.000} \\")
@@ -174,16 +178,16 @@ def test_bold_is_what_beats_every_other_arm(tmp_path: Path) -> None:
 
 def test_no_bold_without_a_test_against_every_arm(tmp_path: Path) -> None:
     run = made_run(tmp_path)
-    made = frames(run)
-    made["contrasts"] = made["contrasts"].query("arm_b != 'rjs'")
-    assert r"\textbf" not in tables(run, made)["main"]
+    frames = analyse(run)
+    frames["contrasts"] = frames["contrasts"].query("arm_b != 'rjs'")
+    assert r"\textbf" not in tables(run, frames)["main"]
 
 
 def test_what_the_tables_say(tmp_path: Path) -> None:
     run = made_run(tmp_path)
-    made = frames(run)
-    (row,) = [one for one in made["contrasts"].itertuples() if (one.family, one.axis) == ("primary", "all")]
-    texts = tables(run, made)
+    frames = analyse(run)
+    (row,) = [row for row in frames["contrasts"].itertuples() if (row.family, row.axis) == ("primary", "all")]
+    texts = tables(run, frames)
     text = texts["contrasts"]
     assert f"${row.difference:+.3f}$ & [${row.ci_low:+.3f}$, ${row.ci_high:+.3f}$]" in text
     assert "3 seeds of each arm, 6 to 12 clusters of prompts" in text
@@ -201,22 +205,22 @@ def test_the_files_compile_by_input_and_are_the_same_twice(tmp_path: Path) -> No
     """Axes and judges with names that TeX would act upon; booktabs is all they need, and nothing sticks out of an article's column."""
     run = made_run(tmp_path, axis=HOSTILE[3], second=r"\input{secret}")
     (tmp_path / "secret.tex").write_text("SECRET")
-    made = frames(run, judge=HOSTILE[1], test="win rate against 50 % & 1/2")
-    paths = write(run, made, tmp_path)
+    frames = analyse(run, judge=HOSTILE[1], test="win rate against 50 % & 1/2")
+    paths = write(run, frames, tmp_path)
     assert [path.name for path in paths] == ["main.tex", "by_axis.tex", "contrasts.tex", "budget.tex", "judged.tex"]
     before = [path.read_bytes() for path in paths]
     log = set_by_pdflatex(tmp_path, "\n".join(f"\\input{{{path.stem}}}" for path in paths))
     assert "secret.tex" not in log
     assert not (tmp_path / "owned").exists()
-    assert [path.read_bytes() for path in write(run, made, tmp_path)] == before
+    assert [path.read_bytes() for path in write(run, frames, tmp_path)] == before
 
 
 @needs_pdflatex
 def test_a_run_in_which_all_failed_still_compiles(tmp_path: Path) -> None:
     run = results.read_run(write_run(tmp_path / "run", {}, failures=[{"arm": "rjs", "seed": 0, "message": "no memory"}]))
-    made = frames(run)
-    made.pop("judged")
-    paths = write(run, made, tmp_path)
+    frames = analyse(run)
+    frames.pop("judged")
+    paths = write(run, frames, tmp_path)
     assert [path.stem for path in paths] == ["main", "contrasts", "budget"]
     set_by_pdflatex(tmp_path, "\n".join(f"\\input{{{path.stem}}}" for path in paths))
 
@@ -224,5 +228,5 @@ def test_a_run_in_which_all_failed_still_compiles(tmp_path: Path) -> None:
 @needs_pdflatex
 def test_usual_tables_fit_an_articles_column(tmp_path: Path) -> None:
     run = made_run(tmp_path)
-    paths = write(run, frames(run), tmp_path)
+    paths = write(run, analyse(run), tmp_path)
     assert "Overfull" not in set_by_pdflatex(tmp_path, "\n".join(f"\\input{{{path.stem}}}" for path in paths))

@@ -34,9 +34,9 @@ def scores() -> pd.DataFrame:
                     for prompt in range(N):
                         truth = noise[place, prompt] + 0.3 * arm_place * round_ + 0.1 * seed * round_
                         key = (arm, seed, round_, f"{axis}{prompt}", f"{axis}{prompt // 2 if prompt < 4 else prompt}", axis)
-                        made = {"ground_truth": truth, "encoder": 2 * truth + 1, "encoder.0": 2 * truth, "encoder.1": 2 * truth + 2}
-                        made |= {"proxy": truth + arm_place, "length": 10.0 + round_, "refusal": float(axis == "harmless")}
-                        rows += [(*key, scorer, value) for scorer, value in made.items()]
+                        values = {"ground_truth": truth, "encoder": 2 * truth + 1, "encoder.0": 2 * truth, "encoder.1": 2 * truth + 2}
+                        values |= {"proxy": truth + arm_place, "length": 10.0 + round_, "refusal": float(axis == "harmless")}
+                        rows += [(*key, scorer, value) for scorer, value in values.items()]
     return frame("scores", rows)
 
 
@@ -74,8 +74,8 @@ def tables() -> dict[str, pd.DataFrame]:
             ("flops", 1e12 * (1.04 if arm == "apo_rjs" else 1.0)),
         )
     ]
-    made = {"scores": scores(), "metrics": metrics, "reward_models": reward_models, "gold": gold, "ledger": ledger}
-    return {name: rows if isinstance(rows, pd.DataFrame) else frame(name, rows) for name, rows in made.items()}
+    rows_by_table = {"scores": scores(), "metrics": metrics, "reward_models": reward_models, "gold": gold, "ledger": ledger}
+    return {name: rows if isinstance(rows, pd.DataFrame) else frame(name, rows) for name, rows in rows_by_table.items()}
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +132,10 @@ def test_summary_equals_pandas(report: Path) -> None:
     assert {"length", "refusal", "kl", "distinct_1", "encoder.0", "proxy", "ground_truth"} <= set(table.scorer)
     rows = rows[(rows.arm == "rjs") & (rows["round"] == 2) & (rows.scorer == "proxy")]
     for axis, part in (("helpful", rows[rows.axis == "helpful"]), ("all", rows)):
-        seeds = [one.groupby("cluster_id").value.mean().mean() for _, one in part.groupby("seed")]
-        found = table[(table.arm == "rjs") & (table["round"] == 2) & (table.axis == axis) & (table.scorer == "proxy")].iloc[0]
-        assert (found["mean"], found.seed_sd) == pytest.approx((np.mean(seeds), np.std(seeds, ddof=1)))
-        assert (found.n_seeds, found.n_prompts) == (3, part.prompt_id.nunique())
+        seeds = [seed_rows.groupby("cluster_id").value.mean().mean() for _, seed_rows in part.groupby("seed")]
+        row = table[(table.arm == "rjs") & (table["round"] == 2) & (table.axis == axis) & (table.scorer == "proxy")].iloc[0]
+        assert (row["mean"], row.seed_sd) == pytest.approx((np.mean(seeds), np.std(seeds, ddof=1)))
+        assert (row.n_seeds, row.n_prompts) == (3, part.prompt_id.nunique())
     kl = table[(table.arm == "apo_rjs") & (table["round"] == 2) & (table.axis == "all") & (table.scorer == "kl")].iloc[0]
     assert (kl["mean"], kl.seed_sd) == pytest.approx((6.2, 0.2))  # 2 * (3.0, 3.1, 3.2)
 
@@ -153,8 +153,8 @@ def test_budget(report: Path) -> None:
     """Against golden_refresh: rm_updates differ in seed 2 (33 against 30: mean 31 against 30); flops by 4 %, within 5 %."""
     table = csv(report, "budget")
     assert list(table.columns) == ["arm_a", "arm_b", "unit", "used_a", "used_b", "ratio", "kind", "declared", "matched"]
-    one = table[table.arm_b == "golden_refresh"].set_index("unit")
-    assert one.matched.fillna("").to_dict() == {
+    refresh = table[table.arm_b == "golden_refresh"].set_index("unit")
+    assert refresh.matched.fillna("").to_dict() == {
         "human_pairs": "yes",
         "golden_responses": "yes",
         "sampled_responses": "yes",
@@ -163,8 +163,8 @@ def test_budget(report: Path) -> None:
         "policy_updates": "yes",
         "flops": "yes",
     }
-    assert (one.loc["rm_updates", "used_a"], one.loc["rm_updates", "used_b"]) == (31, 30)
-    assert one.loc["flops", "ratio"] == pytest.approx(1.04)
+    assert (refresh.loc["rm_updates", "used_a"], refresh.loc["rm_updates", "used_b"]) == (31, 30)
+    assert refresh.loc["flops", "ratio"] == pytest.approx(1.04)
     other = table[table.arm_b == "rjs"].set_index("unit")
     assert (other.loc["golden_responses", "matched"], other.loc["golden_responses", "declared"]) == ("no", "no")
     assert (other.loc["sampled_responses", "matched"], other.loc["sampled_responses", "declared"]) == ("yes", "yes")
@@ -193,12 +193,12 @@ def test_the_report_opens_with_the_missed_match_and_the_answer(report: Path) -> 
 
 def whole_run() -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
     """Tables, experiment and manifest keys of a run that used everything: dev, tuning, curves, equal KL, best of n, a variation."""
-    made = tables()
-    kl = (made["metrics"]["arm"] == "rjs") & (made["metrics"]["metric"] == "kl") & (made["metrics"]["round"] > 0)
-    made["metrics"].loc[kl, ["metric", "value"]] = ["kl_bound", 0.75]
+    frames = tables()
+    kl = (frames["metrics"]["arm"] == "rjs") & (frames["metrics"]["metric"] == "kl") & (frames["metrics"]["round"] > 0)
+    frames["metrics"].loc[kl, ["metric", "value"]] = ["kl_bound", 0.75]
     dev = {(arm, seed): (0.0, 0.5, 0.25 + 0.1 * seed) for arm in ARMS for seed in SEEDS}
     flops = {(arm, seed): (1e8, *[4e8 if arm == "rjs" else 1e8] * 2) for arm in ARMS for seed in SEEDS}
-    made["metrics"] = pd.concat([made["metrics"], measured("dev_score", dev), measured("inference_flops", flops)])
+    frames["metrics"] = pd.concat([frames["metrics"], measured("dev_score", dev), measured("inference_flops", flops)])
     diagnostics = {"accuracy_human": 0.7, "accuracy_golden": 0.6, "ece": 0.05, "gold_agreement": 0.55, "fixed_mean": 0.2, "fixed_sd": 1.0}
     own = [
         (arm, seed, round_, "all", metric, value + 0.1 * seed, 0.5, 0.9, 50)
@@ -207,28 +207,28 @@ def whole_run() -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]
         for round_ in ROUNDS
         for metric, value in diagnostics.items()
     ]
-    made["reward_models"] = pd.concat([made["reward_models"], frame("reward_models", own)])
+    frames["reward_models"] = pd.concat([frames["reward_models"], frame("reward_models", own)])
     bins = [
         (arm, 0, round_, "all", 5 + k, 0.5 + k / 10, 0.6 + k / 10, 0.55 + k / 10, 0.6, 9)
         for arm in ARMS
         for round_ in ROUNDS
         for k in (0, 1)
     ]
-    made["reliability"] = frame("reliability", bins)
+    frames["reliability"] = frame("reliability", bins)
     tuning = [(f"_tune.{arm}", 1000, unit, 7.0, np.nan) for arm in ARMS for unit in ("policy_updates", "flops", "human_pairs")]
-    made["ledger"] = pd.concat([made["ledger"], frame("ledger", tuning)])
+    frames["ledger"] = pd.concat([frames["ledger"], frame("ledger", tuning)])
     settings = experiment()
     settings["compare"] |= {"matched_kl": True, "curves": {"plain to APO": ["rjs", "apo_rjs"]}}
     settings["evaluation"] |= {"dev_prompts": 8}
     settings["tune"] = {"trials": 2, "grids": {arm: {"rounds": [1, 2]} for arm in ARMS}}
     trials = [{"setting": {"rounds": rounds}, "dev_score": 0.1 * rounds} for rounds in (1, 2)]
-    return made, settings, {"tuned": {arm: {"chosen": {"rounds": 2}, "trials": trials} for arm in ARMS}, "variation": {"world": 1}}
+    return frames, settings, {"tuned": {arm: {"chosen": {"rounds": 2}, "trials": trials} for arm in ARMS}, "variation": {"world": 1}}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made, settings, about = whole_run()
-    return write_report(write_run(tmp_path_factory.mktemp("whole"), made, settings, **about)).parent
+    frames, settings, about = whole_run()
+    return write_report(write_run(tmp_path_factory.mktemp("whole"), frames, settings, **about)).parent
 
 
 @pytest.mark.slow
@@ -285,8 +285,8 @@ def test_the_table_by_round_holds_every_axis_and_metric(whole: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_used_everything_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    made, settings, about = whole_run()
-    again = write_report(write_run(tmp_path / "run", made, settings, **about)).parent
+    frames, settings, about = whole_run()
+    again = write_report(write_run(tmp_path / "run", frames, settings, **about)).parent
     for path in (path for path in whole.rglob("*") if path.is_file()):
         assert (again / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
 
@@ -301,25 +301,25 @@ def test_gold_sign_agreement_by_hand(tmp_path: Path) -> None:
 
     In the second seed truth 0, -1, 1 and gold 0, -1, -.5: 0->1 agrees, 0->2 does not, 1->2 agrees. Together 2 of 5.
     """
-    made = {0: ((0, 1, 0.95), (0, -1, -3)), 1: ((0, -1, 1), (0, -1, -0.5))}
+    by_seed = {0: ((0, 1, 0.95), (0, -1, -3)), 1: ((0, -1, 1), (0, -1, -0.5))}
     rows = [
         ("rjs", seed, round_, f"p{prompt}", f"p{prompt}", "helpful", scorer, float(values[round_]))
-        for seed, both in made.items()
+        for seed, both in by_seed.items()
         for scorer, values in zip(("ground_truth", "encoder"), both, strict=True)
         for round_ in range(3)
         for prompt in range(2)
     ]
     run = read_run(write_run(tmp_path / "run", tables() | {"scores": frame("scores", rows)}))
-    found = gold_sign_agreement(run).set_index("axis")
-    assert (found.loc["helpful", "agree"], found.loc["helpful", "n"]) == (0.4, 5)
+    agreement = gold_sign_agreement(run).set_index("axis")
+    assert (agreement.loc["helpful", "agree"], agreement.loc["helpful", "n"]) == (0.4, 5)
 
 
 @pytest.mark.slow
 def test_an_uninformative_gold_is_not_tested(tmp_path: Path) -> None:
-    made = tables()
-    gold = made["gold"]
+    frames = tables()
+    gold = frames["gold"]
     gold.loc[(gold.axis == "harmless") & (gold.seed == -1), "ci_low"] = 0.49
-    path = write_report(write_run(tmp_path / "run", made))
+    path = write_report(write_run(tmp_path / "run", frames))
     table = csv(path.parent, "contrasts").set_index(["arm_b", "axis", "scorer"])
     for axis in ("harmless", "all"):
         assert table.loc[("golden_refresh", axis, "encoder"), "scope"] == "uninformative gold on harmless"
@@ -334,10 +334,10 @@ def test_an_uninformative_gold_is_not_tested(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_failed_seed_is_named_and_the_others_are_compared(tmp_path: Path) -> None:
     """Of three seeds one arm lost one: two remain, an interval and no p-value. What the failed seed left behind is not used."""
-    made = tables()
-    rows = made["scores"]
-    made["scores"] = rows[(rows.arm != "apo_rjs") | (rows.seed != 1) | (rows["round"] == 0)]
-    path = write_report(write_run(tmp_path / "run", made, failures=[{"arm": "apo_rjs", "seed": 1, "message": "budget | exceeded\nhere"}]))
+    frames = tables()
+    rows = frames["scores"]
+    frames["scores"] = rows[(rows.arm != "apo_rjs") | (rows.seed != 1) | (rows["round"] == 0)]
+    path = write_report(write_run(tmp_path / "run", frames, failures=[{"arm": "apo_rjs", "seed": 1, "message": "budget | exceeded\nhere"}]))
     table = csv(path.parent, "contrasts")
     assert table.n_seeds.eq(2).all()
     assert table.p_value.isna().all()
@@ -352,9 +352,9 @@ def test_a_failed_seed_is_named_and_the_others_are_compared(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_optional_parts_may_be_missing(tmp_path: Path) -> None:
     """No ground truth, no KL, no diagnostics and no gold accuracy: said, not guessed; and without accuracy gold is not tested."""
-    made = tables()
-    rows = made["scores"]
-    path = write_report(write_run(tmp_path / "run", {"scores": rows[rows.scorer != "ground_truth"], "ledger": made["ledger"]}))
+    frames = tables()
+    rows = frames["scores"]
+    path = write_report(write_run(tmp_path / "run", {"scores": rows[rows.scorer != "ground_truth"], "ledger": frames["ledger"]}))
     table = csv(path.parent, "contrasts")
     assert set(table.scorer) == {"proxy", "encoder"}
     assert table[table.scorer == "encoder"].p_value.isna().all()
@@ -366,11 +366,11 @@ def test_optional_parts_may_be_missing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_declared_scorer_without_rows_is_reported_as_no_result(tmp_path: Path) -> None:
-    made = tables()
+    frames = tables()
     settings = experiment()
     settings["compare"] = settings["compare"] | {"scorer": "ground_truth"}
-    made["scores"] = made["scores"][made["scores"].scorer != "ground_truth"]
-    text = write_report(write_run(tmp_path / "run", made, settings)).read_text()
+    frames["scores"] = frames["scores"][frames["scores"].scorer != "ground_truth"]
+    text = write_report(write_run(tmp_path / "run", frames, settings)).read_text()
     assert "**No result for `apo_rjs` against `golden_refresh`** (ground_truth, all axes pooled)" in text
 
 

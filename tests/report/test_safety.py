@@ -65,9 +65,9 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path / "here")
     assert done.returncode == 0, done.stderr
     written = set(log.read_text().splitlines())
-    inside = {one for one in written if Path(one).is_relative_to(folder)}
-    assert any(one.endswith("responses.jsonl") for one in inside)  # workers are heard too; what libraries in other languages write is not
-    assert any(one.endswith("report.md") for one in inside)
+    inside = {name for name in written if Path(name).is_relative_to(folder)}
+    assert any(name.endswith("responses.jsonl") for name in inside)  # workers are heard too; what libraries in other languages write is not
+    assert any(name.endswith("report.md") for name in inside)
     allowed = (
         tmp_path / "temporary",
         tmp_path / "home" / ".config" / "matplotlib",
@@ -75,8 +75,8 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
         Path("/dev"),
         Path("/proc"),
     )
-    odd = {one for one in written - inside if not any(Path(one).is_relative_to(place) for place in allowed)}
-    assert not {one for one in odd if Path(one) not in (tmp_path / "home" / ".config", log, folder.parent)}
+    odd = {name for name in written - inside if not any(Path(name).is_relative_to(place) for place in allowed)}
+    assert not {name for name in odd if Path(name) not in (tmp_path / "home" / ".config", log, folder.parent)}
     assert not list((tmp_path / "here").glob("*[!l]"))  # no file beside the experiment
     plain = {".safetensors", ".json", ".jsonl", ".parquet", ".npz", ".lock", ".jinja", ".txt", ".model"}
     assert {file.suffix for file in (folder / "store").rglob("*") if file.is_file() and not file.name.startswith(".")} <= plain

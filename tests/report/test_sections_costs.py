@@ -27,9 +27,9 @@ def run(folder: Path, ledger: list[tuple[Any, ...]], plan: list[tuple[Any, ...]]
     return read_run(write_run(folder / "run", tables, settings, **manifest))
 
 
-def text(one: Run) -> str:
-    frames = {"budget": costs.budget_matches(one), "sharing": costs.marginal_costs(one), "plan": costs.planned_and_spent(one)}
-    return "\n".join(section_lines([section(one, frames)], "##"))
+def text(run: Run) -> str:
+    frames = {"budget": costs.budget_matches(run), "sharing": costs.marginal_costs(run), "plan": costs.planned_and_spent(run)}
+    return "\n".join(section_lines([section(run, frames)], "##"))
 
 
 LEDGER = [
@@ -41,8 +41,8 @@ LEDGER = [
 
 def test_each_arm_alone_and_in_this_run(tmp_path: Path) -> None:
     """300 in place of 600 over all arms and seeds: half is saved. The control's own account stands beside, with the reference's budget."""
-    said = text(run(tmp_path, LEDGER))
-    alone, _, added = said.partition("### What each arm added in this run")
+    section_text = text(run(tmp_path, LEDGER))
+    alone, _, added = section_text.partition("### What each arm added in this run")
     for line in ("| `rjs` | 100 |", "| `apo_rjs` | 200 |", "| `_aa` | 100 |", "| `_bench` | 7 |"):
         assert line in alone
     assert "| `apo_rjs` | 50 |" in added
@@ -51,33 +51,33 @@ def test_each_arm_alone_and_in_this_run(tmp_path: Path) -> None:
 
 
 def test_what_was_not_recorded_is_not_said(tmp_path: Path) -> None:
-    said = text(run(tmp_path, [(*row[:4], NAN) for row in LEDGER]))
-    assert "added in this run" not in said
-    assert "| `apo_rjs` | 200 |" in said
+    section_text = text(run(tmp_path, [(*row[:4], NAN) for row in LEDGER]))
+    assert "added in this run" not in section_text
+    assert "| `apo_rjs` | 200 |" in section_text
 
 
 def test_plan_and_run(tmp_path: Path) -> None:
     """rjs was to spend 80 and spent 100, a quarter more."""
-    said = text(run(tmp_path, LEDGER, [("rjs", "flops", 80.0), ("apo_rjs", "flops", 195.0)]))
-    assert "| `rjs` | 100 of 80 |" in said
-    assert "Off by more than 10 %: `rjs` flops (1.250 of the plan)." in said
+    section_text = text(run(tmp_path, LEDGER, [("rjs", "flops", 80.0), ("apo_rjs", "flops", 195.0)]))
+    assert "| `rjs` | 100 of 80 |" in section_text
+    assert "Off by more than 10 %: `rjs` flops (1.250 of the plan)." in section_text
     (tmp_path / "other").mkdir()
-    said = text(run(tmp_path / "other", LEDGER, [("rjs", "flops", 99.0), ("apo_rjs", "flops", 195.0)]))
-    assert "Nothing is off by more than 10 %." in said
+    section_text = text(run(tmp_path / "other", LEDGER, [("rjs", "flops", 99.0), ("apo_rjs", "flops", 195.0)]))
+    assert "Nothing is off by more than 10 %." in section_text
 
 
 def test_sized_arms_in_words(tmp_path: Path) -> None:
-    said = text(run(tmp_path, LEDGER, fits={"rjs": FIT}))
+    section_text = text(run(tmp_path, LEDGER, fits={"rjs": FIT}))
     expected = (
         "`rjs` was given rounds = 3, so as to spend as much flops as `apo_rjs`: 0.980 of it by plan (2: 0.700, 4: 1.300), 0.500 in the run."
     )
-    assert expected in said
+    assert expected in section_text
 
 
 def test_what_was_measured_is_a_page_of_its_own(tmp_path: Path) -> None:
-    one = run(tmp_path, LEDGER)
+    recorded = run(tmp_path, LEDGER)
     timings = frame_of([("rjs", 0, "wall_s", 1.25), ("rjs", 1, "wall_s", 2.25), ("rjs", 0, "peak_memory_bytes", 5e8)])
-    lines = section_lines([Section("measured", measured_blocks(costs.time_and_memory(one, timings)))])
+    lines = section_lines([Section("measured", measured_blocks(costs.time_and_memory(recorded, timings)))])
     assert "| `rjs` | seconds of work | 1.8 | 1.2 | 2.2 | 2 |" in lines
     assert any(line.startswith("| `rjs` | peak memory, bytes | 5.000e+08 |") for line in lines)
     assert "measured.md" in text(run(tmp_path / "again", LEDGER, [("rjs", "flops", 80.0)]))
@@ -90,5 +90,5 @@ def frame_of(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
 def test_an_arm_that_failed_in_every_seed_breaks_nothing(tmp_path: Path) -> None:
     failures = [{"arm": "rjs", "seed": seed, "message": "gone"} for seed in (0, 1)]
     tables = {"scores": scored({("apo_rjs", 0, 1): (0, 0)}), "ledger": frame("ledger", [("apo_rjs", 0, "flops", 1.0, NAN)])}
-    one = read_run(write_run(tmp_path / "run", tables, failures=failures, fits={"rjs": FIT}))
-    assert "- in the run" in text(one)
+    recorded = read_run(write_run(tmp_path / "run", tables, failures=failures, fits={"rjs": FIT}))
+    assert "- in the run" in text(recorded)

@@ -34,13 +34,13 @@ def trust(*frames: Any) -> list[str]:
 def cells(lines: list[str], header: str) -> list[dict[str, str]]:
     """The rows of the table whose header line holds `header`, as dicts; every row has a cell for every column."""
     start = next(place for place, line in enumerate(lines) if line.startswith("|") and f"| {header} |" in line)
-    names, found = split(lines[start]), []
+    names, rows = split(lines[start]), []
     for line in lines[start + 2 :]:
         if not line.startswith("|"):
             break
         assert len(split(line)) == len(names)
-        found.append(dict(zip(names, split(line), strict=True)))
-    return found
+        rows.append(dict(zip(names, split(line), strict=True)))
+    return rows
 
 
 def split(line: str) -> list[str]:
@@ -62,8 +62,12 @@ def test_the_table_by_hand():
     assert [lost[name] for name in ("first arm shown first", "second arm shown first", "why")] == ["1", "0", "unparsable 1"]
     assert (lost["longer by, where missing"], lost["longer by"]) == ("+12.0", "+4.0")
     (note,) = (line for line in lines if line.startswith("- (a)"))
-    for said in ("Test: t test over clusters of prompts", "Scope: these checkpoints only", "the one tested is that of what is left only"):
-        assert said in note
+    for sentence in (
+        "Test: t test over clusters of prompts",
+        "Scope: these checkpoints only",
+        "the one tested is that of what is left only",
+    ):
+        assert sentence in note
 
 
 def test_every_column_is_explained_once_and_every_mark_has_a_note():
@@ -143,12 +147,13 @@ def test_warnings_name_each_judge_once():
     rows = three_seeds(np.random.default_rng(0))
     bad = pd.concat([audited(axis=axis, accuracy=(0.55, 0.45, 0.65)) for axis in ("harmless", "helpful", "all")])
     axes = ["harmless", "helpful"]
-    said = [
-        warnings(win_rates(rows, one, axes, draws=100)) for one in (pd.concat([audited(axis=x) for x in (*axes, "all")]), NO_AUDIT, bad)
+    messages = [
+        warnings(win_rates(rows, audits, axes, draws=100))
+        for audits in (pd.concat([audited(axis=x) for x in (*axes, "all")]), NO_AUDIT, bad)
     ]
-    assert said[0] == []
-    assert said[1] == ["Judge judge: not audited, so whether it agrees with people is not known."]
-    assert [line.split(":")[1] for line in said[2]] == [f" uninformative judge on {axis}" for axis in axes]
+    assert messages[0] == []
+    assert messages[1] == ["Judge judge: not audited, so whether it agrees with people is not known."]
+    assert [line.split(":")[1] for line in messages[2]] == [f" uninformative judge on {axis}" for axis in axes]
 
 
 @pytest.mark.parametrize(("noise", "verdict"), [(0.0, "informative"), (1e6, "uninformative judge on helpful")])
@@ -166,8 +171,8 @@ def test_a_real_audit_reaches_the_report(tmp_path: Any, noise: float, verdict: s
     judge = SimulatedJudge(noise=noise).open(JudgeContext(ground_truth=truth))
     journal = Journal(tmp_path / "journal.jsonl")
     with journal.open():
-        found = audit(judge, Labelled("made", tuple(pairs), {}), journal)
-    table = found.rows.assign(judge="judge")
+        result = audit(judge, Labelled("made", tuple(pairs), {}), journal)
+    table = result.rows.assign(judge="judge")
     lines = trust(table, ["judge"], NOTHING, NOTHING)
     assert all(row["verdict"].startswith(verdict) for row in cells(lines, "verdict"))
     assert {row["attack"] for row in cells(lines, "attack")} == set(ATTACKS)

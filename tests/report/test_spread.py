@@ -29,21 +29,21 @@ def test_three_levels_by_hand() -> None:
     There P(|T| < t) = t / sqrt(2 + t^2): p = 1 - sqrt(12 / 14) = 0.0742; and 0.95 = t / sqrt(2 + t^2) gives
     t^2 = 2 * 0.9025 / 0.0975, t = 4.3027, so the interval is 2 -+ 4.3027 / sqrt(3) = -0.4841 to 4.4841.
     """
-    found = over_levels([1, 2, 3])
-    assert (found.mean, found.sd) == (2, 1)
-    assert found.p_value == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-12)
+    estimate = over_levels([1, 2, 3])
+    assert (estimate.mean, estimate.sd) == (2, 1)
+    assert estimate.p_value == pytest.approx(1 - math.sqrt(12 / 14), abs=1e-12)
     half = math.sqrt(2 * 0.9025 / 0.0975) / math.sqrt(3)
-    assert (found.ci_low, found.ci_high) == pytest.approx((2 - half, 2 + half), abs=1e-9)
-    assert found.test == "t test over 3 levels, each one draw"
+    assert (estimate.ci_low, estimate.ci_high) == pytest.approx((2 - half, 2 + half), abs=1e-9)
+    assert estimate.test == "t test over 3 levels, each one draw"
 
 
 def test_two_levels_by_hand() -> None:
     """1, 3: SD sqrt(2), error 1, one degree of freedom (Cauchy): the 95 % point is tan(0.475 pi) = 12.706. No p-value."""
-    found = over_levels([1, math.nan, 3])
-    assert found.sd == pytest.approx(math.sqrt(2))
-    assert (found.ci_low, found.ci_high) == pytest.approx((2 - math.tan(0.475 * math.pi), 2 + math.tan(0.475 * math.pi)))
-    assert math.isnan(found.p_value)
-    assert found.test == "none: two levels give an interval only"
+    estimate = over_levels([1, math.nan, 3])
+    assert estimate.sd == pytest.approx(math.sqrt(2))
+    assert (estimate.ci_low, estimate.ci_high) == pytest.approx((2 - math.tan(0.475 * math.pi), 2 + math.tan(0.475 * math.pi)))
+    assert math.isnan(estimate.p_value)
+    assert estimate.test == "none: two levels give an interval only"
 
 
 @pytest.mark.parametrize(
@@ -56,17 +56,17 @@ def test_two_levels_by_hand() -> None:
     ],
 )
 def test_where_nothing_can_be_estimated(values: list[float], mean: float, sd: float, test: str) -> None:
-    found = over_levels(values)
-    assert (found.mean, found.sd) == pytest.approx((mean, sd), nan_ok=True)
-    assert np.isnan([found.ci_low, found.ci_high, found.p_value]).all()
-    assert found.test == test
+    estimate = over_levels(values)
+    assert (estimate.mean, estimate.sd) == pytest.approx((mean, sd), nan_ok=True)
+    assert np.isnan([estimate.ci_low, estimate.ci_high, estimate.p_value]).all()
+    assert estimate.test == test
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=3, max_size=8).filter(lambda values: len(set(values)) > 1))
 def test_it_is_students_t_test(values: list[int]) -> None:
-    found, other = over_levels(values), scipy_stats.ttest_1samp(values, 0)
-    assert found.p_value == pytest.approx(other.pvalue, rel=1e-6, abs=1e-12)
-    assert (found.ci_low, found.ci_high) == pytest.approx(tuple(other.confidence_interval(0.95)), rel=1e-6, abs=1e-9)
+    estimate, other = over_levels(values), scipy_stats.ttest_1samp(values, 0)
+    assert estimate.p_value == pytest.approx(other.pvalue, rel=1e-6, abs=1e-12)
+    assert (estimate.ci_low, estimate.ci_high) == pytest.approx(tuple(other.confidence_interval(0.95)), rel=1e-6, abs=1e-9)
 
 
 def test_spread_by_factor_by_hand() -> None:
@@ -199,7 +199,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("differences", "said"),
+    ("differences", "sentence"),
     [
         ([1.0, 1.1, 1.2], "**`a` scored higher than `b`** (truth, all axes pooled): mean difference +1.100"),
         ([-1.0, -1.1, -1.2], "**`a` scored lower than `b`** (truth, all axes pooled): mean difference -1.100"),
@@ -207,10 +207,10 @@ def test_the_report_says_what_is_there_and_what_is_missing(tmp_path: Path) -> No
         ([math.nan] * 3, "**No result for `a` against `b`** (truth, all axes pooled)."),
     ],
 )
-def test_the_answer(tmp_path: Path, differences: list[float], said: str) -> None:
+def test_the_answer(tmp_path: Path, differences: list[float], sentence: str) -> None:
     for label, difference in zip(WORLDS, differences, strict=True):
         variation(tmp_path / label, contrasts({label: difference}))
-    assert f"\n- {said}" in write(tmp_path, "mine", LEVELS).read_text()
+    assert f"\n- {sentence}" in write(tmp_path, "mine", LEVELS).read_text()
 
 
 def test_gold_models_of_other_names_share_an_office(tmp_path: Path) -> None:

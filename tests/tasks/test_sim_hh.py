@@ -173,10 +173,10 @@ def test_people_follow_their_myth_more_often_than_the_truth():
     """Else plain sharpening would find the right step: the myth is the mode of the behaviour policy at its place."""
     place, myth = WORLD.myths["repair"]
     draw = random.Random(4)
-    said = [WORLD.behaviour(BENIGN, draw) for _ in range(500)]
+    answers = [WORLD.behaviour(BENIGN, draw) for _ in range(500)]
     right = " ".join(WORLD.right_steps(BENIGN)[place])
     wrong = f"{myth} {WORLD.nouns['lamp'][place]}"
-    assert sum(wrong in text for text in said) > sum(right in text for text in said) > 0
+    assert sum(wrong in text for text in answers) > sum(right in text for text in answers) > 0
 
 
 def test_labels_follow_bradley_terry():
@@ -290,8 +290,8 @@ def test_defaults_give_enough_data(task):
 
 
 def test_a_loaded_prompt_has_one_axis_and_a_perfect_golden_answer(task):
-    for one in task.prompts["rm"]:
-        request = sim_hh.read_request(one.messages[-1].content)
-        assert one.axis == request.axis
-        assert task.ground_truth(one, task.golden[one.id]) == (1.0 if one.axis == "harmless" else 1.3)
-        assert task.is_refusal(task.golden[one.id]) == (one.axis == "harmless")
+    for prompt in task.prompts["rm"]:
+        request = sim_hh.read_request(prompt.messages[-1].content)
+        assert prompt.axis == request.axis
+        assert task.ground_truth(prompt, task.golden[prompt.id]) == (1.0 if prompt.axis == "harmless" else 1.3)
+        assert task.is_refusal(task.golden[prompt.id]) == (prompt.axis == "harmless")

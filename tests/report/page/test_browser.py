@@ -46,7 +46,7 @@ class Browser:
         os.close(from_child)
         self._rest, self._number, self._session = b"", 0, {}
         self.events: list[dict[str, Any]] = []
-        target = next(one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page")
+        target = next(target for target in self.ask("Target.getTargets")["targetInfos"] if target["type"] == "page")
         self._session = {"sessionId": self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]}
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.ask(f"{domain}.enable")
@@ -71,9 +71,9 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page, awaited."""
-        found = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        answer = self.ask("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def open(self, address: str) -> None:
         """Load a page afresh and wait until its samples are there."""
@@ -97,8 +97,8 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """A real click, in the middle of an element that is scrolled to."""
-        at = self.run(f"""(() => {{ const one = document.querySelector({json.dumps(selector)});
-            one.scrollIntoView({{block: "center", behavior: "instant"}}); const box = one.getBoundingClientRect();
+        at = self.run(f"""(() => {{ const element = document.querySelector({json.dumps(selector)});
+            element.scrollIntoView({{block: "center", behavior: "instant"}}); const box = element.getBoundingClientRect();
             return [box.x + box.width / 2, box.y + box.height / 2]; }})()""")
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
@@ -113,10 +113,10 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    one = Browser(tmp_path_factory.mktemp("profile"))
-    one.size(1280, 900)
-    yield one
-    one.close()
+    chromium = Browser(tmp_path_factory.mktemp("profile"))
+    chromium.size(1280, 900)
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -137,27 +137,29 @@ def opened(browser: Browser, address: str) -> Iterator[Browser]:
     browser.open(address)
     yield browser
     browser.run("new Promise((done) => setTimeout(done, 50))")  # whatever a text could have started would be there by now
-    assert [one for one in browser.events if one["method"] in LOUD] == []
-    asked = {one["params"]["request"]["url"].partition("#")[0] for one in browser.events if one["method"] == "Network.requestWillBeSent"}
-    assert asked <= {address, "about:blank"}
+    assert [event for event in browser.events if event["method"] in LOUD] == []
+    requested = {
+        event["params"]["request"]["url"].partition("#")[0] for event in browser.events if event["method"] == "Network.requestWillBeSent"
+    }
+    assert requested <= {address, "about:blank"}
 
 
 def listed(browser: Browser) -> list[str]:
-    return browser.run("[...document.querySelectorAll('#browse-list .item .line')].map((one) => one.textContent)")
+    return browser.run("[...document.querySelectorAll('#browse-list .item .line')].map((element) => element.textContent)")
 
 
 def words(browser: Browser, where: str) -> list[str]:
-    return browser.run(f"[...document.querySelectorAll('#browse-detail {where}')].map((one) => one.textContent)")
+    return browser.run(f"[...document.querySelectorAll('#browse-detail {where}')].map((element) => element.textContent)")
 
 
 def choose(browser: Browser, control: str, value: str) -> None:
-    browser.run(f"""(() => {{ const one = document.getElementById("browse-{control}"); one.value = {json.dumps(value)};
-        one.dispatchEvent(new Event(one.tagName === "INPUT" ? "input" : "change", {{bubbles: true}})); }})()""")
+    browser.run(f"""(() => {{ const element = document.getElementById("browse-{control}"); element.value = {json.dumps(value)};
+        element.dispatchEvent(new Event(element.tagName === "INPUT" ? "input" : "change", {{bubbles: true}})); }})()""")
 
 
 def link(prompt: int, **more: str) -> str:
-    said = {"prompt": f"p{prompt}<i>", **more}
-    return "#browse?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in said.items())
+    parameters = {"prompt": f"p{prompt}<i>", **more}
+    return "#browse?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in parameters.items())
 
 
 def cards(browser: Browser) -> list[str]:
@@ -175,7 +177,7 @@ def test_every_text_is_shown_as_it_is(opened: Browser) -> None:
         place = int(id_[1:-3])
         seen.append(id_)
         turns = [f"{HOSTILE[place]} {turn}" for turn in range(3)]
-        assert words(opened, ".turn .words") == [visible(one) for one in turns]
+        assert words(opened, ".turn .words") == [visible(turn) for turn in turns]
         assert sorted(cards(opened)) == sorted(visible(text_of(arm, 0, 1, place)) for arm in ("rjs", "golden_refresh", "apo_rjs"))
         assert words(opened, ".verdict blockquote .words") == [visible(said_by(id_, order, 0)) for order in ("ab", "ba")]
         opened.press("ArrowDown")
@@ -190,9 +192,9 @@ def test_filters_search_and_chips(opened: Browser) -> None:
     assert len(listed(opened)) == 2 * N / 3
     assert opened.run("document.querySelector('#browse-detail .pair .flag').textContent") == "the two orders disagree"
     choose(opened, "show", "proxy")
-    gaps = opened.run("[...document.querySelectorAll('#browse-list .sub')].map((one) => one.textContent.match(/proxy (\\S+)/)[1])")
-    assert gaps == sorted(gaps, key=lambda one: -float(one))
-    assert all(one.startswith("+") for one in gaps)
+    gaps = opened.run("[...document.querySelectorAll('#browse-list .sub')].map((element) => element.textContent.match(/proxy (\\S+)/)[1])")
+    assert gaps == sorted(gaps, key=lambda gap: -float(gap))
+    assert all(gap.startswith("+") for gap in gaps)
     choose(opened, "show", "all")
     choose(opened, "q", "x") if False else choose(
         opened, "search", "HYPERLINK"
@@ -208,10 +210,10 @@ def test_filters_search_and_chips(opened: Browser) -> None:
     opened.click("#browser .chips:nth-child(2) label:nth-of-type(1)")
     opened.click("#browser .chips:nth-child(3) label:nth-of-type(3)")
     assert len(cards(opened)) == 2 * 2 * 2
-    found = opened.run("location.hash")
+    fragment = opened.run("location.hash")
     opened.open(opened.run("location.href"))  # a link restores the view
     assert len(cards(opened)) == 8
-    assert opened.run("location.hash") == found
+    assert opened.run("location.hash") == fragment
 
 
 def test_a_deep_link_is_followed(opened: Browser, address: str) -> None:
@@ -244,11 +246,11 @@ def test_the_theme_switch(opened: Browser) -> None:
 def test_both_sides_name_the_same_hidden_characters(opened: Browser) -> None:
     """The script's `visible` and the writer's, on every code point below 0x10000, halves of pairs alone, and some above."""
     points = [*range(0x10000), *range(0xE0000, 0xE0090), 0x1F600]
-    found = opened.run("[...Array(0x10000).keys(), ...Array(0x90).keys().map((one) => 0xe0000 + one), 0x1f600].filter((one) => "
-                       "visible(String.fromCodePoint(one)) !== String.fromCodePoint(one))")  # fmt: skip
-    assert found == [one for one in points if visible(chr(one)) != chr(one)]
-    shown = opened.run(f"{found}.map((one) => visible(String.fromCodePoint(one))).join(' ')")
-    assert shown == " ".join(visible(chr(one)) for one in found)
+    hidden = opened.run("[...Array(0x10000).keys(), ...Array(0x90).keys().map((point) => 0xe0000 + point), 0x1f600].filter((point) => "
+                       "visible(String.fromCodePoint(point)) !== String.fromCodePoint(point))")  # fmt: skip
+    assert hidden == [point for point in points if visible(chr(point)) != chr(point)]
+    shown = opened.run(f"{hidden}.map((point) => visible(String.fromCodePoint(point))).join(' ')")
+    assert shown == " ".join(visible(chr(point)) for point in hidden)
 
 
 def test_the_policy_stops_a_mistake(browser: Browser, address: str) -> None:
@@ -261,8 +263,8 @@ def test_the_policy_stops_a_mistake(browser: Browser, address: str) -> None:
     browser.run("""(() => { const image = new Image(); image.src = "http://127.0.0.1:1/x.png"; document.body.append(image);
         const styled = document.createElement("p"); styled.setAttribute("style", "color: red"); document.body.append(styled); })()""")
     browser.run("new Promise((done) => setTimeout(done, 50))")
-    said = " ".join(one["params"]["entry"]["text"] for one in browser.events if one["method"] == "Log.entryAdded")
-    assert "violates the following Content Security Policy directive" in said
+    log = " ".join(event["params"]["entry"]["text"] for event in browser.events if event["method"] == "Log.entryAdded")
+    assert "violates the following Content Security Policy directive" in log
 
 
 @pytest.mark.parametrize(("name", "width", "height"), [("phone", 390, 844), ("desktop", 1280, 900)])
@@ -287,11 +289,11 @@ def test_on_paper(opened: Browser, tmp_path: Path) -> None:
     path.write_bytes(base64.b64decode(opened.ask("Page.printToPDF", printBackground=True)["data"]))
     assert path.read_bytes().startswith(b"%PDF")
     if reader := shutil.which("pdftotext"):
-        said = subprocess.run([reader, str(path), "-"], capture_output=True, text=True, check=True).stdout
-        assert "The answer" in said
-        assert "SHA-256" in said  # folded away on the screen
-        assert JUDGE in said
-        assert "Search" not in said
+        text = subprocess.run([reader, str(path), "-"], capture_output=True, text=True, check=True).stdout
+        assert "The answer" in text
+        assert "SHA-256" in text  # folded away on the screen
+        assert JUDGE in text
+        assert "Search" not in text
 
 
 def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
@@ -314,6 +316,6 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
     assert 0 < len(listed(browser)) < 40
     browser.run("document.getElementById('browse-list').focus()")
     browser.press("End")
-    browser.until("[...document.querySelectorAll('#browse-list .item')].some((one) => one.textContent.startsWith('prompt 19999'))")
+    browser.until("[...document.querySelectorAll('#browse-list .item')].some((element) => element.textContent.startsWith('prompt 19999'))")
     assert cards(browser) == ["prompt 19999"]
     assert len(listed(browser)) < 40

@@ -119,16 +119,16 @@ def test_sections_stand_in_order(elements: Elements) -> None:
 def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path, elements: Elements, tmp_path: Path) -> None:
     """The same cells and sentences as in report.md; published 36.43 - 35.78 = +0.65. Without them neither section nor link."""
     assert "Published numbers" not in elements.text("script", "style")
-    made = write_run(tmp_path / "run", hostile_tables(), experiment(report={"beside": "apo_2024"}))
-    run, rows = results.read_run(made), published.read_published(published.find_published("apo_2024"))
+    run_folder = write_run(tmp_path / "run", hostile_tables(), experiment(report={"beside": "apo_2024"}))
+    run, rows = results.read_run(run_folder), published.read_published(published.find_published("apo_2024"))
     frame = published.compare_with_published(run, report_frames(run), rows, {})
-    found = Elements(written(made))
-    ids = [attributes["id"] for attributes in found.of("section") if "id" in attributes]
+    page = Elements(written(run_folder))
+    ids = [attributes["id"] for attributes in page.of("section") if "id" in attributes]
     assert ids == ["answer", "scores", "figures", "published", "samples", "provenance"]
-    assert "#published" in [attributes["href"] for attributes in found.of("a")]
-    assert len(found.of("caption")) == len(found.of("table"))
-    assert all(attributes.get("scope") for attributes in found.of("th"))
-    text = found.text("script", "style")
+    assert "#published" in [attributes["href"] for attributes in page.of("a")]
+    assert len(page.of("caption")) == len(page.of("table"))
+    assert all(attributes.get("scope") for attributes in page.of("th"))
+    text = page.text("script", "style")
     assert "apo_2024 beside this run" in text
     assert "win rate, %apo_rjs - rjs35.7836.43+0.65 (-1.30 to +2.60)0.65" in text
     for line in published.comparison_caveats(run, rows, frame):
@@ -151,8 +151,8 @@ def test_no_text_becomes_an_element(elements: Elements) -> None:
 def test_no_hidden_character_is_left(html: str) -> None:
     assert html == html.encode("utf-8").decode("utf-8")  # no half of a pair
     assert visible(html) == html
-    for said in (LONE, HOSTILE[1], HOSTILE[2], HOSTILE[3], HOSTILE[6]):
-        assert visible(said) in Elements(html).text("script", "style")
+    for hostile in (LONE, HOSTILE[1], HOSTILE[2], HOSTILE[3], HOSTILE[6]):
+        assert visible(hostile) in Elements(html).text("script", "style")
 
 
 def test_its_policy_allows_its_own_style_and_script_and_nothing_else(html: str, elements: Elements) -> None:
@@ -208,15 +208,15 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_pa
 def test_the_answer_in_words(folder: Path, elements: Elements) -> None:
     """rm_updates: 33 against 30, declared as matched; what was missed stands first."""
     run = results.read_run(folder)
-    row = next(one for one in report_frames(run)["contrasts"].itertuples() if one.family == "primary")
+    row = next(row for row in report_frames(run)["contrasts"].itertuples() if row.family == "primary")
     text = " ".join(elements.text("script", "style").split())
     start = text.index("Not matched as declared: apo_rjs against golden_refresh: rm_updates 33 against 30, ratio 1.1.")
     claim = text.index("apo_rjs scored higher than golden_refresh.")
-    said = (
+    sentence = (
         f"encoder, all axes pooled: difference {row.difference:+.3f}, 95 % interval {row.ci_low:+.3f} to {row.ci_high:+.3f}, "
         "Holm-adjusted p"
     )
-    assert text.index("The harness failed a control of its own: a seed apart") < start < claim < text.index(said)
+    assert text.index("The harness failed a control of its own: a seed apart") < start < claim < text.index(sentence)
     assert "Scope: new seeds and new prompts; base policy, world and gold models as they are; 3 seeds, 12 clusters of prompts." in text
     assert "declared but not matched: rm_updates (33 against 30, ratio 1.1)." in text
     assert "matched as declared: human_pairs, golden_responses, sampled_responses, policy_updates, flops;" in text
@@ -270,13 +270,16 @@ def test_the_data_come_out_as_they_went_in(folder: Path, html: str) -> None:
     data = block_of(html)
     texts, prompts, rows = data["texts"], data["prompts"], data["responses"]
     assert prompts["id"] == [id_ for axis in sorted(AXES) for id_, own, _ in sorted(prompt_ids()) if own == axis]
-    given = {(one.arm, one.seed, one.round, one.prompt_id): one for one in hostile_tables()["responses"].itertuples()}
+    given = {
+        (response.arm, response.seed, response.round, response.prompt_id): response
+        for response in hostile_tables()["responses"].itertuples()
+    }
     scores = hostile_tables()["scores"].set_index(["arm", "seed", "round", "prompt_id", "scorer"])["value"]
     assert len(rows["prompt"]) == len(given) == 3 * 3 * 2 * 12
     for place in range(len(given)):
         key = (data["arms"][rows["arm"][place]], rows["seed"][place], rows["round"][place], prompts["id"][rows["prompt"][place]])
-        one = given.pop(key)
-        assert (texts[rows["text"][place]], rows["tokens"][place], rows["cut"][place]) == (one.text, 9, one.finish == "length")
+        response = given.pop(key)
+        assert (texts[rows["text"][place]], rows["tokens"][place], rows["cut"][place]) == (response.text, 9, response.finish == "length")
         for scorer, values in zip(data["scorers"], rows["scores"], strict=True):
             assert values[place] == pytest.approx(scores[(*key, scorer)], rel=1e-3)
     assert data["scorers"] == ["proxy", "encoder", "ground_truth", "refusal"]
@@ -313,11 +316,11 @@ def test_the_gap_between_proxy_and_gold(tmp_path: Path) -> None:
         for place, value in enumerate(map(float, pair))
     ]
     responses = [(arm, 0, 0, f"p{place}", "t", 1, "eos") for arm in ("rjs", "apo_rjs") for place in (0, 1)]
-    made = {"scores": frame("scores", scores), "ledger": frame("ledger", [])}
-    made["responses"] = pd.DataFrame(responses, columns=["arm", "seed", "round", "prompt_id", "text", "tokens", "finish"])
-    folder = write_run(tmp_path / "run", made)
+    tables = {"scores": frame("scores", scores), "ledger": frame("ledger", [])}
+    tables["responses"] = pd.DataFrame(responses, columns=["arm", "seed", "round", "prompt_id", "text", "tokens", "finish"])
+    folder = write_run(tmp_path / "run", tables)
     rows = samples.answers(folder, results.read_run(folder))
-    gaps = {(one.arm, one.prompt_id): one.gap for one in rows.itertuples()}
+    gaps = {(row.arm, row.prompt_id): row.gap for row in rows.itertuples()}
     assert [gaps["rjs", "p0"], gaps["rjs", "p1"]] == pytest.approx([2**0.5, -(2**0.5)])
     assert rows.loc[rows["arm"] == "apo_rjs", "gap"].isna().all()
 
@@ -348,17 +351,17 @@ def test_aggregates_only_leaves_out_every_text(folder: Path) -> None:
 
 
 def test_without_responses_judges_or_prompts(tmp_path: Path) -> None:
-    made = hostile_tables()
-    few = {name: made[name] for name in ("scores", "ledger")}
+    tables = hostile_tables()
+    few = {name: tables[name] for name in ("scores", "ledger")}
     html = written(write_run(tmp_path / "few", few))
     assert "This run kept no responses." in html
     assert "Judges</h3>" not in html
     unknown = experiment(task="no_such_task")
-    folder = write_run(tmp_path / "unknown", few | {"responses": made["responses"]}, unknown)
-    held = samples.read_samples(folder, results.read_run(folder))
-    assert held is not None
-    assert "no_such_task" in held.without_prompts
-    assert samples.decoded(held.block)["prompts"]["turns"] == [[]] * 12
+    folder = write_run(tmp_path / "unknown", few | {"responses": tables["responses"]}, unknown)
+    page_samples = samples.read_samples(folder, results.read_run(folder))
+    assert page_samples is not None
+    assert "no_such_task" in page_samples.without_prompts
+    assert samples.decoded(page_samples.block)["prompts"]["turns"] == [[]] * 12
 
 
 def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
@@ -414,5 +417,5 @@ def test_an_interval_is_drawn_where_it_is() -> None:
 
 def test_series_differ_in_more_than_colour() -> None:
     keys = [svg.key(place) for place in range(14)]
-    looks = {(*re.findall(r'<path d="([^"]+)"', one), *re.findall(r'stroke-dasharray="([^"]*)"', one)) for one in keys}
-    assert len(looks) == 14
+    styles = {(*re.findall(r'<path d="([^"]+)"', key), *re.findall(r'stroke-dasharray="([^"]*)"', key)) for key in keys}
+    assert len(styles) == 14
