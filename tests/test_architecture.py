@@ -103,6 +103,7 @@ def test_few_modules_stand_outside_a_room() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= OUTSIDE_A_ROOM
 
 
+@pytest.mark.slow
 def test_the_rooms_order_is_derived_from_the_imports() -> None:
     """A topological order of the rooms exists, so there is no cycle, and the documented order is one."""
     above: dict[str, set[str]] = {room(module): set() for module, _ in modules()}
@@ -127,6 +128,7 @@ def names(path: Path) -> Iterator[str]:
             yield node.name
 
 
+@pytest.mark.slow
 def test_names_say_what_a_thing_is() -> None:
     """Not what was done with it, and not that it is one of several."""
     vague = {"found", "said", "one", "made", "asked", "held", "told", "says", "looks", "took"}
@@ -134,6 +136,7 @@ def test_names_say_what_a_thing_is() -> None:
     assert not [(path, name) for room in rooms for path in (ROOT / room).rglob("*.py") for name in names(path) if name.strip("_") in vague]
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle() -> None:
     above: dict[str, set[str]] = {module: set() for module, _ in modules()}
     for module, other in edges():

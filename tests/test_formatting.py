@@ -35,6 +35,7 @@ def steering(text: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_nothing_that_steers_is_left_of_any_character() -> None:
     every = "".join(map(chr, range(sys.maxunicode + 1)))
     assert steering(visible(every)) == {"\t"}

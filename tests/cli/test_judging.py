@@ -98,6 +98,7 @@ def test_judge_needs_a_finished_run(tmp_path: Path) -> None:
     assert "not a finished run folder" in refused("judge", tmp_path, "--judge", f"{{name: x, use: {SIMULATED}}}")
 
 
+@pytest.mark.slow
 def test_a_judge_is_audited_on_a_task(tmp_path: Path) -> None:
     words = (
         "audit-judge",

@@ -83,6 +83,7 @@ def test_an_assignment_given_twice() -> None:
     assert refusal("run", "any.yaml", "--set", "seeds=[0]", "--set", "seeds=[1]") == "--set seeds: given twice"
 
 
+@pytest.mark.slow
 def test_assignments_are_yaml(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
     path = write_experiment(tree)
     assert call("check", str(path), "--set", "seeds=[3]", "--set", "models.policy.training.learning_rate=1e-3").exit_code == 0
@@ -92,6 +93,7 @@ def test_assignments_are_yaml(tree: Tree, write_experiment: Callable[[Tree], Pat
     )
 
 
+@pytest.mark.slow
 def test_shipped_experiments_are_valid_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = sorted((shipped_root() / "experiments").glob("*.yaml"))
@@ -103,6 +105,7 @@ def test_shipped_experiments_are_valid_from_anywhere(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -137,6 +140,7 @@ def test_notes(
         assert any(text in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("judge", "message"),
     [
@@ -180,6 +184,7 @@ def test_check_refuses(tree: Tree, write_experiment: Callable[[Tree], Path], tmp
     )
 
 
+@pytest.mark.slow
 def test_check_refuses_more_prompts_than_a_split_has(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
     """With 2 prompts a cluster, sim_hh has 134 clusters and so 268 policy prompts, and 20 clusters, 40 prompts, in dev."""
     tree["evaluation"]["dev_prompts"] = 41
@@ -248,6 +253,7 @@ def blocks(page: str, language: str) -> list[str]:
     return [part.split("```")[0] for part in text.split(f"```{language}\n")[1:]]
 
 
+@pytest.mark.slow
 def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
     """Only the three model ids are not checked, each a note."""
     (experiment, _), (_, method) = blocks("README.md", "yaml"), blocks("README.md", "python")
@@ -263,6 +269,7 @@ def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
     assert resolve("best_once.py@BestOnce", {"samples_per_prompt": 4}, base=tmp_path).samples_per_prompt == 4
 
 
+@pytest.mark.slow
 def test_the_pages_judges_are_valid(
     tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -374,6 +381,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tree: Tree, write_expe
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -509,6 +517,7 @@ def test_report_of_what_varies(tree: Tree, write_experiment: Callable[[Tree], Pa
     assert "3/0" in result.stdout
 
 
+@pytest.mark.slow
 def test_check_and_run_refuse_a_variation_that_is_none(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
     path = write_experiment(tree | {"vary": {"world": [0, {"world_sed": 1}]}})
     for words in (("check", str(path)), ("run", str(path), "--out", str(tmp_path / "out"))):

@@ -12,6 +12,7 @@ from apo_bench.evaluation.method_contract import find_forbidden_access
 from apo_bench.run.validate import check_experiment
 
 
+@pytest.mark.slow
 def test_what_is_written_passes_check(tmp_path: Path) -> None:
     method, experiment = write_method("my_way", tmp_path / "new")
     assert (method.name, experiment.name) == ("my_way.py", "my_way.yaml")

@@ -142,6 +142,7 @@ def test_settings_that_are_none_are_not_sent() -> None:
     assert sampling.body() == {"max_completion_tokens": 7, "reasoning_effort": "low"}
 
 
+@pytest.mark.slow
 def test_the_identity_is_what_can_change_a_verdict() -> None:
     spec = ChatJudge("m", "http://host/v1/", None, template="overall.v1", concurrency=3)
     identity = spec.open(JudgeContext()).identity
@@ -276,6 +277,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()) | JSON.map(body) | JSON.map(lambda value: body(usage=value)))
 def test_any_body_is_a_reply_or_refused(content: bytes) -> None:
     with suppress(ValueError):
@@ -336,6 +338,7 @@ def test_a_server_that_is_not_there_stops_the_batch() -> None:
     assert len(waits) <= 4 * 2  # two waits between three attempts, for those that were under way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "failure", "text"),
     [("refuse", REFUSED, "I would rather not."), ("filter", REFUSED, "B"), ("empty", UNPARSABLE, ""), ("length", CUT_OFF, "B"),
@@ -503,6 +506,7 @@ def test_a_server_that_does_not_count_tokens() -> None:
 # All of it at once
 
 
+@pytest.mark.slow
 def test_at_30_percent_faults_every_verdict_is_right_or_missing_and_none_is_paid_twice(tmp_path: Path) -> None:
     """1,000 comparisons in both orders. A question was billed as often as the journal says, which is once, or twice after an answer
     without a verdict; what nobody answered is asked again by the next run, and nothing else is.

@@ -266,6 +266,7 @@ def test_the_first_error_counts_the_others(tree: Tree, write_experiment: Callabl
 # --- the same through the command line: status 2, one line, nothing written --------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

@@ -106,6 +106,7 @@ def test_lm_eval_sees_our_test_pairs(results: dict[str, Any], data: Path, name: 
     assert results["n-samples"][name] == {"original": len(pairs), "effective": LIMIT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_accuracy_is_the_models_own(results: dict[str, Any], model: Path, name: str):
     """acc: the share of documents whose chosen side has the larger sum of token log-probabilities after the prompt, taken one by one."""

@@ -38,6 +38,7 @@ def published() -> pd.DataFrame:
     return pd.read_csv(DATA / "published.csv").set_index("model")
 
 
+@pytest.mark.slow
 def test_the_leaderboard_again(published: pd.DataFrame, tmp_path: Path) -> None:
     """Win rates and standard errors in percent to 1e-6, counts and the models' mean lengths as published."""
     done = import_annotations(sorted(DATA.glob("*.jsonl.gz")), tmp_path)

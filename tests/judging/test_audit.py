@@ -301,6 +301,7 @@ VERDICTS = st.sampled_from(["first", "tie", "second", "mumbled"])
 CASES = st.lists(st.tuples(st.sampled_from(["a", "tie", "b"]), VERDICTS, VERDICTS), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @given(CASES)
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_does_not_matter_which_response_is_called_a(tmp_path: Path, cases: list[tuple[Label, str, str]]):

@@ -178,6 +178,7 @@ def test_pandalm():
     assert len({pair.prompt.cluster_id for pair in labelled.pairs}) == 170
 
 
+@pytest.mark.slow
 @needs_data
 def test_hh_as_the_task_reads_it():
     """The same prompts (with axis and cluster) and sides as those of the task over all its splits."""

@@ -82,6 +82,7 @@ def log_odds(verdict: Verdict) -> float:
 # --- verdicts -----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_by_hand(folder: Path) -> None:
     """One question at a time, without padding, all logits: log P(A) - log P(B) at the last place. Both labels are one byte each, so it
     is the difference of their two logits. The tiny template says 'system: ...', 'user: ...' and then 'assistant: '."""
@@ -98,6 +99,7 @@ def test_by_hand(folder: Path) -> None:
         assert (verdict.prompt_tokens, verdict.completion_tokens, verdict.calls) == (ids.shape[1], 0, 1)
 
 
+@pytest.mark.slow
 def test_company_changes_nothing(folder: Path) -> None:
     """Alone, in twos, in threes, all together, in reverse: the same to 1e-4; different questions differ by more."""
     alone = {question: log_odds(verdicts(folder, [question])[question]) for question in QUESTIONS}
@@ -117,6 +119,7 @@ def test_logits_of_one_place_are_those_of_all(folder: Path) -> None:
     assert label_model.label_logps(sequences) == [pytest.approx(pair, abs=1e-5) for pair in some]
 
 
+@pytest.mark.slow
 def test_it_is_deterministic_and_leaves_threads_and_generator_alone(folder: Path) -> None:
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     first, second = (verdicts(folder, batch_size=3) for _ in range(2))

@@ -44,6 +44,7 @@ def test_an_amount_unknown_beforehand_is_settled_at_the_next_verb():
         ledger.settle()
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from(FLOWS), st.integers(0, 10**6)), max_size=20))
 def test_flows_are_sums_in_any_order(charges: list[dict[str, int]]):
     forwards, backwards = Ledger("a", {}), Ledger("a", {})

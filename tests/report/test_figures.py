@@ -63,6 +63,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return kept
 
 
+@pytest.mark.slow
 def test_the_legend_of_many_arms_is_whole_and_covers_no_panel(drawn: dict[str, Any]) -> None:
     draw(score_figures(run_of(ARMS), summary(ARMS)))
     assert set(drawn) == {"by_round", "by_kl"}

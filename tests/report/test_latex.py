@@ -200,6 +200,7 @@ def test_what_the_tables_say(tmp_path: Path) -> None:
     assert r"\textit{gpt\_4{,} all axes pooled}" in judged
 
 
+@pytest.mark.slow
 @needs_pdflatex
 def test_the_files_compile_by_input_and_are_the_same_twice(tmp_path: Path) -> None:
     """Axes and judges with names that TeX would act upon; booktabs is all they need, and nothing sticks out of an article's column."""

@@ -175,6 +175,7 @@ def variation(folder: Path, rows: pd.DataFrame, gold: str = "linear", failures: 
 LEVELS = {label: {"world": place} for place, label in enumerate(WORLDS)}
 
 
+@pytest.mark.slow
 def test_the_report_says_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     """World 1 has no report, an arm failed in world 2; arms may be called as tables spell a gap."""
     for label, difference in (("world=0", 1.0), ("world=2", 3.0)):
@@ -198,6 +199,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(tmp_path: Path) -> No
     assert "| `world=1` | 1 | - | 0 | none |" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("differences", "sentence"),
     [
@@ -223,6 +225,7 @@ def test_gold_models_of_other_names_share_an_office(tmp_path: Path) -> None:
     assert "| `a` | all | gold | 0.500 | 0.500 |" in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_reports_give_the_same_bytes(tmp_path: Path) -> None:
     for label, difference in zip(WORLDS, [1.0, 2.0, 4.0], strict=True):
         variation(tmp_path / label, contrasts({label: difference}))

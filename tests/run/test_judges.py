@@ -126,6 +126,7 @@ def test_what_nobody_answered_is_said_and_asked_again(tmp_path: Path) -> None:
     assert json.loads((folder / "manifest.json").read_text())["judges"]["moody"]["unanswered"] == {}
 
 
+@pytest.mark.slow
 def test_a_judge_is_added_and_stays_when_the_tables_are_made_anew(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", judges={"sim": {"use": SIMULATED}})
     before, _ = judged(folder)

@@ -37,6 +37,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sources
 
 
+@pytest.mark.slow
 def test_a_fresh_run_parses_its_file_once_and_its_parts_add_up(tmp_path: Path, parsed: list[str]) -> None:
     """In parts, the first of which leaves two arm-seeds to the second; then it is set aside and only shown."""
     path, folder = write_experiment(tmp_path / "experiments", small()), tmp_path / "run"
@@ -76,6 +77,7 @@ def test_tuning_and_its_trials_parse_no_file_again(tmp_path: Path, parsed: list[
     assert parsed.count(str(path)) == 1
 
 
+@pytest.mark.slow
 def test_tiny_runs_at_every_level_of_what_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder is named after the experiment; each level has its own run with tiny sizes, whose command says so."""
     monkeypatch.chdir(tmp_path)

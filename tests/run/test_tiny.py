@@ -229,6 +229,7 @@ def test_a_large_experiment_is_valid_without_hub_or_gpu(name: str) -> None:
     assert [("hub" in line) for line in result.stdout.splitlines()] == [False, True, True, True, True]
 
 
+@pytest.mark.slow
 def test_every_shipped_experiment_can_be_tiny(cache: Path) -> None:
     for path in sorted((shipped_root() / "experiments").glob("*.yaml")):
         small = load_experiment(path, tiny_overrides(load_experiment(path), path, cache))

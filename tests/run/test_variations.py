@@ -260,6 +260,7 @@ def artifacts(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("*/store/*/*")}
 
 
+@pytest.mark.slow
 def test_each_world_is_an_ordinary_run(question: Path, done: Path) -> None:
     assert sorted(path.name for path in done.iterdir()) == ["experiment.yaml", "report", "world=0", "world=1"]
     for seed in (0, 1):
@@ -288,6 +289,7 @@ def test_the_spread_is_made_of_the_worlds_contrasts(done: Path) -> None:
     assert (row["n_variations"], row["scope"], row["test"]) == (2, "new worlds", "none: two levels give an interval only")
 
 
+@pytest.mark.slow
 def test_replay_computes_nothing_and_rebuilding_changes_no_byte(question: Path, done: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before, times = everything(done), artifacts(done)
     assert any("arm_seeds" in name for name in times)

@@ -145,6 +145,7 @@ def test_no_test_no_power() -> None:
 # --- sizes ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_a_planned_size_is_the_smallest(paired: bool) -> None:
     size = plan_size(0.5, **SDS, n_clusters=40, paired=paired)
@@ -166,6 +167,7 @@ def test_the_least_there_is() -> None:
     assert plan_size(0.5, **SDS, n_seeds=1).n_clusters
 
 
+@pytest.mark.slow
 def test_what_more_seeds_or_clusters_cannot_do() -> None:
     """With ever more seeds k/P = 1/25 is left, so .4 is two standard errors of .2, at 24 degrees of freedom.
 
@@ -233,6 +235,7 @@ def test_components_of_what_does_not_vary() -> None:
     assert result.note == "nothing varies"
 
 
+@pytest.mark.slow
 def test_components_are_right_on_average() -> None:
     """120 pilots of 3 seeds and 5 clusters with q = .25, k = 1, r = 4: means within 4 standard errors of their own."""
     rng = np.random.default_rng(41)
@@ -245,6 +248,7 @@ def test_components_are_right_on_average() -> None:
     assert (np.abs(np.mean(result, axis=0) - (0.25, 1, 4)) <= 4 * error).all()
 
 
+@pytest.mark.slow
 def test_a_table_of_sizes() -> None:
     """Two seeds have no test; one has, for these checkpoints only. As paired as the components."""
     for paired in (True, False):

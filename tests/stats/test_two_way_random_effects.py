@@ -163,6 +163,7 @@ def test_where_no_mean_varies_the_residual_is_what_is_left() -> None:
 matrices = hnp.arrays(float, st.tuples(st.integers(2, 5), st.integers(2, 7)), elements=st.floats(-100, 100, width=32))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(matrices, st.floats(-5, 5), st.floats(0.1, 10), st.randoms(use_true_random=False))
 def test_contrast_is_antisymmetric_and_moves_with_shift_and_scale(values: np.ndarray, shift: float, scale: float, random) -> None:

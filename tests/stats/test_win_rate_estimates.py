@@ -185,6 +185,7 @@ def test_judged_win_rate_by_hand():
     assert result.test.endswith("win rate against 1/2")
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=EIGHTHS))
 def test_the_test_is_that_of_contrast(values: np.ndarray):
@@ -322,6 +323,7 @@ def judged(rows: pd.DataFrame) -> JudgedWinRate | None:
         return None
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(VALUES)
 def test_swapping_the_arms_mirrors_everything(values: np.ndarray):
@@ -334,6 +336,7 @@ def test_swapping_the_arms_mirrors_everything(values: np.ndarray):
     assert (other.worst_low, other.worst_high) == pytest.approx((1 - result.worst_high, 1 - result.worst_low))
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(VALUES, st.sampled_from([0, 0.25, 1]))
 def test_whatever_the_missing_verdicts_were_the_win_rate_is_in_the_bounds(values: np.ndarray, truth: float):
@@ -388,6 +391,7 @@ def test_judged_win_rate_refuses(rows: pd.DataFrame, message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_level_where_seeds_vary():
     """120 nulls of 5 seeds x 24 prompts, the seeds' true win rates .5 +- .1, verdicts 0, 1/2, 1: at 5 % 6 rejections with sd 2.4, three sd
     above is 13. Verdicts taken as independent items reject more than twice as often as that."""

@@ -203,6 +203,7 @@ def test_noise_one_turns_every_label_round():
 # Rows
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_again_and_differ_between_worlds():
     assert list(sim_hh.rows(**SMALL)) == list(sim_hh.rows(**SMALL))
     assert list(sim_hh.demonstrations(**SMALL)) == list(sim_hh.demonstrations(**SMALL))
@@ -274,6 +275,7 @@ def task():
     return load_task("sim_hh", {}, base=None)
 
 
+@pytest.mark.slow
 def test_defaults_give_enough_data(task):
     """What the shipped experiments need, by split."""
     counts = task.counts

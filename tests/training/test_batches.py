@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from apo_bench.training.batches import UpdateBatchSampler
 
 
+@pytest.mark.slow
 @given(data=st.data(), micro=st.integers(1, 4), steps=st.integers(1, 4), seed=st.integers(0, 5))
 def test_updates(data: st.DataObject, micro: int, steps: int, seed: int) -> None:
     """Every item once an epoch; each update but the last has batch_size items; its loss weights times its sizes sum to 1."""

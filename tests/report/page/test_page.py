@@ -108,6 +108,7 @@ def test_what_is_not_markup_is_text() -> None:
 # The document
 
 
+@pytest.mark.slow
 def test_sections_stand_in_order(elements: Elements) -> None:
     ids = [attributes["id"] for attributes in elements.of("section") if "id" in attributes]
     assert ids == ["answer", "scores", "figures", "samples", "provenance"]
@@ -116,6 +117,7 @@ def test_sections_stand_in_order(elements: Elements) -> None:
         assert {("h3", heading), ("h4", heading)} & set(elements.texts)
 
 
+@pytest.mark.slow
 def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path, elements: Elements, tmp_path: Path) -> None:
     """The same cells and sentences as in report.md; published 36.43 - 35.78 = +0.65. Without them neither section nor link."""
     assert "Published numbers" not in elements.text("script", "style")
@@ -196,6 +198,7 @@ def test_tables_and_drawings_speak(elements: Elements) -> None:
     assert [attributes.get("type") for attributes in elements.of("input")] == ["radio"] * 3
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
     first = written(folder)
     shutil.copytree(folder, tmp_path / "copy")
@@ -325,6 +328,7 @@ def test_the_gap_between_proxy_and_gold(tmp_path: Path) -> None:
     assert rows.loc[rows["arm"] == "apo_rjs", "gap"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_page_that_would_be_too_large_holds_some_prompts_and_says_so(folder: Path) -> None:
     whole = samples.read_samples(folder, results.read_run(folder))
     assert whole is not None
@@ -340,6 +344,7 @@ def test_a_page_that_would_be_too_large_holds_some_prompts_and_says_so(folder: P
     assert written(folder, limit=limit) == html
 
 
+@pytest.mark.slow
 def test_aggregates_only_leaves_out_every_text(folder: Path) -> None:
     html = written(folder, aggregates_only=True)
     assert 'id="data"' not in html
@@ -350,6 +355,7 @@ def test_aggregates_only_leaves_out_every_text(folder: Path) -> None:
         assert f"|ab 0|{visible(LONE)}" not in html
 
 
+@pytest.mark.slow
 def test_without_responses_judges_or_prompts(tmp_path: Path) -> None:
     tables = hostile_tables()
     few = {name: tables[name] for name in ("scores", "ledger")}
