@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from apo_bench.formatting import number
 from apo_bench.report.model import Report, blocks_of
 from apo_bench.report.tables import FORMS, Cell, Interval, Row, Table, Value
 from apo_bench.report.text import Text, keep_ends
@@ -87,9 +86,7 @@ def cell(content: Cell) -> str:
         case Value():
             return _value(content)
         case Interval():
-            return _interval(content.low, content.high, content)
-        case float():
-            return _math(number(content))
+            return _interval(content)
         case int():
             return str(content)
         case tuple():
@@ -105,13 +102,12 @@ def _value(value: Value) -> str:
         else _math(value.text, r"\leq " if value.is_bound else "")
     )
     shown += "" if math.isnan(value.sd) else f" {{\\scriptsize$\\pm$ {value.write(value.sd)}}}"
-    shown += "" if math.isnan(value.low) else f" {_interval(value.low, value.high, value)}"
-    return shown
+    return f"{shown} {_interval(value.interval)}" if value.interval else shown
 
 
-def _interval(low: float, high: float, content: Value | Interval) -> str:
-    write = FORMS[content.form]
-    return "--" if math.isnan(low) else f"[{_math(write(low))}, {_math(write(high))}]"
+def _interval(interval: Interval) -> str:
+    low, high = (_math(FORMS[interval.form](end)) for end in (interval.low, interval.high))
+    return f"[{low}, {high}]"
 
 
 def _math(text: str, relation: str = "") -> str:

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from apo_bench.formatting import number, plain, table
+from apo_bench.formatting import plain, table
 from apo_bench.report.charts import Forest
 from apo_bench.report.model import Block, Bullets, Claim, Claims, Facts, Report, Section
-from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
+from apo_bench.report.tables import Cell, Interval, Table, Value
 from apo_bench.report.text import Span, Text, keep_ends
 
 LIMIT = 60_000  # characters of report.md: a pull request's text takes 65,536
@@ -99,10 +99,7 @@ def cell(content: Cell) -> str:
         case Value():
             return value(content)
         case Interval():
-            write = FORMS[content.form]
-            return "-" if math.isnan(content.low) else f"{write(content.low)} to {write(content.high)}"
-        case float():
-            return number(content)
+            return content.text
         case tuple():
             return inline(content)
         case _:
@@ -113,7 +110,7 @@ def value(content: Value) -> str:
     """A number with its SD, interval, limit and standing."""
     text = f"<= {content.text}" if content.is_bound else content.text
     text += "" if math.isnan(content.sd) else f" ± {content.write(content.sd)}"
-    text += "" if math.isnan(content.low) else f" ({content.write(content.low)} to {content.write(content.high)})"
+    text += f" ({content.interval.text})" if content.interval else ""
     text += "" if math.isnan(content.limit) else f" of {content.write(content.limit)}"
     return text + MARKS[content.standing]
 

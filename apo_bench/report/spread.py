@@ -131,7 +131,7 @@ def contrast_table(table: pd.DataFrame, labels: Sequence[str]) -> Table:
         return say("`{a}` - `{b}`{at}", a=row["arm_a"], b=row["arm_b"], at=say(at))
 
     columns = [
-        Column("contrast", pair), *[text_column(name, name) for name in ("axis", "scorer", "family")],
+        Column("contrast", pair), *[text_column(name) for name in ("axis", "scorer", "family")],
         *[column(label, f"difference.{label}", "signed", low=f"ci_low.{label}", high=f"ci_high.{label}") for label in labels],
         column("mean", "mean", "signed", low="ci_low", high="ci_high"), column("SD", "sd"),
         *[column(f"SD by {factor.removeprefix('sd_')}", factor) for factor in factors],
@@ -203,8 +203,8 @@ def score_table(variations: Mapping[str, VariationReport], table: pd.DataFrame) 
                     }
                     rows.append(row | dict(zip(variations, values.tolist(), strict=True)))
     columns = [
-        arm_column(), text_column("axis", "axis"), text_column("scorer", "scorer"), *[column(label, label) for label in variations],
-        column("mean", "mean"), column("SD", "sd"), text_column("missing", "missing"),
+        arm_column(), text_column("axis"), text_column("scorer"), *[column(label, label) for label in variations],
+        column("mean", "mean"), column("SD", "sd"), text_column("missing"),
     ]  # fmt: skip
     note = say("Means over seeds at each arm's last round; mean and SD over variations. KL in nats per response.")
     return Table(pd.DataFrame(rows), columns, "Final scores by variation", note)
@@ -229,8 +229,8 @@ def variation_table(variations: Mapping[str, VariationReport], levels: Mapping[s
         return (Span("report", link=f"../{row['variation']}/report/report.md"),) if row["is_there"] else say("none")
 
     columns = [
-        arm_column("variation", "variation"), *[text_column(factor, factor) for factor in _factors(levels)],
-        text_column("first gold model", "gold"), text_column("failures", "failures"), Column("report", link),
+        arm_column("variation", "variation"), *[text_column(factor) for factor in _factors(levels)],
+        text_column("first gold model", "gold"), text_column("failures"), Column("report", link),
     ]  # fmt: skip
     note = say("Each is a run of its own: budgets, gold accuracy, data, versions and the command are in its report.")
     return Table(pd.DataFrame(rows), columns, "Variations", note)

@@ -20,14 +20,29 @@ FORMS: dict[str, Callable[[float], str]] = {
 
 
 @dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+    form: Form = "signed"
+
+    @property
+    def text(self) -> str:
+        return f"{FORMS[self.form](self.low)} to {FORMS[self.form](self.high)}"
+
+
+def interval(low: float, high: float, form: Form = "signed") -> Interval | None:
+    """From `low` to `high`; None where they are NaN."""
+    return None if math.isnan(low) else Interval(low, high, form)
+
+
+@dataclass(frozen=True)
 class Value:
-    """A number as its form writes it, with what belongs to it: an SD, an interval (NaN: none), its limit, its standing in a column."""
+    """A number as its form writes it, with what belongs to it: an SD, an interval, its limit, its standing in a column."""
 
     value: float
     form: Form = "number"
     sd: float = NAN
-    low: float = NAN
-    high: float = NAN
+    interval: Interval | None = None
     is_bound: bool = False  # the true value is at most this
     limit: float = NAN  # "of" which it is
     standing: str = ""  # in its column: best, highest, alike or lower
@@ -36,24 +51,11 @@ class Value:
     def text(self) -> str:
         return FORMS[self.form](self.value)
 
-    @property
-    def is_missing(self) -> bool:
-        return math.isnan(self.value)
-
     def write(self, value: float) -> str:
         return FORMS[self.form](value)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """From `low` to `high`; NaN: none."""
-
-    low: float
-    high: float
-    form: Form = "signed"
-
-
-Cell = None | int | float | str | Text | Value | Interval  # str is data; None is missing; a float is a Value
+Cell = None | int | str | Text | Value | Interval  # str is data; None is missing
 
 
 @dataclass(frozen=True)
@@ -66,26 +68,29 @@ class Column:
 
 
 def column(
-    head: str, key: str, form: Form = "number", *, sd: str = "", low: str = "", high: str = "", limit: str = "", standing: str = "",
+    head: str, key: str = "", form: Form = "number", *, sd: str = "", low: str = "", high: str = "", limit: str = "", standing: str = "",
     paper: bool = False,
 ) -> Column:  # fmt: skip
-    """A column of numbers: `key` and what stands beside it name columns of the frame."""
+    """A column of numbers: `key` (that of the frame, where it is not the head) and what stands beside it name columns of the frame."""
 
     def cell(row: Row) -> Cell:
-        amount, spread, lower, upper, budget = (_float(row.get(source)) for source in (key, sd, low, high, limit))
-        return Value(amount, form, spread, lower, upper, limit=budget, standing=row.get(standing) or "")
+        amounts = (row.get(source) for source in (key or head, sd, low, high, limit))
+        amount, spread, lower, upper, budget = (NAN if amount is None else float(amount) for amount in amounts)
+        return Value(amount, form, spread, interval(lower, upper, form), limit=budget, standing=row.get(standing) or "")
 
     return Column(head, cell, paper)
 
 
-def text_column(head: str, key: str, *, paper: bool = False) -> Column:
-    """A column of the frame as it is: names or whole numbers."""
+def interval_column(form: Form = "signed", *, paper: bool = False) -> Column:
+    return Column("95 % interval", lambda row: interval(row["ci_low"], row["ci_high"], form), paper)
+
+
+def text_column(head: str, key: str = "", *, paper: bool = False) -> Column:
+    """A column of the frame as it is, names or whole numbers, under its own name or another `head`."""
 
     def cell(row: Row) -> Cell:
-        value = row.get(key)
-        if value is None or value != value:
-            return None
-        return int(value) if isinstance(value, float) else value if isinstance(value, int) else str(value)
+        value = row.get(key or head)
+        return None if pd.isna(value) else int(value) if isinstance(value, int | float) else str(value)
 
     return Column(head, cell, paper)
 
@@ -95,12 +100,13 @@ def arm_column(key: str = "arm", head: str = "arm", *, paper: bool = False) -> C
     return Column(head, lambda row: say("`{arm}`", arm=row[key]) if row[key] else say("*initial policy*"), paper)
 
 
+def mean_column(name: str, head: str = "", *, paper: bool = False) -> Column:
+    """A column of a table of means over seeds: mean, sample SD and standing, where it has one."""
+    return column(head or name, name, sd=f"{name}_sd", standing=f"{name}_standing", paper=paper)
+
+
 def pair_column(head: str = "contrast", between: str = "-", *, paper: bool = False) -> Column:
     return Column(head, lambda row: say(f"`{{a}}` {between} `{{b}}`", a=row["arm_a"], b=row["arm_b"]), paper)
-
-
-def _float(value: Any) -> float:
-    return NAN if value is None else float(value)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """Pair against pair in the units that a match can be declared in; what each arm costs alone and in this run; plan and sizes."""
     matches, marginal = frames["budget"], frames["sharing"]
     columns = [
-        Column("pair", lambda row: say("`{a}` / `{b}`", a=row["arm_a"], b=row["arm_b"])), text_column("unit", "unit"),
+        Column("pair", lambda row: say("`{a}` / `{b}`", a=row["arm_a"], b=row["arm_b"])), text_column("unit"),
         column("a used", "used_a", "count"), column("b used", "used_b", "count"), column("a / b", "ratio", "ratio"),
-        text_column("kind", "kind"), text_column("declared", "declared"), text_column("matched", "matched"),
+        text_column("kind"), text_column("declared"), text_column("matched"),
     ]  # fmt: skip
     note = "Means over shared seeds; other units in `budget.csv`. Matched: counts equal in every seed, flops within 5 % in every seed."
     blocks: list[Block] = [*_figure(run, marginal), Table(matches[matches["kind"] != ""], columns, "What compared arms spent", say(note))]
@@ -196,7 +196,7 @@ def tuning_section(run: Run) -> Section:
     tried = pd.DataFrame(rows, columns=["arm", "setting", "dev_score", "kl", "remark"])
     trial_columns = [
         arm_column(), text_column("tried", "setting"), column("dev_score", "dev_score"), column("KL (nats)", "kl"),
-        text_column("remark", "remark"),
+        text_column("remark"),
     ]  # fmt: skip
     return Section("Tuning", [Table(frame, columns, "Tuning", say(note)), Table(tried, trial_columns, "All trials")])
 

@@ -70,7 +70,7 @@ def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
     shown = _without_copies(rates)
     mark, legend = footnotes(shown, _note)
     columns = [
-        pair_column("pair", "over", paper=True), text_column("axis", "axis"), text_column("judge", "judge"), text_column("round", "round"),
+        pair_column("pair", "over", paper=True), text_column("axis"), text_column("judge"), text_column("round"),
         _rate("win rate", "win_rate", "ci_low", "ci_high", paper=True), column("p", "p_value", "probability", paper=True),
         column("n", "n_comparisons", "count", paper=True), text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"),
         Column("missing", _missing_cell), column("inconsistent", "inconsistency_rate"), column("first", "first_position_rate"),
@@ -135,10 +135,9 @@ def _missing_section(rates: pd.DataFrame) -> list[Section]:
     if missing.empty:
         return []
     columns = [
-        pair_column("pair", "over"), text_column("axis", "axis"), text_column("judge", "judge"),
-        column("first arm shown first", "missing_first_a", "count"), column("second arm shown first", "missing_first_b", "count"),
-        text_column("why", "missing_why"), _tokens("longer by, where missing", "missing_length_difference"),
-        _tokens("longer by", "length_difference"),
+        pair_column("pair", "over"), text_column("axis"), text_column("judge"), column("first arm shown first", "missing_first_a", "count"),
+        column("second arm shown first", "missing_first_b", "count"), text_column("why", "missing_why"),
+        _tokens("longer by, where missing", "missing_length_difference"), _tokens("longer by", "length_difference"),
     ]  # fmt: skip
     note = (
         "Verdicts, two a comparison. A missing verdict belongs to both responses: the table shows which was shown first, why there is none "
@@ -160,10 +159,9 @@ def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFr
     intervals = "Intervals are robust to clusters of prompts."
     if len(between):
         columns = [
-            Column("judges", lambda row: say("{judge}, {other}", judge=row["judge"], other=row["other"])), text_column("axis", "axis"),
+            Column("judges", lambda row: say("{judge}, {other}", judge=row["judge"], other=row["other"])), text_column("axis"),
             _rate("kappa", "kappa", "ci_low", "ci_high"), _rate("same label", "raw", "raw_low", "raw_high"),
-            column("n", "n", "count"), column("missing", "n_missing", "count"), text_column("note", "note"),
-            text_column(DOUBT, "informative"),
+            column("n", form="count"), column("missing", "n_missing", "count"), text_column("note"), text_column(DOUBT, "informative"),
         ]  # fmt: skip
         note = (
             "Comparisons that both judges were asked, each a win of the first arm, a tie or a loss; missing: without both orders' verdicts "
@@ -172,9 +170,9 @@ def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFr
         blocks.append(Table(_without_copies(between), columns, "Agreement of judges", say(note)))
     if len(against):
         columns = [
-            text_column("judge", "judge"), text_column("scorer", "scorer"), text_column("axis", "axis"),
-            _rate("same winner", "agree", "ci_low", "ci_high"), column("n", "n", "count"), column("equal scores", "n_equal", "count"),
-            column("missing", "n_missing", "count"), text_column(DOUBT, "informative"),
+            text_column("judge"), text_column("scorer"), text_column("axis"), _rate("same winner", "agree", "ci_low", "ci_high"),
+            column("n", form="count"), column("equal scores", "n_equal", "count"), column("missing", "n_missing", "count"),
+            text_column(DOUBT, "informative"),
         ]  # fmt: skip
         note = (
             "Same winner: share of comparisons on which the judge prefers the response with the higher score, undecided 1/2; chance is "
@@ -198,9 +196,9 @@ def _audit_blocks(audit: pd.DataFrame, judges: Sequence[str]) -> list[Block]:
                 row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), values, strict=True))
             rows.append(row)
     columns = [
-        text_column("judge", "judge"), text_column("axis", "axis"), column("n", "n", "count"),
+        text_column("judge"), text_column("axis"), column("n", form="count"),
         *[_rate(name, metric, f"{metric}_low", f"{metric}_high") for name, (metric, _) in QUALITIES.items()],
-        text_column("verdict", "verdict"),
+        text_column("verdict"),
     ]  # fmt: skip
     meanings = Bullets([say(f"{name}: {meaning}.") for name, (_, meaning) in QUALITIES.items()])
     return [Table(pd.DataFrame(rows), columns, "Audit of judges"), say("On pairs with people's labels, in both orders:"), meanings]
@@ -211,7 +209,7 @@ def _attack_blocks(audit: pd.DataFrame) -> list[Block]:
     if attacks.empty:
         return []
     columns = [
-        text_column("judge", "judge"), Column("attack", lambda row: row["metric"].removeprefix(ATTACK)),
+        text_column("judge"), Column("attack", lambda row: row["metric"].removeprefix(ATTACK)),
         _rate("succeeds", "value", "ci_low", "ci_high"), column("n", "n", "count"), column("missing", "n_missing", "count"),
     ]  # fmt: skip
     return [Table(attacks, columns, "Attacks on judges", say(ATTACKS))]

@@ -47,7 +47,7 @@ def _splits(manifest: Mapping[str, Any]) -> list[Table]:
     splits = manifest.get("splits") or {}
     kinds = ("pairs", "prompts", "clusters")
     frame = pd.DataFrame([{"split": name} | {kind: str(counts.get(kind, "-")) for kind in kinds} for name, counts in splits.items()])
-    return [Table(frame, [text_column(name, name) for name in ("split", *kinds)], "Splits of the data")] if splits else []
+    return [Table(frame, [text_column(name) for name in ("split", *kinds)], "Splits of the data")] if splits else []
 
 
 def machine_section(folder: Path, run: Run) -> Section:

@@ -10,8 +10,8 @@ from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.model import Block, Bullets, Section
-from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, mean_column, ngram_floor
-from apo_bench.report.tables import NAN, Column, Interval, Row, Table, arm_column, column, text_column
+from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floor
+from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, mean_column, text_column
 from apo_bench.report.text import say
 
 DIAGNOSTICS = {  # that are drawn, each a panel
@@ -39,7 +39,7 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
     if names:
         measured = diagnostics[diagnostics["axis"] == POOLED][["arm", "round"]].drop_duplicates()
         rows = measured.merge(table[table["axis"] == POOLED], on=["arm", "round"], how="left")
-        columns = [arm_column(), text_column("round", "round"), *[mean_column(name, f"rm_{name}") for name in names]]
+        columns = [arm_column(), text_column("round"), *[mean_column(f"rm_{name}", name) for name in names]]
         note = say("Mean ± sample SD over seeds, all axes pooled. Round 0 is round 1's reward model and the initial policy.")
         blocks.append(Table(rows, columns, "Diagnostics of the reward models by round", note))
         blocks.append(Bullets([say(f"{name}: {MEANINGS[name]}.") for name in names if name in MEANINGS]))
@@ -59,8 +59,8 @@ def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
     rows = rows.sort_values(["axis", "arm", "round"], key=lambda values: values.map(places) if values.name == "arm" else values)
     heads = {**RM_COLUMNS, "rm_gold_agreement": "gold_agreement"}
     columns = [
-        text_column("axis", "axis"), arm_column(), text_column("round", "round"),
-        *[mean_column(head, name) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
+        text_column("axis"), arm_column(), text_column("round"),
+        *[mean_column(name, head) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
         column("n-gram floor", "floor"),
     ]  # fmt: skip
     frame = rows.assign(floor=rows["axis"].map(floors).astype(float))
@@ -111,10 +111,9 @@ def gold_section(run: Run) -> Section:
         blocks: list[Block] = [say("No gold accuracy was recorded.")]
     else:
         columns = [
-            text_column("gold", "gold"), text_column("axis", "axis"), column("accuracy", "value"),
-            Column("95 % interval", lambda row: Interval(row["ci_low"], row["ci_high"], "number")),
-            Column("single seeds", _single_seeds),
-            column("pairs", "n_pairs", "count"), column("clusters", "n_clusters", "count"), column("n-gram floor", "floor"),
+            text_column("gold"), text_column("axis"), column("accuracy", "value"),
+            interval_column("number"), Column("single seeds", _single_seeds), column("pairs", "n_pairs", "count"),
+            column("clusters", "n_clusters", "count"), column("n-gram floor", "floor"),
             Column("verdict", lambda row: results.uninformative_gold(run, row["gold"], row["axis"]) or "better than chance"),
         ]  # fmt: skip
         note = say("Accuracy of the mean score over gold seeds on held-out human pairs; interval robust to clusters of prompts.")
@@ -122,8 +121,7 @@ def gold_section(run: Run) -> Section:
     agreement = results.gold_sign_agreement(run)
     if len(agreement):
         columns = [
-            text_column("gold", "gold"), text_column("axis", "axis"), column("same sign as the truth", "agree"),
-            text_column("changes", "n"),
+            text_column("gold"), text_column("axis"), column("same sign as the truth", "agree"), text_column("changes", "n"),
         ]  # fmt: skip
         note = say(
             f"Of all changes between two rounds of an arm and seed in which mean truth moved by more than {results.TRUSTED_CHANGE:g}, "

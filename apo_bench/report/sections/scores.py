@@ -13,7 +13,7 @@ from apo_bench.formatting import ALPHA, number, rows_of
 from apo_bench.report.charts import Lines, Panel, kl_or_bound, lines_by_arm, series_of
 from apo_bench.report.model import Block, Section
 from apo_bench.report.sections.contrasts import span
-from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
+from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, mean_column, text_column
 from apo_bench.report.text import Text, join, say
 
 RM_COLUMNS = {"rm_accuracy_human": "RM: human pairs", "rm_accuracy_golden": "RM: golden over samples", "rm_ece": "RM: ECE"}
@@ -32,12 +32,12 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """Every arm at its last round: on all axes with win rates, KL and costs, and by axis."""
     frame = pd.DataFrame(_final_rows(run, frames))
     pooled, by_axis = frame[frame["axis"] == POOLED], frame[frame["axis"] != POOLED]
-    scorers = [mean_column(scorer, scorer, paper=scorer != "proxy") for scorer in run.scorers]
+    scorers = [mean_column(scorer, paper=scorer != "proxy") for scorer in run.scorers]
     optional = {"length": "length, tokens", "refusal": "refusals"}
     columns = [
-        arm_column(paper=True), text_column("round", "round"), text_column("seeds", "seeds", paper=True),
-        text_column("clusters", "clusters"), *scorers, *_win_rate_columns(frames.get("judged")), Column("KL", kl_cell, paper=True),
-        *[mean_column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
+        arm_column(paper=True), text_column("round"), text_column("seeds", paper=True), text_column("clusters"), *scorers,
+        *_win_rate_columns(frames.get("judged")), Column("KL", kl_cell, paper=True),
+        *[mean_column(metric, head) for metric, head in optional.items() if pooled[metric].notna().any()],
         column("training flops", "training_flops", "count"),
         *([column("flops per answer", "answer_flops", "count")] if pooled["answer_flops"].notna().any() else []),
     ]  # fmt: skip
@@ -45,7 +45,7 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     blocks: list[Block] = [Table(pooled, columns, f"{caption}, all axes pooled", say(FINAL_NOTE), (), "main", Paper(note=_paper_note(run)))]
     if len(by_axis):
         paper = Paper(block=lambda row: row["axis"], note=_paper_note(run, by_axis=True))
-        columns = [text_column("axis", "axis"), arm_column(paper=True), *scorers]
+        columns = [text_column("axis"), arm_column(paper=True), *scorers]
         blocks.append(Table(by_axis, columns, f"{caption}, by axis", name="by_axis", paper=paper))
     return Section("Scores at the final round", blocks)
 
@@ -157,26 +157,21 @@ def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     summary, table = frames["summary"], frames["by_round"]
     measured = set(table.columns)
     scorers = sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # last
-    heads = {name: head for name, head in {**RM_COLUMNS, "dev_score": "dev_score"}.items() if name in measured}
+    heads = {name: head for name, head in (RM_COLUMNS | {"dev_score": ""}).items() if name in measured}
     start = {name: mean for (name, axis), mean in initial_means(summary).items() if axis == POOLED and name in measured}
     rows = table[(table["axis"] == POOLED) & (table["round"] >= 1)]
     frame = pd.concat([pd.DataFrame([{"arm": "", "round": 0, **start}]), rows], ignore_index=True)
     columns = [
-        arm_column(), text_column("round", "round"), *[mean_column(scorer, scorer) for scorer in scorers], Column("KL", kl_cell),
-        *[mean_column(head, name) for name, head in heads.items()],
+        arm_column(), text_column("round"), *map(mean_column, scorers), Column("KL", kl_cell),
+        *[mean_column(name, head) for name, head in heads.items()],
     ]  # fmt: skip
     blocks: list[Block] = [
         *score_figures(run, summary),
         Table(frame, columns, "Scores by round, all axes pooled", say(_round_note(run, measured))),
-        Table(table, [arm_column(), *[text_column(name, name) for name in ("axis", "round")],
-                      *[mean_column(scorer, scorer) for scorer in scorers]], "Scores by arm, round and axis", is_on_page_only=True),
+        Table(table, [arm_column(), text_column("axis"), text_column("round"), *map(mean_column, scorers)],
+              "Scores by arm, round and axis", is_on_page_only=True),
     ]  # fmt: skip
     return Section("Scores by round beside the reward model", blocks)
-
-
-def mean_column(head: str, name: str, *, paper: bool = False) -> Column:
-    """A column of a table of means over seeds: mean, sample SD and standing, where it has one."""
-    return column(head, name, sd=f"{name}_sd", standing=f"{name}_standing", paper=paper)
 
 
 def _round_note(run: Run, measured: set[str]) -> str:
@@ -235,7 +230,7 @@ def answer_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     if not shown:
         return Section("Answers by round", [say("Nothing else was measured of the answers.")])
     table = frames["by_round"]
-    columns = [arm_column(), text_column("round", "round"), *[mean_column(name, name) for name in shown]]
+    columns = [arm_column(), text_column("round"), *map(mean_column, shown)]
     note = say("Mean ± sample SD over seeds, all axes pooled. Length in tokens; refusal, unfinished and distinct-n as shares.")
     return Section("Answers by round", [Table(table[table["axis"] == POOLED], columns, "Properties of answers by round", note)])
 
@@ -258,7 +253,7 @@ def dev_section(run: Run) -> Section:
                 row |= {name: series.mean(), f"{name}_sd": series.std()}
         rows.append(row)
     shown = [f"{scorer}, {at}" for scorer in scorers for at in ("final", "dev_best")]
-    columns = [arm_column(), text_column("chosen", "chosen"), *[mean_column(name, name) for name in shown]]
+    columns = [arm_column(), text_column("chosen"), *map(mean_column, shown)]
     note = say(
         "One rule for all arms: each seed's round of the highest dev_score among 1..R, the first among equals. Mean ± sample SD over the "
         "seeds with a dev_score, all axes pooled. The declared families use `{declared}`; contrasts at the other are descriptive.",
@@ -276,9 +271,9 @@ def annotation_section(run: Run) -> Section:
         scores = {row.scorer: row.mean for row in rows_of(group)} | {f"{row.scorer}_sd": row.seed_sd for row in rows_of(group)}
         rows.append(group.iloc[0].to_dict() | scores)
     columns = [
-        text_column("curve", "curve"), arm_column(), column("human pairs", "human_pairs", "count"),
+        text_column("curve"), arm_column(), column("human pairs", "human_pairs", "count"),
         column("golden responses", "golden_responses", "count"), column("together", "annotation", "count"), text_column("seeds", "n_seeds"),
-        *[mean_column(scorer, scorer) for scorer in scorers],
+        *map(mean_column, scorers),
     ]  # fmt: skip
     panels = tuple(
         Panel(scorer, tuple(
