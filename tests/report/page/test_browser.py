@@ -152,7 +152,7 @@ def words(browser: Browser, where: str) -> list[str]:
 
 def choose(browser: Browser, control: str, value: str) -> None:
     browser.run(f"""(() => {{ const one = document.getElementById("browse-{control}"); one.value = {json.dumps(value)};
-        one.dispatchEvent(new Event(one.tagName === "INPUT" ? "input" : "change", {{bubbles: true}})); }})()""")
+        one.dispatchEvent(new Event("input", {{bubbles: true}})); }})()""")
 
 
 def link(prompt: int, **more: str) -> str:
