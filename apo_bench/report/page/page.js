@@ -119,14 +119,13 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
     const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 4);
     const last = Math.min(passing.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
     inner.style.height = `${passing.length * ROW}px`;
+    inner.style.paddingTop = `${first * ROW}px`;
     const rows = passing.slice(first, last).map(({ prompt, gap, contradictions }, place) => {
       const turn = prompts.turns[prompt].at(-1);
       const about = make("span", "sub", own(axes[prompts.axis[prompt]]), gap === null ? "" : `  ·  proxy ${signed(gap)} SD`, contradictions ? "  ·  judge inconsistent" : "");
-      const look = { className: "item", id: `browse-row-${first + place}`, role: "option", ariaSelected: prompt === current, ariaSetSize: passing.length, ariaPosInSet: first + place + 1 };
-      const row = make("div", look, make("span", "line", own(turn ? texts[turn[1]] : prompts.id[prompt])), about);
-      row.style.top = `${(first + place) * ROW}px`;
-      row.addEventListener("click", () => choose(prompt));
-      return row;
+      const position = { ariaSelected: prompt === current, ariaSetSize: passing.length, ariaPosInSet: first + place + 1 };
+      const look = { className: "item", id: `browse-row-${first + place}`, role: "option", onclick: () => choose(prompt), ...position };
+      return make("div", look, make("span", "line", own(turn ? texts[turn[1]] : prompts.id[prompt])), about);
     });
     inner.replaceChildren(...rows);
     list.setAttribute("aria-activedescendant", inner.querySelector("[aria-selected=true]")?.id ?? "");
