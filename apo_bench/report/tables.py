@@ -11,6 +11,7 @@ from apo_bench.formatting import count, letter, number, probability, signed
 from apo_bench.report.text import Text, say
 
 NAN = math.nan
+CI = ("ci_low", "ci_high")
 Form = Literal["number", "signed", "count", "probability", "ratio"]
 Row = Mapping[str, Any]  # of a frame, by column
 FORMS: dict[str, Callable[[float], str]] = {
@@ -68,13 +69,13 @@ class Column:
 
 
 def column(
-    head: str, key: str = "", form: Form = "number", *, sd: str = "", low: str = "", high: str = "", limit: str = "", standing: str = "",
+    head: str, key: str = "", form: Form = "number", *, sd: str = "", ends: tuple[str, str] = ("", ""), limit: str = "", standing: str = "",
     paper: bool = False,
 ) -> Column:  # fmt: skip
     """A column of numbers: `key` (that of the frame, where it is not the head) and what stands beside it name columns of the frame."""
 
     def cell(row: Row) -> Cell:
-        amounts = (row.get(source) for source in (key or head, sd, low, high, limit))
+        amounts = (row.get(source) for source in (key or head, sd, *ends, limit))
         amount, spread, lower, upper, budget = (NAN if amount is None else float(amount) for amount in amounts)
         return Value(amount, form, spread, interval(lower, upper, form), limit=budget, standing=row.get(standing) or "")
 
@@ -109,12 +110,17 @@ def pair_column(head: str = "contrast", between: str = "-", *, paper: bool = Fal
     return Column(head, lambda row: say(f"`{{a}}` {between} `{{b}}`", a=row["arm_a"], b=row["arm_b"]), paper)
 
 
+def sort_by_arm(frame: pd.DataFrame, columns: Sequence[str], arms: Sequence[str]) -> pd.DataFrame:
+    """Rows by `columns`, of which `arm` has the order of `arms`."""
+    return frame.sort_values(list(columns), key=lambda values: values.map(arms.index) if values.name == "arm" else values)
+
+
 @dataclass(frozen=True)
 class Paper:
     """How a table goes into a paper: the rows that do, titles of the blocks that they stand in, and a note of its own."""
 
     rows: Callable[[Row], bool] = lambda row: True
-    block: Callable[[Row], str] | None = None
+    block: Callable[[Row], str] = lambda row: ""
     note: Text = ()
 
 

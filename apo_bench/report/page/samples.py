@@ -20,6 +20,7 @@ from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
 from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import ORDERS, Choice
+from apo_bench.report.tables import sort_by_arm
 from apo_bench.tables import read_table, table_path
 from apo_bench.types import identity
 
@@ -86,15 +87,11 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
     rows = rows[rows["arm"].isin(run.arms)].fillna({"axis": ""})
     rows["gap"] = np.nan
     if {"proxy", run.golds[0]} <= set(rows.columns):
-        groups = rows.groupby(["arm", "seed", "round"])
-        standard = [
-            (rows[scorer] - groups[scorer].transform("mean")) / groups[scorer].transform("std") for scorer in ("proxy", run.golds[0])
-        ]
-        rows["gap"] = (standard[0] - standard[1]).replace([np.inf, -np.inf], np.nan)
-    places = {arm: place for place, arm in enumerate(run.arms)}
-    return rows.sort_values(
-        ["axis", "prompt_id", "arm", "seed", "round"], key=lambda values: values.map(places) if values.name == "arm" else values
-    )
+        pair = ["proxy", run.golds[0]]
+        groups = rows.groupby(["arm", "seed", "round"])[pair]
+        standard = (rows[pair] - groups.transform("mean")) / groups.transform("std")
+        rows["gap"] = (standard["proxy"] - standard[run.golds[0]]).replace([np.inf, -np.inf], np.nan)
+    return sort_by_arm(rows, ["axis", "prompt_id", "arm", "seed", "round"], run.arms)
 
 
 def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:
@@ -143,7 +140,7 @@ def _verdicts(
     judged = judged.sort_values(["prompt_id", "judge", "arm_a", "arm_b", "seed_a", "seed_b", "round", "order"])
     answer = dict(zip(zip(*(rows[key].tolist() for key in KEYS), strict=True), rows["text"], strict=True))
     names = sorted(set(judged["judge"]))
-    columns: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words")}
+    verdicts = []
     for row in rows_of(judged):
         rounds = [int(part) if part.isdecimal() else -1 for part in (row.round.split("/")[0], row.round.split("/")[-1])]
         sides = (row.arm_a, row.seed_a, rounds[0]), (row.arm_b, row.seed_b, rounds[1])
@@ -152,14 +149,13 @@ def _verdicts(
         if None not in shown:
             words = judge_texts.get((row.judge, _question(row.prompt_id, *(shown if row.order == ORDERS[0] else shown[::-1]))))
         known = isinstance(row.verdict, str) and row.verdict in CHOICES
-        values = (
+        verdicts.append((
             place["prompt_id"][row.prompt_id], names.index(row.judge), place["arm"][row.arm_a], place["arm"][row.arm_b],
             [int(row.seed_a), int(row.seed_b)], rounds, int(row.order != ORDERS[0]), CHOICES.index(row.verdict) if known else None,
             text(row.failure) if isinstance(row.failure, str) and row.failure else None, None if words is None else text(words),
-        )  # fmt: skip
-        for key, value in zip(columns, values, strict=True):
-            columns[key].append(value)
-    return {"judges": names, **columns}
+        ))  # fmt: skip
+    columns = ["prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"]
+    return {"judges": names, **pd.DataFrame(verdicts, columns=columns, dtype=object).to_dict("list")}
 
 
 def _question(prompt_id: str, *shown: Any) -> str:

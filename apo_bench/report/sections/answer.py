@@ -49,11 +49,15 @@ def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Se
     ]
 
 
-def headline(a: str, b: str, difference: float, p_adjusted: float) -> Text:
-    """What a tested difference of two arms permits to be said first."""
-    if p_adjusted < ALPHA:
-        return say(f"`{{a}}` scored {'higher' if difference > 0 else 'lower'} than `{{b}}`", a=a, b=b)
-    return say("No difference between `{a}` and `{b}` could be shown", a=a, b=b)
+def headline(row: Row, difference: float) -> Text:
+    """What a difference of two arms permits to be said first."""
+    if math.isnan(difference) or math.isnan(row.p_adjusted):
+        template = f"No {'result for' if math.isnan(difference) else 'test of'} `{{a}}` against `{{b}}`"
+    elif row.p_adjusted < ALPHA:
+        template = f"`{{a}}` scored {'higher' if difference > 0 else 'lower'} than `{{b}}`"
+    else:
+        template = "No difference between `{a}` and `{b}` could be shown"
+    return say(template, a=row.arm_a, b=row.arm_b)
 
 
 def tested(row: Row) -> Text:
@@ -69,21 +73,18 @@ def place_of(row: Row) -> Text:
 
 def claim(row: Row, planned: int) -> Claim:
     """A primary contrast; `planned` seeds were to be run."""
-    pair, reason = {"a": row.arm_a, "b": row.arm_b}, row.test.removeprefix("none: ")
+    first, where, reason = headline(row, row.difference), place_of(row), row.test.removeprefix("none: ")
     if math.isnan(row.difference):
-        return Claim(say("No result for `{a}` against `{b}`", **pair), place_of(row), say("{reason}.", reason=reason))
+        return Claim(first, where, say("{reason}.", reason=reason))
     is_rate = row.scorer.startswith(JUDGE)  # its difference is that of the win rate from 1/2
     size = f"win rate {number(0.5 + row.difference)}" if is_rate else f"difference {signed(row.difference)}"
     if not math.isnan(row.ci_low):
         low, high = (number(0.5 + end) if is_rate else signed(end) for end in (row.ci_low, row.ci_high))
         size += f", 95 % interval {low} to {high}"
     seeds = f"{row.n_seeds} of {planned} planned seeds" if row.n_seeds < planned else f"{planned} {'seed' if planned == 1 else 'seeds'}"
-    counts = f"{seeds}, {row.n_clusters} clusters of prompts"
-    if math.isnan(row.p_adjusted):
-        detail = say(f"{size}; {{reason}}. Scope: {{scope}}; {counts}.", reason=reason, scope=row.scope)
-        return Claim(say("No test of `{a}` against `{b}`", **pair), place_of(row), detail)
-    detail = say(f"{size}, {{tested}}. Scope: {{scope}}; {counts}.", tested=tested(row), scope=row.scope)
-    return Claim(headline(row.arm_a, row.arm_b, row.difference, row.p_adjusted), place_of(row), detail)
+    test = say("; {reason}", reason=reason) if math.isnan(row.p_adjusted) else say(", {tested}", tested=tested(row))
+    detail = f"{size}{{test}}. Scope: {{scope}}; {seeds}, {row.n_clusters} clusters of prompts."
+    return Claim(first, where, say(detail, test=test, scope=row.scope))
 
 
 def match(budget: pd.DataFrame, a: str, b: str) -> Text:
@@ -91,12 +92,9 @@ def match(budget: pd.DataFrame, a: str, b: str) -> Text:
     rows = rows_of(budget[(budget["arm_a"] == a) & (budget["arm_b"] == b) & (budget["kind"] != "")])
     parts = []
     for declared, matched, title in MATCHES:
-        units = [
-            row.unit + ("" if matched == "yes" else f" ({_spent(row)})")
-            for row in rows
-            if (row.declared, row.matched) == (declared, matched)
-        ]
-        parts += [say(f"{title}: {', '.join(units)}")] if units else []
+        alike = [row for row in rows if (row.declared, row.matched) == (declared, matched)]
+        units = (row.unit if matched == "yes" else f"{row.unit} ({_spent(row)})" for row in alike)
+        parts += [say(f"{title}: {', '.join(units)}")] if alike else []
     return say("`{a}` against `{b}`: {parts}.", a=a, b=b, parts=join(parts, "; "))
 
 

@@ -47,7 +47,7 @@ def section(run: Run, compared: pd.DataFrame) -> Section:
 
 
 def _table(run: Run, rows: pd.DataFrame, at: str, note: str) -> Table:
-    mark, legend = footnotes(rows, _test_and_scope)
+    mark, legend = footnotes(rows, test_and_scope)
     columns = [
         pair_column(paper=True), text_column("axis", paper=True), text_column("scorer"), text_column("family"),
         column("difference", form="signed", paper=True), interval_column(paper=True), column("p", "p_value", "probability", paper=True),
@@ -73,7 +73,7 @@ def _paper_note(run: Run, declared: pd.DataFrame) -> Text:
     )  # fmt: skip
 
 
-def _test_and_scope(row: Row) -> Text:
+def test_and_scope(row: Row) -> Text:
     return say("Test: {test}. Scope: {scope}.", test=row["test"], scope=row["scope"])
 
 
@@ -120,7 +120,7 @@ def control_section(run: Run, frame: pd.DataFrame) -> Section:
     """The controls as a table, and what they are."""
     if frame.empty:
         return Section("Controls", [say(control_analysis.NONE)])
-    mark, legend = footnotes(frame, _test_and_scope)
+    mark, legend = footnotes(frame, test_and_scope)
     columns = [
         Column("control", lambda row: CONTROLS[row["control"]]), pair_column(), text_column("axis"), text_column("scorer"),
         Column("prompts", lambda row: None if math.isnan(row["share"]) else control_analysis.percent(row["share"])),

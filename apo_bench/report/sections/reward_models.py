@@ -11,7 +11,7 @@ from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.model import Block, Bullets, Section
 from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floor
-from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, mean_column, text_column
+from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, mean_column, sort_by_arm, text_column
 from apo_bench.report.text import say
 
 DIAGNOSTICS = {  # that are drawn, each a panel
@@ -33,8 +33,8 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
         return Section("Reward models by round", [say("No diagnostics were recorded.")])
     blocks: list[Block] = [*diagnostic_figure(run.arms, diagnostics, ngram_floor(run))]
     blocks += reliability_figure(run.arms, results.reliability_curve(run))
-    names = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
-    names = [*[name for name in MEANINGS if name in names], *[name for name in names if name not in MEANINGS]]
+    known = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
+    names = [name for name in dict.fromkeys([*MEANINGS, *known]) if name in known]
     table = frames["by_round"]
     if names:
         measured = diagnostics[diagnostics["axis"] == POOLED][["arm", "round"]].drop_duplicates()
@@ -55,8 +55,7 @@ def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
     groups = measured.groupby(["axis", "arm"])["round"]
     ends = measured[(measured["round"] == groups.transform("min")) | (measured["round"] == groups.transform("max"))]
     rows = ends.merge(table, on=["axis", "arm", "round"], how="left")
-    places = {arm: place for place, arm in enumerate(run.arms)}
-    rows = rows.sort_values(["axis", "arm", "round"], key=lambda values: values.map(places) if values.name == "arm" else values)
+    rows = sort_by_arm(rows, ["axis", "arm", "round"], run.arms)
     heads = {**RM_COLUMNS, "rm_gold_agreement": "gold_agreement"}
     columns = [
         text_column("axis"), arm_column(), text_column("round"),
@@ -69,11 +68,11 @@ def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
 
 def diagnostic_figure(arms: tuple[str, ...], diagnostics: pd.DataFrame, floor: float = NAN) -> list[Lines]:
     """A panel per diagnostic: means and sample SDs over seeds by round, all axes pooled; the n-gram floor is a line."""
-    rows = diagnostics[diagnostics["axis"] == POOLED] if len(diagnostics) else diagnostics
+    groups = dict(iter(diagnostics[diagnostics["axis"] == POOLED].groupby("metric"))) if len(diagnostics) else {}
     panels = tuple(
-        Panel(title, lines_by_arm(arms, rows[rows["metric"] == metric], "round"), reference=floor if metric == "accuracy_human" else NAN)
+        Panel(title, lines_by_arm(arms, groups[metric], "round"), reference=floor if metric == "accuracy_human" else NAN)
         for metric, title in DIAGNOSTICS.items()
-        if metric in set(rows["metric"])
+        if metric in groups
     )
     caption = "Reward models by round; bands or bars: sample SD over seeds"
     caption += "" if math.isnan(floor) else f"; dashes: {LINEAR}"

@@ -10,7 +10,7 @@ import pandas as pd
 from apo_bench.analysis import costs, results
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import ALPHA, number, rows_of
-from apo_bench.report.charts import Lines, Panel, kl_or_bound, lines_by_arm, series_of
+from apo_bench.report.charts import Lines, Panel, Series, kl_or_bound, lines_by_arm, series_of
 from apo_bench.report.model import Block, Section
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, mean_column, text_column
@@ -55,7 +55,9 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
     means, start = final_means(run), initial_means(frames["summary"])
     ledger = results.exclude_failed(run.tables["ledger"], run.failed)
     training = ledger[ledger["unit"] == "flops"].groupby("arm")["used"].mean().to_dict()
-    answering = inference_flops(frames["summary"])
+    counted = frames["summary"]
+    counted = counted[(counted["scorer"] == "inference_flops") & (counted["axis"] == POOLED)]
+    answering = counted.set_index(["arm", "round"])["mean"].to_dict()  # FLOPs per answer, where they were counted
     first = next((flops for (_, round_), flops in answering.items() if round_ == 0), NAN)
     clusters = run.final_scores.groupby("arm")["cluster_id"].nunique().to_dict()
     for axis in (POOLED, *(run.axes if len(run.axes) > 1 else ())):
@@ -64,7 +66,7 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
             last = run.final_round.get(arm) if arm else 0
             row = {"arm": arm, "axis": axis, "round": last, "seeds": len(run.arm_seeds.get(arm, [])) if arm else None}
             row |= {"clusters": clusters.get(arm), "training_flops": training.get(arm, NAN)}
-            row["answer_flops"] = answering.get((arm, -1 if last is None else last), NAN) if arm else first
+            row["answer_flops"] = answering.get((arm, last), NAN) if arm else first
             for name in (*run.scorers, "kl", "kl_bound", "length", "refusal"):
                 row[name], row[f"{name}_sd"] = means.get((arm, name, axis), (NAN, NAN)) if arm else (start.get((name, axis), NAN), NAN)
                 row[f"{name}_standing"] = standings.get(name, {}).get(arm, "")
@@ -112,9 +114,8 @@ def final_means(run: Run) -> Means:
     metrics = results.exclude_failed(run.tables["metrics"], run.failed)
     metrics = metrics[(metrics["axis"] == POOLED) & metrics["metric"].isin(["kl", "kl_bound"])].dropna(subset=["value"])
     metrics = metrics[metrics["round"] == metrics["arm"].map(run.final_round)].rename(columns={"metric": "scorer"})
-    columns = ["arm", "scorer", "axis", "value"]
-    grouped = pd.concat([*[part[columns] for part in parts], metrics[columns]]).groupby(["arm", "scorer", "axis"])["value"]
-    return {(row.arm, row.scorer, row.axis): (row.mean, row.std) for row in rows_of(grouped.agg(["mean", "std"]).reset_index())}
+    grouped = pd.concat([*parts, metrics], join="inner").groupby(["arm", "scorer", "axis"])["value"].agg(["mean", "std"])
+    return dict(zip(grouped.index, grouped.itertuples(index=False, name=None), strict=True))
 
 
 def standing(run: Run, contrasts: pd.DataFrame, means: Means, scorer: str, axis: str) -> dict[str, str]:
@@ -136,17 +137,11 @@ def standing(run: Run, contrasts: pd.DataFrame, means: Means, scorer: str, axis:
     return standings
 
 
-def inference_flops(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
-    """Mean FLOPs per answer by arm and round, where they were counted."""
-    rows = summary[(summary["scorer"] == "inference_flops") & (summary["axis"] == POOLED)]
-    return {(row.arm, row.round): row.mean for row in rows_of(rows)}
-
-
 def initial_means(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
     """The initial policy's means by (scorer, axis), where all arms agree on them (a proxy of its own makes an arm differ)."""
-    rounds = summary[summary["round"] == 0].groupby(["scorer", "axis"])["mean"].agg(["min", "max"])
-    same = rounds[(rounds["max"] - rounds["min"]) <= 1e-6 * rounds[["min", "max"]].abs().max(axis=1).clip(lower=1.0)]
-    return {key: float(value) for key, value in same["min"].items()}  # pyright: ignore[reportReturnType]
+    start = summary[summary["round"] == 0].groupby(["scorer", "axis"])["mean"].agg(["min", "max"])
+    same = start["max"] - start["min"] <= 1e-6 * start.abs().max(axis=1).clip(lower=1.0)
+    return start.loc[same, "min"].to_dict()  # pyright: ignore[reportReturnType]
 
 
 # --- by round -----------------------------------------------------------------------------------------------------------------
@@ -155,8 +150,7 @@ def initial_means(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
 def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """The scores of every round, and beside them the reward model's accuracy and calibration, all axes pooled."""
     summary, table = frames["summary"], frames["by_round"]
-    measured = set(table.columns)
-    scorers = sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # last
+    measured, scorers = set(table.columns), sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # which comes last
     heads = {name: head for name, head in (RM_COLUMNS | {"dev_score": ""}).items() if name in measured}
     start = {name: mean for (name, axis), mean in initial_means(summary).items() if axis == POOLED and name in measured}
     rows = table[(table["axis"] == POOLED) & (table["round"] >= 1)]
@@ -175,19 +169,18 @@ def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
 
 
 def _round_note(run: Run, measured: set[str]) -> str:
-    floor = ngram_floor(run)
-    notes = ["Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"]
-    notes[0] += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in measured else "."
+    note = "Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"
+    note += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in measured else "."
     if measured & set(RM_COLUMNS):
-        linear = "" if math.isnan(floor) else f"; {LINEAR} has {number(floor)}"
-        notes.append(
-            f"RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
+        linear = "" if math.isnan(floor := ngram_floor(run)) else f"; {LINEAR} has {number(floor)}"
+        note += (
+            f" RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
             "samples: share of golden responses scored above the current policy's sample. ECE: expected calibration error on the human "
             f"pairs, {run.experiment.evaluation.ece_bins} equal-width bins on [0, 1]."
         )
     if "dev_score" in measured:
-        notes.append("dev_score: mean score of answers to dev prompts by a reward model that is the same for all arms of a seed.")
-    return " ".join(notes)
+        note += " dev_score: mean score of answers to dev prompts by a reward model that is the same for all arms of a seed."
+    return note
 
 
 def ngram_floor(run: Run) -> float:
@@ -237,23 +230,19 @@ def answer_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
 
 def dev_section(run: Run) -> Section:
     """How often dev chose which round, and the scores there beside those at the final round."""
-    scorers = [scorer for scorer in run.scorers if scorer != "proxy"]
-    means = results.seed_means(run.tables["scores"], POOLED)
-    value = {(row.arm, row.seed, row.round, row.scorer): row.value for row in rows_of(means[means["scorer"].isin(scorers)])}
+    shown = [(scorer, at) for scorer in run.scorers if scorer != "proxy" for at in ("final", "dev_best")]
+    value = results.seed_means(run.tables["scores"], POOLED).set_index(["arm", "seed", "round", "scorer"])["value"].to_dict()
     rows = []
     for arm in run.arms:
         chosen = {seed: run.dev_round[arm, seed] for seed in run.arm_seeds.get(arm, []) if (arm, seed) in run.dev_round}
         often = ", ".join(f"round {round_}: {n} of {len(chosen)}" for round_, n in sorted(Counter(chosen.values()).items()))
         row: dict[str, Any] = {"arm": arm, "chosen": often or None}
-        for scorer in scorers:
-            final = [value.get((arm, seed, run.final_round[arm], scorer), NAN) for seed in chosen]
-            dev_best = [value.get((arm, seed, round_, scorer), NAN) for seed, round_ in chosen.items()]
-            for at, values in (("final", final), ("dev_best", dev_best)):
-                name, series = f"{scorer}, {at}", pd.Series(values).astype(float)
-                row |= {name: series.mean(), f"{name}_sd": series.std()}
+        for scorer, at in shown:
+            places = [(arm, seed, best if at == "dev_best" else run.final_round[arm], scorer) for seed, best in chosen.items()]
+            values = pd.Series([value.get(place, NAN) for place in places], dtype=float)
+            row |= {f"{scorer}, {at}": values.mean(), f"{scorer}, {at}_sd": values.std()}
         rows.append(row)
-    shown = [f"{scorer}, {at}" for scorer in scorers for at in ("final", "dev_best")]
-    columns = [arm_column(), text_column("chosen"), *map(mean_column, shown)]
+    columns = [arm_column(), text_column("chosen"), *[mean_column(f"{scorer}, {at}") for scorer, at in shown]]
     note = say(
         "One rule for all arms: each seed's round of the highest dev_score among 1..R, the first among equals. Mean ± sample SD over the "
         "seeds with a dev_score, all axes pooled. The declared families use `{declared}`; contrasts at the other are descriptive.",
@@ -267,7 +256,7 @@ def annotation_section(run: Run) -> Section:
     frame = costs.annotation_curves(run)
     curves, scorers = tuple(dict.fromkeys(frame["curve"])), list(dict.fromkeys(frame["scorer"]))
     rows = []
-    for (_, _), group in frame.groupby(["curve", "arm"], sort=False):  # pyright: ignore[reportGeneralTypeIssues] (of two columns)
+    for _, group in frame.groupby(["curve", "arm"], sort=False):
         scores = {row.scorer: row.mean for row in rows_of(group)} | {f"{row.scorer}_sd": row.seed_sd for row in rows_of(group)}
         rows.append(group.iloc[0].to_dict() | scores)
     columns = [
@@ -275,13 +264,12 @@ def annotation_section(run: Run) -> Section:
         column("golden responses", "golden_responses", "count"), column("together", "annotation", "count"), text_column("seeds", "n_seeds"),
         *map(mean_column, scorers),
     ]  # fmt: skip
-    panels = tuple(
-        Panel(scorer, tuple(
-            series_of(curve, place, frame[(frame["scorer"] == scorer) & (frame["curve"] == curve)].sort_values("annotation"), "annotation")
-            for place, curve in enumerate(curves)
-        ))
-        for scorer in scorers
-    )  # fmt: skip
+
+    def line(scorer: str, place: int, curve: str) -> Series:
+        own = frame[(frame["scorer"] == scorer) & (frame["curve"] == curve)]
+        return series_of(curve, place, own.sort_values("annotation"), "annotation")
+
+    panels = tuple(Panel(scorer, tuple(line(scorer, *curve) for curve in enumerate(curves))) for scorer in scorers)
     figure = Lines(
         "by_annotation", "Scores against annotation", say("Scores at the final round against annotation used; bands: sample SD over seeds"),
         panels, curves, "annotation used: human pairs and golden responses", "mean score at the final round", columns=max(len(scorers), 1),
