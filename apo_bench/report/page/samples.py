@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,14 +97,10 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
 
 def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Rows of `answers` and the verdicts on them as columns; texts, prompts, arms and the like are places in lists."""
-    texts: dict[str, int] = {}
-
-    def text(content: str) -> int:
-        return texts.setdefault(content, len(texts))
-
-    ids = list(dict.fromkeys(rows["prompt_id"]))
+    texts: dict[str, int] = defaultdict(lambda: len(texts))  # a text that is looked up gets the next place
+    prompts = rows.drop_duplicates("prompt_id")
+    ids = prompts["prompt_id"].tolist()
     place = {"prompt_id": _places(ids), "axis": _places(sorted(set(rows["axis"]))), "arm": _places(run.arms)}
-    axis = dict(zip(rows["prompt_id"], rows["axis"], strict=True))
     scorers = [scorer for scorer in (*run.scorers, "refusal") if scorer in rows]
     return {
         "arms": list(run.arms),
@@ -112,28 +109,28 @@ def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tup
         "gold": run.golds[0],
         "prompts": {
             "id": ids,
-            "axis": [place["axis"][axis[id_]] for id_ in ids],
-            "turns": [[[role, text(content)] for role, content in turns.get(id_, ())] for id_ in ids],
+            "axis": [place["axis"][axis] for axis in prompts["axis"]],
+            "turns": [[[role, texts[content]] for role, content in turns.get(id_, ())] for id_ in ids],
         },
         "responses": {
             "prompt": [place["prompt_id"][id_] for id_ in rows["prompt_id"]],
             "arm": [place["arm"][arm] for arm in rows["arm"]],
             "seed": [int(seed) for seed in rows["seed"]],
             "round": [int(round_) for round_ in rows["round"]],
-            "text": [text(content) for content in rows["text"]],
+            "text": [texts[content] for content in rows["text"]],
             "tokens": _numbers(rows["tokens"]),
             "cut": [int(finish == "length") for finish in rows["finish"]],
             "gap": _numbers(rows["gap"], 3),
             "scores": [_numbers(rows[scorer]) for scorer in scorers],
         },
-        "verdicts": _verdicts(run, rows, place, text, judge_texts),
+        "verdicts": _verdicts(run, rows, place, texts, judge_texts),
         "texts": list(texts),  # last, when all are known
     }
 
 
 def _verdicts(
-    run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], text: Any, judge_texts: Mapping[tuple[str, str], str]
-) -> Any:
+    run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], texts: dict[str, int], judge_texts: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
     """A row per verdict on the prompts of `rows`; `judge_texts` are found by the question's identity, which is made of what was shown."""
     judged = run.tables["judgments"]
     judged = judged[judged["prompt_id"].isin(place["prompt_id"]) & judged["arm_a"].isin(run.arms) & judged["arm_b"].isin(run.arms)]
@@ -145,14 +142,12 @@ def _verdicts(
         rounds = [int(part) if part.isdecimal() else -1 for part in (row.round.split("/")[0], row.round.split("/")[-1])]
         sides = (row.arm_a, row.seed_a, rounds[0]), (row.arm_b, row.seed_b, rounds[1])
         shown = [answer.get((arm, int(seed), round_, row.prompt_id)) for arm, seed, round_ in sides]
-        words = None
-        if None not in shown:
-            words = judge_texts.get((row.judge, _question(row.prompt_id, *(shown if row.order == ORDERS[0] else shown[::-1]))))
-        known = isinstance(row.verdict, str) and row.verdict in CHOICES
+        is_swapped = row.order != ORDERS[0]
+        words = None if None in shown else judge_texts.get((row.judge, _question(row.prompt_id, *shown[:: -1 if is_swapped else 1])))
         verdicts.append((
             place["prompt_id"][row.prompt_id], names.index(row.judge), place["arm"][row.arm_a], place["arm"][row.arm_b],
-            [int(row.seed_a), int(row.seed_b)], rounds, int(row.order != ORDERS[0]), CHOICES.index(row.verdict) if known else None,
-            text(row.failure) if isinstance(row.failure, str) and row.failure else None, None if words is None else text(words),
+            [int(row.seed_a), int(row.seed_b)], rounds, int(is_swapped), CHOICES.index(row.verdict) if row.verdict in CHOICES else None,
+            texts[row.failure] if isinstance(row.failure, str) and row.failure else None, None if words is None else texts[words],
         ))  # fmt: skip
     columns = ["prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"]
     return {"judges": names, **pd.DataFrame(verdicts, columns=columns, dtype=object).to_dict("list")}
