@@ -8,6 +8,7 @@ import pandas as pd
 
 from apo_bench.analysis import controls, preregistration
 from apo_bench.analysis.contrasts import MATCHED_KL
+from apo_bench.analysis.costs import amounts_of
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformative_gold
 from apo_bench.analysis.win_rates import NOT_AUDITED
 from apo_bench.config.schema import JUDGE
@@ -24,12 +25,10 @@ MATCHES = (  # (declared, matched) and what a pair's units of that kind are call
 
 def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
     """What a reader must know before the answer: failed controls, missed matches, a plan that changed after results were seen."""
-    texts = [
-        say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in controls.failed(frames["controls"])
-    ]
-    budget = frames["budget"]
+    budget, failed = frames["budget"], controls.failed(frames["controls"])
+    texts = [say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in failed]
     for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] == "no")]):
-        texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {_spent(row)}.", a=row.arm_a, b=row.arm_b))
+        texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {amounts_of(row)}.", a=row.arm_a, b=row.arm_b))
     if change := run.manifest.get("preregistration_change"):
         texts.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
     return texts
@@ -93,14 +92,9 @@ def match(budget: pd.DataFrame, a: str, b: str) -> Text:
     parts = []
     for declared, matched, title in MATCHES:
         alike = [row for row in rows if (row.declared, row.matched) == (declared, matched)]
-        units = (row.unit if matched == "yes" else f"{row.unit} ({_spent(row)})" for row in alike)
+        units = (row.unit if matched == "yes" else f"{row.unit} ({amounts_of(row)})" for row in alike)
         parts += [say(f"{title}: {', '.join(units)}")] if alike else []
     return say("`{a}` against `{b}`: {parts}.", a=a, b=b, parts=join(parts, "; "))
-
-
-def _spent(row: Row) -> str:
-    ratio = "" if math.isnan(row.ratio) else f", ratio {row.ratio:.3g}"
-    return f"{count(row.used_a)} against {count(row.used_b)}{ratio}"
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------------------
@@ -108,11 +102,9 @@ def _spent(row: Row) -> str:
 
 def warnings(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[str]:
     """What limits the answer, a sentence each: failures, missing seeds, uninformative scorers, few seeds, absent tables, mixed hardware."""
+    golds = ((gold, uninformative_gold(run, gold, axis)) for gold in run.golds for axis in run.axes)
     lines = [*_failures(run), *_missing_seeds(run)]
-    for gold in run.golds:
-        for axis in run.axes:
-            if reason := uninformative_gold(run, gold, axis):
-                lines.append(f"Gold model {gold}: {reason}. No test is made on it, nor on the pooled axes.")
+    lines += [f"Gold model {gold}: {reason}. No test is made on it, nor on the pooled axes." for gold, reason in golds if reason]
     compared = frames["contrasts"]
     primary = compared[compared["family"] == "primary"]
     for row in rows_of(primary[primary["n_seeds"].between(1, 2)].drop_duplicates(["arm_a", "arm_b"])):
