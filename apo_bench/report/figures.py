@@ -112,8 +112,7 @@ def _line(axes: Axes, series: Series, figure: Lines, is_crowded: bool) -> None:
     """A series with its spread as a band, or as bars where bands would cover each other or rounds are not in order along x."""
     look = _look(series.place, series.is_hollow)
     aside = 0.3 * (series.place / (len(figure.names) - 1) - 0.5) if is_crowded and figure.by_round else 0.0
-    x, y, spread = (np.array([getattr(point, name) for point in series.points]) for name in ("x", "y", "spread"))
-    x = x + aside
+    x, y, spread = np.array([(point.x + aside, point.y, point.spread) for point in series.points]).T
     if figure.is_diagonal:
         axes.plot(x, y, color=look["color"], linewidth=1)
         areas = [4 + 50 * point.share for point in series.points]

@@ -69,15 +69,15 @@ class Column:
 
 
 def column(
-    head: str, key: str = "", form: Form = "number", *, sd: str = "", ends: tuple[str, str] = ("", ""), limit: str = "", standing: str = "",
-    paper: bool = False,
-) -> Column:  # fmt: skip
-    """A column of numbers: `key` (that of the frame, where it is not the head) and what stands beside it name columns of the frame."""
+    head: str, key: str = "", form: Form = "number", *, ends: tuple[str, str] = ("", ""), limit: str = "", paper: bool = False
+) -> Column:
+    """Numbers: the frame's column `key`, or that of the head's name, with its <key>_sd and <key>_standing, where the frame has them."""
+    key = key or head
 
     def cell(row: Row) -> Cell:
-        amounts = (row.get(source) for source in (key or head, sd, *ends, limit))
-        amount, spread, lower, upper, budget = (NAN if amount is None else float(amount) for amount in amounts)
-        return Value(amount, form, spread, interval(lower, upper, form), limit=budget, standing=row.get(standing) or "")
+        amounts = (row.get(source) for source in (key, f"{key}_sd", *ends, limit))
+        amount, sd, low, high, budget = (NAN if amount is None else float(amount) for amount in amounts)
+        return Value(amount, form, sd, interval(low, high, form), limit=budget, standing=row.get(f"{key}_standing", ""))
 
     return Column(head, cell, paper)
 
@@ -99,11 +99,6 @@ def text_column(head: str, key: str = "", *, paper: bool = False) -> Column:
 def arm_column(key: str = "arm", head: str = "arm", *, paper: bool = False) -> Column:
     """Names of arms; "" is the initial policy."""
     return Column(head, lambda row: say("`{arm}`", arm=row[key]) if row[key] else say("*initial policy*"), paper)
-
-
-def mean_column(name: str, head: str = "", *, paper: bool = False) -> Column:
-    """A column of a table of means over seeds: mean, sample SD and standing, where it has one."""
-    return column(head or name, name, sd=f"{name}_sd", standing=f"{name}_standing", paper=paper)
 
 
 def pair_column(head: str = "contrast", between: str = "-", *, paper: bool = False) -> Column:

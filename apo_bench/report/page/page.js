@@ -132,13 +132,9 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
   }
 
   function drawDetail() {
-    detail.replaceChildren();
-    if (current === null) {
-      detail.append(make("p", "small", "No prompt passes these filters."));
-      return;
-    }
+    if (current === null) return detail.replaceChildren(make("p", "small", "No prompt passes these filters."));
     const turns = prompts.turns[current];
-    detail.append(make("p", "sub", "Prompt ", make("code", "", own(prompts.id[current])), " · axis ", own(axes[prompts.axis[current]])));
+    detail.replaceChildren(make("p", "sub", "Prompt ", make("code", "", own(prompts.id[current])), " · axis ", own(axes[prompts.axis[current]])));
     if (!turns.length) detail.append(make("p", "small", "Its text is not in this page."));
     detail.append(...turns.map(([role, text]) => make("div", "turn", make("span", "role", own(role)), words(text))));
     const shown = chosen(current);

@@ -28,7 +28,6 @@ EQUAL_KL = (
     "estimated, which the intervals do not know."
 )
 CONTROLS = {"aa": "A/A", "oracle": "oracle (not a fair arm)", "diluted": "diluted oracle (not a fair arm)"}
-FAMILIES = ("primary", "secondary", "descriptive")
 
 
 def section(run: Run, compared: pd.DataFrame) -> Section:
@@ -89,9 +88,9 @@ def span(values: pd.Series) -> str:
 def forests(run: Run, compared: pd.DataFrame) -> Iterable[Forest]:
     """The declared contrasts, and for the page a forest of all others, by scorer and place."""
     declared = compared[compared["family"] != "descriptive"]
-    rows = [row for family in FAMILIES for row in rows_of(declared[declared["family"] == family])]
-    if any(not math.isnan(row.difference) for row in rows):
-        shown = tuple(_estimate(row, with_axis=len({row.axis for row in rows}) > 1) for row in rows)
+    rows = rows_of(declared.sort_values("family", kind="stable"))  # primary, then secondary
+    if declared["difference"].notna().any():
+        shown = tuple(_estimate(row, with_axis=declared["axis"].nunique() > 1) for row in rows)
         panel = ForestPanel("", shown, x_label=f"difference by {rows[0].scorer}, with 95 % interval")
         caption = say("Declared contrasts with 95 % intervals; filled: adjusted p < 0.05")
         yield Forest(f"Declared contrasts {PLACES[run.experiment.compare.round]}", caption, (panel,), "contrasts")

@@ -10,8 +10,8 @@ from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.model import Block, Bullets, Section
-from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floor
-from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, mean_column, sort_by_arm, text_column
+from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floors
+from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, sort_by_arm, text_column
 from apo_bench.report.text import say
 
 DIAGNOSTICS = {  # that are drawn, each a panel
@@ -31,7 +31,7 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
     """Diagnostics beyond accuracy and calibration by round, and all of them by axis at each arm's first and last round."""
     if diagnostics.empty:
         return Section("Reward models by round", [say("No diagnostics were recorded.")])
-    blocks: list[Block] = [*diagnostic_figure(run.arms, diagnostics, ngram_floor(run))]
+    blocks: list[Block] = [*diagnostic_figure(run.arms, diagnostics, ngram_floors(run).get(POOLED, NAN))]
     blocks += reliability_figure(run.arms, results.reliability_curve(run))
     known = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
     names = [name for name in dict.fromkeys([*MEANINGS, *known]) if name in known]
@@ -39,7 +39,7 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
     if names:
         measured = diagnostics[diagnostics["axis"] == POOLED][["arm", "round"]].drop_duplicates()
         rows = measured.merge(table[table["axis"] == POOLED], on=["arm", "round"], how="left")
-        columns = [arm_column(), text_column("round"), *[mean_column(f"rm_{name}", name) for name in names]]
+        columns = [arm_column(), text_column("round"), *[column(name, f"rm_{name}") for name in names]]
         note = say("Mean ± sample SD over seeds, all axes pooled. Round 0 is round 1's reward model and the initial policy.")
         blocks.append(Table(rows, columns, "Diagnostics of the reward models by round", note))
         blocks.append(Bullets([say(f"{name}: {MEANINGS[name]}.") for name in names if name in MEANINGS]))
@@ -49,8 +49,6 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
 
 
 def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
-    every = run.tables["reward_models"]
-    floors = every[(every["arm"] == "_floor") & (every["metric"] == "accuracy_human")].groupby("axis")["value"].mean().to_dict()
     measured = diagnostics[(diagnostics["round"] >= 1) & (diagnostics["axis"] != POOLED)][["axis", "arm", "round"]].drop_duplicates()
     groups = measured.groupby(["axis", "arm"])["round"]
     ends = measured[(measured["round"] == groups.transform("min")) | (measured["round"] == groups.transform("max"))]
@@ -59,10 +57,10 @@ def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
     heads = {**RM_COLUMNS, "rm_gold_agreement": "gold_agreement"}
     columns = [
         text_column("axis"), arm_column(), text_column("round"),
-        *[mean_column(name, head) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
+        *[column(head, name) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
         column("n-gram floor", "floor"),
     ]  # fmt: skip
-    frame = rows.assign(floor=rows["axis"].map(floors).astype(float))
+    frame = rows.assign(floor=rows["axis"].map(ngram_floors(run)).astype(float))
     return Table(frame, columns, "Reward models by axis", say(f"The floor is the accuracy on human pairs of {LINEAR}."))
 
 

@@ -13,7 +13,7 @@ from apo_bench.formatting import ALPHA, number, rows_of
 from apo_bench.report.charts import Lines, Panel, Series, kl_or_bound, lines_by_arm, series_of
 from apo_bench.report.model import Block, Section
 from apo_bench.report.sections.contrasts import span
-from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, mean_column, text_column
+from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
 from apo_bench.report.text import Text, join, say
 
 RM_COLUMNS = {"rm_accuracy_human": "RM: human pairs", "rm_accuracy_golden": "RM: golden over samples", "rm_ece": "RM: ECE"}
@@ -32,12 +32,13 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """Every arm at its last round: on all axes with win rates, KL and costs, and by axis."""
     frame = pd.DataFrame(_final_rows(run, frames))
     pooled, by_axis = frame[frame["axis"] == POOLED], frame[frame["axis"] != POOLED]
-    scorers = [mean_column(scorer, paper=scorer != "proxy") for scorer in run.scorers]
+    scorers = [column(scorer, paper=scorer != "proxy") for scorer in run.scorers]
     optional = {"length": "length, tokens", "refusal": "refusals"}
+    judged = frames["judged"].groupby("judge", sort=False) if "judged" in frames else ()
     columns = [
         arm_column(paper=True), text_column("round"), text_column("seeds", paper=True), text_column("clusters"), *scorers,
-        *_win_rate_columns(frames.get("judged")), Column("KL", kl_cell, paper=True),
-        *[mean_column(metric, head) for metric, head in optional.items() if pooled[metric].notna().any()],
+        *[_win_rate_column(str(judge), rates[rates["axis"] == POOLED]) for judge, rates in judged], Column("KL", kl_cell, paper=True),
+        *[column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
         column("training flops", "training_flops", "count"),
         *([column("flops per answer", "answer_flops", "count")] if pooled["answer_flops"].notna().any() else []),
     ]  # fmt: skip
@@ -73,21 +74,15 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
             yield row
 
 
-def _win_rate_columns(rates: pd.DataFrame | None) -> list[Column]:
+def _win_rate_column(judge: str, pooled: pd.DataFrame) -> Column:
     """An arm's win rates over the arms that it was compared with, on all axes; its own side of each pair."""
 
-    def of(judge: str) -> Column:
-        def cell(row: Row) -> Cell:
-            pairs = rows_of(pooled[(pooled["judge"] == judge) & ((pooled["arm_a"] == row["arm"]) | (pooled["arm_b"] == row["arm"]))])
-            sides = ((pair.win_rate, pair.arm_b) if pair.arm_a == row["arm"] else (1 - pair.win_rate, pair.arm_a) for pair in pairs)
-            return join((say(f"{number(rate)} over `{{other}}`", other=other) for rate, other in sides), "; ") or None
+    def cell(row: Row) -> Cell:
+        pairs = [pair for pair in rows_of(pooled) if row["arm"] in (pair.arm_a, pair.arm_b)]
+        sides = ((pair.win_rate, pair.arm_b) if pair.arm_a == row["arm"] else (1 - pair.win_rate, pair.arm_a) for pair in pairs)
+        return join((say(f"{number(rate)} over `{{other}}`", other=other) for rate, other in sides), "; ") or None
 
-        return Column(f"win rate, by {judge}", cell)
-
-    if rates is None:
-        return []
-    pooled = rates[rates["axis"] == POOLED]
-    return [of(judge) for judge in dict.fromkeys(rates["judge"])]
+    return Column(f"win rate, by {judge}", cell)
 
 
 def kl_cell(row: Row) -> Cell:
@@ -151,18 +146,18 @@ def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """The scores of every round, and beside them the reward model's accuracy and calibration, all axes pooled."""
     summary, table = frames["summary"], frames["by_round"]
     measured, scorers = set(table.columns), sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # which comes last
-    heads = {name: head for name, head in (RM_COLUMNS | {"dev_score": ""}).items() if name in measured}
+    heads = {name: head for name, head in (RM_COLUMNS | {"dev_score": "dev_score"}).items() if name in measured}
     start = {name: mean for (name, axis), mean in initial_means(summary).items() if axis == POOLED and name in measured}
     rows = table[(table["axis"] == POOLED) & (table["round"] >= 1)]
     frame = pd.concat([pd.DataFrame([{"arm": "", "round": 0, **start}]), rows], ignore_index=True)
     columns = [
-        arm_column(), text_column("round"), *map(mean_column, scorers), Column("KL", kl_cell),
-        *[mean_column(name, head) for name, head in heads.items()],
+        arm_column(), text_column("round"), *map(column, scorers), Column("KL", kl_cell),
+        *[column(head, name) for name, head in heads.items()],
     ]  # fmt: skip
     blocks: list[Block] = [
         *score_figures(run, summary),
         Table(frame, columns, "Scores by round, all axes pooled", say(_round_note(run, measured))),
-        Table(table, [arm_column(), text_column("axis"), text_column("round"), *map(mean_column, scorers)],
+        Table(table, [arm_column(), text_column("axis"), text_column("round"), *map(column, scorers)],
               "Scores by arm, round and axis", is_on_page_only=True),
     ]  # fmt: skip
     return Section("Scores by round beside the reward model", blocks)
@@ -172,7 +167,8 @@ def _round_note(run: Run, measured: set[str]) -> str:
     note = "Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"
     note += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in measured else "."
     if measured & set(RM_COLUMNS):
-        linear = "" if math.isnan(floor := ngram_floor(run)) else f"; {LINEAR} has {number(floor)}"
+        floor = ngram_floors(run).get(POOLED, NAN)
+        linear = "" if math.isnan(floor) else f"; {LINEAR} has {number(floor)}"
         note += (
             f" RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
             "samples: share of golden responses scored above the current policy's sample. ECE: expected calibration error on the human "
@@ -183,11 +179,10 @@ def _round_note(run: Run, measured: set[str]) -> str:
     return note
 
 
-def ngram_floor(run: Run) -> float:
-    """Mean accuracy on human pairs of the linear n-gram model, all axes pooled; NaN where there is none."""
+def ngram_floors(run: Run) -> dict[str, float]:
+    """Mean accuracy on human pairs of the linear n-gram model by axis, where there is one."""
     rows = run.tables["reward_models"]
-    rows = rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human") & (rows["axis"] == POOLED)]
-    return float(rows["value"].mean())
+    return rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human")].groupby("axis")["value"].mean().to_dict()
 
 
 def score_figures(run: Run, summary: pd.DataFrame) -> list[Lines]:
@@ -223,7 +218,7 @@ def answer_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     if not shown:
         return Section("Answers by round", [say("Nothing else was measured of the answers.")])
     table = frames["by_round"]
-    columns = [arm_column(), text_column("round"), *map(mean_column, shown)]
+    columns = [arm_column(), text_column("round"), *map(column, shown)]
     note = say("Mean ± sample SD over seeds, all axes pooled. Length in tokens; refusal, unfinished and distinct-n as shares.")
     return Section("Answers by round", [Table(table[table["axis"] == POOLED], columns, "Properties of answers by round", note)])
 
@@ -242,7 +237,7 @@ def dev_section(run: Run) -> Section:
             values = pd.Series([value.get(place, NAN) for place in places], dtype=float)
             row |= {f"{scorer}, {at}": values.mean(), f"{scorer}, {at}_sd": values.std()}
         rows.append(row)
-    columns = [arm_column(), text_column("chosen"), *[mean_column(f"{scorer}, {at}") for scorer, at in shown]]
+    columns = [arm_column(), text_column("chosen"), *[column(f"{scorer}, {at}") for scorer, at in shown]]
     note = say(
         "One rule for all arms: each seed's round of the highest dev_score among 1..R, the first among equals. Mean ± sample SD over the "
         "seeds with a dev_score, all axes pooled. The declared families use `{declared}`; contrasts at the other are descriptive.",
@@ -262,7 +257,7 @@ def annotation_section(run: Run) -> Section:
     columns = [
         text_column("curve"), arm_column(), column("human pairs", "human_pairs", "count"),
         column("golden responses", "golden_responses", "count"), column("together", "annotation", "count"), text_column("seeds", "n_seeds"),
-        *map(mean_column, scorers),
+        *map(column, scorers),
     ]  # fmt: skip
 
     def line(scorer: str, place: int, curve: str) -> Series:
