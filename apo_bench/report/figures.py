@@ -46,7 +46,7 @@ STYLE: Any = {
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
     **dict.fromkeys(("grid.linewidth", "hatch.linewidth"), 0.5),
 }
-HOLLOW = {"markerfacecolor": "white"}
+HOLLOW: dict[str, Any] = {"markerfacecolor": "white"}
 
 
 def draw(figure: Lines | Forest | Bars) -> dict[str, bytes]:

@@ -130,7 +130,7 @@ def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tup
 
 def _verdicts(
     run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], texts: dict[str, int], judge_texts: Mapping[tuple[str, str], str]
-) -> dict[str, Any]:
+) -> Any:
     """A row per verdict on the prompts of `rows`; `judge_texts` are found by the question's identity, which is made of what was shown."""
     judged = run.tables["judgments"]
     judged = judged[judged["prompt_id"].isin(place["prompt_id"]) & judged["arm_a"].isin(run.arms) & judged["arm_b"].isin(run.arms)]

@@ -66,7 +66,7 @@ def budget_figure(
 
 def _used_by_arm(ledger: pd.DataFrame, arms: Iterable[str], units: Iterable[str]) -> pd.DataFrame:
     """A row for each of `arms` that is in the ledger: means over seeds by unit, 0 for what an arm never spent."""
-    used = ledger.groupby(["arm", "unit"])["used"].mean().unstack(fill_value=0.0)
+    used = ledger.groupby(["arm", "unit"])["used"].mean().unstack(fill_value=0)
     return used.reindex([arm for arm in arms if arm in used.index]).reindex(columns=list(units), fill_value=0.0).reset_index()
 
 
@@ -75,7 +75,8 @@ def _alone(run: Run) -> Table:
     units = [unit for unit in get_args(Unit) if unit in set(ledger["unit"])]
     frame = _used_by_arm(ledger, (*run.arms, AA, "_bench"), units)
     limits = [run.experiment.budget_of(made_of(run.experiment, arm)) if arm != "_bench" else {} for arm in frame["arm"]]
-    frame = frame.assign(**{f"{unit}_limit": [limit.get(unit) for limit in limits] for unit in units})
+    for unit in units:
+        frame[f"{unit}_limit"] = [limit.get(unit) for limit in limits]
     note = 'Mean over seeds; a failed seed counts with what it spent. "of": the arm\'s budget, where one is set.'
     note += f" `{AA}` is the reference again, a control." if AA in set(frame["arm"]) else ""
     if "_bench" in set(frame["arm"]):

@@ -59,7 +59,7 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
     counted = frames["summary"]
     counted = counted[(counted["scorer"] == "inference_flops") & (counted["axis"] == POOLED)]
     answering = counted.set_index(["arm", "round"])["mean"].to_dict()  # FLOPs per answer, where they were counted
-    first = next((flops for (_, round_), flops in answering.items() if round_ == 0), NAN)
+    first = next(iter(counted.loc[counted["round"] == 0, "mean"]), NAN)
     clusters = run.final_scores.groupby("arm")["cluster_id"].nunique().to_dict()
     for axis in (POOLED, *(run.axes if len(run.axes) > 1 else ())):
         standings = {scorer: standing(run, frames["contrasts"], means, scorer, axis) for scorer in run.scorers if scorer != "proxy"}
@@ -182,7 +182,8 @@ def _round_note(run: Run, measured: set[str]) -> str:
 def ngram_floors(run: Run) -> dict[str, float]:
     """Mean accuracy on human pairs of the linear n-gram model by axis, where there is one."""
     rows = run.tables["reward_models"]
-    return rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human")].groupby("axis")["value"].mean().to_dict()
+    rows = rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human")]
+    return {str(axis): float(values.mean()) for axis, values in rows.groupby("axis")["value"]}
 
 
 def score_figures(run: Run, summary: pd.DataFrame) -> list[Lines]:
@@ -234,7 +235,7 @@ def dev_section(run: Run) -> Section:
         row: dict[str, Any] = {"arm": arm, "chosen": often or None}
         for scorer, at in shown:
             places = [(arm, seed, best if at == "dev_best" else run.final_round[arm], scorer) for seed, best in chosen.items()]
-            values = pd.Series([value.get(place, NAN) for place in places], dtype=float)
+            values = pd.Series([value.get(place, NAN) for place in places]).astype(float)
             row |= {f"{scorer}, {at}": values.mean(), f"{scorer}, {at}_sd": values.std()}
         rows.append(row)
     columns = [arm_column(), text_column("chosen"), *[column(f"{scorer}, {at}") for scorer, at in shown]]
