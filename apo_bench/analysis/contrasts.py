@@ -89,18 +89,18 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def _contrast(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str) -> dict[str, Any]:
     if pair_scores.scores is None:
-        return _no_result(pair_scores.note)
+        return no_result(pair_scores.note)
     rows = pair_scores.scores[pair_scores.scores["scorer"] == scorer]
     rows = rows if axis == POOLED else rows[rows["axis"] == axis]
     complete = rows.dropna(subset=["value"])
     complete = complete[complete["seed"].isin(shared_seeds(complete, pair))]
     if complete.empty:
-        return _no_result("no seed of both arms has such scores")
+        return no_result("no seed of both arms has such scores")
     try:
         layout = lay_out(complete, pair.a, pair.b, caller="contrast")
         result = asdict(contrast_of(layout, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(layout, pair.b))
     except ValueError as error:
-        return _no_result(str(error))
+        return no_result(str(error))
     result["n_dropped"] += int(rows["value"].isna().sum())
     if reason:
         return result | {"p_value": np.nan, "scope": reason, "test": "none: the gold model is not shown to be better than chance"}
@@ -116,10 +116,11 @@ def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str
         rows = rates[(rates[list(keys)] == pd.Series(keys)).all(axis=1)]
         if len(rows) == 1:
             return win_rate_as_contrast(rows.to_dict("records")[0]) | labels  # pyright: ignore[reportArgumentType] (columns are text)
-    return labels | {"round": "none", "kl": np.nan, **_no_result("nothing was judged")}
+    return labels | {"round": "none", "kl": np.nan, **no_result("nothing was judged")}
 
 
-def _no_result(reason: str) -> dict[str, Any]:
+def no_result(reason: str) -> dict[str, Any]:
+    """The numbers of a contrast that could not be had, and why."""
     counts = ("n_seeds", "n_clusters", "n_dropped")
     fields = [*Contrast.__dataclass_fields__, *EffectSize.__dataclass_fields__]
     numbers = dict.fromkeys((name for name in fields if name not in counts), np.nan)

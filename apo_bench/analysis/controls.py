@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from apo_bench.analysis.contrasts import no_result
 from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import POOLED, Run, exclude_failed, shared_seeds
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, TRUTH, diluted
 from apo_bench.config.schema import Comparison
 from apo_bench.formatting import ALPHA, Row, rows_of, signed
-from apo_bench.stats import Contrast, contrast
+from apo_bench.stats import contrast
 
 COLUMNS = [
     "control", "arm_a", "arm_b", "axis", "scorer", "share", "effect", "difference", "standard_error", "df", "ci_low", "ci_high", "p_value",
@@ -176,9 +176,7 @@ def _contrast(rows: pd.DataFrame, a: str, b: str, axis: str, scorer: str, *, pai
             rows = rows[rows["seed"].isin(shared_seeds(rows, Comparison(a=a, b=b)))]
         return names | asdict(contrast(rows, a, b, paired_seeds=paired))
     except ValueError as error:
-        numbers = dict.fromkeys((name for name in Contrast.__dataclass_fields__ if not name.startswith("n_")), np.nan)
-        counts = {"n_seeds": 0, "n_clusters": 0, "n_dropped": 0}
-        return {**names, **numbers, **counts, "scope": "no result", "test": f"none: {error}"}
+        return names | no_result(str(error))
 
 
 # --- in words -------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pandas as pd
 
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, seed_means, shared_seeds
 from apo_bench.config.schema import Unit
-from apo_bench.formatting import count, rows_of
+from apo_bench.formatting import Row, count, rows_of
 
 MATCH_KINDS = {
     "human_pairs": "annotation",
@@ -55,11 +55,14 @@ def budget_matches(run: Run) -> pd.DataFrame:
 
 def missed_matches(matches: pd.DataFrame) -> list[str]:
     """A sentence for each declared match that a frame of `budget_matches` misses."""
-    sentences = []
-    for match in rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] != "yes")]):
-        ratio = "" if math.isnan(match.ratio) else f", ratio {match.ratio:.3g}"
-        sentences.append(f"{match.arm_a} against {match.arm_b}: {match.unit} {count(match.used_a)} against {count(match.used_b)}{ratio}")
-    return sentences
+    missed = rows_of(matches[(matches["declared"] == "yes") & (matches["matched"] != "yes")])
+    return [f"{match.arm_a} against {match.arm_b}: {match.unit} {amounts_of(match)}" for match in missed]
+
+
+def amounts_of(match: Row) -> str:
+    """What both arms of a row of `budget_matches` used, and the ratio."""
+    ratio = "" if math.isnan(match.ratio) else f", ratio {match.ratio:.3g}"
+    return f"{count(match.used_a)} against {count(match.used_b)}{ratio}"
 
 
 def marginal_costs(run: Run) -> pd.DataFrame:

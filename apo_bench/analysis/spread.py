@@ -96,11 +96,8 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
         reasons = group[["scope", "test"]].fillna("").astype(str)
         n_doubtful = int((reasons["scope"].str.startswith(DOUBTS) | reasons["test"].str.startswith(DOUBTS)).sum())
         if len(factors) > 1:
-            numbers |= {"ci_low": math.nan, "ci_high": math.nan, "p_value": math.nan}
-            numbers["test"], scope = (
-                f"none: {' and '.join(factors)} are crossed, so the variations are no independent draws",
-                "these levels",
-            )
+            crossed, scope = f"none: {' and '.join(factors)} are crossed, so the variations are no independent draws", "these levels"
+            numbers |= {"ci_low": math.nan, "ci_high": math.nan, "p_value": math.nan, "test": crossed}
         elif n_doubtful:
             who = UNINFORMATIVE_JUDGE if str(group["scorer"].iloc[0]).startswith(JUDGE) else UNINFORMATIVE
             numbers |= {"p_value": math.nan, "test": f"none: {who} in {n_doubtful} of {len(labels)} variations"}

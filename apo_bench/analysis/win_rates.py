@@ -28,20 +28,8 @@ WIN_RATE_COLUMNS = [
 ]  # fmt: skip
 COUNTS = ["n_seeds", "n_clusters", "n_comparisons", "n_missing", "n_dropped", "missing_first_a", "missing_first_b", "lc_n"]
 JUDGE_AGREEMENT_COLUMNS = [
-    "judge",
-    "other",
-    "axis",
-    "kappa",
-    "ci_low",
-    "ci_high",
-    "raw",
-    "raw_low",
-    "raw_high",
-    "n",
-    "n_missing",
-    "n_clusters",
-    "note",
-]
+    "judge", "other", "axis", "kappa", "ci_low", "ci_high", "raw", "raw_low", "raw_high", "n", "n_missing", "n_clusters", "note",
+]  # fmt: skip
 SCORE_AGREEMENT_COLUMNS = ["judge", "scorer", "axis", "agree", "ci_low", "ci_high", "n", "n_equal", "n_missing", "n_clusters"]
 
 

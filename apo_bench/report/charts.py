@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -129,31 +129,26 @@ class Bars:
 Figure = Lines | Forest | Bars
 
 
-def series_of(
-    name: str, place: int, rows: pd.DataFrame, x: str, y: str = "mean", sd: str = "seed_sd", *, is_hollow: bool = False, last: bool = False
-) -> Series:
-    """A line through rows in their order; rows without x or y are left out. `last`: the last point is labelled with its round."""
-    rows = rows.dropna(subset=[x, y])
-    labels = [""] * (len(rows) - 1) + [f"{round_:.0f}" for round_ in rows["round"].tail(1)] if last else [""] * len(rows)
-    values = zip(rows[x].tolist(), rows[y].tolist(), rows[sd].fillna(0.0).tolist(), labels, strict=True)
-    return Series(name, place, tuple(Point(float(a), float(b), float(spread), label) for a, b, spread, label in values), is_hollow)
+def series_of(name: str, place: int, rows: pd.DataFrame, x: str, *, is_hollow: bool = False, last: bool = False) -> Series:
+    """Means with their SDs, a line through rows in their order; rows without x or mean are left out. `last`: the last has its round."""
+    rows = rows.dropna(subset=[x, "mean"])
+    points = [Point(*values) for values in rows[[x, "mean", "seed_sd"]].astype(float).fillna(0.0).to_numpy().tolist()]
+    if last and points:
+        points[-1] = replace(points[-1], label=f"{rows['round'].iloc[-1]:.0f}")
+    return Series(name, place, tuple(points), is_hollow)
 
 
-def lines_by_arm(
-    arms: Sequence[str], rows: pd.DataFrame, x: str, hollow: Iterable[str] = (), y: str = "mean", sd: str = "seed_sd"
-) -> tuple[Series, ...]:
+def lines_by_arm(arms: Sequence[str], rows: pd.DataFrame, x: str, hollow: Iterable[str] = ()) -> tuple[Series, ...]:
     """A line for each arm that has rows, in the order of rounds."""
-    rows = rows.sort_values("round", kind="stable")
+    of_arm = dict(iter(rows.sort_values("round", kind="stable").groupby("arm")))
     lines = (
-        series_of(arm, place, rows[rows["arm"] == arm], x, y, sd, is_hollow=arm in hollow, last=x == "kl") for place, arm in enumerate(arms)
+        series_of(arm, place, of_arm[arm], x, is_hollow=arm in hollow, last=x == "kl") for place, arm in enumerate(arms) if arm in of_arm
     )
     return tuple(line for line in lines if line.points)
 
 
 def kl_or_bound(summary: pd.DataFrame) -> pd.DataFrame:
     """arm, round, axis, kl, bound: the measured KL, or where there is none the upper bound on it."""
-    parts = [
-        summary[summary["scorer"] == scorer].rename(columns={"mean": "kl"})[["arm", "round", "axis", "kl"]].assign(bound=bound)
-        for scorer, bound in (("kl", False), ("kl_bound", True))
-    ]
-    return pd.concat(parts).drop_duplicates(["arm", "round", "axis"])
+    rows = summary[summary["scorer"].isin(["kl", "kl_bound"])].sort_values("scorer", kind="stable")  # measured ones first
+    rows = rows.assign(kl=rows["mean"], bound=rows["scorer"] == "kl_bound")
+    return rows[["arm", "round", "axis", "kl", "bound"]].drop_duplicates(["arm", "round", "axis"])

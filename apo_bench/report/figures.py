@@ -6,9 +6,10 @@ What an experiment calls its axes and curves is text, never mathematics.
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from apo_bench.report.charts import Bars, Estimate, Forest, Lines, Panel, Series
+from apo_bench.report.charts import Bars, Estimate, Forest, Lines, Series
 
 # Okabe and Ito's colours, distinct for colour-blind readers; black comes last, yellow (invisible on white) is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -36,22 +37,16 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType; many publishers refuse type 3
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e5e5e5",
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "hatch.linewidth": 0.5,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "figure.labelsize"), 7),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
+    **dict.fromkeys(("grid.linewidth", "hatch.linewidth"), 0.5),
 }
+HOLLOW: dict[str, Any] = {"markerfacecolor": "white"}
 
 
 def draw(figure: Lines | Forest | Bars) -> dict[str, bytes]:
@@ -85,11 +80,18 @@ def _lines(figure: Lines) -> Figure:
     groups = figure.groups
     is_grid, is_crowded = len(groups) > 1, len(figure.names) > MANY
     columns = figure.columns if is_grid else min(figure.columns, len(figure.panels))
-    handles = [_handle(name, place, name in figure.hollow) for place, name in enumerate(figure.names)]
+    handles = [
+        Line2D([], [], label=_printable(name), markersize=4, linewidth=1.2, **_look(place, name in figure.hollow))
+        for place, name in enumerate(figure.names)
+    ]
     handles += [Line2D([], [], label="perfectly calibrated", color="#777777", linestyle=":")] if figure.is_diagonal else []
     height = 2.2 if is_crowded else 1.5
     drawn, panels = _canvas(-(-len(figure.panels) // columns), columns, handles, figure, height, is_grid)
-    for axes, panel in _filled(panels, figure.panels):
+    for place in range(len(figure.panels), panels.size):  # what is left over is removed, and what stands above it shows its x axis
+        panels.flat[place].remove()
+        if place >= columns:
+            panels.flat[place - columns].tick_params(labelbottom=True)
+    for axes, panel in zip(panels.flat, figure.panels, strict=False):
         if figure.is_diagonal:
             axes.plot([0.5, 1], [0.5, 1], color="#777777", linestyle=":", linewidth=1)
             axes.set_xticks([0.5, 0.75, 1], ["0.5", "0.75", "1"])
@@ -108,21 +110,19 @@ def _lines(figure: Lines) -> Figure:
 
 def _line(axes: Axes, series: Series, figure: Lines, is_crowded: bool) -> None:
     """A series with its spread as a band, or as bars where bands would cover each other or rounds are not in order along x."""
-    look = _look(series.place)
+    look = _look(series.place, series.is_hollow)
     aside = 0.3 * (series.place / (len(figure.names) - 1) - 0.5) if is_crowded and figure.by_round else 0.0
-    x, y = [point.x + aside for point in series.points], [point.y for point in series.points]
-    spread = [point.spread for point in series.points]
+    x, y, spread = np.array([(point.x + aside, point.y, point.spread) for point in series.points]).T
     if figure.is_diagonal:
         axes.plot(x, y, color=look["color"], linewidth=1)
         areas = [4 + 50 * point.share for point in series.points]
         axes.scatter(x, y, s=areas, color=look["color"], marker=look["marker"], alpha=0.8, linewidths=0, zorder=3)
         return
-    axes.plot(x, y, label=series.name, markersize=3, linewidth=0.9 if is_crowded else 1.2, **look, **_face(series.is_hollow))
+    axes.plot(x, y, label=series.name, markersize=3, linewidth=0.9 if is_crowded else 1.2, **look)
     if is_crowded or not figure.is_banded:
         axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=look["color"], elinewidth=0.8, alpha=0.5)
     else:
-        low, high = ([value + sign * sd for value, sd in zip(y, spread, strict=True)] for sign in (-1, 1))
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(x, y - spread, y + spread, color=look["color"], alpha=0.15, linewidth=0)
     for point in series.points:
         if point.label:
             axes.annotate(point.label, (point.x, point.y), (3, 3), textcoords="offset points", fontsize=6, color=look["color"])
@@ -135,38 +135,25 @@ def _canvas(rows: int, columns: int, handles: Sequence[Line2D], figure: Lines, p
     in_a_row = max(1, min(len(handles), int((width - 0.2) / entry)))
     top = 0.3 + 0.16 * math.ceil(len(handles) / in_a_row)
     height = panel_height * rows + 0.45 + top
-    drawn = Figure(figsize=(width, height), dpi=150)
-    # margins in inches, by hand: matplotlib's own layout takes as long as the drawing
-    margins = {"left": 0.62 / width, "right": 1 - 0.12 / width, "bottom": 0.42 / height, "top": 1 - top / height}
-    drawn.subplots_adjust(**margins, wspace=0.1 if figure.is_diagonal else 0.27, hspace=0.12 if is_grid else 0.25)
+    drawn = _sheet(width, height, 0.62, 0.12, 0.42, top, wspace=0.1 if figure.is_diagonal else 0.27, hspace=0.12 if is_grid else 0.25)
     panels = drawn.subplots(rows, columns, squeeze=False, sharex="all", sharey="all" if figure.is_diagonal else "none")
-    drawn.supxlabel(figure.x_label, fontsize=7, y=0.08 / height)
+    drawn.supxlabel(figure.x_label, y=0.08 / height)
     drawn.legend(handles=handles, loc="upper center", ncols=in_a_row, frameon=False, columnspacing=1.2, handlelength=2.8, borderaxespad=0.2)
     return drawn, panels
 
 
-def _filled(grid: Any, panels: Sequence[Panel]) -> Iterable[tuple[Axes, Panel]]:
-    """Axes for each panel, row by row; what is left over is removed, and the axes above it show their x axis."""
-    flat, columns = [axes for row in grid for axes in row], len(grid[0])
-    for place, axes in enumerate(flat[len(panels) :], start=len(panels)):
-        axes.remove()
-        if place >= columns:
-            flat[place - columns].tick_params(labelbottom=True)
-    return zip(flat, panels, strict=False)
+def _sheet(width: float, height: float, left: float, right: float, bottom: float, top: float, **spaces: float) -> Figure:
+    """An empty figure; margins in inches, by hand: matplotlib's own layout takes as long as the drawing."""
+    drawn = Figure(figsize=(width, height), dpi=150)
+    drawn.subplots_adjust(left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height, **spaces)
+    return drawn
 
 
-def _look(place: int) -> dict[str, Any]:
+def _look(place: int, is_hollow: bool = False) -> dict[str, Any]:
     lap = place // len(COLOURS)  # in every lap a colour comes with another marker
     marker = MARKERS[(place + 3 * lap) % len(MARKERS)]
-    return {"color": COLOURS[place % len(COLOURS)], "marker": marker, "linestyle": LINES[place % len(LINES)]}
-
-
-def _handle(name: str, place: int, is_hollow: bool) -> Line2D:
-    return Line2D([], [], label=_printable(name), markersize=4, linewidth=1.2, **_look(place), **_face(is_hollow))
-
-
-def _face(is_hollow: bool) -> dict[str, Any]:
-    return {"markerfacecolor": "white"} if is_hollow else {}
+    look = {"color": COLOURS[place % len(COLOURS)], "marker": marker, "linestyle": LINES[place % len(LINES)]}
+    return look | HOLLOW if is_hollow else look
 
 
 def _printable(text: str) -> str:
@@ -179,23 +166,19 @@ def _printable(text: str) -> str:
 
 def _forest(figure: Forest) -> Figure:
     """Panels of estimates with their intervals, from top to bottom; hollow where a difference is not shown."""
-    columns, labels = figure.columns, [_printable(row.label) for row in figure.panels[0].rows]
-    rows = -(-len(figure.panels) // columns)
+    columns, rows = figure.columns, -(-len(figure.panels) // figure.columns)
     left = 0.062 * max(len(row.label) for panel in figure.panels for row in panel.rows) + 0.15
-    panel_height = 0.19 * len(labels) + (0.45 if rows > 1 else 0.02)
+    panel_height = 0.19 * len(figure.panels[0].rows) + (0.45 if rows > 1 else 0.02)
     width = WIDTH if columns > 1 or left >= 0.5 * COLUMN else COLUMN
     height = panel_height * rows + 0.7
-    drawn = Figure(figsize=(width, height), dpi=150)
-    drawn.subplots_adjust(
-        left=min(left / width, 0.7), right=1 - 0.15 / width, bottom=0.4 / height, top=1 - 0.3 / height, wspace=0.1, hspace=0.5
-    )
+    drawn = _sheet(width, height, min(left, 0.7 * width), 0.15, 0.4, 0.3, wspace=0.1, hspace=0.5)
     grid = drawn.subplots(
         rows, columns, squeeze=False, sharex="col" if columns > 1 else "none", sharey="all" if rows * columns > 1 else "none"
     )
-    for axes, panel in zip([axes for row in grid for axes in row], figure.panels, strict=False):
+    for axes, panel in zip(grid.flat, figure.panels, strict=False):
         axes.axvline(panel.reference, color="#777777", linewidth=0.8, linestyle=":")
         for line, row in enumerate(panel.rows):
-            look = FAMILIES[row.family] | {"markersize": 4, "linestyle": "none"} | _face(not row.is_filled)
+            look = FAMILIES[row.family] | {"markersize": 4, "linestyle": "none"} | ({} if row.is_filled else HOLLOW)
             axes.plot([row.low, row.high], [line, line], color=look["color"], linewidth=1.2, zorder=2)
             axes.plot([row.value], [line], **look, zorder=3)
         axes.set_yticks(range(len(panel.rows)), [_printable(row.label) for row in panel.rows])
@@ -205,12 +188,11 @@ def _forest(figure: Forest) -> Figure:
         if columns > 1:
             axes.set_xlabel(_printable(panel.x_label))
     if columns > 1:
-        for row in grid:
-            for axes in row:
-                axes.label_outer()
+        for axes in grid.flat:
+            axes.label_outer()
     else:
         middle = 0.5 if width == COLUMN else (left + width - 0.15) / 2 / width
-        drawn.supxlabel(_printable(figure.panels[-1].x_label), fontsize=7, x=middle, y=0.06 / height)
+        drawn.supxlabel(_printable(figure.panels[-1].x_label), x=middle, y=0.06 / height)
     _forest_legend(drawn, [row for panel in figure.panels for row in panel.rows])
     return drawn
 
@@ -220,7 +202,7 @@ def _forest_legend(drawn: Figure, rows: Sequence[Estimate]) -> None:
     handles = [Line2D([], [], label=family, markersize=4, linewidth=1.2, **FAMILIES[family]) for family in families]
     if not all(row.is_filled for row in rows) or "primary" in families:
         hollow = {"label": "difference not shown", "color": "#777777", "marker": "o", "markersize": 4, "linestyle": "none"}
-        handles.append(Line2D([], [], **hollow, **_face(True)))
+        handles.append(Line2D([], [], **hollow, **HOLLOW))
     drawn.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, columnspacing=1.2, borderaxespad=0.2)
 
 
@@ -229,9 +211,7 @@ def _bars(figure: Bars) -> Figure:
     arms = [bar.arm for bar in next(iter(figure.panels.values()))]
     bar, high = 0.17 * len(arms), 0.55
     left, height = 0.062 * max(map(len, arms)) + 0.15, 2 * (bar + high) + 0.3
-    drawn = Figure(figsize=(WIDTH, height), dpi=150)
-    margins = {"left": min(left / WIDTH, 0.5), "right": 1 - 0.15 / WIDTH, "bottom": 0.25 / height, "top": 1 - 0.5 / height}
-    drawn.subplots_adjust(**margins, wspace=0.12, hspace=high / bar)
+    drawn = _sheet(WIDTH, height, min(left, 0.5 * WIDTH), 0.15, 0.25, 0.5, wspace=0.12, hspace=high / bar)
     grid = drawn.subplots(2, 3, sharey="all")
     for axes, (title, bars) in zip(grid.flat, figure.panels.items(), strict=True):
         axes.barh(range(len(bars)), [bar.alone for bar in bars], color=COLOURS[5], height=0.7)

@@ -9,9 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from apo_bench.formatting import number
 from apo_bench.report.model import Report, blocks_of
-from apo_bench.report.tables import FORMS, Cell, Interval, Row, Table, Value
+from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
 from apo_bench.report.text import Text, keep_ends
 
 SPECIAL = {
@@ -49,10 +48,11 @@ def table_lines(table: Table) -> list[str]:
     """A table environment: its paper's rows and columns, in blocks that have a title or none."""
     assert table.paper is not None
     columns = [column for column in table.columns if column.paper]
-    blocks: dict[str, list[Row]] = {}
+    blocks: dict[str, list[list[Cell]]] = {}
     for row in filter(table.paper.rows, table.rows):
-        blocks.setdefault(table.paper.block(row) if table.paper.block else "", []).append(row)
-    shape = "".join("l" if place == 0 or not _is_numeric(blocks, column.cell) else "r" for place, column in enumerate(columns))
+        blocks.setdefault(table.paper.block(row), []).append([column.cell(row) for column in columns])
+    first = next((rows[0] for rows in blocks.values()), [""] * len(columns))  # says which columns hold numbers
+    shape = "l" + "".join("l" if isinstance(content, str | tuple) else "r" for content in first[1:])
     lines = [
         r"\begin{table}", r"\centering", r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
         f"\\caption{{{escape(table.caption)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}}}", r"\footnotesize",
@@ -62,7 +62,7 @@ def table_lines(table: Table) -> list[str]:
     for place, (title, rows) in enumerate(blocks.items()):
         lines += [r"\addlinespace"] if place else []
         lines += [f"\\multicolumn{{{len(columns)}}}{{@{{}}l}}{{\\textit{{{escape(title)}}}}} \\\\"] if title else []
-        lines += [_line(cell(column.cell(row)) for column in columns) for row in rows]
+        lines += [_line(map(cell, row)) for row in rows]
     note = inline(table.paper.note or table.note)
     return [*lines, r"\bottomrule", r"\end{tabular}", r"\par\smallskip", f"\\parbox{{\\linewidth}}{{\\scriptsize {note}}}", r"\end{table}"]
 
@@ -87,9 +87,7 @@ def cell(content: Cell) -> str:
         case Value():
             return _value(content)
         case Interval():
-            return _interval(content.low, content.high, content)
-        case float():
-            return _math(number(content))
+            return _interval(content)
         case int():
             return str(content)
         case tuple():
@@ -99,19 +97,16 @@ def cell(content: Cell) -> str:
 
 
 def _value(value: Value) -> str:
-    shown = (
-        f"\\textbf{{{value.text}}}".replace("{-", "{$-$")
-        if value.standing == "best"
-        else _math(value.text, r"\leq " if value.is_bound else "")
-    )
+    shown = _math(value.text, r"\leq " if value.is_bound else "")
+    if value.standing == "best":
+        shown = f"\\textbf{{{value.text}}}".replace("{-", "{$-$")
     shown += "" if math.isnan(value.sd) else f" {{\\scriptsize$\\pm$ {value.write(value.sd)}}}"
-    shown += "" if math.isnan(value.low) else f" {_interval(value.low, value.high, value)}"
-    return shown
+    return f"{shown} {_interval(value.interval)}" if value.interval else shown
 
 
-def _interval(low: float, high: float, content: Value | Interval) -> str:
-    write = FORMS[content.form]
-    return "--" if math.isnan(low) else f"[{_math(write(low))}, {_math(write(high))}]"
+def _interval(interval: Interval) -> str:
+    low, high = (_math(FORMS[interval.form](end)) for end in (interval.low, interval.high))
+    return f"[{low}, {high}]"
 
 
 def _math(text: str, relation: str = "") -> str:
@@ -121,12 +116,6 @@ def _math(text: str, relation: str = "") -> str:
     if match := re.fullmatch(r"([\d.]+)e\+?(\d+)", text):
         return f"${relation}{float(match[1]):.2f}\\cdot 10^{{{int(match[2])}}}$"
     return f"${relation}{text.replace(',', '{,}')}$"
-
-
-def _is_numeric(blocks: dict[str, list[Row]], content: object) -> bool:
-    """Whether a column holds numbers, by its first cell."""
-    first = next((row for rows in blocks.values() for row in rows), None)
-    return first is not None and not isinstance(content(first), str | tuple)  # pyright: ignore[reportCallIssue]
 
 
 def _line(cells: Iterable[str]) -> str:

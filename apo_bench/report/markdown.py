@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from apo_bench.formatting import number, plain, table
+from apo_bench.formatting import plain, table
 from apo_bench.report.charts import Forest
-from apo_bench.report.model import Block, Bullets, Claim, Claims, Facts, Report, Section
-from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
+from apo_bench.report.model import Block, Bullets, Claims, Facts, Report, Section
+from apo_bench.report.tables import Cell, Interval, Table, Value
 from apo_bench.report.text import Span, Text, keep_ends
 
 LIMIT = 60_000  # characters of report.md: a pull request's text takes 65,536
@@ -20,12 +20,10 @@ MARKS = {"": "", "best": " ▲", "highest": " ▲", "alike": " ≈", "lower": " 
 
 def render(report: Report, limit: int = LIMIT) -> str:
     """report.md."""
-    title = f"{report.title}: {report.subtitle}" if report.subtitle else report.title
-    lines = [f"# {plain(title)}"]
+    lines = [f"# {plain(': '.join(filter(None, (report.title, report.subtitle))))}"]
     lines += ["", *map(inline, report.notices)] if report.notices else []
     lines += ["", f"**Controls:** {inline(report.controls)}"] if report.controls else []
-    lines += section_lines(report.sections, "##")
-    return "\n".join(shortened(lines, limit)) + "\n"
+    return "\n".join(shortened([*lines, *section_lines(report.sections, "##")], limit)) + "\n"
 
 
 def section_lines(sections: Iterable[Section], heading: str = "###") -> list[str]:
@@ -46,7 +44,8 @@ def block_lines(block: Block) -> list[str]:
         case tuple():
             return [inline(block)] if block else []
         case Claims():
-            return [f"- {claim(item)}" for item in block.items]
+            ends = [f": {inline(item.detail)}" if item.detail else "." for item in block.items]
+            return [f"- **{inline(item.headline)}** ({inline(item.where)}){end}" for item, end in zip(block.items, ends, strict=True)]
         case Bullets():
             return [f"- {inline(item)}" for item in block.items]
         case Facts():
@@ -69,20 +68,10 @@ def table_lines(shown: Table) -> list[str]:
     return lines + (["", *[f"- {inline(line)}" for line in shown.legend]] if shown.legend else [])
 
 
-def claim(block: Claim) -> str:
-    """A claim in one sentence."""
-    end = f": {inline(block.detail)}" if block.detail else "."
-    return f"**{inline(block.headline)}** ({inline(block.where)}){end}"
-
-
 def inline(text: Text) -> str:
     """Spans as one line: data are escaped, so that none of it is a cell, a tag or an image."""
-    parts = []
-    for (strong, emphasis), group in groupby(text, lambda span: (span.strong, span.emphasis)):
-        inner = "".join(map(_span, group))
-        mark = "**" if strong else "*" if emphasis else ""
-        parts.append(f"{mark}{inner}{mark}")
-    return "".join(parts)
+    groups = groupby(text, lambda span: "**" if span.strong else "*" if span.emphasis else "")
+    return "".join(f"{mark}{''.join(map(_span, group))}{mark}" for mark, group in groups)
 
 
 def _span(span: Span) -> str:
@@ -93,29 +82,22 @@ def _span(span: Span) -> str:
 
 
 def cell(content: Cell) -> str:
+    """Of a number also its SD, interval, limit and standing."""
     match content:
         case None:
             return "-"
         case Value():
-            return value(content)
+            text = f"<= {content.text}" if content.is_bound else content.text
+            text += "" if math.isnan(content.sd) else f" ± {content.write(content.sd)}"
+            text += f" ({content.interval.text})" if content.interval else ""
+            text += "" if math.isnan(content.limit) else f" of {content.write(content.limit)}"
+            return text + MARKS[content.standing]
         case Interval():
-            write = FORMS[content.form]
-            return "-" if math.isnan(content.low) else f"{write(content.low)} to {write(content.high)}"
-        case float():
-            return number(content)
+            return content.text
         case tuple():
             return inline(content)
         case _:
             return plain(content)
-
-
-def value(content: Value) -> str:
-    """A number with its SD, interval, limit and standing."""
-    text = f"<= {content.text}" if content.is_bound else content.text
-    text += "" if math.isnan(content.sd) else f" ± {content.write(content.sd)}"
-    text += "" if math.isnan(content.low) else f" ({content.write(content.low)} to {content.write(content.high)})"
-    text += "" if math.isnan(content.limit) else f" of {content.write(content.limit)}"
-    return text + MARKS[content.standing]
 
 
 def shortened(lines: Sequence[str], limit: int = LIMIT) -> list[str]:

@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import POOLED
@@ -16,11 +16,12 @@ from apo_bench.config.load import load_experiment
 from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import number, rows_of, signed
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
-from apo_bench.report.model import Bullets, Claim, Claims, Part, Report, Section
+from apo_bench.report.model import Block, Bullets, Claim, Claims, Part, Report, Section
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.report import render
 from apo_bench.report.sections.answer import headline, place_of, tested
-from apo_bench.report.tables import NAN, Column, Table, arm_column, column, footnotes, text_column
+from apo_bench.report.sections.contrasts import test_and_scope
+from apo_bench.report.tables import CI, NAN, Cell, Column, Row, Table, arm_column, column, footnotes, text_column
 from apo_bench.report.text import Span, say
 from apo_bench.report.write import write_report_files
 
@@ -29,19 +30,18 @@ SUMMARY = ["arm", "round", "axis", "scorer", "mean"]
 
 @dataclass(frozen=True)
 class VariationReport:
-    """What is read of a variation's report. `gold`: its first gold model; `has_page`: there is a page to link to."""
+    """What is read of a variation's report. `gold`: its first gold model, None without a report; `has_page`: there is a page to link to."""
 
     contrasts: pd.DataFrame
     summary: pd.DataFrame
     gold: str | None
     failures: tuple[str, ...]
-    is_there: bool
     has_page: bool
 
     def with_common_gold(self) -> "VariationReport":
         """With "gold" as the name of its first gold model."""
         contrasts, summary = (frame.assign(scorer=frame["scorer"].replace({self.gold: "gold"})) for frame in (self.contrasts, self.summary))
-        return VariationReport(contrasts, summary, self.gold, self.failures, self.is_there, self.has_page)
+        return replace(self, contrasts=contrasts, summary=summary)
 
 
 def write(folder: Path, name: str, levels: Mapping[str, Mapping[str, Any]]) -> Path:
@@ -49,7 +49,7 @@ def write(folder: Path, name: str, levels: Mapping[str, Mapping[str, Any]]) -> P
     variations = {label: read_variation(folder / label) for label in levels}
     if len({variation.gold for variation in variations.values() if variation.gold}) > 1:  # another gold model in each
         variations = {label: variation.with_common_gold() for label, variation in variations.items()}
-    finished = [variation.contrasts.assign(variation=label) for label, variation in variations.items() if variation.is_there]
+    finished = [variation.contrasts.assign(variation=label) for label, variation in variations.items() if variation.gold]
     table = spread(pd.concat(finished, ignore_index=True), list(levels)) if finished else pd.DataFrame(columns=[*KEY, "family", "scope"])
     report = build(name, variations, levels, table)
     write_report_files(folder, {**render(report), "report.html": render_page(report, None)})
@@ -60,7 +60,7 @@ def read_variation(folder: Path) -> VariationReport:
     """A variation's contrasts and scores; empty where it has no report."""
     tables, has_page = folder / "report" / "tables", (folder / "report" / "report.html").is_file()
     if not (tables / "contrasts.csv").is_file():
-        return VariationReport(pd.DataFrame(columns=READ), pd.DataFrame(columns=SUMMARY), None, (), False, has_page)
+        return VariationReport(pd.DataFrame(columns=READ), pd.DataFrame(columns=SUMMARY), None, (), has_page)
     texts = dict.fromkeys((*KEY, "family", "scope", "test", "arm"), str)  # an arm may be called 1, or null
     contrasts, summary = (
         pd.read_csv(tables / f"{name}.csv", dtype=texts, keep_default_na=False, na_values=[""]) for name in ("contrasts", "summary")
@@ -70,26 +70,23 @@ def read_variation(folder: Path) -> VariationReport:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     failures = tuple(f"{failure['arm']}, seed {failure['seed']}: {failure['message']}" for failure in manifest.get("failures", []))
     gold = load_experiment(folder / "experiment.yaml").models.gold[0].name
-    return VariationReport(contrasts[READ], summary[SUMMARY].dropna(subset=["mean"]), gold, failures, True, has_page)
+    return VariationReport(contrasts[READ], summary[SUMMARY].dropna(subset=["mean"]), gold, failures, has_page)
 
 
 def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[str, Mapping[str, Any]], table: pd.DataFrame) -> Report:
     """The report over variations; `table` is that of `analysis.spread.spread`."""
     warnings = [say("{warning}", warning=warning) for warning in warnings_of(variations, table)]
     claims = [claim(row) for row in rows_of(table[table["family"] == "primary"])]
-    nothing = Bullets([say("**No result**: no variation has a report.")])
-    forest = forest_of(table, list(levels))
-    none = say("No results.")
+    answer = Claims(claims) if claims else Bullets([say("**No result**: no variation has a report.")])
+    contrasts = contrast_table(table, list(levels)) if len(table) else say("No results.")
     pages = Bullets([
         (Span(label, data=True, link=f"../{label}/report/report.html"),) if variation.has_page else say("{label}: no page", label=label)
         for label, variation in variations.items()
     ])  # fmt: skip
-    answer, doubts = Claims(claims) if claims else nothing, [Bullets(warnings)] if warnings else []
-    contrasts = contrast_table(table, list(levels)) if len(table) else none
     own_pages = Section("Pages of the variations", [pages], is_on_page_only=True)
     parts = [
-        Part("answer", "The answer", [Section("Answer", [answer]), Section("Warnings", doubts)]),
-        Part("figures", "Figures", [Section("Differences by variation", [forest or none])]),
+        Part("answer", "The answer", [Section("Answer", [answer]), Section("Warnings", [Bullets(warnings)] if warnings else [])]),
+        Part("figures", "Figures", [Section("Differences by variation", [forest_of(table, list(levels))])]),
         Part("spread", "Contrasts by variation", [Section("Contrasts by variation", [contrasts])]),
         Part("scores", "Final scores by variation", [Section("Final scores by variation", [score_table(variations, table)])]),
         Part("levels", "Variations", [Section("Variations", [variation_table(variations, levels)]), own_pages]),
@@ -99,7 +96,7 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
 
 
 def warnings_of(variations: Mapping[str, VariationReport], table: pd.DataFrame) -> list[str]:
-    lines = [f"{label}: no report; it is missing below." for label, variation in variations.items() if not variation.is_there]
+    lines = [f"{label}: no report; it is missing below." for label, variation in variations.items() if not variation.gold]
     lines += [f"{label}: failed: {failure}" for label, variation in variations.items() for failure in variation.failures]
     if len(table) and (missing := int((table["n_missing"] > 0).sum())):
         lines.append(f"{missing} of {len(table)} rows lack a difference in at least one variation; column missing counts them.")
@@ -108,32 +105,31 @@ def warnings_of(variations: Mapping[str, VariationReport], table: pd.DataFrame) 
 
 def claim(row: NamedRow) -> Claim:
     """A primary contrast over the variations."""
-    pair = {"a": row.arm_a, "b": row.arm_b}
     if not row.n_variations:
-        return Claim(say("No result for `{a}` against `{b}`", **pair), place_of(row), ())
+        return Claim(headline(row, row.mean), place_of(row), ())
     size = f"mean difference {signed(row.mean)} over {row.n_variations} variations (SD {number(row.sd)})"
     size += "" if math.isnan(row.ci_low) else f", 95 % interval {signed(row.ci_low)} to {signed(row.ci_high)}"
     signs = f"higher in {row.n_positive}, lower in {row.n_negative}" + (f", missing in {row.n_missing}" if row.n_missing else "")
     if math.isnan(row.p_adjusted):
         detail = say(f"{size}; {{reason}}. {signs.capitalize()}.", reason=row.test.removeprefix("none: "))
-        return Claim(say("No test of `{a}` against `{b}`", **pair), place_of(row), detail)
-    detail = say(f"{size}, {{tested}}; {signs}. Scope: {row.scope}.", tested=tested(row))
-    return Claim(headline(row.arm_a, row.arm_b, row.mean, row.p_adjusted), place_of(row), detail)
+    else:
+        detail = say(f"{size}, {{tested}}; {signs}. Scope: {row.scope}.", tested=tested(row))
+    return Claim(headline(row, row.mean), place_of(row), detail)
 
 
 def contrast_table(table: pd.DataFrame, labels: Sequence[str]) -> Table:
     """A row per contrast, axis and scorer: its difference in each variation, and over them."""
     factors = [name for name in map(str, table.columns) if name.startswith("sd_")]
-    mark, legend = footnotes(table, lambda row: say("Test: {test}. Scope: {scope}.", test=row["test"], scope=row["scope"]))
+    mark, legend = footnotes(table, test_and_scope)
 
-    def pair(row: Mapping[str, Any]) -> Any:
+    def pair(row: Row) -> Cell:
         at = "" if row["at"] == "final" else f" ({row['at']})"
-        return say("`{a}` - `{b}`{at}", a=row["arm_a"], b=row["arm_b"], at=say(at))
+        return say(f"`{{a}}` - `{{b}}`{at}", a=row["arm_a"], b=row["arm_b"])
 
     columns = [
-        Column("contrast", pair), *[text_column(name, name) for name in ("axis", "scorer", "family")],
-        *[column(label, f"difference.{label}", "signed", low=f"ci_low.{label}", high=f"ci_high.{label}") for label in labels],
-        column("mean", "mean", "signed", low="ci_low", high="ci_high"), column("SD", "sd"),
+        Column("contrast", pair), *map(text_column, ("axis", "scorer", "family")),
+        *[column(label, f"difference.{label}", "signed", ends=(f"ci_low.{label}", f"ci_high.{label}")) for label in labels],
+        column("mean", form="signed", ends=CI), column("SD", "sd"),
         *[column(f"SD by {factor.removeprefix('sd_')}", factor) for factor in factors],
         *([] if factors else [column("p", "p_value", "probability"), column("p (Holm)", "p_adjusted", "probability")]),
         Column("higher / lower", lambda row: f"{row['n_positive']} / {row['n_negative']}"), text_column("missing", "n_missing"), mark,
@@ -151,26 +147,21 @@ def contrast_table(table: pd.DataFrame, labels: Sequence[str]) -> Table:
     return Table(table, columns, "Differences by variation", say(note), legend)
 
 
-def forest_of(table: pd.DataFrame, labels: Sequence[str]) -> Forest | None:
+def forest_of(table: pd.DataFrame, labels: Sequence[str]) -> Block:
     """A panel per declared contrast, axis and scorer but the proxy: a line per variation and, below them, the mean."""
     declared = table[table["family"] != "descriptive"]
-    places = list(dict.fromkeys(declared[["arm_a", "arm_b", "axis", "at"]].itertuples(index=False, name=None)))
+    places = declared[["arm_a", "arm_b", "axis", "at"]].drop_duplicates().itertuples(index=False, name=None)
     scorers = [scorer for scorer in dict.fromkeys(declared["scorer"]) if scorer != "proxy"]
-    rows = {tuple(row[key] for key in KEY): row for row in declared.to_dict("records")}
-    sources = {label: [f"{column}.{label}" for column in NUMBERS] for label in labels} | {"mean": ["mean", "ci_low", "ci_high"]}
+    rows = declared.set_index(KEY).to_dict("index")
     panels = []
-    for a, b, axis, at in places:
-        where = f"{'all axes' if axis == POOLED else axis}{'' if at == 'final' else f', {at}'}"
-        for scorer in scorers:
-            row = rows.get((a, b, axis, scorer, at), {})
-            values = ((label, *(float(row.get(name, NAN)) for name in source)) for label, source in sources.items())
-            estimates = tuple(
-                Estimate(label, value, low, high, family="mean" if label == "mean" else "") for label, value, low, high in values
-            )
-            title = f"{a} \N{MINUS SIGN} {b}: {scorer}, {where}"
-            panels.append(ForestPanel(title, estimates, x_label=f"{scorer}: difference"))
+    for (a, b, axis, at), scorer in product(places, scorers):
+        row = rows.get((a, b, axis, scorer, at), {})
+        own = [Estimate(label, *(row.get(f"{name}.{label}", NAN) for name in NUMBERS)) for label in labels]
+        mean = Estimate("mean", *(row.get(name, NAN) for name in ("mean", "ci_low", "ci_high")), family="mean")
+        title = f"{a} \N{MINUS SIGN} {b}: {scorer}, {'all axes' if axis == POOLED else axis}{'' if at == 'final' else f', {at}'}"
+        panels.append(ForestPanel(title, (*own, mean), x_label=f"{scorer}: difference"))
     if all(math.isnan(estimate.value) for panel in panels for estimate in panel.rows):
-        return None
+        return say("No results.")
     caption = (
         "Differences by variation, with their 95 % intervals, and below them their mean (a diamond in the file): right of the dotted line "
         "favours the first arm"
@@ -178,62 +169,51 @@ def forest_of(table: pd.DataFrame, labels: Sequence[str]) -> Forest | None:
     return Forest("Differences by variation", say(caption), tuple(panels), "spread", columns=len(scorers))
 
 
-def score_table(variations: Mapping[str, VariationReport], table: pd.DataFrame) -> Any:
+def score_table(variations: Mapping[str, VariationReport], table: pd.DataFrame) -> Block:
     """Means at each arm's last round, on the axes and scorers of the contrasts, and the KL."""
-    final = {label: _last(variation.summary) for label, variation in variations.items() if variation.is_there}
+    final = {label: _last(variation.summary) for label, variation in variations.items() if variation.gold}
     if not final or table.empty:
         return say("No scores.")
     declared = table[table["family"] != "descriptive"]
     scorers = [scorer for scorer in dict.fromkeys(table["scorer"]) if scorer != "proxy"]
-    arms = dict.fromkeys(arm for means in final.values() for arm, _, _ in means)
-    rows = []
-    for arm in arms:
-        for axis in dict.fromkeys(declared["axis"]):
-            for scorer in (*scorers, "kl"):
-                values = np.array([final.get(label, {}).get((arm, axis, scorer), NAN) for label in variations])
-                if not np.isnan(values).all():
-                    over = over_levels(values)
-                    row = {
-                        "arm": arm,
-                        "axis": axis,
-                        "scorer": scorer,
-                        "mean": over.mean,
-                        "sd": over.sd,
-                        "missing": int(np.isnan(values).sum()),
-                    }
-                    rows.append(row | dict(zip(variations, values.tolist(), strict=True)))
+    arms = dict.fromkeys(arm for means in final.values() for arm in means.index.get_level_values("arm"))
+    places = pd.MultiIndex.from_product([arms, declared["axis"].unique(), [*scorers, "kl"]], names=["arm", "axis", "scorer"])
+    means = pd.DataFrame(final, index=places, columns=list(variations), dtype=float).dropna(how="all")
+    over = [over_levels(values) for values in means.to_numpy()]
+    frame = means.reset_index().assign(
+        mean=[level.mean for level in over], sd=[level.sd for level in over], missing=means.isna().sum(axis=1).to_list()
+    )
     columns = [
-        arm_column(), text_column("axis", "axis"), text_column("scorer", "scorer"), *[column(label, label) for label in variations],
-        column("mean", "mean"), column("SD", "sd"), text_column("missing", "missing"),
+        arm_column(), text_column("axis"), text_column("scorer"), *map(column, variations), column("mean"), column("SD", "sd"),
+        text_column("missing"),
     ]  # fmt: skip
     note = say("Means over seeds at each arm's last round; mean and SD over variations. KL in nats per response.")
-    return Table(pd.DataFrame(rows), columns, "Final scores by variation", note)
+    return Table(frame, columns, "Final scores by variation", note)
 
 
-def _last(summary: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+def _last(summary: pd.DataFrame) -> pd.Series:
+    """The mean by arm, axis and scorer at each arm's last round."""
     rows = summary[summary["round"] == summary.groupby("arm")["round"].transform("max")]
-    return {(arm, axis, scorer): float(mean) for arm, axis, scorer, mean in rows[["arm", "axis", "scorer", "mean"]].itertuples(index=False)}
+    return rows.set_index(["arm", "axis", "scorer"])["mean"]
 
 
 def variation_table(variations: Mapping[str, VariationReport], levels: Mapping[str, Mapping[str, Any]]) -> Table:
     """The variations with their levels and links to their reports."""
-    rows = [
-        {
-            "variation": label, **{factor: json.dumps(levels[label][factor], sort_keys=True) for factor in _factors(levels)},
-            "gold": variation.gold, "failures": len(variation.failures), "is_there": variation.is_there,
-        }
+    frame = pd.DataFrame([
+        {factor: json.dumps(level, sort_keys=True) for factor, level in levels[label].items()}
+        | {"variation": label, "gold": variation.gold, "failures": len(variation.failures)}
         for label, variation in variations.items()
-    ]  # fmt: skip
+    ])  # fmt: skip
 
-    def link(row: Mapping[str, Any]) -> Any:
-        return (Span("report", link=f"../{row['variation']}/report/report.md"),) if row["is_there"] else say("none")
+    def link(row: Row) -> Cell:
+        return (Span("report", link=f"../{row['variation']}/report/report.md"),) if variations[row["variation"]].gold else say("none")
 
     columns = [
-        arm_column("variation", "variation"), *[text_column(factor, factor) for factor in _factors(levels)],
-        text_column("first gold model", "gold"), text_column("failures", "failures"), Column("report", link),
+        arm_column("variation", "variation"), *map(text_column, _factors(levels)), text_column("first gold model", "gold"),
+        text_column("failures"), Column("report", link),
     ]  # fmt: skip
     note = say("Each is a run of its own: budgets, gold accuracy, data, versions and the command are in its report.")
-    return Table(pd.DataFrame(rows), columns, "Variations", note)
+    return Table(frame, columns, "Variations", note)
 
 
 def _factors(levels: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from apo_bench.formatting import count, letter, number, probability, signed
 from apo_bench.report.text import Text, say
 
 NAN = math.nan
+CI = ("ci_low", "ci_high")
 Form = Literal["number", "signed", "count", "probability", "ratio"]
 Row = Mapping[str, Any]  # of a frame, by column
 FORMS: dict[str, Callable[[float], str]] = {
@@ -20,14 +21,29 @@ FORMS: dict[str, Callable[[float], str]] = {
 
 
 @dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+    form: Form = "signed"
+
+    @property
+    def text(self) -> str:
+        return f"{FORMS[self.form](self.low)} to {FORMS[self.form](self.high)}"
+
+
+def interval(low: float, high: float, form: Form = "signed") -> Interval | None:
+    """From `low` to `high`; None where they are NaN."""
+    return None if math.isnan(low) else Interval(low, high, form)
+
+
+@dataclass(frozen=True)
 class Value:
-    """A number as its form writes it, with what belongs to it: an SD, an interval (NaN: none), its limit, its standing in a column."""
+    """A number as its form writes it, with what belongs to it: an SD, an interval, its limit, its standing in a column."""
 
     value: float
     form: Form = "number"
     sd: float = NAN
-    low: float = NAN
-    high: float = NAN
+    interval: Interval | None = None
     is_bound: bool = False  # the true value is at most this
     limit: float = NAN  # "of" which it is
     standing: str = ""  # in its column: best, highest, alike or lower
@@ -36,24 +52,11 @@ class Value:
     def text(self) -> str:
         return FORMS[self.form](self.value)
 
-    @property
-    def is_missing(self) -> bool:
-        return math.isnan(self.value)
-
     def write(self, value: float) -> str:
         return FORMS[self.form](value)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """From `low` to `high`; NaN: none."""
-
-    low: float
-    high: float
-    form: Form = "signed"
-
-
-Cell = None | int | float | str | Text | Value | Interval  # str is data; None is missing; a float is a Value
+Cell = None | int | str | Text | Value | Interval  # str is data; None is missing
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,29 @@ class Column:
 
 
 def column(
-    head: str, key: str, form: Form = "number", *, sd: str = "", low: str = "", high: str = "", limit: str = "", standing: str = "",
-    paper: bool = False,
-) -> Column:  # fmt: skip
-    """A column of numbers: `key` and what stands beside it name columns of the frame."""
+    head: str, key: str = "", form: Form = "number", *, ends: tuple[str, str] = ("", ""), limit: str = "", paper: bool = False
+) -> Column:
+    """Numbers: the frame's column `key`, or that of the head's name, with its <key>_sd and <key>_standing, where the frame has them."""
+    key = key or head
 
     def cell(row: Row) -> Cell:
-        amount, spread, lower, upper, budget = (_float(row.get(source)) for source in (key, sd, low, high, limit))
-        return Value(amount, form, spread, lower, upper, limit=budget, standing=row.get(standing) or "")
+        amounts = (row.get(source) for source in (key, f"{key}_sd", *ends, limit))
+        amount, sd, low, high, budget = (NAN if amount is None else float(amount) for amount in amounts)
+        return Value(amount, form, sd, interval(low, high, form), limit=budget, standing=row.get(f"{key}_standing", ""))
 
     return Column(head, cell, paper)
 
 
-def text_column(head: str, key: str, *, paper: bool = False) -> Column:
-    """A column of the frame as it is: names or whole numbers."""
+def interval_column(form: Form = "signed", *, paper: bool = False) -> Column:
+    return Column("95 % interval", lambda row: interval(row["ci_low"], row["ci_high"], form), paper)
+
+
+def text_column(head: str, key: str = "", *, paper: bool = False) -> Column:
+    """A column of the frame as it is, names or whole numbers, under its own name or another `head`."""
 
     def cell(row: Row) -> Cell:
-        value = row.get(key)
-        if value is None or value != value:
-            return None
-        return int(value) if isinstance(value, float) else value if isinstance(value, int) else str(value)
+        value = row.get(key or head)
+        return None if pd.isna(value) else int(value) if isinstance(value, int | float) else str(value)
 
     return Column(head, cell, paper)
 
@@ -99,8 +105,9 @@ def pair_column(head: str = "contrast", between: str = "-", *, paper: bool = Fal
     return Column(head, lambda row: say(f"`{{a}}` {between} `{{b}}`", a=row["arm_a"], b=row["arm_b"]), paper)
 
 
-def _float(value: Any) -> float:
-    return NAN if value is None else float(value)
+def sort_by_arm(frame: pd.DataFrame, columns: Sequence[str], arms: Sequence[str]) -> pd.DataFrame:
+    """Rows by `columns`, of which `arm` has the order of `arms`."""
+    return frame.sort_values(list(columns), key=lambda values: values.map(arms.index) if values.name == "arm" else values)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Paper:
     """How a table goes into a paper: the rows that do, titles of the blocks that they stand in, and a note of its own."""
 
     rows: Callable[[Row], bool] = lambda row: True
-    block: Callable[[Row], str] | None = None
+    block: Callable[[Row], str] = lambda row: ""
     note: Text = ()
 
 

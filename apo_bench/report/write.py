@@ -20,8 +20,7 @@ def write_report_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
     earlier = set(_listed(target))
     (target / MANIFEST).unlink(missing_ok=True)
     checksums = {}
-    for name in sorted(files):
-        content = files[name]
+    for name, content in sorted(files.items()):
         data = content if isinstance(content, bytes) else content.encode("utf-8")
         write_bytes(target / name, data)
         checksums[name] = hashlib.sha256(data).hexdigest()

@@ -10,13 +10,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from apo_bench.formatting import number
 from apo_bench.report.charts import Estimate
 from apo_bench.report.model import Report
 from apo_bench.report.page import svg
 from apo_bench.report.page.samples import Samples
 from apo_bench.report.page.svg import el, minus, shown
-from apo_bench.report.tables import FORMS, Cell, Interval, Value
+from apo_bench.report.tables import FORMS, Cell, Interval, Value, interval
 from apo_bench.report.text import Text
 
 HERE = Path(__file__).parent
@@ -33,8 +32,10 @@ def render(report: Report, samples: Samples | None, *, is_aggregate: bool = True
     Its policy allows its own style and script, by hash, and nothing else.
     """
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
-    allowed = [f"style-src '{_hash(style)}'", f"script-src '{_hash(script)}'", "base-uri 'none'", "form-action 'none'"]
-    policy = "; ".join(["default-src 'none'", *allowed, "require-trusted-types-for 'script'"])
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'; "
+        "require-trusted-types-for 'script'"
+    )
     parts = [part for part in report.parts if part.anchor == "samples" or any(section.blocks for section in part.sections)]
     template = _environment().get_template("page.html.j2")
     return template.render(
@@ -73,10 +74,7 @@ def cell(content: Cell) -> Markup:
         case Value():
             return _value(content)
         case Interval():
-            write = FORMS[content.form]
-            return Markup(MISSING) if math.isnan(content.low) else Markup(minus(f"{write(content.low)} to {write(content.high)}"))
-        case float():
-            return Markup(MISSING if math.isnan(content) else minus(number(content)))
+            return Markup(minus(content.text))
         case tuple():
             return inline(content)
         case int():
@@ -87,7 +85,7 @@ def cell(content: Cell) -> Markup:
 
 def _value(value: Value) -> Markup:
     """A number, its standing for eyes and ears, and its SD, interval and limit."""
-    if value.is_missing:
+    if math.isnan(value.value):
         return Markup(MISSING)
     text = minus(f"{'≤ ' if value.is_bound else ''}{value.text}")
     parts: list[object] = [el("b", text) if value.standing in ("best", "highest") else text]
@@ -95,16 +93,15 @@ def _value(value: Value) -> Markup:
         sign, words = MARKS[value.standing]
         parts += [" ", el("span", sign, class_=f"mark {value.standing}", aria_hidden="true"), el("span", f" {words}", class_="heard")]
     parts += [] if math.isnan(value.sd) else [" ", el("span", f"± {value.write(value.sd)}", class_="sd")]
-    parts += [] if math.isnan(value.low) else [minus(f" ({value.write(value.low)} to {value.write(value.high)})")]
+    parts += [minus(f" ({value.interval.text})")] if value.interval else []
     parts += [] if math.isnan(value.limit) else [f" of {value.write(value.limit)}"]
     return Markup().join(map(shown, parts))
 
 
 def estimate(row: Estimate) -> Markup:
     """The value of an estimate and its interval."""
-    write = FORMS[row.form]
-    around = "" if math.isnan(row.low) else f"{write(row.low)} to {write(row.high)}"
-    return el("b", minus(write(row.value))) + el("span", minus(around), class_="sub")
+    around = interval(row.low, row.high, row.form)
+    return el("b", minus(FORMS[row.form](row.value))) + el("span", minus(around.text) if around else "", class_="sub")
 
 
 def _hash(text: str) -> str:

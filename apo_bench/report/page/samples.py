@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
 from apo_bench.hashing import digest
 from apo_bench.judging.verdicts import ORDERS, Choice
+from apo_bench.report.tables import sort_by_arm
 from apo_bench.tables import read_table, table_path
 from apo_bench.types import identity
 
@@ -86,27 +88,19 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
     rows = rows[rows["arm"].isin(run.arms)].fillna({"axis": ""})
     rows["gap"] = np.nan
     if {"proxy", run.golds[0]} <= set(rows.columns):
-        groups = rows.groupby(["arm", "seed", "round"])
-        standard = [
-            (rows[scorer] - groups[scorer].transform("mean")) / groups[scorer].transform("std") for scorer in ("proxy", run.golds[0])
-        ]
-        rows["gap"] = (standard[0] - standard[1]).replace([np.inf, -np.inf], np.nan)
-    places = {arm: place for place, arm in enumerate(run.arms)}
-    return rows.sort_values(
-        ["axis", "prompt_id", "arm", "seed", "round"], key=lambda values: values.map(places) if values.name == "arm" else values
-    )
+        pair = ["proxy", run.golds[0]]
+        groups = rows.groupby(["arm", "seed", "round"])[pair]
+        standard = (rows[pair] - groups.transform("mean")) / groups.transform("std")
+        rows["gap"] = (standard["proxy"] - standard[run.golds[0]]).replace([np.inf, -np.inf], np.nan)
+    return sort_by_arm(rows, ["axis", "prompt_id", "arm", "seed", "round"], run.arms)
 
 
 def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Rows of `answers` and the verdicts on them as columns; texts, prompts, arms and the like are places in lists."""
-    texts: dict[str, int] = {}
-
-    def text(content: str) -> int:
-        return texts.setdefault(content, len(texts))
-
-    ids = list(dict.fromkeys(rows["prompt_id"]))
+    texts: dict[str, int] = defaultdict(lambda: len(texts))  # a text that is looked up gets the next place
+    prompts = rows.drop_duplicates("prompt_id")
+    ids = prompts["prompt_id"].tolist()
     place = {"prompt_id": _places(ids), "axis": _places(sorted(set(rows["axis"]))), "arm": _places(run.arms)}
-    axis = dict(zip(rows["prompt_id"], rows["axis"], strict=True))
     scorers = [scorer for scorer in (*run.scorers, "refusal") if scorer in rows]
     return {
         "arms": list(run.arms),
@@ -115,27 +109,27 @@ def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tup
         "gold": run.golds[0],
         "prompts": {
             "id": ids,
-            "axis": [place["axis"][axis[id_]] for id_ in ids],
-            "turns": [[[role, text(content)] for role, content in turns.get(id_, ())] for id_ in ids],
+            "axis": [place["axis"][axis] for axis in prompts["axis"]],
+            "turns": [[[role, texts[content]] for role, content in turns.get(id_, ())] for id_ in ids],
         },
         "responses": {
             "prompt": [place["prompt_id"][id_] for id_ in rows["prompt_id"]],
             "arm": [place["arm"][arm] for arm in rows["arm"]],
             "seed": [int(seed) for seed in rows["seed"]],
             "round": [int(round_) for round_ in rows["round"]],
-            "text": [text(content) for content in rows["text"]],
+            "text": [texts[content] for content in rows["text"]],
             "tokens": _numbers(rows["tokens"]),
             "cut": [int(finish == "length") for finish in rows["finish"]],
             "gap": _numbers(rows["gap"], 3),
             "scores": [_numbers(rows[scorer]) for scorer in scorers],
         },
-        "verdicts": _verdicts(run, rows, place, text, judge_texts),
+        "verdicts": _verdicts(run, rows, place, texts, judge_texts),
         "texts": list(texts),  # last, when all are known
     }
 
 
 def _verdicts(
-    run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], text: Any, judge_texts: Mapping[tuple[str, str], str]
+    run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], texts: dict[str, int], judge_texts: Mapping[tuple[str, str], str]
 ) -> Any:
     """A row per verdict on the prompts of `rows`; `judge_texts` are found by the question's identity, which is made of what was shown."""
     judged = run.tables["judgments"]
@@ -143,23 +137,20 @@ def _verdicts(
     judged = judged.sort_values(["prompt_id", "judge", "arm_a", "arm_b", "seed_a", "seed_b", "round", "order"])
     answer = dict(zip(zip(*(rows[key].tolist() for key in KEYS), strict=True), rows["text"], strict=True))
     names = sorted(set(judged["judge"]))
-    columns: dict[str, Any] = {key: [] for key in ("prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words")}
+    verdicts = []
     for row in rows_of(judged):
         rounds = [int(part) if part.isdecimal() else -1 for part in (row.round.split("/")[0], row.round.split("/")[-1])]
         sides = (row.arm_a, row.seed_a, rounds[0]), (row.arm_b, row.seed_b, rounds[1])
         shown = [answer.get((arm, int(seed), round_, row.prompt_id)) for arm, seed, round_ in sides]
-        words = None
-        if None not in shown:
-            words = judge_texts.get((row.judge, _question(row.prompt_id, *(shown if row.order == ORDERS[0] else shown[::-1]))))
-        known = isinstance(row.verdict, str) and row.verdict in CHOICES
-        values = (
+        is_swapped = row.order != ORDERS[0]
+        words = None if None in shown else judge_texts.get((row.judge, _question(row.prompt_id, *shown[:: -1 if is_swapped else 1])))
+        verdicts.append((
             place["prompt_id"][row.prompt_id], names.index(row.judge), place["arm"][row.arm_a], place["arm"][row.arm_b],
-            [int(row.seed_a), int(row.seed_b)], rounds, int(row.order != ORDERS[0]), CHOICES.index(row.verdict) if known else None,
-            text(row.failure) if isinstance(row.failure, str) and row.failure else None, None if words is None else text(words),
-        )  # fmt: skip
-        for key, value in zip(columns, values, strict=True):
-            columns[key].append(value)
-    return {"judges": names, **columns}
+            [int(row.seed_a), int(row.seed_b)], rounds, int(is_swapped), CHOICES.index(row.verdict) if row.verdict in CHOICES else None,
+            texts[row.failure] if isinstance(row.failure, str) and row.failure else None, None if words is None else texts[words],
+        ))  # fmt: skip
+    columns = ["prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"]
+    return {"judges": names, **pd.DataFrame(verdicts, columns=columns, dtype=object).to_dict("list")}
 
 
 def _question(prompt_id: str, *shown: Any) -> str:

@@ -1,14 +1,15 @@
 """Charts as inline svg, drawn when the page is written: they print, need no script and take their colours from the page's style."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
 from apo_bench.formatting import visible
 from apo_bench.report.charts import Bar, Estimate, ForestPanel, Lines, Panel, Series
+from apo_bench.report.tables import NAN
 
+Scale = Callable[[float], float]
 EMPTY = ("line", "circle", "rect", "path")  # elements that hold nothing
 WIDTH, HEIGHT = 320, 210  # of a panel, in its own units; the page scales it by at most a quarter
 LEFT, RIGHT, TOP, BOTTOM = 42, 12, 10, 34
@@ -33,12 +34,10 @@ def shown(value: object) -> Markup:
 
 def el(tag: str, *children: object, **attributes: object) -> Markup:
     """An element. Attributes: `class_` is class, `aria_label` aria-label; None and False leave one out, True gives it no value."""
-    given = []
+    start = f"<{tag}"
     for name, value in attributes.items():
         if value is not None and value is not False:
-            key = name.rstrip("_").replace("_", "-")
-            given.append(f" {key}" if value is True else f' {key}="{shown(value)}"')
-    start = f"<{tag}{''.join(given)}"
+            start += f" {name.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{shown(value)}"')
     return Markup(f"{start}/>" if tag in EMPTY else f"{start}>{Markup().join(map(shown, children))}</{tag}>")
 
 
@@ -47,17 +46,9 @@ def minus(number: str) -> str:
     return number.replace("-", "\u2212")
 
 
-@dataclass(frozen=True)
-class Scale:
+def axis(low: float, high: float, start: float, end: float) -> Scale:
     """From values to units of the drawing."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+    return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
@@ -88,8 +79,8 @@ def panel(figure: Lines, panel: Panel) -> Markup:
     ends += [] if math.isnan(panel.reference) else [panel.reference]
     up = ticks(*(limits or (min(ends), max(ends))))
     inset = (0.06 * (across[-1] - across[0]) or 0.5) if figure.by_round else 0.0
-    x = Scale(across[0] - inset, across[-1] + inset, LEFT, WIDTH - RIGHT)
-    y = Scale(up[0], up[-1], HEIGHT - BOTTOM, TOP)
+    x = axis(across[0] - inset, across[-1] + inset, LEFT, WIDTH - RIGHT)
+    y = axis(up[0], up[-1], HEIGHT - BOTTOM, TOP)
     grid = [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(tick)), y2=_n(y(tick)), class_="grid") for tick in up]
     labels = [_text(LEFT - 6, y(tick) + 3.5, tick_label(tick), "end") for tick in up]
     labels += [_text(x(tick), HEIGHT - BOTTOM + 15, tick_label(tick), "middle") for tick in across]
@@ -114,7 +105,7 @@ def described(figure: Lines, panel: Panel) -> str:
 
 def key(place: int) -> Markup:
     """The line and marker of a series."""
-    inside = el("line", x1=1, x2=27, y1=7, y2=7, class_="line", stroke_dasharray=_dash(place)), _marker(place, 14, 7, 1, hollow=False)
+    inside = el("line", x1=1, x2=27, y1=7, y2=7, class_="line", stroke_dasharray=_dash(place)), _marker(place, 14, 7)
     return el("svg", *inside, viewBox="0 0 28 14", width=28, height=14, class_=f"key {_colour(place)}", aria_hidden="true")
 
 
@@ -126,7 +117,7 @@ def marks_of(panel: ForestPanel) -> list[float]:
 
 def interval(row: Estimate, panel: ForestPanel, marks: Sequence[float]) -> Markup:
     """A point with its interval on a line as wide as its cell; coordinates are shares of the width, so nothing is ever squeezed."""
-    at = Scale(marks[0], marks[-1], 2, 98)
+    at = axis(marks[0], marks[-1], 2, 98)
     reference = at(panel.reference if math.isnan(row.reference) else row.reference)
     parts = [el("line", x1=_share(reference), x2=_share(reference), y1=0, y2=26, class_="reference")]
     if not math.isnan(row.low):
@@ -141,7 +132,7 @@ def interval(row: Estimate, panel: ForestPanel, marks: Sequence[float]) -> Marku
 
 def scale(marks: Sequence[float]) -> Markup:
     """The numbers under a column of intervals."""
-    at = Scale(marks[0], marks[-1], 2, 98)
+    at = axis(marks[0], marks[-1], 2, 98)
     labels = [_text(_share(at(mark)), 12, tick_label(mark), "middle") for mark in marks]
     return el("svg", *labels, width="100%", height=16, class_="interval", aria_hidden="true")
 
@@ -165,25 +156,21 @@ def _band(series: Series, x: Scale, y: Scale) -> Markup:
 
 def _line(series: Series, x: Scale, y: Scale, whiskers: bool) -> Markup:
     path = "L".join(f"{_n(x(point.x))},{_n(y(point.y))}" for point in series.points)
-    parts: list[Markup] = []
-    if whiskers:
-        parts += [
-            el("line", x1=_n(x(p.x)), x2=_n(x(p.x)), y1=_n(y(p.y - p.spread)), y2=_n(y(p.y + p.spread)), class_="whisker")
-            for p in series.points
-            if p.spread
-        ]
+    parts = [
+        el("line", x1=_n(x(p.x)), x2=_n(x(p.x)), y1=_n(y(p.y - p.spread)), y2=_n(y(p.y + p.spread)), class_="whisker")
+        for p in series.points
+        if whiskers and p.spread
+    ]
     parts.append(el("path", d=f"M{path}", class_="line", stroke_dasharray=_dash(series.place)))
-    sizes = [1.0 if math.isnan(point.share) else 0.5 + 1.6 * point.share**0.5 for point in series.points]
-    markers = zip(series.points, sizes, strict=True)
-    parts += [_marker(series.place, x(point.x), y(point.y), size, series.is_hollow) for point, size in markers]
+    parts += [_marker(series.place, x(point.x), y(point.y), series.is_hollow, point.share) for point in series.points]
     parts += [_text(x(point.x) + 6, y(point.y) - 5, point.label, "start") for point in series.points if point.label]
     return el("g", *parts, class_=_colour(series.place))
 
 
-def _marker(place: int, x: float, y: float, size: float, hollow: bool) -> Markup:
+def _marker(place: int, x: float, y: float, is_hollow: bool = False, share: float = NAN) -> Markup:
     shape = SHAPES[(place + 3 * (place // COLOURS)) % len(SHAPES)]
-    grown = "" if size == 1 else f" scale({_n(size)})"
-    return el("path", d=shape, transform=f"translate({_n(x)} {_n(y)}){grown}", class_="marker hollow" if hollow else "marker")
+    grown = "" if math.isnan(share) else f" scale({_n(0.5 + 1.6 * share**0.5)})"
+    return el("path", d=shape, transform=f"translate({_n(x)} {_n(y)}){grown}", class_="marker hollow" if is_hollow else "marker")
 
 
 def _colour(place: int) -> str:

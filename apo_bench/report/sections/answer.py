@@ -8,6 +8,7 @@ import pandas as pd
 
 from apo_bench.analysis import controls, preregistration
 from apo_bench.analysis.contrasts import MATCHED_KL
+from apo_bench.analysis.costs import amounts_of
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformative_gold
 from apo_bench.analysis.win_rates import NOT_AUDITED
 from apo_bench.config.schema import JUDGE
@@ -24,12 +25,10 @@ MATCHES = (  # (declared, matched) and what a pair's units of that kind are call
 
 def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
     """What a reader must know before the answer: failed controls, missed matches, a plan that changed after results were seen."""
-    texts = [
-        say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in controls.failed(frames["controls"])
-    ]
-    budget = frames["budget"]
+    budget, failed = frames["budget"], controls.failed(frames["controls"])
+    texts = [say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in failed]
     for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] == "no")]):
-        texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {_spent(row)}.", a=row.arm_a, b=row.arm_b))
+        texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {amounts_of(row)}.", a=row.arm_a, b=row.arm_b))
     if change := run.manifest.get("preregistration_change"):
         texts.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
     return texts
@@ -49,11 +48,15 @@ def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Se
     ]
 
 
-def headline(a: str, b: str, difference: float, p_adjusted: float) -> Text:
-    """What a tested difference of two arms permits to be said first."""
-    if p_adjusted < ALPHA:
-        return say(f"`{{a}}` scored {'higher' if difference > 0 else 'lower'} than `{{b}}`", a=a, b=b)
-    return say("No difference between `{a}` and `{b}` could be shown", a=a, b=b)
+def headline(row: Row, difference: float) -> Text:
+    """What a difference of two arms permits to be said first."""
+    if math.isnan(difference) or math.isnan(row.p_adjusted):
+        template = f"No {'result for' if math.isnan(difference) else 'test of'} `{{a}}` against `{{b}}`"
+    elif row.p_adjusted < ALPHA:
+        template = f"`{{a}}` scored {'higher' if difference > 0 else 'lower'} than `{{b}}`"
+    else:
+        template = "No difference between `{a}` and `{b}` could be shown"
+    return say(template, a=row.arm_a, b=row.arm_b)
 
 
 def tested(row: Row) -> Text:
@@ -69,21 +72,18 @@ def place_of(row: Row) -> Text:
 
 def claim(row: Row, planned: int) -> Claim:
     """A primary contrast; `planned` seeds were to be run."""
-    pair, reason = {"a": row.arm_a, "b": row.arm_b}, row.test.removeprefix("none: ")
+    first, where, reason = headline(row, row.difference), place_of(row), row.test.removeprefix("none: ")
     if math.isnan(row.difference):
-        return Claim(say("No result for `{a}` against `{b}`", **pair), place_of(row), say("{reason}.", reason=reason))
+        return Claim(first, where, say("{reason}.", reason=reason))
     is_rate = row.scorer.startswith(JUDGE)  # its difference is that of the win rate from 1/2
     size = f"win rate {number(0.5 + row.difference)}" if is_rate else f"difference {signed(row.difference)}"
     if not math.isnan(row.ci_low):
         low, high = (number(0.5 + end) if is_rate else signed(end) for end in (row.ci_low, row.ci_high))
         size += f", 95 % interval {low} to {high}"
     seeds = f"{row.n_seeds} of {planned} planned seeds" if row.n_seeds < planned else f"{planned} {'seed' if planned == 1 else 'seeds'}"
-    counts = f"{seeds}, {row.n_clusters} clusters of prompts"
-    if math.isnan(row.p_adjusted):
-        detail = say(f"{size}; {{reason}}. Scope: {{scope}}; {counts}.", reason=reason, scope=row.scope)
-        return Claim(say("No test of `{a}` against `{b}`", **pair), place_of(row), detail)
-    detail = say(f"{size}, {{tested}}. Scope: {{scope}}; {counts}.", tested=tested(row), scope=row.scope)
-    return Claim(headline(row.arm_a, row.arm_b, row.difference, row.p_adjusted), place_of(row), detail)
+    test = say("; {reason}", reason=reason) if math.isnan(row.p_adjusted) else say(", {tested}", tested=tested(row))
+    detail = f"{size}{{test}}. Scope: {{scope}}; {seeds}, {row.n_clusters} clusters of prompts."
+    return Claim(first, where, say(detail, test=test, scope=row.scope))
 
 
 def match(budget: pd.DataFrame, a: str, b: str) -> Text:
@@ -91,18 +91,10 @@ def match(budget: pd.DataFrame, a: str, b: str) -> Text:
     rows = rows_of(budget[(budget["arm_a"] == a) & (budget["arm_b"] == b) & (budget["kind"] != "")])
     parts = []
     for declared, matched, title in MATCHES:
-        units = [
-            row.unit + ("" if matched == "yes" else f" ({_spent(row)})")
-            for row in rows
-            if (row.declared, row.matched) == (declared, matched)
-        ]
-        parts += [say(f"{title}: {', '.join(units)}")] if units else []
+        alike = [row for row in rows if (row.declared, row.matched) == (declared, matched)]
+        units = (row.unit if matched == "yes" else f"{row.unit} ({amounts_of(row)})" for row in alike)
+        parts += [say(f"{title}: {', '.join(units)}")] if alike else []
     return say("`{a}` against `{b}`: {parts}.", a=a, b=b, parts=join(parts, "; "))
-
-
-def _spent(row: Row) -> str:
-    ratio = "" if math.isnan(row.ratio) else f", ratio {row.ratio:.3g}"
-    return f"{count(row.used_a)} against {count(row.used_b)}{ratio}"
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------------------
@@ -110,11 +102,9 @@ def _spent(row: Row) -> str:
 
 def warnings(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[str]:
     """What limits the answer, a sentence each: failures, missing seeds, uninformative scorers, few seeds, absent tables, mixed hardware."""
+    golds = ((gold, uninformative_gold(run, gold, axis)) for gold in run.golds for axis in run.axes)
     lines = [*_failures(run), *_missing_seeds(run)]
-    for gold in run.golds:
-        for axis in run.axes:
-            if reason := uninformative_gold(run, gold, axis):
-                lines.append(f"Gold model {gold}: {reason}. No test is made on it, nor on the pooled axes.")
+    lines += [f"Gold model {gold}: {reason}. No test is made on it, nor on the pooled axes." for gold, reason in golds if reason]
     compared = frames["contrasts"]
     primary = compared[compared["family"] == "primary"]
     for row in rows_of(primary[primary["n_seeds"].between(1, 2)].drop_duplicates(["arm_a", "arm_b"])):

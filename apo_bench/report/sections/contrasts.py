@@ -14,7 +14,7 @@ from apo_bench.formatting import probability, rows_of
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.model import Block, Section
 from apo_bench.report.sections.answer import PLACES
-from apo_bench.report.tables import Column, Interval, Paper, Row, Table, column, footnotes, pair_column, text_column
+from apo_bench.report.tables import Column, Paper, Row, Table, column, footnotes, interval_column, pair_column, text_column
 from apo_bench.report.text import Text, names, say
 
 ADJUSTED = (
@@ -28,37 +28,31 @@ EQUAL_KL = (
     "estimated, which the intervals do not know."
 )
 CONTROLS = {"aa": "A/A", "oracle": "oracle (not a fair arm)", "diluted": "diluted oracle (not a fair arm)"}
-FAMILIES = ("primary", "secondary", "descriptive")
 
 
 def section(run: Run, compared: pd.DataFrame) -> Section:
     """The contrasts at the declared round in full; elsewhere those of the declared axes, by gold and truth."""
     declared, axes = run.experiment.compare.round, {POOLED, *run.experiment.compare.axes}
-    places = list(dict.fromkeys(compared["at"]))
-    blocks: list[Block] = [*forests(run, compared)]
-    others = [PLACES[place] for place in places if place != declared]
-    note = ADJUSTED
+    others, note = [place for place in dict.fromkeys(compared["at"]) if place != declared], ADJUSTED
     if others or declared != "final":
-        note += f" These are contrasts {PLACES[declared]}{'; below ' if others else ''}{' and '.join(others)}, descriptive."
-    if declared in places:
-        blocks.append(_table(run, compared[compared["at"] == declared], declared, note))
-    for place in places:
-        if place != declared:
-            rows = compared[(compared["at"] == place) & compared["axis"].isin(axes) & (compared["scorer"] != "proxy")]
-            title = f"{PLACES[place][0].upper()}{PLACES[place][1:]}"
-            blocks.append(Section(title, [_table(run, rows, place, EQUAL_KL if place == MATCHED_KL else "")]))
+        below = f"; below {' and '.join(PLACES[place] for place in others)}" if others else ""
+        note += f" These are contrasts {PLACES[declared]}{below}, descriptive."
+    blocks: list[Block] = [*forests(run, compared), _table(run, compared[compared["at"] == declared], declared, note)]
+    for place in others:
+        rows = compared[(compared["at"] == place) & compared["axis"].isin(axes) & (compared["scorer"] != "proxy")]
+        title = f"{PLACES[place][0].upper()}{PLACES[place][1:]}"
+        blocks.append(Section(title, [_table(run, rows, place, EQUAL_KL if place == MATCHED_KL else "")]))
     return Section("Contrasts", blocks)
 
 
 def _table(run: Run, rows: pd.DataFrame, at: str, note: str) -> Table:
-    mark, legend = footnotes(rows, _test_and_scope)
+    mark, legend = footnotes(rows, test_and_scope)
     columns = [
-        pair_column(paper=True), text_column("axis", "axis", paper=True), text_column("scorer", "scorer"), text_column("family", "family"),
-        column("difference", "difference", "signed", paper=True), interval_column(paper=True),
-        column("p", "p_value", "probability", paper=True), column("p (adj.)", "p_adjusted", "probability", paper=True),
-        column("g", "hedges_g", "signed", paper=True), column("P(a > b)", "p_superior"),
-        text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"),
-        column("KL", "kl") if at == MATCHED_KL else text_column("round", "round"), mark,
+        pair_column(paper=True), text_column("axis", paper=True), text_column("scorer"), text_column("family"),
+        column("difference", form="signed", paper=True), interval_column(paper=True), column("p", "p_value", "probability", paper=True),
+        column("p (adj.)", "p_adjusted", "probability", paper=True), column("g", "hedges_g", "signed", paper=True),
+        column("P(a > b)", "p_superior"), text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"),
+        column("KL", "kl") if at == MATCHED_KL else text_column("round"), mark,
     ]  # fmt: skip
     caption = f"Contrasts {PLACES[at]}"
     if at != run.experiment.compare.round:
@@ -78,11 +72,7 @@ def _paper_note(run: Run, declared: pd.DataFrame) -> Text:
     )  # fmt: skip
 
 
-def interval_column(*, paper: bool = False) -> Column:
-    return Column("95 % interval", lambda row: Interval(row["ci_low"], row["ci_high"]), paper)
-
-
-def _test_and_scope(row: Row) -> Text:
+def test_and_scope(row: Row) -> Text:
     return say("Test: {test}. Scope: {scope}.", test=row["test"], scope=row["scope"])
 
 
@@ -98,9 +88,9 @@ def span(values: pd.Series) -> str:
 def forests(run: Run, compared: pd.DataFrame) -> Iterable[Forest]:
     """The declared contrasts, and for the page a forest of all others, by scorer and place."""
     declared = compared[compared["family"] != "descriptive"]
-    rows = [row for family in FAMILIES for row in rows_of(declared[declared["family"] == family])]
-    if any(not math.isnan(row.difference) for row in rows):
-        shown = tuple(_estimate(row, with_axis=len({row.axis for row in rows}) > 1) for row in rows)
+    rows = rows_of(declared.sort_values("family", kind="stable"))  # primary, then secondary
+    if declared["difference"].notna().any():
+        shown = tuple(_estimate(row, with_axis=declared["axis"].nunique() > 1) for row in rows)
         panel = ForestPanel("", shown, x_label=f"difference by {rows[0].scorer}, with 95 % interval")
         caption = say("Declared contrasts with 95 % intervals; filled: adjusted p < 0.05")
         yield Forest(f"Declared contrasts {PLACES[run.experiment.compare.round]}", caption, (panel,), "contrasts")
@@ -129,12 +119,11 @@ def control_section(run: Run, frame: pd.DataFrame) -> Section:
     """The controls as a table, and what they are."""
     if frame.empty:
         return Section("Controls", [say(control_analysis.NONE)])
-    mark, legend = footnotes(frame, _test_and_scope)
+    mark, legend = footnotes(frame, test_and_scope)
     columns = [
-        Column("control", lambda row: CONTROLS[row["control"]]), pair_column(), text_column("axis", "axis"),
-        text_column("scorer", "scorer"),
+        Column("control", lambda row: CONTROLS[row["control"]]), pair_column(), text_column("axis"), text_column("scorer"),
         Column("prompts", lambda row: None if math.isnan(row["share"]) else control_analysis.percent(row["share"])),
-        column("difference", "difference", "signed"), interval_column(), column("p", "p_value", "probability"),
+        column("difference", form="signed"), interval_column(), column("p", "p_value", "probability"),
         text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"), mark,
     ]  # fmt: skip
     blocks: list[Block] = [Table(frame, columns, "Controls at the final round", legend=legend)]

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import pandas as pd
@@ -15,7 +15,7 @@ from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Bar, Bars
 from apo_bench.report.model import Block, Bullets, Section
 from apo_bench.report.sections.contrasts import span
-from apo_bench.report.tables import NAN, Column, Paper, Table, Value, arm_column, column, text_column
+from apo_bench.report.tables import FORMS, NAN, Column, Paper, Table, arm_column, column, text_column
 from apo_bench.report.text import Text, join, say
 
 UNITS: dict[Unit, str] = {  # that a match can be declared in
@@ -29,18 +29,17 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """Pair against pair in the units that a match can be declared in; what each arm costs alone and in this run; plan and sizes."""
     matches, marginal = frames["budget"], frames["sharing"]
     columns = [
-        Column("pair", lambda row: say("`{a}` / `{b}`", a=row["arm_a"], b=row["arm_b"])), text_column("unit", "unit"),
+        Column("pair", lambda row: say("`{a}` / `{b}`", a=row["arm_a"], b=row["arm_b"])), text_column("unit"),
         column("a used", "used_a", "count"), column("b used", "used_b", "count"), column("a / b", "ratio", "ratio"),
-        text_column("kind", "kind"), text_column("declared", "declared"), text_column("matched", "matched"),
+        *map(text_column, ("kind", "declared", "matched")),
     ]  # fmt: skip
     note = "Means over shared seeds; other units in `budget.csv`. Matched: counts equal in every seed, flops within 5 % in every seed."
     blocks: list[Block] = [*_figure(run, marginal), Table(matches[matches["kind"] != ""], columns, "What compared arms spent", say(note))]
-    parts = {
-        "What sized arms spend": _sized(run), "What each arm costs alone": [_alone(run)],
-        "What each arm added in this run": _added(marginal), "Plan and run": planned_blocks(frames["plan"]),
-    }  # fmt: skip
-    blocks += [Section(title, inner) for title, inner in parts.items() if inner]
-    return Section("Budget", [*blocks, _paper_table(run, matches)])
+    parts = [
+        Section("What sized arms spend", _sized(run)), Section("What each arm costs alone", [_alone(run)]),
+        Section("What each arm added in this run", _added(marginal)), Section("Plan and run", planned_blocks(frames["plan"])),
+    ]  # fmt: skip
+    return Section("Budget", [*blocks, *(part for part in parts if part.blocks), _paper_table(run, matches)])
 
 
 def _figure(run: Run, marginal: pd.DataFrame) -> list[Bars]:
@@ -53,35 +52,37 @@ def budget_figure(
     arms: tuple[str, ...], amounts: Mapping[tuple[str, str], tuple[float, float]], limits: Mapping[tuple[str, str], float]
 ) -> Bars:
     """Bars of (alone, added) by (arm, unit). A unit that an arm never spent is a bar of 0."""
-    shown = [arm for arm in arms if any(arm == spender for spender, _ in amounts)]
-    panels = {
-        title: tuple(
-            Bar(arm, arms.index(arm), *amounts.get((arm, unit), (0.0, NAN)), limits.get((arm, unit)) or NAN) for arm in shown
-        )
-        for unit, title in UNITS.items()
-    }  # fmt: skip
+    shown = [(place, arm) for place, arm in enumerate(arms) if any(arm == spender for spender, _ in amounts)]
+
+    def bar(place: int, arm: str, unit: str) -> Bar:
+        return Bar(arm, place, *amounts.get((arm, unit), (0.0, NAN)), limits.get((arm, unit)) or NAN)
+
+    panels = {title: tuple(bar(*arm, unit) for arm in shown) for unit, title in UNITS.items()}
     is_shared = any(not math.isnan(added) for _, added in amounts.values())
     added = "; hatched: what it added in this run" if is_shared else ""
     caption = f"What each arm would spend alone, mean over seeds{added}; a stroke is its budget, where one is set"
     return Bars("budget", "Budget", say(caption), panels)
 
 
+def _used_by_arm(ledger: pd.DataFrame, arms: Iterable[str], units: Iterable[str]) -> pd.DataFrame:
+    """A row for each of `arms` that is in the ledger: means over seeds by unit, 0 for what an arm never spent."""
+    used = ledger.groupby(["arm", "unit"])["used"].mean().unstack(fill_value=0)
+    return used.reindex([arm for arm in arms if arm in used.index]).reindex(columns=list(units), fill_value=0.0).reset_index()
+
+
 def _alone(run: Run) -> Table:
     ledger = run.tables["ledger"]
     units = [unit for unit in get_args(Unit) if unit in set(ledger["unit"])]
-    used = ledger.groupby(["arm", "unit"])["used"].mean().to_dict()
-    rows = []
-    for arm in (arm for arm in (*run.arms, AA, "_bench") if arm in set(ledger["arm"])):
-        limits = run.experiment.budget_of(made_of(run.experiment, arm)) if arm != "_bench" else {}
-        amounts = {unit: used.get((arm, unit), 0.0) for unit in units}
-        rows.append({"arm": arm, **amounts, **{f"{unit}_limit": limits.get(unit) for unit in units}})
+    frame = _used_by_arm(ledger, (*run.arms, AA, "_bench"), units)
+    limits = [run.experiment.budget_of(made_of(run.experiment, arm)) if arm != "_bench" else {} for arm in frame["arm"]]
+    for unit in units:
+        frame[f"{unit}_limit"] = [limit.get(unit) for limit in limits]
     note = 'Mean over seeds; a failed seed counts with what it spent. "of": the arm\'s budget, where one is set.'
-    arms = {row["arm"] for row in rows}
-    note += f" `{AA}` is the reference again, a control." if AA in arms else ""
-    if "_bench" in arms:
+    note += f" `{AA}` is the reference again, a control." if AA in set(frame["arm"]) else ""
+    if "_bench" in set(frame["arm"]):
         note += " `_bench` is what the benchmark itself spends (gold models, evaluation, warm-up); no arm is charged for it."
-    columns = [arm_column(), *[column(unit, unit, "count", limit=f"{unit}_limit") for unit in units]]
-    return Table(pd.DataFrame(rows, columns=None if rows else ["arm"]), columns, "What each arm costs alone", say(note))
+    columns = [arm_column(), *[column(unit, form="count", limit=f"{unit}_limit") for unit in units]]
+    return Table(frame, columns, "What each arm costs alone", say(note))
 
 
 def _added(marginal: pd.DataFrame) -> list[Block]:
@@ -91,17 +92,13 @@ def _added(marginal: pd.DataFrame) -> list[Block]:
     units = list(dict.fromkeys(marginal["unit"]))
     frame = marginal.pivot(index="arm", columns="unit", values="marginal").reindex(list(dict.fromkeys(marginal["arm"]))).reset_index()
     sums = marginal.groupby("unit")[["alone_sum", "marginal_sum"]].sum().to_dict("index")
-    saved = [
-        f"{count(sums[unit]['marginal_sum'])} {unit} in place of {count(sums[unit]['alone_sum'])} "
-        f"({100 * (1 - sums[unit]['marginal_sum'] / sums[unit]['alone_sum']):.0f} % saved)"
-        for unit in SAVED
-        if sums.get(unit, {}).get("alone_sum")
-    ]
+    spent = [(unit, sums[unit]["alone_sum"], sums[unit]["marginal_sum"]) for unit in SAVED if unit in sums and sums[unit]["alone_sum"]]
+    saved = [f"{count(added)} {unit} in place of {count(alone)} ({100 * (1 - added / alone):.0f} % saved)" for unit, alone, added in spent]
     note = (
         "Mean over seeds of what no arm or seed before it, in the experiment's order, had made or bought: what leaving the arm out would "
         "have saved, were it the last. Every arm's own account, above, is charged in full, whoever made a thing."
     )
-    columns = [arm_column(), *[column(unit, unit, "count") for unit in units]]
+    columns = [arm_column(), *[column(unit, form="count") for unit in units]]
     table = Table(frame, columns, "What each arm added in this run", say(note))
     return [table, say(f"All arms and seeds together used {'; '.join(saved)}.")]
 
@@ -118,7 +115,7 @@ def _sized(run: Run) -> list[Block]:
         beside = ", ".join(f"{value:g}: {ratio:.3f}" for value, ratio in fit.get("beside") or ())
         lines.append(say(
             f"`{{arm}}` was given {{by}} = {fit['value']:g}, so as to spend as much {{unit}} as `{{to}}`: {fit['ratio']:.3f} of it by plan"
-            f"{f' ({beside})' if beside else ''}, {Value(mean / target if target else NAN, 'ratio').text} in the run.",
+            f"{f' ({beside})' if beside else ''}, {FORMS['ratio'](mean / target if target else NAN)} in the run.",
             arm=arm, by=fit["by"], unit=fit["unit"], to=fit["to"],
         ))  # fmt: skip
     return [Bullets(lines)] if lines else []
@@ -129,15 +126,10 @@ def planned_blocks(plan: pd.DataFrame) -> list[Block]:
     if plan.empty:
         return [say("No plan was kept.")]
     units = [unit for unit in get_args(Unit) if unit in set(plan["unit"])]
-    wide = plan.pivot(index="arm", columns="unit", values=["used", "planned"])
-    rows = []
-    for arm in dict.fromkeys(plan["arm"]):
-        amounts = {(kind, unit): wide.loc[arm, (kind, unit)] for kind in ("used", "planned") for unit in units}
-        rows.append({"arm": arm} | {f"{unit}_{kind}": amount for (kind, unit), amount in amounts.items()})
-    off = [
-        say(f"`{{arm}}` {row.unit} ({Value(row.ratio, 'ratio').text} of the plan)", arm=row.arm)
-        for row in rows_of(plan[plan["off"] == "yes"])
-    ]
+    frame = plan.pivot(index="arm", columns="unit", values=["used", "planned"]).reindex(plan["arm"].unique())
+    frame.columns = [f"{unit}_{kind}" for kind, unit in frame.columns]
+    missed = rows_of(plan[plan["off"] == "yes"])
+    off = [say(f"`{{arm}}` {row.unit} ({FORMS['ratio'](row.ratio)} of the plan)", arm=row.arm) for row in missed]
     note = say(
         "{off} Spent of planned, means over seeds, counted before anything was spent; ratios in `plan.csv`. Tokens and flops of a plan are "
         "expectations, as no plan knows how long a trained policy's answers get. Time and memory are measured, so no two runs have the "
@@ -145,30 +137,27 @@ def planned_blocks(plan: pd.DataFrame) -> list[Block]:
         off=say("Off by more than 10 %: {off}.", off=join(off, ", ")) if off else say("Nothing is off by more than 10 %."),
     )
     columns = [arm_column(), *[column(unit, f"{unit}_used", "count", limit=f"{unit}_planned") for unit in units]]
-    return [Table(pd.DataFrame(rows), columns, "Spent of planned", note)]
+    return [Table(frame.reset_index(), columns, "Spent of planned", note)]
 
 
 def _paper_table(run: Run, matches: pd.DataFrame) -> Table:
     """What each arm spent, means over seeds; the note says which declared matches hold."""
     ledger = exclude_failed(run.tables["ledger"], run.failed)
-    used = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])["used"].mean().to_dict()
-    arms = [arm for arm in run.arms if any((arm, unit) in used for unit in UNITS)]
-    frame = pd.DataFrame([{"arm": arm} | {unit: used.get((arm, unit), 0.0) for unit in UNITS} for arm in arms], columns=["arm", *UNITS])
+    frame = _used_by_arm(ledger[ledger["unit"].isin(UNITS)], run.arms, UNITS)
     declared = matches[matches["declared"] == "yes"]
-    missed = [
-        say("{a} and {b} in {unit}", a=row.arm_a, b=row.arm_b, unit=row.unit) for row in rows_of(declared[declared["matched"] == "no"])
-    ]
+    missed = rows_of(declared[declared["matched"] == "no"])
     verdict = say("Nothing was declared matched." if declared.empty else "All that was declared matched is.")
+    if missed:
+        pairs = join((say("{a} and {b} in {unit}", a=row.arm_a, b=row.arm_b, unit=row.unit) for row in missed), "; ")
+        verdict = say("Declared matched and not: {pairs}.", pairs=pairs)
     seeds = span(pd.Series([len(run.arm_seeds.get(arm, [])) for arm in run.arms]))
     note = say(
         f"Means over {seeds} seeds of what an arm would spend alone. FLOPs are counted (2ND forward, 6ND in training, and attention), not "
         "measured. {verdict} Counts match where they are equal in every seed, FLOPs within 5 %.",
-        verdict=say("Declared matched and not: {missed}.", missed=join(missed, "; ")) if missed else verdict,
+        verdict=verdict,
     )
-    columns = [
-        arm_column(paper=True),
-        *[column(title.removesuffix(" responses"), unit, "count", paper=True) for unit, title in UNITS.items()],
-    ]
+    amounts = [column(title.removesuffix(" responses"), unit, "count", paper=True) for unit, title in UNITS.items()]
+    columns = [arm_column(paper=True), *amounts]
     return Table(frame, columns, "What each arm spent", name="budget", paper=Paper(note=note), is_in_paper_only=True)
 
 
@@ -178,9 +167,9 @@ def tuning_section(run: Run) -> Section:
     columns = [
         arm_column(),
         Column("trials", lambda row: f"{row['trials']}" + ("" if row["scored"] == row["trials"] else f", {row['scored']} with a score")),
-        Column("chosen", lambda row: _setting(json.loads(row["chosen"]) or {}) or None), column("dev_score", "dev_score"),
+        Column("chosen", lambda row: _setting(json.loads(row["chosen"]) or {}) or None), column("dev_score"),
         Column("range over trials", lambda row: None if math.isnan(row["lowest"]) else say(f"{row['lowest']:.3f} to {row['highest']:.3f}")),
-        *[column(unit, unit, "count") for unit in costs.TUNING],
+        *[column(unit, form="count") for unit in costs.TUNING],
     ]  # fmt: skip
     seeds = f" on seed {', '.join(map(str, tune.seeds))}" if tune else ""
     limit = f", and those that ended more than {tune.max_kl:g} nats from the initial policy set aside" if tune and tune.max_kl else ""
@@ -194,10 +183,7 @@ def tuning_section(run: Run) -> Section:
         for arm, tuned in run.manifest["tuned"].items() for trial in tuned.get("trials", [])
     ]  # fmt: skip
     tried = pd.DataFrame(rows, columns=["arm", "setting", "dev_score", "kl", "remark"])
-    trial_columns = [
-        arm_column(), text_column("tried", "setting"), column("dev_score", "dev_score"), column("KL (nats)", "kl"),
-        text_column("remark", "remark"),
-    ]  # fmt: skip
+    trial_columns = [arm_column(), text_column("tried", "setting"), column("dev_score"), column("KL (nats)", "kl"), text_column("remark")]
     return Section("Tuning", [Table(frame, columns, "Tuning", say(note)), Table(tried, trial_columns, "All trials")])
 
 
@@ -208,8 +194,8 @@ def _setting(values: Mapping[str, Any]) -> str:
 def measured_blocks(frame: pd.DataFrame) -> list[Block]:
     """Time and memory; `frame` is that of `costs.time_and_memory`."""
     columns = [
-        arm_column(), Column("measure", lambda row: costs.MEASURES[row["measure"]]), column("mean", "mean", "count"),
-        column("lowest", "lowest", "count"), column("highest", "highest", "count"), text_column("seeds", "n_seeds"),
+        arm_column(), Column("measure", lambda row: costs.MEASURES[row["measure"]]),
+        *[column(name, form="count") for name in ("mean", "lowest", "highest")], text_column("seeds", "n_seeds"),
     ]  # fmt: skip
     note = (
         "Seconds: what making the arm's artifacts took, whichever arm made them, in one process; evaluation is not in it. Memory: the "

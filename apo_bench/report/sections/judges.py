@@ -9,11 +9,11 @@ import pandas as pd
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.analysis.win_rates import NOT_AUDITED, uninformative_judge
 from apo_bench.formatting import Row as NamedRow
-from apo_bench.formatting import count, number, rows_of
+from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.model import Block, Bullets, Section
 from apo_bench.report.sections.contrasts import span
-from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, column, footnotes, pair_column, text_column
+from apo_bench.report.tables import CI, Cell, Column, Paper, Row, Table, column, footnotes, interval, pair_column, text_column
 from apo_bench.report.text import Text, names, say
 
 MEANINGS = {  # of the main table's columns
@@ -58,9 +58,8 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     if "judged" not in frames:
         return Section("Judged", [])
     rates, audit = frames["judged"], frames["judge_audit"]
-    judges = sorted(rates["judge"].unique())
-    between, against = frames["judges_agreement"], frames["judges_against_scores"]
-    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), trust_section(audit, judges, between, against)])
+    trust = trust_section(audit, sorted(rates["judge"].unique()), frames["judges_agreement"], frames["judges_against_scores"])
+    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), trust])
 
 
 def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
@@ -70,13 +69,13 @@ def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
     shown = _without_copies(rates)
     mark, legend = footnotes(shown, _note)
     columns = [
-        pair_column("pair", "over", paper=True), text_column("axis", "axis"), text_column("judge", "judge"), text_column("round", "round"),
-        _rate("win rate", "win_rate", "ci_low", "ci_high", paper=True), column("p", "p_value", "probability", paper=True),
+        pair_column("pair", "over", paper=True), text_column("axis"), text_column("judge"), text_column("round"),
+        column("win rate", "win_rate", ends=CI, paper=True), column("p", "p_value", "probability", paper=True),
         column("n", "n_comparisons", "count", paper=True), text_column("seeds", "n_seeds"), text_column("clusters", "n_clusters"),
         Column("missing", _missing_cell), column("inconsistent", "inconsistency_rate"), column("first", "first_position_rate"),
         column("ties", "tie_share"), _tokens("longer by", "length_difference"),
-        _rate("equal length", "lc_win_rate", "lc_low", "lc_high", paper=True),
-        _rate("disagree is tie", "agreed_win_rate", "agreed_low", "agreed_high"), mark,
+        column("equal length", "lc_win_rate", ends=("lc_low", "lc_high"), paper=True),
+        column("disagree is tie", "agreed_win_rate", ends=("agreed_low", "agreed_high")), mark,
     ]  # fmt: skip
     meanings = [say(f"{name}: {meaning}.") for name, meaning in MEANINGS.items()]
     pooled_only = len(rates) > PAPER_ROWS or rates["axis"].nunique() <= 2  # a single axis and its copy
@@ -99,15 +98,9 @@ def _paper_note(rates: pd.DataFrame) -> Text:
     )
 
 
-def _rate(head: str, key: str, low: str, high: str, *, paper: bool = False) -> Column:
-    return column(head, key, low=low, high=high, paper=paper)
-
-
 def _missing_cell(row: Row) -> Cell:
-    bounds = (
-        f" ({number(row['worst_low'])} to {number(row['worst_high'])})" if row["n_missing"] and not math.isnan(row["worst_low"]) else ""
-    )
-    return say(f"{count(row['n_missing'])}{bounds}")
+    bounds = interval(row["worst_low"], row["worst_high"], "number") if row["n_missing"] else None
+    return say(f"{count(row['n_missing'])}{f' ({bounds.text})' if bounds else ''}")
 
 
 def _tokens(head: str, key: str) -> Column:
@@ -135,10 +128,9 @@ def _missing_section(rates: pd.DataFrame) -> list[Section]:
     if missing.empty:
         return []
     columns = [
-        pair_column("pair", "over"), text_column("axis", "axis"), text_column("judge", "judge"),
-        column("first arm shown first", "missing_first_a", "count"), column("second arm shown first", "missing_first_b", "count"),
-        text_column("why", "missing_why"), _tokens("longer by, where missing", "missing_length_difference"),
-        _tokens("longer by", "length_difference"),
+        pair_column("pair", "over"), text_column("axis"), text_column("judge"), column("first arm shown first", "missing_first_a", "count"),
+        column("second arm shown first", "missing_first_b", "count"), text_column("why", "missing_why"),
+        _tokens("longer by, where missing", "missing_length_difference"), _tokens("longer by", "length_difference"),
     ]  # fmt: skip
     note = (
         "Verdicts, two a comparison. A missing verdict belongs to both responses: the table shows which was shown first, why there is none "
@@ -160,10 +152,9 @@ def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFr
     intervals = "Intervals are robust to clusters of prompts."
     if len(between):
         columns = [
-            Column("judges", lambda row: say("{judge}, {other}", judge=row["judge"], other=row["other"])), text_column("axis", "axis"),
-            _rate("kappa", "kappa", "ci_low", "ci_high"), _rate("same label", "raw", "raw_low", "raw_high"),
-            column("n", "n", "count"), column("missing", "n_missing", "count"), text_column("note", "note"),
-            text_column(DOUBT, "informative"),
+            Column("judges", lambda row: say("{judge}, {other}", judge=row["judge"], other=row["other"])), text_column("axis"),
+            column("kappa", ends=CI), column("same label", "raw", ends=("raw_low", "raw_high")),
+            column("n", form="count"), column("missing", "n_missing", "count"), text_column("note"), text_column(DOUBT, "informative"),
         ]  # fmt: skip
         note = (
             "Comparisons that both judges were asked, each a win of the first arm, a tie or a loss; missing: without both orders' verdicts "
@@ -172,9 +163,9 @@ def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFr
         blocks.append(Table(_without_copies(between), columns, "Agreement of judges", say(note)))
     if len(against):
         columns = [
-            text_column("judge", "judge"), text_column("scorer", "scorer"), text_column("axis", "axis"),
-            _rate("same winner", "agree", "ci_low", "ci_high"), column("n", "n", "count"), column("equal scores", "n_equal", "count"),
-            column("missing", "n_missing", "count"), text_column(DOUBT, "informative"),
+            text_column("judge"), text_column("scorer"), text_column("axis"), column("same winner", "agree", ends=CI),
+            column("n", form="count"), column("equal scores", "n_equal", "count"), column("missing", "n_missing", "count"),
+            text_column(DOUBT, "informative"),
         ]  # fmt: skip
         note = (
             "Same winner: share of comparisons on which the judge prefers the response with the higher score, undecided 1/2; chance is "
@@ -190,17 +181,15 @@ def _audit_blocks(audit: pd.DataFrame, judges: Sequence[str]) -> list[Block]:
         own = audit[audit["judge"] == judge]
         axes = [axis for axis in dict.fromkeys(own["axis"]) if axis != POOLED]
         for axis in axes if len(axes) == 1 else (POOLED, *axes):
-            metrics = {row.metric: row for row in rows_of(own[own["axis"] == axis])}
-            row: dict[str, Any] = {"judge": judge, "axis": axis, "n": metrics["accuracy"].n if "accuracy" in metrics else NAN}
-            row["verdict"] = uninformative_judge(audit, judge, axis, axes) or "informative"
-            for metric, _ in QUALITIES.values():
-                values = (metrics[metric].value, metrics[metric].ci_low, metrics[metric].ci_high) if metric in metrics else (NAN,) * 3
-                row |= dict(zip((metric, f"{metric}_low", f"{metric}_high"), values, strict=True))
+            row: dict[str, Any] = {"judge": judge, "axis": axis, "verdict": uninformative_judge(audit, judge, axis, axes) or "informative"}
+            for audited in rows_of(own[own["axis"] == axis]):
+                row |= {"n": audited.n} if audited.metric == "accuracy" else {}
+                row |= {audited.metric: audited.value, f"{audited.metric}_low": audited.ci_low, f"{audited.metric}_high": audited.ci_high}
             rows.append(row)
     columns = [
-        text_column("judge", "judge"), text_column("axis", "axis"), column("n", "n", "count"),
-        *[_rate(name, metric, f"{metric}_low", f"{metric}_high") for name, (metric, _) in QUALITIES.items()],
-        text_column("verdict", "verdict"),
+        text_column("judge"), text_column("axis"), column("n", form="count"),
+        *[column(name, metric, ends=(f"{metric}_low", f"{metric}_high")) for name, (metric, _) in QUALITIES.items()],
+        text_column("verdict"),
     ]  # fmt: skip
     meanings = Bullets([say(f"{name}: {meaning}.") for name, (_, meaning) in QUALITIES.items()])
     return [Table(pd.DataFrame(rows), columns, "Audit of judges"), say("On pairs with people's labels, in both orders:"), meanings]
@@ -211,8 +200,8 @@ def _attack_blocks(audit: pd.DataFrame) -> list[Block]:
     if attacks.empty:
         return []
     columns = [
-        text_column("judge", "judge"), Column("attack", lambda row: row["metric"].removeprefix(ATTACK)),
-        _rate("succeeds", "value", "ci_low", "ci_high"), column("n", "n", "count"), column("missing", "n_missing", "count"),
+        text_column("judge"), Column("attack", lambda row: row["metric"].removeprefix(ATTACK)),
+        column("succeeds", "value", ends=CI), column("n", "n", "count"), column("missing", "n_missing", "count"),
     ]  # fmt: skip
     return [Table(attacks, columns, "Attacks on judges", say(ATTACKS))]
 
@@ -230,10 +219,9 @@ def forests(rates: pd.DataFrame, audit: pd.DataFrame) -> list[Forest]:
                      row.ci_high, "number", f"{count(row.n_comparisons)} comparisons")
             for row in known
         ]  # fmt: skip
-        own = rows_of(audit[(audit["judge"] == judge) & (audit["axis"] == POOLED)])
-        metrics = {row.metric: row for row in own}
-        audited = [_audited(label, metrics[metric], chance) for metric, (label, chance) in DRAWN.items() if metric in metrics]
-        attacked = [_audited(row.metric.removeprefix(ATTACK), row, 0.0) for row in own if row.metric.startswith(ATTACK)]
+        own = {row.metric: row for row in rows_of(audit[(audit["judge"] == judge) & (audit["axis"] == POOLED)])}
+        audited = [_audited(label, own[metric], chance) for metric, (label, chance) in DRAWN.items() if metric in own]
+        attacked = [_audited(metric.removeprefix(ATTACK), row, 0.0) for metric, row in own.items() if metric.startswith(ATTACK)]
         audit_title = f"Audit of {judge} on pairs with people's labels, all axes; the line is chance"
         groups = (f"Win rates by {judge}", won, 0.5), (audit_title, audited, 0.5), (f"Attacks on {judge} that succeed", attacked, 0.0)
         panels += [ForestPanel(title, tuple(estimates), reference, (0, 1)) for title, estimates, reference in groups if estimates]

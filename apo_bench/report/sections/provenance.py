@@ -9,7 +9,7 @@ import pandas as pd
 
 from apo_bench.analysis import published
 from apo_bench.analysis.results import Run
-from apo_bench.formatting import count, duration, rows_of
+from apo_bench.formatting import count, duration
 from apo_bench.report.model import Block, Bullets, Facts, Section
 from apo_bench.report.tables import Column, Table, text_column
 from apo_bench.report.text import Text, join, names, say
@@ -21,21 +21,17 @@ HASHED_BYTES = 64 * 2**20  # what is larger is named without a hash
 def section(run: Run) -> Section:
     """The data and what the experiment ran with."""
     manifest = run.manifest
-    commit = f"{manifest.get('commit') or 'unknown'}"
     dirty = manifest.get("dirty")
+    changes = "" if dirty is None else f", {'with' if dirty else 'without'} uncommitted changes"
     arms = manifest.get("arms") or {name: arm.use for name, arm in run.experiment.arms.items()}
-    versions = [f"{name} {version}" for name, version in sorted((manifest.get("versions") or {}).items())]
     facts = {
         "experiment": say("{name}", name=run.experiment.name),
         "task": say("{task}", task=manifest.get("task") or run.experiment.task.use),
         "seeds": say(", ".join(map(str, run.experiment.seeds))),
         "arms": names(f"{name} = {use}" for name, use in arms.items()),
         "command": say("{command}", command=manifest["command"]) if manifest.get("command") else (),
-        "commit": say(
-            f"{{commit}}{'' if dirty is None else ', with uncommitted changes' if dirty else ', without uncommitted changes'}",
-            commit=commit,
-        ),
-        "versions": names(versions),
+        "commit": say(f"{{commit}}{changes}", commit=manifest.get("commit") or "unknown"),
+        "versions": names(f"{name} {version}" for name, version in sorted((manifest.get("versions") or {}).items())),
     }
     blocks: list[Block] = [say("{text}", text=manifest.get("provenance") or "No provenance was recorded."), *_splits(manifest)]
     notes = [say("{note}", note=note) for note in manifest.get("notes") or []]
@@ -47,7 +43,7 @@ def _splits(manifest: Mapping[str, Any]) -> list[Table]:
     splits = manifest.get("splits") or {}
     kinds = ("pairs", "prompts", "clusters")
     frame = pd.DataFrame([{"split": name} | {kind: str(counts.get(kind, "-")) for kind in kinds} for name, counts in splits.items()])
-    return [Table(frame, [text_column(name, name) for name in ("split", *kinds)], "Splits of the data")] if splits else []
+    return [Table(frame, [text_column(name) for name in ("split", *kinds)], "Splits of the data")] if splits else []
 
 
 def machine_section(folder: Path, run: Run) -> Section:
@@ -71,12 +67,11 @@ def _time_and_cost(folder: Path) -> Text:
     path = table_path(folder, "timings")
     if not path.exists():
         return ()
-    rows = read_table(path, "timings").dropna(subset=["value"])
-    values: dict[str, pd.Series] = {str(measure): group for measure, group in rows.groupby("measure")["value"]}
+    values = read_table(path, "timings").dropna(subset=["value"]).set_index("arm").groupby("measure")["value"]
+    values = {str(measure): group for measure, group in values}
     parts = []
     if "wall_s" in values:
-        by_arm = rows[rows["measure"] == "wall_s"].groupby("arm", sort=True)["value"].sum().reset_index()
-        each = names(f"{row.arm} {duration(row.value)}" for row in rows_of(by_arm))
+        each = names(f"{arm} {duration(seconds)}" for arm, seconds in values["wall_s"].groupby("arm").sum().items())
         parts.append(say(f"{duration(float(values['wall_s'].sum()))} of work over all arms and seeds ({{each}})", each=each))
     if "peak_memory_bytes" in values:
         parts.append(say(f"at most {values['peak_memory_bytes'].max() / 2**30:.2f} GiB of memory"))

@@ -10,8 +10,8 @@ from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.model import Block, Bullets, Section
-from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, mean_column, ngram_floor
-from apo_bench.report.tables import NAN, Column, Interval, Row, Table, arm_column, column, text_column
+from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floors
+from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, sort_by_arm, text_column
 from apo_bench.report.text import say
 
 DIAGNOSTICS = {  # that are drawn, each a panel
@@ -31,15 +31,15 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
     """Diagnostics beyond accuracy and calibration by round, and all of them by axis at each arm's first and last round."""
     if diagnostics.empty:
         return Section("Reward models by round", [say("No diagnostics were recorded.")])
-    blocks: list[Block] = [*diagnostic_figure(run.arms, diagnostics, ngram_floor(run))]
+    blocks: list[Block] = [*diagnostic_figure(run.arms, diagnostics, ngram_floors(run).get(POOLED, NAN))]
     blocks += reliability_figure(run.arms, results.reliability_curve(run))
-    names = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
-    names = [*[name for name in MEANINGS if name in names], *[name for name in names if name not in MEANINGS]]
+    known = [name for name in diagnostics["metric"].unique() if f"rm_{name}" not in RM_COLUMNS]
+    names = [name for name in dict.fromkeys([*MEANINGS, *known]) if name in known]
     table = frames["by_round"]
     if names:
         measured = diagnostics[diagnostics["axis"] == POOLED][["arm", "round"]].drop_duplicates()
         rows = measured.merge(table[table["axis"] == POOLED], on=["arm", "round"], how="left")
-        columns = [arm_column(), text_column("round", "round"), *[mean_column(name, f"rm_{name}") for name in names]]
+        columns = [arm_column(), text_column("round"), *[column(name, f"rm_{name}") for name in names]]
         note = say("Mean ± sample SD over seeds, all axes pooled. Round 0 is round 1's reward model and the initial policy.")
         blocks.append(Table(rows, columns, "Diagnostics of the reward models by round", note))
         blocks.append(Bullets([say(f"{name}: {MEANINGS[name]}.") for name in names if name in MEANINGS]))
@@ -49,31 +49,28 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame], diagnostics: pd.DataFr
 
 
 def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
-    every = run.tables["reward_models"]
-    floors = every[(every["arm"] == "_floor") & (every["metric"] == "accuracy_human")].groupby("axis")["value"].mean().to_dict()
     measured = diagnostics[(diagnostics["round"] >= 1) & (diagnostics["axis"] != POOLED)][["axis", "arm", "round"]].drop_duplicates()
     groups = measured.groupby(["axis", "arm"])["round"]
     ends = measured[(measured["round"] == groups.transform("min")) | (measured["round"] == groups.transform("max"))]
     rows = ends.merge(table, on=["axis", "arm", "round"], how="left")
-    places = {arm: place for place, arm in enumerate(run.arms)}
-    rows = rows.sort_values(["axis", "arm", "round"], key=lambda values: values.map(places) if values.name == "arm" else values)
+    rows = sort_by_arm(rows, ["axis", "arm", "round"], run.arms)
     heads = {**RM_COLUMNS, "rm_gold_agreement": "gold_agreement"}
     columns = [
-        text_column("axis", "axis"), arm_column(), text_column("round", "round"),
-        *[mean_column(head, name) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
+        text_column("axis"), arm_column(), text_column("round"),
+        *[column(head, name) for name, head in heads.items() if name.removeprefix("rm_") in set(diagnostics["metric"])],
         column("n-gram floor", "floor"),
     ]  # fmt: skip
-    frame = rows.assign(floor=rows["axis"].map(floors).astype(float))
+    frame = rows.assign(floor=rows["axis"].map(ngram_floors(run)).astype(float))
     return Table(frame, columns, "Reward models by axis", say(f"The floor is the accuracy on human pairs of {LINEAR}."))
 
 
 def diagnostic_figure(arms: tuple[str, ...], diagnostics: pd.DataFrame, floor: float = NAN) -> list[Lines]:
     """A panel per diagnostic: means and sample SDs over seeds by round, all axes pooled; the n-gram floor is a line."""
-    rows = diagnostics[diagnostics["axis"] == POOLED] if len(diagnostics) else diagnostics
+    groups = dict(iter(diagnostics[diagnostics["axis"] == POOLED].groupby("metric"))) if len(diagnostics) else {}
     panels = tuple(
-        Panel(title, lines_by_arm(arms, rows[rows["metric"] == metric], "round"), reference=floor if metric == "accuracy_human" else NAN)
+        Panel(title, lines_by_arm(arms, groups[metric], "round"), reference=floor if metric == "accuracy_human" else NAN)
         for metric, title in DIAGNOSTICS.items()
-        if metric in set(rows["metric"])
+        if metric in groups
     )
     caption = "Reward models by round; bands or bars: sample SD over seeds"
     caption += "" if math.isnan(floor) else f"; dashes: {LINEAR}"
@@ -111,10 +108,9 @@ def gold_section(run: Run) -> Section:
         blocks: list[Block] = [say("No gold accuracy was recorded.")]
     else:
         columns = [
-            text_column("gold", "gold"), text_column("axis", "axis"), column("accuracy", "value"),
-            Column("95 % interval", lambda row: Interval(row["ci_low"], row["ci_high"], "number")),
-            Column("single seeds", _single_seeds),
-            column("pairs", "n_pairs", "count"), column("clusters", "n_clusters", "count"), column("n-gram floor", "floor"),
+            text_column("gold"), text_column("axis"), column("accuracy", "value"),
+            interval_column("number"), Column("single seeds", _single_seeds), column("pairs", "n_pairs", "count"),
+            column("clusters", "n_clusters", "count"), column("n-gram floor", "floor"),
             Column("verdict", lambda row: results.uninformative_gold(run, row["gold"], row["axis"]) or "better than chance"),
         ]  # fmt: skip
         note = say("Accuracy of the mean score over gold seeds on held-out human pairs; interval robust to clusters of prompts.")
@@ -122,8 +118,7 @@ def gold_section(run: Run) -> Section:
     agreement = results.gold_sign_agreement(run)
     if len(agreement):
         columns = [
-            text_column("gold", "gold"), text_column("axis", "axis"), column("same sign as the truth", "agree"),
-            text_column("changes", "n"),
+            text_column("gold"), text_column("axis"), column("same sign as the truth", "agree"), text_column("changes", "n"),
         ]  # fmt: skip
         note = say(
             f"Of all changes between two rounds of an arm and seed in which mean truth moved by more than {results.TRUSTED_CHANGE:g}, "

@@ -10,7 +10,7 @@ import pandas as pd
 from apo_bench.analysis import costs, results
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import ALPHA, number, rows_of
-from apo_bench.report.charts import Lines, Panel, kl_or_bound, lines_by_arm, series_of
+from apo_bench.report.charts import Lines, Panel, Series, kl_or_bound, lines_by_arm, series_of
 from apo_bench.report.model import Block, Section
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
@@ -32,12 +32,13 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """Every arm at its last round: on all axes with win rates, KL and costs, and by axis."""
     frame = pd.DataFrame(_final_rows(run, frames))
     pooled, by_axis = frame[frame["axis"] == POOLED], frame[frame["axis"] != POOLED]
-    scorers = [mean_column(scorer, scorer, paper=scorer != "proxy") for scorer in run.scorers]
+    scorers = [column(scorer, paper=scorer != "proxy") for scorer in run.scorers]
     optional = {"length": "length, tokens", "refusal": "refusals"}
+    judged = frames["judged"].groupby("judge", sort=False) if "judged" in frames else ()
     columns = [
-        arm_column(paper=True), text_column("round", "round"), text_column("seeds", "seeds", paper=True),
-        text_column("clusters", "clusters"), *scorers, *_win_rate_columns(frames.get("judged")), Column("KL", kl_cell, paper=True),
-        *[mean_column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
+        arm_column(paper=True), text_column("round"), text_column("seeds", paper=True), text_column("clusters"), *scorers,
+        *[_win_rate_column(str(judge), rates[rates["axis"] == POOLED]) for judge, rates in judged], Column("KL", kl_cell, paper=True),
+        *[column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
         column("training flops", "training_flops", "count"),
         *([column("flops per answer", "answer_flops", "count")] if pooled["answer_flops"].notna().any() else []),
     ]  # fmt: skip
@@ -45,7 +46,7 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     blocks: list[Block] = [Table(pooled, columns, f"{caption}, all axes pooled", say(FINAL_NOTE), (), "main", Paper(note=_paper_note(run)))]
     if len(by_axis):
         paper = Paper(block=lambda row: row["axis"], note=_paper_note(run, by_axis=True))
-        columns = [text_column("axis", "axis"), arm_column(paper=True), *scorers]
+        columns = [text_column("axis"), arm_column(paper=True), *scorers]
         blocks.append(Table(by_axis, columns, f"{caption}, by axis", name="by_axis", paper=paper))
     return Section("Scores at the final round", blocks)
 
@@ -55,8 +56,10 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
     means, start = final_means(run), initial_means(frames["summary"])
     ledger = results.exclude_failed(run.tables["ledger"], run.failed)
     training = ledger[ledger["unit"] == "flops"].groupby("arm")["used"].mean().to_dict()
-    answering = inference_flops(frames["summary"])
-    first = next((flops for (_, round_), flops in answering.items() if round_ == 0), NAN)
+    counted = frames["summary"]
+    counted = counted[(counted["scorer"] == "inference_flops") & (counted["axis"] == POOLED)]
+    answering = counted.set_index(["arm", "round"])["mean"].to_dict()  # FLOPs per answer, where they were counted
+    first = next(iter(counted.loc[counted["round"] == 0, "mean"]), NAN)
     clusters = run.final_scores.groupby("arm")["cluster_id"].nunique().to_dict()
     for axis in (POOLED, *(run.axes if len(run.axes) > 1 else ())):
         standings = {scorer: standing(run, frames["contrasts"], means, scorer, axis) for scorer in run.scorers if scorer != "proxy"}
@@ -64,28 +67,22 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
             last = run.final_round.get(arm) if arm else 0
             row = {"arm": arm, "axis": axis, "round": last, "seeds": len(run.arm_seeds.get(arm, [])) if arm else None}
             row |= {"clusters": clusters.get(arm), "training_flops": training.get(arm, NAN)}
-            row["answer_flops"] = answering.get((arm, -1 if last is None else last), NAN) if arm else first
+            row["answer_flops"] = answering.get((arm, last), NAN) if arm else first
             for name in (*run.scorers, "kl", "kl_bound", "length", "refusal"):
                 row[name], row[f"{name}_sd"] = means.get((arm, name, axis), (NAN, NAN)) if arm else (start.get((name, axis), NAN), NAN)
                 row[f"{name}_standing"] = standings.get(name, {}).get(arm, "")
             yield row
 
 
-def _win_rate_columns(rates: pd.DataFrame | None) -> list[Column]:
+def _win_rate_column(judge: str, pooled: pd.DataFrame) -> Column:
     """An arm's win rates over the arms that it was compared with, on all axes; its own side of each pair."""
 
-    def of(judge: str) -> Column:
-        def cell(row: Row) -> Cell:
-            pairs = rows_of(pooled[(pooled["judge"] == judge) & ((pooled["arm_a"] == row["arm"]) | (pooled["arm_b"] == row["arm"]))])
-            sides = ((pair.win_rate, pair.arm_b) if pair.arm_a == row["arm"] else (1 - pair.win_rate, pair.arm_a) for pair in pairs)
-            return join((say(f"{number(rate)} over `{{other}}`", other=other) for rate, other in sides), "; ") or None
+    def cell(row: Row) -> Cell:
+        pairs = [pair for pair in rows_of(pooled) if row["arm"] in (pair.arm_a, pair.arm_b)]
+        sides = ((pair.win_rate, pair.arm_b) if pair.arm_a == row["arm"] else (1 - pair.win_rate, pair.arm_a) for pair in pairs)
+        return join((say(f"{number(rate)} over `{{other}}`", other=other) for rate, other in sides), "; ") or None
 
-        return Column(f"win rate, by {judge}", cell)
-
-    if rates is None:
-        return []
-    pooled = rates[rates["axis"] == POOLED]
-    return [of(judge) for judge in dict.fromkeys(rates["judge"])]
+    return Column(f"win rate, by {judge}", cell)
 
 
 def kl_cell(row: Row) -> Cell:
@@ -112,9 +109,8 @@ def final_means(run: Run) -> Means:
     metrics = results.exclude_failed(run.tables["metrics"], run.failed)
     metrics = metrics[(metrics["axis"] == POOLED) & metrics["metric"].isin(["kl", "kl_bound"])].dropna(subset=["value"])
     metrics = metrics[metrics["round"] == metrics["arm"].map(run.final_round)].rename(columns={"metric": "scorer"})
-    columns = ["arm", "scorer", "axis", "value"]
-    grouped = pd.concat([*[part[columns] for part in parts], metrics[columns]]).groupby(["arm", "scorer", "axis"])["value"]
-    return {(row.arm, row.scorer, row.axis): (row.mean, row.std) for row in rows_of(grouped.agg(["mean", "std"]).reset_index())}
+    grouped = pd.concat([*parts, metrics], join="inner").groupby(["arm", "scorer", "axis"])["value"].agg(["mean", "std"])
+    return dict(zip(grouped.index, grouped.itertuples(index=False, name=None), strict=True))
 
 
 def standing(run: Run, contrasts: pd.DataFrame, means: Means, scorer: str, axis: str) -> dict[str, str]:
@@ -136,17 +132,11 @@ def standing(run: Run, contrasts: pd.DataFrame, means: Means, scorer: str, axis:
     return standings
 
 
-def inference_flops(summary: pd.DataFrame) -> dict[tuple[str, int], float]:
-    """Mean FLOPs per answer by arm and round, where they were counted."""
-    rows = summary[(summary["scorer"] == "inference_flops") & (summary["axis"] == POOLED)]
-    return {(row.arm, row.round): row.mean for row in rows_of(rows)}
-
-
 def initial_means(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
     """The initial policy's means by (scorer, axis), where all arms agree on them (a proxy of its own makes an arm differ)."""
-    rounds = summary[summary["round"] == 0].groupby(["scorer", "axis"])["mean"].agg(["min", "max"])
-    same = rounds[(rounds["max"] - rounds["min"]) <= 1e-6 * rounds[["min", "max"]].abs().max(axis=1).clip(lower=1.0)]
-    return {key: float(value) for key, value in same["min"].items()}  # pyright: ignore[reportReturnType]
+    start = summary[summary["round"] == 0].groupby(["scorer", "axis"])["mean"].agg(["min", "max"])
+    same = start["max"] - start["min"] <= 1e-6 * start.abs().max(axis=1).clip(lower=1.0)
+    return start.loc[same, "min"].to_dict()  # pyright: ignore[reportReturnType]
 
 
 # --- by round -----------------------------------------------------------------------------------------------------------------
@@ -155,51 +145,45 @@ def initial_means(summary: pd.DataFrame) -> dict[tuple[str, str], float]:
 def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     """The scores of every round, and beside them the reward model's accuracy and calibration, all axes pooled."""
     summary, table = frames["summary"], frames["by_round"]
-    measured = set(table.columns)
-    scorers = sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # last
-    heads = {name: head for name, head in {**RM_COLUMNS, "dev_score": "dev_score"}.items() if name in measured}
+    measured, scorers = set(table.columns), sorted(run.scorers, key=lambda scorer: scorer == "proxy")  # which comes last
+    heads = {name: head for name, head in (RM_COLUMNS | {"dev_score": "dev_score"}).items() if name in measured}
     start = {name: mean for (name, axis), mean in initial_means(summary).items() if axis == POOLED and name in measured}
     rows = table[(table["axis"] == POOLED) & (table["round"] >= 1)]
     frame = pd.concat([pd.DataFrame([{"arm": "", "round": 0, **start}]), rows], ignore_index=True)
     columns = [
-        arm_column(), text_column("round", "round"), *[mean_column(scorer, scorer) for scorer in scorers], Column("KL", kl_cell),
-        *[mean_column(head, name) for name, head in heads.items()],
+        arm_column(), text_column("round"), *map(column, scorers), Column("KL", kl_cell),
+        *[column(head, name) for name, head in heads.items()],
     ]  # fmt: skip
     blocks: list[Block] = [
         *score_figures(run, summary),
         Table(frame, columns, "Scores by round, all axes pooled", say(_round_note(run, measured))),
-        Table(table, [arm_column(), *[text_column(name, name) for name in ("axis", "round")],
-                      *[mean_column(scorer, scorer) for scorer in scorers]], "Scores by arm, round and axis", is_on_page_only=True),
+        Table(table, [arm_column(), text_column("axis"), text_column("round"), *map(column, scorers)],
+              "Scores by arm, round and axis", is_on_page_only=True),
     ]  # fmt: skip
     return Section("Scores by round beside the reward model", blocks)
 
 
-def mean_column(head: str, name: str, *, paper: bool = False) -> Column:
-    """A column of a table of means over seeds: mean, sample SD and standing, where it has one."""
-    return column(head, name, sd=f"{name}_sd", standing=f"{name}_standing", paper=paper)
-
-
 def _round_note(run: Run, measured: set[str]) -> str:
-    floor = ngram_floor(run)
-    notes = ["Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"]
-    notes[0] += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in measured else "."
+    note = "Mean ± sample SD over seeds, all axes pooled; by axis in `by_round.csv`. KL in nats per response"
+    note += "; `<=`: an upper bound, where the arm has no weights of its own." if "kl_bound" in measured else "."
     if measured & set(RM_COLUMNS):
+        floor = ngram_floors(run).get(POOLED, NAN)
         linear = "" if math.isnan(floor) else f"; {LINEAR} has {number(floor)}"
-        notes.append(
-            f"RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
+        note += (
+            f" RM: the round's reward model. Human pairs: accuracy on held-out human pairs (falling means forgetting{linear}). Golden over "
             "samples: share of golden responses scored above the current policy's sample. ECE: expected calibration error on the human "
             f"pairs, {run.experiment.evaluation.ece_bins} equal-width bins on [0, 1]."
         )
     if "dev_score" in measured:
-        notes.append("dev_score: mean score of answers to dev prompts by a reward model that is the same for all arms of a seed.")
-    return " ".join(notes)
+        note += " dev_score: mean score of answers to dev prompts by a reward model that is the same for all arms of a seed."
+    return note
 
 
-def ngram_floor(run: Run) -> float:
-    """Mean accuracy on human pairs of the linear n-gram model, all axes pooled; NaN where there is none."""
+def ngram_floors(run: Run) -> dict[str, float]:
+    """Mean accuracy on human pairs of the linear n-gram model by axis, where there is one."""
     rows = run.tables["reward_models"]
-    rows = rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human") & (rows["axis"] == POOLED)]
-    return float(rows["value"].mean())
+    rows = rows[(rows["arm"] == "_floor") & (rows["metric"] == "accuracy_human")]
+    return {str(axis): float(values.mean()) for axis, values in rows.groupby("axis")["value"]}
 
 
 def score_figures(run: Run, summary: pd.DataFrame) -> list[Lines]:
@@ -235,30 +219,26 @@ def answer_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     if not shown:
         return Section("Answers by round", [say("Nothing else was measured of the answers.")])
     table = frames["by_round"]
-    columns = [arm_column(), text_column("round", "round"), *[mean_column(name, name) for name in shown]]
+    columns = [arm_column(), text_column("round"), *map(column, shown)]
     note = say("Mean ± sample SD over seeds, all axes pooled. Length in tokens; refusal, unfinished and distinct-n as shares.")
     return Section("Answers by round", [Table(table[table["axis"] == POOLED], columns, "Properties of answers by round", note)])
 
 
 def dev_section(run: Run) -> Section:
     """How often dev chose which round, and the scores there beside those at the final round."""
-    scorers = [scorer for scorer in run.scorers if scorer != "proxy"]
-    means = results.seed_means(run.tables["scores"], POOLED)
-    value = {(row.arm, row.seed, row.round, row.scorer): row.value for row in rows_of(means[means["scorer"].isin(scorers)])}
+    shown = [(scorer, at) for scorer in run.scorers if scorer != "proxy" for at in ("final", "dev_best")]
+    value = results.seed_means(run.tables["scores"], POOLED).set_index(["arm", "seed", "round", "scorer"])["value"].to_dict()
     rows = []
     for arm in run.arms:
         chosen = {seed: run.dev_round[arm, seed] for seed in run.arm_seeds.get(arm, []) if (arm, seed) in run.dev_round}
         often = ", ".join(f"round {round_}: {n} of {len(chosen)}" for round_, n in sorted(Counter(chosen.values()).items()))
         row: dict[str, Any] = {"arm": arm, "chosen": often or None}
-        for scorer in scorers:
-            final = [value.get((arm, seed, run.final_round[arm], scorer), NAN) for seed in chosen]
-            dev_best = [value.get((arm, seed, round_, scorer), NAN) for seed, round_ in chosen.items()]
-            for at, values in (("final", final), ("dev_best", dev_best)):
-                name, series = f"{scorer}, {at}", pd.Series(values).astype(float)
-                row |= {name: series.mean(), f"{name}_sd": series.std()}
+        for scorer, at in shown:
+            places = [(arm, seed, best if at == "dev_best" else run.final_round[arm], scorer) for seed, best in chosen.items()]
+            values = pd.Series([value.get(place, NAN) for place in places]).astype(float)
+            row |= {f"{scorer}, {at}": values.mean(), f"{scorer}, {at}_sd": values.std()}
         rows.append(row)
-    shown = [f"{scorer}, {at}" for scorer in scorers for at in ("final", "dev_best")]
-    columns = [arm_column(), text_column("chosen", "chosen"), *[mean_column(name, name) for name in shown]]
+    columns = [arm_column(), text_column("chosen"), *[column(f"{scorer}, {at}") for scorer, at in shown]]
     note = say(
         "One rule for all arms: each seed's round of the highest dev_score among 1..R, the first among equals. Mean ± sample SD over the "
         "seeds with a dev_score, all axes pooled. The declared families use `{declared}`; contrasts at the other are descriptive.",
@@ -272,21 +252,20 @@ def annotation_section(run: Run) -> Section:
     frame = costs.annotation_curves(run)
     curves, scorers = tuple(dict.fromkeys(frame["curve"])), list(dict.fromkeys(frame["scorer"]))
     rows = []
-    for (_, _), group in frame.groupby(["curve", "arm"], sort=False):  # pyright: ignore[reportGeneralTypeIssues] (of two columns)
+    for _, group in frame.groupby(["curve", "arm"], sort=False):
         scores = {row.scorer: row.mean for row in rows_of(group)} | {f"{row.scorer}_sd": row.seed_sd for row in rows_of(group)}
         rows.append(group.iloc[0].to_dict() | scores)
     columns = [
-        text_column("curve", "curve"), arm_column(), column("human pairs", "human_pairs", "count"),
+        text_column("curve"), arm_column(), column("human pairs", "human_pairs", "count"),
         column("golden responses", "golden_responses", "count"), column("together", "annotation", "count"), text_column("seeds", "n_seeds"),
-        *[mean_column(scorer, scorer) for scorer in scorers],
+        *map(column, scorers),
     ]  # fmt: skip
-    panels = tuple(
-        Panel(scorer, tuple(
-            series_of(curve, place, frame[(frame["scorer"] == scorer) & (frame["curve"] == curve)].sort_values("annotation"), "annotation")
-            for place, curve in enumerate(curves)
-        ))
-        for scorer in scorers
-    )  # fmt: skip
+
+    def line(scorer: str, place: int, curve: str) -> Series:
+        own = frame[(frame["scorer"] == scorer) & (frame["curve"] == curve)]
+        return series_of(curve, place, own.sort_values("annotation"), "annotation")
+
+    panels = tuple(Panel(scorer, tuple(line(scorer, *curve) for curve in enumerate(curves))) for scorer in scorers)
     figure = Lines(
         "by_annotation", "Scores against annotation", say("Scores at the final round against annotation used; bands: sample SD over seeds"),
         panels, curves, "annotation used: human pairs and golden responses", "mean score at the final round", columns=max(len(scorers), 1),

@@ -154,7 +154,7 @@ def words(browser: Browser, where: str) -> list[str]:
 
 def choose(browser: Browser, control: str, value: str) -> None:
     browser.run(f"""(() => {{ const element = document.getElementById("browse-{control}"); element.value = {json.dumps(value)};
-        element.dispatchEvent(new Event(element.tagName === "INPUT" ? "input" : "change", {{bubbles: true}})); }})()""")
+        element.dispatchEvent(new Event("input", {{bubbles: true}})); }})()""")
 
 
 def link(prompt: int, **more: str) -> str:
