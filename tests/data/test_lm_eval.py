@@ -131,6 +131,7 @@ def test_accuracy_is_the_models_own(results: dict[str, Any], model: Path, name: 
     assert results["results"][name]["acc,none"] == pytest.approx(sum(right) / LIMIT)
 
 
+@pytest.mark.slow
 def test_the_chosen_sides_place_varies(results: dict[str, Any]):
     """Else a model that ties everything would score 1: ties go to the first place."""
     for name in TASKS:

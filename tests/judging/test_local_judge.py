@@ -278,6 +278,7 @@ def test_the_identity_is_the_content_and_the_parameters(words: Path, tmp_path: P
 # --- a real model -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (models_folder() / "smollm2").is_dir(), reason="smollm2 is not imported; run: apo-bench import-model smollm2")
 def test_a_real_model_answers_with_a_label() -> None:
     """It need not be right: 135M weights are not much of a judge. But a hundredth and more of its probability is on the two labels, of

@@ -82,6 +82,7 @@ def test_minilm_becomes_an_ordinary_folder(tmp_path: Path, monkeypatch: pytest.M
     assert model.config.num_hidden_layers == 6
 
 
+@pytest.mark.slow
 @needs_smollm2
 def test_smollm2_answers_from_its_folder() -> None:
     """Uses the imported model where it is (about 15 s to convert the first time on a machine)."""

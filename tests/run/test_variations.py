@@ -114,6 +114,7 @@ def _effect(factor: str, level: Any) -> Any:
     return {seed: level} if isinstance(level, int) else level
 
 
+@pytest.mark.slow
 @given(VARY)
 def test_labels_are_distinct_and_safe_and_every_variation_loads(tmp_path_factory: pytest.TempPathFactory, vary: dict[str, Any]) -> None:
     """Whatever the levels are: unless two are the same, every combination is an experiment that does not vary."""
@@ -157,6 +158,7 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_check_takes_every_variation(tmp_path: Path) -> None:
     tree = tiny_tree() | {"vary": {"world": [0, {"pairs_per_prompt": 2}]}}
     assert check_experiment(write_experiment(tmp_path, tree)) == []
@@ -273,6 +275,7 @@ def test_each_world_is_an_ordinary_run(question: Path, done: Path) -> None:
     assert load_experiment(done / "experiment.yaml") == load_experiment(question)
 
 
+@pytest.mark.slow
 def test_the_spread_is_made_of_the_worlds_contrasts(done: Path) -> None:
     """The mean over two worlds is half the sum of their differences, and two levels have no p-value."""
     import pandas as pd
