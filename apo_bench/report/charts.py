@@ -130,7 +130,7 @@ Figure = Lines | Forest | Bars
 
 
 def series_of(name: str, place: int, rows: pd.DataFrame, x: str, *, is_hollow: bool = False, last: bool = False) -> Series:
-    """Means with their SDs, a line through rows in their order; rows without x or mean are left out. `last`: the last has its round."""
+    """A line through the rows' means, with their SDs; rows without x or mean are left out. `last`: label the last point with its round."""
     rows = rows.dropna(subset=[x, "mean"])
     points = [Point(*values) for values in rows[[x, "mean", "seed_sd"]].astype(float).fillna(0.0).to_numpy().tolist()]
     if last and points:

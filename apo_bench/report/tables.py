@@ -22,6 +22,8 @@ FORMS: dict[str, Callable[[float], str]] = {
 
 @dataclass(frozen=True)
 class Interval:
+    """From `low` to `high`, both known; `text` writes them in their form."""
+
     low: float
     high: float
     form: Form = "signed"
@@ -83,6 +85,7 @@ def column(
 
 
 def interval_column(form: Form = "signed", *, paper: bool = False) -> Column:
+    """The 95 % interval in a column of its own, from the frame's ci_low and ci_high."""
     return Column("95 % interval", lambda row: interval(row["ci_low"], row["ci_high"], form), paper)
 
 

@@ -97,7 +97,7 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
 
 def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Rows of `answers` and the verdicts on them as columns; texts, prompts, arms and the like are places in lists."""
-    texts: dict[str, int] = defaultdict(lambda: len(texts))  # a text that is looked up gets the next place
+    texts: defaultdict[str, int] = defaultdict(lambda: len(texts))  # a new text gets the next place when it is looked up
     prompts = rows.drop_duplicates("prompt_id")
     ids = prompts["prompt_id"].tolist()
     place = {"prompt_id": _places(ids), "axis": _places(sorted(set(rows["axis"]))), "arm": _places(run.arms)}
@@ -129,7 +129,11 @@ def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tup
 
 
 def _verdicts(
-    run: Run, rows: pd.DataFrame, place: Mapping[str, Mapping[str, int]], texts: dict[str, int], judge_texts: Mapping[tuple[str, str], str]
+    run: Run,
+    rows: pd.DataFrame,
+    place: Mapping[str, Mapping[str, int]],
+    texts: defaultdict[str, int],
+    judge_texts: Mapping[tuple[str, str], str],
 ) -> Any:
     """A row per verdict on the prompts of `rows`; `judge_texts` are found by the question's identity, which is made of what was shown."""
     judged = run.tables["judgments"]

@@ -46,7 +46,7 @@ def minus(number: str) -> str:
     return number.replace("-", "\u2212")
 
 
-def axis(low: float, high: float, start: float, end: float) -> Scale:
+def linear_scale(low: float, high: float, start: float, end: float) -> Scale:
     """From values to units of the drawing."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
@@ -79,8 +79,8 @@ def panel(figure: Lines, panel: Panel) -> Markup:
     ends += [] if math.isnan(panel.reference) else [panel.reference]
     up = ticks(*(limits or (min(ends), max(ends))))
     inset = (0.06 * (across[-1] - across[0]) or 0.5) if figure.by_round else 0.0
-    x = axis(across[0] - inset, across[-1] + inset, LEFT, WIDTH - RIGHT)
-    y = axis(up[0], up[-1], HEIGHT - BOTTOM, TOP)
+    x = linear_scale(across[0] - inset, across[-1] + inset, LEFT, WIDTH - RIGHT)
+    y = linear_scale(up[0], up[-1], HEIGHT - BOTTOM, TOP)
     grid = [el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(tick)), y2=_n(y(tick)), class_="grid") for tick in up]
     labels = [_text(LEFT - 6, y(tick) + 3.5, tick_label(tick), "end") for tick in up]
     labels += [_text(x(tick), HEIGHT - BOTTOM + 15, tick_label(tick), "middle") for tick in across]
@@ -117,7 +117,7 @@ def marks_of(panel: ForestPanel) -> list[float]:
 
 def interval(row: Estimate, panel: ForestPanel, marks: Sequence[float]) -> Markup:
     """A point with its interval on a line as wide as its cell; coordinates are shares of the width, so nothing is ever squeezed."""
-    at = axis(marks[0], marks[-1], 2, 98)
+    at = linear_scale(marks[0], marks[-1], 2, 98)
     reference = at(panel.reference if math.isnan(row.reference) else row.reference)
     parts = [el("line", x1=_share(reference), x2=_share(reference), y1=0, y2=26, class_="reference")]
     if not math.isnan(row.low):
@@ -132,7 +132,7 @@ def interval(row: Estimate, panel: ForestPanel, marks: Sequence[float]) -> Marku
 
 def scale(marks: Sequence[float]) -> Markup:
     """The numbers under a column of intervals."""
-    at = axis(marks[0], marks[-1], 2, 98)
+    at = linear_scale(marks[0], marks[-1], 2, 98)
     labels = [_text(_share(at(mark)), 12, tick_label(mark), "middle") for mark in marks]
     return el("svg", *labels, width="100%", height=16, class_="interval", aria_hidden="true")
 
