@@ -28,7 +28,7 @@ test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 docs: $(VENV)/.dev
-	$(BIN)/python -m apo_bench.cli.reference
+	$(BIN)/python -m apo_bench.cli.generate_docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:

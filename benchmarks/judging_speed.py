@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from chat_server import Plan, serving, worth_questions
 
 from apo_bench.clients.journal import Journal
-from apo_bench.judging.asking import ask
+from apo_bench.judging.ask_judges import ask
 from apo_bench.judging.chat_judge import ChatJudge
-from apo_bench.judging.templates import template_for
-from apo_bench.judging.verdicts import JudgeContext, Verdict
+from apo_bench.judging.judge_protocol import JudgeContext, Verdict
+from apo_bench.judging.prompt_templates import template_for
 
 T = TypeVar("T")
 FILLER = "A sentence such as one finds in an answer to a question. " * 8

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from apo_bench.judging.verdicts import Question, both_orders
+from apo_bench.judging.judge_protocol import Question, both_orders
 from apo_bench.types import Message, Prompt
 
 STATUS_FAULTS = ("301", "400", "401", "402", "403", "404", "422", "429", "500", "503")

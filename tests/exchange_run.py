@@ -8,7 +8,7 @@ import pandas as pd
 from run_folder import experiment, frame, measured, scored, write_run
 from tiny_world import TREE, tiny_task
 
-from apo_bench.judging.verdicts import ResponsePair
+from apo_bench.judging.judge_protocol import ResponsePair
 from apo_bench.types import Prompt
 
 PROMPTS: tuple[Prompt, ...] = tiny_task().prompts["test"]

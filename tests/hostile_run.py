@@ -13,7 +13,7 @@ from run_folder import SEEDS, experiment, frame, measured, write_run
 from apo_bench.analysis import results
 from apo_bench.clients.journal import Journal
 from apo_bench.hashing import digest
-from apo_bench.report.model import Report
+from apo_bench.report.document import Report
 from apo_bench.report.page import samples
 from apo_bench.report.page.render import render
 from apo_bench.report.report import build, report_frames

@@ -13,7 +13,7 @@ from apo_bench.analysis.results import read_responses, read_run
 from apo_bench.judging.judge_result import IncompleteJudge
 from apo_bench.run import judges
 
-SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
+SIMULATED = "apo_bench.judging.simulated_judge@SimulatedJudge"
 ARMS = ("rjs", "golden_refresh", "apo_rjs")
 TEXTS = {  # by arm: what it answers to the first four prompts, whatever the seed
     "rjs": ["boil base", "rinse cloth", "sorry i cannot", "dip edge"],

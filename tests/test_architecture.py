@@ -16,22 +16,21 @@ PACKAGE = ROOT / "apo_bench"
 
 # Modules outside a room, then the rooms: imports run downward. Within a room any order that has no cycle will do.
 ORDER = (
-    "errors types hashing shipped provenance store formatting tables losses config data models training engines lab apo stats evaluation "
-    "clients judging analysis plan report run exchange cli"
+    "errors types package_data hashing provenance store formatting tables losses config data models training engines lab apo stats "
+    "evaluation clients judging analysis plan report run exchange cli"
 ).split()
 OUTSIDE_A_ROOM = 10  # modules at most
 TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = (
-    "types errors hashing provenance store formatting shipped tables config.schema config.load config.plugins config.controls "
-    "config.tuning data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.opening judging.response_pairs "
-    "judging.judge_result judging.audit_folder judging.audit_report judging.simulated "
-    "judging.chat_judge judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs "
-    "analysis.win_rates analysis.power analysis.preregistration analysis.published analysis.reproduction "
-    "analysis.reproduction_text plan.saved plan.sizing "
-    "report.report report.page report.latex report.spread run.jobs run.records run.up_to_date run.judges run.executors "
-    "run.executors.local run.executors.ray run.worker run.experiment run.job_runner run.trials run.runner run.start run.variations "
-    "run.status run.gc exchange.annotations"
+    "types errors hashing provenance store formatting package_data tables config.schema config.load config.plugins config.controls "
+    "config.tuning data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.load_judges "
+    "judging.response_pairs judging.judge_result judging.audit_folder judging.audit_report judging.simulated_judge judging.chat_judge "
+    "judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs analysis.win_rates "
+    "analysis.power analysis.preregistration analysis.published analysis.reproduction analysis.reproduction_text plan.saved "
+    "plan.sizing report.report report.page report.latex report.across_variations run.jobs run.records run.up_to_date run.judges "
+    "run.executors run.executors.local run.executors.ray run.worker run.experiment run.scheduler run.trials run.pipeline run.start "
+    "run.variations run.status run.gc exchange.alpaca_eval_annotations"
 ).split()
 NO_TORCH_AT_ALL = ("stats", "analysis", "report", "clients")  # rooms
 METHOD_LINES = 60

@@ -11,7 +11,7 @@ from tiny_tokenizers import WORDS, prompt
 from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, Sampling
 from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.losses import PolicyLoss, RewardLoss
-from apo_bench.training.jobs import Counts, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import Counts, PolicyTraining, RewardModelTraining
 from apo_bench.types import Demonstration, Group, Pair, Policy
 
 LLAMA = {

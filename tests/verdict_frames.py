@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.judging.verdicts import value_of
+from apo_bench.judging.judge_protocol import value_of
 
 A, B, NAN = "apo_rjs", "golden_refresh", math.nan
 AUDIT = ["judge", "axis", "metric", "value", "ci_low", "ci_high", "n", "n_missing"]

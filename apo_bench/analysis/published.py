@@ -14,7 +14,7 @@ from apo_bench.analysis.results import POOLED, Run, reward_model_diagnostics, su
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
-from apo_bench.shipped import find_beside
+from apo_bench.package_data import find_beside
 from apo_bench.stats import clustered_mean, wilson
 
 PUBLISHED_COLUMNS = ("table", "model", "data", "arm", "against", "metric", "value", "n", "judge", "scale", "unknown", "source", "certainty")

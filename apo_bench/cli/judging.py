@@ -140,14 +140,14 @@ def import_judgments(
         raise InputError("import-judgments: give --run for filled sheets or --out for AlpacaEval's annotations, one of them")
     if run is not None:
         refuse_unfinished(run)
-        from apo_bench.exchange.importing import import_sheets
+        from apo_bench.exchange.human_annotations import import_sheets
         from apo_bench.report.report import write_report
 
         imported, summary = import_sheets(run, files, key, judge=name), run / "report" / "report.md"
         write_report(run)
     else:
         assert out is not None
-        from apo_bench.exchange.annotations import import_annotations
+        from apo_bench.exchange.alpaca_eval_annotations import import_annotations
 
         imported, summary = import_annotations(files, out), out / "summary.md"
         typer.echo(visible(summary.read_text(encoding="utf-8")))

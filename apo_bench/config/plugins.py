@@ -17,7 +17,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from apo_bench.config.python_files import load_python_file, neighbours
 from apo_bench.errors import InputError
-from apo_bench.shipped import find_beside
+from apo_bench.package_data import find_beside
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

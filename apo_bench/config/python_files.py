@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from apo_bench.hashing import digest_files
-from apo_bench.provenance import code_files
+from apo_bench.hashing import code_files, digest_files
 from apo_bench.types import identity
 
 

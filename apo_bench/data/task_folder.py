@@ -26,7 +26,7 @@ from apo_bench.config.plain_yaml import read_yaml
 from apo_bench.config.python_files import load_python_file
 from apo_bench.data.splits import check_shares
 from apo_bench.errors import InputError
-from apo_bench.shipped import find_beside
+from apo_bench.package_data import find_beside
 from apo_bench.types import Split
 
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]

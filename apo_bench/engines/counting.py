@@ -20,7 +20,7 @@ from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.store import Artifact, Computed, key_of
-from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from

@@ -26,7 +26,7 @@ from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest_files
 from apo_bench.store import scratch_of, write_json
-from apo_bench.training.jobs import Counts, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import Counts, PolicyTraining, RewardModelTraining
 from apo_bench.types import Demonstration, Group, Pair, UnpairedExample
 
 REQUEST, COUNTS, LOG, FAILED = "request.json", "counts.json", "launch.log", "failed."  # in the scratch folder

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.store import Computed
-from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Policy, Prompt, Response, RewardModel
 
 

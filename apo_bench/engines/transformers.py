@@ -11,18 +11,19 @@ from accelerate import PartialState
 
 from apo_bench.config.schema import NeuralReward, NgramReward, PolicyModel
 from apo_bench.engines import launch
+from apo_bench.engines.model_cache import Loaded, ResidentModels, default_limit_bytes, stored_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
-from apo_bench.engines.resident import Loaded, ResidentModels, default_limit_bytes, stored_bytes
 from apo_bench.errors import InputError
+from apo_bench.hashing import code_hash
 from apo_bench.models import flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
-from apo_bench.provenance import code_hash, versions
+from apo_bench.provenance import versions
 from apo_bench.store import Computed, key_of, scratch_of
 from apo_bench.training import encoding
 from apo_bench.training.checkpoints import Checkpoints
-from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
 from apo_bench.training.trainer import TrainResult, fit
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import BestOfNPolicy, Policy, Response
 
 GIB = 2**30

@@ -17,11 +17,10 @@ import pandas as pd
 from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.data.task import Task
 from apo_bench.engines.protocol import Engine
-from apo_bench.hashing import digest, path_identity
+from apo_bench.hashing import code_hash, digest, path_identity
 from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
-from apo_bench.provenance import code_hash
 from apo_bench.stats import clustered_mean
 from apo_bench.store import Artifact, RunStore
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity

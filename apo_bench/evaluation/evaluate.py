@@ -15,8 +15,7 @@ from scipy.stats import t as student
 from apo_bench.config.schema import Gold, Sampling
 from apo_bench.engines.protocol import KLJob
 from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, score_margins, write_charged
-from apo_bench.hashing import digest
-from apo_bench.provenance import code_hash
+from apo_bench.hashing import code_hash, digest
 from apo_bench.stats import clustered_mean, ece, reliability
 from apo_bench.store import Artifact
 from apo_bench.tables import empty_table

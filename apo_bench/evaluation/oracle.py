@@ -11,8 +11,7 @@ import pandas as pd
 from apo_bench.config.controls import FIRST, ORACLE, chooser
 from apo_bench.evaluation.context import EvaluationContext, write_charged
 from apo_bench.evaluation.evaluate import RoundEvaluation
-from apo_bench.hashing import digest
-from apo_bench.provenance import code_hash
+from apo_bench.hashing import code_hash, digest
 from apo_bench.store import Artifact
 from apo_bench.types import Response, Round
 

@@ -15,7 +15,7 @@ from apo_bench.analysis.win_rates import comparisons_from_verdicts, uninformativ
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import inert, rows_of
-from apo_bench.judging.verdicts import Order, ResponsePair, both_orders
+from apo_bench.judging.judge_protocol import Order, ResponsePair, both_orders
 from apo_bench.store import write_text
 from apo_bench.types import Prompt, identity
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from apo_bench.clients.journal import Journal
-from apo_bench.judging.asking import ask
+from apo_bench.judging.ask_judges import ask
 from apo_bench.judging.attacks import ATTACKS, Attack, attacked
-from apo_bench.judging.labels import Labelled, LabelledPair
-from apo_bench.judging.verdicts import Judge, Verdict, both_orders, mean_of_orders, value_of
+from apo_bench.judging.human_preferences import Labelled, LabelledPair
+from apo_bench.judging.judge_protocol import Judge, Verdict, both_orders, mean_of_orders, value_of
 from apo_bench.stats import agreement, clustered_mean
 from apo_bench.tables import TABLES
 

@@ -9,16 +9,15 @@ from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import JudgeChoice
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest
+from apo_bench.hashing import code_hash, digest
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit
 from apo_bench.judging.audit_report import markdown
+from apo_bench.judging.human_preferences import Labelled, labelled_pairs, read_labelled
+from apo_bench.judging.judge_protocol import JudgeContext
 from apo_bench.judging.judge_result import IncompleteJudge
-from apo_bench.judging.labels import Labelled, labelled_pairs, read_labelled
-from apo_bench.judging.opening import open_judge
-from apo_bench.judging.verdicts import JudgeContext
-from apo_bench.provenance import code_hash
-from apo_bench.shipped import find_beside
+from apo_bench.judging.load_judges import open_judge
+from apo_bench.package_data import find_beside
 from apo_bench.store import write_text
 
 

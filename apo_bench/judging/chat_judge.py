@@ -7,8 +7,9 @@ from typing import Any
 
 from apo_bench.clients.chat import ChatClient, Reply
 from apo_bench.clients.endpoint import ChatSettings
-from apo_bench.judging.templates import Template, template_for, templates_of
-from apo_bench.judging.verdicts import UNPARSABLE, Judge, JudgeContext, Question, Verdict
+from apo_bench.judging.answer_parsing import parse_answer
+from apo_bench.judging.judge_protocol import UNPARSABLE, Judge, JudgeContext, Question, Verdict
+from apo_bench.judging.prompt_templates import Template, template_for, templates_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class OpenChatJudge(Judge):
         return template_for(self.spec.template, question.prompt.axis)
 
     def _verdict(self, question: Question, reply: Reply) -> Verdict:
-        choice = None if reply.failure else self._template(question).read(reply.text)
+        choice = None if reply.failure else parse_answer(reply.text, self._template(question).reasoned)
         return Verdict(
             choice,
             failure="" if choice else reply.failure or UNPARSABLE,

@@ -14,12 +14,12 @@ from apo_bench.clients.journal import Journal, spent_usd
 from apo_bench.config.schema import Judging
 from apo_bench.data.task import Task
 from apo_bench.hashing import digest
-from apo_bench.judging.asking import ask
+from apo_bench.judging.ask_judges import ask
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import COLUMNS as AUDIT_COLUMNS
 from apo_bench.judging.audit import audit
-from apo_bench.judging.labels import labelled_pairs
-from apo_bench.judging.verdicts import ORDERS, Judge, Order, Question, ResponsePair, Verdict, both_orders, value_of
+from apo_bench.judging.human_preferences import labelled_pairs
+from apo_bench.judging.judge_protocol import ORDERS, Judge, Order, Question, ResponsePair, Verdict, both_orders, value_of
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest_folder
-from apo_bench.judging import templates
-from apo_bench.judging.templates import template_for, templates_of
-from apo_bench.judging.verdicts import Judge, JudgeContext, Question, Verdict
-from apo_bench.models.resolve import resolve_model
-from apo_bench.provenance import code_hash, versions
+from apo_bench.hashing import code_hash, digest_folder
+from apo_bench.judging.answer_parsing import LABELS
+from apo_bench.judging.judge_protocol import Judge, JudgeContext, Question, Verdict
+from apo_bench.judging.prompt_templates import template_for, templates_of
+from apo_bench.models.pretrained_weights import resolve_model
+from apo_bench.provenance import versions
 
 TOO_LONG = "too long"
 NO_PROBABILITY = "no probability"
@@ -113,7 +113,7 @@ class LabelModel:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.positions: float = getattr(model.config, "max_position_embeddings", None) or math.inf
         self.controls = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and len(token.content) > 1]
-        self.labels = label_tokens(tokenizer, templates.LABELS)
+        self.labels = label_tokens(tokenizer, LABELS)
         self.keeps_some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def encode(self, messages: Messages) -> list[int]:

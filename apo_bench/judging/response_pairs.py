@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from apo_bench.config.schema import JUDGE, Experiment
 from apo_bench.errors import InputError
-from apo_bench.judging.verdicts import ResponsePair
+from apo_bench.judging.judge_protocol import ResponsePair
 from apo_bench.types import Prompt
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest_folder
-from apo_bench.judging.verdicts import GoldScorer, Judge, JudgeContext, Question, Verdict
-from apo_bench.models.resolve import resolve_model
-from apo_bench.provenance import code_hash, versions
+from apo_bench.hashing import code_hash, digest_folder
+from apo_bench.judging.judge_protocol import GoldScorer, Judge, JudgeContext, Question, Verdict
+from apo_bench.models.pretrained_weights import resolve_model
+from apo_bench.provenance import versions
 from apo_bench.types import Prompt
 
 TOO_LONG = "too long"

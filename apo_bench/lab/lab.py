@@ -21,12 +21,11 @@ import numpy as np
 from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
 from apo_bench.engines.protocol import Engine, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest, path_identity
+from apo_bench.hashing import code_hash, digest, path_identity
 from apo_bench.lab.ledger import Ledger
-from apo_bench.provenance import code_hash
 from apo_bench.store import Artifact, Computed
 from apo_bench.training.data import check_data
-from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,

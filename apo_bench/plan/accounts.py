@@ -16,7 +16,7 @@ from apo_bench.engines.counting import PlannedArtifact
 from apo_bench.evaluation.evaluate import RoundEvaluation
 from apo_bench.lab import Lab
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
-from apo_bench.plan.counting import CountingContext, play
+from apo_bench.plan.dry_run import CountingContext, play
 from apo_bench.plan.sizing import with_value
 from apo_bench.types import Round
 

@@ -150,7 +150,7 @@ def _measure(trial: _Trial) -> Probe:
     from apo_bench.engines.protocol import SamplingJob, ScoringJob
     from apo_bench.losses import RankingLoss, SFTLoss
     from apo_bench.models import policy as policies
-    from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+    from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
     from apo_bench.types import Policy, RewardModel
 
     policies.use_one_thread()

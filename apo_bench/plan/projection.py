@@ -22,12 +22,12 @@ from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.attacks import ATTACKS
+from apo_bench.judging.judge_protocol import Question
+from apo_bench.judging.prompt_templates import template_for
 from apo_bench.judging.response_pairs import arm_pairs
-from apo_bench.judging.templates import template_for
-from apo_bench.judging.verdicts import Question
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
-from apo_bench.plan.counting import CountingContext, counting_context
+from apo_bench.plan.dry_run import CountingContext, counting_context
 from apo_bench.plan.sizing import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
 

@@ -11,10 +11,10 @@ from apo_bench.config.plugins import source_files
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest
-from apo_bench.models.resolve import by_content
+from apo_bench.hashing import code_hash, digest
+from apo_bench.models.pretrained_weights import by_content
 from apo_bench.plan.sizing import MatchedArm
-from apo_bench.provenance import code_hash, versions
+from apo_bench.provenance import versions
 from apo_bench.store import write_json
 
 SEEDS = 1  # of the experiment, counted: more would change little, and the run waits for it
@@ -57,7 +57,7 @@ def read(folder: Path, experiment: Experiment, task: Task, base: Path) -> SavedP
 def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, MatchedArm]) -> SavedPlan:
     """Count what a run would spend; what prevents a method from being counted stands in the plan, and does not stop the run."""
     from apo_bench.plan.accounts import BENCH, TUNING, Accounts, Disk
-    from apo_bench.plan.counting import counting_context
+    from apo_bench.plan.dry_run import counting_context
     from apo_bench.plan.probe import answer_tokens
     from apo_bench.plan.sizing import with_sizes
 

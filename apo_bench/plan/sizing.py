@@ -15,9 +15,9 @@ from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment, MatchSpend, Unit
 from apo_bench.data.task import Task
 from apo_bench.errors import BudgetExceeded, InputError, NotHere
-from apo_bench.hashing import digest
-from apo_bench.models.resolve import by_content
-from apo_bench.provenance import code_hash, versions
+from apo_bench.hashing import code_hash, digest
+from apo_bench.models.pretrained_weights import by_content
+from apo_bench.provenance import versions
 from apo_bench.store import write_json
 
 SEEDS = 2  # of the experiment's, that spending is averaged over: seeds differ little, except in which pairs are drawn
@@ -51,7 +51,7 @@ def size_arms(experiment: Experiment, task: Task, base: Path | None) -> dict[str
     """
     if not _requests(experiment):
         return {}
-    from apo_bench.plan.counting import counting_context
+    from apo_bench.plan.dry_run import counting_context
 
     context = counting_context(experiment, task)
 

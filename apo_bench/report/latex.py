@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from apo_bench.report.model import Report, blocks_of
+from apo_bench.report.document import Report, blocks_of
 from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
 from apo_bench.report.text import Text, keep_ends
 

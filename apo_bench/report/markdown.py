@@ -6,7 +6,7 @@ from itertools import groupby
 
 from apo_bench.formatting import plain, table
 from apo_bench.report.charts import Forest
-from apo_bench.report.model import Block, Bullets, Claims, Facts, Report, Section
+from apo_bench.report.document import Block, Bullets, Claims, Facts, Report, Section
 from apo_bench.report.tables import Cell, Interval, Table, Value
 from apo_bench.report.text import Span, Text, keep_ends
 

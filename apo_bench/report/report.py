@@ -12,7 +12,7 @@ from apo_bench.analysis.results import Run
 from apo_bench.formatting import inert
 from apo_bench.report import latex, markdown
 from apo_bench.report.charts import Bars, Forest, Lines
-from apo_bench.report.model import Part, Report, Section, blocks_of
+from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
 from apo_bench.report.sections import answer, judges, provenance, reward_models, scores

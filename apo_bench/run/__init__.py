@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apo_bench.run.runner import RunResult
+    from apo_bench.run.pipeline import RunResult
     from apo_bench.run.start import run_experiment
 
 __all__ = ["RunResult", "run_experiment"]

@@ -9,9 +9,9 @@ from typing import Any
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task, load_task
-from apo_bench.models.resolve import resolve_model, with_paths
+from apo_bench.models.pretrained_weights import resolve_model, with_paths
+from apo_bench.package_data import find_beside
 from apo_bench.run.jobs import Job
-from apo_bench.shipped import find_beside
 
 
 class TaskCache:

@@ -14,10 +14,10 @@ from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
+from apo_bench.judging.judge_protocol import Judge, ResponsePair
 from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_judge, incomplete
-from apo_bench.judging.opening import judge_context, open_judge
+from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.judging.response_pairs import response_pairs
-from apo_bench.judging.verdicts import Judge, ResponsePair
 from apo_bench.run.tables import replace_judges, write_tables
 from apo_bench.stats.argument_checks import Array
 from apo_bench.store import write_json

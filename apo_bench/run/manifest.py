@@ -10,10 +10,10 @@ from typing import Any
 
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
+from apo_bench.package_data import shipped_root
 from apo_bench.provenance import origin
 from apo_bench.run.jobs import Failure, Records
 from apo_bench.run.records import TRUNCATED
-from apo_bench.shipped import shipped_root
 
 
 def manifest(

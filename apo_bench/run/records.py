@@ -9,9 +9,9 @@ from apo_bench.config.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.engines import engine_module, launch
-from apo_bench.hashing import digest
-from apo_bench.models.resolve import by_content
-from apo_bench.provenance import code_hash, versions
+from apo_bench.hashing import code_hash, digest
+from apo_bench.models.pretrained_weights import by_content
+from apo_bench.provenance import versions
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import Job
 from apo_bench.store import is_sealed, sealed, write_json

@@ -9,10 +9,10 @@ from typing import Any
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
-from apo_bench.run import runner, variations
+from apo_bench.run import pipeline, variations
 from apo_bench.run.experiment import ResolvedExperiment, TaskCache, find_experiment, resolve
-from apo_bench.run.job_runner import ALL, JobSubset
-from apo_bench.run.runner import RunResult
+from apo_bench.run.pipeline import RunResult
+from apo_bench.run.scheduler import ALL, JobSubset
 from apo_bench.run.status import read_status
 
 
@@ -55,12 +55,12 @@ def run_experiment(
         raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
     if dry_run:
         resolved = resolve(file, folder, tasks)
-        return RunResult(resolved.folder, preview=runner.preview(resolved, subset))
+        return RunResult(resolved.folder, preview=pipeline.preview(resolved, subset))
     aside = _set_aside(folder) if fresh else None
     if experiment.vary:
         result = variations.run_variations(file, folder, workers, tiny=tiny_overrides, tasks=tasks)
     else:
-        result = runner.run(resolve(file, folder, tasks), workers, subset, tiny=tiny_overrides)
+        result = pipeline.run(resolve(file, folder, tasks), workers, subset, tiny=tiny_overrides)
     return replace(result, set_aside=aside)
 
 
@@ -74,7 +74,7 @@ def open_experiment(
     path = find_experiment(Path(path))
     if not tiny:
         return read_experiment(path, overrides), {}
-    from apo_bench.models.resolve import models_folder
+    from apo_bench.models.pretrained_weights import models_folder
     from apo_bench.run.tiny import tiny_overrides
 
     file = read_experiment(path)
@@ -105,7 +105,7 @@ def _set_aside(folder: Path) -> Path | None:
     for part in variations.run_folders(folder) if (folder / "experiment.yaml").is_file() else ():
         if busy := read_status(part).busy:
             raise InputError(f"{part}: a run is at work (process {busy[0].pid}); --fresh would rename its folder")
-    new_name = runner.set_aside(folder)
+    new_name = pipeline.set_aside(folder)
     if new_name:
         print(f"{folder} is now {new_name}", file=sys.stderr)
     return new_name

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from apo_bench.config import plugins as methods
 from apo_bench.config.schema import JUDGE, Experiment, Gold
-from apo_bench.provenance import code_hash
+from apo_bench.hashing import code_hash
 
 # Upper limits of sizes; a size that the experiment leaves open is set to its limit.
 POLICY = {"max_prompt_tokens": 48, "max_response_tokens": 16}

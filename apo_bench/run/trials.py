@@ -8,8 +8,8 @@ from typing import Any
 from apo_bench.config import tuning
 from apo_bench.config.schema import Tune
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.job_runner import JobRunner, JobSubset
 from apo_bench.run.jobs import Failure, Job, Trials
+from apo_bench.run.scheduler import JobRunner, JobSubset
 
 
 @dataclass(frozen=True)

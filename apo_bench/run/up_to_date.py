@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apo_bench.hashing import checksum, digest, digest_files
-from apo_bench.provenance import code_hash
+from apo_bench.hashing import checksum, code_hash, digest, digest_files
 from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import Records
 from apo_bench.store import write_json

@@ -17,14 +17,14 @@ from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
 from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
-from apo_bench.judging.opening import judge_context, open_judge
-from apo_bench.models.resolve import IMPORT_NAMES, resolve_model
+from apo_bench.hashing import PACKAGE
+from apo_bench.judging.load_judges import judge_context, open_judge
+from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
+from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import sizing
-from apo_bench.provenance import PACKAGE
 from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, with_resolved_files
 from apo_bench.run.variations import variations
-from apo_bench.shipped import find_beside, shipped_root
 from apo_bench.types import Split
 
 

@@ -1,6 +1,6 @@
 """`vary:` repeats an experiment at every level of what is fixed within one: the world, the initial policy, the gold models.
 
-Each level is an ordinary run in a folder of its own, `<out>/<label>/`; apo_bench.report.spread summarises them.
+Each level is an ordinary run in a folder of its own, `<out>/<label>/`; apo_bench.report.across_variations summarises them.
 """
 
 import re
@@ -15,9 +15,9 @@ from typing import Any
 from apo_bench.config.load import ExperimentFile, dump_experiment, load_experiment
 from apo_bench.config.schema import Experiment, Level
 from apo_bench.errors import InputError
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import TaskCache, resolve
-from apo_bench.run.runner import RunResult
+from apo_bench.run.pipeline import RunResult
 from apo_bench.store import write_text
 
 NAME_LENGTH = 24  # of a mapping level in a label
@@ -77,7 +77,7 @@ def run_variations(
         print(f"variation {number}/{len(parts)}: {variation.label}", file=sys.stderr, flush=True)
         try:
             resolved = resolve(varied, folder / variation.label, tasks)
-            result = runner.run(resolved, workers, variation=variation.levels, tiny=tiny)
+            result = pipeline.run(resolved, workers, variation=variation.levels, tiny=tiny)
         except InputError as error:
             failures.append(f"{variation.label}: {error}")
         else:
@@ -114,10 +114,10 @@ def rebuild(folder: Path, *, aggregates_only: bool = False) -> Path:
 
 def write_spread(folder: Path) -> Path:
     """Write `folder`/report from the variations' reports; equal reports give equal bytes. Returns the path of report.md."""
-    from apo_bench.report import spread  # pandas and matplotlib take a second to import
+    from apo_bench.report import across_variations  # pandas and matplotlib take a second to import
 
     experiment = load_experiment(folder / "experiment.yaml")
-    return spread.write(folder, experiment.name, {variation.label: variation.levels for variation in variations(experiment)})
+    return across_variations.write(folder, experiment.name, {variation.label: variation.levels for variation in variations(experiment)})
 
 
 def _levels(experiment: Experiment, factor: str) -> Iterator[tuple[str, Level, dict[str, Any]]]:

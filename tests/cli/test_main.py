@@ -21,13 +21,13 @@ from apo_bench.analysis.results import read_run
 from apo_bench.cli.main import app
 from apo_bench.config.load import ExperimentFile
 from apo_bench.config.plugins import resolve
+from apo_bench.package_data import shipped_root
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.job_runner import JobSubset
-from apo_bench.run.runner import RunResult
-from apo_bench.shipped import shipped_root
+from apo_bench.run.pipeline import RunResult
+from apo_bench.run.scheduler import JobSubset
 
 Tree = dict[str, Any]
-SIMULATED = {"use": "apo_bench.judging.simulated@SimulatedJudge"}
+SIMULATED = {"use": "apo_bench.judging.simulated_judge@SimulatedJudge"}
 GPT = {
     "use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY",
 }  # fmt: skip
@@ -338,7 +338,7 @@ def test_run_prints_the_table_and_where_the_report_is(
         calls.append((resolved.path, resolved.overrides, resolved.folder, workers, subset))
         return RunResult(finished)
 
-    monkeypatch.setattr("apo_bench.run.runner.run", run)
+    monkeypatch.setattr("apo_bench.run.pipeline.run", run)
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "seeds=[0]", "--workers", "3", "--out", str(finished))
     assert result.exit_code == 0, result.output
@@ -367,7 +367,7 @@ def test_a_part_is_run_and_has_no_table(
         subsets.append(subset)
         return RunResult(tmp_path / "run", n_left=3)
 
-    monkeypatch.setattr("apo_bench.run.runner.run", run)
+    monkeypatch.setattr("apo_bench.run.pipeline.run", run)
     result = call("run", str(write_experiment(tree)), "--arms", "rjs, apo_rjs", "--seeds", "1", "--out", str(tmp_path / "run"))
     assert (result.exit_code, result.stdout) == (0, "3 arm-seeds are left; tables and report are made when none is\n")
     assert subsets == [JobSubset(("rjs", "apo_rjs"), (1,))]
@@ -403,7 +403,7 @@ def test_parts_that_are_none(
 def test_failed_arm_seeds_are_named_and_exit_1(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *_, **__: RunResult(finished, ("rjs, seed 1: budget exceeded",)))
+    monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, ("rjs, seed 1: budget exceeded",)))
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 1
     assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
@@ -415,7 +415,7 @@ def test_what_failed_is_one_line_in_which_nothing_is_hidden(
     tree: Tree, write_experiment: Callable[[Tree], Path], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rude = "rjs, seed 1: \x1b]0;pwn\x07\u202e\nfailed: nobody"
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *_, **__: RunResult(finished, (rude,)))
+    monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, (rude,)))
     assert call("run", str(write_experiment(tree))).stderr == "failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody\n"
 
 
@@ -426,7 +426,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("apo_bench.run.runner.run", stop)
+    monkeypatch.setattr("apo_bench.run.pipeline.run", stop)
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 130
     assert result.stderr == "interrupted; run the same command to continue\n"
@@ -437,7 +437,7 @@ def test_a_bug_keeps_its_traceback(tree: Tree, write_experiment: Callable[[Tree]
     def stumble(*_: Any, **__: Any) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("apo_bench.run.runner.run", stumble)
+    monkeypatch.setattr("apo_bench.run.pipeline.run", stumble)
     assert isinstance(call("run", str(write_experiment(tree))).exception, KeyError)
 
 
@@ -452,7 +452,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[Any] = []
     monkeypatch.setattr("apo_bench.run.validate.check", lambda file, tasks, **_: checked.append(file.overrides))
-    monkeypatch.setattr("apo_bench.run.runner.run", lambda *_, **__: RunResult(finished, ()))
+    monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
     assert call("run", str(path), "--out", str(finished), "--set", "seeds=[5]").exit_code == 0

@@ -27,10 +27,10 @@ from apo_bench.clients.endpoint import Endpoint, Sampling
 from apo_bench.clients.journal import Journal, spent_usd
 from apo_bench.clients.rate_limit import OVER_COST, REFUSED, ConcurrencyLimiter, SpendLimiter, most_tokens, retry_after_s, wait_s
 from apo_bench.errors import InputError
-from apo_bench.judging.asking import ask
+from apo_bench.judging.ask_judges import ask
 from apo_bench.judging.chat_judge import ChatJudge, OpenChatJudge
-from apo_bench.judging.templates import template_for
-from apo_bench.judging.verdicts import UNPARSABLE, JudgeContext, Question, Verdict
+from apo_bench.judging.judge_protocol import UNPARSABLE, JudgeContext, Question, Verdict
+from apo_bench.judging.prompt_templates import template_for
 
 KEY = "planted-key-5f1c0e"
 MESSAGES = [{"role": "user", "content": "worth 2 or worth 1?"}]
@@ -546,10 +546,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from chat_server import worth_questions
-from apo_bench.judging.asking import ask
+from apo_bench.judging.ask_judges import ask
 from apo_bench.judging.chat_judge import ChatJudge
 from apo_bench.clients.journal import Journal
-from apo_bench.judging.verdicts import JudgeContext
+from apo_bench.judging.judge_protocol import JudgeContext
 judge = ChatJudge("model", sys.argv[1], api_key_env=None, concurrency=8).open(JudgeContext())
 with Journal(Path(sys.argv[2])).open() as journal:
     ask(judge, worth_questions(200), journal)

@@ -8,7 +8,7 @@ import pytest
 
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.errors import InputError
-from apo_bench.shipped import find_beside, shipped_root
+from apo_bench.package_data import find_beside, shipped_root
 
 METHOD = """
 from dataclasses import dataclass, field
@@ -162,15 +162,15 @@ def test_equal_file_names_do_not_meet_and_a_changed_file_is_read_again(base: Pat
 
 
 def test_source_files_name_the_method_and_its_players_once(base: Path) -> None:
-    player = {"use": "baselines/dpo.py@DPO"}
+    player = {"use": "baselines/iterative_dpo.py@DPO"}
     files = source_files("apo_bench.apo@APO", {"player": player, "rounds": 2}, base=base)
-    assert files == (shipped_root() / "apo_bench" / "apo.py", shipped_root() / "baselines" / "dpo.py")
+    assert files == (shipped_root() / "apo_bench" / "apo.py", shipped_root() / "baselines" / "iterative_dpo.py")
     assert source_files("mine.py@Method", {"rounds": 1, "player": {"use": "mine.py@Player"}}, base=base) == (base.resolve() / "mine.py",)
 
 
 def test_shipped_methods_resolve_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    method = resolve("apo_bench.apo@APO", {"player": {"use": "baselines/dpo.py@DPO", "beta": 0.2}}, base=None)
+    method = resolve("apo_bench.apo@APO", {"player": {"use": "baselines/iterative_dpo.py@DPO", "beta": 0.2}}, base=None)
     assert method.player.beta == 0.2
 
 
@@ -180,12 +180,12 @@ def test_look_up_goes_from_beside_the_experiment_to_the_working_directory_to_shi
     beside, here = tmp_path / "beside", tmp_path / "here"
     for folder in (beside, here):
         (folder / "baselines").mkdir(parents=True)
-        (folder / "baselines" / "dpo.py").touch()
+        (folder / "baselines" / "iterative_dpo.py").touch()
     monkeypatch.chdir(here)
-    assert find_beside("baselines/dpo.py", beside) == beside / "baselines" / "dpo.py"
-    (beside / "baselines" / "dpo.py").unlink()
-    assert find_beside("baselines/dpo.py", beside) == here / "baselines" / "dpo.py"
-    (here / "baselines" / "dpo.py").unlink()
-    assert find_beside("baselines/dpo.py", beside) == shipped_root() / "baselines" / "dpo.py"
+    assert find_beside("baselines/iterative_dpo.py", beside) == beside / "baselines" / "iterative_dpo.py"
+    (beside / "baselines" / "iterative_dpo.py").unlink()
+    assert find_beside("baselines/iterative_dpo.py", beside) == here / "baselines" / "iterative_dpo.py"
+    (here / "baselines" / "iterative_dpo.py").unlink()
+    assert find_beside("baselines/iterative_dpo.py", beside) == shipped_root() / "baselines" / "iterative_dpo.py"
     assert find_beside("baselines/absent.py", beside) is None
     assert find_beside(tmp_path / "absent.py", beside) is None

@@ -117,7 +117,7 @@ BAD_VALUES = [
     ("budget.flops", "many", "budget.flops"),
     ("arms", {}, "arms"),
     ("arms.rjs", {"rounds": 1}, "arms.rjs.use"),
-    ("arms.rjs.use", "baselines/dpo.py", "arms.rjs.use"),
+    ("arms.rjs.use", "baselines/iterative_dpo.py", "arms.rjs.use"),
     ("arms._gold", {"use": "a@B"}, "arms: name '_gold'"),
     ("arms...", {"use": "a@B"}, "arms: name '..'"),
     ("compare.primary.0.a", "apo", "compare.primary.0.a: no arm named 'apo'"),

@@ -25,7 +25,7 @@ JUDGE = '''
 
 from dataclasses import dataclass
 
-from apo_bench.judging.verdicts import Judge, Verdict
+from apo_bench.judging.judge_protocol import Judge, Verdict
 
 
 @dataclass(frozen=True)

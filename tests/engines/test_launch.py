@@ -23,7 +23,7 @@ from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View
 from apo_bench.store import scratch_of, write_json
-from apo_bench.training.jobs import PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Group, RewardModel, UnpairedExample
 
 pytestmark = pytest.mark.slow

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from apo_bench.config.plugins import resolve
 from apo_bench.config.schema import NeuralReward, Sampling
+from apo_bench.engines.model_cache import stored_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
-from apo_bench.engines.resident import stored_bytes
 from apo_bench.engines.transformers import GIB, TransformersEngine
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
@@ -34,7 +34,7 @@ from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.tokenize import encode_prompt, encode_response
 from apo_bench.store import RunStore
-from apo_bench.training.jobs import PolicyTraining
+from apo_bench.training.training_spec import PolicyTraining
 from apo_bench.types import BestOfNPolicy, Policy, Prompt, RewardModel, Round, UnpairedExample
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apo_bench.judging.attacks import ATTACKS, DEMAND, FAKE_VERDICT, Attack, attacked
-from apo_bench.judging.labels import Label, LabelledPair
+from apo_bench.judging.human_preferences import Label, LabelledPair
 from apo_bench.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "Why?"),), "helpful", "c")

@@ -21,9 +21,9 @@ from apo_bench.clients.journal import Journal
 from apo_bench.judging.attacks import ATTACKS, DEMAND
 from apo_bench.judging.audit import COLUMNS, Audit, audit
 from apo_bench.judging.audit_report import markdown, sentences, uninformative
-from apo_bench.judging.labels import Label, Labelled, LabelledPair, read_labelled
-from apo_bench.judging.simulated import SimulatedJudge
-from apo_bench.judging.verdicts import Choice, JudgeContext, Question, Verdict
+from apo_bench.judging.human_preferences import Label, Labelled, LabelledPair, read_labelled
+from apo_bench.judging.judge_protocol import Choice, JudgeContext, Question, Verdict
+from apo_bench.judging.simulated_judge import SimulatedJudge
 from apo_bench.stats import wilson
 from apo_bench.types import Message, Prompt, identity
 

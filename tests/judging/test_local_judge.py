@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from apo_bench.clients.journal import Journal
 from apo_bench.errors import InputError
-from apo_bench.judging.asking import ask
+from apo_bench.judging.ask_judges import ask
+from apo_bench.judging.judge_protocol import JudgeContext, Question, Verdict, both_orders
 from apo_bench.judging.local_judge import TOO_LONG, LabelModel, LocalJudge, as_text, label_tokens
-from apo_bench.judging.templates import load_template
-from apo_bench.judging.verdicts import JudgeContext, Question, Verdict, both_orders
+from apo_bench.judging.prompt_templates import load_template
 from apo_bench.models import policy as policies
-from apo_bench.models.resolve import models_folder
+from apo_bench.models.pretrained_weights import models_folder
 from apo_bench.models.tokenize import word_tokenizer
 from apo_bench.run.tiny import END, byte_tokenizer
 from apo_bench.types import Message, Prompt, prompt_id

@@ -15,7 +15,7 @@ from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.judging.response_pairs import arm_pairs, response_pairs
 
-SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
+SIMULATED = "apo_bench.judging.simulated_judge@SimulatedJudge"
 
 
 @pytest.mark.parametrize(

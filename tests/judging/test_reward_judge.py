@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from apo_bench.config.schema import NeuralReward, Recipe
 from apo_bench.errors import InputError
+from apo_bench.judging.judge_protocol import JudgeContext, Question, Verdict, both_orders
 from apo_bench.judging.reward_judge import NO_SCORE, TOO_LONG, RewardModelJudge
-from apo_bench.judging.verdicts import JudgeContext, Question, Verdict, both_orders
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.tokenize import encode_scored, load_tokenizer

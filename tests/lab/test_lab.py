@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import DOCS, blocks
 from tiny_world import LLAMA, RECIPE, tiny_bench, tiny_lab, tiny_task
 
+from apo_bench.config.python_files import load_python_file
 from apo_bench.config.schema import NeuralReward, NgramReward, Recipe, Sampling
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluation.context import EvaluationContext
@@ -489,6 +491,18 @@ def test_a_reward_model_learns_its_pairs_and_can_be_trained_further(bench: Evalu
     first = lab.train_reward_model(human, loss=RankingLoss())
     second = lab.train_reward_model(human, loss=RankingLoss(), start=first)
     assert mean_loss(second) < mean_loss(first) < math.log(2)
+
+
+def test_a_reward_models_loss_of_ones_own(bench: EvaluationContext, human: tuple[Pair, ...], tmp_path: Path) -> None:
+    """The one of docs/new-loss.md. By hand: margins 0 and log 3, gamma 2: log 2 / 4, and log(4/3) / 16. The Lab trains with it."""
+    (text,) = [block.text for block in blocks(DOCS / "new-loss.md") if "class FocalRanking" in block.text]
+    (tmp_path / "focal.py").write_text(text)
+    loss = load_python_file(tmp_path / "focal.py").FocalRanking()
+    assert loss(torch.tensor([0.0, math.log(3)]), torch.zeros(2).bool()).tolist() == pytest.approx([math.log(2) / 4, math.log(4 / 3) / 16])
+    lab = tiny_lab(bench)
+    assert lab.train_reward_model(human, loss=loss) != lab.train_reward_model(human, loss=RankingLoss())
+    with pytest.raises(InputError, match="an n-gram model cannot be trained with FocalRanking"):
+        tiny_lab(bench, reward_model=NgramReward()).train_reward_model(human, loss=loss)
 
 
 def test_an_ngram_reward_model_takes_ranking_losses_only(bench: EvaluationContext, human: tuple[Pair, ...]) -> None:

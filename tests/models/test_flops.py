@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe
 from apo_bench.models import flops
-from apo_bench.shipped import shipped_root
+from apo_bench.package_data import shipped_root
 
 WIDE = {
     "model_type": "llama",

@@ -17,7 +17,7 @@ from apo_bench.losses import SFTLoss
 from apo_bench.models import generate
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import encode_prompt, word_tokenizer
-from apo_bench.training.jobs import PolicyTraining
+from apo_bench.training.training_spec import PolicyTraining
 from apo_bench.types import Demonstration, Policy, Prompt, Response
 
 ONE_TOKEN = Sampling(max_new_tokens=1)

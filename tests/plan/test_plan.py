@@ -21,12 +21,12 @@ from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
+from apo_bench.package_data import shipped_root
 from apo_bench.plan.accounts import BENCH
 from apo_bench.plan.display import tables
 from apo_bench.plan.projection import Plan, plan
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
-from apo_bench.shipped import shipped_root
 from apo_bench.stats.power_analysis import components, minimum_detectable_effect
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny experiment."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_tree(), sort_keys=False))
-    assert not runner.run(resolve_experiment(folder / "tiny.yaml", None, folder / "run"), workers=2).failures
+    assert not pipeline.run(resolve_experiment(folder / "tiny.yaml", None, folder / "run"), workers=2).failures
     return folder / "run"
 
 
@@ -131,7 +131,7 @@ def test_what_arms_share_is_paid_once() -> None:
     [
         {"use": RJS, **SMALL_TURN},
         {"use": "baselines/rrhf.py@RRHF", **SMALL_TURN},
-        {"use": "baselines/dpo.py@DPO", **SMALL_TURN},
+        {"use": "baselines/iterative_dpo.py@DPO", **SMALL_TURN},
         {"use": "baselines/best_of_n.py@BestOfN", "n": 2},
     ],
     ids=lambda player: player["use"].rpartition("@")[2],

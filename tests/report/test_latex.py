@@ -16,8 +16,8 @@ from apo_bench.analysis import costs, results
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
 from apo_bench.report import latex
+from apo_bench.report.document import Block, Part, Report, Section
 from apo_bench.report.latex import escape
-from apo_bench.report.model import Block, Part, Report, Section
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import scores
 from apo_bench.report.sections.costs import section as costs_section

@@ -53,7 +53,7 @@ def test_nothing_is_written_outside_the_run_folder(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
     tree = tiny_tree()
-    tree["judges"] = {"simulated": {"use": "apo_bench.judging.simulated@SimulatedJudge"}}
+    tree["judges"] = {"simulated": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge"}}
     tree["compare"]["curves"] = {"../../outside": ["rjs", "apo_rjs"]}
     path, folder, log = write(tmp_path / "here", tree), tmp_path / "run", tmp_path / "log"
     environment = os.environ | {
@@ -91,7 +91,7 @@ def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, place: str,
     elif place == "arm":
         tree["arms"][name] = tree["arms"]["rjs"]
     elif place == "judge":
-        tree["judges"] = {name: {"use": "apo_bench.judging.simulated@SimulatedJudge"}}
+        tree["judges"] = {name: {"use": "apo_bench.judging.simulated_judge@SimulatedJudge"}}
     else:
         tree["models"]["gold"][0]["name"] = name
     with pytest.raises(InputError):
@@ -109,7 +109,7 @@ def test_yaml_makes_no_objects(tmp_path: Path) -> None:
 
 def test_check_lists_files_that_are_code(tmp_path: Path) -> None:
     """A method's file, a player's and a task's own; shipped ones are not listed, since whoever runs apo-bench runs them anyway."""
-    from apo_bench.shipped import shipped_root
+    from apo_bench.package_data import shipped_root
 
     (tmp_path / "mine.py").write_text((shipped_root() / "baselines" / "rejection_sampling.py").read_text())
     tree = tiny_tree()

@@ -8,8 +8,8 @@ from run_folder import experiment, frame, scored, write_run
 
 from apo_bench.analysis import costs
 from apo_bench.analysis.results import Run, read_run
+from apo_bench.report.document import Section
 from apo_bench.report.markdown import section_lines
-from apo_bench.report.model import Section
 from apo_bench.report.sections.costs import measured_blocks, section
 
 NAN = float("nan")

@@ -12,9 +12,9 @@ from apo_bench.clients.journal import Journal
 from apo_bench.formatting import plain
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit
-from apo_bench.judging.labels import Labelled, LabelledPair
-from apo_bench.judging.simulated import SimulatedJudge
-from apo_bench.judging.verdicts import JudgeContext
+from apo_bench.judging.human_preferences import Labelled, LabelledPair
+from apo_bench.judging.judge_protocol import JudgeContext
+from apo_bench.judging.simulated_judge import SimulatedJudge
 from apo_bench.report.markdown import block_lines, section_lines
 from apo_bench.report.sections.answer import judge_warnings as warnings
 from apo_bench.report.sections.judges import trust_section, win_rate_blocks

@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
 from apo_bench.config.plain_yaml import parse_yaml
-from apo_bench.shipped import shipped_root
+from apo_bench.package_data import shipped_root
 
 Place = tuple[Any, ...]
 Mutation = tuple[str, Any, set[str]]  # how, what came of it, the keys of which a refusal names one
 pytestmark = pytest.mark.slow  # hundreds of commands on run folders, each broken in one place
-SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
+SIMULATED = "apo_bench.judging.simulated_judge@SimulatedJudge"
 SMALL_WORLD = {"prompts_per_cluster": 1, "pairs_per_prompt": 1, "demonstrations_per_cluster": 2}
 JUNK: tuple[Any, ...] = (
     None, True, 0, -1, 2**70, 1.5, math.nan, math.inf, "", "x", "two\u2028lines\nand \x1b[31m", "../../up", "x" * 20_000, [], {}, [None],
@@ -391,7 +391,7 @@ ANNOTATED = [
 JUDGE = '''
 from dataclasses import dataclass
 
-from apo_bench.judging.verdicts import Judge, Verdict
+from apo_bench.judging.judge_protocol import Judge, Verdict
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from apo_bench.evaluation.oracle import DRAW, oracle
 from apo_bench.losses import RankingLoss
 from apo_bench.report.report import write_report
 from apo_bench.report.write import MANIFEST, write_report_files
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import sweep
 from apo_bench.run.records import finished, record_key
@@ -289,7 +289,7 @@ def test_a_judge_scores_no_controls(tmp_path: Path) -> None:
     """The first gold model does; and an oracle that chose by the last one is not scored by it."""
     settings = experiment(controls={"aa": True, "oracle": True, "effect": 0.2})
     settings["models"]["gold"].append({"name": "second", "model": {"kind": "ngram"}})
-    settings["judges"] = {"one": {"use": "apo_bench.judging.simulated@SimulatedJudge"}}
+    settings["judges"] = {"one": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge"}}
     values = np.linspace(-1, 1, 3)[:, None] + HARDNESS
 
     def by_both(frame: pd.DataFrame) -> pd.DataFrame:
@@ -413,7 +413,7 @@ def controlled_tree() -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run. Tests that change something take a copy."""
     path, folder = write_experiment(tmp_path_factory.mktemp("controls"), controlled_tree()), tmp_path_factory.mktemp("runs") / "run"
-    assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     return path, folder
 
 
@@ -450,8 +450,9 @@ def test_a_replay_of_controls_computes_nothing_and_needs_no_torch(done: tuple[Pa
     path, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     script = (
-        "import sys; from pathlib import Path; from apo_bench.run import runner; from apo_bench.run.experiment import resolve_experiment\n"
-        "assert runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()\n"
+        "import sys; from pathlib import Path\n"
+        "from apo_bench.run import pipeline; from apo_bench.run.experiment import resolve_experiment\n"
+        "assert pipeline.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()\n"
         "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
     )
     process = subprocess.run([sys.executable, "-c", script, str(path), str(folder)], capture_output=True, text=True)
@@ -465,7 +466,7 @@ def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: P
     _, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     assert (
-        runner.run(
+        pipeline.run(
             resolve_experiment(write_experiment(tmp_path / "plain", controlled_tree() | {"controls": {}}), None, folder), workers=1
         ).failures
         == ()
@@ -487,9 +488,9 @@ def test_controls_belong_to_the_last_part(done: tuple[Path, Path], tmp_path: Pat
     for record in (folder / "store" / "arm_seeds").glob("_*.json"):
         record.unlink()
     (folder / "store" / "arm_seeds" / "apo_rjs.1.json").unlink()
-    assert runner.run(resolve_experiment(path, None, folder), workers=1, subset=runner.JobSubset(arms=("rjs",))).n_left == 1
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1, subset=pipeline.JobSubset(arms=("rjs",))).n_left == 1
     assert not list((folder / "store" / "arm_seeds").glob("_*.json"))
-    assert runner.run(resolve_experiment(path, None, folder), workers=1, subset=runner.JobSubset(seeds=(1,))).n_left == 0
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1, subset=pipeline.JobSubset(seeds=(1,))).n_left == 0
     assert (folder / "tables" / "control_scores.parquet").read_bytes() == (first / "tables" / "control_scores.parquet").read_bytes()
     assert (folder / "report" / "tables" / "controls.csv").read_bytes() == (first / "report" / "tables" / "controls.csv").read_bytes()
 
@@ -505,7 +506,7 @@ def test_status_and_a_sweep_know_controls(done: tuple[Path, Path], tmp_path: Pat
     folder = shutil.copytree(first, tmp_path / "copy")
     kept = sweep(folder).kept
     assert kept == len(list((folder / "store").glob("*/*/manifest.json")))
-    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     (folder / "store" / "arm_seeds" / f"{ORACLE}.0.json").unlink()
     with pytest.raises(InputError, match=rf"1 without a result, such as {ORACLE}, seed 0"):
         sweep(folder)
@@ -552,4 +553,4 @@ def test_a_hard_failure_is_one_of_the_run(done: tuple[Path, Path], tmp_path: Pat
     }
     write_report_files(folder, files | {"tables/controls.csv": frame.to_csv(index=False)})
     message = "controls: rjs differs from itself under other seeds (linear, all: +2, p = 0.0009)"
-    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == (message,)
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1).failures == (message,)

@@ -17,7 +17,7 @@ import pytest
 from command_line import PATIENCE_S, start, write_experiment
 from tiny_world import tiny_tree
 
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.status import read_status
 
@@ -32,7 +32,7 @@ def tree() -> dict[str, Any]:
     """The tiny experiment with all that a run can have to survive: dev prompts, a judge, a checkpoint after every update."""
     changed = tiny_tree()
     changed["evaluation"]["dev_prompts"] = 6
-    changed["judges"] = {"simulated": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.3, "failure_rate": 0.1}}
+    changed["judges"] = {"simulated": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge", "noise": 0.3, "failure_rate": 0.1}}
     changed["judging"] = {"prompts": 10, "audit_pairs": 10}
     changed["executor"] = {"use": "local", "checkpoint_s": 0}
     return changed
@@ -57,7 +57,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
     return folder
 
 
@@ -109,7 +109,7 @@ def _kill(pid: int) -> None:
 
 
 def test_four_workers_give_the_bytes_of_one(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
-    assert runner.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=4).failures == ()
+    assert pipeline.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=4).failures == ()
     assert products(tmp_path / "run") == products(undisturbed)
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(experiment: Path, undi
         assert "Traceback" not in errors
         assert "No space left on device" in errors
         (disk / "filler").unlink()
-        assert runner.run(resolve_experiment(experiment, None, disk / "run"), workers=1).failures == ()
+        assert pipeline.run(resolve_experiment(experiment, None, disk / "run"), workers=1).failures == ()
         assert products(disk / "run") == products(undisturbed)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -186,7 +186,7 @@ def test_an_arm_that_lacks_memory_fails_alone_and_goes_on_when_there_is_some(tmp
     assert "failed: greedy, seed 0: MemoryError" in errors
     before = {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")}
     (tmp_path / "room").touch()
-    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert {item["arm"] for item in map(json.loads, _lines(folder / "report" / "tables" / "summary.csv"))} >= {"rjs", "apo_rjs", "greedy"}
 
@@ -213,7 +213,7 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
         if kinds is rest:
             for gone in (*read_for_tables, "arm_seeds"):
                 shutil.rmtree(store / gone)
-        assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
+        assert pipeline.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
         assert products(folder) == products(undisturbed)
         output = capfd.readouterr().out
         for artifact in hit:
@@ -244,7 +244,7 @@ def test_a_report_that_was_killed_or_damaged_is_made_again(experiment: Path, und
     for harm_report in (lambda: None, lambda: (folder / "report" / "tables" / "contrasts.csv").write_text("arm_a\n")):
         harm_report()
         assert read_status(folder).report == "out of date"
-        assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
+        assert pipeline.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
         assert (read_status(folder).report, read_status(folder).report_damage) == ("up to date", None)
         assert {path: path.read_bytes() for path in sorted((folder / "report").rglob("*")) if path.is_file()} == before
 
@@ -259,7 +259,7 @@ def test_a_damaged_record_is_not_believed(experiment: Path, undisturbed: Path, t
     assert record.read_text() != text
     (folder / "store" / "report_key.json").unlink()
     before = {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")}
-    assert runner.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
     assert json.loads(record.read_text())["used"] == used
     assert {file: file.stat().st_mtime_ns for file in (folder / "store").glob("*/*/manifest.json")} == before
     assert products(folder) == products(undisturbed)

@@ -16,7 +16,7 @@ from tiny_world import tiny_tree
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import RUN_LOCK, needed, sweep
 from apo_bench.run.status import artifacts, read_status
@@ -47,7 +47,7 @@ def changed() -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run. Tests that change something take a copy."""
     root = tmp_path_factory.mktemp("done")
-    assert runner.run(resolve_experiment(write_experiment(root, tiny_tree()), None, root / "run"), workers=2).failures == ()
+    assert pipeline.run(resolve_experiment(write_experiment(root, tiny_tree()), None, root / "run"), workers=2).failures == ()
     return root / "run"
 
 
@@ -99,9 +99,9 @@ def replayed(experiment: Path, folder: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
-assert runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()
+assert pipeline.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2).failures == ()
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script, str(experiment), str(folder)], capture_output=True, text=True)
@@ -119,7 +119,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     of_rjs = [json.loads((done / "store" / "arm_seeds" / f"rjs.{seed}.json").read_text())["rounds"][1] for seed in (0, 1)]
     earlier = {round_[what] for round_ in of_rjs for what in ("policy", "evaluation")}
     path = write_experiment(tmp_path / "changed", changed())
-    assert runner.run(resolve_experiment(path, None, folder), workers=2).failures == ()
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=2).failures == ()
     before, present, content = tables(folder), artifacts(folder), files(folder)
 
     planned = sweep(folder, dry_run=True)
@@ -143,7 +143,7 @@ def test_an_earlier_setting_goes_and_an_unchanged_run_computes_nothing(done: Pat
     assert sweep(folder).paths == ()
 
     replayed(path, folder)
-    assert runner.run(resolve_experiment(write_experiment(tmp_path / "back", tiny_tree()), None, folder), workers=2).failures == ()
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path / "back", tiny_tree()), None, folder), workers=2).failures == ()
     assert earlier <= set(artifacts(folder))
     assert tables(folder) == tables(done)
 
@@ -153,7 +153,7 @@ def test_a_sweep_leaves_all_that_the_methods_did(done: Path, folder: Path, tmp_p
     swept = {path.name for path in sweep(folder).paths}
     kept = {key: (path / "timing.json").stat().st_mtime_ns for key, path in artifacts(folder).items()}
     shutil.rmtree(folder / "store" / "arm_seeds")
-    assert runner.run(resolve_experiment(write_experiment(tmp_path, tiny_tree()), None, folder), workers=2).failures == ()
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path, tiny_tree()), None, folder), workers=2).failures == ()
     now = {key: (path / "timing.json").stat().st_mtime_ns for key, path in artifacts(folder).items()}
     assert kept.items() <= now.items()
     assert set(now) - set(kept) == swept
@@ -164,11 +164,13 @@ def test_a_sweep_leaves_all_that_the_methods_did(done: Path, folder: Path, tmp_p
 def test_a_seed_that_was_taken_out_can_come_back(done: Path, folder: Path, tmp_path: Path) -> None:
     """Its record would be taken as it is, so what it names stays."""
     assert (
-        runner.run(resolve_experiment(write_experiment(tmp_path / "fewer", tiny_tree() | {"seeds": [0]}), None, folder), workers=1).failures
+        pipeline.run(
+            resolve_experiment(write_experiment(tmp_path / "fewer", tiny_tree() | {"seeds": [0]}), None, folder), workers=1
+        ).failures
         == ()
     )
     sweep(folder)
-    assert runner.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1).failures == ()
     assert tables(folder) == tables(done)
 
 

@@ -20,7 +20,7 @@ DOWN = '''
 from dataclasses import dataclass
 from pathlib import Path
 
-from apo_bench.judging.verdicts import Judge, Verdict
+from apo_bench.judging.judge_protocol import Judge, Verdict
 
 
 @dataclass(frozen=True)

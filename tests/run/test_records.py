@@ -1,6 +1,6 @@
 """Records: which code is in their key."""
 
-from apo_bench.provenance import PACKAGE, code_files
+from apo_bench.hashing import PACKAGE, code_files
 
 
 def test_a_records_key_holds_the_code_that_computes_it_and_none_that_shows_or_checks_it() -> None:

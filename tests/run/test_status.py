@@ -18,7 +18,7 @@ from tiny_world import tiny_tree
 
 from apo_bench.clients.journal import Journal
 from apo_bench.errors import InputError
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD
 from apo_bench.run.status import JobStatus, Status, lives, read_status, tables, time_left
@@ -295,7 +295,7 @@ def test_a_real_run_killed_finished_and_changed(tmp_path: Path) -> None:
     assert set(states(killed).values()) <= {"finished", "not started", "stopped", "failed"}
     assert killed.report == "none yet"
 
-    assert [str(failure) for failure in runner.run(resolve_experiment(path, None, run), workers=1).failures] == [
+    assert [str(failure) for failure in pipeline.run(resolve_experiment(path, None, run), workers=1).failures] == [
         "greedy, seed 0: budget exceeded: arm greedy, unit sampled_responses: needs 16, has 10 left"
     ]
     ended = read_status(run)

@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 
 from apo_bench.cli.main import app
 from apo_bench.config.load import load_experiment
-from apo_bench.run import job_runner
+from apo_bench.package_data import shipped_root
+from apo_bench.run import scheduler
 from apo_bench.run.jobs import Failure, Job, run_job
 from apo_bench.run.tiny import byte_tokenizer, tiny_model, tiny_overrides
-from apo_bench.shipped import shipped_root
 
 Tree = dict[str, Any]
 LARGE = ("hh_llama", "hh_llama2_chat", "hh_modern")
@@ -199,7 +199,7 @@ def in_this_process(jobs: Sequence[Job], work: Callable[..., str | None], *setti
 def test_a_large_experiment_runs_tiny(name: str, tmp_path: Path, in_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """All arms, one seed and one round; but in the first file one arm plays all three rounds that its learning rates are for."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job_runner, "executor", lambda name: in_this_process)
+    monkeypatch.setattr(scheduler, "executor", lambda name: in_this_process)
     arms = load_experiment(shipped_root() / "experiments" / f"{name}.yaml").arms
     short = [f"arms.{arm}.rounds=1" for arm in arms if arm != "best_of_n" and (name, arm) != (LARGE[0], "apo_dpo")]
     sets = [f"task.options.data_files=[{shopping(tmp_path / 'shopping.jsonl')}]", "seeds=[0]", "arms.best_of_n.n=[2]", *short]
@@ -244,7 +244,7 @@ def test_judges_are_made_small_and_nobody_is_called(tree: Tree, write_experiment
     tree["judges"] = {
         "local": {"use": "apo_bench.judging.local_judge@LocalJudge", "path": "someone/large"},
         "gpt": {"use": "apo_bench.judging.chat_judge@ChatJudge", "model": "m", "base_url": "http://127.0.0.1:9", "api_key_env": None},
-        "sim": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.5},
+        "sim": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge", "noise": 0.5},
     }
     tree["compare"]["scorer"] = "judge/gpt"
     path = write_experiment(tree)

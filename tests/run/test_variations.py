@@ -15,7 +15,7 @@ from tiny_world import tiny_tree
 from apo_bench.config.load import load_experiment, read_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run import variations as variation
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import Failure
@@ -221,11 +221,11 @@ def test_what_fails_in_one_variation_leaves_the_others_alone(tmp_path: Path, mon
     path = write_experiment(tmp_path, tiny_tree() | {"vary": {"world": [{"absent": 1}, 8]}})
     calls: list[Any] = []
 
-    def run(resolved: ResolvedExperiment, workers: int, variation: dict[str, Any], **_: Any) -> runner.RunResult:
+    def run(resolved: ResolvedExperiment, workers: int, variation: dict[str, Any], **_: Any) -> pipeline.RunResult:
         calls.append((json.loads(resolved.overrides), resolved.folder.name, workers, variation))
-        return runner.RunResult(resolved.folder, (Failure("rjs", 1, "budget exceeded"),))
+        return pipeline.RunResult(resolved.folder, (Failure("rjs", 1, "budget exceeded"),))
 
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(pipeline, "run", run)
     result = run_variations(read_experiment(path, {"seeds": [1]}), tmp_path / "out", 3)
     assert calls == [({"seeds": [1], "task.options.world_seed": 8, "vary": {}}, "world=8", 3, {"world": 8})]
     refused, failed = result.failures

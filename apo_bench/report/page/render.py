@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from apo_bench.report.charts import Estimate
-from apo_bench.report.model import Report
+from apo_bench.report.document import Report
 from apo_bench.report.page import svg
 from apo_bench.report.page.samples import Samples
 from apo_bench.report.page.svg import el, minus, shown

@@ -20,7 +20,7 @@ from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
 from apo_bench.hashing import digest
-from apo_bench.judging.verdicts import ORDERS, Choice
+from apo_bench.judging.judge_protocol import ORDERS, Choice
 from apo_bench.report.tables import sort_by_arm
 from apo_bench.tables import read_table, table_path
 from apo_bench.types import identity

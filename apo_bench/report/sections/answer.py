@@ -13,7 +13,7 @@ from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformativ
 from apo_bench.analysis.win_rates import NOT_AUDITED
 from apo_bench.config.schema import JUDGE
 from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
-from apo_bench.report.model import Bullets, Claim, Claims, Section
+from apo_bench.report.document import Bullets, Claim, Claims, Section
 from apo_bench.report.text import Text, join, say
 
 PLACES = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}

@@ -12,7 +12,7 @@ from apo_bench.config.controls import AA, DILUTED, ORACLE, aa_seeds
 from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import probability, rows_of
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
-from apo_bench.report.model import Block, Section
+from apo_bench.report.document import Block, Section
 from apo_bench.report.sections.answer import PLACES
 from apo_bench.report.tables import Column, Paper, Row, Table, column, footnotes, interval_column, pair_column, text_column
 from apo_bench.report.text import Text, names, say

@@ -13,7 +13,7 @@ from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Bar, Bars
-from apo_bench.report.model import Block, Bullets, Section
+from apo_bench.report.document import Block, Bullets, Section
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.tables import FORMS, NAN, Column, Paper, Table, arm_column, column, text_column
 from apo_bench.report.text import Text, join, say

@@ -11,7 +11,7 @@ from apo_bench.analysis.win_rates import NOT_AUDITED, uninformative_judge
 from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
-from apo_bench.report.model import Block, Bullets, Section
+from apo_bench.report.document import Block, Bullets, Section
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.tables import CI, Cell, Column, Paper, Row, Table, column, footnotes, interval, pair_column, text_column
 from apo_bench.report.text import Text, names, say

@@ -10,7 +10,7 @@ import pandas as pd
 from apo_bench.analysis import published
 from apo_bench.analysis.results import Run
 from apo_bench.formatting import count, duration
-from apo_bench.report.model import Block, Bullets, Facts, Section
+from apo_bench.report.document import Block, Bullets, Facts, Section
 from apo_bench.report.tables import Column, Table, text_column
 from apo_bench.report.text import Text, join, names, say
 from apo_bench.tables import read_table, table_path

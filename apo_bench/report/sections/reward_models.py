@@ -9,7 +9,7 @@ from apo_bench.analysis import results
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
-from apo_bench.report.model import Block, Bullets, Section
+from apo_bench.report.document import Block, Bullets, Section
 from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floors
 from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, sort_by_arm, text_column
 from apo_bench.report.text import say

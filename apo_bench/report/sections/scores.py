@@ -11,7 +11,7 @@ from apo_bench.analysis import costs, results
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.formatting import ALPHA, number, rows_of
 from apo_bench.report.charts import Lines, Panel, Series, kl_or_bound, lines_by_arm, series_of
-from apo_bench.report.model import Block, Section
+from apo_bench.report.document import Block, Section
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
 from apo_bench.report.text import Text, join, say

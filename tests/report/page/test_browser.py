@@ -16,7 +16,7 @@ import pytest
 from hostile_run import AXES, HOSTILE, JUDGE, N, block_of, hostile_run, said_by, text_of, written
 
 from apo_bench.formatting import visible
-from apo_bench.report.model import Part, Report
+from apo_bench.report.document import Part, Report
 from apo_bench.report.page.render import render
 from apo_bench.report.page.samples import Samples, encoded
 

@@ -35,7 +35,7 @@ from apo_bench.analysis import published, results
 from apo_bench.errors import InputError
 from apo_bench.formatting import visible
 from apo_bench.report.charts import Estimate, ForestPanel
-from apo_bench.report.model import Bullets, Section
+from apo_bench.report.document import Bullets, Section
 from apo_bench.report.page import samples, svg
 from apo_bench.report.page.svg import el
 from apo_bench.report.report import report_frames

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apo_bench.errors import InputError
-from apo_bench.exchange.annotations import NO_PREFERENCE, import_annotations, read_annotations, strengths, win_rates
+from apo_bench.exchange.alpaca_eval_annotations import NO_PREFERENCE, import_annotations, read_annotations, strengths, win_rates
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "judging" / "alpaca_eval2"
 ROW = {

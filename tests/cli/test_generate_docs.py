@@ -7,18 +7,18 @@ import pytest
 import typer
 from pydantic import Field
 
-from apo_bench.cli import reference
+from apo_bench.cli import generate_docs
 from apo_bench.config import schema as config
 
 
-@pytest.mark.parametrize("path", reference.pages(), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", generate_docs.pages(), ids=lambda path: path.name)
 def test_a_page_is_what_the_code_says(path: Any) -> None:
-    assert path.read_text(encoding="utf-8") == reference.pages()[path], "stale; run: python -m apo_bench.cli.reference"
+    assert path.read_text(encoding="utf-8") == generate_docs.pages()[path], "stale; run: python -m apo_bench.cli.generate_docs"
 
 
 def test_every_key_of_an_experiment_has_a_meaning() -> None:
     fields = {
-        f"{model.__name__}.{name}": field for model in reference.models(config.Experiment) for name, field in model.model_fields.items()
+        f"{model.__name__}.{name}": field for model in generate_docs.models(config.Experiment) for name, field in model.model_fields.items()
     }
     assert len(fields) > 80
     assert not [name for name, field in fields.items() if not field.description]
@@ -26,7 +26,7 @@ def test_every_key_of_an_experiment_has_a_meaning() -> None:
 
 def test_sections_have_their_places() -> None:
     """By hand: a list's items are N, a mapping's NAME, and a model that stands twice has two places."""
-    places = reference.places(config.Experiment)
+    places = generate_docs.places(config.Experiment)
     assert places[config.Experiment] == [""]
     assert places[config.Comparison] == ["compare.primary.N", "compare.secondary.N"]
     assert places[config.MatchSpend] == ["arms.NAME.fit"]
@@ -34,9 +34,9 @@ def test_sections_have_their_places() -> None:
 
 
 def test_every_section_is_on_the_page_once() -> None:
-    page = reference.experiment_page()
+    page = generate_docs.experiment_page()
     sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
-    assert sections == [*(model.__name__ for model in reference.models(config.Experiment)), "Units"]
+    assert sections == [*(model.__name__ for model in generate_docs.models(config.Experiment)), "Units"]
     assert {f"#{name.lower()}" for name in sections} >= set(re.findall(r"\((#\w+)\)", page))
 
 
@@ -56,7 +56,7 @@ def test_every_section_is_on_the_page_once() -> None:
     ],
 )
 def test_types_in_words(annotation: Any, words: str) -> None:
-    assert reference.kind(annotation) == words
+    assert generate_docs.kind(annotation) == words
 
 
 def test_every_command_and_option_is_on_its_page() -> None:
@@ -64,7 +64,7 @@ def test_every_command_and_option_is_on_its_page() -> None:
     from apo_bench.cli.main import app
 
     group: Any = typer.main.get_command(app)
-    page = reference.cli_page()
+    page = generate_docs.cli_page()
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == list(group.commands)
     for command in group.commands.values():
         for parameter in command.params:
@@ -73,8 +73,8 @@ def test_every_command_and_option_is_on_its_page() -> None:
 
 
 def test_every_public_name_is_on_its_page() -> None:
-    page = reference.api_page()
-    assert list(reference.API) == re.findall(r"^## (.+)$", page, re.MULTILINE)
+    page = generate_docs.api_page()
+    assert list(generate_docs.API) == re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert "### Lab\n" in page
     assert "def sample(" in page
     from apo_bench import lab, stats
@@ -84,12 +84,12 @@ def test_every_public_name_is_on_its_page() -> None:
 
 def test_a_package_shows_what_it_exports() -> None:
     """Also an alias, and names from where they are defined."""
-    outlines = dict(reference.public("apo_bench.lab"))
+    outlines = dict(generate_docs.public("apo_bench.lab"))
     assert outlines["Count"].startswith("Count = Annotated[int, Ge(1)]")
     assert outlines["best_of"].startswith("def best_of(groups")
-    assert list(dict(reference.public("apo_bench.errors", ["NotHere"]))) == ["NotHere"]
+    assert list(dict(generate_docs.public("apo_bench.errors", ["NotHere"]))) == ["NotHere"]
     with pytest.raises(KeyError):
-        list(reference.public("apo_bench.errors", ["absent"]))
+        list(generate_docs.public("apo_bench.errors", ["absent"]))
 
 
 def test_an_outline_has_signature_docstring_and_fields() -> None:
@@ -120,10 +120,10 @@ def f(a: int) -> int:
 def _g() -> None:
     pass
 '''
-    assert dict(reference.outlines(source)) == {
+    assert dict(generate_docs.outlines(source)) == {
         "A": '@decorated\nclass A:\n    """Doc."""\n\n    x: int = 1  # why\n    """The first."""\n    y: int\n\n'
         '    def public(self, a: int) -> int:\n        """More."""\n\n    def bare(self) -> None: ...',
         "f": "def f(a: int) -> int:",
     }
     with pytest.raises(KeyError):
-        list(reference.outlines(source, ("absent",)))
+        list(generate_docs.outlines(source, ("absent",)))

@@ -22,7 +22,7 @@ from apo_bench.analysis.results import read_responses, read_run
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import Key, Shown, key_path
 from apo_bench.formatting import rows_of
-from apo_bench.judging.verdicts import Choice, value_of
+from apo_bench.judging.judge_protocol import Choice, value_of
 from apo_bench.run.judges import IMPORTED, on_current_responses  # every run writes its tables anew, and keeps what is imported
 from apo_bench.run.tables import replace_judges
 from apo_bench.tables import TABLES, table_path, write_table

@@ -14,7 +14,7 @@ from apo_bench.data.splits import normalise
 from apo_bench.data.task import Task
 from apo_bench.data.task_folder import read_description
 from apo_bench.errors import InputError
-from apo_bench.shipped import shipped_root
+from apo_bench.package_data import shipped_root
 from apo_bench.types import Message, Pair, Prompt, identity, prompt_id
 
 Label = Literal["a", "tie", "b"]

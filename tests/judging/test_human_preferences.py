@@ -14,7 +14,7 @@ from tiny_world import tiny_task
 from apo_bench.data.splits import normalise
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
-from apo_bench.judging.labels import IDENTICAL, NO_MAJORITY, NOT_TEXT, Labelled, labelled_pairs, read_labelled
+from apo_bench.judging.human_preferences import IDENTICAL, NO_MAJORITY, NOT_TEXT, Labelled, labelled_pairs, read_labelled
 from apo_bench.types import Message, identity, prompt_id
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

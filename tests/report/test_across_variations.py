@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from tiny_world import tiny_tree
 
-from apo_bench.analysis.spread import READ, by_level, over_levels, spread
+from apo_bench.analysis.across_variations import READ, by_level, over_levels, spread
 from apo_bench.config.load import dump_experiment
 from apo_bench.config.schema import Experiment
-from apo_bench.report.spread import write
+from apo_bench.report.across_variations import write
 
 WORLDS = ["world=0", "world=1", "world=2"]
 

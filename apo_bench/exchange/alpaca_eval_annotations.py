@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from apo_bench.errors import InputError
-from apo_bench.exchange.importing import COMPARISON, Imported, as_judgments, missing_by_reason, text_of
+from apo_bench.exchange.human_annotations import COMPARISON, Imported, as_judgments, missing_by_reason, text_of
 from apo_bench.formatting import number, plain, rows_of, table
 from apo_bench.hashing import digest_files
 from apo_bench.provenance import origin

@@ -1,10 +1,9 @@
-"""The wording of questions to judges, from versioned files in `prompts/`, and the parsing of their answers.
+"""The wording of questions to judges, from versioned files in `prompts/`.
 
 A file has a system part and a user part. A published version is never edited; a change is a new version. The conversation and the
 responses are fenced by a code that occurs in none of them, so that no text can close its fence.
 """
 
-import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,15 +12,13 @@ from pathlib import Path
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
-from apo_bench.judging.verdicts import Choice, Question
+from apo_bench.judging.answer_parsing import LABELS
+from apo_bench.judging.judge_protocol import Question
 from apo_bench.types import identity
 
 PROMPTS = Path(__file__).with_name("prompts")
 NAMES = tuple(sorted(path.stem for path in PROMPTS.glob("*.txt")))
 SYSTEM, USER = "=== system ===\n", "\n=== user ===\n"
-LABELS = ("A", "B")
-CHOICES: dict[str, Choice] = {"a": "first", "b": "second", "tie": "tie"}
-DECORATION = string.whitespace + "\u00a0*_`\"'\u2018\u2019\u201c\u201d.,:;!()[]{}<>#-"  # no question mark: "A?" is a doubt
 BY_AXIS = {"by_axis": "{}.v1", "by_axis.reasoned": "{}.reasoned.v1"}
 CRITERIA = {"helpful": "helpfulness", "harmless": "harmlessness"}  # by axis; any other axis is judged on overall quality
 
@@ -48,20 +45,6 @@ class Template:
         # One pass: inserted text is not formatted again.
         user = self.user.format(fence=fence, conversation=conversation, first=question.first, second=question.second)
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
-
-    def read(self, answer: str) -> Choice | None:
-        """The verdict in an answer, or None where there is not exactly one.
-
-        Without reasoning the whole answer is A, B or tie, optionally after "Verdict:"; with it, the last line is "Verdict:" and one
-        of them, and no other line has another verdict. Case, white space, and quotes, brackets, full stops and markdown around a word
-        do not matter: **A**, [[A]], `Verdict: "b".` are read.
-        """
-        if not self.reasoned:
-            head, verdict = _stated(answer)
-            return verdict if head in ("", "verdict") else None
-        lines = [_stated(line) for line in answer.splitlines() if line.strip(DECORATION)]
-        verdicts: set[Choice | None] = {verdict for head, verdict in lines if head == "verdict"}
-        return verdicts.pop() if len(verdicts) == 1 and lines[-1][0] == "verdict" else None
 
 
 def template_for(choice: str, axis: str) -> Template:
@@ -98,9 +81,3 @@ def fence_of(texts: Iterable[str]) -> str:
     ordered = sorted(texts)
     codes = (identity(str(number), *ordered)[:8] for number in count())
     return next(code for code in codes if not any(code in text.casefold() for text in ordered))
-
-
-def _stated(text: str) -> tuple[str, Choice | None]:
-    """The text before the last colon, in lower case and without decoration, and the choice after it."""
-    head, _, tail = text.strip(DECORATION).rpartition(":")
-    return head.strip(DECORATION).casefold(), CHOICES.get(tail.strip(DECORATION).casefold())

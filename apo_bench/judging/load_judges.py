@@ -10,9 +10,9 @@ from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module, open_engine
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest
-from apo_bench.judging.verdicts import Judge, JudgeContext
-from apo_bench.provenance import code_hash, versions
+from apo_bench.hashing import code_hash, digest
+from apo_bench.judging.judge_protocol import Judge, JudgeContext
+from apo_bench.provenance import versions
 from apo_bench.store import RunStore
 from apo_bench.types import Prompt
 

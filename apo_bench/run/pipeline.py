@@ -23,9 +23,9 @@ from apo_bench.plan import sizing
 from apo_bench.plan.sizing import MatchedArm
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.job_runner import ALL, JobRunner, JobSubset
 from apo_bench.run.jobs import Job, Records, Trials
 from apo_bench.run.manifest import manifest
+from apo_bench.run.scheduler import ALL, JobRunner, JobSubset
 from apo_bench.run.tables import gather_tables, remove_tables, write_tables
 from apo_bench.run.trials import Tuning, run_tuning, trial_jobs
 from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key, write_report_key

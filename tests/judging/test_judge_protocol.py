@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from apo_bench.judging.verdicts import Question, Verdict, both_orders, mean_of_orders, value_of
+from apo_bench.judging.judge_protocol import Question, Verdict, both_orders, mean_of_orders, value_of
 from apo_bench.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "why?"),), "helpful", "c")

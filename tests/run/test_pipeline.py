@@ -23,7 +23,7 @@ from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab.ledger import UNITS
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import Job
 from apo_bench.run.records import record_key
@@ -66,7 +66,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with two workers. Tests that change something take a copy."""
     folder = tmp_path_factory.mktemp("runs") / "two_workers"
-    result = runner.run(resolve_experiment(experiment, None, folder), workers=2)
+    result = pipeline.run(resolve_experiment(experiment, None, folder), workers=2)
     assert (result.folder, result.failures) == (folder, ())
     return folder
 
@@ -146,7 +146,7 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
     tree = tiny_tree() | {"seeds": [0]}
     tree["arms"]["rjs"]["fit"] = {"to": "apo_rjs", "by": "samples_per_prompt", "unit": "sampled_responses"}
     experiment, folder = write_experiment(tmp_path / "experiments", tree), tmp_path / "run"
-    assert not runner.run(resolve_experiment(experiment, None, folder), workers=2).failures
+    assert not pipeline.run(resolve_experiment(experiment, None, folder), workers=2).failures
     used = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'")
     assert used.groupby("arm")["used"].sum().to_dict() | {"_bench": 0} == {"rjs": 56, "apo_rjs": 56, "_bench": 0}
     assert json.loads((folder / "manifest.json").read_text())["fits"]["rjs"]["value"] == 7
@@ -160,7 +160,7 @@ def test_a_sized_arm_runs_at_its_size_and_its_replay_solves_nothing(tmp_path: Pa
 def test_a_full_disk_is_said_before_anything_is_written(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(InputError, match=r"run: the run still needs about \d+ MB of disk, and 0 MB are free there"):
-        runner.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=1)
+        pipeline.run(resolve_experiment(experiment, None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -179,9 +179,9 @@ def replayed(experiment: Path, folder: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from apo_bench.run import runner
+from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
-result = runner.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2)
+result = pipeline.run(resolve_experiment(Path(sys.argv[1]), None, Path(sys.argv[2])), workers=2)
 assert result.failures == ()
 heavy = [name for name in ("torch", "transformers") if name in sys.modules]
 assert not heavy, f"imported {heavy}"
@@ -311,7 +311,7 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
     tree = tiny_tree()
     tree["arms"]["rjs"]["learning_rate"] = 5e-3
     records = {record.name: record.stat().st_mtime_ns for record in (folder / "store" / "arm_seeds").iterdir()}
-    assert runner.run(resolve_experiment(write_experiment(tmp_path / "changed", tree), None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path / "changed", tree), None, folder), workers=1).failures == ()
     progress = {line.partition("] ")[2] for line in capfd.readouterr().err.splitlines() if line.startswith("[")}
     assert {line for line in progress if "rjs" in line} == {"rjs seed 0: done", "rjs seed 1: done"}
     changed = {record.name for record in (folder / "store" / "arm_seeds").iterdir() if record.stat().st_mtime_ns != records[record.name]}
@@ -333,10 +333,10 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
     fewer = tiny_tree() | {"seeds": [0]}
     notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
-        runner.run(resolve_experiment(write_experiment(tmp_path / "fewer", fewer), None, folder), workers=1)
+        pipeline.run(resolve_experiment(write_experiment(tmp_path / "fewer", fewer), None, folder), workers=1)
         assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
         assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
-    runner.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1)
+    pipeline.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1)
     assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)
 
@@ -363,7 +363,7 @@ def test_an_arm_with_its_own_budget_runs_on_it_and_no_other_arm_is_run_again(don
     folder = shutil.copytree(done, tmp_path / "copy")
     tree = tiny_tree()
     tree["arms"]["rjs"]["budget"] = {"human_pairs": 20}
-    assert runner.run(resolve_experiment(write_experiment(tmp_path / "own", tree), None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path / "own", tree), None, folder), workers=1).failures == ()
     before, after = (pd.read_parquet(run_folder / "tables" / "ledger.parquet") for run_folder in (done, folder))
     pairs = after.query("unit == 'human_pairs' and arm != '_bench'").set_index(["arm", "seed"])
     expected = {("apo_rjs", 0): 32, ("apo_rjs", 1): 32, ("rjs", 0): 20, ("rjs", 1): 20}
@@ -385,13 +385,13 @@ def judged(done: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     root = tmp_path_factory.mktemp("judged")
     tree = tiny_tree()
     tree["judges"] = {
-        "sim": {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 0.2, "failure_rate": 0.1},
+        "sim": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge", "noise": 0.2, "failure_rate": 0.1},
         "gold": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "linear"},
     }
     tree["judging"], tree["compare"]["scorer"] = {"audit_pairs": 30}, "judge/sim"
     shutil.copytree(done, root / "run")
     path = write_experiment(root, tree)
-    assert runner.run(resolve_experiment(path, None, root / "run"), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(path, None, root / "run"), workers=1).failures == ()
     return path, root / "run"
 
 
@@ -427,8 +427,8 @@ def test_a_judged_run_replays_without_torch_and_a_new_judge_asks_only_its_own(ju
     journal = copy / "store" / "judging" / "sim.jsonl"
     journal_before = journal.read_bytes()
     tree = yaml.safe_load(path.read_text())
-    tree["judges"]["other"] = {"use": "apo_bench.judging.simulated@SimulatedJudge", "noise": 1.0}
-    assert runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, copy), workers=1).failures == ()
+    tree["judges"]["other"] = {"use": "apo_bench.judging.simulated_judge@SimulatedJudge", "noise": 1.0}
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path, tree), None, copy), workers=1).failures == ()
     assert journal.read_bytes() == journal_before
     assert set(pd.read_parquet(copy / "tables" / "judgments.parquet")["judge"]) == {"sim", "gold", "other"}
 
@@ -445,13 +445,13 @@ def test_a_judge_that_cannot_be_opened_leaves_an_earlier_answer_as_it_is(judged:
         "api_key_env": "NO_SUCH_KEY",
     }
     with pytest.raises(InputError, match=r"judges.gpt: api_key_env: the environment variable NO_SUCH_KEY is not set"):
-        runner.run(
+        pipeline.run(
             resolve_experiment(write_experiment(tmp_path, tree | {"judges": {**tree["judges"], "gpt": chat}}), None, copy),
             workers=1,
         )
     (copy / "judges.json").write_text(json.dumps({"gpt": chat}))
     with pytest.raises(InputError, match="NO_SUCH_KEY"):
-        runner.run(resolve_experiment(write_experiment(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy), workers=1)
+        pipeline.run(resolve_experiment(write_experiment(tmp_path, tree | {"judging": {"audit_pairs": 10}}), None, copy), workers=1)
     assert tables(copy) == tables(folder)
     assert (copy / "report" / "report.md").read_bytes() == (folder / "report" / "report.md").read_bytes()
 
@@ -460,7 +460,7 @@ def test_a_judge_that_cannot_be_opened_is_said_before_anything_is_spent(tmp_path
     tree = tiny_tree()
     tree["judges"] = {"rm": {"use": "apo_bench.judging.reward_judge@RewardModelJudge", "gold": "absent"}}
     with pytest.raises(InputError, match=r"judges.rm: .*no gold reward model 'absent'"):
-        runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
+        pipeline.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -484,7 +484,7 @@ def tuned_tree() -> dict[str, Any]:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The experiment and the folder of its run."""
     path, folder = write_experiment(tmp_path_factory.mktemp("tuned"), tuned_tree()), tmp_path_factory.mktemp("runs") / "tuned"
-    assert runner.run(resolve_experiment(path, None, folder), workers=1).failures == ()
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1).failures == ()
     return path, folder
 
 
@@ -568,7 +568,7 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     tree["budget"]["sampled_responses"] = 100
     tree["arms"]["greedy"] = {"use": RJS, "rounds": 1, **SMALL_TURN}
     tree["tune"]["grids"] |= {"rjs": {"samples_per_prompt": [50, 4]}, "greedy": {"samples_per_prompt": [50, 40]}}
-    result = runner.run(resolve_experiment(write_experiment(tmp_path / "greedy", tree), None, folder), workers=1)
+    result = pipeline.run(resolve_experiment(write_experiment(tmp_path / "greedy", tree), None, folder), workers=1)
     message = "tuning: every trial failed: budget exceeded: arm greedy, unit sampled_responses: needs 400, has 100 left"
     assert [str(failure) for failure in result.failures] == [f"greedy, seed 0: {message}"]
     assert json.loads((folder / "manifest.json").read_text())["failures"] == [{"arm": "greedy", "seed": 0, "message": message}]
@@ -595,7 +595,7 @@ def test_a_setting_that_is_wrong_is_said_before_anything_is_written(tmp_path: Pa
     tree["tune"]["grids"]["rjs"] = grid
     path, folder = write_experiment(tmp_path, tree), tmp_path / "run"
     with pytest.raises(InputError) as caught:
-        runner.run(resolve_experiment(path, None, folder), workers=1)
+        pipeline.run(resolve_experiment(path, None, folder), workers=1)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert len(str(caught.value).splitlines()) == 1
     assert not folder.exists()
@@ -648,7 +648,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path, folder = write_experiment(tmp_path / "experiments", tiny_tree()), tmp_path / "runs" / "bad"
     for out in (folder, None):
         with pytest.raises(InputError) as caught:
-            runner.run(resolve_experiment(path, {key: value}, out), workers=1)
+            pipeline.run(resolve_experiment(path, {key: value}, out), workers=1)
         assert message in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["experiments", "tiny.yaml"]
@@ -659,7 +659,7 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
     tree["models"]["policy"] |= {"path": "./no_such_model"}
     del tree["models"]["policy"]["architecture"], tree["models"]["policy"]["warmup"]
     with pytest.raises(InputError, match="no such model folder"):
-        runner.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
+        pipeline.run(resolve_experiment(write_experiment(tmp_path, tree), None, tmp_path / "run"), workers=1)
     assert not (tmp_path / "run").exists()
 
 
@@ -669,16 +669,16 @@ def test_a_model_folder_that_is_not_there_writes_nothing(tmp_path: Path) -> None
 def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, done: Path, tmp_path: Path) -> None:
     """One arm, then one seed of the other: no table yet, so that nobody looks; the last part makes them, the same byte for byte."""
     folder = tmp_path / "run"
-    first = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(arms=("rjs",)))
+    first = pipeline.run(resolve_experiment(experiment, None, folder), workers=2, subset=pipeline.JobSubset(arms=("rjs",)))
     assert (first.failures, first.n_left) == ((), 2)
-    assert [(job.arm, job.seed, finished) for job, finished in runner.preview(resolve_experiment(experiment, None, folder))] == [
+    assert [(job.arm, job.seed, finished) for job, finished in pipeline.preview(resolve_experiment(experiment, None, folder))] == [
         ("rjs", 0, True), ("rjs", 1, True), ("apo_rjs", 0, False), ("apo_rjs", 1, False),
     ]  # fmt: skip
-    second = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(seeds=(1,)))
+    second = pipeline.run(resolve_experiment(experiment, None, folder), workers=2, subset=pipeline.JobSubset(seeds=(1,)))
     assert (second.failures, second.n_left) == ((), 1)
     assert not (folder / "tables").exists()
     assert not (folder / "manifest.json").exists()
-    last = runner.run(resolve_experiment(experiment, None, folder), workers=2, subset=runner.JobSubset(arms=("apo_rjs",), seeds=(0,)))
+    last = pipeline.run(resolve_experiment(experiment, None, folder), workers=2, subset=pipeline.JobSubset(arms=("apo_rjs",), seeds=(0,)))
     assert (last.failures, last.n_left) == ((), 0)
     assert tables(folder) == tables(done)
 
@@ -686,12 +686,12 @@ def test_a_run_in_parts_ends_with_the_tables_of_a_whole_one(experiment: Path, do
 @pytest.mark.parametrize(
     ("subset", "message"),
     [
-        (runner.JobSubset(arms=("rjs", "dpo")), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
-        (runner.JobSubset(seeds=(7,)), "--seeds 7: the experiment has no such seed; it has: 0, 1"),
+        (pipeline.JobSubset(arms=("rjs", "dpo")), "--arms dpo: the experiment has no such arm; it has: rjs, apo_rjs"),
+        (pipeline.JobSubset(seeds=(7,)), "--seeds 7: the experiment has no such seed; it has: 0, 1"),
     ],
 )
-def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subset: runner.JobSubset, message: str) -> None:
-    for call in (runner.preview, runner.run):
+def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subset: pipeline.JobSubset, message: str) -> None:
+    for call in (pipeline.preview, pipeline.run):
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             call(resolve_experiment(experiment, None, tmp_path / "run"), subset=subset)
     assert not (tmp_path / "run").exists()
@@ -701,29 +701,31 @@ def test_an_unknown_subset_writes_nothing(experiment: Path, tmp_path: Path, subs
 def test_a_record_that_is_none_is_not_finished(experiment: Path, done: Path, tmp_path: Path, text: str) -> None:
     folder = shutil.copytree(done, tmp_path / "run")
     (folder / "store" / "arm_seeds" / "rjs.0.json").write_text(text)
-    assert [(job.arm, job.seed) for job, finished in runner.preview(resolve_experiment(experiment, None, folder)) if not finished] == [
+    assert [(job.arm, job.seed) for job, finished in pipeline.preview(resolve_experiment(experiment, None, folder)) if not finished] == [
         ("rjs", 0)
     ]
 
 
 def test_a_preview_writes_nothing_and_knows_what_is_finished(experiment: Path, done: Path, tmp_path: Path) -> None:
-    assert all(finished for _, finished in runner.preview(resolve_experiment(experiment, None, done)))
+    assert all(finished for _, finished in pipeline.preview(resolve_experiment(experiment, None, done)))
     assert not any(
         finished
-        for _, finished in runner.preview(resolve_experiment(experiment, None, tmp_path / "run"), subset=runner.JobSubset(arms=("rjs",)))
+        for _, finished in pipeline.preview(
+            resolve_experiment(experiment, None, tmp_path / "run"), subset=pipeline.JobSubset(arms=("rjs",))
+        )
     )
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_is_set_aside_and_nothing_else_is(done: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(done, tmp_path / "run")
-    assert runner.set_aside(folder) == tmp_path / "run.before"
+    assert pipeline.set_aside(folder) == tmp_path / "run.before"
     assert tables(tmp_path / "run.before") == tables(done)
     assert not folder.exists()
-    assert runner.set_aside(folder) is None
+    assert pipeline.set_aside(folder) is None
     folder.mkdir()
     with pytest.raises(InputError, match=r"run: not a run folder"):
-        runner.set_aside(folder)
+        pipeline.set_aside(folder)
 
 
 def test_arms_are_tuned_in_parts(tuned: tuple[Path, Path], tmp_path: Path) -> None:
@@ -731,8 +733,8 @@ def test_arms_are_tuned_in_parts(tuned: tuple[Path, Path], tmp_path: Path) -> No
     path, whole = tuned
     first_arm, other = load_experiment(path).arms
     n_seeds = len(load_experiment(path).seeds)
-    first = runner.run(resolve_experiment(path, None, tmp_path / "run"), workers=2, subset=runner.JobSubset(arms=(first_arm,)))
+    first = pipeline.run(resolve_experiment(path, None, tmp_path / "run"), workers=2, subset=pipeline.JobSubset(arms=(first_arm,)))
     assert (first.failures, first.n_left) == ((), n_seeds)
     assert not list((tmp_path / "run" / "store" / "trials").glob(f"{other}.*"))
-    assert runner.run(resolve_experiment(path, None, tmp_path / "run"), workers=2).n_left == 0
+    assert pipeline.run(resolve_experiment(path, None, tmp_path / "run"), workers=2).n_left == 0
     assert tables(tmp_path / "run") == tables(whole)

@@ -1,4 +1,4 @@
-"""`python -m apo_bench.cli.reference`: the reference pages of docs/, written from the code.
+"""`python -m apo_bench.cli.generate_docs`: the reference pages of docs/, written from the code.
 
 docs/experiment.md from the pydantic models of `config.schema`, docs/cli.md from the typer app, docs/api.md from signatures and docstrings.
 Works in a checkout only, which has the sources and docs/.
@@ -20,10 +20,10 @@ from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, ParameterInfo
 
 from apo_bench.config import schema as config
-from apo_bench.provenance import PACKAGE
+from apo_bench.hashing import PACKAGE
 
 DOCS = PACKAGE.parent / "docs"
-GENERATED = "<!-- Written by `python -m apo_bench.cli.reference`; change the code, not this page. -->"
+GENERATED = "<!-- Written by `python -m apo_bench.cli.generate_docs`; change the code, not this page. -->"
 PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything", type(None): "`null`"}
 NAMED = {config.Unit: "[unit](#units)"}
 API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their public names; none: all that a module or package exports
@@ -33,7 +33,7 @@ API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their p
     "apo_bench.apo": (),
     "apo_bench.evaluation.method_contract": ("CheckResult", "check_method", "find_forbidden_access"),
     "apo_bench.config.plugins": ("resolve",),
-    "apo_bench.judging.verdicts": (),
+    "apo_bench.judging.judge_protocol": (),
     "apo_bench.errors": (),
     "apo_bench.config.load": ("load_experiment", "dump_experiment"),
     "apo_bench.run": (),

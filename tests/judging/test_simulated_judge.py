@@ -10,9 +10,9 @@ from tiny_world import tiny_task
 
 from apo_bench.clients.journal import Journal
 from apo_bench.errors import InputError
-from apo_bench.judging.asking import ask
-from apo_bench.judging.simulated import NO_TRUTH, NO_VERDICT, SimulatedJudge
-from apo_bench.judging.verdicts import UNPARSABLE, JudgeContext, Question, Verdict, both_orders
+from apo_bench.judging.ask_judges import ask
+from apo_bench.judging.judge_protocol import UNPARSABLE, JudgeContext, Question, Verdict, both_orders
+from apo_bench.judging.simulated_judge import NO_TRUTH, NO_VERDICT, SimulatedJudge
 from apo_bench.types import Message, Prompt
 
 N = 4000

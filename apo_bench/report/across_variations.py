@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from apo_bench.analysis.across_variations import KEY, NUMBERS, READ, over_levels, spread
 from apo_bench.analysis.results import POOLED
-from apo_bench.analysis.spread import KEY, NUMBERS, READ, over_levels, spread
 from apo_bench.config.load import load_experiment
 from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import number, rows_of, signed
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
-from apo_bench.report.model import Block, Bullets, Claim, Claims, Part, Report, Section
+from apo_bench.report.document import Block, Bullets, Claim, Claims, Part, Report, Section
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.report import render
 from apo_bench.report.sections.answer import headline, place_of, tested

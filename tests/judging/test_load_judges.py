@@ -10,9 +10,9 @@ from tiny_world import tiny_task
 
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.errors import InputError
-from apo_bench.judging.opening import judge_context, open_judge
+from apo_bench.judging.load_judges import judge_context, open_judge
 
-SIMULATED = "apo_bench.judging.simulated@SimulatedJudge"
+SIMULATED = "apo_bench.judging.simulated_judge@SimulatedJudge"
 
 
 @pytest.mark.parametrize(

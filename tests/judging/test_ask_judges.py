@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from apo_bench.clients.journal import Journal, spent_usd
-from apo_bench.judging.asking import ask
-from apo_bench.judging.verdicts import IDENTICAL, UNPARSABLE, Question, Verdict
+from apo_bench.judging.ask_judges import ask
+from apo_bench.judging.judge_protocol import IDENTICAL, UNPARSABLE, Question, Verdict
 from apo_bench.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "why?"),), "helpful", "c")

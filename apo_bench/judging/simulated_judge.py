@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 
 from apo_bench.errors import InputError
-from apo_bench.judging.verdicts import UNPARSABLE, GroundTruth, Judge, JudgeContext, Question, Verdict
-from apo_bench.provenance import code_hash
+from apo_bench.hashing import code_hash
+from apo_bench.judging.judge_protocol import UNPARSABLE, GroundTruth, Judge, JudgeContext, Question, Verdict
 
 DIGITS = 9  # a difference is rounded to these: equal sums in another order differ below them
 NO_TRUTH = "no ground truth"
