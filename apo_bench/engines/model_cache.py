@@ -25,7 +25,7 @@ class ResidentModels:
     @property
     def bytes(self) -> int:
         """What all resident models take."""
-        return sum(model_bytes(model) for model, _ in self._models.values())
+        return model_bytes(*(model for model, _ in self._models.values()))
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
@@ -45,7 +45,7 @@ class ResidentModels:
         """Keep a model that is in memory already."""
         self._models.pop(key, None)
         size = model_bytes(model)
-        self._make_room(size)
+        self._make_room(model_bytes(model, *(kept for kept, _ in self._models.values())) - self.bytes)
         if size <= self.limit_bytes:
             self._models[key] = (model, tokenizer)
 
@@ -69,9 +69,9 @@ class ResidentModels:
             del self._models[key]
 
 
-def model_bytes(model: Any) -> int:
-    """Memory of a model's weights and buffers; tied weights once."""
-    tensors = {value.data_ptr(): value for value in (*model.parameters(), *model.buffers())}
+def model_bytes(*models: Any) -> int:
+    """Memory of models' weights and buffers; tied and shared ones once."""
+    tensors = {value.data_ptr(): value for model in models for value in (*model.parameters(), *model.buffers())}
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 

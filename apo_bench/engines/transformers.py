@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from apo_bench.config.schema import NeuralReward, NgramReward, PolicyModel
+from apo_bench.config.schema import NgramReward, PolicyModel
 from apo_bench.engines import launch
-from apo_bench.engines.model_cache import Loaded, ResidentModels, default_limit_bytes, stored_bytes
+from apo_bench.engines.model_cache import default_limit_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.stored_models import StoredModels
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash
-from apo_bench.models import flops, generate, kl_divergence, ngram
+from apo_bench.models import adapters, flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.provenance import versions
-from apo_bench.store import Computed, key_of, scratch_of
+from apo_bench.store import Computed, scratch_of
 from apo_bench.training import encoding
 from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.trainer import TrainResult, fit
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
-from apo_bench.types import BestOfNPolicy, Policy, Response
+from apo_bench.types import Response
 
 GIB = 2**30
 
@@ -36,7 +37,7 @@ class TransformersEngine:
         self, run_folder: Path, memory_gb: float | None = None, launch_config: str | None = None, checkpoint_s: float = 600.0
     ) -> None:
         self.run_folder, self.launch_config, self.checkpoint_s = run_folder, launch_config, checkpoint_s
-        self.models = ResidentModels(default_limit_bytes() if memory_gb is None else memory_gb * GIB)
+        self.models = StoredModels(run_folder, default_limit_bytes() if memory_gb is None else memory_gb * GIB)
 
     @cached_property
     def hardware(self) -> dict[str, Any]:
@@ -56,24 +57,25 @@ class TransformersEngine:
             raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
         else:
             loaded = policies.new_policy(model.architecture or {}, vocabulary, model.seed)
-        policies.save_model(*loaded, into)
-        self.models.put(("policy", key_of(into)), *loaded)
+        self.models.keep_whole("policy", loaded, into)
         return Computed(None, {})
 
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
-        responses, counts = generate.generate(*self._policy(job.policy, job.model), job.prompts, job.n, job.sampling, job.model, job.seed)
+        model, tokenizer = self.models.policy(job.policy, job.model)
+        responses, counts = generate.generate(model, tokenizer, job.prompts, job.n, job.sampling, job.model, job.seed)
         return Computed(tuple(responses), counts)
 
     def kl(self, job: KLJob) -> Computed[list[float]]:
-        (policy, tokenizer), (reference, _) = self._policy(job.policy, job.model), self._policy(job.reference, job.model)
+        (policy, tokenizer), (reference, _) = (self.models.policy(each, job.model) for each in (job.policy, job.reference))
         return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
-        model, tokenizer = self.models.copy(*self._stored("policy", job.policy, job.model))
+        model, tokenizer = self.models.policy_to_train(job)
         items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
-        cost, lengths = flops.training(model, job.recipe), [len(ids) for item in items for ids, _ in item["sides"]]
+        cost = flops.training(self.models.policy(self.models.base(job), job.model)[0] if job.recipe.lora else model, job.recipe)
+        lengths = [len(ids) for item in items for ids, _ in item["sides"]]
         spent = 0.0
         if job.loss.needs_reference:
             spent += cost.size.forward(lengths)
@@ -81,14 +83,16 @@ class TransformersEngine:
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(encoding.loss_terms, loss=job.loss)
         model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
-        self._keep(("policy", key_of(into)), model, tokenizer, result, into)
+        if PartialState().is_main_process:
+            self.models.keep_policy((model, tokenizer), job, into)
+            _keep_losses(result, into)
         spent += cost.flops(result.tokens, lengths)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
     def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
         """The reference's log-probabilities, read once before training, beside each item."""
         assert job.reference is not None
-        reference, _ = self._policy(job.reference, job.model)
+        reference, _ = self.models.policy(job.reference, job.model)
         batch_size = job.recipe.micro_batch_size or job.recipe.batch_size
         all_logps = encoding.response_logps(reference, items, tokenizer.pad_token_id, batch_size)
         for item, logps in zip(items, all_logps, strict=True):
@@ -97,62 +101,35 @@ class TransformersEngine:
     # --- reward models ---------------------------------------------------------------------------------------------------
 
     def score(self, job: ScoringJob) -> Computed[list[float]]:
-        folder = self._folder("reward_models", job.reward_model.key)
         if isinstance(job.model, NgramReward):
-            return Computed(ngram.NgramRewardModel.load(folder).score(job.items), {"scored_responses": len(job.items)})
-        load = partial(rewards.load_reward_model, folder, job.model.trust_remote_code)
-        scores, counts = rewards.score(
-            *self.models.get(("reward model", job.reward_model.key), load, stored_bytes(folder)), job.items, job.model
-        )
-        return Computed(scores, counts)
+            model = ngram.NgramRewardModel.load(self.models.folder("reward_models", job.reward_model))
+            return Computed(model.score(job.items), {"scored_responses": len(job.items)})
+        return Computed(*rewards.score(*self.models.reward_model(job.reward_model, job.model), job.items, job.model))
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
-        model, tokenizer = self._untrained_reward_model(job, job.model)
+        recipe = job.model.training
+        model, tokenizer = self.models.reward_model_to_train(job, job.model)
         items = rewards.pair_items(model, tokenizer, job.pairs, job.model)
-        cost, lengths = flops.training(model, job.model.training), [len(ids) for item in items for ids in item["sides"]]
+        cost, lengths = flops.training(adapters.readable(model), recipe), [len(ids) for item in items for ids in item["sides"]]
         collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(rewards.loss_terms, loss=job.loss)
-        model, result = fit(model, items, collate, terms, job.model.training, job.seed, self._checkpoints(into))
-        self._keep(("reward model", key_of(into)), model, tokenizer, result, into)
+        model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into))
+        if PartialState().is_main_process:
+            self.models.keep_reward_model((model, tokenizer), job, job.model, into)
+            _keep_losses(result, into)
         counts = {"rm_updates": result.updates, "rm_train_tokens": result.tokens, "flops": cost.flops(result.tokens, lengths)}
         return Computed(None, counts)
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 
-    def _untrained_reward_model(self, job: RewardModelTraining, model: NeuralReward) -> Loaded:
-        """A copy to train: of a trained reward model, or of a body with a new head that the seed draws."""
-        if job.start is not None:
-            folder: str | Path | None = self._folder("reward_models", job.start.key)
-        else:
-            folder = self._folder("policies", job.body.key) if job.body else model.path
-        origin = str(folder or json.dumps(model.architecture, sort_keys=True))
-        key = ("untrained reward model", origin, job.axes if model.axis_heads else (), job.seed)
-        load = partial(rewards.new_reward_model, model, folder, job.axes, job.vocabulary, job.seed)
-        return self.models.copy(key, load, stored_bytes(folder) if folder else 0.0)
-
-    def _policy(self, policy: Policy, model: PolicyModel) -> Loaded:
-        return self.models.get(*self._stored("policy", policy, model))
-
-    def _stored(self, kind: str, policy: Policy, model: PolicyModel) -> tuple[Any, Any, float]:
-        """Key, loader and size of a policy in the run's store."""
-        if isinstance(policy, BestOfNPolicy):
-            raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
-        folder = self._folder("policies", policy.key)
-        return (kind, policy.key), partial(policies.load_policy, folder, model.trust_remote_code), stored_bytes(folder)
-
-    def _folder(self, kind: str, key: str) -> Path:
-        return self.run_folder / "store" / kind / key
-
     def _checkpoints(self, into: Path) -> Checkpoints:
         return Checkpoints(scratch_of(into), self.checkpoint_s)
 
-    def _keep(self, key: tuple[str, str], model: Any, tokenizer: Any, result: TrainResult, into: Path) -> None:
-        """Save the trained model with the losses of its updates; of several processes the main one does."""
-        if PartialState().is_main_process:
-            policies.save_model(model, tokenizer, into)
-            (into / "training_losses.json").write_text(json.dumps(result.losses))
-            self.models.put(key, model, tokenizer)
+
+def _keep_losses(result: TrainResult, into: Path) -> None:
+    """The losses of a training's updates, beside its model."""
+    (into / "training_losses.json").write_text(json.dumps(result.losses))

@@ -46,14 +46,17 @@ def new_reward_model(
     return on_device(model), tokenizer
 
 
-def load_reward_model(folder: str | Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) of a trained reward model, in fp32."""
-    from transformers import AutoModelForSequenceClassification
+def load_reward_model(folder: str | Path, trust_remote_code: bool = False, config: Path | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a trained reward model, in fp32; of its body where the folder `config` has the labels, and adapters a head."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code
-    )
+    labels = {} if config is None else {"config": AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)}
+    with torch.random.fork_rng():  # a missing head is drawn before it is read
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code, **labels
+        )
+    resize_embedding(model, tokenizer)
     return on_device(model), tokenizer
 
 

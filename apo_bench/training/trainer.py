@@ -25,7 +25,6 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from apo_bench.config.schema import Recipe
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
-from apo_bench.models import flops
 from apo_bench.training.batches import UpdateBatchSampler
 from apo_bench.training.checkpoints import Checkpoints, checkpoint_after, latest_checkpoint, mark_complete, updates_at
 
@@ -135,7 +134,7 @@ def fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, TrainResult]:  # fmt: skip
-    """Fit `model` to `items`; return the trained model (adapters merged) and a TrainResult.
+    """Fit `model` to `items`; return the trained model and a TrainResult. Adapters that are to be trained are on the model already.
 
     items: mappings with `size` and `length` beside what `collate` reads. `terms(model, batch)` gives one loss term per item. With
     `checkpoints` a fit resumes from the last complete one and ends with the same bits as a fit that was never stopped. Where several
@@ -150,7 +149,9 @@ def fit(
 def _fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int, checkpoints: Checkpoints
 ) -> tuple[Any, TrainResult]:
-    model = _adapted(model, recipe, seed)
+    if recipe.freeze:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(weight.requires_grad and not re.search(recipe.freeze, name))
     arguments = TrainingArguments(
         output_dir=str(checkpoints.folder),
         max_steps=recipe.updates(len(items)),
@@ -200,29 +201,4 @@ def _fit(
         if main:
             whole.load_state_dict(gathered)
     losses = tuple(float(row["loss"]) for row in loop.state.log_history if "loss" in row)
-    trained = whole.merge_and_unload() if recipe.lora and main else whole
-    return trained, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
-
-
-def _adapted(model: Any, recipe: Recipe, seed: int) -> Any:
-    """The model with what the recipe freezes frozen, or with adapters."""
-    if recipe.freeze:
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(not re.search(recipe.freeze, name))
-    if recipe.lora:
-        from peft import LoraConfig, get_peft_model
-
-        lora = recipe.lora
-        modules = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = get_peft_model(
-                model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, modules_to_save=_heads(model))
-            )
-    return model
-
-
-def _heads(model: Any) -> list[str] | None:
-    """A classification head is new, so it is trained in full beside adapters."""
-    names = [name for name in flops.HEADS if hasattr(model, name)]
-    return names or None
+    return whole, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)

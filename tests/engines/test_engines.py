@@ -21,7 +21,7 @@ def test_an_engine_that_is_not_there_is_one_line(name: str) -> None:
 
 def test_the_experiments_memory_is_the_engines_limit(tmp_path: Path) -> None:
     engine = open_engine(EngineChoice(memory_gb=0.5), Executor(), tmp_path)
-    assert engine.models.limit_bytes == 2**29  # pyright: ignore[reportAttributeAccessIssue]
+    assert engine.models.resident.limit_bytes == 2**29  # pyright: ignore[reportAttributeAccessIssue]
     assert engine.identity["name"] == "transformers"
     assert engine.hardware["threads"] == 1
 

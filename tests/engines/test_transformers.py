@@ -140,7 +140,7 @@ def test_a_model_in_memory_computes_what_the_same_model_from_disk_does(
     assert len(set(scores.value)) > 24
     assert max(nats.value) > 0.01
     for key in (("policy", policy.key), ("reward model", reward_model.key)):
-        in_memory, from_disk = (engine.models.get(key, pytest.fail)[0].state_dict() for engine in (resident, fresh))  # pyright: ignore
+        in_memory, from_disk = (engine.models.resident.get(key, pytest.fail)[0].state_dict() for engine in (resident, fresh))  # pyright: ignore
         assert in_memory.keys() == from_disk.keys()
         assert all(torch.equal(weight, from_disk[name]) for name, weight in in_memory.items())
 
@@ -171,7 +171,7 @@ def test_sampling_leaves_a_resident_policys_generation_config_alone(bench: Evalu
     policy, spec = bench.initial_policy, bench.experiment.models.policy
     hot = SamplingJob(policy, bench.task.prompts["policy"][:2], 2, Sampling(max_new_tokens=3, temperature=1.7, top_k=5), spec, seed=0)
     engine.generate(hot)
-    model, _ = engine.models.get(("policy", policy.key), pytest.fail)  # pyright: ignore
+    model, _ = engine.models.resident.get(("policy", policy.key), pytest.fail)  # pyright: ignore
     config, fields = model.generation_config, copy.deepcopy(model.generation_config.to_dict())
     engine.generate(hot)
     assert model.generation_config is config
@@ -193,7 +193,7 @@ def test_a_policy_that_is_trained_further_stays_as_it_was(bench: EvaluationConte
     sampling = SamplingJob(bench.initial_policy, bench.task.prompts["policy"][:8], 2, spec.sampling, spec, seed=1)
     before = engine.generate(sampling)
     engine.train_policy(sft_job(bench), tmp_path / "trained")
-    assert engine.models.keys == (("policy", bench.initial_policy.key), ("policy", "trained"))
+    assert engine.models.resident.keys == (("policy", bench.initial_policy.key), ("policy", "trained"))
     assert engine.generate(sampling) == before
 
 

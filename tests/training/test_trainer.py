@@ -158,24 +158,6 @@ def test_frozen_weights_are_bit_equal(tmp_path: Path) -> None:
         assert torch.equal(weight, start[name]) == frozen, name
 
 
-@pytest.mark.parametrize("modules", [("q_proj", "v_proj"), "all-linear"])
-def test_adapters_merge_into_a_plain_model(modules: Any, tmp_path: Path) -> None:
-    """Only the named projections move; what comes back has the names and the class it had, and no adapters."""
-    pytest.importorskip("peft")
-    recipe = RECIPE.model_copy(update={"learning_rate": 1e-2, "epochs": 4, "lora": Lora(rank=2, alpha=4, target_modules=modules)})
-    start = policies.new_policy(LLAMA, WORDS, seed=0)[0]
-    torch.manual_seed(1)
-    model, _ = fit_policy(demonstrations(16), recipe, tmp_path)
-    torch.manual_seed(2)
-    again, _ = fit_policy(demonstrations(16), recipe, tmp_path)
-    assert type(model) is type(start)
-    assert model.state_dict().keys() == start.state_dict().keys()
-    for name, weight in model.state_dict().items():
-        moves = "_proj" in name if modules == "all-linear" else "q_proj" in name or "v_proj" in name
-        assert torch.equal(weight, start.state_dict()[name]) != moves, name
-    assert apart(model.state_dict(), again.state_dict()) == 0
-
-
 @pytest.mark.parametrize("modules", [("q_proj",), "all-linear"])
 def test_a_reward_models_head_is_trained_beside_adapters(modules: Any, tmp_path: Path) -> None:
     pytest.importorskip("peft")

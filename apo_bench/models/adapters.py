@@ -1,0 +1,85 @@
+"""LoRA adapters (Hu et al., arXiv:2106.09685): put on a model, stored apart from it, merged into it on request.
+
+An adapter's folder has peft's own two files, which any tool reads, and `base.json`: the key of the policy that the adapter belongs on, and
+the settings it was trained with. A base is never changed, so that it can stay loaded and lend its weights to any number of adapters.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from apo_bench.config.schema import Lora
+from apo_bench.models.flops import HEADS
+from apo_bench.store import write_json
+
+BASE, CONFIG, WEIGHTS = "base.json", "adapter_config.json", "adapter_model.safetensors"
+
+
+def add(model: Any, lora: Lora, seed: int) -> Any:
+    """A peft model: new adapters, drawn by the seed, on the weights of `model`, which stays as it is."""
+    from peft import LoraConfig, get_peft_model
+
+    modules: Sequence[str] | str = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    heads = [name for name in HEADS if hasattr(model, name)]  # a classification head is new, so it is trained in full beside adapters
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, modules_to_save=heads or None)  # pyright: ignore
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(plain(model), config)
+
+
+def load(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """A peft model: the adapters in a folder on the weights of `model`, which stays as it is."""
+    from peft import PeftModel
+
+    with torch.random.fork_rng():  # peft draws weights before it reads them
+        return PeftModel.from_pretrained(plain(model), str(folder), is_trainable=trainable)
+
+
+def save(model: Any, lora: Lora, base: str | None, folder: Path) -> None:
+    """Write the adapters of a peft model. `base`: key of the policy they belong on; None: a reward model's own body."""
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
+    write_json(folder / CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()})
+    write_json(folder / BASE, {"policy": base, "lora": lora.model_dump(mode="json")})
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds adapters in place of a whole model."""
+    return (folder / BASE).is_file()
+
+
+def base_of(folder: Path) -> str | None:
+    """Key of the policy that the adapters in a folder belong on; None for a whole model, and for a reward model on its own body."""
+    return json.loads((folder / BASE).read_text(encoding="utf-8"))["policy"] if is_adapter(folder) else None
+
+
+def settings_of(folder: Path) -> Lora | None:
+    """The settings that the adapters in a folder were trained with; None for a whole model."""
+    return Lora(**json.loads((folder / BASE).read_text(encoding="utf-8"))["lora"]) if is_adapter(folder) else None
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether it is a peft model. peft is not imported: it is an extra."""
+    return hasattr(model, "get_base_model")
+
+
+def plain(model: Any) -> Any:
+    """The model without adapters: modules of its own over the same weights, or merged weights of its own where it has adapters."""
+    if has_adapters(model):
+        return copy.deepcopy(model).merge_and_unload()
+    weights = {id(value): value for value in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, weights)
+
+
+def readable(model: Any) -> Any:
+    """The model inside a peft model, with its adapters at work and the forward pass of its class; any other model as it is."""
+    return model.get_base_model() if has_adapters(model) else model
