@@ -98,14 +98,24 @@ def golden(
 @plain_errors()
 def export(
     folder: Folder,
-    format_: Annotated[Literal["alpaca-eval", "pairs", "annotate"], typer.Option("--format")],
+    format_: Annotated[Literal["alpaca-eval", "pairs", "annotate", "model"], typer.Option("--format")],
     out: Annotated[Path, typer.Option(help="A folder; for annotate the sheet, a CSV file.")],
+    arm: Annotated[str | None, typer.Argument(help="model: of which arm.")] = None,
+    arm_seed: Annotated[int | None, typer.Argument(metavar="[SEED]", help="model: of which seed.")] = None,
+    round_: Annotated[int | None, typer.Argument(metavar="[ROUND]", help="model: after which round; the last if not given.")] = None,
     judge: Annotated[str | None, typer.Option(help="pairs: by whose verdicts; every judge's if not given.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="annotate: of the order of rows and sides.")] = 0,
     per_pair: Annotated[int | None, typer.Option(min=1, help="annotate: at most so many rows for each pair of arms.")] = None,
 ) -> None:
-    """Export responses: model outputs for alpaca_eval, preference pairs for TRL, a blind sheet for human annotators."""
+    """Export responses: model outputs for alpaca_eval, preference pairs for TRL, a blind sheet for human annotators; or a policy."""
+    if (format_ == "model") != (arm is not None and arm_seed is not None):
+        raise InputError("export: ARM and SEED go with --format model, and it needs both")
     refuse_unfinished(folder)
+    if arm is not None and arm_seed is not None:
+        from apo_bench.exchange.export_model import export_model
+
+        typer.echo(str(export_model(folder, arm, arm_seed, round_, out)))
+        return
     from apo_bench.exchange import export as exporting
 
     if format_ == "alpaca-eval":

@@ -1,7 +1,7 @@
 """The command line. Everything heavy is imported inside the command that needs it, so that --help is instant."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -183,13 +183,16 @@ def gc(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Also the artifacts of arm-seeds without a result.")] = False,
+    keep: Annotated[
+        Literal["all", "last_round", "final"], typer.Option(help="Models that stay: all; each last round's; each last round's policy.")
+    ] = "all",
 ) -> None:
-    """Remove from a run's store what no row needs; a replay of an unchanged run still computes nothing."""
+    """Remove from a run's store what no row needs, and models that --keep leaves out; a replay of an unchanged run computes nothing."""
     from apo_bench.run.gc import sweep
     from apo_bench.run.variations import run_folders
 
     for part in run_folders(folder):
-        swept = sweep(part, dry_run=dry_run, unfinished=unfinished)
+        swept = sweep(part, dry_run=dry_run, unfinished=unfinished, keep=keep)
         for path in swept.paths if dry_run else ():
             typer.echo(str(path))
         done = "would be removed" if dry_run else "removed"

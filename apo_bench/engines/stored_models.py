@@ -15,6 +15,7 @@ from apo_bench.errors import InputError
 from apo_bench.models import adapters
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.models.adapter_folder import base_of, is_adapter, settings_of
 from apo_bench.store import key_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import BestOfNPolicy, Policy, RewardModel
@@ -30,26 +31,26 @@ class StoredModels:
 
     def policy(self, policy: Policy, spec: PolicyModel) -> Loaded:
         """A policy to be read."""
-        model, tokenizer = self._policy(policy, spec)
+        model, tokenizer = self.policy_with_adapters(policy, spec)
         return adapters.readable(model), tokenizer
 
     def policy_to_train(self, job: PolicyTraining) -> Loaded:
         """A policy of the caller's own. With LoRA, training goes on with the policy's adapters where they have the same settings."""
         lora, folder = job.recipe.lora, self.folder("policies", job.policy)
-        if lora is None and adapters.is_adapter(folder):
-            model, tokenizer = self._policy(job.policy, job.model)
+        if lora is None and is_adapter(folder):
+            model, tokenizer = self.policy_with_adapters(job.policy, job.model)
             return _all_trainable(adapters.plain(model)), tokenizer
         if lora is None:
             return self.resident.copy(*self._whole_policy(job.policy, job.model))
-        base, tokenizer = self._policy(self.base(job), job.model)
-        continued = adapters.base_of(folder) == self.base(job).key
+        base, tokenizer = self.policy_with_adapters(self.base(job), job.model)
+        continued = base_of(folder) == self.base(job).key
         return adapters.load(base, folder, trainable=True) if continued else adapters.add(base, lora, job.seed), tokenizer
 
     def base(self, job: PolicyTraining) -> Policy:
         """What the adapters that the job trains belong on: the policy itself, or what it has adapters on with the same settings."""
         folder = self.folder("policies", job.policy)
-        base = adapters.base_of(folder)
-        return Policy(base) if base is not None and adapters.settings_of(folder) == job.recipe.lora else job.policy
+        base = base_of(folder)
+        return Policy(base) if base is not None and settings_of(folder) == job.recipe.lora else job.policy
 
     def keep_policy(self, loaded: Loaded, job: PolicyTraining, into: Path) -> None:
         """Store a trained policy: its adapters, or the whole of it, which then stays loaded."""
@@ -58,14 +59,14 @@ class StoredModels:
         else:
             self.keep_whole("policy", loaded, into)
 
-    def _policy(self, policy: Policy, spec: PolicyModel) -> Loaded:
+    def policy_with_adapters(self, policy: Policy, spec: PolicyModel) -> Loaded:
         """A policy as a model with its adapters, or a whole one."""
         folder = self.folder("policies", policy)
-        if (base := adapters.base_of(folder)) is None:
+        if (base := base_of(folder)) is None:
             return self.resident.get(*self._whole_policy(policy, spec))
 
         def load() -> Loaded:
-            model, tokenizer = self._policy(Policy(base), spec)
+            model, tokenizer = self.policy_with_adapters(Policy(base), spec)
             return adapters.load(model, folder), tokenizer
 
         return self.resident.get(("policy", policy.key), load, stored_bytes(folder))
@@ -80,12 +81,12 @@ class StoredModels:
     def reward_model(self, reward_model: RewardModel, spec: NeuralReward) -> Loaded:
         """A reward model to be read."""
         folder = self.folder("reward_models", reward_model)
-        if not adapters.is_adapter(folder):
+        if not is_adapter(folder):
             load = partial(rewards.load_reward_model, folder, spec.trust_remote_code)
             return self.resident.get(("reward model", reward_model.key), load, stored_bytes(folder))
 
         def load_with_adapters() -> Loaded:
-            key = adapters.base_of(folder)
+            key = base_of(folder)
             body = self.folder("policies", Policy(key)) if key else Path(str(spec.path))
             labels = (folder / "config.json").read_text(encoding="utf-8")
             load = partial(rewards.load_reward_model, body, spec.trust_remote_code, config=folder)
@@ -99,7 +100,7 @@ class StoredModels:
         """A reward model of the caller's own: a trained one, or a body with a new head that the seed draws."""
         lora = spec.training.lora
         start = self.folder("reward_models", job.start) if job.start else None
-        if start and not adapters.is_adapter(start):
+        if start and not is_adapter(start):
             origin: str | Path | None = start
         else:
             origin = self.folder("policies", job.body) if job.body else spec.path
@@ -116,7 +117,7 @@ class StoredModels:
     def keep_reward_model(self, loaded: Loaded, job: RewardModelTraining, spec: NeuralReward, into: Path) -> None:
         """Store a trained reward model: its adapters where its base is in the store or has a path, else the whole of it."""
         (model, tokenizer), lora = loaded, spec.training.lora
-        whole_start = job.start is not None and not adapters.is_adapter(self.folder("reward_models", job.start))
+        whole_start = job.start is not None and not is_adapter(self.folder("reward_models", job.start))
         if lora is None:
             self.keep_whole("reward model", loaded, into)
         elif whole_start or (job.body is None and spec.path is None):

@@ -1,11 +1,10 @@
 """LoRA adapters (Hu et al., arXiv:2106.09685): put on a model, stored apart from it, merged into it on request.
 
-An adapter's folder has peft's own two files, which any tool reads, and `base.json`: the key of the policy that the adapter belongs on, and
-the settings it was trained with. A base is never changed, so that it can stay loaded and lend its weights to any number of adapters.
+A base is never changed, so that it can stay loaded and lend its weights to any number of adapters. What a folder of adapters holds is in
+`adapter_folder`.
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from apo_bench.config.schema import Lora
+from apo_bench.models.adapter_folder import write_base
 from apo_bench.models.flops import HEADS
 from apo_bench.store import write_json
 
-BASE, CONFIG, WEIGHTS = "base.json", "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def add(model: Any, lora: Lora, seed: int) -> Any:
@@ -49,22 +49,7 @@ def save(model: Any, lora: Lora, base: str | None, folder: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     write_json(folder / CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()})
-    write_json(folder / BASE, {"policy": base, "lora": lora.model_dump(mode="json")})
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds adapters in place of a whole model."""
-    return (folder / BASE).is_file()
-
-
-def base_of(folder: Path) -> str | None:
-    """Key of the policy that the adapters in a folder belong on; None for a whole model, and for a reward model on its own body."""
-    return json.loads((folder / BASE).read_text(encoding="utf-8"))["policy"] if is_adapter(folder) else None
-
-
-def settings_of(folder: Path) -> Lora | None:
-    """The settings that the adapters in a folder were trained with; None for a whole model."""
-    return Lora(**json.loads((folder / BASE).read_text(encoding="utf-8"))["lora"]) if is_adapter(folder) else None
+    write_base(folder, base, lora)
 
 
 def has_adapters(model: Any) -> bool:

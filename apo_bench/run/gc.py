@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from apo_bench.errors import InputError
+from apo_bench.run.models_csv import Keep, unkept, update_models
 from apo_bench.run.status import artifacts, read_status, strings_in
 from apo_bench.store import MANIFEST, RUN_LOCK
 
@@ -33,8 +34,10 @@ class Swept:
     kept: int
 
 
-def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False) -> Swept:
-    """Remove what no row needs: unneeded artifacts, damaged ones, left-overs of killed processes. Lock files stay.
+def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False, keep: Keep = "all") -> Swept:
+    """Remove what no row needs: unneeded artifacts, damaged ones, left-overs of killed processes; and models that `keep` leaves out.
+
+    Lock files stay, and what was sampled and scored with a removed model. An arm that is added later may have to train it again.
 
     Raises InputError, with nothing removed, while a run is at work; where a record cannot be read; and, unless `unfinished`, while
     arm-seeds have no result: no record names their artifacts so far, and these would have to be computed again.
@@ -44,13 +47,14 @@ def sweep(folder: Path, *, dry_run: bool = False, unfinished: bool = False) -> S
     with _locked(store / RUN_LOCK) if (store / RUN_LOCK).exists() else nullcontext():
         pass
     if dry_run:
-        return _unneeded(folder)
+        return _unneeded(folder, keep)
     store.mkdir(exist_ok=True)
     with _locked(store / RUN_LOCK):
         _refuse_at_work(folder, unfinished=unfinished)  # a run may have begun meanwhile
-        unneeded = _unneeded(folder)
+        unneeded = _unneeded(folder, keep)
         for path in unneeded.paths:
             _remove(path)
+    update_models(folder)
     return unneeded
 
 
@@ -88,9 +92,10 @@ def needed(folder: Path) -> set[str]:
     return keys
 
 
-def _unneeded(folder: Path) -> Swept:
-    store, kept = folder / "store", needed(folder)
-    orphans = [path for key, path in artifacts(folder).items() if key not in kept]
+def _unneeded(folder: Path, keep: Keep) -> Swept:
+    store, present = folder / "store", artifacts(folder)
+    kept = needed(folder) - unkept(present, [_record(path) for path in _records(folder)], keep)
+    orphans = [path for key, path in present.items() if key not in kept]
     left_over = [path for pattern in ("*", "*/*") for path in sorted(store.glob(pattern)) if LEFT_OVER.fullmatch(path.name)]
     paths = (*left_over, *orphans)  # in this order: an orphan is renamed before it is removed, perhaps to a left-over's name
     return Swept(paths, sum(map(_size, paths)), len(kept))

@@ -23,8 +23,10 @@ from apo_bench.plan import sizing
 from apo_bench.plan.sizing import MatchedArm
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment
+from apo_bench.run.gc import sweep
 from apo_bench.run.jobs import Job, Records, Trials
 from apo_bench.run.manifest import manifest
+from apo_bench.run.models_csv import write_models
 from apo_bench.run.scheduler import ALL, JobRunner, JobSubset
 from apo_bench.run.tables import gather_tables, remove_tables, write_tables
 from apo_bench.run.trials import Tuning, run_tuning, trial_jobs
@@ -97,6 +99,9 @@ def run(
             raise InputError(f"{resolved.folder / 'experiment.yaml'}: another run has changed the experiment of this folder meanwhile")
         incomplete_judges = _write_report(resolved, facts, arm_records, tuning.records, control_records, fits)
         broken_control = hard_failure(resolved.folder)
+    if not runner.failures:
+        _keep_models(resolved)
+    write_models(resolved.folder, arm_records)
     return RunResult(resolved.folder, (*runner.failures, *incomplete_judges, *([broken_control] if broken_control else ())))
 
 
@@ -223,6 +228,16 @@ def _write_report(
     if not incomplete_judges:
         write_report_key(folder, key)
     return incomplete_judges
+
+
+def _keep_models(resolved: ResolvedExperiment) -> None:
+    """Remove the models that `store.keep` leaves out, unless another run is at work on this folder: then its own end does so."""
+    keep = resolved.experiment.store.keep
+    if keep != "all":
+        try:
+            sweep(resolved.folder, keep=keep)
+        except InputError as error:
+            print(f"store.keep {keep}: nothing was removed: {error}")
 
 
 def _shared_pairs(experiment: Experiment, task: Task) -> int:

@@ -14,6 +14,7 @@ from apo_bench.engines.model_cache import model_bytes
 from apo_bench.losses import DPOLoss, SFTLoss
 from apo_bench.models import adapters
 from apo_bench.models import policy as policies
+from apo_bench.models.adapter_folder import BASE, base_of, is_adapter, settings_of
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.slow
@@ -65,16 +66,31 @@ def test_what_is_stored_is_the_adapters_and_their_base(start: Path, tmp_path: Pa
     """By hand, one layer of width 16 and 32: rank 2 on q, k, v, o (16 + 16 each) and gate, up, down (16 + 32 each): 2 x (128 + 144)."""
     train_policy(start, demonstrations(16), SFTLoss(), FIT, tmp_path / "trained")
     assert {path.name for path in (tmp_path / "trained").iterdir()} == {
-        adapters.BASE, adapters.CONFIG, adapters.WEIGHTS, "training_losses.json"
+        BASE, adapters.CONFIG, adapters.WEIGHTS, "training_losses.json"
     }  # fmt: skip
     weights = load_file(tmp_path / "trained" / adapters.WEIGHTS)
     assert sum(weight.numel() for weight in weights.values()) == 544
-    assert adapters.base_of(tmp_path / "trained") == str(start)
-    assert adapters.settings_of(tmp_path / "trained") == LORA
+    assert base_of(tmp_path / "trained") == str(start)
+    assert settings_of(tmp_path / "trained") == LORA
     assert json.loads((tmp_path / "trained" / adapters.CONFIG).read_text())["base_model_name_or_path"] == str(start)
-    assert not adapters.is_adapter(start)
-    assert adapters.base_of(start) is None
-    assert adapters.settings_of(start) is None
+    assert not is_adapter(start)
+    assert base_of(start) is None
+    assert settings_of(start) is None
+
+
+def test_adapters_of_a_large_model_are_a_small_part_of_it() -> None:
+    """At a 1B shape (Llama 3.2's, without weights): rank 32 on all linear layers is under 5 % of the merged model's bytes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config = AutoConfig.for_model("llama", **shape, vocab_size=128_256, tie_word_embeddings=True)
+    with torch.device("meta"):
+        model = adapters.add(AutoModelForCausalLM.from_config(config), Lora(rank=32), seed=0)
+    of_adapters = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" in name)
+    whole = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
+    assert whole == 1_235_814_400  # as its makers count
+    assert of_adapters == 32 * 16 * (4 * 2048 + 2 * (2048 + 512) + 3 * (2048 + 8192))
+    assert of_adapters < 0.05 * whole
 
 
 def test_a_base_lends_its_weights_and_keeps_them(start: Path, tmp_path: Path) -> None:
@@ -91,7 +107,7 @@ def test_training_goes_on_with_adapters_of_the_same_settings(start: Path, tmp_pa
     """The same base, and the adapters move on from where they were; DPO against the adapted policy itself begins at log 2."""
     train_policy(start, demonstrations(16), SFTLoss(), FIT, tmp_path / "first")
     train_policy(tmp_path / "first", pairs(16), DPOLoss(0.1), FIT, tmp_path / "second", reference=tmp_path / "first")
-    assert adapters.base_of(tmp_path / "second") == str(start)
+    assert base_of(tmp_path / "second") == str(start)
     assert json.loads((tmp_path / "second" / "training_losses.json").read_text())[0] == pytest.approx(0.693147, abs=1e-5)
     first, second = (load_file(tmp_path / name / adapters.WEIGHTS) for name in ("first", "second"))
     assert 0 < apart(first, second) < 0.2
@@ -101,7 +117,7 @@ def test_adapters_of_other_settings_stand_on_the_adapted_policy(start: Path, tmp
     train_policy(start, demonstrations(16), SFTLoss(), FIT, tmp_path / "first")
     other = FIT.model_copy(update={"lora": Lora(rank=1), "learning_rate": 1e-9})
     train_policy(tmp_path / "first", demonstrations(16), SFTLoss(), other, tmp_path / "second")
-    assert adapters.base_of(tmp_path / "second") == str(tmp_path / "first")
+    assert base_of(tmp_path / "second") == str(tmp_path / "first")
     with torch.no_grad():
         first = opened(tmp_path / "first", start)(IDS).logits
         base = adapters.load(policies.load_policy(start)[0], tmp_path / "first")
@@ -113,5 +129,5 @@ def test_training_in_full_starts_from_the_merged_weights(start: Path, tmp_path: 
     train_policy(start, demonstrations(16), SFTLoss(), FIT, tmp_path / "first")
     train_policy(tmp_path / "first", demonstrations(16), SFTLoss(), RECIPE.model_copy(update={"learning_rate": 1e-9}), tmp_path / "second")
     merged = adapters.plain(adapters.load(policies.load_policy(start)[0], tmp_path / "first"))
-    assert not adapters.is_adapter(tmp_path / "second")
+    assert not is_adapter(tmp_path / "second")
     assert apart(dict(policies.load_policy(tmp_path / "second")[0].state_dict()), dict(merged.state_dict())) < 1e-6

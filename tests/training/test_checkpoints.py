@@ -137,7 +137,8 @@ def test_a_killed_fit_resumes_to_the_same_bytes(killed: Path, tmp_path: Path, na
     counts = fit.train(killed / "start", watched(fit.loss, undisturbed), tmp_path / "undisturbed")
     assert (len(undisturbed), len(seen)) == (fit.passes, fit.left)
     assert resumed.counts == counts
-    for file in ("model.safetensors", "training_losses.json"):
+    weights = "adapter_model.safetensors" if name == "adapters" else "model.safetensors"
+    for file in (weights, "training_losses.json"):
         assert (resumed.folder / file).read_bytes() == (tmp_path / "undisturbed" / file).read_bytes()
     assert not scratch_of(resumed.folder).exists()
 

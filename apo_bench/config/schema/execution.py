@@ -1,5 +1,7 @@
 """Where an experiment runs, and what computes it."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from apo_bench.config.schema.values import Section
@@ -25,6 +27,13 @@ class Executor(Section):
 
     launch: str | None = None
     """an accelerate configuration file that every training is launched with; `null`: models are trained in the worker itself"""
+
+
+class StoreSettings(Section):
+    """What a run folder keeps once its report is written."""
+
+    keep: Literal["all", "last_round", "final"] = "all"
+    """models that stay in the store: all; each arm-seed's last policy and reward model; its last policy alone. Rows need none of them"""
 
 
 class EngineChoice(Section):

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from apo_bench.config.schema.arms import Arm, Controls, Tune
 from apo_bench.config.schema.comparisons import Compare
-from apo_bench.config.schema.execution import EngineChoice, Executor
+from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Models, Sampling
 from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
@@ -111,6 +111,9 @@ class Experiment(Section):
 
     engine: EngineChoice = EngineChoice()
     """what samples, scores and trains; a name, or a section"""
+
+    store: StoreSettings = StoreSettings()
+    """what the run folder keeps"""
 
     report: Report = Report()
     """what the report shows beside the results"""
