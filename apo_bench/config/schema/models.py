@@ -10,7 +10,7 @@ from apo_bench.config.schema.values import Section, Seed, Seeds, distinct
 
 
 class Lora(Section):
-    """Low-rank adapters, merged into the weights after training."""
+    """Low-rank adapters. They are stored apart from the weights that they belong on, and read beside them."""
 
     rank: int = Field(default=8, ge=1)
     """rank of the adapters"""
