@@ -21,9 +21,13 @@ from torch import nn
 from apo_bench.config.schema import Lora, Recipe
 
 HEADS = ("score", "classifier")  # a classification head is new, so it is trained in full beside adapters
+EMBEDDINGS = re.compile(
+    r"emb|project_in|encoder\.LayerNorm"
+)  # below the layers, or DeBERTa's norm of relative positions, which all layers read
 ATTENTION = re.compile(r"att", re.IGNORECASE)
 ATTENTION_OUTPUT = re.compile(r"(o|out|dense|c_proj|wo|to_out)(_|$)", re.IGNORECASE)  # its last product; the others give q, k and v
-NORM_BEFORE = re.compile(r"(input_layernorm|ln_?1|norm_?1|attn_norm|attention_norm|layernorm_before|pre_\w*norm\w*)$")
+NORM_BEFORE = re.compile(r"(input_layernorm|ln_?1|norm_?1|(self_)?att\w*norm|layernorm_before|pre_\w*norm\w*)$")
+NORM = re.compile(r"(norm|ln_?\d?)$", re.IGNORECASE)
 QK_NORM = re.compile(r"\.(q|k)_\w*norm\.")
 NORM_AFTER = re.compile(r"post_(feedforward|mlp|ff)\w*norm")
 
@@ -137,6 +141,7 @@ class _Layer:
     inputs: tuple[_Matrix, ...]
     output: tuple[_Matrix, ...]
     mlp: tuple[_Matrix, ...]
+    norms_before: tuple[str, ...]
     others: tuple[str, ...]
     pair: float
     positions: float
@@ -166,22 +171,19 @@ def _body(model: Any) -> _Body:
     output = model.get_output_embeddings()
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     stack = _stack(model, config.num_hidden_layers)
-    inside = {id(weight) for _, layer in stack for weight in layer.parameters()}
+    inside = {id(weight) for _, layer in stack for weight in layer.parameters()} - looked_up
     parts: dict[str, list[Any]] = {"embeddings": [], "before": [], "after": [], "pooled": [], "output": [], "norms": []}
     for name, weight in model.named_parameters():
+        below = EMBEDDINGS.search(name)
         if output is not None and weight is output.weight:
             parts["output"].append(_matrix(name, weight, config))
-        if id(weight) in looked_up or (id(weight) not in inside and "emb" in name):
+        if id(weight) in looked_up or (below and weight.dim() == 1 and id(weight) not in inside):
             parts["embeddings"].append(name)
-        if id(weight) in looked_up | inside or (output is not None and weight is output.weight):
-            continue
-        if weight.dim() < 2:
+        elif id(weight) not in inside and weight.dim() == 1:
             parts["norms"].append(name)
-        elif "emb" in name or "project_in" in name:
-            parts["before"].append(_matrix(name, weight, config))
-        else:
+        elif id(weight) not in inside and (output is None or weight is not output.weight):
             pooled = output is None and name.partition(".")[0] != "score"
-            parts["pooled" if pooled else "after"].append(_matrix(name, weight, config))
+            parts["before" if below else "pooled" if pooled else "after"].append(_matrix(name, weight, config))
     each = config.num_hidden_layers / len(stack)
     layers = tuple(_layer(name, layer, config, looked_up, each) for name, layer in stack)
     return _Body(layers=layers, **{part: tuple(entries) for part, entries in parts.items()})
@@ -196,27 +198,34 @@ def _stack(model: Any, layers: int) -> list[tuple[str, Any]]:
 
 
 def _layer(name: str, layer: Any, config: Any, looked_up: set[int], layers: float) -> _Layer:
+    """layers: how many it stands for."""
     matrices = [_matrix(f"{name}.{own}", weight, config) for own, weight in layer.named_parameters() if _multiplies(own, weight, looked_up)]
     attention = [matrix for matrix in matrices if ATTENTION.search(matrix.name.removeprefix(name))]
-    output = [matrix for matrix in attention if ATTENTION_OUTPUT.match(matrix.leaf)]
-    mlp = [matrix for matrix in matrices if matrix not in attention]
-    owned = tuple(f"{matrix.module}." for matrix in matrices)
-    others = [f"{name}.{own}" for own, _ in layer.named_parameters()]
-    others = [other for other in others if not other.startswith(owned) and other not in {matrix.name for matrix in matrices}]
-    modules = dict(layer.named_modules())
-    norms = {other.rpartition(".")[0] for other in others if not QK_NORM.search(other)}
-    dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for own, module in modules.items() if not ATTENTION.search(own))
-    norm_last = any(map(NORM_AFTER.search, modules)) or not any(map(NORM_BEFORE.match, (own.rpartition(".")[2] for own in modules)))
+    inputs = [matrix for matrix in attention if not ATTENTION_OUTPUT.match(matrix.leaf)]
+    owned = tuple(part for matrix in matrices for part in (matrix.name, f"{matrix.module}.bias"))
+    norms = [own for own, _ in layer.named_modules() if NORM.search(own) and not QK_NORM.search(f".{own}.")]
+    before = [own for own in norms if NORM_BEFORE.match(own.rpartition(".")[2])]
+    norm_last = not before or any(map(NORM_AFTER.search, norms))
     width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     return _Layer(
-        inputs=tuple(matrix for matrix in attention if matrix not in output),
-        output=tuple(output),
-        mlp=tuple(mlp),
-        others=tuple(others),
+        inputs=tuple(inputs),
+        output=tuple(matrix for matrix in attention if matrix not in inputs),
+        mlp=tuple(matrix for matrix in matrices if matrix not in attention),
+        norms_before=tuple(f"{name}.{own}.{part}" for own in before for part in ("weight", "bias")),
+        others=tuple(other for own, _ in layer.named_parameters() if (other := f"{name}.{own}") not in owned),
         pair=2.0 * width * layers if attention else 0.0,
         positions=2.0 * width * layers * _relative_positions(config),
-        parallel=getattr(config, "use_parallel_residual", len(norms) == 1),
-        ends_in_product=not (dropout or norm_last),
+        parallel=getattr(config, "use_parallel_residual", getattr(config, "parallel_attn", len(norms) == 1)),
+        ends_in_product=not (norm_last or _drops(layer)),
+    )
+
+
+def _drops(layer: Any) -> bool:
+    """Dropout is at work outside attention."""
+    modules = (module for name, module in layer.named_modules() if not ATTENTION.search(name))
+    return any(
+        module.p > 0 if isinstance(module, nn.Dropout) else isinstance(rate := getattr(module, "dropout", 0), float) and rate > 0
+        for module in modules
     )
 
 
@@ -309,7 +318,7 @@ def _rates(body: _Body, trained: _Trained, checkpointing: bool) -> Rates:
 def _layer_rates(layer: _Layer, trained: _Trained, below: bool, checkpointing: bool) -> tuple[float, float, bool]:
     """FLOPs a token and a pair of tokens, and whether what the layer gives depends on what is trained."""
     others = [name for name in layer.others if trained.weight(name)]
-    reads = below or any(NORM_BEFORE.search(name.rpartition(".")[0]) for name in others)
+    reads = below or not set(others).isdisjoint(layer.norms_before)
     moved = {role for matrix in layer.inputs if reads or trained.moves(matrix) for role in _roles(matrix)}
     moved |= {norm[1] for norm in map(QK_NORM.search, others) if norm}
     scored = bool(moved & {"q", "k"})
