@@ -1,17 +1,19 @@
 """FLOPs of what is computed, by one rule for runs and plans: 2 for each weight and row that it multiplies, and attention beside.
 
-**Forward.** Weights of the body multiply every token; those of the output layer the positions whose logits are taken; a classifier's pooled
-layers a sequence. Embeddings are looked up, which multiplies nothing. Attention multiplies each token with every token of its sequence, once
-for the scores and once for the values, masked or not and within a local window or not: that is what the eager and sdpa kernels do.
+**Forward.** Weights of the body multiply every token; those of the output layer the positions whose logits are taken; layers on a pooled
+position one row a sequence. Embeddings are looked up, which multiplies nothing. Attention multiplies each token with every token of its
+sequence, once for the scores and once for the values, masked or not, in a local window or not: so the eager and sdpa kernels do.
 
 **Training.** A product costs the same again for the gradient of what it reads, if anything below is trained, and for the gradient of its
 weight, if that is trained. Adapters count as the two products that they are. The output layer's logits are computed twice, since training
 recomputes them in the backward pass; with gradient checkpointing so is each layer, up to the last product that the backward pass needs.
 
-Padding, norms and activations are not counted, nor are what fused kernels skip of masked pairs or recompute in the backward pass.
+Not counted: padding, norms, activations, DeBERTa's projections of relative positions (one a batch), and what a fused attention kernel
+saves on masked pairs or recomputes in its backward pass.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +23,8 @@ from torch import nn
 from apo_bench.config.schema import Lora, Recipe
 
 HEADS = ("score", "classifier")  # a classification head is new, so it is trained in full beside adapters
-EMBEDDINGS = re.compile(
-    r"emb|project_in|encoder\.LayerNorm"
-)  # below the layers, or DeBERTa's norm of relative positions, which all layers read
+EMBEDDINGS = re.compile(r"emb|project_in")  # what is below the layers
+RELATIVE = re.compile(r"\.rel_embeddings\.|encoder\.LayerNorm\.")  # relative positions, which every layer of DeBERTa's reads
 ATTENTION = re.compile(r"att", re.IGNORECASE)
 ATTENTION_OUTPUT = re.compile(r"(o|out|dense|c_proj|wo|to_out)(_|$)", re.IGNORECASE)  # its last product; the others give q, k and v
 NORM_BEFORE = re.compile(r"(input_layernorm|ln_?1|norm_?1|(self_)?att\w*norm|layernorm_before|pre_\w*norm\w*)$")
@@ -62,10 +63,10 @@ class Size:
         outputs: positions of the prompt whose logits are taken; None: all of them.
         """
         spent = self.forward([prompt], None if outputs is None else [outputs])
+        layers = Counter(self.windows)
         for response in responses:
-            steps = range(prompt + 1, prompt + response)  # tokens that each step attends to, its own with them
-            seen = sum(sum(steps) if window is None else sum(min(step, window) for step in steps) for window in self.windows)
-            spent += len(steps) * (self.rates.token + self.rates.output) + self.rates.pair * seen / max(1, len(self.windows))
+            seen = sum(count * _attended(prompt, response, window) for window, count in layers.items()) / len(self.windows)
+            spent += (response - 1) * (self.rates.token + self.rates.output) + self.rates.pair * seen
         return spent
 
 
@@ -86,6 +87,14 @@ class Training:
         if outputs is not None:
             once += self.size.rates.output * sum(outputs)
         return once * tokens / max(1, sum(lengths))
+
+
+def _attended(prompt: int, response: int, window: int | None) -> float:
+    """Tokens that the steps of a response attend to, each step's own with them, where a layer keeps a window of them."""
+    last = prompt + response - 1
+    seen = (response - 1) * (prompt + 1 + last) / 2
+    beyond = 0 if window is None else max(0, last - max(prompt, window))  # steps that do not see all
+    return seen - beyond * (last - (beyond - 1) / 2 - (window or 0))
 
 
 def size(model: Any) -> Size:
@@ -170,10 +179,13 @@ def _body(model: Any) -> _Body:
     config = model.config.get_text_config()
     output = model.get_output_embeddings()
     looked_up = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    relative = tuple(name for name, _ in model.named_parameters() if _relative_positions(config) and RELATIVE.search(name))
     stack = _stack(model, config.num_hidden_layers)
     inside = {id(weight) for _, layer in stack for weight in layer.parameters()} - looked_up
     parts: dict[str, list[Any]] = {"embeddings": [], "before": [], "after": [], "pooled": [], "output": [], "norms": []}
     for name, weight in model.named_parameters():
+        if name in relative:
+            continue
         below = EMBEDDINGS.search(name)
         if output is not None and weight is output.weight:
             parts["output"].append(_matrix(name, weight, config))
@@ -185,7 +197,7 @@ def _body(model: Any) -> _Body:
             pooled = output is None and name.partition(".")[0] != "score"
             parts["before" if below else "pooled" if pooled else "after"].append(_matrix(name, weight, config))
     each = config.num_hidden_layers / len(stack)
-    layers = tuple(_layer(name, layer, config, looked_up, each) for name, layer in stack)
+    layers = tuple(_layer(name, layer, config, looked_up, relative, each) for name, layer in stack)
     return _Body(layers=layers, **{part: tuple(entries) for part, entries in parts.items()})
 
 
@@ -197,8 +209,8 @@ def _stack(model: Any, layers: int) -> list[tuple[str, Any]]:
     return [(model.base_model_prefix, model.base_model)]
 
 
-def _layer(name: str, layer: Any, config: Any, looked_up: set[int], layers: float) -> _Layer:
-    """layers: how many it stands for."""
+def _layer(name: str, layer: Any, config: Any, looked_up: set[int], relative: tuple[str, ...], layers: float) -> _Layer:
+    """relative: names of what it reads beside its input. layers: how many it stands for."""
     matrices = [_matrix(f"{name}.{own}", weight, config) for own, weight in layer.named_parameters() if _multiplies(own, weight, looked_up)]
     attention = [matrix for matrix in matrices if ATTENTION.search(matrix.name.removeprefix(name))]
     inputs = [matrix for matrix in attention if not ATTENTION_OUTPUT.match(matrix.leaf)]
@@ -212,21 +224,19 @@ def _layer(name: str, layer: Any, config: Any, looked_up: set[int], layers: floa
         output=tuple(matrix for matrix in attention if matrix not in inputs),
         mlp=tuple(matrix for matrix in matrices if matrix not in attention),
         norms_before=tuple(f"{name}.{own}.{part}" for own in before for part in ("weight", "bias")),
-        others=tuple(other for own, _ in layer.named_parameters() if (other := f"{name}.{own}") not in owned),
+        others=relative + tuple(other for own, _ in layer.named_parameters() if (other := f"{name}.{own}") not in owned),
         pair=2.0 * width * layers if attention else 0.0,
         positions=2.0 * width * layers * _relative_positions(config),
         parallel=getattr(config, "use_parallel_residual", getattr(config, "parallel_attn", len(norms) == 1)),
-        ends_in_product=not (norm_last or _drops(layer)),
+        ends_in_product=not (norm_last or _drops(layer) or any(matrix.used < 1 for matrix in matrices)),
     )
 
 
 def _drops(layer: Any) -> bool:
     """Dropout is at work outside attention."""
-    modules = (module for name, module in layer.named_modules() if not ATTENTION.search(name))
-    return any(
-        module.p > 0 if isinstance(module, nn.Dropout) else isinstance(rate := getattr(module, "dropout", 0), float) and rate > 0
-        for module in modules
-    )
+    modules = [module for name, module in layer.named_modules() if not ATTENTION.search(name)]
+    rates = [module.p if isinstance(module, nn.Dropout) else getattr(module, "dropout", 0.0) for module in modules]
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _multiplies(name: str, weight: Any, looked_up: set[int]) -> bool:
@@ -321,12 +331,12 @@ def _layer_rates(layer: _Layer, trained: _Trained, below: bool, checkpointing: b
     reads = below or not set(others).isdisjoint(layer.norms_before)
     moved = {role for matrix in layer.inputs if reads or trained.moves(matrix) for role in _roles(matrix)}
     moved |= {norm[1] for norm in map(QK_NORM.search, others) if norm}
-    scored = bool(moved & {"q", "k"})
-    attended = below or bool(others or moved) or any(map(trained.moves, layer.output))
+    scored = bool(moved & {"q", "k"}) or any(map(RELATIVE.search, others))
+    attended = below or scored or bool(others or moved) or any(map(trained.moves, layer.output))
     middle = below or bool(others) if layer.parallel else attended
     last = middle or any(map(trained.moves, layer.mlp[:-1]))
     token = sum(trained.product(matrix, reads) for matrix in layer.inputs)
-    token += sum(trained.product(matrix, bool(moved)) for matrix in layer.output)
+    token += sum(trained.product(matrix, scored or bool(moved)) for matrix in layer.output)
     token += sum(trained.product(matrix, middle) for matrix in layer.mlp[:-1]) + sum(
         trained.product(matrix, last) for matrix in layer.mlp[-1:]
     )
