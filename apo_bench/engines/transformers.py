@@ -73,16 +73,17 @@ class TransformersEngine:
             return Computed(None, launch.launch(job, self, into))
         model, tokenizer = self.models.copy(*self._stored("policy", job.policy, job.model))
         items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
-        cost, lengths = flops.training(model, job.recipe), [len(ids) for item in items for ids, _ in item["sides"]]
+        cost, sides = flops.training(model, job.recipe), [side for item in items for side in item["sides"]]
+        lengths, outputs = [len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides]
         spent = 0.0
         if job.loss.needs_reference:
-            spent += cost.size.forward(lengths)
+            spent += cost.size.forward(lengths, outputs)
             self._add_reference(job, tokenizer, items)
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(encoding.loss_terms, loss=job.loss)
         model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
         self._keep(("policy", key_of(into)), model, tokenizer, result, into)
-        spent += cost.flops(result.tokens, lengths)
+        spent += cost.flops(result.tokens, lengths, outputs)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
     def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
