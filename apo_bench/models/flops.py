@@ -30,7 +30,7 @@ ATTENTION_OUTPUT = re.compile(r"(o|out|dense|c_proj|wo|to_out)(_|$)", re.IGNOREC
 NORM_BEFORE = re.compile(r"(input_layernorm|ln_?1|norm_?1|(self_)?att\w*norm|layernorm_before|pre_\w*norm\w*)$")
 NORM = re.compile(r"(norm|ln_?\d?)$", re.IGNORECASE)
 QK_NORM = re.compile(r"\.(q|k)_\w*norm\.")
-NORM_AFTER = re.compile(r"post_(feedforward|mlp|ff)\w*norm")
+NORM_AFTER = re.compile(r"output[._]|post_(feedforward|mlp|ff)")
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ class _Layer:
     output: tuple[_Matrix, ...]
     mlp: tuple[_Matrix, ...]
     norms_before: tuple[str, ...]
+    norms_after: tuple[str, ...]
     others: tuple[str, ...]
     pair: float
     positions: float
@@ -217,19 +218,24 @@ def _layer(name: str, layer: Any, config: Any, looked_up: set[int], relative: tu
     owned = tuple(part for matrix in matrices for part in (matrix.name, f"{matrix.module}.bias"))
     norms = [own for own, _ in layer.named_modules() if NORM.search(own) and not QK_NORM.search(f".{own}.")]
     before = [own for own in norms if NORM_BEFORE.match(own.rpartition(".")[2])]
-    norm_last = not before or any(map(NORM_AFTER.search, norms))
+    after = [own for own in norms if NORM_AFTER.match(own)]
     width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     return _Layer(
         inputs=tuple(inputs),
         output=tuple(matrix for matrix in attention if matrix not in inputs),
         mlp=tuple(matrix for matrix in matrices if matrix not in attention),
-        norms_before=tuple(f"{name}.{own}.{part}" for own in before for part in ("weight", "bias")),
+        norms_before=_weights(name, before),
+        norms_after=_weights(name, after),
         others=relative + tuple(other for own, _ in layer.named_parameters() if (other := f"{name}.{own}") not in owned),
         pair=2.0 * width * layers if attention else 0.0,
         positions=2.0 * width * layers * _relative_positions(config),
         parallel=getattr(config, "use_parallel_residual", getattr(config, "parallel_attn", len(norms) == 1)),
-        ends_in_product=not (norm_last or _drops(layer) or any(matrix.used < 1 for matrix in matrices)),
+        ends_in_product=not (after or not before or _drops(layer) or any(matrix.used < 1 for matrix in matrices)),
     )
+
+
+def _weights(layer: str, modules: list[str]) -> tuple[str, ...]:
+    return tuple(f"{layer}.{module}.{part}" for module in modules for part in ("weight", "bias"))
 
 
 def _drops(layer: Any) -> bool:
@@ -327,7 +333,8 @@ def _rates(body: _Body, trained: _Trained, checkpointing: bool) -> Rates:
 
 def _layer_rates(layer: _Layer, trained: _Trained, below: bool, checkpointing: bool) -> tuple[float, float, bool]:
     """FLOPs a token and a pair of tokens, and whether what the layer gives depends on what is trained."""
-    others = [name for name in layer.others if trained.weight(name)]
+    after = any(name in layer.norms_after and trained.weight(name) for name in layer.others)
+    others = [name for name in layer.others if trained.weight(name) and name not in layer.norms_after]
     reads = below or not set(others).isdisjoint(layer.norms_before)
     moved = {role for matrix in layer.inputs if reads or trained.moves(matrix) for role in _roles(matrix)}
     moved |= {norm[1] for norm in map(QK_NORM.search, others) if norm}
@@ -347,7 +354,7 @@ def _layer_rates(layer: _Layer, trained: _Trained, below: bool, checkpointing: b
         pair += 2 * layer.pair
         if layer.ends_in_product and layer.mlp and not trained.rank(layer.mlp[-1]):
             token -= trained.again(layer.mlp[-1])
-    return token, pair, attended or last or any(map(trained.moves, layer.mlp[-1:]))
+    return token, pair, attended or last or after or any(map(trained.moves, layer.mlp[-1:]))
 
 
 def _roles(matrix: _Matrix) -> str:
