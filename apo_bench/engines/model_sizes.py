@@ -54,13 +54,13 @@ class Shape:
             return tuple(float(file.stat().st_size) for file in Path(origin).glob("*.json") if file.name != "apo_bench_import.json")
         return (1000.0, 500.0, 500.0, 500.0, 30.0 * len(self.tokenizer) if self.tokenizer else 0.0)
 
-    def forward_flops(self, lengths: Sequence[int]) -> float:
-        """One pass over sequences of these lengths; NaN where the model is not known."""
-        return math.nan if self.model is None else self._size.forward(lengths)
+    def forward_flops(self, lengths: Sequence[int], outputs: Sequence[int] | None = None) -> float:
+        """One pass over sequences of these lengths, with logits at so many positions of each; NaN where the model is not known."""
+        return math.nan if self.model is None else self._size.forward(lengths, outputs)
 
-    def training_flops(self, recipe: Recipe, tokens: float, lengths: Sequence[int]) -> float:
+    def training_flops(self, recipe: Recipe, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None) -> float:
         """A fit that reads so many tokens of such sequences; NaN where the model is not known."""
-        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths)
+        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths, outputs)
 
     @cached_property
     def _size(self) -> flops.Size:
@@ -90,22 +90,24 @@ class PolicySize(Shape):
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
         """n responses to each prompt, of so many tokens."""
-        read = [self.prompt(prompt) for prompt in prompts for _ in range(n)]
-        spent = math.nan if self.model is None else sum(map(self._size.generation, read, tokens))
+        answers = [tokens[n * place : n * (place + 1)] for place in range(len(prompts))]
+        spent = math.nan if self.model is None else sum(map(self._size.generation, map(self.prompt, prompts), answers))
         return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": spent}
 
     def read_flops(self, items: Sequence[tuple[Prompt, str]]) -> float:
-        """One forward pass over prompts with their responses."""
+        """One forward pass over prompts with their responses, with logits of these."""
         self.read(text for _, text in items)
-        return self.forward_flops([self.prompt(prompt) + self.response(text) for prompt, text in items])
+        outputs = [self.response(text) for _, text in items]
+        return self.forward_flops([self.prompt(prompt) + output for (prompt, _), output in zip(items, outputs, strict=True)], outputs)
 
     def trained(self, data: Sequence[TrainingItem], loss: Any, recipe: Recipe) -> Counts:
         """A fit to these data; a reference's log-probabilities are read once."""
         self.read(text for item in data for text in sides_of(item))
-        lengths = [self.prompt(item.prompt) + self.response(text) for item in data for text in sides_of(item)]
+        sides = [(self.prompt(item.prompt), self.response(text)) for item in data for text in sides_of(item)]
+        lengths, outputs = [prompt + response for prompt, response in sides], [response for _, response in sides]
         tokens = sum(lengths) * _passes(recipe, len(data))
-        reference = self.forward_flops(lengths) if loss.needs_reference else 0.0
-        spent = reference + self.training_flops(recipe, tokens, lengths)
+        reference = self.forward_flops(lengths, outputs) if loss.needs_reference else 0.0
+        spent = reference + self.training_flops(recipe, tokens, lengths, outputs)
         return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": spent}
 
 

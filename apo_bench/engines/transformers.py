@@ -16,7 +16,7 @@ from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.stored_models import StoredModels
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash
-from apo_bench.models import adapters, flops, generate, kl_divergence, ngram
+from apo_bench.models import flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.provenance import versions
@@ -74,11 +74,11 @@ class TransformersEngine:
             return Computed(None, launch.launch(job, self, into))
         model, tokenizer = self.models.policy_to_train(job)
         items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
-        cost = flops.training(self.models.policy(self.models.base(job), job.model)[0] if job.recipe.lora else model, job.recipe)
-        lengths = [len(ids) for item in items for ids, _ in item["sides"]]
+        cost, sides = flops.training(model, job.recipe), [side for item in items for side in item["sides"]]
+        lengths, outputs = [len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides]
         spent = 0.0
         if job.loss.needs_reference:
-            spent += cost.size.forward(lengths)
+            spent += cost.size.forward(lengths, outputs)
             self._add_reference(job, tokenizer, items)
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(encoding.loss_terms, loss=job.loss)
@@ -86,7 +86,7 @@ class TransformersEngine:
         if PartialState().is_main_process:
             self.models.keep_policy((model, tokenizer), job, into)
             _keep_losses(result, into)
-        spent += cost.flops(result.tokens, lengths)
+        spent += cost.flops(result.tokens, lengths, outputs)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
     def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
@@ -114,7 +114,7 @@ class TransformersEngine:
         recipe = job.model.training
         model, tokenizer = self.models.reward_model_to_train(job, job.model)
         items = rewards.pair_items(model, tokenizer, job.pairs, job.model)
-        cost, lengths = flops.training(adapters.readable(model), recipe), [len(ids) for item in items for ids in item["sides"]]
+        cost, lengths = flops.training(model, recipe), [len(ids) for item in items for ids in item["sides"]]
         collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(rewards.loss_terms, loss=job.loss)
         model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into))

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from apo_bench.config.schema import Lora
 from apo_bench.models.adapter_folder import write_base
-from apo_bench.models.flops import HEADS
 from apo_bench.store import write_json
 
+CLASSIFICATION_HEADS = ("score", "classifier")  # a reward model's is new, so it is trained in full beside adapters
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -25,7 +25,9 @@ def add(model: Any, lora: Lora, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     modules: Sequence[str] | str = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    heads = [name for name in HEADS if hasattr(model, name)]  # a classification head is new, so it is trained in full beside adapters
+    heads = [
+        name for name in CLASSIFICATION_HEADS if hasattr(model, name)
+    ]  # a classification head is new, so it is trained in full beside adapters
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, modules_to_save=heads or None)  # pyright: ignore
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -52,17 +54,17 @@ def save(model: Any, lora: Lora, base: str | None, folder: Path) -> None:
     write_base(folder, base, lora)
 
 
-def has_adapters(model: Any) -> bool:
-    """Whether it is a peft model. peft is not imported: it is an extra."""
-    return hasattr(model, "get_base_model")
-
-
 def plain(model: Any) -> Any:
     """The model without adapters: modules of its own over the same weights, or merged weights of its own where it has adapters."""
     if has_adapters(model):
         return copy.deepcopy(model).merge_and_unload()
     weights = {id(value): value for value in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, weights)
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether it is a peft model. peft is not imported: it is an extra."""
+    return hasattr(model, "get_base_model")
 
 
 def readable(model: Any) -> Any:

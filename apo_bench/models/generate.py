@@ -43,12 +43,11 @@ def generate(
         model.generation_config = own
     responses = [response for place in range(len(prompts)) for response in answers[place]]
     sampled_tokens = sum(response.tokens for response in responses)
-    cost = flops.size(model)
-    read = [len(prompt.ids) for prompt in encoded for _ in range(n)]
+    cost, lengths = flops.size(model), [response.tokens for response in responses]
     counts: dict[str, float] = {
         "sampled_responses": len(responses),
         "sampled_tokens": sampled_tokens,
-        "flops": sum(cost.generation(prompt, response.tokens) for prompt, response in zip(read, responses, strict=True)),
+        "flops": sum(cost.generation(len(prompt.ids), lengths[n * place : n * (place + 1)]) for place, prompt in enumerate(encoded)),
         "truncated_prompts": sum(prompt.truncated for prompt in encoded),
     }
     return responses, counts

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from apo_bench.models import flops
 from apo_bench.models.tokenize import load_tokenizer, word_tokenizer
 
 ALIGNMENT = 64  # bytes, as torch allocates
@@ -67,11 +66,6 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """An ordinary transformers folder with safetensors."""
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-
-
-def parameters(model: Any) -> int:
-    """Weights that take part in matrix products for every token: all but embeddings that are only looked up."""
-    return flops.size(model).weights
 
 
 def resize_embedding(model: Any, tokenizer: Any) -> None:

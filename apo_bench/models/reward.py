@@ -109,7 +109,7 @@ def score(model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec:
     counts: dict[str, float] = {
         "scored_responses": len(items),
         "scored_tokens": sum(len(item.ids) for item in encoded),
-        "flops": flops.size(model).forward(len(item.ids) for item in encoded),
+        "flops": flops.size(model).forward([len(item.ids) for item in encoded]),
         "truncated_scored": sum(item.truncated for item in encoded),
     }
     return [scores[tuple(item.ids)][label(model, prompt.axis)] for item, (prompt, _) in zip(encoded, items, strict=True)], counts

@@ -16,7 +16,7 @@ from apo_bench.config.schema import PolicyModel
 from apo_bench.evaluation.context import EvaluationContext, balanced, score_margins
 from apo_bench.evaluation.evaluate import RoundEvaluation, distinct, evaluate
 from apo_bench.losses import APOLoss, RankingLoss, SFTLoss
-from apo_bench.models.policy import load_policy, parameters
+from apo_bench.models.policy import load_policy
 from apo_bench.models.tokenize import encode_prompt
 from apo_bench.store import Artifact
 from apo_bench.types import Demonstration, Message, Prompt, Response, Round
@@ -314,18 +314,20 @@ def test_best_of_1s_bound_is_zero(context: EvaluationContext, chosen_among: Roun
 
 
 def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(context: EvaluationContext, chosen_among: Round, evaluated: Artifacts) -> None:
-    """2 N D by hand for the initial policy: weights times the tokens of prompts and answers, and attention, over 14 answers.
+    """By hand for the initial policy over 14 answers: 2,560 weights of one layer times the tokens of prompts and answers, but for the
+    last of each answer, which is not read; the output layer's times those of answers; attention 16 wide.
 
     Best of 3: what a Lab is charged for the same 3 answers a prompt and their scores.
     """
     sampling, spec = context.experiment.evaluation.sampling, context.experiment.models.policy
     assert isinstance(spec, PolicyModel)
-    model, tokenizer = load_policy(context.store.open("policies", context.initial_policy.key).folder)
+    _, tokenizer = load_policy(context.store.open("policies", context.initial_policy.key).folder)
     read = [len(encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids) for prompt in context.test_prompts]
     written = table(evaluated[0], "responses").set_index("prompt_id")["tokens"][[prompt.id for prompt in context.test_prompts]].tolist()
-    seen = sum(before**2 + before * new + new**2 / 2 for before, new in zip(read, written, strict=True))  # by one layer of width 16
+    seen = sum(before**2 + (new - 1) * before + new * (new - 1) / 2 for before, new in zip(read, written, strict=True))
     plain = table(evaluated[0], "metrics").set_index("metric").loc["inference_flops"]
-    flops = 2 * parameters(model) * (sum(read) + sum(written)) + 4 * 16 * seen
+    body, output = 4 * 16 * 16 + 3 * 16 * 32, 16 * len(tokenizer)
+    flops = 2 * body * (sum(read) + sum(written) - 14) + 2 * output * sum(written) + 4 * 16 * seen
     assert (plain["value"], plain["n"]) == (pytest.approx(flops / 14), 14)
     lab = tiny_lab(context)
     assert chosen_among.reward_model is not None
@@ -334,7 +336,7 @@ def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(context: Evaluation
     lab.score(chosen_among.reward_model, tries)
     best = table(evaluate(context, chosen_among, 0, chosen_among.reward_model), "metrics").set_index("metric").loc["inference_flops"]
     assert best["value"] == pytest.approx(lab.used["flops"] / 14)
-    assert lab.used["flops"] > sampled > 2 * 14 * plain["value"]
+    assert lab.used["flops"] > sampled > 14 * plain["value"]
 
 
 def test_best_of_n_is_examined_by_its_answers(context: EvaluationContext, chosen_among: Round) -> None:

@@ -109,9 +109,9 @@ def test_draws_follow_the_models_probabilities(tiny_policy: Any) -> None:
 def test_tokens_finishes_and_counts(tiny_policy: Any) -> None:
     """A word is a token. With the end: words + 1, finish eos; without: max_new_tokens of them, finish length.
 
-    Per token 2 FLOPs a weight outside the looked-up embedding: 4 projections of 16 x 16, an MLP of 3 x 16 x 32, norms of 3 x 16, an
-    output layer of 15 words x 16. Each of n answers reads its prompt (<user>, words, <assistant>). Attention: 4 FLOPs times 16 for each
-    pair of tokens of the prompt, and for each of an answer's tokens and one before it.
+    Per token 2 FLOPs a weight of 4 projections of 16 x 16 and an MLP of 3 x 16 x 32, and for what is drawn of an output layer of 15 words
+    x 16. A prompt (<user>, words, <assistant>) is read once for its 50 answers; what is drawn last is not read. Attention: 4 FLOPs times
+    16 for each pair of tokens of the prompt, and for each of an answer's tokens read and those up to it.
     """
     folder, spec = tiny_policy
     responses, counts = generate.generate(*policies.load_policy(folder), PROMPTS, 50, spec.sampling, spec, 3)
@@ -121,11 +121,14 @@ def test_tokens_finishes_and_counts(tiny_policy: Any) -> None:
     assert all(1 <= response.tokens <= 6 for response in responses)
     for response in responses:  # this model may draw its special tokens too, and they are no text
         assert len(tokenizer(response.text)["input_ids"]) <= response.tokens - (response.finish == "eos")
-    weights = 4 * 16 * 16 + 3 * 16 * 32 + 3 * 16 + 15 * 16
+    body, output = 4 * 16 * 16 + 3 * 16 * 32, 15 * 16
+    prompts = [len(prompt.messages[0].content.split()) + 2 for prompt in PROMPTS]
     read = [len(response.prompt.messages[0].content.split()) + 2 for response in responses]
     tokens = sum(response.tokens for response in responses)
-    seen = sum(before**2 + before * response.tokens + response.tokens**2 / 2 for before, response in zip(read, responses, strict=True))
-    flops = 2 * weights * (sum(read) + tokens) + 4 * 16 * seen
+    seen = sum(length**2 for length in prompts)
+    seen += sum(before + step for before, response in zip(read, responses, strict=True) for step in range(1, response.tokens))
+    steps = tokens - len(responses)
+    flops = 2 * body * (sum(prompts) + steps) + 2 * output * (len(prompts) + steps) + 4 * 16 * seen
     assert counts == {
         "sampled_responses": 200, "sampled_tokens": tokens, "flops": pytest.approx(flops), "truncated_prompts": 0,
     }  # fmt: skip

@@ -113,9 +113,11 @@ def test_each_distinct_text_is_computed_once_and_charged_each_time(reward_model:
     first, second = (len(encode_scored(tokenizer, *ITEMS[place], False, 48).ids) for place in (0, 2))
     tokens = 3 * first + 2 * second
     looked_up = ("embed_tokens", "word_emb", "position_emb", "token_type_emb")
-    multiplying = sum(weight.numel() for name, weight in model.named_parameters() if not any(part in name for part in looked_up))
+    matrices = {name: weight.numel() for name, weight in model.named_parameters() if weight.dim() > 1}
+    pooled = sum(count for name, count in matrices.items() if "pooler" in name or "classifier" in name)  # one row a sequence
+    multiplying = sum(count for name, count in matrices.items() if not any(part in name for part in looked_up)) - pooled
     pairs = 3 * first**2 + 2 * second**2
-    flops = 2 * multiplying * tokens + 4 * model.config.num_hidden_layers * model.config.hidden_size * pairs
+    flops = 2 * (multiplying * tokens + pooled * len(items)) + 4 * model.config.num_hidden_layers * model.config.hidden_size * pairs
     assert counts == {
         "scored_responses": 5, "scored_tokens": tokens, "flops": pytest.approx(flops), "truncated_scored": 0,
     }  # fmt: skip

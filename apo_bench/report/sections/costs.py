@@ -152,7 +152,7 @@ def _paper_table(run: Run, matches: pd.DataFrame) -> Table:
         verdict = say("Declared matched and not: {pairs}.", pairs=pairs)
     seeds = span(pd.Series([len(run.arm_seeds.get(arm, [])) for arm in run.arms]))
     note = say(
-        f"Means over {seeds} seeds of what an arm would spend alone. FLOPs are counted (2ND forward, 6ND in training, and attention), not "
+        f"Means over {seeds} seeds of what an arm would spend alone. FLOPs are counted from what is computed, not "
         "measured. {verdict} Counts match where they are equal in every seed, FLOPs within 5 %.",
         verdict=verdict,
     )
