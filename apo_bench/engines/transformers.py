@@ -18,6 +18,7 @@ from apo_bench.hashing import code_hash
 from apo_bench.models import flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.models.output_layer import is_recognised
 from apo_bench.provenance import versions
 from apo_bench.store import Computed, key_of, scratch_of
 from apo_bench.training import encoding
@@ -71,28 +72,33 @@ class TransformersEngine:
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
-        model, tokenizer = self.models.copy(*self._stored("policy", job.policy, job.model))
-        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
+        model, tokenizer, items = self._policy_to_train(job)
         cost, lengths = flops.training(model, job.recipe), [len(ids) for item in items for ids, _ in item["sides"]]
-        spent = 0.0
-        if job.loss.needs_reference:
-            spent += cost.size.forward(lengths)
-            self._add_reference(job, tokenizer, items)
+        spent = cost.size.forward(lengths) if job.loss.needs_reference else 0.0
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
-        terms = partial(encoding.loss_terms, loss=job.loss)
+        terms = partial(encoding.loss_terms, loss=job.loss, recognised=is_recognised(model))
         model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
         self._keep(("policy", key_of(into)), model, tokenizer, result, into)
         spent += cost.flops(result.tokens, lengths)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
-    def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
-        """The reference's log-probabilities, read once before training, beside each item."""
+    def _policy_to_train(self, job: PolicyTraining) -> tuple[Any, Any, list[dict[str, Any]]]:
+        """(model, tokenizer, encoded items). The reference's log-probabilities are read first, beside each item, and it is freed."""
+        stored = self._stored("policy", job.policy, job.model)
+        if not job.loss.needs_reference:
+            model, tokenizer = self.models.copy(*stored)
+            return model, tokenizer, encoding.encode_items(tokenizer, job.data, job.loss, job.model)
         assert job.reference is not None
-        reference, _ = self._policy(job.reference, job.model)
+        model, tokenizer = self.models.take(*self._stored("policy", job.reference, job.model))
+        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
         batch_size = job.recipe.micro_batch_size or job.recipe.batch_size
-        all_logps = encoding.response_logps(reference, items, tokenizer.pad_token_id, batch_size)
+        all_logps = encoding.response_logps(model, items, tokenizer.pad_token_id, batch_size)
         for item, logps in zip(items, all_logps, strict=True):
             item["reference_logps"] = logps
+        if job.reference.key != job.policy.key:
+            del model  # before the policy is loaded
+            model, tokenizer = self.models.copy(*stored)
+        return model, tokenizer, items
 
     # --- reward models ---------------------------------------------------------------------------------------------------
 
