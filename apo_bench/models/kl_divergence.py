@@ -11,7 +11,7 @@ from apo_bench.models.output_layer import Positions, is_recognised, response_pos
 from apo_bench.models.tokenize import encode_prompt, encode_response, pad
 from apo_bench.types import Response
 
-TOKENS_A_PASS = 8192  # padding included: what the layers of a 3B model compute on the way then takes about 1 GB in fp32
+TOKENS_A_PASS = 4096  # padding included, so that what the layers of a pass hold stays below what a chunk of logits does
 
 
 @torch.no_grad()

@@ -164,7 +164,7 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("one_process", "chunk")
 @pytest.mark.parametrize("name", ["untied", "tied", "LoRA on the head"])
 def test_gradients_pass_through_ddp(name: str) -> None:
-    """As Trainer wraps it, DDP looks for weights without a gradient behind the outputs. Each gradient is reduced once: a reduction that doubles."""
+    """As Trainer wraps it: weights without a gradient are looked for behind the outputs. Each gradient is reduced once, here doubled."""
     model, batch = new_model(name).train(), new_batch(2)
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
 
