@@ -58,15 +58,26 @@ class ResidentModels:
         else:
             self._make_room(size, spare=key)
             model = copy.deepcopy(model)
-        for weight in model.parameters():
-            weight.requires_grad_(True)  # a recipe may have frozen some when it was trained
-        return model, tokenizer
+        return trainable(model), tokenizer
+
+    def take(self, key: Hashable, load: Callable[[], Loaded], expected_bytes: float = 0.0) -> Loaded:
+        """A model of the caller's own, which is resident no longer: to be trained, or to be freed when the caller is done with it."""
+        model, tokenizer = self.get(key, load, expected_bytes)
+        self._models.pop(key, None)
+        return trainable(model), tokenizer
 
     def _make_room(self, size: float, spare: Hashable | None = None) -> None:
         for key in [key for key in self._models if key != spare]:
             if self.bytes + size <= self.limit_bytes:
                 return
             del self._models[key]
+
+
+def trainable(model: Any) -> Any:
+    """The model, all of whose weights get gradients: a recipe may have frozen some when it was trained."""
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+    return model
 
 
 def model_bytes(*models: Any) -> int:

@@ -58,9 +58,11 @@ class Shape:
         """One pass over sequences of these lengths, with logits at so many positions of each; NaN where the model is not known."""
         return math.nan if self.model is None else self._size.forward(lengths, outputs)
 
-    def training_flops(self, recipe: Recipe, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None) -> float:
+    def training_flops(
+        self, recipe: Recipe, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None, sequences: int = 1
+    ) -> float:
         """A fit that reads so many tokens of such sequences; NaN where the model is not known."""
-        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths, outputs)
+        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths, outputs, sequences)
 
     @cached_property
     def _size(self) -> flops.Size:
@@ -107,7 +109,8 @@ class PolicySize(Shape):
         lengths, outputs = [prompt + response for prompt, response in sides], [response for _, response in sides]
         tokens = sum(lengths) * _passes(recipe, len(data))
         reference = self.forward_flops(lengths, outputs) if loss.needs_reference else 0.0
-        spent = reference + self.training_flops(recipe, tokens, lengths, outputs)
+        sequences = min(len(data), recipe.items_per_pass) * len(sides) // len(data)
+        spent = reference + self.training_flops(recipe, tokens, lengths, outputs, sequences)
         return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": spent}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.schema import NeuralReward, PolicyModel
-from apo_bench.engines.model_cache import Loaded, ResidentModels, stored_bytes
+from apo_bench.engines.model_cache import Loaded, ResidentModels, stored_bytes, trainable
 from apo_bench.errors import InputError
 from apo_bench.models import adapters
 from apo_bench.models import policy as policies
@@ -39,12 +39,19 @@ class StoredModels:
         lora, folder = job.recipe.lora, self.folder("policies", job.policy)
         if lora is None and is_adapter(folder):
             model, tokenizer = self.policy_with_adapters(job.policy, job.model)
-            return _all_trainable(adapters.plain(model)), tokenizer
+            return trainable(adapters.plain(model)), tokenizer
         if lora is None:
             return self.resident.copy(*self._whole_policy(job.policy, job.model))
         base, tokenizer = self.policy_with_adapters(self.base(job), job.model)
         continued = base_of(folder) == self.base(job).key
         return adapters.load(base, folder, trainable=True) if continued else adapters.add(base, lora, job.seed), tokenizer
+
+    def reference(self, job: PolicyTraining) -> Loaded:
+        """The policy that a job's loss compares with. Where whole weights are trained it is resident no longer: the caller can free it."""
+        assert job.reference is not None
+        if job.recipe.lora is None and not is_adapter(self.folder("policies", job.reference)):
+            return self.resident.take(*self._whole_policy(job.reference, job.model))
+        return self.policy(job.reference, job.model)  # its weights are those that the trained adapters stand on
 
     def base(self, job: PolicyTraining) -> Policy:
         """What the adapters that the job trains belong on: the policy itself, or what it has adapters on with the same settings."""
@@ -138,9 +145,3 @@ class StoredModels:
         if isinstance(model, BestOfNPolicy):
             raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
         return self.run_folder / "store" / kind / model.key
-
-
-def _all_trainable(model: Any) -> Any:
-    for weight in model.parameters():
-        weight.requires_grad_(True)
-    return model

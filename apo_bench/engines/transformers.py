@@ -19,6 +19,7 @@ from apo_bench.hashing import code_hash
 from apo_bench.models import flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.models.output_layer import is_recognised
 from apo_bench.provenance import versions
 from apo_bench.store import Computed, scratch_of
 from apo_bench.training import encoding
@@ -72,31 +73,36 @@ class TransformersEngine:
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
-        model, tokenizer = self.models.policy_to_train(job)
-        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
+        model, tokenizer, items, spent = self._policy_to_train(job)
         cost, sides = flops.training(model, job.recipe), [side for item in items for side in item["sides"]]
         lengths, outputs = [len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides]
-        spent = 0.0
-        if job.loss.needs_reference:
-            spent += cost.size.forward(lengths, outputs)
-            self._add_reference(job, tokenizer, items)
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
-        terms = partial(encoding.loss_terms, loss=job.loss)
+        recognised = is_recognised(model)
+        terms = partial(encoding.loss_terms, loss=job.loss, recognised=recognised)
         model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
         if PartialState().is_main_process:
             self.models.keep_policy((model, tokenizer), job, into)
             _keep_losses(result, into)
-        spent += cost.flops(result.tokens, lengths, outputs)
+        sequences = min(len(items), job.recipe.items_per_pass) * len(sides) // len(items)
+        spent += cost.flops(result.tokens, lengths, outputs if recognised else None, sequences)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
-    def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
-        """The reference's log-probabilities, read once before training, beside each item."""
-        assert job.reference is not None
-        reference, _ = self.models.policy(job.reference, job.model)
-        batch_size = job.recipe.micro_batch_size or job.recipe.batch_size
-        all_logps = encoding.response_logps(reference, items, tokenizer.pad_token_id, batch_size)
+    def _policy_to_train(self, job: PolicyTraining) -> tuple[Any, Any, list[dict[str, Any]], float]:
+        """(model, tokenizer, encoded items, FLOPs). A reference's log-probabilities are read first, beside each item, and it is freed."""
+        if not job.loss.needs_reference:
+            model, tokenizer = self.models.policy_to_train(job)
+            return model, tokenizer, encoding.encode_items(tokenizer, job.data, job.loss, job.model), 0.0
+        model, tokenizer = self.models.reference(job)
+        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
+        all_logps = encoding.response_logps(model, items, tokenizer.pad_token_id, job.recipe.items_per_pass)
         for item, logps in zip(items, all_logps, strict=True):
             item["reference_logps"] = logps
+        sides = [side for item in items for side in item["sides"]]
+        spent = flops.size(model).forward([len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides])
+        if job.recipe.lora is not None or job.reference != job.policy:
+            del model  # before the policy is loaded
+            model, tokenizer = self.models.policy_to_train(job)
+        return model, tokenizer, items, spent
 
     # --- reward models ---------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ class View:
 
     Sides are the responses of one item: the one of a demonstration; chosen and rejected of a pair; the n of a group, in sampling order.
 
-    logps (B, S, T): log-probability of each token under the policy, given those before it. mask (B, S, T): 1 on response tokens.
-    reference_logps (B, S, T): the same under the reference, for losses with `needs_reference`; 0 off the response.
+    logps (B, S, T): log-probability of each response token under the policy, given those before it; 0 off the response.
+    mask (B, S, T): 1 on response tokens. reference_logps (B, S, T): as logps, under the reference, for losses with `needs_reference`.
     scores (B, S): the reward model's, of groups. labels (B,) bool: whether a response is desirable, of unpaired data.
     Raises InputError for a field that the data do not have.
     """

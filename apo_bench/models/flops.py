@@ -5,8 +5,8 @@ position one row a sequence. Embeddings are looked up, which multiplies nothing.
 sequence, once for the scores and once for the values, masked or not, in a local window or not: so the eager and sdpa kernels do.
 
 **Training.** A product costs the same again for the gradient of what it reads, if anything below is trained, and for the gradient of its
-weight, if that is trained. Adapters count as the two products that they are. The output layer's logits are computed twice, since training
-recomputes them in the backward pass; with gradient checkpointing so is each layer, up to the last product that the backward pass needs.
+weight, if that is trained. Adapters count as the two products that they are. The backward pass computes logits again, but for those of a
+pass's last chunk; with gradient checkpointing each layer too, up to the last product that it needs.
 
 Not counted: padding, norms, activations, DeBERTa's projections of relative positions (one a batch), and what a fused attention kernel
 saves on masked pairs or recomputes in its backward pass.
@@ -22,6 +22,7 @@ from torch import nn
 
 from apo_bench.config.schema import Lora, Recipe
 from apo_bench.models.adapters import CLASSIFICATION_HEADS, readable
+from apo_bench.models.output_layer import recomputed
 
 EMBEDDINGS = re.compile(r"emb|project_in")  # what is below the layers
 RELATIVE = re.compile(r"\.rel_embeddings\.|encoder\.LayerNorm\.")  # relative positions, which every layer of DeBERTa's reads
@@ -72,20 +73,22 @@ class Size:
 
 @dataclass(frozen=True)
 class Training:
-    """A fit by a recipe. size: the model's before it; step: forward and backward, logits computed once."""
+    """A fit by a recipe. size: the model's before it; step: forward and backward, logits computed once; vocabulary: of its logits."""
 
     size: Size
     step: Rates
+    vocabulary: int = 1
 
-    def flops(self, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None) -> float:
-        """A fit that read so many tokens of sequences with these lengths, each as often as the others.
+    def flops(self, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None, sequences: int = 1) -> float:
+        """A fit that read so many tokens of sequences with these lengths, each as often as the others, so many sequences a pass.
 
-        outputs: positions of each whose logits are taken, and recomputed in the backward pass; None: the model's own logits, at all
-        positions and kept.
+        outputs: positions of each whose logits are taken, in chunks that the backward pass computes again; None: the model's own logits,
+        at all positions and kept.
         """
         once = self.step.total(lengths, lengths if outputs is None else outputs)
-        if outputs is not None:
-            once += self.size.rates.output * sum(outputs)
+        if outputs:
+            passes = len(outputs) / sequences
+            once += self.size.rates.output * passes * recomputed(sum(outputs) / passes, self.vocabulary)
         return once * tokens / max(1, sum(lengths))
 
 
@@ -113,8 +116,9 @@ def training(model: Any, recipe: Recipe, *, checkpointing: bool | None = None) -
         checkpointing = getattr(recipe, "gradient_checkpointing", False) is True
     trained = _Trained(re.compile(recipe.freeze) if recipe.freeze else None, recipe.lora)
     body = _body(readable(model), without_adapters=True)
-    windows = _windows(model.config.get_text_config(), len(body.layers))
-    return Training(Size(_rates(body, _Trained(nothing=True), checkpointing=False), windows), _rates(body, trained, checkpointing))
+    config = model.config.get_text_config()
+    bare = Size(_rates(body, _Trained(nothing=True), checkpointing=False), _windows(config, len(body.layers)))
+    return Training(bare, _rates(body, trained, checkpointing), config.vocab_size)
 
 
 # --- what multiplies ----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel
+from apo_bench.models.output_layer import Positions, is_recognised, response_positions
 from apo_bench.models.tokenize import encode_prompt, encode_response, pad
 from apo_bench.types import Response
+
+TOKENS_A_PASS = 4096  # padding included, so that what the layers of a pass hold stays below what a chunk of logits does
 
 
 @torch.no_grad()
@@ -27,19 +30,33 @@ def kl(policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response
             end = end[:-1]
         items.append((start + end, [0] * len(start) + [1] * len(end)))
     order = sorted(range(len(items)), key=lambda place: lengths[place])
+    models = [(model.eval(), is_recognised(model)) for model in (policy, reference)]
     sums: dict[int, float] = {}
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
+    while order:
+        rows = next((n for n in range(min(batch_size, len(order)), 1, -1) if n * lengths[order[n - 1]] <= TOKENS_A_PASS), 1)
+        places, order = order[:rows], order[rows:]
         ids, attention = pad([items[place][0] for place in places], tokenizer.pad_token_id)
         mask, _ = pad([items[place][1] for place in places], 0)
-        inputs = {"input_ids": ids.to(policy.device), "attention_mask": attention.to(policy.device)}
-        p, q = (_drawn_from(model.eval()(**inputs).logits[:, :-1], tokenizer.pad_token_id) for model in (policy, reference))
-        per_token = (p.exp() * (p - q)).sum(dim=-1).cpu() * mask[:, 1:]
+        inputs = (ids.to(policy.device), attention.to(policy.device), mask)
+        p, q = (response_positions(model, *inputs, recognised) for model, recognised in models)
+        per_token = torch.zeros(mask.shape)
+        per_token[:, 1:][mask[:, 1:] == 1] = _divergence(p, q, tokenizer.pad_token_id).cpu()
         sums.update(zip(places, per_token.sum(dim=1).tolist(), strict=True))
     return [sums[place] for place in range(len(items))]
 
 
+def _divergence(p: Positions, q: Positions, pad_id: int) -> Tensor:
+    """KL(p || q) at each position, (P,)."""
+    parts = []
+    p_chunks = p.chunks
+    for p_states, q_states in zip(p_chunks, q.states.split([len(chunk) for chunk in p_chunks]), strict=True):
+        p_logps = _drawn_from(p.logits(p_states), pad_id)
+        difference = _drawn_from(q.logits(q_states), pad_id).neg_().add_(p_logps)
+        parts.append(difference.mul_(p_logps.exp_()).sum(dim=-1))
+    return torch.cat(parts)
+
+
 def _drawn_from(logits: Tensor, pad_id: int) -> Tensor:
-    """Log-probabilities (B, T, V) that `sample` draws from at temperature 1: those without the padding token."""
+    """Log-probabilities (n, V) that `sample` draws from at temperature 1: those without the padding token. Overwrites the logits."""
     padding = torch.arange(logits.shape[-1], device=logits.device) == pad_id
-    return logits.float().masked_fill(padding, -1e4).log_softmax(dim=-1)  # finite, so that 0 * difference is 0
+    return logits.float().masked_fill_(padding, -1e4).log_softmax(dim=-1)  # finite, so that 0 * difference is 0

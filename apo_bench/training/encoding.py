@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel
-from apo_bench.losses import PolicyLoss, View, denominator_of, token_logps
+from apo_bench.losses import PolicyLoss, View, denominator_of
+from apo_bench.models.output_layer import is_recognised, token_logps
 from apo_bench.models.tokenize import encode_prompt, encode_response, pad
 from apo_bench.training.data import sides_of
 from apo_bench.types import Group, TrainingItem, UnpairedExample
@@ -44,31 +45,31 @@ def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor
     return batch | {name: torch.tensor([item[name] for item in items]) for name in ("scores", "labels") if name in items[0]}
 
 
-def view_of(model: Any, batch: Mapping[str, Tensor]) -> View:
-    """One forward pass over a batch as a loss reads it."""
-    ids, attention = batch["input_ids"].flatten(0, 1), batch["attention_mask"].flatten(0, 1)
-    logps = token_logps(model(input_ids=ids, attention_mask=attention).logits, ids).view(batch["input_ids"].shape)
+def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True) -> View:
+    """One forward pass over a batch as a loss reads it. `recognised`: what `output_layer.is_recognised` gave for the model."""
+    ids, attention, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "response_mask"))
+    logps = token_logps(model, ids, attention, mask, recognised).view(batch["input_ids"].shape)
     optional = {name: batch[name] for name in ("scores", "labels") if name in batch}
     if "reference_logps" in batch:
         optional["reference_logps"] = batch["reference_logps"].transpose(0, 1)
     return View(logps.transpose(0, 1), batch["response_mask"].transpose(0, 1), optional)
 
 
-def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: PolicyLoss) -> Tensor:
+def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: PolicyLoss, recognised: bool = True) -> Tensor:
     """One loss term per item, (B,)."""
-    return loss(view_of(model, batch))
+    return loss(view_of(model, batch, recognised))
 
 
 @torch.no_grad()
 def response_logps(model: Any, items: Sequence[Mapping[str, Any]], pad_id: int, batch_size: int) -> list[list[Tensor]]:
     """Log-probabilities of every side's tokens, 0 off the response: items x sides of (tokens,)."""
     model.eval()
+    recognised = is_recognised(model)
     order = sorted(range(len(items)), key=lambda place: items[place]["length"])
     logps: dict[int, list[Tensor]] = {}
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         batch = {name: value.to(model.device) for name, value in collate([items[place] for place in places], pad_id).items()}
-        view = view_of(model, batch)
-        for place, rows in zip(places, (view.logps * view.mask).cpu(), strict=True):
+        for place, rows in zip(places, view_of(model, batch, recognised).logps.cpu(), strict=True):
             logps[place] = [row[: len(ids)].clone() for row, (ids, _) in zip(rows, items[place]["sides"], strict=True)]
     return [logps[place] for place in range(len(items))]

@@ -148,6 +148,18 @@ def test_a_copy_of_which_two_do_not_fit_is_the_resident_model_given_away() -> No
     assert disk.loads == ["f", "f"]
 
 
+def test_a_taken_model_is_resident_no_longer() -> None:
+    models, disk = ResidentModels(LIMIT), Disk()
+    resident = get(models, disk, "c")
+    resident.weight.requires_grad_(False)
+    taken = get(models, disk, "c", "take")
+    assert taken is resident
+    assert taken.weight.requires_grad
+    assert models.keys == ()
+    assert get(models, disk, "larger", "take") is not taken
+    assert disk.loads == ["c", "larger"]
+
+
 @pytest.mark.parametrize("name", ["c", "f", "larger"], ids=["copied", "given away", "never kept"])
 def test_every_weight_of_a_copy_can_be_trained(name: str) -> None:
     """Also where the recipe that trained it had frozen some; the resident model stays as it is."""

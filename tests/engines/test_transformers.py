@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from apo_bench.config.plugins import resolve
 from apo_bench.config.schema import NeuralReward, Sampling
+from apo_bench.engines import transformers as transformers_engine
 from apo_bench.engines.model_cache import stored_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.transformers import GIB, TransformersEngine
@@ -28,7 +30,7 @@ from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.evaluation.evaluate import evaluate
 from apo_bench.lab import best_of
-from apo_bench.losses import RankingLoss, SFTLoss, View
+from apo_bench.losses import DPOLoss, RankingLoss, SFTLoss, View
 from apo_bench.losses.policy_loss import Reads
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
@@ -195,6 +197,48 @@ def test_a_policy_that_is_trained_further_stays_as_it_was(bench: EvaluationConte
     engine.train_policy(sft_job(bench), tmp_path / "trained")
     assert engine.models.resident.keys == (("policy", bench.initial_policy.key), ("policy", "trained"))
     assert engine.generate(sampling) == before
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["the start", "another policy"])
+def test_the_reference_is_freed_before_the_first_step(
+    shared: bool, bench: EvaluationContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loads: Loads
+) -> None:
+    """Where training starts from the reference itself, one model is in memory: that one. Otherwise the policy and its copy."""
+    start = bench.initial_policy if shared else Policy(sft_policy(bench))
+    loads.clear()
+    engine, spec = TransformersEngine(bench.store.run_folder), bench.experiment.models.policy
+    references, alive, fit = list[weakref.ref[Any]](), list[bool](), transformers_engine.fit
+    take = engine.models.resident.take
+
+    def take_reference(*arguments: Any) -> Any:
+        loaded = take(*arguments)
+        references.append(weakref.ref(loaded[0]))
+        return loaded
+
+    def watched(model: Any, items: Any, collate: Any, terms: Any, *arguments: Any) -> Any:
+        def first_terms(model: Any, batch: Any) -> Tensor:
+            alive.append(references[0]() is not None)
+            return terms(model, batch)
+
+        assert shared == (references[0]() is model)
+        return fit(model, items, collate, first_terms, *arguments)
+
+    monkeypatch.setattr(engine.models.resident, "take", take_reference)
+    monkeypatch.setattr(transformers_engine, "fit", watched)
+    pairs = bench.task.pairs["rm"][:16]
+    job = PolicyTraining(start, pairs, DPOLoss(), bench.initial_policy, spec, spec.training, 0)
+    engine.train_policy(job, tmp_path / "trained")
+    assert set(alive) == {shared}
+    assert engine.models.resident.keys == ((("policy", "trained"),) if shared else (("policy", start.key), ("policy", "trained")))
+    assert loads == {(CAUSAL, folder_of(bench, policy)): 1 for policy in (start, bench.initial_policy)}
+
+
+def sft_policy(bench: EvaluationContext) -> str:
+    """The key of a policy that was trained from the initial one."""
+    folder = bench.store.root / "policies" / "sft"
+    if not folder.exists():
+        TransformersEngine(bench.store.run_folder).train_policy(sft_job(bench), folder)
+    return folder.name
 
 
 def test_a_best_of_n_policy_has_no_weights(bench: EvaluationContext) -> None:

@@ -8,14 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe
 from apo_bench.engines.model_sizes import policy_size, reward_size
-from apo_bench.models import adapters, flops
+from apo_bench.models import adapters, flops, output_layer
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.package_data import shipped_root
@@ -180,21 +179,21 @@ def prepared(model: Any, recipe: Recipe) -> Any:
     return model.train()
 
 
-def response_logits(model: Any, ids: Tensor, *, recomputed: bool) -> Tensor:
-    """The body over all positions, the output layer over those that give a response, recomputed in the backward pass or not."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = base.base_model(input_ids=ids).last_hidden_state[:, -RESPONSE - 1 : -1]
+def response_logps(model: Any, ids: Tensor) -> Tensor:
+    """As training computes them; of chunks of 32 positions all but the last are computed again in the backward pass."""
+    return output_layer.token_logps(model, ids, torch.ones_like(ids), (torch.arange(LENGTH) >= LENGTH - RESPONSE).expand(N, LENGTH))
 
-    def logps(chunk: Tensor) -> Tensor:
-        return base.get_output_embeddings()(chunk).log_softmax(dim=-1)
 
-    return checkpoint(logps, hidden, use_reentrant=False) if recomputed else logps(hidden)  # pyright: ignore
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_layer, "CHUNK", 32 * SHAPE["vocab_size"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("name", [*POLICIES, *REWARDS])
+@pytest.mark.usefixtures("small_chunks")
 def test_training_is_within_two_percent_of_torchs_count(name: str, recipe: Recipe, checkpointing: bool) -> None:
     model = small(name)
     cost = flops.training(model, recipe, checkpointing=checkpointing)
@@ -203,9 +202,9 @@ def test_training_is_within_two_percent_of_torchs_count(name: str, recipe: Recip
         trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     ids = torch.ones((N, LENGTH), dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        output = response_logits(trained, ids, recomputed=True) if name in POLICIES else trained(input_ids=ids).logits
+        output = response_logps(trained, ids) if name in POLICIES else trained(input_ids=ids).logits
         output.sum().backward()
-    expected = cost.flops(N * LENGTH, [LENGTH] * N, [RESPONSE] * N if name in POLICIES else None)
+    expected = cost.flops(N * LENGTH, [LENGTH] * N, [RESPONSE] * N if name in POLICIES else None, N)
     assert expected == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -225,7 +224,7 @@ def test_generation_and_a_references_pass_are_within_two_percent_of_torchs_count
                 head(step.last_hidden_state)
     assert size.generation(14, responses) == pytest.approx(counter.get_total_flops(), rel=0.02)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        response_logits(model, torch.ones((N, LENGTH), dtype=torch.long), recomputed=False)
+        response_logps(model, torch.ones((N, LENGTH), dtype=torch.long))
     assert size.forward([LENGTH] * N, [RESPONSE] * N) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
@@ -254,12 +253,12 @@ def test_experts_count_as_often_as_tokens_are_sent_to_them() -> None:
 # --- by hand ------------------------------------------------------------------------------------------------------------------
 
 
-def test_by_hand() -> None:
+def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Llama, 2 layers of width 16: 4 x 16 x 16 + 3 x 16 x 32 weights a layer, 50 x 16 of the output; attention 2 x 16 wide.
 
     A pass over 3 and 5 tokens, with logits at 1 and 2: twice the weights times rows, and 4 x 32 x (9 + 25). Two responses of 4 and 1
     tokens to a prompt of 3: the prompt, its last logits, and 3 steps that attend to 4, 5 and 6 tokens. Training on such sequences twice:
-    three times the forward pass, and the logits once more.
+    three times the forward pass; of a pass' 9 positions in chunks of 4, the logits of 8 once more.
     """
     model = build(WIDE)
     body, output = 2 * (4 * 256 + 3 * 512), 800
@@ -270,7 +269,9 @@ def test_by_hand() -> None:
     assert size.generation(3, [4, 1]) == 2 * body * 6 + 2 * output * 4 + 128 * (9 + 15)
     assert size.generation(3, [4, 1], outputs=None) == 2 * body * 6 + 2 * output * 6 + 128 * (9 + 15)
     cost = flops.training(model, PLAIN)
-    assert cost.flops(16, [3, 5], [1, 2]) == 2 * (3 * forward + 6 * output)
+    assert cost.flops(16, [3, 5], [1, 2]) == 2 * 3 * forward
+    monkeypatch.setattr(output_layer, "CHUNK", 4 * 50)
+    assert cost.flops(16, [3, 5], [1, 2], sequences=6) == pytest.approx(2 * (3 * forward + 2 * output * 3 * 8 / 9))
     assert cost.flops(16, [3, 5]) == 2 * 3 * size.forward([3, 5])
 
 

@@ -9,12 +9,14 @@ import torch
 from constant_policy import constant_policy, policy_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meta_models import llama_3b
 from tiny_tokenizers import WORDS, prompt
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from apo_bench.config.schema import PolicyModel
-from apo_bench.models import kl_divergence
+from apo_bench.models import kl_divergence, output_layer
 from apo_bench.models import policy as policies
+from apo_bench.models.memory import LiveBytes
 from apo_bench.models.tokenize import word_tokenizer
 from apo_bench.types import Response
 
@@ -101,6 +103,44 @@ def test_kl_against_a_plain_loop(tiny_policy: Any, other_policy: Path) -> None:
     nats = kl(other_policy, folder, ANSWERS, spec, 2)
     assert nats == pytest.approx([by_hand(answer) for answer in ANSWERS], abs=1e-4)
     assert min(nats) > 0.01
+
+
+def test_chunks_and_passes_change_nothing(
+    tiny_policy: Any, other_policy: Path, constants: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One position a chunk and one response a pass, against all at once; among them a response without a token, whose KL is 0."""
+    folder, spec = tiny_policy
+    whole = kl(other_policy, folder, ANSWERS, spec, 3)
+    monkeypatch.setattr(output_layer, "CHUNK", 1)
+    monkeypatch.setattr(kl_divergence, "TOKENS_A_PASS", 1)
+    assert kl(other_policy, folder, ANSWERS, spec, 3) == pytest.approx(whole, abs=1e-5)
+    cut = Response(prompt("a"), "", 0, "length")
+    assert kl(*constants, [cut], policy_settings(8), 1) == [0.0]
+
+
+def test_a_policy_that_is_built_otherwise_is_compared_by_its_own_logits(
+    tiny_policy: Any, other_policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, spec = tiny_policy
+    expected = kl(other_policy, folder, ANSWERS, spec, 2)
+    monkeypatch.setattr(kl_divergence, "is_recognised", lambda model: False)
+    assert kl(other_policy, folder, ANSWERS, spec, 2) == pytest.approx(expected, abs=1e-5)
+
+
+def test_kl_of_3b_policies_holds_under_2_gb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 responses of 512 tokens to prompts of 106, at a vocabulary of 128,256, beside the two models; two layers, of which none is kept.
+
+    Logits of all these positions would take 20 GB a model. What leaves the device, where no numbers are, is taken as 0.
+    """
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape))
+    spec = policy_settings(512, max_response_tokens=512).model_copy(update={"max_prompt_tokens": 106})
+    responses = [Response(prompt("a " * 200), "b " * 512, 512, "length")] * 64
+    tokenizer = word_tokenizer(["a", "b"])
+    policy, reference = llama_3b(layers=2), llama_3b(layers=2)
+    with LiveBytes() as memory:
+        nats = kl_divergence.kl(policy, reference, tokenizer, responses, spec, batch_size=64)
+    assert nats == [0.0] * 64
+    assert memory.peak < 1.5e9
 
 
 @pytest.mark.slow

@@ -70,6 +70,11 @@ class Recipe(Section):
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
         return self
 
+    @property
+    def items_per_pass(self) -> int:
+        """Items of a forward pass, in one process."""
+        return self.micro_batch_size or self.batch_size
+
     def updates(self, items: int) -> int:
         """Optimizer updates that training on so many items takes; known before it starts."""
         return max(1, math.ceil(self.epochs * math.ceil(items / self.batch_size)))
