@@ -72,7 +72,7 @@ class TransformersEngine:
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
         model, tokenizer = self.models.copy(*self._stored("policy", job.policy, job.model))
-        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
+        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model, job.token_ids)
         cost, lengths = flops.training(model, job.recipe), [len(ids) for item in items for ids, _ in item["sides"]]
         spent = 0.0
         if job.loss.needs_reference:
