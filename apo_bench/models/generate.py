@@ -103,11 +103,15 @@ def _seeds(seed: int, prompts: Sequence[Prompt], n: int) -> Iterator[list[int]]:
 
 def _sample(model: Any, prompts: Sequence[list[int]], n: int, seeds: Sequence[int], rules: _Rules) -> list[list[int]]:
     """The ids of n responses to each prompt, one for each of the seeds."""
+    from apo_bench.models import kv_cache
+
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     ids, mask = (part.to(model.device) for part in pad(prompts, rules.pad_id, side="left"))
     logits, cache = _read(model, ids, mask, None)
     copies = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
     ids, mask, logits = _select(copies, ids, mask, logits, cache=cache)
+    if cache is not None:
+        kv_cache.make_room(cache)
     rows: list[list[int]] = [[] for _ in seeds]
     live = torch.arange(len(rows))  # which response each row of the batch is
     over = [False] * len(rows)
@@ -123,7 +127,7 @@ def _sample(model: Any, prompts: Sequence[list[int]], n: int, seeds: Sequence[in
         stay = torch.tensor([place for place, row in enumerate(live.tolist()) if not over[row]], dtype=torch.long)
         if not len(stay):
             return rows
-        if len(live) - len(stay) >= len(live) / LEAVE:
+        if (len(live) - len(stay)) * LEAVE >= len(live):
             live = live[stay]
             ids, mask = _select(stay.to(model.device), ids, mask, cache=cache)
         logits, cache = _read(model, ids, mask, cache)
@@ -143,10 +147,12 @@ def _draw(scores: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 
 def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any | None) -> tuple[Tensor, Any | None]:
-    """Scores of the next token in fp32, (B, V), and the model's cache if it can be selected from by row.
+    """Scores of the next token in fp32, (B, V), and the model's cache if rows can be selected from it.
 
     What the cache holds is not read again; without it, everything is.
     """
+    from apo_bench.models import kv_cache
+
     accepted = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {"position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0), "logits_to_keep": 1}
     inputs = model.prepare_inputs_for_generation(
@@ -159,15 +165,7 @@ def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any | None) -> tuple[Ten
         **{name: value for name, value in options.items() if name in accepted},
     )
     output = model(**inputs, return_dict=True)
-    return output.logits[:, -1].float(), _selectable(output)
-
-
-def _selectable(output: Any) -> Any | None:
-    """A kind of cache that has a layer's whole state in layers that transformers reorders; one of a model's own may have more beside."""
-    from transformers import DynamicCache
-
-    cache = getattr(output, "cache", None)
-    return cache if type(cache) is DynamicCache else None
+    return output.logits[:, -1].float(), kv_cache.selectable(getattr(output, "cache", None))
 
 
 def _select(rows: Tensor, *parts: Tensor, cache: Any | None) -> tuple[Tensor, ...]:

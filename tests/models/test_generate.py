@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from apo_bench.config.schema import PolicyModel, Recipe, Sampling
 from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.losses import SFTLoss
-from apo_bench.models import generate
+from apo_bench.models import generate, kv_cache
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import encode_prompt, word_tokenizer
 from apo_bench.training.training_spec import PolicyTraining
@@ -246,7 +246,7 @@ def test_a_cache_that_cannot_be_selected_from_is_not_used(tiny_policy: Any, monk
     """The same responses; every pass reads everything."""
     model, tokenizer = policies.load_policy(tiny_policy[0])
     expected = by_prompt((model, tokenizer), PROMPTS, 3)
-    monkeypatch.setattr(generate, "_selectable", lambda output: None)
+    monkeypatch.setattr(kv_cache, "selectable", lambda cache: None)
     passes = forward_passes(model)
     assert by_prompt((model, tokenizer), PROMPTS, 3) == expected
     assert [width for (_, width), _ in passes] == list(range(10, 10 + len(passes)))
