@@ -33,12 +33,18 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Response:
-    """A policy's answer. `tokens` counts generated tokens, the end-of-sequence token included."""
+    """A policy's answer. `tokens` counts generated tokens, the end-of-sequence token included.
+
+    `token_ids` are the sampled ids, which training and KL read in place of the text: with the end-of-sequence token if it was sampled,
+    without it after a cut at the length limit (finish "length"). After a next human turn (finish "turn") they are those before it and
+    an end-of-sequence token. None: known as a text only.
+    """
 
     prompt: Prompt
     text: str
     tokens: int
     finish: Literal["eos", "turn", "length"]
+    token_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

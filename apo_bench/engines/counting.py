@@ -25,7 +25,7 @@ from apo_bench.types import Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
 BLOCK = 4096  # files take whole blocks of a disk
-ROW, SCORE, NAME = 60, 21, 8  # bytes of a sample beside its text, of a number, of a name in a list beside it
+ROW, TOKEN, SCORE, NAME = 75, 7, 21, 8  # bytes of a sample beside its text and ids, of an id, of a number, of a name in a list beside it
 MANIFEST, NGRAM = 2000, 25_000  # bytes of an artifact's manifest, of a small n-gram model
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class CountingEngine:
         ids = [prompt.id for prompt in job.prompts]
         rng = np.random.default_rng(int(digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed]), 16))
         answers = self.expected.answers(prompts, job.sampling, rng, initial=job.policy.key == self.initial_key)
-        texts = sum(ROW + len(answer.prompt.id) + len(answer.text) for answer in answers)
+        texts = sum(ROW + len(answer.prompt.id) + len(answer.text) + TOKEN * answer.tokens for answer in answers)
         size = disk_bytes(texts, MANIFEST + sum(len(name) + NAME for name in ids))
         counts = self._policies[job.policy.key].sampled(job.prompts, job.n, [answer.tokens for answer in answers])
         return Estimated(answers, counts, len(answers) * job.sampling.max_new_tokens, size)

@@ -91,9 +91,9 @@ class TransformersEngine:
         """(model, tokenizer, encoded items, FLOPs). A reference's log-probabilities are read first, beside each item, and it is freed."""
         if not job.loss.needs_reference:
             model, tokenizer = self.models.policy_to_train(job)
-            return model, tokenizer, encoding.encode_items(tokenizer, job.data, job.loss, job.model), 0.0
+            return model, tokenizer, encoding.encode_items(tokenizer, job.data, job.loss, job.model, job.token_ids), 0.0
         model, tokenizer = self.models.reference(job)
-        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
+        items = encoding.encode_items(tokenizer, job.data, job.loss, job.model, job.token_ids)
         all_logps = encoding.response_logps(model, items, tokenizer.pad_token_id, job.recipe.items_per_pass)
         for item, logps in zip(items, all_logps, strict=True):
             item["reference_logps"] = logps

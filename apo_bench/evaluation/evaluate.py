@@ -235,7 +235,7 @@ class RoundEvaluation:
         inputs = {
             "policy": self.round.policy.key,
             "reference": context.initial_policy.key,
-            "samples": digest([(sample.prompt.id, sample.text) for sample in samples]),
+            "samples": digest([(sample.prompt.id, sample.text, sample.finish, sample.token_ids) for sample in samples]),
             "code": code_hash(__name__),
             "engine": context.engine.identity,
         }

@@ -24,7 +24,7 @@ from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest, path_identity
 from apo_bench.lab.ledger import Ledger
 from apo_bench.store import Artifact, Computed
-from apo_bench.training.data import check_data
+from apo_bench.training.data import check_data, sides_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import (
     BestOfNPolicy,
@@ -44,6 +44,7 @@ from apo_bench.types import (
 )
 
 T = TypeVar("T")
+STORED = ("text", "tokens", "finish", "token_ids")  # of a response, beside its prompt's id
 Progress = Callable[[str, Mapping[Any, float]], None]  # a stage, and what the arm has used before it
 
 
@@ -85,6 +86,7 @@ class Lab:
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
         self._store, self._engine, self._ledger, self._seed, self._data = store, engine, ledger, seed, data
         self._policy_model, self._reward_model, self._progress = policy_model, reward_model, progress
+        self._token_ids: dict[str, dict[str, tuple[int, ...]]] = {}  # of everything sampled, by prompt id and text
         self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
 
     @property
@@ -139,7 +141,11 @@ class Lab:
         }
         job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._derived_seed("sample", str(draw)))
         load = partial(_load_responses, prompts=[prompt for prompt in prompts for _ in range(n)])
-        return self._memo("samples", inputs, lambda folder: self._engine.generate(job), _save_responses, load)[1]
+        responses: Sequence[Response] = self._memo("samples", inputs, lambda folder: self._engine.generate(job), _save_responses, load)[1]
+        for response in reversed(responses):  # where a text was sampled twice, the first counts, as it does in best_of
+            if response.token_ids is not None:
+                self._token_ids.setdefault(response.prompt.id, {})[response.text] = response.token_ids
+        return tuple(responses)
 
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
         """The reward model's scores, grouped by prompt in order of first appearance."""
@@ -188,7 +194,8 @@ class Lab:
         """A policy trained from `policy` on the data that the loss reads; `reference` is for losses that need one.
 
         `loss` is a PolicyLoss, shipped or a method's own. The experiment's recipe applies, with the learning rate or epochs given here
-        in place of its own. Raises InputError, before anything is spent, for data that the loss does not read and for a missing or
+        in place of its own. Responses that this lab sampled are trained on as the ids they were sampled as, a sample cut at the length
+        limit without an end; all others are encoded. Raises InputError, before anything is spent, for data that the loss does not read and for a missing or
         unneeded reference.
         """
         changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
@@ -200,17 +207,18 @@ class Lab:
             if isinstance(part, BestOfNPolicy):
                 raise InputError("lab.train_policy: a best-of-n policy has no weights to train, or to compare with")
         self._before(f"policy on {len(data)} {loss.reads}", policy_updates=recipe.updates(len(data)))
+        token_ids = self._sampled_ids(data)
         inputs = {
             "policy": policy.key,
             "reference": reference.key if reference else None,
             "data": digest([_row(item) for item in data]),
+            "token_ids": digest(token_ids),
             "loss": _described(loss),
             "recipe": recipe.model_dump(),
             "format": self._format(),
         }
-        job = PolicyTraining(
-            policy, tuple(data), loss, reference, self._policy_model, recipe, self._derived_seed("train_policy")  # pyright: ignore
-        )  # fmt: skip
+        seed = self._derived_seed("train_policy")
+        job = PolicyTraining(policy, tuple(data), loss, reference, self._policy_model, recipe, seed, token_ids)  # pyright: ignore
         artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_policy(job, folder))
         return Policy(artifact.key)
 
@@ -248,6 +256,16 @@ class Lab:
         self.wall_s += artifact.wall_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
         return artifact, value
+
+    def _sampled_ids(self, data: Sequence[TrainingItem]) -> dict[str, dict[str, tuple[int, ...]]]:
+        """The ids of those responses in the data that were sampled here."""
+        token_ids: dict[str, dict[str, tuple[int, ...]]] = {}
+        for item in data:
+            sampled = self._token_ids.get(item.prompt.id, {})
+            known = {text: sampled[text] for text in sides_of(item) if text in sampled}
+            if known:
+                token_ids.setdefault(item.prompt.id, {}).update(known)
+        return token_ids
 
     def _grant(self, unit: Any, items: Sequence[T], n: int | None, name: Callable[[T], str]) -> tuple[T, ...]:
         if n is None:
@@ -297,14 +315,15 @@ def load_scores(folder: Path) -> list[float]:
 
 
 def _save_responses(folder: Path, responses: Sequence[Response]) -> None:
-    rows = ({"prompt_id": row.prompt.id, "text": row.text, "tokens": row.tokens, "finish": row.finish} for row in responses)
+    rows = ({"prompt_id": row.prompt.id, **{name: getattr(row, name) for name in STORED}} for row in responses)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "responses.jsonl").write_text(lines, encoding="utf-8")
 
 
 def _load_responses(folder: Path, prompts: Sequence[Prompt]) -> tuple[Response, ...]:
     rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    return tuple(Response(prompt, row["text"], row["tokens"], row["finish"]) for prompt, row in zip(prompts, rows, strict=True))
+    parts = ({name: row[name] for name in STORED} | {"token_ids": row["token_ids"] and tuple(row["token_ids"])} for row in rows)
+    return tuple(Response(prompt, **part) for prompt, part in zip(prompts, parts, strict=True))
 
 
 def _row(item: TrainingItem) -> tuple[Any, ...]:

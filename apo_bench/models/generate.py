@@ -1,14 +1,20 @@
-"""Responses sampled from a policy."""
+"""Responses sampled from a policy: each prompt is read once for its n responses, and each response has a seed of its own."""
 
-from collections.abc import Sequence
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel, Sampling
 from apo_bench.models import flops
 from apo_bench.models.tokenize import HUMAN_TURN, encode_prompt, pad
 from apo_bench.types import Prompt, Response, identity
+
+LEAVE = 8  # finished rows leave the batch once they are an eighth of it: leaving copies the cache, as every token does
 
 
 @torch.no_grad()
@@ -17,31 +23,22 @@ def generate(
 ) -> tuple[list[Response], dict[str, float]]:
     """n responses to each prompt, prompt by prompt, and the counts spent.
 
-    Prompts of like length share a batch. A response ends at the end-of-sequence token, at the next human turn, or at
-    max_new_tokens; the padding token is never drawn. The draw depends on the seed and the batch, never on the global generator.
+    A response ends at an end-of-sequence token, at the next human turn, or at max_new_tokens; the padding token is never drawn. Response
+    j of a prompt depends on the seed, the prompt's id and j, and up to rounding on nothing else: not on n, on other prompts or on the
+    batch. A prompt that occurs twice is answered twice. Prompts of like length share a batch.
     """
-    model.eval()
+    model = getattr(model.eval(), "get_base_model", lambda: model)()  # of adapters: the model that they were put into
     encoded = [encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens) for prompt in prompts]
-    own = model.generation_config  # what is saved with the weights, and decides nothing here but which tokens end a response
-    ends = {tokenizer.eos_token_id, *_as_list(getattr(own, "eos_token_id", None))} - {None}
-    stop = {} if tokenizer.chat_template else {"stop_strings": [HUMAN_TURN], "tokenizer": tokenizer}
+    rules = _Rules.of(model, tokenizer, sampling)
+    seeds = list(_seeds(seed, prompts, n))
     order = sorted(range(len(prompts)), key=lambda place: (len(encoded[place].ids), place))
     size = max(1, sampling.batch_size // n)
-    answers: dict[int, list[Response]] = {}
-    model.generation_config = _generation_config(tokenizer, sampling, ends)
-    try:
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            ids, mask = pad([encoded[place].ids for place in batch], tokenizer.pad_token_id, side="left")
-            with torch.random.fork_rng():
-                torch.manual_seed(int(identity(str(seed), str(start)), 16) % 2**63)
-                output = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), num_return_sequences=n, **stop)
-            rows = output[:, ids.shape[1] :].tolist()
-            for number, place in enumerate(batch):
-                answers[place] = [_response(tokenizer, prompts[place], row, ends) for row in rows[number * n : (number + 1) * n]]
-    finally:
-        model.generation_config = own
-    responses = [response for place in range(len(prompts)) for response in answers[place]]
+    sampled: dict[int, list[list[int]]] = {}
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        rows = _sample(model, [encoded[place].ids for place in batch], n, [seed for place in batch for seed in seeds[place]], rules)
+        sampled.update((place, rows[number * n : (number + 1) * n]) for number, place in enumerate(batch))
+    responses = [_response(tokenizer, prompt, row, rules.ends) for place, prompt in enumerate(prompts) for row in sampled[place]]
     sampled_tokens = sum(response.tokens for response in responses)
     cost, lengths = flops.size(model), [response.tokens for response in responses]
     counts: dict[str, float] = {
@@ -53,30 +50,140 @@ def generate(
     return responses, counts
 
 
-def _generation_config(tokenizer: Any, sampling: Sampling, ends: set[int]) -> Any:
-    from transformers import GenerationConfig
+@dataclass(frozen=True)
+class _Rules:
+    """How scores become a token, and what ends a response. `turn`: whether ids end with the next human turn, where that ends one."""
 
-    return GenerationConfig(
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        repetition_penalty=sampling.repetition_penalty,
-        max_new_tokens=sampling.max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted(ends),
-        suppress_tokens=[tokenizer.pad_token_id],  # padding is no word; an added one has a row that nothing trained
+    processors: Any
+    greedy: bool
+    ends: frozenset[int]
+    turn: Any | None
+    max_new_tokens: int
+    pad_id: int
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, sampling: Sampling) -> "_Rules":
+        from transformers import StopStringCriteria
+
+        own = getattr(model.generation_config, "eos_token_id", None)  # saved with the weights; the rest of it decides nothing here
+        ends = frozenset({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+        turn = None if tokenizer.chat_template else StopStringCriteria(tokenizer, [HUMAN_TURN])
+        processors = _processors(sampling, tokenizer.pad_token_id, model.device)
+        return cls(processors, sampling.temperature == 0, ends, turn, sampling.max_new_tokens, tokenizer.pad_token_id)
+
+
+def _processors(sampling: Sampling, pad_id: int, device: Any) -> Any:
+    """transformers' own, in the order in which its `generate` applies them. A penalty on padding changes nothing: it is never drawn."""
+    from transformers import generation
+
+    processors = generation.LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        processors.append(generation.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    processors.append(generation.SuppressTokensLogitsProcessor([pad_id], device=device))  # an added row that nothing trained
+    if sampling.temperature == 0:
+        return processors
+    if sampling.temperature != 1:
+        processors.append(generation.TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        processors.append(generation.TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        processors.append(generation.TopPLogitsWarper(sampling.top_p))
+    return processors
+
+
+def _seeds(seed: int, prompts: Sequence[Prompt], n: int) -> Iterator[list[int]]:
+    """n a prompt. A prompt that occurs again gets others."""
+    before = Counter[str]()
+    for prompt in prompts:
+        occurrence = before[prompt.id]
+        before[prompt.id] += 1
+        yield [int(identity(str(seed), prompt.id, str(occurrence), str(number)), 16) % 2**63 for number in range(n)]
+
+
+def _sample(model: Any, prompts: Sequence[list[int]], n: int, seeds: Sequence[int], rules: _Rules) -> list[list[int]]:
+    """The ids of n responses to each prompt, one for each of the seeds."""
+    from apo_bench.models import kv_cache
+
+    generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    ids, mask = (part.to(model.device) for part in pad(prompts, rules.pad_id, side="left"))
+    logits, cache = _read(model, ids, mask, None)
+    copies = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
+    ids, mask, logits = _select(copies, ids, mask, logits, cache=cache)
+    if cache is not None:
+        kv_cache.make_room(cache)
+    rows: list[list[int]] = [[] for _ in seeds]
+    live = torch.arange(len(rows))  # which response each row of the batch is
+    over = [False] * len(rows)
+    while True:
+        scores = rules.processors(ids, logits)
+        tokens = scores.argmax(dim=-1) if rules.greedy else _draw(scores, [generators[row] for row in live])
+        ids, mask = torch.cat([ids, tokens[:, None]], dim=1), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        turns = [False] * len(live) if rules.turn is None else rules.turn(ids, None).tolist()
+        for row, token, turn in zip(live.tolist(), tokens.tolist(), turns, strict=True):
+            if not over[row]:
+                rows[row].append(token)
+                over[row] = turn or token in rules.ends or len(rows[row]) == rules.max_new_tokens
+        stay = torch.tensor([place for place, row in enumerate(live.tolist()) if not over[row]], dtype=torch.long)
+        if not len(stay):
+            return rows
+        if (len(live) - len(stay)) * LEAVE >= len(live):
+            live = live[stay]
+            ids, mask = _select(stay.to(model.device), ids, mask, cache=cache)
+        logits, cache = _read(model, ids, mask, cache)
+
+
+def _draw(scores: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """A token a row (B,), with the probabilities of softmax(scores) (B, V), each row by its own generator.
+
+    The first arrival of V exponential clocks with those probabilities as rates. Beside inverting the cumulative distribution, where a
+    change in any token's last bits moves all tokens after it, another token is drawn only if two arrivals are within rounding.
+    """
+    uniform = torch.empty(scores.shape, dtype=torch.float64, device=scores.device)  # 24 bits would be too coarse for rare tokens
+    for row, generator in zip(uniform, generators, strict=True):
+        row.uniform_(generator=generator)
+    clocks = -torch.log1p(-uniform.float().clamp(min=1e-30, max=1 - 2**-24))
+    return (scores.softmax(dim=-1) / clocks).argmax(dim=-1)
+
+
+def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any | None) -> tuple[Tensor, Any | None]:
+    """Scores of the next token in fp32, (B, V), and the model's cache if rows can be selected from it.
+
+    What the cache holds is not read again; without it, everything is.
+    """
+    from apo_bench.models import kv_cache
+
+    accepted = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0), "logits_to_keep": 1}
+    inputs = model.prepare_inputs_for_generation(
+        ids,
+        next_sequence_length=None if cache is None else 1,
+        cache=cache,
+        attention_mask=mask,
+        use_cache=True,
+        is_first_iteration=cache is None,
+        **{name: value for name, value in options.items() if name in accepted},
     )
+    output = model(**inputs, return_dict=True)
+    return output.logits[:, -1].float(), kv_cache.selectable(getattr(output, "cache", None))
 
 
-def _response(tokenizer: Any, prompt: Prompt, row: list[int], ends: set[int]) -> Response:
-    end = next((place for place, token in enumerate(row) if token in ends), None)
-    tokens = len([token for token in row if token != tokenizer.pad_token_id]) if end is None else end + 1
-    text = tokenizer.decode(row[:tokens], skip_special_tokens=True)
-    before_turn, turn, _ = text.partition(HUMAN_TURN)
-    finish = "turn" if turn else "length" if end is None else "eos"
-    return Response(prompt, before_turn.strip(), tokens, finish)
+def _select(rows: Tensor, *parts: Tensor, cache: Any | None) -> tuple[Tensor, ...]:
+    """These rows of each part and, in place, of the cache: fewer of them or more."""
+    if cache is not None:
+        cache.reorder_cache(rows)
+    return tuple(part[rows] for part in parts)
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _response(tokenizer: Any, prompt: Prompt, ids: list[int], ends: frozenset[int]) -> Response:
+    """The text before a next human turn, if there is one; its ids then end with the end-of-sequence token in the turn's place."""
+    before, turn, _ = tokenizer.decode(ids, skip_special_tokens=True).partition(HUMAN_TURN)
+    finish = "turn" if turn else "eos" if ids[-1] in ends else "length"
+    trained = ids
+    if turn:
+        lengths = (length for length in range(len(ids)) if _starts(tokenizer, ids[:length], before))
+        trained = [*ids[: next(lengths, len(ids) - 1)], tokenizer.eos_token_id]
+    return Response(prompt, before.strip(), len(ids), finish, tuple(trained))
+
+
+def _starts(tokenizer: Any, ids: list[int], text: str) -> bool:
+    return tokenizer.decode(ids, skip_special_tokens=True).startswith(text)

@@ -24,7 +24,7 @@ def kl(policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response
     lengths: list[int] = []
     for response in responses:
         start = encode_prompt(tokenizer, response.prompt, spec.system_prompt, spec.max_prompt_tokens).ids
-        end = encode_response(tokenizer, response.text, spec.max_response_tokens)
+        end = encode_response(tokenizer, response.text, spec.max_response_tokens, response.token_ids)
         lengths.append(len(start) + len(end))
         if response.finish != "eos" and end[-1] == tokenizer.eos_token_id:  # the policy did not end here: it sampled no end token
             end = end[:-1]

@@ -69,8 +69,10 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, system_prompt: str | None, max
     return _left_truncated(tokenizer(text, add_special_tokens=False)["input_ids"], max_tokens)
 
 
-def encode_response(tokenizer: Any, text: str, max_tokens: int) -> list[int]:
-    """A response's ids with the end-of-sequence token; one too long is cut on the right and then has no end."""
+def encode_response(tokenizer: Any, text: str, max_tokens: int, token_ids: Sequence[int] | None = None) -> list[int]:
+    """A response's ids with the end-of-sequence token, or the ids it was sampled as; one too long is cut on the right and has no end."""
+    if token_ids is not None:
+        return list(token_ids)[:max_tokens]
     if not tokenizer.chat_template:
         text = " " + text
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id][:max_tokens]

@@ -11,15 +11,22 @@ from apo_bench.losses import PolicyLoss, View, denominator_of
 from apo_bench.models.output_layer import is_recognised, token_logps
 from apo_bench.models.tokenize import encode_prompt, encode_response, pad
 from apo_bench.training.data import sides_of
+from apo_bench.training.training_spec import TokenIds
 from apo_bench.types import Group, TrainingItem, UnpairedExample
 
 
-def encode_items(tokenizer: Any, data: Sequence[TrainingItem], loss: PolicyLoss, model: PolicyModel) -> list[dict[str, Any]]:
-    """Encoded items for `trainer.fit`. `size`: an item's part of the update's denominator; `length`: its tokens, which bucket it."""
+def encode_items(
+    tokenizer: Any, data: Sequence[TrainingItem], loss: PolicyLoss, model: PolicyModel, token_ids: TokenIds | None = None
+) -> list[dict[str, Any]]:
+    """Encoded items for `trainer.fit`; responses in `token_ids` are those ids.
+
+    `size`: an item's part of the update's denominator; `length`: its tokens, which bucket it.
+    """
     items: list[dict[str, Any]] = []
     for item in data:
         start = encode_prompt(tokenizer, item.prompt, model.system_prompt, model.max_prompt_tokens).ids
-        ends = [encode_response(tokenizer, text, model.max_response_tokens) for text in sides_of(item)]
+        sampled = (token_ids or {}).get(item.prompt.id, {})
+        ends = [encode_response(tokenizer, text, model.max_response_tokens, sampled.get(text)) for text in sides_of(item)]
         sides = [(start + end, [0] * len(start) + [1] * len(end)) for end in ends]
         size = sum(map(len, ends)) if denominator_of(loss) == "tokens" else 1
         items.append({"sides": sides, "size": size, "length": sum(len(ids) for ids, _ in sides)})

@@ -1,18 +1,22 @@
 """What is to be trained, as one record: the Lab fills it in, an engine carries it out, a launched process reads it from a file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from apo_bench.config.schema import PolicyModel, Recipe, RewardSpec
 from apo_bench.types import Demonstration, Group, Pair, Policy, RewardModel, UnpairedExample
 
 Counts = Mapping[str, float]  # amounts spent, by ledger unit and name of a count
+TokenIds = Mapping[str, Mapping[str, tuple[int, ...]]]  # of sampled responses, by prompt id and text: see types.Response
 
 
 @dataclass(frozen=True)
 class PolicyTraining:
-    """Train `policy` on `data` with `loss`, which compares with `reference` if it needs one."""
+    """Train `policy` on `data` with `loss`, which compares with `reference` if it needs one.
+
+    A response in `token_ids` is trained on as those ids; any other came as a text and is encoded.
+    """
 
     policy: Policy
     data: tuple[Demonstration, ...] | tuple[Pair, ...] | tuple[UnpairedExample, ...] | tuple[Group, ...]
@@ -21,6 +25,7 @@ class PolicyTraining:
     model: PolicyModel
     recipe: Recipe
     seed: int
+    token_ids: TokenIds = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

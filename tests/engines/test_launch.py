@@ -192,6 +192,7 @@ def test_a_job_comes_back_from_json_as_it_was(bench: EvaluationContext) -> None:
     sft, prompt = jobs["sft"], bench.task.prompts["policy"][0]
     assert isinstance(sft, PolicyTraining)
     jobs["groups"] = replace(sft, loss=RRHFLoss(1 / 3), data=(Group(prompt, ("sorry", ""), (0.1 + 0.2, -1e-17)),))
+    jobs["sampled"] = replace(sft, token_ids={prompt.id: {"sorry": (5, 1), "a, b\n": ()}})
     jobs["continued"] = replace(jobs["reward"], start=RewardModel("abc"), body=None, vocabulary=None)
     for job in jobs.values():
         assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job

@@ -24,6 +24,7 @@ from apo_bench.losses.policy_loss import Reads
 from apo_bench.models.policy import load_policy
 from apo_bench.models.tokenize import encode_prompt, encode_response
 from apo_bench.store import RunStore
+from apo_bench.training.training_spec import PolicyTraining
 from apo_bench.types import (
     BestOfNPolicy,
     Demonstration,
@@ -320,6 +321,65 @@ def test_groups_are_keyed_by_answers_scores_and_weight(bench: EvaluationContext,
     ]
     assert len({policy.key for policy in policies}) == len(policies)
     assert built(bench, lambda: lab.train_policy(start, some, RRHFLoss())) == []
+
+
+def test_sampled_ids_are_kept_and_trained_on(bench: EvaluationContext, reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job names the ids of those of its responses that this lab sampled: as pairs, groups or demonstrations; read back from disk too.
+
+    Words are tokens: the ids are the words and, unless the sample was cut, an end. The same texts from elsewhere are texts, and another
+    policy comes out of them where a sample was cut.
+    """
+    _, tokenizer = load_policy(bench.store.open("policies", bench.initial_policy.key).folder)
+    lab, cut = tiny_lab(bench), Sampling(max_new_tokens=2)
+    prompts = lab.prompts(n=6, draw=71)
+    samples = lab.sample(lab.initial_policy, prompts, n=3, draw=71, sampling=cut)
+    assert {sample.finish for sample in samples} >= {"length"}
+    for sample in samples:
+        end = [] if sample.finish == "length" else [tokenizer.eos_token_id]
+        assert sample.token_ids is not None and len(sample.token_ids) == sample.tokens
+        assert list(sample.token_ids[sample.tokens - len(end) :]) == end
+        assert tokenizer.decode(sample.token_ids, skip_special_tokens=True).strip() == sample.text
+    again = tiny_lab(bench, store=RunStore(bench.store.run_folder))
+    assert again.sample(again.initial_policy, prompts, n=3, draw=71, sampling=cut) == samples
+
+    jobs: list[PolicyTraining] = []
+    train = bench.engine.train_policy
+    monkeypatch.setattr(bench.engine, "train_policy", lambda job, into: jobs.append(job) or train(job, into))
+    groups = lab.score(reward_model, samples)
+    golden = Demonstration(prompts[0], "words of someone else")
+    best = [*best_of(groups), golden]
+    policy = lab.train_policy(lab.initial_policy, best, SFTLoss())
+    trained_tokens = lab.used["policy_train_tokens"]
+    first: dict[tuple[str, str], Any] = {}
+    for sample in samples:
+        first.setdefault((sample.prompt.id, sample.text), sample.token_ids)
+    assert {(id_, text): ids for id_, texts in jobs[0].token_ids.items() for text, ids in texts.items()} == {
+        (item.prompt.id, item.response): first[item.prompt.id, item.response] for item in best_of(groups)
+    }
+    lab.train_policy(lab.initial_policy, groups, RRHFLoss())
+    assert {(id_, text) for id_, texts in jobs[1].token_ids.items() for text in texts} == set(first)
+    elsewhere = tiny_lab(bench)
+    assert elsewhere.train_policy(elsewhere.initial_policy, best, SFTLoss()) != policy
+    assert jobs[2].token_ids == {} and jobs[2].data == jobs[0].data
+    was_cut = sum(first[item.prompt.id, item.response][-1] != tokenizer.eos_token_id for item in best_of(groups))
+    assert elsewhere.used["policy_train_tokens"] - trained_tokens == was_cut > 0  # an end more for each that was cut
+
+
+def test_equal_texts_of_other_ids_are_other_data(bench: EvaluationContext) -> None:
+    """The latest sample of a text counts, and of one draw the first."""
+    lab, prompt = tiny_lab(bench), bench.task.prompts["policy"][0]
+    drawn: list[tuple[Response, ...]] = [
+        (Response(prompt, "sorry", 1, "length", (7,)), Response(prompt, "sorry", 2, "eos", (7, 1))),
+        (Response(prompt, "sorry", 2, "eos", (7, 1)),),
+        (Response(prompt, "sorry", 1, "length"),),
+    ]
+    keys = []
+    for draw, responses in enumerate(drawn):
+        lab._memo = lambda *args, responses=responses: (None, responses)  # pyright: ignore
+        lab.sample(lab.initial_policy, [prompt], n=len(responses), draw=draw)
+        del lab._memo  # pyright: ignore
+        keys.append(lab.train_policy(lab.initial_policy, [Demonstration(prompt, "sorry")], SFTLoss()).key)
+    assert keys[0] != keys[1] == keys[2]  # a response known as a text alone changes nothing
 
 
 def test_scores_are_keyed_by_model_and_items(bench: EvaluationContext, human: tuple[Pair, ...], reward_model: RewardModel) -> None:

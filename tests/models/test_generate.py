@@ -1,4 +1,5 @@
-"""Sampling: what is drawn, ended and counted, on a random policy, on one trained to echo and on ones with known probabilities."""
+"""Sampling: what is read, drawn, ended and counted; on random policies of several architectures, on one trained to echo and on ones with
+known probabilities. transformers' `generate` is the other implementation that greedy answers and warped probabilities are compared with."""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from constant_policy import LLAMA, constant_policy, policy_settings
-from tiny_tokenizers import prompt, turn_tokenizer
-from transformers import AutoTokenizer
+from scipy.stats import chi2
+from tiny_tokenizers import WORDS, prompt, turn_tokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
 from apo_bench.config.schema import PolicyModel, Recipe, Sampling
 from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.losses import SFTLoss
-from apo_bench.models import generate
+from apo_bench.models import generate, kv_cache
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import encode_prompt, word_tokenizer
 from apo_bench.training.training_spec import PolicyTraining
@@ -22,6 +24,32 @@ from apo_bench.types import Demonstration, Policy, Prompt, Response
 
 ONE_TOKEN = Sampling(max_new_tokens=1)
 PROMPTS = [prompt(text) for text in ("how do i wash it", "dry", "boil no and", "wash it and dry it and rinse it")]
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": SMALL,
+    "mistral": {**SMALL, "sliding_window": 4},
+    "gemma3_text": {**SMALL, "head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "qwen3": {**SMALL, "head_dim": 8},
+    "lfm2": {**SMALL, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3, "block_multiple_of": 8},
+    "minimax": {  # keeps states beside the cache's layers
+        **SMALL, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 2, "num_experts_per_tok": 1,
+        "block_size": 4,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """(model, tokenizer) of two layers with weights large enough that what is read matters."""
+    model, tokenizer = policies.new_policy({"model_type": request.param, **ARCHITECTURES[request.param]}, WORDS, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.3, generator=generator)
+    return model.eval(), tokenizer
 
 
 def sampled(policy: Any, prompts: Sequence[Prompt], n: int = 1, seed: int = 0, **fields: Any) -> list[Response]:
@@ -73,6 +101,29 @@ def test_every_answer_belongs_to_its_prompt(echo: Any, batch_size: int) -> None:
     assert {(response.tokens, response.finish) for response in responses} == {(2, "eos")}  # the word and the end
 
 
+def by_prompt(loaded: Any, prompts: Sequence[Prompt], n: int, **fields: Any) -> dict[str, list[tuple[int, ...] | None]]:
+    """Sampled ids of each prompt."""
+    sampling = Sampling(max_new_tokens=8).model_copy(update=fields)
+    responses, _ = generate.generate(*loaded, prompts, n, sampling, policy_settings(8), 3)
+    return {each.id: [response.token_ids for response in responses if response.prompt == each] for each in prompts}
+
+
+def test_a_response_depends_on_neither_n_nor_other_prompts_nor_the_batch(architecture: Any) -> None:
+    """All four responses at once; the first two in another order, beside shorter prompts only, and one prompt a batch."""
+    four = by_prompt(architecture, PROMPTS, 4)
+    assert len({ids for several in four.values() for ids in several}) > 8
+    two = {place: several[:2] for place, several in four.items()}
+    assert by_prompt(architecture, PROMPTS[::-1], 2) == two
+    assert by_prompt(architecture, PROMPTS, 2, batch_size=1) == two
+    assert by_prompt(architecture, PROMPTS[:2], 2) == {each.id: two[each.id] for each in PROMPTS[:2]}
+
+
+def test_a_prompt_that_occurs_twice_is_answered_twice(tiny_policy: Any) -> None:
+    first, second, *_ = (sampled(tiny_policy, [PROMPTS[0], PROMPTS[1], PROMPTS[0]], n=6)[place : place + 6] for place in (0, 12))
+    assert [response.text for response in first] != [response.text for response in second]
+    assert first == sampled(tiny_policy, [PROMPTS[0]], n=6)
+
+
 def test_left_padding_does_not_change_the_distribution(tiny_policy: Any) -> None:
     """At temperature 1e-4 the most probable answer: the same alone as beside longer prompts."""
     together = sampled(tiny_policy, PROMPTS, temperature=1e-4)
@@ -101,6 +152,121 @@ def test_draws_follow_the_models_probabilities(tiny_policy: Any) -> None:
     for word in "how do i wash it rinse and dry no boil".split():
         p = expected[tokenizer.convert_tokens_to_ids(word)].item()
         assert sum(response.text == word for response in drawn) / 4000 == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 4000))
+
+
+def test_draws_of_fixed_scores_follow_their_softmax() -> None:
+    """10,000 rows, each with a generator of its own: chi-square of 5 tokens below its 99.9 % point; a score of -inf is never drawn."""
+    scores = torch.tensor([0.0, 2.0, -math.inf, -3.0, 1.0, -1.0])
+    rows = 10_000
+    drawn = generate._draw(scores.expand(rows, -1), [torch.Generator().manual_seed(seed) for seed in range(rows)])
+    counts, expected = drawn.bincount(minlength=6).double(), rows * scores.double().softmax(dim=-1)
+    assert counts[2] == 0
+    possible = expected > 0
+    assert ((counts - expected)[possible] ** 2 / expected[possible]).sum() < chi2.ppf(0.999, df=4)
+
+
+WARPED = {"temperature": 0.7, "top_k": 9, "top_p": 0.9, "repetition_penalty": 1.3}
+
+
+@pytest.mark.parametrize("fields", [{}, WARPED, *({name: value} for name, value in WARPED.items())], ids=str)
+def test_next_token_probabilities_are_those_of_generate(tiny_policy: Any, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each of 4 tokens: the probabilities that a token is drawn with, against those that `generate` reports for the same beginning."""
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    drawn_with: list[torch.Tensor] = []
+
+    def draw(scores: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        drawn_with.append(scores.softmax(dim=-1))
+        return scores.argsort(dim=-1)[:, -2]  # any token but the end
+
+    monkeypatch.setattr(generate, "_draw", draw)
+    sampling = Sampling(max_new_tokens=4, **fields)
+    (response,), _ = generate.generate(model, tokenizer, PROMPTS[:1], 1, sampling, tiny_policy[1], 0)
+    assert response.token_ids is not None and len(response.token_ids) == len(drawn_with)
+    ids = encode_prompt(tokenizer, PROMPTS[0], "", 16).ids
+    settings = GenerationConfig(
+        do_sample=True, max_new_tokens=1, output_scores=True, return_dict_in_generate=True, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id, suppress_tokens=[tokenizer.pad_token_id], **{"top_k": 0, **fields},
+    )  # fmt: skip
+    for token, probabilities in zip(response.token_ids, drawn_with, strict=True):
+        begun = torch.tensor([ids])
+        expected = model.generate(begun, attention_mask=torch.ones_like(begun), generation_config=settings).scores[0].softmax(dim=-1)
+        assert torch.allclose(probabilities, expected, atol=1e-6)
+        assert torch.equal(probabilities > 0, expected > 0)
+        ids.append(token)
+
+
+@pytest.mark.parametrize("fields", [{}, {"repetition_penalty": 1.3}], ids=str)
+def test_temperature_0_is_generate_without_sampling(architecture: Any, fields: dict[str, Any]) -> None:
+    """Prompts of 3 to 10 tokens and windows of 4: together, padded and in two copies, against each alone."""
+    model, tokenizer = architecture
+    sampled = by_prompt(architecture, PROMPTS, 2, temperature=0.0, **fields)
+    for each in PROMPTS:
+        ids = torch.tensor([encode_prompt(tokenizer, each, "", 16).ids])
+        settings = GenerationConfig(
+            do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            suppress_tokens=[tokenizer.pad_token_id], **fields,
+        )  # fmt: skip
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0, ids.shape[1] :]
+        assert sampled[each.id] == [tuple(expected.tolist())] * 2
+
+
+# --- what is read -------------------------------------------------------------------------------------------------------------
+
+
+def forward_passes(model: Any) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of the ids that each forward pass reads and of the logits it gives, in a list that grows."""
+    passes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    model.register_forward_hook(
+        lambda module, args, options, output: passes.append((tuple(options["input_ids"].shape), tuple(output.logits.shape))),
+        with_kwargs=True,
+    )
+    return passes
+
+
+def test_each_prompt_is_read_once_and_finished_rows_leave(tiny_policy: Any) -> None:
+    """One pass over 4 prompts of 3 to 10 tokens, whose last position alone goes through the output layer; then a token a row.
+
+    Of 40 rows those that have ended leave as soon as they are an eighth of the batch.
+    """
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    passes = forward_passes(model)
+    responses, _ = generate.generate(model, tokenizer, PROMPTS, 10, Sampling(max_new_tokens=12), tiny_policy[1], 0)
+    (prefill, first_logits), *steps = passes
+    assert prefill == (4, 10)
+    assert first_logits[:2] == (4, 1)
+    assert len(steps) == max(response.tokens for response in responses) - 1
+    for step, ((rows, width), logits) in enumerate(steps, start=1):
+        going_on = sum(response.tokens > step for response in responses)
+        assert width == logits[1] == 1
+        assert going_on <= rows < going_on + rows / 8
+    assert steps[-1][0][0] < 40
+
+
+def test_a_cache_that_cannot_be_selected_from_is_not_used(tiny_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same responses; every pass reads everything."""
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    expected = by_prompt((model, tokenizer), PROMPTS, 3)
+    monkeypatch.setattr(kv_cache, "selectable", lambda cache: None)
+    passes = forward_passes(model)
+    assert by_prompt((model, tokenizer), PROMPTS, 3) == expected
+    assert [width for (_, width), _ in passes] == list(range(10, 10 + len(passes)))
+
+
+def test_adapters_are_sampled_unmerged(tiny_policy: Any) -> None:
+    """Greedy answers of a policy with random adapters beside its weights are those of the merged one, and not those without them."""
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    without = by_prompt((model, tokenizer), PROMPTS, 1, temperature=0.0)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora" in name:
+                weight.normal_(generator=generator)
+    unmerged = by_prompt((adapted, tokenizer), PROMPTS, 1, temperature=0.0)
+    assert unmerged != without
+    assert by_prompt((adapted.merge_and_unload(), tokenizer), PROMPTS, 1, temperature=0.0) == unmerged
 
 
 # --- counts and finishes ------------------------------------------------------------------------------------------------------
@@ -151,11 +317,34 @@ def test_the_padding_token_is_never_drawn(tmp_path: Path) -> None:
 
 def test_without_a_template_a_next_human_turn_ends_a_response(tmp_path: Path) -> None:
     """Each step: " hi" 1/2, a human turn 1/4, the end 1/4, at most 3 steps: 1/8 of answers are cut, the rest ends half and half."""
-    folder = constant_policy(tmp_path, {" hi": 2, "\n\nHuman:": 1, "<end>": 1}, turn_tokenizer())
+    tokenizer = turn_tokenizer()
+    folder = constant_policy(tmp_path, {" hi": 2, "\n\nHuman:": 1, "<end>": 1}, tokenizer)
     responses = sampled((folder, policy_settings(3)), [prompt("hi"), prompt("ho hi ho")], n=400, batch_size=800)
     for response in responses:
         assert "Human" not in response.text
         assert response.tokens == response.text.count("hi") + (response.finish != "length")  # the ending token counts
         assert response.tokens == 3 or response.finish != "length"
+        expected = tokenizer.convert_tokens_to_ids([f" {word}" for word in response.text.split()])
+        assert response.token_ids == (*expected, *([0] if response.finish != "length" else []))  # the end, in a turn's place too
     frequencies = {finish: sum(response.finish == finish for response in responses) / 800 for finish in ("eos", "turn", "length")}
     assert frequencies == pytest.approx({"eos": 7 / 16, "turn": 7 / 16, "length": 1 / 8}, abs=5 * 0.5 / math.sqrt(800))
+
+
+def test_ids_before_a_human_turn_keep_all_of_the_text(tiny_policy: Any) -> None:
+    """A turn may begin within a token: the ids that are kept are the fewest whose text begins with the response's, then the end (1)."""
+    pieces = {5: "Dry it", 6: ".\n\n", 7: "Human", 8: ":", 9: " now", 10: ".\n\nHuman:"}
+
+    class Pieces:
+        eos_token_id = 1
+
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            assert skip_special_tokens
+            return "".join(pieces[token] for token in ids)
+
+    def response(*ids: int) -> Response:
+        return generate._response(Pieces(), PROMPTS[0], list(ids), frozenset({1}))
+
+    assert response(5, 6, 7, 8) == Response(PROMPTS[0], "Dry it.", 4, "turn", (5, 6, 1))
+    assert response(5, 10) == Response(PROMPTS[0], "Dry it.", 2, "turn", (5, 1))  # no ids have the text and not the turn
+    assert response(5, 6, 7, 8, 9) == Response(PROMPTS[0], "Dry it.", 5, "turn", (5, 6, 1))  # a template's model goes on
+    assert response(5, 9) == Response(PROMPTS[0], "Dry it now", 2, "length", (5, 9))

@@ -71,6 +71,22 @@ def test_kl_counts_all_tokens_of_a_response_as_long_as_allowed(constants: tuple[
     assert nats == pytest.approx([4 * math.log(2) / 4], abs=1e-5)
 
 
+def test_kl_reads_the_sampled_ids(constants: tuple[Path, Path]) -> None:
+    """log 2 / 4 a token: of 3 ids with the end, of 3 that were cut, of the 2 before an end in a human turn's place; cut to 2 where that is allowed.
+
+    The text would be 2 tokens with its end: the ids are other than the tokenizer's for this text.
+    """
+    a, b, end = (word_tokenizer(["a", "b"]).convert_tokens_to_ids(word) for word in ("a", "b", "<eos>"))
+    responses = [
+        Response(prompt("a"), "a", 3, "eos", (a, b, end)), Response(prompt("a"), "a", 3, "length", (a, b, a)),
+        Response(prompt("a"), "a", 3, "turn", (a, b, end)),
+    ]  # fmt: skip
+    nats = kl(*constants, responses, policy_settings(8), 2)
+    assert nats == pytest.approx([count * math.log(2) / 4 for count in (3, 3, 2)], abs=1e-5)
+    short = kl(*constants, responses[1:2], policy_settings(8, max_response_tokens=2), 2)
+    assert short == pytest.approx([2 * math.log(2) / 4], abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def other_policy(tiny_policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny policy with other weights."""

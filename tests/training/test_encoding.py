@@ -47,6 +47,23 @@ def test_training_items_by_hand(tiny_policy: Any) -> None:
     assert pair == {"sides": [([3, 5, 4, 6, 1], [0, 0, 0, 1, 1]), ([3, 5, 4, 7, 8, 1], [0, 0, 0, 1, 1, 1])], "size": 1, "length": 11}
 
 
+def test_sampled_responses_are_trained_on_as_their_ids(tiny_policy: Any) -> None:
+    """By prompt and text. Sampled: "do" as other ids, cut at the length limit and so without an end; and a long one, cut at 8.
+
+    All else came as a text: the same words after another prompt, and what was never sampled.
+    """
+    folder, spec = tiny_policy
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    how, no = prompt("how"), prompt("no")
+    token_ids = {how.id: {"do": (2, 6), "it it": (9,) * 9}}
+    data = [Pair(how, "do", "i wash"), Pair(no, "do", "it it"), Pair(how, "it it", "do")]
+    items = encoding.encode_items(tokenizer, data, DPOLoss(0.1), spec, token_ids)
+    responses = [[[token for token, is_response in zip(*side, strict=True) if is_response] for side in item["sides"]] for item in items]
+    assert responses == [[[2, 6], [7, 8, 1]], [[6, 1], [9, 9, 1]], [[9] * 8, [2, 6]]]
+    sizes = [item["size"] for item in encoding.encode_items(tokenizer, [Demonstration(how, "do")], SFTLoss(), spec, token_ids)]
+    assert sizes == [2]
+
+
 def test_unpaired_items_by_hand(tiny_policy: Any) -> None:
     """One side each and a label; an item weighs 1."""
     folder, spec = tiny_policy

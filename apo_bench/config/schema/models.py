@@ -86,8 +86,8 @@ class Sampling(Section):
     max_new_tokens: int = Field(ge=1)
     """longest response; a response that reaches it is cut, and counted as cut"""
 
-    temperature: float = Field(default=1.0, gt=0)
-    """softmax temperature"""
+    temperature: float = Field(default=1.0, ge=0)
+    """softmax temperature; 0: the most likely token at every step (greedy decoding)"""
 
     top_p: float = Field(default=1.0, gt=0, le=1)
     """sample from the most likely tokens that together have this probability; 1: all"""
