@@ -15,9 +15,10 @@ from apo_bench.engines.model_cache import Loaded, ResidentModels, default_limit_
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash
-from apo_bench.models import flops, generate, kl_divergence, ngram
+from apo_bench.models import device, flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.models.precision import resolved
 from apo_bench.provenance import versions
 from apo_bench.store import Computed, key_of, scratch_of
 from apo_bench.training import encoding
@@ -36,16 +37,20 @@ class TransformersEngine:
         self, run_folder: Path, memory_gb: float | None = None, launch_config: str | None = None, checkpoint_s: float = 600.0
     ) -> None:
         self.run_folder, self.launch_config, self.checkpoint_s = run_folder, launch_config, checkpoint_s
+        device.use_full_fp32()
         self.models = ResidentModels(default_limit_bytes() if memory_gb is None else memory_gb * GIB)
 
     @cached_property
     def hardware(self) -> dict[str, Any]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return {"threads": torch.get_num_threads(), "device": device, **launch.configuration(self.launch_config)}
+        return {"threads": torch.get_num_threads(), **device.hardware(), **launch.configuration(self.launch_config)}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         return {"name": "transformers", "code": code_hash(__name__), "versions": versions(), "hardware": self.hardware}
+
+    @property
+    def device(self) -> str:
+        return self.hardware["device"]
 
     # --- policies --------------------------------------------------------------------------------------------------------
 
@@ -56,8 +61,7 @@ class TransformersEngine:
             raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
         else:
             loaded = policies.new_policy(model.architecture or {}, vocabulary, model.seed)
-        policies.save_model(*loaded, into)
-        self.models.put(("policy", key_of(into)), *loaded)
+        self._save("policy", resolved(model, self.device), *loaded, into)
         return Computed(None, {})
 
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
@@ -71,7 +75,10 @@ class TransformersEngine:
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
-        model, tokenizer = self.models.copy(*self._stored("policy", job.policy, job.model))
+        settings, recipe = resolved(job.model, self.device), resolved(job.recipe, self.device)
+        if settings.quantize and not recipe.lora:
+            raise InputError(f"models.policy.quantize: {settings.quantize} goes with adapters, and a recipe has no lora")
+        model, tokenizer = self.models.copy(*self._stored("policy", job.policy, settings, trains=not recipe.lora))
         items = encoding.encode_items(tokenizer, job.data, job.loss, job.model)
         cost, lengths = flops.training(model, job.recipe), [len(ids) for item in items for ids, _ in item["sides"]]
         spent = 0.0
@@ -80,8 +87,8 @@ class TransformersEngine:
             self._add_reference(job, tokenizer, items)
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(encoding.loss_terms, loss=job.loss)
-        model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
-        self._keep(("policy", key_of(into)), model, tokenizer, result, into)
+        model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into))
+        self._keep("policy", settings, model, tokenizer, result, into)
         spent += cost.flops(result.tokens, lengths)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
@@ -100,10 +107,10 @@ class TransformersEngine:
         folder = self._folder("reward_models", job.reward_model.key)
         if isinstance(job.model, NgramReward):
             return Computed(ngram.NgramRewardModel.load(folder).score(job.items), {"scored_responses": len(job.items)})
-        load = partial(rewards.load_reward_model, folder, job.model.trust_remote_code)
-        scores, counts = rewards.score(
-            *self.models.get(("reward model", job.reward_model.key), load, stored_bytes(folder)), job.items, job.model
-        )
+        settings = resolved(job.model, self.device)
+        load = partial(rewards.load_reward_model, folder, settings.trust_remote_code, **_read_as(settings))
+        key = ("reward model", job.reward_model.key, settings.dtype)
+        scores, counts = rewards.score(*self.models.get(key, load, stored_bytes(folder, settings.dtype)), job.items, settings)
         return Computed(scores, counts)
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
@@ -111,13 +118,14 @@ class TransformersEngine:
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
         if self.launch_config is not None:
             return Computed(None, launch.launch(job, self, into))
-        model, tokenizer = self._untrained_reward_model(job, job.model)
+        settings = resolved(job.model, self.device)
+        model, tokenizer = self._untrained_reward_model(job, settings)
         items = rewards.pair_items(model, tokenizer, job.pairs, job.model)
         cost, lengths = flops.training(model, job.model.training), [len(ids) for item in items for ids in item["sides"]]
         collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(rewards.loss_terms, loss=job.loss)
-        model, result = fit(model, items, collate, terms, job.model.training, job.seed, self._checkpoints(into))
-        self._keep(("reward model", key_of(into)), model, tokenizer, result, into)
+        model, result = fit(model, items, collate, terms, settings.training, job.seed, self._checkpoints(into))
+        self._keep("reward model", settings, model, tokenizer, result, into)
         counts = {"rm_updates": result.updates, "rm_train_tokens": result.tokens, "flops": cost.flops(result.tokens, lengths)}
         return Computed(None, counts)
 
@@ -137,12 +145,14 @@ class TransformersEngine:
     def _policy(self, policy: Policy, model: PolicyModel) -> Loaded:
         return self.models.get(*self._stored("policy", policy, model))
 
-    def _stored(self, kind: str, policy: Policy, model: PolicyModel) -> tuple[Any, Any, float]:
-        """Key, loader and size of a policy in the run's store."""
+    def _stored(self, kind: str, policy: Policy, model: PolicyModel, trains: bool = False) -> tuple[Any, Any, float]:
+        """Key, loader and size of a policy in the run's store: as it is read, or, where all of it is trained, in fp32."""
         if isinstance(policy, BestOfNPolicy):
             raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
-        folder = self._folder("policies", policy.key)
-        return (kind, policy.key), partial(policies.load_policy, folder, model.trust_remote_code), stored_bytes(folder)
+        folder, settings = self._folder("policies", policy.key), resolved(model, self.device)
+        options = {**_read_as(settings), "quantize": settings.quantize} if not trains else _read_as(settings, "float32")
+        load = partial(policies.load_policy, folder, model.trust_remote_code, **options)
+        return (kind, policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
 
     def _folder(self, kind: str, key: str) -> Path:
         return self.run_folder / "store" / kind / key
@@ -150,9 +160,19 @@ class TransformersEngine:
     def _checkpoints(self, into: Path) -> Checkpoints:
         return Checkpoints(scratch_of(into), self.checkpoint_s)
 
-    def _keep(self, key: tuple[str, str], model: Any, tokenizer: Any, result: TrainResult, into: Path) -> None:
+    def _keep(self, kind: str, settings: PolicyModel | NeuralReward, model: Any, tokenizer: Any, result: TrainResult, into: Path) -> None:
         """Save the trained model with the losses of its updates; of several processes the main one does."""
         if PartialState().is_main_process:
-            policies.save_model(model, tokenizer, into)
+            self._save(kind, settings, model, tokenizer, into)
             (into / "training_losses.json").write_text(json.dumps(result.losses))
-            self.models.put(key, model, tokenizer)
+
+    def _save(self, kind: str, settings: PolicyModel | NeuralReward, model: Any, tokenizer: Any, into: Path) -> None:
+        """Save a model, and keep it where it is read as it is in memory: one that is rounded on the way is loaded when it is read."""
+        policies.save_model(model, tokenizer, into, settings.stored_dtype)
+        if settings.stored_dtype == settings.dtype == "float32" and settings.attention == "sdpa":
+            self.models.put((kind, key_of(into), settings.dtype), model, tokenizer)
+
+
+def _read_as(settings: PolicyModel | NeuralReward, dtype: str | None = None) -> dict[str, str]:
+    """What a loader is given, by resolved settings."""
+    return {"dtype": dtype or settings.dtype, "attention": settings.attention}

@@ -7,6 +7,7 @@ import torch
 
 from apo_bench.config.schema import PolicyModel, Sampling
 from apo_bench.models import flops
+from apo_bench.models.device import seeded
 from apo_bench.models.tokenize import HUMAN_TURN, encode_prompt, pad
 from apo_bench.types import Prompt, Response, identity
 
@@ -33,8 +34,7 @@ def generate(
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             ids, mask = pad([encoded[place].ids for place in batch], tokenizer.pad_token_id, side="left")
-            with torch.random.fork_rng():
-                torch.manual_seed(int(identity(str(seed), str(start)), 16) % 2**63)
+            with seeded(int(identity(str(seed), str(start)), 16) % 2**63):
                 output = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), num_return_sequences=n, **stop)
             rows = output[:, ids.shape[1] :].tolist()
             for number, place in enumerate(batch):
