@@ -109,7 +109,7 @@ class TransformersEngine:
             return Computed(ngram.NgramRewardModel.load(folder).score(job.items), {"scored_responses": len(job.items)})
         settings = resolved(job.model, self.device)
         load = partial(rewards.load_reward_model, folder, settings.trust_remote_code, **_read_as(settings))
-        key = ("reward model", job.reward_model.key, settings.dtype)
+        key = _key("reward model", job.reward_model.key, settings.dtype)
         scores, counts = rewards.score(*self.models.get(key, load, stored_bytes(folder, settings.dtype)), job.items, settings)
         return Computed(scores, counts)
 
@@ -152,7 +152,7 @@ class TransformersEngine:
         folder, settings = self._folder("policies", policy.key), resolved(model, self.device)
         options = {**_read_as(settings), "quantize": settings.quantize} if not trains else _read_as(settings, "float32")
         load = partial(policies.load_policy, folder, model.trust_remote_code, **options)
-        return (kind, policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
+        return _key(kind, policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
 
     def _folder(self, kind: str, key: str) -> Path:
         return self.run_folder / "store" / kind / key
@@ -170,7 +170,12 @@ class TransformersEngine:
         """Save a model, and keep it where it is read as it is in memory: one that is rounded on the way is loaded when it is read."""
         policies.save_model(model, tokenizer, into, settings.stored_dtype)
         if settings.stored_dtype == settings.dtype == "float32" and settings.attention == "sdpa":
-            self.models.put((kind, key_of(into), settings.dtype), model, tokenizer)
+            self.models.put(_key(kind, key_of(into), settings.dtype), model, tokenizer)
+
+
+def _key(kind: str, key: str, dtype: str) -> tuple[str, ...]:
+    """What names a model in memory: one can be there in fp32, to be trained, and in fewer bits, to be read."""
+    return (kind, key) if dtype == "float32" else (kind, key, dtype)
 
 
 def _read_as(settings: PolicyModel | NeuralReward, dtype: str | None = None) -> dict[str, str]:

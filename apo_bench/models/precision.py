@@ -68,8 +68,9 @@ def load_options(dtype: str = "float32", attention: str = "sdpa", quantize: str 
 
         if (device := own_device()).type != "cuda":
             raise InputError(f"quantize: {quantize} needs a GPU, and there is none")
-        bits: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": options["dtype"]}
-        options["quantization_config"] = BitsAndBytesConfig(**bits if quantize == "4bit" else {"load_in_8bit": True})
+        four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": options["dtype"]}
+        eight: dict[str, Any] = {"load_in_8bit": True}
+        options["quantization_config"] = BitsAndBytesConfig(**four if quantize == "4bit" else eight)
         options["device_map"] = {"": device}
     return options
 
@@ -87,6 +88,8 @@ def lacking(attention: str | None = None, quantize: str | None = None, optimizer
 
 def check_optimizer(name: str) -> None:
     """Raise InputError for an optimizer that transformers does not have."""
+    if name == Recipe.model_fields["optimizer"].default:  # before anything slow is imported
+        return
     from transformers.training_args import OptimizerNames
 
     names = [str(optimizer.value) for optimizer in OptimizerNames]

@@ -50,9 +50,8 @@ def test_auto_is_bf16_and_checkpointing_on_a_gpu_and_fp32_on_a_cpu(kind: str, dt
 
 def test_what_is_given_stays() -> None:
     """A dtype that is given is that of stored weights too; either can be given alone."""
-    given = SPEC.model_copy(
-        update={"dtype": "float16", "training": Recipe(learning_rate=1, precision="fp32", gradient_checkpointing=False)}
-    )
+    fp32 = Recipe(learning_rate=1, precision="fp32", gradient_checkpointing=False)
+    given = SPEC.model_copy(update={"dtype": "float16", "training": fp32})
     assert resolved(given, "cuda").model_dump() == {**given.model_dump(), "stored_dtype": "float16", "attention": "sdpa"}
     halves = resolved(SPEC.model_copy(update={"stored_dtype": "bfloat16"}), "cpu")
     assert (halves.dtype, halves.stored_dtype) == ("float32", "bfloat16")
@@ -67,7 +66,7 @@ def test_flash_attention_in_fp32_is_refused() -> None:
 
 def test_quantized_weights_need_adapters_a_path_and_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {**SPEC.model_dump(), "quantize": "4bit"}
-    with pytest.raises(ValueError, match="quantize: 4bit goes with path and training.lora"):
+    with pytest.raises(ValueError, match=r"quantize: 4bit goes with path and training\.lora"):
         PolicyModel.model_validate(fields)
     fields["training"] = {**fields["training"], "lora": Lora()}
     assert PolicyModel.model_validate(fields).quantize == "4bit"
@@ -108,11 +107,11 @@ def keys(folder: Path, monkeypatch: pytest.MonkeyPatch, hardware: dict[str, Any]
     reward = bench.experiment.models.reward.model_copy(update=changes.get("reward", {}))
     models = bench.experiment.models.model_copy(update={"policy": policy.model_copy(update={"training": recipe}), "reward": reward})
     object.__setattr__(bench, "experiment", bench.experiment.model_copy(update={"models": models}))
-    lab, asked = tiny_lab(bench), bench.task.prompts["policy"][:1]
+    lab, prompts = tiny_lab(bench), bench.task.prompts["policy"][:1]
     named.clear()
-    lab.sample(Policy("p"), asked)
+    lab.sample(Policy("p"), prompts)
     lab.train_policy(Policy("p"), bench.task.demonstrations[:1], SFTLoss())
-    lab.score(RewardModel("r"), [(asked[0], "sorry")])
+    lab.score(RewardModel("r"), [(prompts[0], "sorry")])
     return named
 
 
@@ -166,7 +165,7 @@ def test_bf16_trains_fp32_weights_by_products_in_bf16() -> None:
     seen: list[torch.dtype] = []
     model, result = fit_policy(recipe, seen)
     plain_seen: list[torch.dtype] = []
-    plain, plain_result = fit_policy(recipe.model_copy(update={"precision": "fp32"}), plain_seen)
+    _, plain_result = fit_policy(recipe.model_copy(update={"precision": "fp32"}), plain_seen)
     assert set(seen) == {torch.bfloat16}
     assert set(plain_seen) == {torch.float32}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
@@ -191,7 +190,7 @@ def test_checkpointing_changes_no_bit(lora: Lora | None) -> None:
 
 @pytest.mark.slow
 def test_fp32_is_what_plain_torch_computes() -> None:
-    """Three updates by AdamW without any of this, bit for bit: the default optimizer's fused kernel, no autocast, no scaling."""
+    """Three updates by AdamW without any of this: the default optimizer's fused kernel, no autocast, no scaling."""
     data, recipe = demonstrations(16), Recipe(learning_rate=1e-3, epochs=3, batch_size=16)
     model, tokenizer = policies.new_policy(LLAMA, WORDS, seed=0)
     items = encoding.encode_items(tokenizer, data, SFTLoss(), SPEC)
@@ -227,20 +226,24 @@ def test_weights_are_stored_as_asked_and_read_as_asked(tmp_path: Path) -> None:
     """Trained in fp32 either way; a stored dtype rounds what is written, a dtype what is read, and memory never differs from disk."""
     policies.save_model(*policies.new_policy(LLAMA, WORDS, seed=0), tmp_path / "start")
     results = {}
-    for name, changes in {
-        "plain": {}, "read": {"dtype": "bfloat16", "stored_dtype": "float32"}, "stored": {"dtype": "bfloat16"}, "eager": {"attention": "eager"},
-    }.items():  # fmt: skip
+    settings: dict[str, dict[str, str]] = {
+        "plain": {},
+        "read": {"dtype": "bfloat16", "stored_dtype": "float32"},
+        "stored": {"dtype": "bfloat16"},
+        "eager": {"attention": "eager"},
+    }
+    start = Policy(str(tmp_path / "start"))
+    for name, changes in settings.items():
         spec = SPEC.model_copy(update=changes)
-        engine, into = TransformersEngine(tmp_path), tmp_path / name
-        engine.train_policy(
-            PolicyTraining(Policy(str(tmp_path / "start")), tuple(demonstrations(8)), SFTLoss(), None, spec, RECIPE, 0), into
-        )
-        job = SamplingJob(Policy(str(into)), (prompt("how do i"),), 4, Sampling(max_new_tokens=6), spec, 3)
+        engine, into = TransformersEngine(tmp_path), tmp_path / "store" / "policies" / name
+        engine.train_policy(PolicyTraining(start, tuple(demonstrations(8)), SFTLoss(), None, spec, RECIPE, 0), into)
+        job = SamplingJob(Policy(name), (prompt("how do i"),), 4, Sampling(max_new_tokens=6), spec, 3)
         results[name] = load_file(into / "model.safetensors"), engine.generate(job).value
         assert TransformersEngine(tmp_path).generate(job).value == results[name][1]
-        (loaded, _) = engine.models.get(("policy", str(into), resolved(spec, "cpu").dtype), lambda: (None, None))
-        expected = torch.bfloat16 if "dtype" in changes else torch.float32
-        assert loaded is None or {weight.dtype for weight in loaded.parameters()} == {expected}
+        dtype = resolved(spec, "cpu").dtype
+        (read, _) = engine.models.get(("policy", name) if dtype == "float32" else ("policy", name, dtype), pytest.fail)  # pyright: ignore
+        assert {weight.dtype for weight in read.parameters()} == {getattr(torch, dtype)}
+        assert read.config._attn_implementation == ("eager" if name == "eager" else "sdpa")
     plain, read, stored = (results[name][0] for name in ("plain", "read", "stored"))
     assert apart(plain, read) == 0
     assert {value.dtype for value in stored.values()} == {torch.bfloat16}
