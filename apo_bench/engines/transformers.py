@@ -1,13 +1,15 @@
 """The default engine: transformers models in this process, which stay loaded from one verb to the next."""
 
 import json
-from collections.abc import Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from apo_bench.config.schema import NeuralReward, NgramReward, PolicyModel
 from apo_bench.engines import launch
@@ -22,12 +24,27 @@ from apo_bench.models.precision import resolved
 from apo_bench.provenance import versions
 from apo_bench.store import Computed, key_of, scratch_of
 from apo_bench.training import encoding
+from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.trainer import TrainResult, fit
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import BestOfNPolicy, Policy, Response
 
 GIB = 2**30
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_peak(verb: Callable[P, Computed[T]]) -> Callable[P, Computed[T]]:
+    """The verb, with the largest device memory that it took, in this process or in the main one of those that it launched."""
+
+    @wraps(verb)
+    def measured(*arguments: P.args, **named: P.kwargs) -> Computed[T]:
+        device.reset_peak()
+        computed = verb(*arguments, **named)
+        return replace(computed, peak_device_bytes=max(computed.peak_device_bytes, device.peak_bytes()))
+
+    return measured
 
 
 class TransformersEngine:
@@ -54,6 +71,7 @@ class TransformersEngine:
 
     # --- policies --------------------------------------------------------------------------------------------------------
 
+    @_with_peak
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
         if model.path is not None:
             loaded = policies.load_policy(model.path, model.trust_remote_code)
@@ -64,17 +82,20 @@ class TransformersEngine:
         self._save("policy", resolved(model, self.device), *loaded, into)
         return Computed(None, {})
 
+    @_with_peak
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         responses, counts = generate.generate(*self._policy(job.policy, job.model), job.prompts, job.n, job.sampling, job.model, job.seed)
         return Computed(tuple(responses), counts)
 
+    @_with_peak
     def kl(self, job: KLJob) -> Computed[list[float]]:
         (policy, tokenizer), (reference, _) = self._policy(job.policy, job.model), self._policy(job.reference, job.model)
         return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
 
+    @_with_peak
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
-            return Computed(None, launch.launch(job, self, into))
+            return launch.launch(job, self, into)
         settings, recipe = resolved(job.model, self.device), resolved(job.recipe, self.device)
         if settings.quantize and not recipe.lora:
             raise InputError(f"models.policy.quantize: {settings.quantize} goes with adapters, and a recipe has no lora")
@@ -93,16 +114,21 @@ class TransformersEngine:
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
     def _add_reference(self, job: PolicyTraining, tokenizer: Any, items: list[dict[str, Any]]) -> None:
-        """The reference's log-probabilities, read once before training, beside each item."""
+        """The reference's log-probabilities, read once before training, beside each item.
+
+        Of several processes each reads its share of the batches, which are those that one process would form, and all gather the rest.
+        """
         assert job.reference is not None
         reference, _ = self._policy(job.reference, job.model)
-        batch_size = job.recipe.micro_batch_size or job.recipe.batch_size
-        all_logps = encoding.response_logps(reference, items, tokenizer.pad_token_id, batch_size)
-        for item, logps in zip(items, all_logps, strict=True):
-            item["reference_logps"] = logps
+        batch_size, processes = job.recipe.micro_batch_size or job.recipe.batch_size, PartialState()
+        places = processes_share(items, batch_size, processes.process_index, processes.num_processes)
+        all_logps = encoding.response_logps(reference, [items[place] for place in places], tokenizer.pad_token_id, batch_size)
+        for place, logps in gather_object([*zip(places, all_logps, strict=True)]):
+            items[place]["reference_logps"] = logps
 
     # --- reward models ---------------------------------------------------------------------------------------------------
 
+    @_with_peak
     def score(self, job: ScoringJob) -> Computed[list[float]]:
         folder = self._folder("reward_models", job.reward_model.key)
         if isinstance(job.model, NgramReward):
@@ -113,11 +139,12 @@ class TransformersEngine:
         scores, counts = rewards.score(*self.models.get(key, load, stored_bytes(folder, settings.dtype)), job.items, settings)
         return Computed(scores, counts)
 
+    @_with_peak
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
         if self.launch_config is not None:
-            return Computed(None, launch.launch(job, self, into))
+            return launch.launch(job, self, into)
         settings = resolved(job.model, self.device)
         model, tokenizer = self._untrained_reward_model(job, settings)
         items = rewards.pair_items(model, tokenizer, job.pairs, job.model)

@@ -82,7 +82,7 @@ class Lab:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
         self.wall_s = 0.0  # what the arm's artifacts took to compute, whoever computed them
-        self.peak_memory_bytes = 0.0
+        self.peak_memory_bytes = self.peak_device_bytes = 0.0
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
         self._store, self._engine, self._ledger, self._seed, self._data = store, engine, ledger, seed, data
         self._device = engine.hardware.get("device")  # of which keys hold what each `auto` means
@@ -250,6 +250,7 @@ class Lab:
         self.charged[artifact.key] = artifact.counts
         self.wall_s += artifact.wall_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
+        self.peak_device_bytes = max(self.peak_device_bytes, artifact.peak_device_bytes)
         return artifact, value
 
     def _grant(self, unit: Any, items: Sequence[T], n: int | None, name: Callable[[T], str]) -> tuple[T, ...]:

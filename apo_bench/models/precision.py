@@ -4,10 +4,9 @@ Weights that are trained are fp32; with `bf16` their products are computed in bf
 """
 
 import importlib.util
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, RewardSpec
+from apo_bench.config.schema import Models, NeuralReward, PolicyModel, Recipe, RewardSpec
 from apo_bench.errors import InputError
 
 DTYPES = {"cuda": "bfloat16", "cpu": "float32"}
@@ -40,15 +39,17 @@ def resolved(settings: Settings, device: str | None) -> Settings:
     return settings
 
 
-def summary(models: Mapping[str, PolicyModel | RewardSpec]) -> dict[str, Any]:
-    """What a manifest says of resolved settings: dtype, attention, and the precision of training, by model."""
+def summary(models: Models, device: str | None) -> dict[str, Any]:
+    """What each neural model's settings mean on a device, for a manifest: by policy, reward, and the golds' names."""
+    named = {"policy": models.policy, "reward": models.reward, **{f"gold {gold.name}": gold.model for gold in models.gold}}
+    settings = {name: resolved(model, device) for name, model in named.items()}
     return {
         name: {
             "dtype": model.dtype, "stored_dtype": model.stored_dtype, "attention": model.attention,
             "precision": model.training.precision, "gradient_checkpointing": model.training.gradient_checkpointing,
             "optimizer": model.training.optimizer,
         }
-        for name, model in models.items() if isinstance(model, PolicyModel | NeuralReward)
+        for name, model in settings.items() if isinstance(model, PolicyModel | NeuralReward)
     }  # fmt: skip
 
 
