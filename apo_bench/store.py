@@ -12,7 +12,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -31,10 +31,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Computed(Generic[T]):
-    """A value, and the amounts that computing it spent, by ledger unit."""
+    """A value, the amounts that computing it spent, by ledger unit, and the largest device memory that it took (0: on a CPU)."""
 
     value: T
     counts: Mapping[str, float]
+    peak_device_bytes: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Artifact:
     counts: Mapping[str, float]
     wall_s: float
     peak_memory_bytes: float
+    peak_device_bytes: float = 0.0
 
 
 class RunStore:
@@ -69,6 +71,9 @@ class RunStore:
         `inputs` must be JSON-ready and name everything that can change the result. `build(folder)` writes the files and
         returns the counts. A damaged artifact is moved aside and built again.
         """
+        return self._artifact(kind, inputs, lambda folder: Computed(None, build(folder)))
+
+    def _artifact(self, kind: str, inputs: Mapping[str, Any], build: Callable[[Path], Computed[Any]]) -> Artifact:
         key = digest({"kind": kind, **inputs})
         if (kind, key) in self._verified:
             return self._verified[kind, key]
@@ -96,13 +101,13 @@ class RunStore:
     ) -> tuple[Artifact, Any]:
         """As `artifact`, with the value that `compute(folder)` returned: saved when computed, and always read back from the files."""
 
-        def build(folder: Path) -> Mapping[str, float]:
+        def build(folder: Path) -> Computed[T]:
             result = compute(folder)
             if save is not None:
                 save(folder, result.value)
-            return result.counts
+            return result
 
-        artifact = self.artifact(kind, inputs, build)
+        artifact = self._artifact(kind, inputs, build)
         return artifact, load(artifact.folder) if load is not None else None
 
     def open(self, kind: str, key: str) -> Artifact:
@@ -112,21 +117,25 @@ class RunStore:
     def _open(self, key: str, folder: Path) -> Artifact:
         manifest = json.loads((folder / MANIFEST).read_text())
         timing = json.loads((folder / TIMING).read_text())
-        return Artifact(key, folder, manifest["counts"], timing["wall_s"], timing["peak_memory_bytes"])
+        return Artifact(
+            key, folder, manifest["counts"], timing["wall_s"], timing["peak_memory_bytes"], timing.get("peak_device_bytes", 0.0)
+        )
 
-    def _build(self, kind: str, key: str, final: Path, inputs: Mapping[str, Any], build: Callable[[Path], Mapping[str, float]]) -> None:
+    def _build(self, kind: str, key: str, final: Path, inputs: Mapping[str, Any], build: Callable[[Path], Computed[Any]]) -> None:
         for left_over in final.parent.glob(f".{key}.tmp*"):  # of a killed process: this one holds the lock
             shutil.rmtree(left_over)
         folder = final.with_name(f".{key}.tmp{os.getpid()}")
         folder.mkdir()
         started = time.monotonic()
         try:
-            counts = {name: float(amount) for name, amount in build(folder).items()}
+            computed = build(folder)
+            counts = {name: float(amount) for name, amount in computed.counts.items()}
             files = {str(path.relative_to(folder)): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
             manifest = {"kind": kind, "key": key, "inputs": inputs, "counts": counts, "files": files, **origin()}
             write_json(folder / MANIFEST, sealed(manifest))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-            write_json(folder / TIMING, {"wall_s": time.monotonic() - started, "peak_memory_bytes": peak})
+            measured = {"wall_s": time.monotonic() - started, "peak_memory_bytes": peak, "peak_device_bytes": computed.peak_device_bytes}
+            write_json(folder / TIMING, measured)
             folder.rename(final)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

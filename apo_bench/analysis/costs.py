@@ -23,7 +23,7 @@ ANNOTATION = ["human_pairs", "golden_responses"]
 TUNING = ["policy_updates", "rm_updates", "sampled_responses", "flops"]
 FLOPS_TOLERANCE = 0.05
 PLAN_TOLERANCE = 0.1
-MEASURES = {"wall_s": "seconds of work", "peak_memory_bytes": "peak memory, bytes"}
+MEASURES = {"wall_s": "seconds of work", "peak_memory_bytes": "peak memory, bytes", "peak_device_bytes": "peak device memory, bytes"}
 
 
 def budget_matches(run: Run) -> pd.DataFrame:

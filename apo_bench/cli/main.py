@@ -39,7 +39,7 @@ def about(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def run(
     experiment: Path,
     set_: Set = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; if not given, one per GPU, else per core.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; results/<name> if not given, with --tiny results/<name>-tiny.")] = None,
     tiny: Tiny = False,
     arms: Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these arms now; the report comes when none is left.")] = None,
@@ -143,14 +143,14 @@ def plan(
     pilot: Annotated[Path | None, typer.Option(metavar="DIR", help="A finished run to take variances from.")] = None,
     response_tokens: Annotated[float | None, typer.Option(help="The mean length of an answer, where the task's own are no guide.")] = None,
     probe: Annotated[bool, typer.Option(help="Also time and memory, from a short probe of this machine.")] = True,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; one per core if not given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; if not given, one per GPU, else per core.")] = None,
 ) -> None:
     """What every arm would spend, counted without a model, and the time it would take; nothing is written."""
     from apo_bench.analysis.results import read_run
     from apo_bench.plan import probe as probing
     from apo_bench.plan.display import tables
     from apo_bench.plan.projection import plan as projected
-    from apo_bench.run.executors import cores
+    from apo_bench.run.devices import default_workers
     from apo_bench.run.start import check_and_resolve
 
     resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
@@ -160,7 +160,7 @@ def plan(
     initial = probing.answer_tokens(wanted, task) if probe else None
     pilot_run = read_run(pilot) if pilot else None
     projection = projected(wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial)
-    timed = probing.timing(projection, probing.probe(wanted, task), workers or cores()) if probe else None
+    timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
     terminal.print_tables(*tables(projection, timed))
     if projection.failures:
         raise typer.Exit(FAILED)

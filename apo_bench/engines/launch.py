@@ -25,8 +25,8 @@ from apo_bench.config.schema import EngineChoice, Executor
 from apo_bench.engines import open_engine
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest_files
-from apo_bench.store import scratch_of, write_json
-from apo_bench.training.training_spec import Counts, PolicyTraining, RewardModelTraining
+from apo_bench.store import Computed, scratch_of, write_json
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Demonstration, Group, Pair, UnpairedExample
 
 REQUEST, COUNTS, LOG, FAILED = "request.json", "counts.json", "launch.log", "failed."  # in the scratch folder
@@ -54,8 +54,8 @@ def configuration(launch_config: str | None) -> dict[str, str]:
     return {"launch": digest_files([Path(launch_config)])}
 
 
-def launch(job: PolicyTraining | RewardModelTraining, engine: LaunchingEngine, into: Path) -> Counts:
-    """Train with the processes of the engine's configuration; the model is in `into` afterwards. Returns the counts spent.
+def launch(job: PolicyTraining | RewardModelTraining, engine: LaunchingEngine, into: Path) -> Computed[None]:
+    """Train with the processes of the engine's configuration; the model is in `into` afterwards. Returns what was spent.
 
     Raises InputError as training does, and for an unusable configuration; RuntimeError, in one line, where a launched process fails in
     another way or dies. The next try resumes from the checkpoints that were left.
@@ -84,7 +84,8 @@ def launch(job: PolicyTraining | RewardModelTraining, engine: LaunchingEngine, i
             launching.release()  # whatever ended the waiting: the launched processes end too
     if status:
         _raise_failure(scratch, config, status)
-    return json.loads((scratch / COUNTS).read_text(encoding="utf-8"))
+    spent = json.loads((scratch / COUNTS).read_text(encoding="utf-8"))
+    return Computed(None, spent["counts"], peak_device_bytes=spent["peak_device_bytes"])
 
 
 def _settings(config: Path) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def job_from_json(request: dict[str, Any]) -> PolicyTraining | RewardModelTraini
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train this process's share; the main process writes the counts."""
+    """Train this process's share; the main process writes what was spent."""
     path = Path(arguments[0])
     request = json.loads(path.read_text(encoding="utf-8"))
     threading.Thread(target=end_with_launcher, args=(Path(request["lock"]),), daemon=True).start()
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str]) -> None:
         job, into = job_from_json(request), Path(request["into"])
         trained = engine.train_policy(job, into) if isinstance(job, PolicyTraining) else engine.train_reward_model(job, into)
         if state.is_main_process:
-            write_json(path.with_name(COUNTS), trained.counts)
+            write_json(path.with_name(COUNTS), {"counts": trained.counts, "peak_device_bytes": trained.peak_device_bytes})
     except Exception as error:
         message = (str(error).splitlines() or [""])[0]
         known = isinstance(error, InputError)

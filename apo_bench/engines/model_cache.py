@@ -86,15 +86,15 @@ def model_bytes(*models: Any) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
-def stored_bytes(folder: str | Path) -> float:
-    """Memory that a model folder's weights take once they are loaded in fp32; 0 where it has no safetensors, as for a hub id."""
+def stored_bytes(folder: str | Path, dtype: str = "float32") -> float:
+    """Memory that a model folder's weights take once they are loaded in a dtype; 0 where it has no safetensors, as for a hub id."""
     from safetensors import safe_open
 
     elements = 0
     for path in Path(folder).glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             elements += sum(int(torch.tensor(file.get_slice(name).get_shape()).prod()) for name in file.keys())  # noqa: SIM118
-    return 4.0 * elements
+    return elements * getattr(torch, dtype).itemsize
 
 
 def default_limit_bytes() -> float:

@@ -1,7 +1,7 @@
 """The models in a run's store, loaded once and kept: to be read, or as copies to be trained; and how trained ones are stored.
 
-A model that was trained with LoRA is stored as its adapters and read with them beside the weights of its base, which stays loaded once
-for all of them.
+A model is read in the precision that its settings give, and trained in fp32. One that was trained with LoRA is stored as its adapters and
+read with them beside the weights of its base, which stays loaded once for all of them.
 """
 
 import json
@@ -16,16 +16,17 @@ from apo_bench.models import adapters
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.adapter_folder import base_of, is_adapter, settings_of
+from apo_bench.models.precision import resolved
 from apo_bench.store import key_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import BestOfNPolicy, Policy, RewardModel
 
 
 class StoredModels:
-    """Models of one run folder by their keys; within `limit_bytes` they stay loaded."""
+    """Models of one run folder by their keys; within `limit_bytes` they stay loaded. `device`: what each `auto` in settings is about."""
 
-    def __init__(self, run_folder: Path, limit_bytes: float) -> None:
-        self.run_folder, self.resident = run_folder, ResidentModels(limit_bytes)
+    def __init__(self, run_folder: Path, limit_bytes: float, device: str = "cpu") -> None:
+        self.run_folder, self.device, self.resident = run_folder, device, ResidentModels(limit_bytes)
 
     # --- policies --------------------------------------------------------------------------------------------------------
 
@@ -34,17 +35,30 @@ class StoredModels:
         model, tokenizer = self.policy_with_adapters(policy, spec)
         return adapters.readable(model), tokenizer
 
+    def policy_with_adapters(self, policy: Policy, spec: PolicyModel, *, in_fp32: bool = False) -> Loaded:
+        """A policy to be read, as a peft model where it has adapters; `in_fp32`: whatever its settings say."""
+        folder = self.folder("policies", policy)
+        if (base := base_of(folder)) is None:
+            return self.resident.get(*self._whole_policy(policy, spec, in_fp32=in_fp32))
+
+        def load() -> Loaded:
+            model, tokenizer = self.policy_with_adapters(Policy(base), spec, in_fp32=in_fp32)
+            return adapters.load(model, folder), tokenizer
+
+        dtype = "float32" if in_fp32 else resolved(spec, self.device).dtype
+        return self.resident.get(_key("policy", policy.key, dtype), load, stored_bytes(folder))
+
     def policy_to_train(self, job: PolicyTraining) -> Loaded:
         """A policy of the caller's own. With LoRA, training goes on with the policy's adapters where they have the same settings."""
         lora, folder = job.recipe.lora, self.folder("policies", job.policy)
         if lora is None and is_adapter(folder):
-            model, tokenizer = self.policy_with_adapters(job.policy, job.model)
+            model, tokenizer = self.policy_with_adapters(job.policy, job.model, in_fp32=True)
             return trainable(adapters.plain(model)), tokenizer
         if lora is None:
-            return self.resident.copy(*self._whole_policy(job.policy, job.model))
+            return self.resident.copy(*self._whole_policy(job.policy, job.model, in_fp32=True))
         base, tokenizer = self.policy_with_adapters(self.base(job), job.model)
-        continued = base_of(folder) == self.base(job).key
-        return adapters.load(base, folder, trainable=True) if continued else adapters.add(base, lora, job.seed), tokenizer
+        goes_on = base_of(folder) == self.base(job).key
+        return adapters.load(base, folder, trainable=True) if goes_on else adapters.add(base, lora, job.seed), tokenizer
 
     def reference(self, job: PolicyTraining) -> Loaded:
         """The policy that a job's loss compares with. Where whole weights are trained it is resident no longer: the caller can free it."""
@@ -60,47 +74,39 @@ class StoredModels:
         return Policy(base) if base is not None and settings_of(folder) == job.recipe.lora else job.policy
 
     def keep_policy(self, loaded: Loaded, job: PolicyTraining, into: Path) -> None:
-        """Store a trained policy: its adapters, or the whole of it, which then stays loaded."""
+        """Store a trained policy: its adapters, or the whole of it."""
         if (lora := job.recipe.lora) is not None:
             adapters.save(loaded[0], lora, self.base(job).key, into)
         else:
-            self.keep_whole("policy", loaded, into)
+            self.keep_whole("policy", loaded, job.model, into)
 
-    def policy_with_adapters(self, policy: Policy, spec: PolicyModel) -> Loaded:
-        """A policy as a model with its adapters, or a whole one."""
-        folder = self.folder("policies", policy)
-        if (base := base_of(folder)) is None:
-            return self.resident.get(*self._whole_policy(policy, spec))
-
-        def load() -> Loaded:
-            model, tokenizer = self.policy_with_adapters(Policy(base), spec)
-            return adapters.load(model, folder), tokenizer
-
-        return self.resident.get(("policy", policy.key), load, stored_bytes(folder))
-
-    def _whole_policy(self, policy: Policy, spec: PolicyModel) -> tuple[Any, Any, float]:
-        """Key, loader and size."""
-        folder = self.folder("policies", policy)
-        return ("policy", policy.key), partial(policies.load_policy, folder, spec.trust_remote_code), stored_bytes(folder)
+    def _whole_policy(self, policy: Policy, spec: PolicyModel, *, in_fp32: bool = False) -> tuple[Any, Any, float]:
+        """Key, loader and size: as the policy is read, or in fp32, to be trained or merged."""
+        folder, settings = self.folder("policies", policy), resolved(spec, self.device)
+        options = _read_as(settings, "float32") if in_fp32 else {**_read_as(settings), "quantize": settings.quantize}
+        load = partial(policies.load_policy, folder, spec.trust_remote_code, **options)
+        return _key("policy", policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
 
     # --- reward models ---------------------------------------------------------------------------------------------------
 
     def reward_model(self, reward_model: RewardModel, spec: NeuralReward) -> Loaded:
         """A reward model to be read."""
-        folder = self.folder("reward_models", reward_model)
+        folder, settings = self.folder("reward_models", reward_model), resolved(spec, self.device)
+        key, size = _key("reward model", reward_model.key, settings.dtype), stored_bytes(folder, settings.dtype)
         if not is_adapter(folder):
-            load = partial(rewards.load_reward_model, folder, spec.trust_remote_code)
-            return self.resident.get(("reward model", reward_model.key), load, stored_bytes(folder))
+            load = partial(rewards.load_reward_model, folder, spec.trust_remote_code, **_read_as(settings))
+            return self.resident.get(key, load, size)
 
         def load_with_adapters() -> Loaded:
-            key = base_of(folder)
-            body = self.folder("policies", Policy(key)) if key else Path(str(spec.path))
+            base = base_of(folder)
+            body = self.folder("policies", Policy(base)) if base else Path(str(spec.path))
             labels = (folder / "config.json").read_text(encoding="utf-8")
-            load = partial(rewards.load_reward_model, body, spec.trust_remote_code, config=folder)
-            model, tokenizer = self.resident.get(("reward model's body", str(body), labels), load, stored_bytes(body))
+            load = partial(rewards.load_reward_model, body, spec.trust_remote_code, labels_of=folder, **_read_as(settings))
+            name = _key("reward model's body", f"{body} {labels}", settings.dtype)
+            model, tokenizer = self.resident.get(name, load, stored_bytes(body, settings.dtype))
             return adapters.load(model, folder), tokenizer
 
-        model, tokenizer = self.resident.get(("reward model", reward_model.key), load_with_adapters, stored_bytes(folder))
+        model, tokenizer = self.resident.get(key, load_with_adapters, size)
         return adapters.readable(model), tokenizer
 
     def reward_model_to_train(self, job: RewardModelTraining, spec: NeuralReward) -> Loaded:
@@ -118,30 +124,42 @@ class StoredModels:
         if lora is None:
             return self.resident.copy(key, load, size)
         model, tokenizer = self.resident.get(key, load, size)
-        with_adapters = adapters.load(model, start, trainable=True) if start and start != origin else adapters.add(model, lora, job.seed)
-        return with_adapters, tokenizer
+        goes_on = start is not None and start != origin
+        return adapters.load(model, start, trainable=True) if goes_on else adapters.add(model, lora, job.seed), tokenizer  # pyright: ignore
 
     def keep_reward_model(self, loaded: Loaded, job: RewardModelTraining, spec: NeuralReward, into: Path) -> None:
         """Store a trained reward model: its adapters where its base is in the store or has a path, else the whole of it."""
         (model, tokenizer), lora = loaded, spec.training.lora
         whole_start = job.start is not None and not is_adapter(self.folder("reward_models", job.start))
         if lora is None:
-            self.keep_whole("reward model", loaded, into)
+            self.keep_whole("reward model", loaded, spec, into)
         elif whole_start or (job.body is None and spec.path is None):
-            self.keep_whole("reward model", (adapters.plain(model), tokenizer), into)
+            self.keep_whole("reward model", (adapters.plain(model), tokenizer), spec, into)
         else:
             adapters.save(model, lora, job.body.key if job.body else None, into)
             model.config.save_pretrained(into)  # its labels
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 
-    def keep_whole(self, kind: str, loaded: Loaded, into: Path) -> None:
-        """Store a whole model, which stays loaded: what is stored is bit for bit what is in memory."""
-        policies.save_model(*loaded, into)
-        self.resident.put((kind, key_of(into)), *loaded)
+    def keep_whole(self, kind: str, loaded: Loaded, spec: PolicyModel | NeuralReward, into: Path) -> None:
+        """Store a whole model. It stays loaded where it is read as it is in memory; one that is rounded on the way is loaded again."""
+        settings = resolved(spec, self.device)
+        policies.save_model(*loaded, into, settings.stored_dtype)
+        if settings.stored_dtype == settings.dtype == "float32" and settings.attention == "sdpa":
+            self.resident.put(_key(kind, key_of(into), settings.dtype), *loaded)
 
     def folder(self, kind: str, model: Policy | RewardModel) -> Path:
         """Where a model of the store lies. Raises InputError for a best-of-n policy, which is none."""
         if isinstance(model, BestOfNPolicy):
             raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
         return self.run_folder / "store" / kind / model.key
+
+
+def _key(kind: str, key: str, dtype: str) -> tuple[str, ...]:
+    """What names a model in memory: one can be there in fp32, to be trained, and in fewer bits, to be read."""
+    return (kind, key) if dtype == "float32" else (kind, key, dtype)
+
+
+def _read_as(settings: PolicyModel | NeuralReward, dtype: str | None = None) -> dict[str, str]:
+    """What a loader is given, by resolved settings."""
+    return {"dtype": dtype or settings.dtype, "attention": settings.attention}

@@ -1,13 +1,15 @@
 """The default engine: transformers models in this process, which stay loaded from one verb to the next."""
 
 import json
-from collections.abc import Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from apo_bench.config.schema import NgramReward, PolicyModel
 from apo_bench.engines import launch
@@ -16,19 +18,35 @@ from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.stored_models import StoredModels
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash
-from apo_bench.models import flops, generate, kl_divergence, ngram
+from apo_bench.models import device, flops, generate, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.output_layer import is_recognised
+from apo_bench.models.precision import resolved
 from apo_bench.provenance import versions
 from apo_bench.store import Computed, scratch_of
 from apo_bench.training import encoding
+from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.trainer import TrainResult, fit
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Response
 
 GIB = 2**30
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _with_peak(verb: Callable[P, Computed[T]]) -> Callable[P, Computed[T]]:
+    """The verb, with the largest device memory that it took, in this process or in the main one of those that it launched."""
+
+    @wraps(verb)
+    def measured(*arguments: P.args, **named: P.kwargs) -> Computed[T]:
+        device.reset_peak()
+        computed = verb(*arguments, **named)
+        return replace(computed, peak_device_bytes=max(computed.peak_device_bytes, device.peak_bytes()))
+
+    return measured
 
 
 class TransformersEngine:
@@ -38,19 +56,25 @@ class TransformersEngine:
         self, run_folder: Path, memory_gb: float | None = None, launch_config: str | None = None, checkpoint_s: float = 600.0
     ) -> None:
         self.run_folder, self.launch_config, self.checkpoint_s = run_folder, launch_config, checkpoint_s
-        self.models = StoredModels(run_folder, default_limit_bytes() if memory_gb is None else memory_gb * GIB)
+        device.use_full_fp32()
+        limit = default_limit_bytes() if memory_gb is None else memory_gb * GIB
+        self.models = StoredModels(run_folder, limit, device.own_device().type)
 
     @cached_property
     def hardware(self) -> dict[str, Any]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return {"threads": torch.get_num_threads(), "device": device, **launch.configuration(self.launch_config)}
+        return {"threads": torch.get_num_threads(), **device.hardware(), **launch.configuration(self.launch_config)}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         return {"name": "transformers", "code": code_hash(__name__), "versions": versions(), "hardware": self.hardware}
 
+    @property
+    def device(self) -> str:
+        return self.hardware["device"]
+
     # --- policies --------------------------------------------------------------------------------------------------------
 
+    @_with_peak
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
         if model.path is not None:
             loaded = policies.load_policy(model.path, model.trust_remote_code)
@@ -58,74 +82,87 @@ class TransformersEngine:
             raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
         else:
             loaded = policies.new_policy(model.architecture or {}, vocabulary, model.seed)
-        self.models.keep_whole("policy", loaded, into)
+        self.models.keep_whole("policy", loaded, model, into)
         return Computed(None, {})
 
+    @_with_peak
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         model, tokenizer = self.models.policy(job.policy, job.model)
         responses, counts = generate.generate(model, tokenizer, job.prompts, job.n, job.sampling, job.model, job.seed)
         return Computed(tuple(responses), counts)
 
+    @_with_peak
     def kl(self, job: KLJob) -> Computed[list[float]]:
         (policy, tokenizer), (reference, _) = (self.models.policy(each, job.model) for each in (job.policy, job.reference))
         return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
 
+    @_with_peak
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
-            return Computed(None, launch.launch(job, self, into))
+            return launch.launch(job, self, into)
+        settings, recipe = resolved(job.model, self.device), resolved(job.recipe, self.device)
+        if settings.quantize and not recipe.lora:
+            raise InputError(f"models.policy.quantize: {settings.quantize} goes with adapters, and a recipe has no lora")
         model, tokenizer, items, spent = self._policy_to_train(job)
-        cost, sides = flops.training(model, job.recipe), [side for item in items for side in item["sides"]]
+        cost, sides = flops.training(model, recipe), [side for item in items for side in item["sides"]]
         lengths, outputs = [len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides]
-        collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         recognised = is_recognised(model)
+        collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(encoding.loss_terms, loss=job.loss, recognised=recognised)
-        model, result = fit(model, items, collate, terms, job.recipe, job.seed, self._checkpoints(into))
+        model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into))
         if PartialState().is_main_process:
             self.models.keep_policy((model, tokenizer), job, into)
             _keep_losses(result, into)
-        sequences = min(len(items), job.recipe.items_per_pass) * len(sides) // len(items)
+        sequences = min(len(items), recipe.items_per_pass) * len(sides) // len(items)
         spent += cost.flops(result.tokens, lengths, outputs if recognised else None, sequences)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
 
     def _policy_to_train(self, job: PolicyTraining) -> tuple[Any, Any, list[dict[str, Any]], float]:
-        """(model, tokenizer, encoded items, FLOPs). A reference's log-probabilities are read first, beside each item, and it is freed."""
+        """(model, tokenizer, encoded items, FLOPs). A reference's log-probabilities are read first, beside each item, and it is freed.
+
+        Of several processes each reads its share of the batches, which are those that one process would form, and all gather the rest.
+        """
         if not job.loss.needs_reference:
             model, tokenizer = self.models.policy_to_train(job)
             return model, tokenizer, encoding.encode_items(tokenizer, job.data, job.loss, job.model, job.token_ids), 0.0
         model, tokenizer = self.models.reference(job)
         items = encoding.encode_items(tokenizer, job.data, job.loss, job.model, job.token_ids)
-        all_logps = encoding.response_logps(model, items, tokenizer.pad_token_id, job.recipe.items_per_pass)
-        for item, logps in zip(items, all_logps, strict=True):
-            item["reference_logps"] = logps
+        batch_size, processes = job.recipe.items_per_pass, PartialState()
+        places = processes_share(items, batch_size, processes.process_index, processes.num_processes)
+        all_logps = encoding.response_logps(model, [items[place] for place in places], tokenizer.pad_token_id, batch_size)
+        for place, logps in gather_object([*zip(places, all_logps, strict=True)]):
+            items[place]["reference_logps"] = logps
         sides = [side for item in items for side in item["sides"]]
         spent = flops.size(model).forward([len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides])
-        if job.recipe.lora is not None or job.reference != job.policy:
+        if job.recipe.lora is not None or job.reference != job.policy or model.dtype != torch.float32:
             del model  # before the policy is loaded
             model, tokenizer = self.models.policy_to_train(job)
         return model, tokenizer, items, spent
 
     # --- reward models ---------------------------------------------------------------------------------------------------
 
+    @_with_peak
     def score(self, job: ScoringJob) -> Computed[list[float]]:
         if isinstance(job.model, NgramReward):
             model = ngram.NgramRewardModel.load(self.models.folder("reward_models", job.reward_model))
             return Computed(model.score(job.items), {"scored_responses": len(job.items)})
         return Computed(*rewards.score(*self.models.reward_model(job.reward_model, job.model), job.items, job.model))
 
+    @_with_peak
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
         if self.launch_config is not None:
-            return Computed(None, launch.launch(job, self, into))
-        recipe = job.model.training
-        model, tokenizer = self.models.reward_model_to_train(job, job.model)
+            return launch.launch(job, self, into)
+        settings = resolved(job.model, self.device)
+        model, tokenizer = self.models.reward_model_to_train(job, settings)
         items = rewards.pair_items(model, tokenizer, job.pairs, job.model)
-        cost, lengths = flops.training(model, recipe), [len(ids) for item in items for ids in item["sides"]]
+        cost, lengths = flops.training(model, settings.training), [len(ids) for item in items for ids in item["sides"]]
         collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(rewards.loss_terms, loss=job.loss)
-        model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into))
+        model, result = fit(model, items, collate, terms, settings.training, job.seed, self._checkpoints(into))
         if PartialState().is_main_process:
-            self.models.keep_reward_model((model, tokenizer), job, job.model, into)
+            self.models.keep_reward_model((model, tokenizer), job, settings, into)
             _keep_losses(result, into)
         counts = {"rm_updates": result.updates, "rm_train_tokens": result.tokens, "flops": cost.flops(result.tokens, lengths)}
         return Computed(None, counts)

@@ -21,6 +21,7 @@ from apo_bench.hashing import code_hash, digest, path_identity
 from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
+from apo_bench.models.precision import resolved
 from apo_bench.stats import clustered_mean
 from apo_bench.store import Artifact, RunStore
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity
@@ -46,9 +47,14 @@ class EvaluationContext:
         return self._lab(seed, self.initial_policy, reward_model or self.experiment.models.reward, ledger)
 
     @cached_property
+    def policy_model(self) -> PolicyModel:
+        """The policy's settings, with what each `auto` means on the engine's device."""
+        return resolved(self.experiment.models.policy, self.engine.hardware.get("device"))
+
+    @cached_property
     def initial_policy(self) -> Policy:
         """The base policy, warmed up on the task's demonstrations if it is an architecture; one for the whole experiment."""
-        return self._language_model(self.experiment.models.policy)
+        return self._language_model(self.policy_model)
 
     def gold(self, gold: Gold, seed: int) -> RewardModel:
         """A gold reward model for one training seed, on all pairs of the gold split."""
@@ -149,8 +155,8 @@ class EvaluationContext:
     def key_parts(self) -> dict[str, Any]:
         """What an evaluation's key holds beside its inputs."""
         code = code_hash("apo_bench.evaluation.evaluate", *self.task.source_files)
-        policy = self.experiment.models.policy
-        sampling_format = policy.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling"})
+        included = {"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling", "dtype", "attention", "quantize"}
+        sampling_format = self.policy_model.model_dump(include=included)
         return {"code": code, "engine": self.engine.identity, "sampling_format": sampling_format}
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
@@ -161,7 +167,7 @@ class EvaluationContext:
             ledger=ledger,
             seed=seed,
             data=self.training_data,
-            policy_model=self.experiment.models.policy,
+            policy_model=self.policy_model,
             reward_model=reward_model,
             reward_body=self._reward_body(reward_model),
             initial_policy=initial_policy,
@@ -177,7 +183,7 @@ class EvaluationContext:
             return self.initial_policy
         if spec.warmup:
             own = {"architecture": spec.architecture, "path": None, "seed": 0, "warmup": spec.warmup}
-            return self._language_model(self.experiment.models.policy.model_copy(update=own))
+            return self._language_model(self.policy_model.model_copy(update=own))
         return None
 
     def _language_model(self, model: PolicyModel) -> Policy:
@@ -195,6 +201,7 @@ class EvaluationContext:
             "path": path_identity(model.path),
             "vocabulary": list(vocabulary or ()) if model.architecture else None,
             "seed": model.seed if model.architecture else None,
+            "stored_dtype": model.stored_dtype,
             "engine": self.engine.identity,
         }
         artifact, _ = self.store.computed("policies", inputs, lambda folder: self.engine.create_policy(model, vocabulary, folder))

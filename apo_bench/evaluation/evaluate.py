@@ -236,11 +236,12 @@ class RoundEvaluation:
             "policy": self.round.policy.key,
             "reference": context.initial_policy.key,
             "samples": digest([(sample.prompt.id, sample.text, sample.finish, sample.token_ids) for sample in samples]),
+            "precision": context.policy_model.model_dump(include={"dtype", "attention", "quantize"}),
             "code": code_hash(__name__),
             "engine": context.engine.identity,
         }
         batch_size = max(1, limit.batch_size // 4)
-        job = KLJob(self.round.policy, context.initial_policy, samples, context.experiment.models.policy, batch_size)
+        job = KLJob(self.round.policy, context.initial_policy, samples, context.policy_model, batch_size)
         return np.asarray(context.store.computed("kl", inputs, lambda folder: context.engine.kl(job), _save_nats, _load_nats)[1])
 
 

@@ -19,8 +19,8 @@ def export_model(folder: Path, arm: str, seed: int, round_: int | None, out: Pat
     if number not in rounds:
         raise InputError(f"{folder}: arm {arm!r}, seed {seed} has rounds 0 to {max(rounds)}, not {number}")
     if not rounds[number]["folder"]:
-        policy = f"the policy of arm {arm!r}, seed {seed}, round {number}"
-        raise InputError(f"{folder}: {policy} has no weights in the store: it was removed, or is best of n")
+        which = f"the policy of arm {arm!r}, seed {seed}, round {number}"
+        raise InputError(f"{folder}: {which} has no weights in the store: it was removed, or is best of n")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: not empty; choose another --out")
     from apo_bench.engines.stored_models import StoredModels
@@ -30,6 +30,7 @@ def export_model(folder: Path, arm: str, seed: int, round_: int | None, out: Pat
     from apo_bench.types import Policy
 
     spec = experiment_of_run(folder, Path.cwd())[0].models.policy
-    model, tokenizer = StoredModels(folder, float("inf")).policy_with_adapters(Policy(Path(rounds[number]["folder"]).name), spec)
+    policy = Policy(Path(rounds[number]["folder"]).name)
+    model, tokenizer = StoredModels(folder, float("inf")).policy_with_adapters(policy, spec, in_fp32=True)
     save_model(adapters.plain(model), tokenizer, out)
     return out

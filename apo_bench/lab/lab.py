@@ -23,6 +23,7 @@ from apo_bench.engines.protocol import Engine, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest, path_identity
 from apo_bench.lab.ledger import Ledger
+from apo_bench.models.precision import resolved
 from apo_bench.store import Artifact, Computed
 from apo_bench.training.data import check_data, sides_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
@@ -82,10 +83,12 @@ class Lab:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
         self.wall_s = 0.0  # what the arm's artifacts took to compute, whoever computed them
-        self.peak_memory_bytes = 0.0
+        self.peak_memory_bytes = self.peak_device_bytes = 0.0
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
         self._store, self._engine, self._ledger, self._seed, self._data = store, engine, ledger, seed, data
-        self._policy_model, self._reward_model, self._progress = policy_model, reward_model, progress
+        self._device = engine.hardware.get("device")  # of which keys hold what each `auto` means
+        self._policy_model, self._reward_model = resolved(policy_model, self._device), resolved(reward_model, self._device)
+        self._progress = progress
         self._token_ids: dict[str, dict[str, tuple[int, ...]]] = {}  # of everything sampled, by prompt id and text
         self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
 
@@ -199,7 +202,7 @@ class Lab:
         unneeded reference.
         """
         changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
-        recipe = (recipe or self._policy_model.training).model_copy(update=changes)
+        recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
         if not data:
             raise InputError("lab.train_policy: no data to train on")
         check_data(loss, data, reference is not None)
@@ -255,6 +258,7 @@ class Lab:
         self.charged[artifact.key] = artifact.counts
         self.wall_s += artifact.wall_s
         self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
+        self.peak_device_bytes = max(self.peak_device_bytes, artifact.peak_device_bytes)
         return artifact, value
 
     def _sampled_ids(self, data: Sequence[TrainingItem]) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -286,8 +290,9 @@ class Lab:
         return int(identity(str(self._seed), *purpose), 16) % 2**63
 
     def _format(self) -> dict[str, Any]:
-        """The parts of the policy's settings that change what it reads and writes."""
-        return self._policy_model.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens"})
+        """The parts of the policy's settings that change what it reads and writes, and in which precision."""
+        precision = {"dtype", "stored_dtype", "attention", "quantize"}
+        return self._policy_model.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", *precision})
 
     def _spec(self) -> dict[str, Any]:
         return self._reward_model.model_dump(exclude={"path"})

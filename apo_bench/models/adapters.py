@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from apo_bench.config.schema import Lora
 from apo_bench.models.adapter_folder import write_base
+from apo_bench.models.device import seeded
 from apo_bench.store import write_json
 
 CLASSIFICATION_HEADS = ("score", "classifier")  # a reward model's is new, so it is trained in full beside adapters
@@ -29,8 +29,7 @@ def add(model: Any, lora: Lora, seed: int) -> Any:
         name for name in CLASSIFICATION_HEADS if hasattr(model, name)
     ]  # a classification head is new, so it is trained in full beside adapters
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, modules_to_save=heads or None)  # pyright: ignore
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return get_peft_model(plain(model), config)
 
 
@@ -38,7 +37,7 @@ def load(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """A peft model: the adapters in a folder on the weights of `model`, which stays as it is."""
     from peft import PeftModel
 
-    with torch.random.fork_rng():  # peft draws weights before it reads them
+    with seeded(0):  # peft draws weights before it reads them
         return PeftModel.from_pretrained(plain(model), str(folder), is_trainable=trainable)
 
 

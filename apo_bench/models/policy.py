@@ -6,21 +6,25 @@ from typing import Any
 
 import torch
 
+from apo_bench.models import precision
+from apo_bench.models.device import own_device, seeded
 from apo_bench.models.tokenize import load_tokenizer, word_tokenizer
 
 ALIGNMENT = 64  # bytes, as torch allocates
 
 
 def on_device(model: Any) -> Any:
-    """The model on the accelerator, if there is one; else with weights where torch would allocate them.
+    """The model on this process's accelerator, if there is one; else with weights where torch would allocate them.
 
     Weights read from a safetensors file lie in it at any multiple of 8 bytes, and CPU kernels give other last bits there: a model that was
     loaded would not score as the same model in memory does.
     """
+    if getattr(model, "is_quantized", False):  # it was loaded where it is
+        return model
     for weight in (*model.parameters(), *model.buffers()):
         if weight.data_ptr() % ALIGNMENT:
             weight.data = weight.data.clone()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(own_device())
 
 
 def use_one_thread() -> None:
@@ -33,12 +37,17 @@ def use_one_thread() -> None:
     logging.disable_progress_bar()
 
 
-def load_policy(folder: str | Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """(model, tokenizer) in fp32; the embedding grows where the tokenizer was given a padding token of its own."""
+def load_policy(folder: str | Path, trust_remote_code: bool = False, **options: Any) -> tuple[Any, Any]:
+    """(model, tokenizer); the embedding grows where the tokenizer was given a padding token of its own.
+
+    `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here.
+    """
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, use_safetensors=True, trust_remote_code=trust_remote_code, **precision.load_options(**options)
+    )
     resize_embedding(model, tokenizer)
     return on_device(model), tokenizer
 
@@ -50,8 +59,7 @@ def new_policy(architecture: Mapping[str, Any], vocabulary: Sequence[str], seed:
     tokenizer = word_tokenizer(vocabulary)
     fields = dict(architecture)
     config = AutoConfig.for_model(fields.pop("model_type"), **fields, **token_ids(tokenizer))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return on_device(model), tokenizer
 
@@ -62,8 +70,10 @@ def token_ids(tokenizer: Any) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), **special}
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """An ordinary transformers folder with safetensors."""
+def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32") -> None:
+    """An ordinary transformers folder with safetensors; another `dtype` than float32 rounds the model's weights in place."""
+    if dtype != "float32":
+        precision.round_weights(model, dtype)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 
@@ -72,7 +82,6 @@ def resize_embedding(model: Any, tokenizer: Any) -> None:
     """Give a padding token added to the tokenizer its embedding row, and tell the model which id pads."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""Neural reward models: sequence classification on any backbone, in fp32, with one label, or one for each axis."""
+"""Neural reward models: sequence classification on any backbone, with one label, or one for each axis."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,9 @@ from torch import Tensor
 from apo_bench.config.schema import NeuralReward
 from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
-from apo_bench.models import flops
+from apo_bench.models import flops, precision
+from apo_bench.models.adapters import CLASSIFICATION_HEADS
+from apo_bench.models.device import seeded
 from apo_bench.models.policy import on_device, resize_embedding, token_ids
 from apo_bench.models.tokenize import encode_scored, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
@@ -22,17 +24,18 @@ UNNAMED = "LABEL_0"  # transformers' own name for the one output of a model from
 def new_reward_model(
     spec: NeuralReward, start: str | Path | None, axes: Sequence[str], vocabulary: Sequence[str] | None, seed: int
 ) -> tuple[Any, Any]:
-    """(model, tokenizer): from the folder `start`, or the spec's architecture; the seed draws the head (and a new body)."""
+    """(model, tokenizer), in fp32: from the folder `start`, or the spec's architecture; the seed draws the head (and a new body)."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     names = list(axes) if spec.axis_heads else [ANY_AXIS]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    attention = "sdpa" if spec.attention == "auto" else spec.attention
+    with seeded(seed):
         if start is not None:
             tokenizer = load_tokenizer(start, spec.trust_remote_code)
             model = AutoModelForSequenceClassification.from_pretrained(
-                start, num_labels=len(names), dtype=torch.float32, use_safetensors=True, trust_remote_code=spec.trust_remote_code
-            )
+                start, num_labels=len(names), use_safetensors=True, trust_remote_code=spec.trust_remote_code,
+                **precision.load_options(attention=attention),
+            )  # fmt: skip
             resize_embedding(model, tokenizer)
         else:
             assert spec.architecture is not None
@@ -46,17 +49,24 @@ def new_reward_model(
     return on_device(model), tokenizer
 
 
-def load_reward_model(folder: str | Path, trust_remote_code: bool = False, config: Path | None = None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a trained reward model, in fp32; of its body where the folder `config` has the labels, and adapters a head."""
+def load_reward_model(
+    folder: str | Path, trust_remote_code: bool = False, labels_of: Path | None = None, **options: Any
+) -> tuple[Any, Any]:
+    """(model, tokenizer) of a trained reward model; `options` as for `load_policy`. The head is in fp32.
+
+    With `labels_of`, a folder of adapters, the body is read, to get its labels and a new head, which the adapters bring.
+    """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    labels = {} if config is None else {"config": AutoConfig.from_pretrained(config, trust_remote_code=trust_remote_code)}
-    with torch.random.fork_rng():  # a missing head is drawn before it is read
+    labels = {} if labels_of is None else {"config": AutoConfig.from_pretrained(labels_of, trust_remote_code=trust_remote_code)}
+    with seeded(0):  # a missing head is drawn before it is read
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust_remote_code, **labels
+            folder, use_safetensors=True, trust_remote_code=trust_remote_code, **precision.load_options(**options), **labels
         )
     resize_embedding(model, tokenizer)
+    if options.get("dtype", "float32") != "float32":
+        precision.heads_in_fp32(model, CLASSIFICATION_HEADS)
     return on_device(model), tokenizer
 
 

@@ -1,4 +1,4 @@
-"""What a run's manifest.json holds: data, notes, failures, versions, hardware, and the command that made the run."""
+"""What a run's manifest.json holds: data, notes, failures, versions, hardware, precision, and the command that made the run."""
 
 import json
 import os
@@ -35,7 +35,6 @@ def manifest(
         f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]
     ]
     machine = {"machine": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
-    workers = sorted({json.dumps(record["hardware"], sort_keys=True) for record in records.values() if record.get("hardware")})
     return {
         "name": experiment.name,
         "task": task.name,
@@ -47,9 +46,17 @@ def manifest(
         "seeds": list(experiment.seeds),
         "arms": {name: arm.use for name, arm in experiment.arms.items()},
         "command": _command(path, overrides, tiny or {}),
-        "hardware": {**machine, "workers": [json.loads(worker) for worker in workers]},
+        "hardware": {**machine, "workers": _distinct(records, "hardware")},
+        "precision": _distinct(records, "precision"),
         **origin(),
     }
+
+
+def _distinct(records: Records, name: str) -> list[Any]:
+    """The values that this part of a record has, over all records: more than one where arm-seeds ran on different machines."""
+    return [
+        json.loads(value) for value in sorted({json.dumps(record[name], sort_keys=True) for record in records.values() if record.get(name)})
+    ]
 
 
 def _command(path: Path, overrides: Mapping[str, Any], tiny: Mapping[str, Any]) -> str:

@@ -10,7 +10,8 @@ from filelock import FileLock
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.run import records
-from apo_bench.run.executors import cores, executor
+from apo_bench.run.devices import default_workers
+from apo_bench.run.executors import executor
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import GOLD, INITIAL, Failure, Job, Records, mark_waiting
 from apo_bench.run.progress import live
@@ -66,7 +67,7 @@ class JobRunner:
         budgets: dict[str, Mapping[Any, float]] = {arm: experiment.budget_of(arm) for arm in experiment.arms}
         with FileLock(self.resolved.folder / "store" / RUN_LOCK):  # not while a sweep decides what can be removed
             mark_waiting(queue)
-        with live(queue, budgets, self.workers or cores()) as show:
+        with live(queue, budgets, self.workers or default_workers(experiment.executor)) as show:
             failures = self._run_all(queue, work, self.workers, experiment.executor, show)
         failed = {(failure.arm, failure.seed, failure.trial) for failure in failures}
         failures += [

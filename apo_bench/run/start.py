@@ -33,7 +33,7 @@ def run_experiment(
     path: the experiment file, or that of a shipped one, such as "experiments/quickstart.yaml".
     overrides: dotted keys of the experiment ("budget.flops") and the values that replace theirs.
     out: the run folder; `results/<name>` if not given, with `tiny` `results/<name>-tiny`.
-    workers: processes at a time; None: as the executor sees fit, locally one per core.
+    workers: processes at a time; None: as the executor sees fit, locally one per GPU, or per core where there is none.
     tiny: use tiny random models and small sizes, to see that the file works.
     fresh: start afresh; an existing run folder is renamed.
     arms, seeds: run only these now; the report is written when no arm-seed is left.

@@ -76,7 +76,8 @@ def gather_tables(
         "timings": [
             {"arm": arm, "seed": seed, "measure": name, "value": float(record[name])}
             for (arm, seed), record in records.items()
-            for name in ("wall_s", "peak_memory_bytes")
+            for name in ("wall_s", "peak_memory_bytes", "peak_device_bytes")
+            if name != "peak_device_bytes" or record.get(name)  # none on a CPU
         ],
     }
     return tables | {name: pd.DataFrame(rows) for name, rows in flat.items() if rows}

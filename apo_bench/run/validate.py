@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from apo_bench.analysis import published
 from apo_bench.config import controls, tuning
 from apo_bench.config import plugins as methods
 from apo_bench.config.load import ExperimentFile, read_experiment
-from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, RewardSpec
+from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
@@ -19,6 +19,7 @@ from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
 from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
+from apo_bench.models import precision
 from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import sizing
@@ -179,9 +180,23 @@ def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
             _check_context(key, model, model.architecture, experiment)
         if model.path is not None:
             yield from _check_model_path(key, model, model.path, base, experiment)
-        recipes = (model.training, model.warmup)
-        if any(recipe is not None and recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
+        recipes = [recipe for recipe in (model.training, model.warmup) if recipe is not None]
+        yield from _check_precision(key, model, recipes)
+        if any(recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
             yield f"{key}: lora needs peft, which is not installed; run: pip install peft"
+
+
+def _check_precision(key: str, model: PolicyModel | NeuralReward, recipes: Sequence[Recipe]) -> Iterator[str]:
+    """A note for each package that these settings need and this machine lacks. Raises InputError for an optimizer that is none."""
+    quantize = model.quantize if isinstance(model, PolicyModel) else None
+    missing = {precision.lacking(attention=model.attention, quantize=quantize)}
+    for recipe in recipes:
+        try:
+            precision.check_optimizer(recipe.optimizer)
+        except InputError as error:
+            raise InputError(f"{key}.training.{error}") from None
+        missing.add(precision.lacking(optimizer=recipe.optimizer))
+    yield from (f"{key}.{line}" for line in sorted(missing - {None}))  # pyright: ignore
 
 
 def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, base: Path, experiment: Experiment) -> Iterator[str]:

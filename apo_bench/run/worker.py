@@ -14,6 +14,7 @@ from apo_bench.engines.protocol import Engine
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.hashing import checksum
 from apo_bench.lab.ledger import STOCKS, UNITS
+from apo_bench.models.precision import summary
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment, resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
@@ -81,8 +82,10 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
             "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
             "hardware": dict(context.engine.hardware),
+            "precision": summary(context.experiment.models, context.engine.hardware.get("device")),
             "wall_s": lab.wall_s,
             "peak_memory_bytes": lab.peak_memory_bytes,
+            "peak_device_bytes": lab.peak_device_bytes,
             "floor": context.floor_accuracy(job.seed),
             "gold": context.gold_accuracy().key,
         }

@@ -1,6 +1,7 @@
 """Which items a fit sees together, in what order, and with what weight in the loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -48,3 +49,13 @@ class UpdateBatchSampler(Sampler[list[tuple[int, float]]]):
         """Advance the generator past so many epochs; an epoch draws all its random numbers before its first batch."""
         for _ in range(epochs):
             next(iter(self))
+
+
+def processes_share(items: Sequence[Mapping[str, Any]], batch_size: int, process: int, processes: int) -> list[int]:
+    """Places of the items that a process reads, where processes take batches of items of like length in turn.
+
+    Batches are whole but for the last: a process that batches its own items by length forms those that one process would.
+    """
+    order = sorted(range(len(items)), key=lambda place: items[place]["length"])
+    starts = range(process * batch_size, len(order), processes * batch_size)
+    return [place for start in starts for place in order[start : start + batch_size]]

@@ -8,7 +8,8 @@ import copy
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from apo_bench.config.schema import Recipe
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
+from apo_bench.models import precision
+from apo_bench.models.device import own_device
 from apo_bench.training.batches import UpdateBatchSampler
 from apo_bench.training.checkpoints import Checkpoints, checkpoint_after, latest_checkpoint, mark_complete, updates_at
 
@@ -71,6 +74,10 @@ class _Loop(Trainer):
         return prepare_data_loader(loader, self.accelerator.device, num_processes=1, process_index=0, put_on_device=True)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=bool(self.args.bf16)):  # also of modules called by themselves
+            return self._loss(model, inputs)
+
+    def _loss(self, model: Any, inputs: Any) -> Tensor:
         loss_weights = inputs.pop("loss_weight")
         read = inputs["attention_mask"].sum() * loss_weights.any()  # an item that only fills up is not counted
         self.state.num_input_tokens_seen += int(self.accelerator.reduce(read, "sum"))  # pyright: ignore
@@ -140,8 +147,9 @@ def fit(
     `checkpoints` a fit resumes from the last complete one and ends with the same bits as a fit that was never stopped. Where several
     processes take part, the main one's model is the trained one.
 
-    Raises InputError where an update cannot be split into whole micro-batches.
+    Raises InputError where an update cannot be split into whole micro-batches, and for an optimizer that is not there.
     """
+    recipe = precision.resolved(recipe, own_device().type)
     with tempfile.TemporaryDirectory() as nowhere:
         return _fit(model, items, collate, terms, recipe, seed, checkpoints or Checkpoints(Path(nowhere)))
 
@@ -149,9 +157,14 @@ def fit(
 def _fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int, checkpoints: Checkpoints
 ) -> tuple[Any, TrainResult]:
-    if recipe.freeze:
-        for name, weight in model.named_parameters():
-            weight.requires_grad_(weight.requires_grad and not re.search(recipe.freeze, name))
+    for name, weight in model.named_parameters():
+        if recipe.freeze and re.search(recipe.freeze, name):
+            weight.requires_grad_(False)
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # whatever the frozen ones have
+    precision.check_optimizer(recipe.optimizer)
+    if missing := precision.lacking(optimizer=recipe.optimizer):
+        raise InputError(missing)
     arguments = TrainingArguments(
         output_dir=str(checkpoints.folder),
         max_steps=recipe.updates(len(items)),
@@ -160,6 +173,8 @@ def _fit(
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
+        optim=recipe.optimizer,
+        bf16=recipe.precision == "bf16",
         seed=seed % 2**32,
         data_seed=seed % 2**32,
         logging_steps=1,
@@ -169,6 +184,8 @@ def _fit(
         remove_unused_columns=False,
         use_cpu=not torch.cuda.is_available(),
     )
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # not what a launch configuration says
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel: other GPUs are other workers'
     processes = arguments.world_size
     micro = recipe.micro_batch_size or max(1, recipe.batch_size // processes)
     if recipe.batch_size % (micro * processes):
@@ -195,10 +212,23 @@ def _fit(
     main = loop.is_world_process_zero()
     whole = copy.deepcopy(model).cpu() if loop.sharded and main else model
     checkpoint = loop.resume(checkpoints)
-    loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with _recomputed(model) if recipe.gradient_checkpointing else nullcontext():
+        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if loop.sharded:
         gathered = loop.accelerator.get_state_dict(loop.model_wrapped)
         if main:
             whole.load_state_dict(gathered)
     losses = tuple(float(row["loss"]) for row in loop.state.log_history if "loss" in row)
     return whole, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
+
+
+@contextmanager
+def _recomputed(model: Any) -> Iterator[None]:
+    """Activations are recomputed in the backward pass, within, where the architecture can."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # transformers' later name, or the first
+    able = model.supports_gradient_checkpointing
+    if able:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    yield
+    if able:
+        getattr(model, f"{name}_checkpointing_disable")()

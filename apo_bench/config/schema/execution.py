@@ -19,8 +19,8 @@ class Executor(Section):
     num_cpus: float = Field(default=1.0, gt=0)
     """CPUs that Ray reserves for each arm-seed"""
 
-    num_gpus: float = Field(default=0.0, ge=0)
-    """GPUs that Ray reserves for each arm-seed"""
+    num_gpus: float | None = Field(default=None, ge=0)
+    """GPUs that Ray reserves for each arm-seed; `null`: one where the cluster has any, else none"""
 
     checkpoint_s: float = Field(default=600.0, ge=0)
     """seconds between the checkpoints of a training; 0: after every update"""

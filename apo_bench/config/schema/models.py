@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from apo_bench.config.schema.values import Section, Seed, Seeds, distinct
 
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+
 
 class Lora(Section):
     """Low-rank adapters. They are stored apart from the weights that they belong on, and read beside them."""
@@ -54,6 +57,15 @@ class Recipe(Section):
 
     freeze: str | None = None
     """regular expression: parameters whose names match are not trained"""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`bf16`: products in bf16 by autocast, over trained weights in fp32; `auto`: `bf16` on a GPU, `fp32` on a CPU"""
+
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """recompute activations in the backward pass, for memory; `auto`: on a GPU"""
+
+    optimizer: str = "adamw_torch_fused"
+    """name of an optimizer of transformers' `TrainingArguments`, such as `adamw_torch`, `adafactor` or `adamw_bnb_8bit`"""
 
     @field_validator("freeze")
     @classmethod
@@ -132,6 +144,19 @@ class PolicyModel(Section):
     sampling: Sampling
     """how methods' samples are drawn; evaluation has its own settings"""
 
+    dtype: Dtype = "auto"
+    """of weights that are only read: in sampling, scoring and KL, as a reference, under adapters; `auto`: bfloat16 on a GPU, float32 on a
+    CPU"""
+
+    stored_dtype: Dtype = "auto"
+    """of trained weights in the store; `auto`: `dtype` where that is given, else float32, in which they are trained"""
+
+    attention: Attention = "auto"
+    """attention kernel; `auto` is `sdpa`, which is eager for architectures that have no other; `flash_attention_2` needs flash-attn"""
+
+    quantize: Literal["4bit", "8bit"] | None = None
+    """read the weights under adapters in so many bits (bitsandbytes, on a GPU); needs `path` and `training.lora`"""
+
     trust_remote_code: bool = False
     """run python that the model's folder or hub repository brings"""
 
@@ -141,6 +166,8 @@ class PolicyModel(Section):
             raise ValueError("give exactly one of path and architecture")
         if (self.architecture is None) != (self.warmup is None):
             raise ValueError("warmup goes with architecture, and only with it")
+        if self.quantize and (self.path is None or self.training.lora is None):
+            raise ValueError(f"quantize: {self.quantize} goes with path and training.lora: quantized weights are not trained")
         return self
 
 
@@ -176,6 +203,15 @@ class NeuralReward(Section):
 
     training: Recipe
     """how the reward model is trained, each time"""
+
+    dtype: Dtype = "auto"
+    """as for the policy; the head that gives the score stays in float32"""
+
+    stored_dtype: Dtype = "auto"
+    """as for the policy"""
+
+    attention: Attention = "auto"
+    """as for the policy"""
 
     trust_remote_code: bool = False
     """as for the policy"""

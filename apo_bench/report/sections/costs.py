@@ -199,6 +199,7 @@ def measured_blocks(frame: pd.DataFrame) -> list[Block]:
     ]  # fmt: skip
     note = (
         "Seconds: what making the arm's artifacts took, whichever arm made them, in one process; evaluation is not in it. Memory: the "
-        "largest resident size of a process that made one. Both depend on the machine and the moment, and match nothing."
+        "largest resident size of a process that made one. Device memory: the most that its tensors took on a GPU, while an artifact was "
+        "made. All depend on the machine and the moment, and match nothing."
     )
     return [Table(frame, columns, "As measured", say(note))]

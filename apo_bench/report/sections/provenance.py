@@ -75,6 +75,8 @@ def _time_and_cost(folder: Path) -> Text:
         parts.append(say(f"{duration(float(values['wall_s'].sum()))} of work over all arms and seeds ({{each}})", each=each))
     if "peak_memory_bytes" in values:
         parts.append(say(f"at most {values['peak_memory_bytes'].max() / 2**30:.2f} GiB of memory"))
+    if "peak_device_bytes" in values:
+        parts.append(say(f"at most {values['peak_device_bytes'].max() / 2**30:.2f} GiB on a device"))
     if "judge_usd" in values:
         parts.append(say(f"judges: {values['judge_usd'].sum():.2f} USD"))
     return join(parts, "; ")

@@ -6,7 +6,6 @@ is run once more, and fails when that is lost too. A job that returns an error m
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -35,11 +34,6 @@ def executor(name: str) -> RunAll:
         available = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
         raise InputError(f"executor: no executor named {name!r}; there are: {', '.join(available)}")
     return cast(RunAll, importlib.import_module(f"apo_bench.run.executors.{name}").run_all)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quiet(job: Job, event: ProgressEvent) -> None:

@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from apo_bench.config.schema import Executor
-from apo_bench.run.executors import TRIES, Show, cores, in_order, quiet
+from apo_bench.run.devices import default_workers, see_only, worker_gpus
+from apo_bench.run.executors import TRIES, Show, in_order, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
 
@@ -26,14 +27,15 @@ class _Worker:
 
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
-    """Run jobs in at most `workers` processes (None: one a core). A dead one's job is run once more."""
+    """Run jobs in at most `workers` processes (None: one a GPU, else a core), each with its own GPU. A dead one's job is run once more."""
     waiting, lost, failures = deque(jobs), dict[Job, int](), list[Failure]()
-    size = min(workers or cores(), len(jobs))
+    size = min(workers or default_workers(settings), len(jobs))
+    gpus = worker_gpus(size, settings)
 
     def failed(job: Job, message: str) -> None:
         failures.append(Failure(job.arm, job.seed, message, job.trial))
 
-    pool = [_start(work) for _ in range(size)]
+    pool = [_start(work, gpu) for gpu in gpus]
     try:
         while waiting or any(worker.job for worker in pool):
             for worker in pool:
@@ -42,7 +44,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
             ready = wait([worker.pipe for worker in pool if worker.job])
             for index, worker in enumerate(pool):
                 if worker.pipe in ready and not _receive(worker, show, failed):
-                    pool[index] = _start(work)
+                    pool[index] = _start(work, gpus[index])
                     if (job := worker.job) is None:
                         continue
                     lost[job] = lost.get(job, 0) + 1
@@ -63,10 +65,10 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
     return in_order(failures)
 
 
-def _start(work: Work) -> _Worker:
+def _start(work: Work, gpu: str | None) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(work, theirs), daemon=True)
+    process = context.Process(target=_serve, args=(work, theirs, gpu), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
     return _Worker(process, ours)
@@ -109,10 +111,11 @@ def _exit_reason(worker: _Worker) -> str:
 # --- in the worker ------------------------------------------------------------------------------------------------------------
 
 
-def _serve(work: Work, pipe: Connection) -> None:
+def _serve(work: Work, pipe: Connection, gpu: str | None) -> None:
     """Run jobs until the pipe closes. A worker does not outlive its run: nobody would use what it computes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run itself ends its workers when it is interrupted
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    see_only(gpu)
     prepare_worker()
     while True:
         try:

@@ -34,6 +34,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
         _join(ray, settings)
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
+        settings = _with_gpus(nodes, settings)
         _check_room(nodes, settings)
         _check_shared(ray, nodes, jobs[0].folder)
         return _run(ray, jobs, work, workers, settings, show)
@@ -102,9 +103,16 @@ def _join(ray: Any, settings: Executor) -> None:
         raise InputError(f"executor.address: {settings.address}: {' '.join(str(error).split())[:300]}") from None
 
 
+def _with_gpus(nodes: Sequence[Any], settings: Executor) -> Executor:
+    """The settings, with one GPU a task where none is given and a node has any. Ray shows a task the GPUs that it reserved, no others."""
+    if settings.num_gpus is not None:
+        return settings
+    return settings.model_copy(update={"num_gpus": float(any(node["Resources"].get("GPU", 0) >= 1 for node in nodes))})
+
+
 def _check_room(nodes: Sequence[Any], settings: Executor) -> None:
     """Raise InputError where no node can ever take a task, which would wait forever."""
-    reserved = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
+    reserved = {"CPU": settings.num_cpus, "GPU": settings.num_gpus or 0.0}
     if not any(all(node["Resources"].get(name, 0) >= amount for name, amount in reserved.items()) for node in nodes):
         most = {name: max((node["Resources"].get(name, 0) for node in nodes), default=0) for name in reserved}
         raise InputError(

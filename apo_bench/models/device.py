@@ -1,0 +1,45 @@
+"""The device that models run on: this process's own, and no other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def own_device() -> torch.device:
+    """This process's GPU, if it has one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def hardware() -> dict[str, Any]:
+    """What of the device can change a result; part of every key. On a GPU its name, CUDA's version, and that fp32 products are not TF32."""
+    if own_device().type == "cpu":
+        return {"device": "cpu"}
+    return {"device": "cuda", "gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "tf32": False}
+
+
+def use_full_fp32() -> None:
+    """Compute fp32 products in fp32, never in TF32, as `hardware` states."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` within, and leave this device's generators as they were; `fork_rng` alone would start every GPU."""
+    device = own_device()
+    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def reset_peak() -> None:
+    """Forget the largest device memory so far."""
+    if own_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes() -> float:
+    """The largest device memory that tensors took since `reset_peak`; 0 on a CPU."""
+    return float(torch.cuda.max_memory_allocated()) if own_device().type == "cuda" else 0.0
