@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/sampling_speed.py MODEL_FOLDER PROMPTS.jsonl [--repeats 3] [--sizes 8x4x32 16x4x128]
 
-PROMPTS.jsonl has a `prompt` a line, a transcript that ends with "Assistant:", as the HH test files have. The prompts of a size are taken at
-equal distances over the file, at most 256 tokens of each. Both sides sample in one batch, at temperature 1, in turns; CPU seconds are those of
-this process. Responses end when they end, so the token counts of the two differ by chance. Target: at most half the CPU seconds.
+PROMPTS.jsonl has a `prompt` a line, a transcript that ends with "Assistant:", as the HH test files have. The prompts of a size are taken
+at equal distances over the file, at most 256 tokens of each. Both sides sample in one batch, at temperature 1, in turns. CPU seconds are
+those of this process, medians over the repeats, and so are the tokens, which differ by chance. Target: at most half the CPU seconds.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from apo_bench.types import Message, Prompt, prompt_id
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """A single user turn each: the transcript's last one."""
+    """Distinct prompts of a file."""
     rows = (json.loads(line)["prompt"] for line in path.read_text(encoding="utf-8").split("\n") if line)
     prompts = []
     for text in dict.fromkeys(rows):
@@ -51,13 +50,6 @@ def plain(model: Any, tokenizer: Any, prompts: list[Prompt], n: int, spec: Polic
     return int((rows != tokenizer.pad_token_id).sum())
 
 
-def measured(work: Callable[[], float]) -> tuple[float, float]:
-    """CPU seconds, and the tokens that the work sampled."""
-    before = time.process_time()
-    tokens = work()
-    return time.process_time() - before, tokens
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -71,21 +63,20 @@ def main() -> None:
     everything = read_prompts(given.prompts)
     print("| prompts x responses x tokens | generate, CPU-s (tokens) | ours, CPU-s (tokens) | ratio |\n|---|---|---|---|")
     for size in given.sizes:
-        count, n, tokens = map(int, size.split("x"))
+        count, n, limit = map(int, size.split("x"))
         prompts = everything[:: len(everything) // count][:count]
-        sampling = Sampling(max_new_tokens=tokens, batch_size=count * n)
+        sampling = Sampling(max_new_tokens=limit, batch_size=count * n)
         spec = PolicyModel(path=".", max_prompt_tokens=256, training=Recipe(learning_rate=1), sampling=sampling)
-        theirs, ours = [], []
-        for repeat in range(given.repeats):
-            theirs.append(measured(lambda repeat=repeat: plain(model, tokenizer, prompts, n, spec, repeat)))  # noqa: B023
-            ours.append(
-                measured(lambda repeat=repeat: generate(model, tokenizer, prompts, n, sampling, spec, repeat)[1]["sampled_tokens"])  # noqa: B023
-            )
-        ratio = statistics.median(them[0] / us[0] for them, us in zip(theirs, ours, strict=True))
-        columns = (
-            " | ".join(f"{statistics.median(part):.{digits}f}" for part, digits in zip(zip(*side), (1, 0))) for side in (theirs, ours)
-        )
-        print(f"| {size} | " + " | ".join("{} ({})".format(*column.split(" | ")) for column in columns) + f" | {ratio:.2f} |", flush=True)
+        pairs = []
+        for seed in range(given.repeats):
+            before = time.process_time()
+            plain_tokens = plain(model, tokenizer, prompts, n, spec, seed)
+            between = time.process_time()
+            tokens = generate(model, tokenizer, prompts, n, sampling, spec, seed)[1]["sampled_tokens"]
+            pairs.append((between - before, plain_tokens, time.process_time() - between, tokens))
+        plain_s, plain_tokens, own_s, own_tokens = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(pair[0] / pair[2] for pair in pairs)
+        print(f"| {size} | {plain_s:.1f} ({plain_tokens:.0f}) | {own_s:.1f} ({own_tokens:.0f}) | {ratio:.2f} |", flush=True)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 

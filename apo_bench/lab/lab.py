@@ -45,7 +45,7 @@ from apo_bench.types import (
 )
 
 T = TypeVar("T")
-STORED = ("text", "tokens", "finish", "token_ids")  # of a response, beside its prompt's id
+STORED = ("text", "tokens", "finish", "token_ids")  # of a response beside its prompt, in order
 Progress = Callable[[str, Mapping[Any, float]], None]  # a stage, and what the arm has used before it
 
 
@@ -198,8 +198,8 @@ class Lab:
 
         `loss` is a PolicyLoss, shipped or a method's own. The experiment's recipe applies, with the learning rate or epochs given here
         in place of its own. Responses that this lab sampled are trained on as the ids they were sampled as, a sample cut at the length
-        limit without an end; all others are encoded. Raises InputError, before anything is spent, for data that the loss does not read and for a missing or
-        unneeded reference.
+        limit without an end; all others are encoded. Raises InputError, before anything is spent, for data that the loss does not read
+        and for a missing or unneeded reference.
         """
         changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
         recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
@@ -327,8 +327,8 @@ def _save_responses(folder: Path, responses: Sequence[Response]) -> None:
 
 def _load_responses(folder: Path, prompts: Sequence[Prompt]) -> tuple[Response, ...]:
     rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    parts = ({name: row[name] for name in STORED} | {"token_ids": row["token_ids"] and tuple(row["token_ids"])} for row in rows)
-    return tuple(Response(prompt, **part) for prompt, part in zip(prompts, parts, strict=True))
+    parts: list[list[Any]] = [[tuple(row[name]) if isinstance(row[name], list) else row[name] for name in STORED] for row in rows]
+    return tuple(Response(prompt, *part) for prompt, part in zip(prompts, parts, strict=True))
 
 
 def _row(item: TrainingItem) -> tuple[Any, ...]:

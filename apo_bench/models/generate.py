@@ -74,20 +74,20 @@ class _Rules:
 
 def _processors(sampling: Sampling, pad_id: int, device: Any) -> Any:
     """transformers' own, in the order in which its `generate` applies them. A penalty on padding changes nothing: it is never drawn."""
-    from transformers import generation
+    from transformers.generation import logits_process as warp
 
-    processors = generation.LogitsProcessorList()
+    processors = warp.LogitsProcessorList()
     if sampling.repetition_penalty != 1:
-        processors.append(generation.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    processors.append(generation.SuppressTokensLogitsProcessor([pad_id], device=device))  # an added row that nothing trained
+        processors.append(warp.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    processors.append(warp.SuppressTokensLogitsProcessor([pad_id], device=device))  # an added row that nothing trained
     if sampling.temperature == 0:
         return processors
     if sampling.temperature != 1:
-        processors.append(generation.TemperatureLogitsWarper(sampling.temperature))
+        processors.append(warp.TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
-        processors.append(generation.TopKLogitsWarper(sampling.top_k))
+        processors.append(warp.TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
-        processors.append(generation.TopPLogitsWarper(sampling.top_p))
+        processors.append(warp.TopPLogitsWarper(sampling.top_p))
     return processors
 
 

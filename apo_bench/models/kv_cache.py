@@ -23,7 +23,7 @@ class GrowingLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer) -> None:
         super().__init__()
-        self.__dict__.update(layer.__dict__)
+        vars(self).update(vars(layer))
         self._room: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = (room[..., :after, :] for room in self._room)
         return self.keys, self.values
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
         self._room = None
 

@@ -336,7 +336,8 @@ def test_sampled_ids_are_kept_and_trained_on(bench: EvaluationContext, reward_mo
     assert {sample.finish for sample in samples} >= {"length"}
     for sample in samples:
         end = [] if sample.finish == "length" else [tokenizer.eos_token_id]
-        assert sample.token_ids is not None and len(sample.token_ids) == sample.tokens
+        assert sample.token_ids is not None
+        assert len(sample.token_ids) == sample.tokens
         assert list(sample.token_ids[sample.tokens - len(end) :]) == end
         assert tokenizer.decode(sample.token_ids, skip_special_tokens=True).strip() == sample.text
     again = tiny_lab(bench, store=RunStore(bench.store.run_folder))
@@ -360,7 +361,8 @@ def test_sampled_ids_are_kept_and_trained_on(bench: EvaluationContext, reward_mo
     assert {(id_, text) for id_, texts in jobs[1].token_ids.items() for text in texts} == set(first)
     elsewhere = tiny_lab(bench)
     assert elsewhere.train_policy(elsewhere.initial_policy, best, SFTLoss()) != policy
-    assert jobs[2].token_ids == {} and jobs[2].data == jobs[0].data
+    assert jobs[2].token_ids == {}
+    assert jobs[2].data == jobs[0].data
     was_cut = sum(first[item.prompt.id, item.response][-1] != tokenizer.eos_token_id for item in best_of(groups))
     assert elsewhere.used["policy_train_tokens"] - trained_tokens == was_cut > 0  # an end more for each that was cut
 

@@ -104,7 +104,8 @@ def test_every_answer_belongs_to_its_prompt(echo: Any, batch_size: int) -> None:
 def by_prompt(loaded: Any, prompts: Sequence[Prompt], n: int, **fields: Any) -> dict[str, list[tuple[int, ...] | None]]:
     """Sampled ids of each prompt."""
     sampling = Sampling(max_new_tokens=8).model_copy(update=fields)
-    responses, _ = generate.generate(*loaded, prompts, n, sampling, policy_settings(8), 3)
+    model, tokenizer = loaded
+    responses, _ = generate.generate(model, tokenizer, prompts, n, sampling, policy_settings(8), 3)
     return {each.id: [response.token_ids for response in responses if response.prompt == each] for each in prompts}
 
 
@@ -181,7 +182,8 @@ def test_next_token_probabilities_are_those_of_generate(tiny_policy: Any, fields
     monkeypatch.setattr(generate, "_draw", draw)
     sampling = Sampling(max_new_tokens=4, **fields)
     (response,), _ = generate.generate(model, tokenizer, PROMPTS[:1], 1, sampling, tiny_policy[1], 0)
-    assert response.token_ids is not None and len(response.token_ids) == len(drawn_with)
+    assert response.token_ids is not None
+    assert len(response.token_ids) == len(drawn_with)
     ids = encode_prompt(tokenizer, PROMPTS[0], "", 16).ids
     settings = GenerationConfig(
         do_sample=True, max_new_tokens=1, output_scores=True, return_dict_in_generate=True, pad_token_id=tokenizer.pad_token_id,

@@ -72,7 +72,7 @@ def test_kl_counts_all_tokens_of_a_response_as_long_as_allowed(constants: tuple[
 
 
 def test_kl_reads_the_sampled_ids(constants: tuple[Path, Path]) -> None:
-    """log 2 / 4 a token: of 3 ids with the end, of 3 that were cut, of the 2 before an end in a human turn's place; cut to 2 where that is allowed.
+    """log 2 / 4 a token: of 3 ids with the end, of 3 that were cut, of the 2 before an end in a turn's place; of 2 where 3 are too many.
 
     The text would be 2 tokens with its end: the ids are other than the tokenizer's for this text.
     """
