@@ -100,7 +100,7 @@ def _attended(prompt: int, response: int, window: int | None) -> float:
 def size(model: Any) -> Size:
     """Of a model with a language-model or a classification head; on any device, meta as well."""
     body = _body(model)
-    return Size(_rates(body, _Trained(nothing=True), checkpointing=False), _windows(model.config.get_text_config(), len(body.layers)))
+    return Size(_rates(body, _Trained(frozenset()), checkpointing=False), _windows(model.config.get_text_config(), len(body.layers)))
 
 
 def training(model: Any, recipe: Recipe, *, checkpointing: bool | None = None) -> Training:
@@ -110,7 +110,12 @@ def training(model: Any, recipe: Recipe, *, checkpointing: bool | None = None) -
     """
     if checkpointing is None:
         checkpointing = getattr(recipe, "gradient_checkpointing", False) is True
-    trained = _Trained(re.compile(recipe.freeze) if recipe.freeze else None, recipe.lora)
+    names = [name for name, _ in model.named_parameters()]
+    if recipe.lora:
+        names = [name for name in names if name.partition(".")[0] in HEADS]
+    elif recipe.freeze:
+        names = [name for name in names if not re.search(recipe.freeze, name)]
+    trained = _Trained(frozenset(names), recipe.lora)
     return Training(size(model), _rates(_body(model), trained, checkpointing))
 
 
@@ -275,16 +280,13 @@ def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
 
 @dataclass(frozen=True)
 class _Trained:
-    """Which weights get gradients: those that the pattern does not match, or adapters and a head."""
+    """Names of the weights that get gradients, and adapters beside others."""
 
-    frozen: re.Pattern[str] | None = None
+    names: frozenset[str]
     lora: Lora | None = None
-    nothing: bool = False
 
     def weight(self, name: str) -> bool:
-        if self.nothing or self.lora:
-            return not self.nothing and name.partition(".")[0] in HEADS
-        return not (self.frozen and self.frozen.search(name))
+        return name in self.names
 
     def rank(self, matrix: _Matrix, output: bool = False) -> int:
         """The rank of its adapters: of those named, or of all but the output layer's and a head's; 0: none."""
@@ -344,9 +346,8 @@ def _layer_rates(layer: _Layer, trained: _Trained, below: bool, checkpointing: b
     last = middle or any(map(trained.moves, layer.mlp[:-1]))
     token = sum(trained.product(matrix, reads) for matrix in layer.inputs)
     token += sum(trained.product(matrix, scored or bool(moved)) for matrix in layer.output)
-    token += sum(trained.product(matrix, middle) for matrix in layer.mlp[:-1]) + sum(
-        trained.product(matrix, last) for matrix in layer.mlp[-1:]
-    )
+    token += sum(trained.product(matrix, middle) for matrix in layer.mlp[:-1])
+    token += sum(trained.product(matrix, last) for matrix in layer.mlp[-1:])
     token += layer.positions * (3 if scored else 1)
     pair = layer.pair * (2 + len(moved) + scored)  # scores and values; then gradients of q, k, v and of the scores
     if checkpointing:

@@ -251,6 +251,15 @@ def test_experts_count_as_often_as_tokens_are_sent_to_them() -> None:
     assert cost.flops(BATCH * LENGTH, lengths) == pytest.approx(counted(model, LENGTH, backward=True), rel=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama, untied", "bert"])
+def test_a_model_with_adapters_unmerged_counts_them(name: str) -> None:
+    """Sampling and scoring through adapters: they are products like others."""
+    model = prepared(small(name), Recipe(learning_rate=1.0, lora=Lora(rank=16))).eval()
+    assert flops.size(model).forward([LENGTH] * BATCH) == pytest.approx(counted(model, LENGTH, backward=False), rel=0.02)
+    assert flops.size(model).forward([LENGTH]) > 1.1 * flops.size(small(name)).forward([LENGTH])
+
+
 # --- by hand ------------------------------------------------------------------------------------------------------------------
 
 
