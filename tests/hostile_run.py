@@ -1,5 +1,8 @@
 """A run folder whose texts are all hostile, and the page of it."""
 
+import base64
+import gzip
+import json
 import math
 import re
 from dataclasses import replace
@@ -158,4 +161,9 @@ def written(folder: Path, *, aggregates_only: bool = False, limit: int = samples
 def block_of(html: str) -> Any:
     block = re.search(r'<script type="application/gzip;base64" id="data">([A-Za-z0-9+/=]*)</script>', html)
     assert block, "a data block of nothing but base64"
-    return samples.decoded(block[1])
+    return decoded(block[1])
+
+
+def decoded(block: str) -> Any:
+    """What `samples.encoded` was given."""
+    return json.loads(gzip.decompress(base64.b64decode(block)))

@@ -69,14 +69,10 @@ def by_level(differences: Mapping[str, float]) -> dict[str, float]:
     NaN where a variation is missing: a mean over other levels than its neighbour's would differ by those too.
     By hand, worlds 0, 1 by golds 0, 1, differences 1, 2 and 3, 6: world means 1.5 and 4.5, SD 3/sqrt(2); gold means 2 and 4, SD sqrt(2).
     """
-    cells = [dict(part.split("=", 1) for part in label.split(",")) for label in differences]
-    spreads = {}
-    for factor in cells[0]:
-        groups: dict[str, list[float]] = {}
-        for cell, value in zip(cells, differences.values(), strict=True):
-            groups.setdefault(cell[factor], []).append(value)
-        spreads[factor] = float(np.std([np.mean(group) for group in groups.values()], ddof=1))
-    return spreads
+    values = pd.Series([*differences.values()])
+    levels = pd.DataFrame([dict(part.split("=", 1) for part in label.split(",")) for label in differences])
+    means = {factor: values.groupby(of).agg(lambda level: level.mean(skipna=False)) for factor, of in levels.items()}
+    return {str(factor): float(of_levels.std(skipna=False)) for factor, of_levels in means.items()}
 
 
 def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -110,8 +106,6 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     if len(table):
-        primary = table["family"] == "primary"
-        adjusted = np.full(len(table), math.nan)
-        adjusted[primary] = holm(table.loc[primary, "p_value"].to_numpy(dtype=float))
+        adjusted = holm(table["p_value"].where(table["family"] == "primary"))
         table.insert(int(table.columns.get_loc("p_value")) + 1, "p_adjusted", adjusted)  # pyright: ignore[reportArgumentType]
     return table

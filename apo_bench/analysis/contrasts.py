@@ -1,7 +1,7 @@
 """Contrasts of two arms' scores: at the final round, at the round chosen on dev, and at equal KL from the initial policy."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -121,9 +121,7 @@ def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str
 
 def no_result(reason: str) -> dict[str, Any]:
     """The numbers of a contrast that could not be had, and why."""
-    counts = ("n_seeds", "n_clusters", "n_dropped")
-    fields = [*Contrast.__dataclass_fields__, *EffectSize.__dataclass_fields__]
-    numbers = dict.fromkeys((name for name in fields if name not in counts), np.nan)
+    numbers = dict.fromkeys((*Contrast.__dataclass_fields__, *EffectSize.__dataclass_fields__), np.nan)
     return {**numbers, "sd_of": "", "n_seeds": 0, "n_clusters": 0, "n_dropped": 0, "scope": "no result", "test": f"none: {reason}"}
 
 
@@ -150,25 +148,15 @@ def kl_paths(run: Run) -> dict[tuple[str, int], KlPath]:
     """The KL path of every arm-seed whose KL over all axes, or its upper bound, is known after each round."""
     table = exclude_failed(run.tables["metrics"], run.failed)
     table = table[(table["axis"] == POOLED) & (table["round"] >= 1)].dropna(subset=["value"])
-    known: dict[str, dict[tuple[str, int, int], float]] = {}
-    for metric in ("kl", "kl_bound"):
-        rows = table[table["metric"] == metric]
-        known[metric] = {
-            (str(arm), int(seed), int(round_)): float(value)
-            for arm, seed, round_, value in zip(rows["arm"], rows["seed"], rows["round"], rows["value"], strict=True)
-        }
-    either, paths = known["kl_bound"] | known["kl"], {}
+    by_step = table.set_index(["arm", "seed", "round"])
+    kl, bound = (by_step.loc[by_step["metric"] == metric, "value"].to_dict() for metric in ("kl", "kl_bound"))
+    either, paths = bound | kl, {}
     for arm, seeds in run.arm_seeds.items():
         for seed in seeds:
             steps = [(arm, seed, round_) for round_ in range(1, run.final_round[arm] + 1)]
             if all(step in either for step in steps):
-                paths[arm, seed] = KlPath((0.0, *(either[step] for step in steps)), any(step not in known["kl"] for step in steps))
+                paths[arm, seed] = KlPath((0.0, *(either[step] for step in steps)), any(step not in kl for step in steps))
     return paths
-
-
-def common_kl(paths: Iterable[KlPath]) -> float:
-    """The largest KL that all paths reach."""
-    return min(max(path.kl) for path in paths)
 
 
 def first_round_reaching(path: KlPath, kl: float) -> tuple[int, float]:
@@ -184,7 +172,7 @@ def _at_equal_kl(scores_by_round: ScoresByRound, paths: Mapping[tuple[str, int],
     chosen = {(arm, seed): paths[arm, seed] for arm in (pair.a, pair.b) for seed in seeds}
     if not chosen:
         return PairScores(None, note="no seed of both arms has a KL after every round")
-    kl = common_kl(chosen.values())
+    kl = min(max(path.kl) for path in chosen.values())  # the largest that all reach
     if kl <= 0:
         return PairScores(None, kl=kl, note="an arm is no farther from the initial policy than at the start")
     parts = []

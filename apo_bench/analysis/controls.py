@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -126,15 +127,12 @@ def _aa_rows(run: Run) -> Iterator[dict[str, Any]]:
 
 def _oracle_rows(run: Run) -> list[dict[str, Any]]:
     by, own, best, first = _scored_for_oracle(run), _reference_scores(run), _own(run, ORACLE), _own(run, FIRST)
-    reference, axes = run.experiment.reference, run.experiment.compare.axes
+    reference = run.experiment.reference
     scorers = [by.scorer, *([TRUTH] if _has_truth(run) and by.scorer != TRUTH else [])]
     reason = "the reference has no result" if own.empty else "the oracle has no result" if best.empty else ""
     both = pd.concat([own, best])
-    rows = [
-        {"control": "oracle", **_contrast(both, ORACLE, reference, axis, scorer, paired=True, reason=reason)}
-        for axis in axes
-        for scorer in scorers
-    ]
+    places = list(product(run.experiment.compare.axes, scorers))
+    rows = [{"control": "oracle", **_contrast(both, ORACLE, reference, *place, paired=True, reason=reason)} for place in places]
     whole = rows[0]["difference"]
     effect, reason = _target_effect(by) if not reason else (math.nan, reason)
     if not reason and math.isnan(whole):
@@ -149,11 +147,8 @@ def _oracle_rows(run: Run) -> list[dict[str, Any]]:
         share = len(chosen) / best["cluster_id"].nunique()
         mixed = pd.concat([best[best["cluster_id"].isin(chosen)], first[~first["cluster_id"].isin(chosen)]]).assign(arm=DILUTED)
         both = pd.concat([own, mixed])
-    for axis in axes:
-        for scorer in scorers:
-            row = _contrast(both, DILUTED, reference, axis, scorer, paired=True, reason=reason)
-            rows.append({"control": "diluted", "share": share, "effect": effect, **row})
-    return rows
+    mixture = {"control": "diluted", "share": share, "effect": effect}
+    return rows + [mixture | _contrast(both, DILUTED, reference, *place, paired=True, reason=reason) for place in places]
 
 
 def _target_effect(by: Run) -> tuple[float, str]:

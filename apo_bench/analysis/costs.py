@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, seed_means, shared_seeds
+from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, in_order, seed_means, shared_seeds
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import Row, count, rows_of
 
@@ -75,7 +75,7 @@ def marginal_costs(run: Run) -> pd.DataFrame:
     by = ledger[ledger["arm"].isin(run.arms)].groupby(["arm", "unit"])
     means = by[["used", "marginal"]].mean().rename(columns={"used": "alone"})
     sums = by[["used", "marginal"]].agg(lambda values: values.sum(skipna=False)).rename(columns={"used": "alone"})
-    return _in_order(means.join(sums.add_suffix("_sum")).reset_index(), run)
+    return in_order(means.join(sums.add_suffix("_sum")).reset_index(), run, ["arm", "unit"], unit=get_args(Unit))
 
 
 def planned_and_spent(run: Run) -> pd.DataFrame:
@@ -86,19 +86,15 @@ def planned_and_spent(run: Run) -> pd.DataFrame:
     table = table[table["arm"].isin(run.arms)].astype({"planned": float, "used": float})
     same = (table["used"] - table["planned"]).abs() <= PLAN_TOLERANCE * table["planned"]
     ratio = (table["used"] / table["planned"]).where(table["planned"] > 0)
-    return _in_order(table.assign(ratio=ratio, off=np.where(same, "no", np.where(table["planned"].isna(), "", "yes"))), run)
+    table = table.assign(ratio=ratio, off=np.where(same, "no", np.where(table["planned"].isna(), "", "yes")))
+    return in_order(table, run, ["arm", "unit"], unit=get_args(Unit))
 
 
 def time_and_memory(run: Run, timings: pd.DataFrame) -> pd.DataFrame:
     """Time and memory, which differ from run to run: arm, measure, mean, lowest and highest over seeds, n_seeds."""
-    by = timings[timings["arm"].isin(run.arms)].groupby(["arm", "measure"])["value"]
-    return _in_order(by.agg(mean="mean", lowest="min", highest="max", n_seeds="size").reset_index(), run, "measure", tuple(MEASURES))
-
-
-def _in_order(table: pd.DataFrame, run: Run, column: str = "unit", values: tuple[str, ...] = get_args(Unit)) -> pd.DataFrame:
-    """Sort by arm in the experiment's order, then by `column` in the order of `values`."""
-    order = {"arm": run.arms, column: values}
-    return table.sort_values(["arm", column], key=lambda key: key.map(order[str(key.name)].index), ignore_index=True)
+    keys = ["arm", "measure"]
+    by = timings[timings["arm"].isin(run.arms)].groupby(keys)["value"]
+    return in_order(by.agg(mean="mean", lowest="min", highest="max", n_seeds="size").reset_index(), run, keys, measure=tuple(MEASURES))
 
 
 def annotation_curves(run: Run) -> pd.DataFrame:

@@ -6,15 +6,20 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, shared_seeds, uninformative_gold
+from apo_bench.analysis.results import POOLED, Run, declared_pairs, shared_seeds, uninformative_gold
 from apo_bench.analysis.win_rates import NOT_AUDITED, uninformative_judge, verdicts_as_scores
 from apo_bench.config.schema import Comparison
+from apo_bench.formatting import ALPHA
 from apo_bench.stats.power_analysis import Components, Size, components, mde_table, plan_size
-from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.score_layout import lay_out
 
-ALPHA = 0.05
 SEEDS = (3, 5, 10, 20)
 CLUSTERS = (0.25, 0.5, 1, 2, 4)  # times the run's own
+FEW = {  # what limits a plan from so few seeds
+    1: "one seed says nothing about the variance between seeds, so neither a number of seeds nor a claim about new ones can be planned "
+    "from it; what it detects holds for these checkpoints only",
+    2: "two seeds make no test, and their seed SD has one degree of freedom: plans made from it are a guess, run a larger pilot",
+}
 
 
 @dataclass(frozen=True)
@@ -48,27 +53,7 @@ def primary_power(run: Run, *, power: float = 0.8, effect: float | None = None, 
     `effect`: an effect whose `needed` seeds are wanted. Without `other_sizes` there is no `table`, which takes most of the time.
     """
     primary = [(pair, axis) for family, pair in declared_pairs(run) if family == "primary" for axis in run.experiment.compare.axes]
-    results = []
-    for pair, axis in primary:
-        result = ContrastPower(pair.a, pair.b, axis)
-        scores = _declared_scores(run, pair)
-        rows = scores if axis == POOLED else scores[scores["axis"] == axis]
-        rows = rows[rows["seed"].isin(shared_seeds(rows, pair))]
-        reason = _uninformative_scorer(run, axis)
-        if reason or rows.empty:
-            results.append(replace(result, note=f"no test is made: {reason}" if reason else "no seed of both arms has such scores"))
-            continue
-        try:
-            layout = lay_out(rows, pair.a, pair.b, caller="power")
-        except ValueError as error:
-            results.append(replace(result, note=str(error)))
-            continue
-        result = replace(result, n_seeds=layout.n_seeds, n_clusters=layout.n_clusters)
-        if layout.n_seeds == 1:
-            results.append(_from_one_seed(result, layout, len(primary), power))
-        else:
-            results.append(_from_seeds(result, components(rows, pair.a, pair.b), len(primary), power, effect, other_sizes))
-    return tuple(results)
+    return tuple(_contrast_power(run, pair, axis, len(primary), power, effect, other_sizes) for pair, axis in primary)
 
 
 def power_notes(results: Sequence[ContrastPower], *, power: float, effect: float | None = None) -> list[str]:
@@ -101,58 +86,46 @@ def _declared_scores(run: Run, pair: Comparison) -> pd.DataFrame:
     """The declared scorer's scores at the declared round; a judge's verdicts as scores (`verdicts_as_scores`)."""
     if run.judge is not None:
         return verdicts_as_scores(run.tables["judgments"], run.judge, pair.a, pair.b)
-    scores = run.final_scores
-    if run.experiment.compare.round == "dev_best":
-        scores = exclude_failed(run.tables["scores"], run.failed)
-        chosen = pd.MultiIndex.from_frame(scores[["arm", "seed"]]).map(run.dev_round)
-        scores = scores[scores["round"].to_numpy() == chosen]
+    scores = run.scores_at(run.experiment.compare.round)
     return scores[(scores["scorer"] == run.scorer) & scores["value"].notna()]
 
 
-def _detectable(result: ContrastPower, variances: Components, n_tests: int, power: float) -> ContrastPower:
-    """With the effects that the run itself detects: in a single test, and in the first of Holm's."""
-    own = {"seeds": [result.n_seeds], "clusters": [result.n_clusters]}
-    single, by_holm = (mde_table(variances, **own, power=power, alpha=ALPHA / count).to_numpy().item() for count in (1, n_tests))
-    return replace(result, detectable=single, detectable_by_holm=by_holm)
-
-
-def _from_one_seed(result: ContrastPower, layout: Layout, n_tests: int, power: float) -> ContrastPower:
-    variances = Components(0.0, float(layout.differences.std(ddof=1)), 0.0)  # method x prompt and residual cannot be separated
-    note = (
-        "one seed says nothing about the variance between seeds, so neither a number of seeds nor a claim about new ones can be planned "
-        "from it; what it detects holds for these checkpoints only"
-    )
-    return replace(_detectable(result, variances, n_tests, power), note=note)
-
-
-def _from_seeds(
-    result: ContrastPower, variances: Components, n_tests: int, power: float, effect: float | None, other_sizes: bool
+def _contrast_power(
+    run: Run, pair: Comparison, axis: str, n_tests: int, power: float, effect: float | None, other_sizes: bool
 ) -> ContrastPower:
-    seeds, clusters = sorted({*SEEDS, result.n_seeds} - {2}), sorted({max(2, round(result.n_clusters * share)) for share in CLUSTERS})
-    few = "two seeds make no test, and their seed SD has one degree of freedom: plans made from it are a guess, run a larger pilot"
-    result = replace(
-        _detectable(result, variances, n_tests, power),
-        components=variances,
-        table=mde_table(variances, seeds=seeds, clusters=clusters, power=power) if other_sizes else None,
-        note="; ".join(note for note in (few if result.n_seeds == 2 else "", variances.note) if note),
-    )
-    if effect is None:
+    """The power of one contrast, of which `n_tests` are adjusted together."""
+    result = ContrastPower(pair.a, pair.b, axis)
+    scores = _declared_scores(run, pair)
+    rows = scores if axis == POOLED else scores[scores["axis"] == axis]
+    rows = rows[rows["seed"].isin(shared_seeds(rows, pair))]
+    reason = _uninformative_scorer(run, axis)
+    if reason or rows.empty:
+        return replace(result, note=f"no test is made: {reason}" if reason else "no seed of both arms has such scores")
+    try:
+        layout = lay_out(rows, pair.a, pair.b, caller="power")
+    except ValueError as error:
+        return replace(result, note=str(error))
+    n_seeds, n_clusters = layout.n_seeds, layout.n_clusters
+    if n_seeds == 1:  # method x prompt and residual cannot be separated
+        variances = Components(0.0, float(layout.differences.std(ddof=1)), 0.0)
+    else:
+        variances = components(rows, pair.a, pair.b)
+    own = {"seeds": [n_seeds], "clusters": [n_clusters]}
+    single, by_holm = (mde_table(variances, **own, power=power, alpha=ALPHA / count).to_numpy().item() for count in (1, n_tests))
+    note = "; ".join(filter(None, (FEW.get(n_seeds), variances.note)))
+    numbers = {"n_seeds": n_seeds, "n_clusters": n_clusters, "detectable": single, "detectable_by_holm": by_holm, "note": note}
+    result = replace(result, **numbers)
+    if n_seeds == 1:
         return result
-    needed, low, high = (
-        None
-        if math.isnan(sd)
-        else plan_size(
-            effect,
-            seed_sd=sd,
-            method_prompt_sd=variances.method_prompt_sd,
-            residual_sd=variances.residual_sd,
-            n_clusters=result.n_clusters,
-            power=power,
-            alpha=ALPHA,
-        )
-        for sd in (variances.seed_sd, variances.seed_sd_low, variances.seed_sd_high)
-    )
-    return replace(result, needed=needed, needed_low=low, needed_high=high)
+    if other_sizes:
+        seeds, clusters = sorted({*SEEDS, n_seeds} - {2}), sorted({max(2, round(n_clusters * share)) for share in CLUSTERS})
+        result = replace(result, table=mde_table(variances, seeds=seeds, clusters=clusters, power=power))
+    if effect is not None:
+        same = {"method_prompt_sd": variances.method_prompt_sd, "residual_sd": variances.residual_sd, "n_clusters": n_clusters}
+        sds = {"needed": variances.seed_sd, "needed_low": variances.seed_sd_low, "needed_high": variances.seed_sd_high}
+        sizes = {name: plan_size(effect, seed_sd=sd, **same, power=power, alpha=ALPHA) for name, sd in sds.items() if not math.isnan(sd)}
+        result = replace(result, **sizes)
+    return replace(result, components=variances)
 
 
 def _in_words(result: ContrastPower, needed: Size) -> str:

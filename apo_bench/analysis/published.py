@@ -4,13 +4,12 @@ import csv
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, reward_model_diagnostics, summary
+from apo_bench.analysis.results import POOLED, Run, summary
 from apo_bench.config.schema import Arm, Experiment
 from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
@@ -33,29 +32,19 @@ HEADERS = (
 REWARD_MODELS = {"rm_base": ("rjs", "rrhf", "dpo"), "rm_apo_v3": ("apo_rjs", "apo_rrhf", "apo_dpo")}  # arms whose last reward model counts
 
 
-@dataclass(frozen=True)
-class ShareDifference:
-    """The difference of two shares of independent items, its interval, and its z statistic against no difference."""
-
-    difference: float
-    ci_low: float
-    ci_high: float
-    z: float
-
-
-def share_difference(a: float, b: float, n_a: int, n_b: int, confidence: float = 0.95) -> ShareDifference:
-    """Share `a` of `n_a` items minus share `b` of `n_b` other items.
+def share_difference(a: float, b: float, n_a: int, n_b: int) -> tuple[float, float, float]:
+    """The 95 % interval of share `a` of `n_a` items minus share `b` of `n_b` other items, and its z against no difference: (low, high, z).
 
     Interval: Newcombe's from Wilson's two (Statistics in Medicine 17, 1998, method 10): with intervals l..u,
     low = d - sqrt((a - l_a)^2 + (u_b - b)^2) and high = d + sqrt((u_a - a)^2 + (b - l_b)^2). z: d over
     sqrt(p (1 - p) (1/n_a + 1/n_b)) with the pooled share p. Raises ValueError as `wilson` does.
     """
-    (low_a, high_a), (low_b, high_b) = wilson(a * n_a, n_a, confidence), wilson(b * n_b, n_b, confidence)
+    (low_a, high_a), (low_b, high_b) = wilson(a * n_a, n_a), wilson(b * n_b, n_b)
     difference, pooled = a - b, (a * n_a + b * n_b) / (n_a + n_b)
     error = math.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
     low = difference - math.hypot(a - low_a, high_b - b)
     high = difference + math.hypot(high_a - a, b - low_b)
-    return ShareDifference(difference, low, high, difference / error if error else math.nan)
+    return low, high, difference / error if error else math.nan
 
 
 def find_published(name: str) -> Path:
@@ -93,7 +82,7 @@ def read_published(path: str | Path) -> pd.DataFrame:
     return frame
 
 
-def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any, ...]:
+def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> Mapping[str | None, Any]:
     def refuse(column: str, why: str) -> InputError:
         return InputError(f"{path}: line {line}: {column}: {why}")
 
@@ -113,8 +102,7 @@ def _checked(path: Path, line: int, row: Mapping[str | None, Any]) -> tuple[Any,
         raise refuse("value", f"a number{f' from {low} to {high}' if math.isfinite(low) else ''} is needed, got {row['value']!r}")
     if row["n"] and not re.fullmatch(r"[1-9][0-9]{0,14}", row["n"]):
         raise refuse("n", f"a whole number of 1 or more, or nothing, is needed, got {row['n']!r}")
-    n = float(row["n"] or "nan")
-    return tuple({**row, "value": value, "n": n}[column] for column in PUBLISHED_COLUMNS)
+    return {**row, "value": value, "n": float(row["n"] or "nan")}
 
 
 def published_differences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -132,8 +120,8 @@ def published_differences(rows: pd.DataFrame) -> pd.DataFrame:
         elif math.isnan(row.n) or math.isnan(other.n):
             note = "no interval: the number of items is not known"
         else:
-            tested = share_difference(row.value / 100, other.value / 100, int(row.n), int(other.n))
-            low, high, z = 100 * tested.ci_low, 100 * tested.ci_high, tested.z
+            low, high, z = share_difference(row.value / 100, other.value / 100, int(row.n), int(other.n))
+            low, high = 100 * low, 100 * high
             note = "two shares of independent items"
         differences.append((row.metric, row.arm, row.against, row.value, other.value, row.value - other.value, low, high, z, row.n, note))
     names = ["metric", "arm", "against", "value", "value_against", "difference", "ci_low", "ci_high", "z", "n", "note"]
@@ -180,17 +168,16 @@ def compare_with_published(run: Run, frames: Mapping[str, pd.DataFrame], rows: p
     `frames` are the report's (contrasts, and judged if there are judges). NaN and "" where the run has no counterpart.
     """
     arms = matching_arms(run.experiment, named)
-    means, diagnostics = summary(run), reward_model_diagnostics(run)
-    own = []
-    for row in rows_of(published_differences(rows)):
+    means, theirs, own = summary(run), published_differences(rows), []
+    for row in rows_of(theirs):
         if row.metric in ("accuracy_percent", "ece"):
-            own.append(_our_reward_model(run, diagnostics, arms, row.arm, row.against, row.metric))
+            own.append(_our_reward_model(run, arms, row.arm, row.against, row.metric))
         elif row.metric == "win_percent":
             own.append(_our_win_rate(frames.get("judged"), arms, row.arm, row.against))
         else:
             own.append(_our_score(run, means, frames["contrasts"], arms, row.arm, row.against))
     names = ["our_arm", "our_against", "our_scorer", "our_value", "our_value_against", "our_difference", "our_low", "our_high"]
-    return pd.concat([published_differences(rows), pd.DataFrame(own, columns=names)], axis=1)
+    return pd.concat([theirs, pd.DataFrame(own, columns=names)], axis=1)
 
 
 OwnNumbers = tuple[str, str, str, float, float, float, float, float]
@@ -223,7 +210,7 @@ def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, 
     return (arms[a], arms[b], f"judge/{rows.iloc[0]['judge']}", rate, 100 - rate, 2 * rate - 100, 2 * low - 100, 2 * high - 100)
 
 
-def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, str], a: str, b: str, metric: str) -> OwnNumbers:
+def _our_reward_model(run: Run, arms: Mapping[str, str], a: str, b: str, metric: str) -> OwnNumbers:
     """The last round's reward models on held-out human pairs, all axes pooled; t interval over shared seeds."""
     pairs = zip(*(REWARD_MODELS.get(policy, ()) for policy in (a, b)), strict=False)
     pair = next(((arms[policy], arms[other]) for policy, other in pairs if policy in arms and other in arms), None)
@@ -235,12 +222,10 @@ def _our_reward_model(run: Run, diagnostics: pd.DataFrame, arms: Mapping[str, st
     values = [
         table[(table["arm"] == arm) & (table["round"] == run.final_round.get(arm))].set_index("seed")["value"] * scale for arm in pair
     ]
-    pooled = diagnostics[(diagnostics["metric"] == name) & (diagnostics["axis"] == POOLED)].set_index(["arm", "round"])["mean"].to_dict()
-    means = [scale * pooled.get((arm, run.final_round.get(arm)), math.nan) for arm in pair]
     change = (values[0] - values[1]).dropna()
     nothing = (math.nan, math.nan, math.nan)
     difference, low, high = clustered_mean(change.to_numpy(), change.index.tolist())[:3] if len(change) else nothing
-    return (*pair, "held-out human pairs", means[0], means[1], difference, low, high)
+    return (*pair, "held-out human pairs", values[0].mean(), values[1].mean(), difference, low, high)
 
 
 def comparison_cells(comparison: pd.DataFrame) -> list[list[str]]:

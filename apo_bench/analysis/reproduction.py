@@ -133,10 +133,8 @@ def compare_contrasts(first: RunContrasts, second: RunContrasts, *, paired: bool
             drift = _drift(first, second, key, a, b, paired)
         rows.append(row | _signs(row) | asdict(drift) | {"conclusions": [_conclusion(a), _conclusion(b)]})
     table = pd.DataFrame(rows)
-    primary = (table["family"] == "primary").to_numpy()
-    adjusted = table["p_drift"].to_numpy(dtype=float).copy()
-    adjusted[primary] = holm(adjusted[primary])
-    table = table.assign(p_drift=adjusted)
+    primary = table["family"] == "primary"
+    table["p_drift"] = table["p_drift"].mask(primary, holm(table["p_drift"].where(primary)))
     return table.assign(verdict=[_verdict(row) for row in rows_of(table)]).drop(columns="conclusions")
 
 
@@ -211,14 +209,9 @@ def _another_scale(first: RunContrasts, second: RunContrasts, scorer: str) -> st
 
 def _differences(run: Run, a: str, b: str, axis: str, scorer: str, at: str) -> pd.DataFrame | None:
     """a - b by seed and prompt, where the scores are those of whole rounds; None elsewhere."""
-    if at == "final":
-        rows = run.final_scores
-    elif at == "dev_best":
-        scores = run.tables["scores"]
-        chosen = pd.Series([run.dev_round.get(key) for key in zip(scores["arm"], scores["seed"], strict=True)], scores.index)
-        rows = scores[scores["round"] == chosen]
-    else:
+    if at not in ("final", "dev_best"):
         return None
+    rows = run.scores_at(at)
     rows = rows[(rows["scorer"] == scorer) & ((axis == POOLED) | (rows["axis"] == axis))]
     keys = ["seed", "prompt_id", "cluster_id"]
     merged = rows[rows["arm"] == a].merge(rows[rows["arm"] == b], on=keys, suffixes=("_a", "_b"))

@@ -1,7 +1,7 @@
 """A run folder as frames: its tables, and summaries of policies, reward models and gold models by round."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -82,6 +82,13 @@ class Run:
         """Scores at each arm's final round, of finished seeds."""
         scores = exclude_failed(self.tables["scores"], self.failed)
         return scores[scores["round"] == scores["arm"].map(self.final_round)]
+
+    def scores_at(self, at: str) -> pd.DataFrame:
+        """Scores of finished seeds at each arm's final round ("final"), or at each arm-seed's round chosen on dev ("dev_best")."""
+        if at == "final":
+            return self.final_scores
+        scores = exclude_failed(self.tables["scores"], self.failed)
+        return scores[scores["round"].to_numpy() == pd.MultiIndex.from_frame(scores[["arm", "seed"]]).map(self.dev_round)]
 
     @cached_property
     def arm_seeds(self) -> dict[str, list[int]]:
@@ -198,7 +205,7 @@ def summary(run: Run) -> pd.DataFrame:
     known = [*run.scorers, *by_seed]
     scorers = [*known, *sorted(present - set(known))]
     table = table[table["arm"].isin(run.arms)].astype({"round": int, "n_seeds": int, "n_prompts": int})
-    return _ordered(table, run, "scorer", scorers)
+    return in_order(table, run, ["arm", "round", "axis", "scorer"], scorer=scorers)
 
 
 def reward_model_diagnostics(run: Run) -> pd.DataFrame:
@@ -207,7 +214,7 @@ def reward_model_diagnostics(run: Run) -> pd.DataFrame:
     table = table[table["arm"].isin(run.arms)]
     grouped = table.groupby(["arm", "round", "axis", "metric"])
     diagnostics = grouped.agg(mean=("value", "mean"), seed_sd=("value", "std"), n_seeds=("seed", "nunique")).reset_index()
-    return _ordered(diagnostics.astype({"round": int, "n_seeds": int}), run, "metric", sorted(diagnostics["metric"].unique()))
+    return in_order(diagnostics.astype({"round": int, "n_seeds": int}), run, ["arm", "round", "axis", "metric"])
 
 
 def reliability_curve(run: Run) -> pd.DataFrame:
@@ -232,15 +239,14 @@ def metrics_by_round(run: Run, summary: pd.DataFrame, diagnostics: pd.DataFrame)
     table = long.groupby(keys)[["n_seeds"]].max()
     for name in dict.fromkeys(long["scorer"]):
         table[name], table[f"{name}_sd"] = wide["mean"][name], wide["seed_sd"][name]
-    return _ordered(table.reset_index(), run)
+    return in_order(table.reset_index(), run, keys)
 
 
-def _ordered(table: pd.DataFrame, run: Run, column: str = "", values: Iterable[str] = ()) -> pd.DataFrame:
-    """Rows by arm and axis in the run's order, then by `column` in the order of `values`."""
-    orders = {"arm": run.arms, "axis": (*run.axes, POOLED), **({column: tuple(values)} if column else {})}
-    table = table.assign(**{name: pd.Categorical(table[name], categories=order, ordered=True) for name, order in orders.items()})
-    keys = ["arm", "round", "axis", *([column] if column else [])]
-    return table.sort_values(keys).reset_index(drop=True).astype(dict.fromkeys(orders, str))
+def in_order(table: pd.DataFrame, run: Run, by: Sequence[str], **orders: Sequence[str]) -> pd.DataFrame:
+    """Rows sorted by the columns `by`: arms and axes in the run's order, the columns in `orders` in the order given there."""
+    values = {"arm": run.arms, "axis": (*run.axes, POOLED), **orders}
+    places: dict[Any, dict[str, int]] = {name: {value: place for place, value in enumerate(order)} for name, order in values.items()}
+    return table.sort_values([*by], key=lambda key: key.map(places[key.name]) if key.name in places else key, ignore_index=True)
 
 
 def gold_accuracy(run: Run) -> pd.DataFrame:
@@ -274,13 +280,11 @@ def uninformative_gold(run: Run, scorer: str, axis: str) -> str:
 
 def declared_pairs(run: Run) -> list[tuple[str, Comparison]]:
     """The declared pairs as (family, pair), primary ones first; a pair in both families is primary."""
-    compare, seen, declared = run.experiment.compare, set(), []
-    for family, pairs in (("primary", compare.primary), ("secondary", compare.secondary)):
+    declared: dict[tuple[str, str], tuple[str, Comparison]] = {}
+    for family, pairs in (("primary", run.experiment.compare.primary), ("secondary", run.experiment.compare.secondary)):
         for pair in pairs:
-            if (pair.a, pair.b) not in seen:
-                seen.add((pair.a, pair.b))
-                declared.append((family, pair))
-    return declared
+            declared.setdefault((pair.a, pair.b), (family, pair))
+    return list(declared.values())
 
 
 def shared_seeds(rows: pd.DataFrame, pair: Comparison) -> list[int]:

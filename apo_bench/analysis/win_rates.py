@@ -60,9 +60,7 @@ def comparisons_from_verdicts(judgments: pd.DataFrame) -> pd.DataFrame:
     return compared.drop(columns=["low", "high", "n_rows", "n_verdicts"])
 
 
-def win_rates(
-    judgments: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], *, draws: int = 1000, seed: int = 0, confidence: float = 0.95
-) -> pd.DataFrame:
+def win_rates(judgments: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str], *, draws: int = 1000) -> pd.DataFrame:
     """Win rates of arm_a over arm_b: a row per pair of arms, judge and axis (and "all"), sorted by pair and judge.
 
     Columns: WIN_RATE_COLUMNS.
@@ -75,8 +73,8 @@ def win_rates(
     - tie_share: comparisons with a value of exactly 1/2. length_difference: mean of length_a - length_b over comparisons with both.
     - Missing verdicts are described by whose response was shown first (missing_first_a, missing_first_b: counts of verdicts), by reason
       (missing_why, in words; "not asked": no row, though another seed has one) and by missing_length_difference, as length_difference.
-    - lc_*: `length_controlled_win_rate` over the lc_n comparisons with a value and both lengths, each weighing alike, with `draws` and
-      `seed` of its bootstrap: a sensitivity analysis.
+    - lc_*: `length_controlled_win_rate` over the lc_n comparisons with a value and both lengths, each weighing alike, with `draws` of
+      its bootstrap: a sensitivity analysis.
     - agreed_*: the win rate, with interval, of `agreed` in `comparisons_from_verdicts`.
     - informative: "", "not audited", or why no claim may rest on this judge (`uninformative_judge`). An uninformative judge has no
       p-value, and `test` gives the reason. Where a test is impossible the row has no numbers and `test` gives the reason.
@@ -91,8 +89,8 @@ def win_rates(
                 verdicts, pair_comparisons = (_at(frame, rounds, axis) for frame in (rows, pairs[pair]))
                 names = {"arm_a": a, "arm_b": b, "axis": axis, "judge": judge, "round": _label(rounds)}
                 orders = 2 if judge in twice else 1
-                numbers = _rate(verdicts, pair_comparisons, orders, confidence) | _missing(verdicts, pair_comparisons, orders)
-                numbers |= _length_controlled(pair_comparisons, draws, seed, confidence)
+                numbers = _rate(verdicts, pair_comparisons, orders) | _missing(verdicts, pair_comparisons, orders)
+                numbers |= _length_controlled(pair_comparisons, draws)
                 if math.isnan(numbers["win_rate"]):  # only identical responses, or prompts that some seed lacks, are left
                     numbers |= dict.fromkeys(("tie_share", "lc_win_rate", "lc_low", "lc_high"), math.nan)
                 rate_rows.append(names | _without_p_value(numbers, uninformative_judge(audit, str(judge), axis, axes)))
@@ -108,11 +106,8 @@ def uninformative_judge(audit: pd.DataFrame, judge: str, axis: str, axes: Sequen
     own = audit[audit["judge"] == judge]
     if own.empty:
         return NOT_AUDITED
-    audited = set(own["axis"])
-    reasons = (
-        uninformative(own, tested_axis if tested_axis in audited else POOLED)
-        for tested_axis in (axes if axis == POOLED and axes else (axis,))
-    )
+    audited, tested = set(own["axis"]), axes if axis == POOLED and axes else (axis,)
+    reasons = (uninformative(own, name if name in audited else POOLED) for name in tested)
     return next(filter(None, reasons), "")
 
 
@@ -190,11 +185,10 @@ def judge_score_agreement(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.D
             for axis, part in _by_axis(rows, rows):
                 known = part.dropna(subset=["agree"])
                 decided = known[known["winner"] != 0]
-                mean, low, high, n_clusters = math.nan, math.nan, math.nan, 0
-                if len(decided):
-                    mean, low, high, n_clusters = clustered_mean(decided["agree"], decided["cluster_id"])
+                nothing = (math.nan, math.nan, math.nan, 0)
+                *share, n_clusters = clustered_mean(decided["agree"], decided["cluster_id"]) if len(decided) else nothing
                 counts = (len(decided), len(known) - len(decided), len(part) - len(known), n_clusters)
-                agreement_rows.append((judge, scorer, axis, mean, low, high, *counts))
+                agreement_rows.append((judge, scorer, axis, *share, *counts))
     return pd.DataFrame(agreement_rows, columns=SCORE_AGREEMENT_COLUMNS)
 
 
@@ -236,24 +230,19 @@ def _by_axis(rows: pd.DataFrame, named: pd.DataFrame) -> Iterator[tuple[str, pd.
         yield axis, rows[rows["axis"] == axis]
 
 
-def _rate(rows: pd.DataFrame, compared: pd.DataFrame, orders: int, confidence: float) -> dict[str, Any]:
+def _rate(rows: pd.DataFrame, compared: pd.DataFrame, orders: int) -> dict[str, Any]:
     """The tested win rate of one pair, judge and axis, and the agreed win rate."""
+    names = ("agreed_win_rate", "agreed_low", "agreed_high")
     try:
-        rate = judged_win_rate(rows[[*TESTED, *(["order"] if orders == 2 else [])]], confidence=confidence)
-        agreed = judged_win_rate(compared[TESTED[:-1]].assign(value=compared["agreed"]), confidence=confidence)
+        rate = judged_win_rate(rows[[*TESTED, *(["order"] if orders == 2 else [])]])
+        agreed = judged_win_rate(compared[TESTED[:-1]].assign(value=compared["agreed"]))
     except ValueError as error:
         reason = _reason(error) if len(compared) else "there is no comparison"
-        nothing = dict.fromkeys(JudgedWinRate.__dataclass_fields__, math.nan) | dict.fromkeys(COUNTS, 0)
-        lost = {
-            "n_missing": _n_expected(compared) - int(compared["value"].count()),
-            "scope": "no result",
-            "test": f"none: {reason}",
-            "note": "",
-        }
-        return nothing | lost | dict.fromkeys(("agreed_win_rate", "agreed_low", "agreed_high"), math.nan)
+        nothing = dict.fromkeys((*JudgedWinRate.__dataclass_fields__, *names), math.nan) | dict.fromkeys(COUNTS, 0)
+        n_missing = _n_expected(compared) - int(compared["value"].count())
+        return nothing | {"n_missing": n_missing, "scope": "no result", "test": f"none: {reason}", "note": ""}
     note = "; ".join(filter(None, (rate.note, ONE_ORDER if orders == 1 else "")))
-    under = {"agreed_win_rate": agreed.win_rate, "agreed_low": agreed.ci_low, "agreed_high": agreed.ci_high}
-    return vars(rate) | {"note": note} | under
+    return vars(rate) | {"note": note} | dict(zip(names, (agreed.win_rate, agreed.ci_low, agreed.ci_high), strict=True))
 
 
 def _n_expected(compared: pd.DataFrame) -> int:
@@ -280,13 +269,12 @@ def _missing(rows: pd.DataFrame, compared: pd.DataFrame, orders: int) -> dict[st
     }
 
 
-def _length_controlled(compared: pd.DataFrame, draws: int, seed: int, confidence: float) -> dict[str, Any]:
+def _length_controlled(compared: pd.DataFrame, draws: int) -> dict[str, Any]:
     known = compared.dropna(subset=["value", "length_a", "length_b"]).rename(columns={"seed_a": "seed"})
     names = ("lc_win_rate", "lc_low", "lc_high")
     try:
-        controlled = length_controlled_win_rate(
-            known[["seed", "prompt_id", "cluster_id", "value", "length_a", "length_b"]], draws=draws, seed=seed, confidence=confidence
-        )
+        rows = known[["seed", "prompt_id", "cluster_id", "value", "length_a", "length_b"]]
+        controlled = length_controlled_win_rate(rows, draws=draws, seed=0)
     except ValueError as error:
         reason = _reason(error) if len(known) else "no comparison has a value and both lengths"
         return dict.fromkeys(names, math.nan) | {"lc_n": len(known), "lc_test": "none", "lc_note": reason}

@@ -88,8 +88,6 @@ def cell(content: Cell) -> str:
             return _value(content)
         case Interval():
             return _interval(content)
-        case int():
-            return str(content)
         case tuple():
             return inline(content)
         case _:

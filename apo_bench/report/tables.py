@@ -108,11 +108,6 @@ def pair_column(head: str = "contrast", between: str = "-", *, paper: bool = Fal
     return Column(head, lambda row: say(f"`{{a}}` {between} `{{b}}`", a=row["arm_a"], b=row["arm_b"]), paper)
 
 
-def sort_by_arm(frame: pd.DataFrame, columns: Sequence[str], arms: Sequence[str]) -> pd.DataFrame:
-    """Rows by `columns`, of which `arm` has the order of `arms`."""
-    return frame.sort_values(list(columns), key=lambda values: values.map(arms.index) if values.name == "arm" else values)
-
-
 @dataclass(frozen=True)
 class Paper:
     """How a table goes into a paper: the rows that do, titles of the blocks that they stand in, and a note of its own."""

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.results import Run, read_responses
+from apo_bench.analysis.results import Run, in_order, read_responses
 from apo_bench.clients.journal import Journal
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import rows_of
 from apo_bench.hashing import digest
 from apo_bench.judging.judge_protocol import ORDERS, Choice
-from apo_bench.report.tables import sort_by_arm
 from apo_bench.tables import read_table, table_path
 from apo_bench.types import identity
 
@@ -69,11 +68,6 @@ def encoded(data: Any) -> str:
     return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode("ascii")
 
 
-def decoded(block: str) -> Any:
-    """What `encoded` was given."""
-    return json.loads(gzip.decompress(base64.b64decode(block)))
-
-
 def answers(folder: Path, run: Run) -> pd.DataFrame:
     """A row per answer: KEYS, axis, text, tokens, finish, a column for each scorer, and `gap`.
 
@@ -92,7 +86,7 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
         groups = rows.groupby(["arm", "seed", "round"])[pair]
         standard = (rows[pair] - groups.transform("mean")) / groups.transform("std")
         rows["gap"] = (standard["proxy"] - standard[run.golds[0]]).replace([np.inf, -np.inf], np.nan)
-    return sort_by_arm(rows, ["axis", "prompt_id", "arm", "seed", "round"], run.arms)
+    return in_order(rows, run, ["axis", "prompt_id", "arm", "seed", "round"], axis=("", *run.axes))
 
 
 def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:

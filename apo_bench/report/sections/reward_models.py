@@ -11,7 +11,7 @@ from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.document import Block, Bullets, Section
 from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floors
-from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, sort_by_arm, text_column
+from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, text_column
 from apo_bench.report.text import say
 
 DIAGNOSTICS = {  # that are drawn, each a panel
@@ -52,8 +52,8 @@ def _by_axis(run: Run, table: pd.DataFrame, diagnostics: pd.DataFrame) -> Table:
     measured = diagnostics[(diagnostics["round"] >= 1) & (diagnostics["axis"] != POOLED)][["axis", "arm", "round"]].drop_duplicates()
     groups = measured.groupby(["axis", "arm"])["round"]
     ends = measured[(measured["round"] == groups.transform("min")) | (measured["round"] == groups.transform("max"))]
-    rows = ends.merge(table, on=["axis", "arm", "round"], how="left")
-    rows = sort_by_arm(rows, ["axis", "arm", "round"], run.arms)
+    keys = ["axis", "arm", "round"]
+    rows = results.in_order(ends.merge(table, on=keys, how="left"), run, keys)
     heads = {**RM_COLUMNS, "rm_gold_agreement": "gold_agreement"}
     columns = [
         text_column("axis"), arm_column(), text_column("round"),

@@ -21,6 +21,7 @@ from hostile_run import (
     LONE,
     N,
     block_of,
+    decoded,
     hostile_run,
     hostile_tables,
     prompt_ids,
@@ -367,7 +368,7 @@ def test_without_responses_judges_or_prompts(tmp_path: Path) -> None:
     page_samples = samples.read_samples(folder, results.read_run(folder))
     assert page_samples is not None
     assert "no_such_task" in page_samples.without_prompts
-    assert samples.decoded(page_samples.block)["prompts"]["turns"] == [[]] * 12
+    assert decoded(page_samples.block)["prompts"]["turns"] == [[]] * 12
 
 
 def test_a_run_of_which_nothing_is_left(tmp_path: Path) -> None:
@@ -390,7 +391,7 @@ def test_encoded_is_what_any_gzip_reads_and_has_no_time_in_it() -> None:
     block = samples.encoded({"a": ["\ud800<", None, 1.5]})
     raw = base64.b64decode(block)
     assert raw[4:8] == bytes(4)  # the time, in a gzip header
-    assert json.loads(gzip.decompress(raw)) == {"a": ["\ud800<", None, 1.5]} == samples.decoded(block)
+    assert json.loads(gzip.decompress(raw)) == {"a": ["\ud800<", None, 1.5]}
 
 
 # Drawings
