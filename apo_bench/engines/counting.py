@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import Experiment, NeuralReward, NgramReward, PolicyModel, Sampling
+from apo_bench.config.schema import Experiment, Lora, NeuralReward, NgramReward, PolicyModel, Sampling
 from apo_bench.data.task import Task
-from apo_bench.engines.model_sizes import PolicySize, RewardSize, policy_size, reward_size
+from apo_bench.engines.model_sizes import PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
@@ -133,17 +133,19 @@ class CountingEngine:
     """The Engine of a plan. Sizes of models are those of their configurations; no weight is loaded."""
 
     identity: Mapping[str, Any] = {"name": "counting"}
-    hardware: Mapping[str, Any] = {}
 
-    def __init__(self, expected: Expected, task: Task) -> None:
+    def __init__(self, expected: Expected, task: Task, device: str) -> None:
         self.expected, self.task = expected, task
+        self.hardware: Mapping[str, Any] = {"device": device}
         self._policies: dict[str, PolicySize] = {}  # by key
+        self.bases: dict[str, tuple[str, Lora | None]] = {}  # of policies with adapters: what they stand on, by key, and their settings
         self.initial_key: str | None = None  # of the initial policy, whose answers may have another length than those of trained ones
 
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
-        size = self.expected.policy if model is self.expected.policy.spec else policy_size(model, vocabulary)
+        size = self.expected.policy if model == self.expected.policy.spec else policy_size(model, vocabulary)
         self._policies[key_of(into)] = size
-        return Estimated(None, {}, 0.0, size.bytes + disk_bytes(MANIFEST, *size.files), size.bytes)
+        stored = size.whole(model)
+        return Estimated(None, {}, 0.0, stored.weights + disk_bytes(MANIFEST, *stored.files), stored.weights)
 
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         prompts = [prompt for prompt in job.prompts for _ in range(job.n)]
@@ -169,20 +171,27 @@ class CountingEngine:
         return Estimated([0.0] * n, {}, read, disk_bytes(SCORE * n, MANIFEST / 2))
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
+        """Adapters go on where the policy has some with the same settings, else stand on it."""
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
-        return _trained(size, size.trained(job.data, job.loss, job.recipe))
+        counts = size.trained(job.data, job.loss, job.recipe)
+        if (lora := job.recipe.lora) is None:
+            return _trained(size.whole(job.model), counts)
+        base, before = self.bases.get(job.policy.key, ("", None))
+        self.bases[key_of(into)] = (base if before == lora else job.policy.key, lora)
+        return _trained(size.adapters(lora), counts)
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
             return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
-        size = self.expected.reward(job.model)
-        return _trained(size, size.trained(job.pairs))
+        size, lora = self.expected.reward(job.model), job.model.training.lora
+        whole = lora is None or (job.body is None and job.model.path is None)
+        return _trained(size.whole(job.model) if whole else size.adapters(lora, 1000.0), size.trained(job.pairs))
 
 
-def _trained(size: PolicySize | RewardSize, counts: Mapping[str, float]) -> Estimated[None]:
+def _trained(stored: Stored, counts: Mapping[str, float]) -> Estimated[None]:
     updates = SCORE * (counts.get("rm_updates", 0) + counts.get("policy_updates", 0))  # the loss of each is kept
-    total = size.bytes + disk_bytes(updates, MANIFEST, *size.files)
-    return Estimated(None, counts, counts.get("flops", 0.0), total, size.bytes)
+    total = stored.weights + disk_bytes(updates, MANIFEST, *stored.files)
+    return Estimated(None, counts, counts.get("flops", 0.0), total, stored.weights)
 
 
 def disk_bytes(*sizes: float) -> float:

@@ -1,31 +1,46 @@
 """How large an experiment's models are and how long its texts, found without loading a weight: what each step is expected to spend."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe
+from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe
 from apo_bench.errors import InputError
-from apo_bench.models import flops
+from apo_bench.models import adapters, flops
 from apo_bench.models import policy as policies
+from apo_bench.models.known_shapes import published_fields
+from apo_bench.models.precision import resolved
 from apo_bench.models.tokenize import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
 from apo_bench.training.data import sides_of
 from apo_bench.types import Pair, Prompt, TrainingItem
 
 CHARACTERS = 4  # taken for one token where there is no tokenizer
-BYTES = 4  # a weight is kept in fp32
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a weight
+HEADER = 65  # bytes of a weight's entry in a safetensors file beside its name
 Counts = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What a model takes on disk: its safetensors, NaN where that is not known, and sizes of the files beside them."""
+
+    weights: float
+    files: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Shape:
-    """A model on torch's meta device, which holds no weights, and its tokenizer; None where this machine does not have them."""
+    """A model on torch's meta device, which holds no weights, and its tokenizer; None where nothing is known of them.
+
+    published: the hub id of a model whose files are not on this machine, where its shape is known all the same.
+    """
 
     model: Any
     tokenizer: Any
+    published: str | None = field(default=None, kw_only=True)
     _texts: dict[str, int] = field(default_factory=dict, kw_only=True)
     _prompts: dict[str, int] = field(default_factory=dict, kw_only=True)
 
@@ -42,12 +57,28 @@ class Shape:
         return self._texts[text]
 
     @property
-    def bytes(self) -> float:
-        """What a checkpoint takes on disk; NaN where that is not known."""
-        return math.nan if self.model is None else BYTES * sum(weight.numel() for weight in self.model.parameters())
+    def is_here(self) -> bool:
+        """Whether the model's files are on this machine."""
+        return self.model is not None and self.published is None
 
     @property
-    def files(self) -> tuple[float, ...]:
+    def n_weights(self) -> float:
+        """How many weights it has, tied ones once; NaN where that is not known."""
+        return math.nan if self.model is None else sum(weight.numel() for weight in self.model.parameters())
+
+    def whole(self, spec: PolicyModel | NeuralReward) -> Stored:
+        """What a whole model of these settings takes on disk."""
+        dtype = resolved(spec, "cpu").stored_dtype  # which no device changes
+        weights = {} if self.model is None else {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
+        return Stored(_safetensors(weights, BYTES[dtype]) if weights else math.nan, self._files)
+
+    def adapters(self, lora: Lora, *files: float) -> Stored:
+        """What adapters take on disk, with configuration, base and other `files`."""
+        shapes = {} if self.model is None else adapters.trained_shapes(self.model, lora)
+        return Stored(_safetensors(shapes, BYTES["float32"]) if shapes else math.nan, (1000.0, 200.0, *files))
+
+    @cached_property
+    def _files(self) -> tuple[float, ...]:
         """Sizes of what a checkpoint has beside its weights: configuration and tokenizer."""
         origin = getattr(self.tokenizer, "name_or_path", "")
         if origin and Path(origin).is_dir():
@@ -149,7 +180,8 @@ def policy_size(spec: PolicyModel, vocabulary: Sequence[str] | None) -> PolicySi
     """A policy's size from its architecture, or from a model folder's configuration."""
     from transformers import AutoModelForCausalLM
 
-    return PolicySize(*_shape(AutoModelForCausalLM, spec, spec.trust_remote_code, vocabulary), spec)
+    model, tokenizer, published = _shape(AutoModelForCausalLM, spec, spec.trust_remote_code, vocabulary)
+    return PolicySize(model, tokenizer, spec, published=published)
 
 
 def reward_size(spec: NeuralReward, policy: PolicyModel, axes: Sequence[str], vocabulary: Sequence[str] | None) -> RewardSize:
@@ -158,7 +190,9 @@ def reward_size(spec: NeuralReward, policy: PolicyModel, axes: Sequence[str], vo
 
     labels = len(axes) if spec.axis_heads else 1
     body = policy if spec.initial else spec
-    return RewardSize(*_shape(AutoModelForSequenceClassification, body, spec.trust_remote_code, vocabulary, num_labels=labels), spec)
+    auto = AutoModelForSequenceClassification
+    model, tokenizer, published = _shape(auto, body, spec.trust_remote_code, vocabulary, num_labels=labels)
+    return RewardSize(model, tokenizer, spec, published=published)
 
 
 def characters(text: str) -> int:
@@ -166,11 +200,14 @@ def characters(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS)
 
 
-def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any) -> tuple[Any, Any]:
-    """(model, tokenizer); two times None for a hub id that is not on this machine."""
+def _shape(
+    auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any
+) -> tuple[Any, Any, str | None]:
+    """(model, tokenizer, hub id of a model that is not on this machine and whose shape is published); None where there is none."""
     import torch
     from transformers import AutoConfig
 
+    published = None
     if spec.architecture is not None:
         if vocabulary is None:
             raise InputError("architecture: the task has no vocabulary to build a tokenizer from; give a path")
@@ -182,11 +219,20 @@ def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary:
             config = AutoConfig.from_pretrained(spec.path, local_files_only=True, trust_remote_code=trust, **more)
             tokenizer = load_tokenizer(spec.path, trust)
         except OSError:
-            return None, None
+            fields, tokenizer, published = published_fields(spec.path), None, spec.path
+            if fields is None:
+                return None, None, None
+            config = AutoConfig.for_model(fields.pop("model_type"), **fields, **more)
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust)
-        policies.resize_embedding(model, tokenizer)
-    return model, tokenizer
+        if tokenizer is not None:
+            policies.resize_embedding(model, tokenizer)
+    return model, tokenizer, published
+
+
+def _safetensors(shapes: Mapping[str, tuple[int, ...]], each: int) -> float:
+    """Bytes of a file with such weights."""
+    return sum(math.prod(shape) * each + len(name) + HEADER for name, shape in shapes.items())
 
 
 def _passes(recipe: Recipe, items: int) -> float:

@@ -17,6 +17,8 @@ from apo_bench.models.device import seeded
 from apo_bench.store import write_json
 
 CLASSIFICATION_HEADS = ("score", "classifier")  # a reward model's is new, so it is trained in full beside adapters
+LINEAR = ("Linear", "Conv1D")  # classes of layers that "all-linear" means
+PREFIX = "base_model.model."  # of names in a file of adapters
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -51,6 +53,23 @@ def save(model: Any, lora: Lora, base: str | None, folder: Path) -> None:
     config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     write_json(folder / CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()})
     write_base(folder, base, lora)
+
+
+def trained_shapes(model: Any, lora: Lora) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight that is trained with such adapters on `model`, by its name in the file that `save` writes."""
+    heads = [name for name in CLASSIFICATION_HEADS if hasattr(model, name)]
+    output, shapes = model.get_output_embeddings(), dict[str, tuple[int, ...]]()
+    for name, module in model.named_modules():
+        if lora.target_modules == "all-linear":
+            adapted = type(module).__name__ in LINEAR and module is not output
+        else:
+            adapted = any(f".{name}".endswith(f".{target}") for target in lora.target_modules)
+        if adapted and name.partition(".")[0] not in heads:
+            rows, columns = module.weight.shape if type(module).__name__ != "Conv1D" else reversed(module.weight.shape)
+            shapes |= {f"{PREFIX}{name}.lora_A.weight": (lora.rank, columns), f"{PREFIX}{name}.lora_B.weight": (rows, lora.rank)}
+    for head in heads:
+        shapes |= {f"{PREFIX}{head}.{name}": tuple(weight.shape) for name, weight in getattr(model, head).named_parameters()}
+    return shapes
 
 
 def plain(model: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a run would spend, arm by arm in the order of a run: later arms share the artifacts of earlier ones."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from apo_bench.plan.sizing import with_value
 from apo_bench.types import Round
 
 BENCH = "_bench"
+MODELS = ("policies", "reward_models")  # kinds of artifact
 TUNING = "_tune."  # before an arm's name: what its trials spend
 RUN = "_run"
 REPORT = 1.2e6  # bytes of figures, page and csv files, whatever the sizes
@@ -77,6 +78,7 @@ class Accounts:
         self.disk: dict[str, Disk] = {}
         self._labs: dict[tuple[str, int], Lab] = {}  # of arms and of the A/A control
         self._tuned: list[tuple[str, int, dict[str, float], dict[str, float]]] = []
+        self._rounds: list[tuple[tuple[Round, ...], Iterable[str]]] = []  # of arm-seeds, with what each was charged for
         self._kept = 0  # artifacts that an account has already
 
     def fill(self) -> None:
@@ -117,6 +119,7 @@ class Accounts:
     def arm_seed(self, account: str, arm: str, seed: int) -> None:
         lab, error = play(self.context, arm, self._methods[arm], seed)
         self._labs[account, seed] = lab
+        self._rounds.append((tuple(lab.rounds), lab.charged))
         if error:
             self.failures.append((account, seed, error))
         else:
@@ -135,6 +138,23 @@ class Accounts:
                 self.context.evaluate_oracle(rounds[-1], seed)
         if controls.oracle:
             self._take(ORACLE)
+
+    def removed(self) -> float:
+        """Bytes of the models that `store.keep` leaves out once the report is written; see `run.models_csv.unkept`."""
+        keep, planned = self.context.experiment.store.keep, self.context.planned
+        if keep == "all":
+            return 0.0
+        last = [rounds[-1] for rounds, _ in self._rounds if rounds]
+        kept = {round_.policy.key for round_ in last}
+        kept |= {round_.reward_model.key for round_ in last if round_.reward_model and keep == "last_round"}
+        waiting = list(kept)
+        while waiting:
+            base, _ = self.context.engine.bases.get(waiting.pop(), (None, None))
+            if base is not None and base not in kept:
+                kept.add(base)
+                waiting.append(base)
+        left_out = {key for _, charged in self._rounds for key in charged if key not in kept and planned[key].kind in MODELS}
+        return sum(planned[key].bytes for key in left_out)
 
     def ledger(self) -> pd.DataFrame:
         """arm, seed, unit, used, marginal, budget of every account."""

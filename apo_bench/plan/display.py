@@ -64,7 +64,9 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
     yield table
     yield from (f"would fail: {arm}, seed {seed}: {one_line(message)}" for arm, seed, message in plan.failures)
     disk = sum(plan.disk.values(), Disk())
-    yield f"Disk: {_bytes(disk.all)}, of which {_bytes(disk.weights)} are weights in fp32; the rest is an estimate."
+    yield f"Disk: {_bytes(disk.all)}, of which {_bytes(disk.weights)} are weights; the rest is an estimate."
+    if plan.removed:
+        yield f"At the end {_bytes(disk.all - plan.removed)}: store.keep leaves models out."
     yield f"{BENCH}: gold models and evaluation, over all seeds; no arm pays for it."
     yield from plan.notes
     if timing:

@@ -13,6 +13,8 @@ from apo_bench.evaluation.oracle import BestAndFirst
 from apo_bench.hashing import digest
 from apo_bench.lab import Lab
 from apo_bench.losses import RankingLoss
+from apo_bench.models.device import own_device
+from apo_bench.models.precision import resolved
 from apo_bench.types import Policy, RewardModel, Round
 
 ROW = 10  # bytes of a row of scores on disk
@@ -83,10 +85,15 @@ def play(context: CountingContext, arm: str, method: object, seed: int) -> tuple
 
 
 def counting_context(
-    experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None
+    experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None, device: str | None = None
 ) -> CountingContext:
-    """A context that counts; for the lengths see `Expected`."""
+    """A context that counts; for the lengths see `Expected`. `device`: what each `auto` is about; None: this machine's."""
+    device = device or own_device().type
+    models = experiment.models
+    gold = [each.model_copy(update={"model": resolved(each.model, device)}) for each in models.gold]
+    settings = {"policy": resolved(models.policy, device), "reward": resolved(models.reward, device), "gold": tuple(gold)}
+    experiment = experiment.model_copy(update={"models": models.model_copy(update=settings)})
     expected = Expected(experiment, task, response_tokens, initial_tokens)
-    context = CountingContext(experiment, task, CountingStore(), CountingEngine(expected, task))
+    context = CountingContext(experiment, task, CountingStore(), CountingEngine(expected, task, device))
     context.engine.initial_key = context.initial_policy.key
     return context

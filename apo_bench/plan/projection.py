@@ -63,8 +63,8 @@ class Plan:
     ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
     Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
     as `costs.budget_matches`. failures: (account, seed, message) of each arm-seed that would fail. disk: by account, each artifact where
-    it is computed first. work: of each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not
-    known here.
+    it is computed first; `removed`: bytes of them that `store.keep` leaves out at the end. work: of each arm alone, mean over seeds; of
+    everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Plan:
     matches: pd.DataFrame
     failures: tuple[tuple[str, int, str], ...]
     disk: Mapping[str, Disk]
+    removed: float
     work: Mapping[str, Work]
     judges: tuple[JudgePlan, ...]
     detectable: tuple[Detectable, ...]
@@ -133,6 +134,7 @@ def plan(
         matches=costs.budget_matches(projected),
         failures=tuple(accounts.failures),
         disk=accounts.disk,
+        removed=accounts.removed(),
         work=accounts.work(),
         judges=tuple(_judges(projected, context, base)),
         detectable=tuple(_detectable(projected, context, pilot, power)),
@@ -211,8 +213,11 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
     yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."
     if response_tokens is None and initial_tokens is not None:
         yield f"The initial policy's own answers have {initial_tokens:.1f}, as a few of them did that were sampled."
-    without = [name for name, size in _paths(experiment, expected) if size.model is None]
-    if without:
+    sizes = _paths(experiment, expected)
+    if published := dict.fromkeys(size.published for _, size in sizes if size.published):
+        its = "its files are" if len(published) == 1 else "their files are"
+        yield f"Shape of {', '.join(published)} as published; {its} not here, so tokens are taken as 4 characters each."
+    if without := [name for name, size in sizes if size.model is None]:
         yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
     if experiment.tune:
         yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
