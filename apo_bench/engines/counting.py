@@ -16,6 +16,7 @@ import numpy as np
 from apo_bench.config.schema import Experiment, Lora, NeuralReward, NgramReward, PolicyModel, Sampling
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import PolicySize, RewardSize, Stored, policy_size, reward_size
+from apo_bench.engines.passes import Passes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
@@ -137,6 +138,7 @@ class CountingEngine:
     def __init__(self, expected: Expected, task: Task, device: str) -> None:
         self.expected, self.task = expected, task
         self.hardware: Mapping[str, Any] = {"device": device}
+        self.passes = Passes()
         self._policies: dict[str, PolicySize] = {}  # by key
         self.bases: dict[str, tuple[str, Lora | None]] = {}  # of policies with adapters: what they stand on, by key, and their settings
         self.initial_key: str | None = None  # of the initial policy, whose answers may have another length than those of trained ones
@@ -148,6 +150,7 @@ class CountingEngine:
         return Estimated(None, {}, 0.0, stored.weights + disk_bytes(MANIFEST, *stored.files), stored.weights)
 
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
+        self.passes.sampled(job)
         prompts = [prompt for prompt in job.prompts for _ in range(job.n)]
         ids = [prompt.id for prompt in job.prompts]
         rng = np.random.default_rng(int(digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed]), 16))
@@ -158,6 +161,7 @@ class CountingEngine:
         return Estimated(answers, counts, len(answers) * job.sampling.max_new_tokens, size)
 
     def score(self, job: ScoringJob) -> Computed[list[float]]:
+        self.passes.scored(job)
         n, model = len(job.items), job.model
         counts = self.expected.reward(model).scored(job.items) if isinstance(model, NeuralReward) else {"scored_responses": n}
         items = [(prompt.id, text) for prompt, text in job.items]
@@ -166,12 +170,14 @@ class CountingEngine:
 
     def kl(self, job: KLJob) -> Computed[list[float]]:
         """Nobody's KL: zeros. Both policies read every response."""
+        self.passes.compared(job)
         read = 2 * self.expected.policy.read_flops([(response.prompt, response.text) for response in job.responses])
         n = len(job.responses)
         return Estimated([0.0] * n, {}, read, disk_bytes(SCORE * n, MANIFEST / 2))
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         """Adapters go on where the policy has some with the same settings, else stand on it."""
+        self.passes.trained_policy(job)
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
         counts = size.trained(job.data, job.loss, job.recipe)
         if (lora := job.recipe.lora) is None:
@@ -183,6 +189,7 @@ class CountingEngine:
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
             return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
+        self.passes.trained_reward_model(job)
         size, lora = self.expected.reward(job.model), job.model.training.lora
         whole = lora is None or (job.body is None and job.model.path is None)
         return _trained(size.whole(job.model) if whole else size.adapters(lora, 1000.0), size.trained(job.pairs))
