@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from apo_bench.config.schema import Experiment, Lora, NeuralReward, NgramReward, PolicyModel, Sampling
 from apo_bench.data.task import Task
-from apo_bench.engines.model_sizes import PolicySize, RewardSize, Stored, policy_size, reward_size
+from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
@@ -108,19 +108,24 @@ class Expected:
         return float(np.minimum(self._lengths if given is None else given, sampling.max_new_tokens).mean())
 
     def answers(
-        self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator, *, initial: bool = False
+        self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator, name: str, *, initial: bool = False
     ) -> tuple[Response, ...]:
-        """A placeholder for each prompt, no two of them equal: words of the task's own responses, in numbers of the expected length."""
-        mean, seen, answers = self.tokens(sampling, initial=initial), set[str](), list[Response]()
-        for place, prompt in enumerate(prompts):
-            tokens = max(1, math.floor(mean + rng.random()))  # at random up or down, so that the mean stays
-            finish = "length" if tokens >= sampling.max_new_tokens else "eos"
-            count = round((tokens if finish == "length" else tokens - 1) * self._words_per_token)
-            text = " ".join(self._words[word] for word in rng.integers(len(self._words), size=count))
-            text = f"{text} {place}".strip() if text in seen or not text else text
-            seen.add(text)
-            answers.append(Response(prompt, text, tokens, finish))
-        return tuple(answers)
+        """A placeholder for each prompt, no two of them equal, in other calls by another name neither.
+
+        Its text has as many words of the task's own responses as an answer of the expected length, the last of them its name.
+        """
+        mean = self.tokens(sampling, initial=initial)
+        numbers = np.maximum(1, np.floor(mean + rng.random(len(prompts)))).astype(int).tolist()  # up or down, so that the mean stays
+        bodies = {tokens: self._body(tokens, cut=tokens >= sampling.max_new_tokens) for tokens in set(numbers)}
+        finishes: dict[int, Literal["eos", "length"]] = {n: "length" if n >= sampling.max_new_tokens else "eos" for n in set(numbers)}
+        bodies = {tokens: self._body(tokens, cut=finish == "length") for tokens, finish in finishes.items()}
+        texts = (Placeholder(f"{bodies[tokens]}{name}{place}", bodies[tokens], tokens) for place, tokens in enumerate(numbers))
+        return tuple(Response(*each, finishes[each[2]]) for each in zip(prompts, texts, numbers, strict=True))
+
+    def _body(self, tokens: int, *, cut: bool) -> str:
+        """All words but the last of a placeholder for so many tokens, with a space behind each."""
+        count = max(0, round((tokens if cut else tokens - 1) * self._words_per_token) - 1)
+        return "".join(f"{self._words[place % len(self._words)]} " for place in range(count))
 
     def reward(self, spec: NeuralReward) -> RewardSize:
         """One for all labs with such a reward model."""
@@ -153,8 +158,9 @@ class CountingEngine:
         self.passes.sampled(job)
         prompts = [prompt for prompt in job.prompts for _ in range(job.n)]
         ids = [prompt.id for prompt in job.prompts]
-        rng = np.random.default_rng(int(digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed]), 16))
-        answers = self.expected.answers(prompts, job.sampling, rng, initial=job.policy.key == self.initial_key)
+        name = digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed])
+        rng = np.random.default_rng(int(name, 16))
+        answers = self.expected.answers(prompts, job.sampling, rng, f"{name}-", initial=job.policy.key == self.initial_key)
         texts = sum(ROW + len(answer.prompt.id) + len(answer.text) + TOKEN * answer.tokens for answer in answers)
         size = disk_bytes(texts, MANIFEST + sum(len(name) + NAME for name in ids))
         counts = self._policies[job.policy.key].sampled(job.prompts, job.n, [answer.tokens for answer in answers])

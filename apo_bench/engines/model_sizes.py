@@ -23,6 +23,18 @@ HEADER = 65  # bytes of a weight's entry in a safetensors file beside its name
 Counts = dict[str, float]
 
 
+class Placeholder(str):
+    """A text that stands for an answer: `body`, which many share, and a name of its own. tokens: the policy's, with the end if it ends."""
+
+    body: str
+    tokens: int
+
+    def __new__(cls, text: str, body: str = "", tokens: int = 0) -> "Placeholder":  # defaults: of a copy, whose fields are set later
+        placeholder = super().__new__(cls, text)
+        placeholder.body, placeholder.tokens = body, tokens
+        return placeholder
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a model takes on disk: its safetensors, NaN where that is not known, and sizes of the files beside them."""
@@ -46,12 +58,14 @@ class Shape:
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        new = [text for text in dict.fromkeys(texts) if not isinstance(text, Placeholder) and text not in self._texts]
         if new and self.tokenizer:
             self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
 
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
+        if isinstance(text, Placeholder):
+            return self.text(text.body) + 1  # its name
         if text not in self._texts:
             self._texts[text] = len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if self.tokenizer else characters(text)
         return self._texts[text]
@@ -119,6 +133,8 @@ class PolicySize(Shape):
 
     def response(self, text: str, limit: int | None = None) -> int:
         """Tokens of a response with its end; `limit` in place of max_response_tokens."""
+        if isinstance(text, Placeholder):
+            return min(limit or self.spec.max_response_tokens, text.tokens)
         return min(limit or self.spec.max_response_tokens, self.text(text) + 1)
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
