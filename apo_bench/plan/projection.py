@@ -27,6 +27,7 @@ from apo_bench.judging.prompt_templates import template_for
 from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
+from apo_bench.plan.device_memory import DeviceMemory, device_memory
 from apo_bench.plan.dry_run import CountingContext, counting_context
 from apo_bench.plan.sizing import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
@@ -80,6 +81,7 @@ class Plan:
     detectable: tuple[Detectable, ...]
     notes: tuple[str, ...]
     fits: Mapping[str, MatchedArm]
+    memory: DeviceMemory
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -109,18 +111,20 @@ def plan(
     initial_tokens: float | None = None,
     power: float = 0.8,
     fits: Mapping[str, MatchedArm] | None = None,
+    device_bytes: float | None = None,
 ) -> Plan:
     """The plan of an experiment whose model paths are resolved. `base` is the folder that its method files are relative to.
 
     `pilot` is a finished run with the same primary pairs, which variances are taken from. `response_tokens`, `initial_tokens`: see
-    `counting.Expected`. `fits`: how arms are sized, if already solved; None solves it here. Raises InputError for a method, a
+    `counting.Expected`. `fits`: how arms are sized, if already solved; None solves it here. `device_bytes`: memory of the GPU that it is
+    planned for; None: of this machine's device, whose memory is not compared. Raises InputError for a method, a
     judge or a size that cannot be resolved. Arms that would fail are in `failures`.
     """
     if response_tokens is not None and not 1 <= response_tokens < math.inf:
         raise InputError(f"response_tokens: a mean length of 1 or more, got {response_tokens:g}")
     fits, unsized = (fits, []) if fits is not None else _fits(experiment, task, base)
     experiment = with_sizes(experiment, fits)
-    context = counting_context(experiment, task, response_tokens, initial_tokens)
+    context = counting_context(experiment, task, response_tokens, initial_tokens, None if device_bytes is None else "cuda")
     accounts = Accounts(context, base)
     accounts.fill()
     ledger = accounts.ledger()
@@ -140,6 +144,7 @@ def plan(
         detectable=tuple(_detectable(projected, context, pilot, power)),
         notes=(*unsized, *_notes(context, response_tokens, initial_tokens)),
         fits=fits,
+        memory=device_memory(context.experiment, context.engine, device_bytes),
     )
 
 
