@@ -154,6 +154,14 @@ class CountingEngine:
         stored = size.whole(model)
         return Estimated(None, {}, 0.0, stored.weights + disk_bytes(MANIFEST, *stored.files), stored.weights)
 
+    def copy_policy(self, key: str, to: str, named: Callable[[str], str]) -> None:
+        """Know a planned policy by another key, too; `named` gives that of the policy that its adapters stand on. Other models: nothing."""
+        if key in self._policies:
+            self._policies[to] = self._policies[key]
+        if key in self.bases:
+            base, lora = self.bases[key]
+            self.bases[to] = (named(base), lora)
+
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         self.passes.sampled(job)
         prompts = [prompt for prompt in job.prompts for _ in range(job.n)]

@@ -1,6 +1,7 @@
 """How large an experiment's models are and how long its texts, found without loading a weight: what each step is expected to spend."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,7 @@ class Shape:
     published: str | None = field(default=None, kw_only=True)
     _texts: dict[str, int] = field(default_factory=dict, kw_only=True)
     _prompts: dict[str, int] = field(default_factory=dict, kw_only=True)
+    _adapters: dict[Lora, float] = field(default_factory=dict, kw_only=True)
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
@@ -75,7 +77,7 @@ class Shape:
         """Whether the model's files are on this machine."""
         return self.model is not None and self.published is None
 
-    @property
+    @cached_property
     def n_weights(self) -> float:
         """How many weights it has, tied ones once; NaN where that is not known."""
         return math.nan if self.model is None else sum(weight.numel() for weight in self.model.parameters())
@@ -83,13 +85,18 @@ class Shape:
     def whole(self, spec: PolicyModel | NeuralReward) -> Stored:
         """What a whole model of these settings takes on disk."""
         dtype = resolved(spec, "cpu").stored_dtype  # which no device changes
-        weights = {} if self.model is None else {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
-        return Stored(_safetensors(weights, BYTES[dtype]) if weights else math.nan, self._files)
+        return Stored(_safetensors(self._weights, BYTES[dtype]) if self._weights else math.nan, self._files)
 
     def adapters(self, lora: Lora, *files: float) -> Stored:
         """What adapters take on disk, with configuration, base and other `files`."""
-        shapes = {} if self.model is None else adapters.trained_shapes(self.model, lora)
-        return Stored(_safetensors(shapes, BYTES["float32"]) if shapes else math.nan, (1000.0, 200.0, *files))
+        if lora not in self._adapters:
+            shapes = {} if self.model is None else adapters.trained_shapes(self.model, lora)
+            self._adapters[lora] = _safetensors(shapes, BYTES["float32"]) if shapes else math.nan
+        return Stored(self._adapters[lora], (1000.0, 200.0, *files))
+
+    @cached_property
+    def _weights(self) -> dict[str, tuple[int, ...]]:
+        return {} if self.model is None else {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
 
     @cached_property
     def _files(self) -> tuple[float, ...]:
@@ -139,8 +146,9 @@ class PolicySize(Shape):
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
         """n responses to each prompt, of so many tokens."""
-        answers = [tokens[n * place : n * (place + 1)] for place in range(len(prompts))]
-        spent = math.nan if self.model is None else sum(map(self._size.generation, map(self.prompt, prompts), answers))
+        answers = Counter((self.prompt(prompt), *tokens[n * place : n * (place + 1)]) for place, prompt in enumerate(prompts))
+        known = self.model is not None
+        spent = sum(times * self._size.generation(length, each) for (length, *each), times in answers.items()) if known else math.nan
         return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": spent}
 
     def read_flops(self, items: Sequence[tuple[Prompt, str]]) -> float:

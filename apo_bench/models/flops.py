@@ -12,6 +12,7 @@ Not counted: padding, norms, activations, DeBERTa's projections of relative posi
 saves on masked pairs or recomputes in its backward pass.
 """
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -43,8 +44,9 @@ class Rates:
     output: float
     sequence: float
 
-    def total(self, lengths: Iterable[int], outputs: Iterable[int]) -> float:
-        return sum(self.token * length + self.pair * length**2 + self.sequence for length in lengths) + self.output * sum(outputs)
+    def total(self, lengths: Sequence[int], outputs: Sequence[int]) -> float:
+        squares = sum(map(operator.mul, lengths, lengths))
+        return self.token * sum(lengths) + self.pair * squares + self.sequence * len(lengths) + self.output * sum(outputs)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,7 @@ class CountingContext(EvaluationContext):
         models = (round_.reward_model, first)
         key = digest(["evaluated", round_.policy.key, *(model.key if model else None for model in models), seed])
         if key not in self.planned:
-            tables = RoundEvaluation(self, round_, seed, first).tables()
-            rows, text = len(tables["scores"]), sum(len(row["text"]) for row in tables["responses"])
+            rows, text = _spent(RoundEvaluation(self, round_, seed, first))
             size = disk_bytes(ROW * rows, BLOCK + 0.6 * text, 5000, 5000, 5000, MANIFEST, 1.3 * MANIFEST)
             self.planned[key] = PlannedArtifact("evaluations", 0.0, size)
 
@@ -70,6 +69,16 @@ class CountingContext(EvaluationContext):
                 self.sides(self.lab(seed, gold.model), self.gold(gold, seed))
         lab = self.lab(0, FLOOR)
         self.sides(lab, lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss()))
+
+
+def _spent(evaluation: RoundEvaluation) -> tuple[int, int]:
+    """Everything of a round's tables that is sampled, scored or compared; how many scores, and characters of the responses."""
+    responses, scores = evaluation.responses, evaluation.scores()
+    evaluation.divergence()
+    evaluation.dev_score()
+    if evaluation.round.reward_model is not None:
+        evaluation.reward_model_rows(evaluation.round.reward_model, scores)
+    return len(scores) * len(responses), sum(len(response.text) for response in responses)
 
 
 def play(context: CountingContext, arm: str, method: object, seed: int) -> tuple[Lab, str]:
