@@ -57,6 +57,7 @@ class Shape:
     _texts: dict[str, int] = field(default_factory=dict, kw_only=True)
     _prompts: dict[str, int] = field(default_factory=dict, kw_only=True)
     _adapters: dict[Lora, float] = field(default_factory=dict, kw_only=True)
+    _trainings: dict[Any, flops.Training] = field(default_factory=dict, kw_only=True)
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
@@ -114,7 +115,12 @@ class Shape:
         self, recipe: Recipe, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None, sequences: int = 1
     ) -> float:
         """A fit that reads so many tokens of such sequences; NaN where the model is not known."""
-        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths, outputs, sequences)
+        if self.model is None:
+            return math.nan
+        key = (recipe.lora, recipe.freeze, recipe.gradient_checkpointing)
+        if key not in self._trainings:
+            self._trainings[key] = flops.training(self.model, recipe)
+        return self._trainings[key].flops(tokens, lengths, outputs, sequences)
 
     @cached_property
     def _size(self) -> flops.Size:
@@ -174,6 +180,7 @@ class RewardSize(Shape):
     """What scoring with a neural reward model and training it are expected to spend."""
 
     spec: NeuralReward
+    _pairs: dict[str, list[int]] = field(default_factory=dict, kw_only=True)
 
     def conversation(self, prompt: Prompt, text: str) -> int:
         """Tokens of a prompt with a response: the two parts' counts added up, which is exact up to a token where they meet."""
@@ -193,8 +200,10 @@ class RewardSize(Shape):
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
-        self.read(text for pair in pairs for text in (pair.chosen, pair.rejected))
-        lengths = [self.conversation(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        new = [pair for pair in pairs if pair.id not in self._pairs]
+        self.read(text for pair in new for text in (pair.chosen, pair.rejected))
+        self._pairs.update((pair.id, [self.conversation(pair.prompt, text) for text in (pair.chosen, pair.rejected)]) for pair in new)
+        lengths = [length for pair in pairs for length in self._pairs[pair.id]]
         tokens = sum(lengths) * _passes(recipe, len(pairs))
         spent = self.training_flops(recipe, tokens, lengths)
         return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}
