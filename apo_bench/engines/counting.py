@@ -55,6 +55,7 @@ class CountingStore:
     """Keeps no file: every artifact that a run would compute, once, in the order in which it would."""
 
     planned: dict[str, PlannedArtifact] = field(default_factory=dict)
+    _models: dict[str, Estimated[Any]] = field(default_factory=dict)  # of training, by key: arms that share a model count it once
 
     def computed(
         self,
@@ -66,8 +67,10 @@ class CountingStore:
     ) -> tuple[Artifact, T]:
         """The value as the counting engine gives it, under the key of its inputs."""
         key = digest({"kind": kind, **_without_code(inputs)})
-        estimate = compute(Path(os.devnull) / key)
+        estimate = self._models.get(key) or compute(Path(os.devnull) / key)
         assert isinstance(estimate, Estimated)
+        if estimate.value is None:
+            self._models[key] = estimate
         self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights))
         return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), estimate.value
 
