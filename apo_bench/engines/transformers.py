@@ -178,7 +178,7 @@ class TransformersEngine:
             raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
         folder, settings = self._folder("policies", policy.key), resolved(model, self.device)
         options = {**_read_as(settings), "quantize": settings.quantize} if not trains else _read_as(settings, "float32")
-        load = partial(policies.load_policy, folder, model.trust_remote_code, **options)
+        load = partial(policies.load_policy, folder, model.trust_remote_code, shards=trains, **options)
         return _key(kind, policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
 
     def _folder(self, kind: str, key: str) -> Path:

@@ -1,5 +1,6 @@
 """Policies: loaded, built, saved, and with a padding token of their own."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from constant_policy import LLAMA
 from tiny_tokenizers import turn_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from apo_bench.models import device
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import PAD
 
@@ -58,3 +60,24 @@ def test_a_model_that_pads_with_its_end_token_gets_a_row_of_its_own(tmp_path: Pa
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits[..., :7], base.eval()(ids).logits)
         assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+def test_what_is_to_be_sharded_is_not_placed_and_what_is_read_is_loaded_whole(
+    tiny_policy: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under an FSDP configuration a policy that is read has its weights on every process; the configuration is left as it was."""
+    placed: list[Any] = []
+    monkeypatch.setattr(policies, "on_device", lambda model: placed.append(os.environ[device.EFFICIENT]) or model)
+    during: list[str] = []
+    monkeypatch.setattr(policies.precision, "load_options", lambda **options: during.append(os.environ[device.EFFICIENT]) or {})
+    monkeypatch.setenv(device.EFFICIENT, "true")
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        monkeypatch.setenv(name, "true")
+        policies.load_policy(tiny_policy[0], shards=True)
+        monkeypatch.delenv(name)
+    assert placed == []
+    assert during == ["true", "true"]
+    policies.load_policy(tiny_policy[0])
+    policies.load_policy(tiny_policy[0], shards=True)  # nothing shards
+    assert placed == ["true", "true"]
+    assert during[2:] == ["false", "false"]
