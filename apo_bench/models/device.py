@@ -42,6 +42,11 @@ def is_sharded() -> bool:
     return any(os.environ.get(name, "").lower() in ("true", "1") for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
 
 
+def gets_weights_from_another() -> bool:
+    """Whether this process's shards of the weights come from the machine's first process, so that it need not load any itself."""
+    return is_sharded() and os.environ.get(EFFICIENT, "").lower() == "true" and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 @contextmanager
 def whole_weights() -> Iterator[None]:
     """Load models whole on every process, within: where weights are to be sharded, transformers gives all but one process none."""
