@@ -42,7 +42,7 @@ from apo_bench.types import Demonstration, Group, Message, Pair, Prompt, Respons
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("RESULTS.md")
 GIB = 2**30
-SIMULATED_S = 150  # that a simulated run may take
+SIMULATED_S = 150  # that a simulated run may take on a GPU
 SPECIAL = 5  # tokens that the word tokenizer has beside its words
 EMPTY = "| not run on a GPU yet | |"
 
@@ -213,7 +213,7 @@ def simulated_run(shape: Shape) -> Rows:
         program = "from apo_bench.cli.main import main; main()"
         command = [sys.executable, "-c", program, "run", "experiments/quickstart.yaml", "--tiny", "--out", f"{scratch}/run"]
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=SIMULATED_S)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=None if shape.name == "toy" else SIMULATED_S)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1][:200])
         manifest = json.loads((Path(scratch) / "run" / "manifest.json").read_text())
