@@ -213,9 +213,8 @@ def simulated_run(shape: Shape) -> Rows:
         program = "from apo_bench.cli.main import main; main()"
         command = [sys.executable, "-c", program, "run", "experiments/quickstart.yaml", "--tiny", "--out", f"{scratch}/run"]
         start = time.perf_counter()
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=None if shape.name == "toy" else SIMULATED_S
-        )
+        limit_s = None if shape.name == "toy" else SIMULATED_S
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=limit_s)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1][:200])
         manifest = json.loads((Path(scratch) / "run" / "manifest.json").read_text())
