@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Role = Literal["user", "assistant"]
@@ -64,7 +65,7 @@ class Pair:
     rejected: str
     source: Literal["human", "golden_over_sample", "best_over_worst"] = "human"
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Content identity: two equal pairs are one annotation."""
         return identity(self.prompt.id, self.chosen, self.rejected)

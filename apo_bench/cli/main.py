@@ -144,25 +144,31 @@ def plan(
     response_tokens: Annotated[float | None, typer.Option(help="The mean length of an answer, where the task's own are no guide.")] = None,
     probe: Annotated[bool, typer.Option(help="Also time and memory, from a short probe of this machine.")] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time; if not given, one per GPU, else per core.")] = None,
+    device_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Plan for a GPU with so much memory, such as 80GB; exit status 1 if it does not fit.")
+    ] = None,
 ) -> None:
-    """What every arm would spend, counted without a model, and the time it would take; nothing is written."""
+    """What every arm would spend, counted without a model, time and device memory; nothing is written."""
     from apo_bench.analysis.results import read_run
     from apo_bench.plan import probe as probing
+    from apo_bench.plan.device_memory import parse_memory
     from apo_bench.plan.display import tables
     from apo_bench.plan.projection import plan as projected
     from apo_bench.run.devices import default_workers
     from apo_bench.run.start import check_and_resolve
 
+    device_bytes = None if device_memory is None else parse_memory(device_memory)
     resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
     if pilot is not None:
         refuse_unfinished(pilot)
     wanted, task = resolved.experiment, resolved.task
     initial = probing.answer_tokens(wanted, task) if probe else None
     pilot_run = read_run(pilot) if pilot else None
-    projection = projected(wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial)
+    lengths = {"response_tokens": response_tokens, "initial_tokens": initial}
+    projection = projected(wanted, task, base=resolved.base, pilot=pilot_run, **lengths, device_bytes=device_bytes)
     timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
     terminal.print_tables(*tables(projection, timed))
-    if projection.failures:
+    if projection.failures or projection.memory.fits is False:
         raise typer.Exit(FAILED)
 
 

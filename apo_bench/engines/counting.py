@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import Experiment, NeuralReward, NgramReward, PolicyModel, Sampling
+from apo_bench.config.schema import Experiment, Lora, NeuralReward, NgramReward, PolicyModel, Sampling
 from apo_bench.data.task import Task
-from apo_bench.engines.model_sizes import PolicySize, RewardSize, policy_size, reward_size
+from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
+from apo_bench.engines.passes import Passes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
@@ -107,19 +108,24 @@ class Expected:
         return float(np.minimum(self._lengths if given is None else given, sampling.max_new_tokens).mean())
 
     def answers(
-        self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator, *, initial: bool = False
+        self, prompts: Sequence[Prompt], sampling: Sampling, rng: np.random.Generator, name: str, *, initial: bool = False
     ) -> tuple[Response, ...]:
-        """A placeholder for each prompt, no two of them equal: words of the task's own responses, in numbers of the expected length."""
-        mean, seen, answers = self.tokens(sampling, initial=initial), set[str](), list[Response]()
-        for place, prompt in enumerate(prompts):
-            tokens = max(1, math.floor(mean + rng.random()))  # at random up or down, so that the mean stays
-            finish = "length" if tokens >= sampling.max_new_tokens else "eos"
-            count = round((tokens if finish == "length" else tokens - 1) * self._words_per_token)
-            text = " ".join(self._words[word] for word in rng.integers(len(self._words), size=count))
-            text = f"{text} {place}".strip() if text in seen or not text else text
-            seen.add(text)
-            answers.append(Response(prompt, text, tokens, finish))
-        return tuple(answers)
+        """A placeholder for each prompt, no two of them equal, in other calls by another name neither.
+
+        Its text has as many words of the task's own responses as an answer of the expected length, the last of them its name.
+        """
+        mean = self.tokens(sampling, initial=initial)
+        numbers = np.maximum(1, np.floor(mean + rng.random(len(prompts)))).astype(int).tolist()  # up or down, so that the mean stays
+        bodies = {tokens: self._body(tokens, cut=tokens >= sampling.max_new_tokens) for tokens in set(numbers)}
+        finishes: dict[int, Literal["eos", "length"]] = {n: "length" if n >= sampling.max_new_tokens else "eos" for n in set(numbers)}
+        bodies = {tokens: self._body(tokens, cut=finish == "length") for tokens, finish in finishes.items()}
+        texts = (Placeholder(f"{bodies[tokens]}{name}{place}", bodies[tokens], tokens) for place, tokens in enumerate(numbers))
+        return tuple(Response(*each, finishes[each[2]]) for each in zip(prompts, texts, numbers, strict=True))
+
+    def _body(self, tokens: int, *, cut: bool) -> str:
+        """All words but the last of a placeholder for so many tokens, with a space behind each."""
+        count = max(0, round((tokens if cut else tokens - 1) * self._words_per_token) - 1)
+        return "".join(f"{self._words[place % len(self._words)]} " for place in range(count))
 
     def reward(self, spec: NeuralReward) -> RewardSize:
         """One for all labs with such a reward model."""
@@ -133,29 +139,43 @@ class CountingEngine:
     """The Engine of a plan. Sizes of models are those of their configurations; no weight is loaded."""
 
     identity: Mapping[str, Any] = {"name": "counting"}
-    hardware: Mapping[str, Any] = {}
 
-    def __init__(self, expected: Expected, task: Task) -> None:
+    def __init__(self, expected: Expected, task: Task, device: str) -> None:
         self.expected, self.task = expected, task
+        self.hardware: Mapping[str, Any] = {"device": device}
+        self.passes = Passes()
         self._policies: dict[str, PolicySize] = {}  # by key
+        self.bases: dict[str, tuple[str, Lora | None]] = {}  # of policies with adapters: what they stand on, by key, and their settings
         self.initial_key: str | None = None  # of the initial policy, whose answers may have another length than those of trained ones
 
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
-        size = self.expected.policy if model is self.expected.policy.spec else policy_size(model, vocabulary)
+        size = self.expected.policy if model == self.expected.policy.spec else policy_size(model, vocabulary)
         self._policies[key_of(into)] = size
-        return Estimated(None, {}, 0.0, size.bytes + disk_bytes(MANIFEST, *size.files), size.bytes)
+        stored = size.whole(model)
+        return Estimated(None, {}, 0.0, stored.weights + disk_bytes(MANIFEST, *stored.files), stored.weights)
+
+    def copy_policy(self, key: str, to: str, named: Callable[[str], str]) -> None:
+        """Know a planned policy by another key, too; `named` gives that of the policy that its adapters stand on. Other models: nothing."""
+        if key in self._policies:
+            self._policies[to] = self._policies[key]
+        if key in self.bases:
+            base, lora = self.bases[key]
+            self.bases[to] = (named(base), lora)
 
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
+        self.passes.sampled(job)
         prompts = [prompt for prompt in job.prompts for _ in range(job.n)]
         ids = [prompt.id for prompt in job.prompts]
-        rng = np.random.default_rng(int(digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed]), 16))
-        answers = self.expected.answers(prompts, job.sampling, rng, initial=job.policy.key == self.initial_key)
+        name = digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed])
+        rng = np.random.default_rng(int(name, 16))
+        answers = self.expected.answers(prompts, job.sampling, rng, f"{name}-", initial=job.policy.key == self.initial_key)
         texts = sum(ROW + len(answer.prompt.id) + len(answer.text) + TOKEN * answer.tokens for answer in answers)
         size = disk_bytes(texts, MANIFEST + sum(len(name) + NAME for name in ids))
         counts = self._policies[job.policy.key].sampled(job.prompts, job.n, [answer.tokens for answer in answers])
         return Estimated(answers, counts, len(answers) * job.sampling.max_new_tokens, size)
 
     def score(self, job: ScoringJob) -> Computed[list[float]]:
+        self.passes.scored(job)
         n, model = len(job.items), job.model
         counts = self.expected.reward(model).scored(job.items) if isinstance(model, NeuralReward) else {"scored_responses": n}
         items = [(prompt.id, text) for prompt, text in job.items]
@@ -164,25 +184,35 @@ class CountingEngine:
 
     def kl(self, job: KLJob) -> Computed[list[float]]:
         """Nobody's KL: zeros. Both policies read every response."""
+        self.passes.compared(job)
         read = 2 * self.expected.policy.read_flops([(response.prompt, response.text) for response in job.responses])
         n = len(job.responses)
         return Estimated([0.0] * n, {}, read, disk_bytes(SCORE * n, MANIFEST / 2))
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
+        """Adapters go on where the policy has some with the same settings, else stand on it."""
+        self.passes.trained_policy(job)
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
-        return _trained(size, size.trained(job.data, job.loss, job.recipe))
+        counts = size.trained(job.data, job.loss, job.recipe)
+        if (lora := job.recipe.lora) is None:
+            return _trained(size.whole(job.model), counts)
+        base, before = self.bases.get(job.policy.key, ("", None))
+        self.bases[key_of(into)] = (base if before == lora else job.policy.key, lora)
+        return _trained(size.adapters(lora), counts)
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
             return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
-        size = self.expected.reward(job.model)
-        return _trained(size, size.trained(job.pairs))
+        self.passes.trained_reward_model(job)
+        size, lora = self.expected.reward(job.model), job.model.training.lora
+        whole = lora is None or (job.body is None and job.model.path is None)
+        return _trained(size.whole(job.model) if whole else size.adapters(lora, 1000.0), size.trained(job.pairs))
 
 
-def _trained(size: PolicySize | RewardSize, counts: Mapping[str, float]) -> Estimated[None]:
+def _trained(stored: Stored, counts: Mapping[str, float]) -> Estimated[None]:
     updates = SCORE * (counts.get("rm_updates", 0) + counts.get("policy_updates", 0))  # the loss of each is kept
-    total = size.bytes + disk_bytes(updates, MANIFEST, *size.files)
-    return Estimated(None, counts, counts.get("flops", 0.0), total, size.bytes)
+    total = stored.weights + disk_bytes(updates, MANIFEST, *stored.files)
+    return Estimated(None, counts, counts.get("flops", 0.0), total, stored.weights)
 
 
 def disk_bytes(*sizes: float) -> float:

@@ -1,53 +1,106 @@
 """How large an experiment's models are and how long its texts, found without loading a weight: what each step is expected to spend."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe
+from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe
 from apo_bench.errors import InputError
-from apo_bench.models import flops
+from apo_bench.models import adapters, flops
 from apo_bench.models import policy as policies
+from apo_bench.models.known_shapes import published_fields
+from apo_bench.models.precision import resolved
 from apo_bench.models.tokenize import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
 from apo_bench.training.data import sides_of
 from apo_bench.types import Pair, Prompt, TrainingItem
 
 CHARACTERS = 4  # taken for one token where there is no tokenizer
-BYTES = 4  # a weight is kept in fp32
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a weight
+HEADER = 65  # bytes of a weight's entry in a safetensors file beside its name
 Counts = dict[str, float]
+
+
+class Placeholder(str):
+    """A text that stands for an answer: `body`, which many share, and a name of its own. tokens: the policy's, with the end if it ends."""
+
+    body: str
+    tokens: int
+
+    def __new__(cls, text: str, body: str = "", tokens: int = 0) -> "Placeholder":  # defaults: of a copy, whose fields are set later
+        placeholder = super().__new__(cls, text)
+        placeholder.body, placeholder.tokens = body, tokens
+        return placeholder
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model takes on disk: its safetensors, NaN where that is not known, and sizes of the files beside them."""
+
+    weights: float
+    files: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model on torch's meta device, which holds no weights, and its tokenizer; None where this machine does not have them."""
+    """A model on torch's meta device, which holds no weights, and its tokenizer; None where nothing is known of them.
+
+    published: the hub id of a model whose files are not on this machine, where its shape is known all the same.
+    """
 
     model: Any
     tokenizer: Any
+    published: str | None = field(default=None, kw_only=True)
     _texts: dict[str, int] = field(default_factory=dict, kw_only=True)
     _prompts: dict[str, int] = field(default_factory=dict, kw_only=True)
+    _adapters: dict[Lora, float] = field(default_factory=dict, kw_only=True)
+    _trainings: dict[Any, flops.Training] = field(default_factory=dict, kw_only=True)
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        new = [text for text in dict.fromkeys(texts) if not isinstance(text, Placeholder) and text not in self._texts]
         if new and self.tokenizer:
             self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
 
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
+        if isinstance(text, Placeholder):
+            return self.text(text.body) + 1  # its name
         if text not in self._texts:
             self._texts[text] = len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if self.tokenizer else characters(text)
         return self._texts[text]
 
     @property
-    def bytes(self) -> float:
-        """What a checkpoint takes on disk; NaN where that is not known."""
-        return math.nan if self.model is None else BYTES * sum(weight.numel() for weight in self.model.parameters())
+    def is_here(self) -> bool:
+        """Whether the model's files are on this machine."""
+        return self.model is not None and self.published is None
 
-    @property
-    def files(self) -> tuple[float, ...]:
+    @cached_property
+    def n_weights(self) -> float:
+        """How many weights it has, tied ones once; NaN where that is not known."""
+        return math.nan if self.model is None else sum(weight.numel() for weight in self.model.parameters())
+
+    def whole(self, spec: PolicyModel | NeuralReward) -> Stored:
+        """What a whole model of these settings takes on disk."""
+        dtype = resolved(spec, "cpu").stored_dtype  # which no device changes
+        return Stored(_safetensors(self._weights, BYTES[dtype]) if self._weights else math.nan, self._files)
+
+    def adapters(self, lora: Lora, *files: float) -> Stored:
+        """What adapters take on disk, with configuration, base and other `files`."""
+        if lora not in self._adapters:
+            shapes = {} if self.model is None else adapters.trained_shapes(self.model, lora)
+            self._adapters[lora] = _safetensors(shapes, BYTES["float32"]) if shapes else math.nan
+        return Stored(self._adapters[lora], (1000.0, 200.0, *files))
+
+    @cached_property
+    def _weights(self) -> dict[str, tuple[int, ...]]:
+        return {} if self.model is None else {name: tuple(weight.shape) for name, weight in self.model.named_parameters()}
+
+    @cached_property
+    def _files(self) -> tuple[float, ...]:
         """Sizes of what a checkpoint has beside its weights: configuration and tokenizer."""
         origin = getattr(self.tokenizer, "name_or_path", "")
         if origin and Path(origin).is_dir():
@@ -62,7 +115,12 @@ class Shape:
         self, recipe: Recipe, tokens: float, lengths: Sequence[int], outputs: Sequence[int] | None = None, sequences: int = 1
     ) -> float:
         """A fit that reads so many tokens of such sequences; NaN where the model is not known."""
-        return math.nan if self.model is None else flops.training(self.model, recipe).flops(tokens, lengths, outputs, sequences)
+        if self.model is None:
+            return math.nan
+        key = (recipe.lora, recipe.freeze, recipe.gradient_checkpointing)
+        if key not in self._trainings:
+            self._trainings[key] = flops.training(self.model, recipe)
+        return self._trainings[key].flops(tokens, lengths, outputs, sequences)
 
     @cached_property
     def _size(self) -> flops.Size:
@@ -88,12 +146,15 @@ class PolicySize(Shape):
 
     def response(self, text: str, limit: int | None = None) -> int:
         """Tokens of a response with its end; `limit` in place of max_response_tokens."""
+        if isinstance(text, Placeholder):
+            return min(limit or self.spec.max_response_tokens, text.tokens)
         return min(limit or self.spec.max_response_tokens, self.text(text) + 1)
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
         """n responses to each prompt, of so many tokens."""
-        answers = [tokens[n * place : n * (place + 1)] for place in range(len(prompts))]
-        spent = math.nan if self.model is None else sum(map(self._size.generation, map(self.prompt, prompts), answers))
+        answers = Counter((self.prompt(prompt), *tokens[n * place : n * (place + 1)]) for place, prompt in enumerate(prompts))
+        known = self.model is not None
+        spent = sum(times * self._size.generation(length, each) for (length, *each), times in answers.items()) if known else math.nan
         return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": spent}
 
     def read_flops(self, items: Sequence[tuple[Prompt, str]]) -> float:
@@ -119,6 +180,7 @@ class RewardSize(Shape):
     """What scoring with a neural reward model and training it are expected to spend."""
 
     spec: NeuralReward
+    _pairs: dict[str, list[int]] = field(default_factory=dict, kw_only=True)
 
     def conversation(self, prompt: Prompt, text: str) -> int:
         """Tokens of a prompt with a response: the two parts' counts added up, which is exact up to a token where they meet."""
@@ -138,8 +200,10 @@ class RewardSize(Shape):
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
-        self.read(text for pair in pairs for text in (pair.chosen, pair.rejected))
-        lengths = [self.conversation(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+        new = [pair for pair in pairs if pair.id not in self._pairs]
+        self.read(text for pair in new for text in (pair.chosen, pair.rejected))
+        self._pairs.update((pair.id, [self.conversation(pair.prompt, text) for text in (pair.chosen, pair.rejected)]) for pair in new)
+        lengths = [length for pair in pairs for length in self._pairs[pair.id]]
         tokens = sum(lengths) * _passes(recipe, len(pairs))
         spent = self.training_flops(recipe, tokens, lengths)
         return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}
@@ -149,7 +213,8 @@ def policy_size(spec: PolicyModel, vocabulary: Sequence[str] | None) -> PolicySi
     """A policy's size from its architecture, or from a model folder's configuration."""
     from transformers import AutoModelForCausalLM
 
-    return PolicySize(*_shape(AutoModelForCausalLM, spec, spec.trust_remote_code, vocabulary), spec)
+    model, tokenizer, published = _shape(AutoModelForCausalLM, spec, spec.trust_remote_code, vocabulary)
+    return PolicySize(model, tokenizer, spec, published=published)
 
 
 def reward_size(spec: NeuralReward, policy: PolicyModel, axes: Sequence[str], vocabulary: Sequence[str] | None) -> RewardSize:
@@ -158,7 +223,9 @@ def reward_size(spec: NeuralReward, policy: PolicyModel, axes: Sequence[str], vo
 
     labels = len(axes) if spec.axis_heads else 1
     body = policy if spec.initial else spec
-    return RewardSize(*_shape(AutoModelForSequenceClassification, body, spec.trust_remote_code, vocabulary, num_labels=labels), spec)
+    auto = AutoModelForSequenceClassification
+    model, tokenizer, published = _shape(auto, body, spec.trust_remote_code, vocabulary, num_labels=labels)
+    return RewardSize(model, tokenizer, spec, published=published)
 
 
 def characters(text: str) -> int:
@@ -166,11 +233,14 @@ def characters(text: str) -> int:
     return math.ceil(len(text) / CHARACTERS)
 
 
-def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any) -> tuple[Any, Any]:
-    """(model, tokenizer); two times None for a hub id that is not on this machine."""
+def _shape(
+    auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any
+) -> tuple[Any, Any, str | None]:
+    """(model, tokenizer, hub id of a model that is not on this machine and whose shape is published); None where there is none."""
     import torch
     from transformers import AutoConfig
 
+    published = None
     if spec.architecture is not None:
         if vocabulary is None:
             raise InputError("architecture: the task has no vocabulary to build a tokenizer from; give a path")
@@ -182,11 +252,20 @@ def _shape(auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary:
             config = AutoConfig.from_pretrained(spec.path, local_files_only=True, trust_remote_code=trust, **more)
             tokenizer = load_tokenizer(spec.path, trust)
         except OSError:
-            return None, None
+            fields, tokenizer, published = published_fields(spec.path), None, spec.path
+            if fields is None:
+                return None, None, None
+            config = AutoConfig.for_model(fields.pop("model_type"), **fields, **more)
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust)
-        policies.resize_embedding(model, tokenizer)
-    return model, tokenizer
+        if tokenizer is not None:
+            policies.resize_embedding(model, tokenizer)
+    return model, tokenizer, published
+
+
+def _safetensors(shapes: Mapping[str, tuple[int, ...]], each: int) -> float:
+    """Bytes of a file with such weights."""
+    return sum(math.prod(shape) * each + len(name) + HEADER for name, shape in shapes.items())
 
 
 def _passes(recipe: Recipe, items: int) -> float:

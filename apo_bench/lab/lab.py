@@ -82,6 +82,7 @@ class Lab:
     ) -> None:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
+        self.granted: dict[Unit, int] = {}  # the most items drawn at a time, of human pairs and golden responses
         self.wall_s = 0.0  # what the arm's artifacts took to compute, whoever computed them
         self.peak_memory_bytes = self.peak_device_bytes = 0.0
         self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
@@ -275,6 +276,7 @@ class Lab:
         if n is None:
             n = int(min(len(items), self._ledger.budget.get(unit, float("inf"))))
         chosen = self._subset(items, n, unit, unit)
+        self.granted[unit] = max(n, self.granted.get(unit, 0))
         self._ledger.settle()
         self._ledger.see(unit, map(name, chosen))
         return chosen

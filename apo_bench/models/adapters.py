@@ -5,7 +5,7 @@ A base is never changed, so that it can stay loaded and lend its weights to any 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from apo_bench.models.device import seeded
 from apo_bench.store import write_json
 
 CLASSIFICATION_HEADS = ("score", "classifier")  # a reward model's is new, so it is trained in full beside adapters
+LINEAR = ("Linear", "Conv1D")  # classes of layers that "all-linear" means
+PREFIX = "base_model.model."  # of names in a file of adapters
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -25,10 +27,8 @@ def add(model: Any, lora: Lora, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     modules: Sequence[str] | str = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    heads = [
-        name for name in CLASSIFICATION_HEADS if hasattr(model, name)
-    ]  # a classification head is new, so it is trained in full beside adapters
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, modules_to_save=heads or None)  # pyright: ignore
+    heads = _heads(model) or None  # new, so trained in full beside adapters
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=modules, modules_to_save=heads)  # pyright: ignore
     with seeded(seed):
         return get_peft_model(plain(model), config)
 
@@ -51,6 +51,38 @@ def save(model: Any, lora: Lora, base: str | None, folder: Path) -> None:
     config = {**model.peft_config["default"].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     write_json(folder / CONFIG, {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()})
     write_base(folder, base, lora)
+
+
+def trained_shapes(model: Any, lora: Lora) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight that is trained with such adapters on `model`, by its name in the file that `save` writes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, rows, columns in _adapted(model, lora.target_modules):
+        shapes |= {f"{PREFIX}{name}.lora_A.weight": (lora.rank, columns), f"{PREFIX}{name}.lora_B.weight": (rows, lora.rank)}
+    for head in _heads(model):
+        shapes |= {f"{PREFIX}{head}.{name}": tuple(weight.shape) for name, weight in getattr(model, head).named_parameters()}
+    return shapes
+
+
+def linear_weights(model: Any) -> int:
+    """How many weights are in linear layers, the output layer and a head apart: those that can be quantized."""
+    return sum(rows * columns for _, rows, columns in _adapted(model, "all-linear"))
+
+
+def _heads(model: Any) -> list[str]:
+    return [name for name in CLASSIFICATION_HEADS if hasattr(model, name)]
+
+
+def _adapted(model: Any, targets: Sequence[str] | str) -> Iterator[tuple[str, int, int]]:
+    """(name, rows, columns) of each layer that gets an adapter, as peft chooses them."""
+    output, heads = model.get_output_embeddings(), _heads(model)
+    for name, module in model.named_modules():
+        if targets == "all-linear":
+            chosen = type(module).__name__ in LINEAR and module is not output
+        else:
+            chosen = any(f".{name}".endswith(f".{target}") for target in targets)
+        if chosen and name.partition(".")[0] not in heads:
+            shape = module.weight.shape
+            yield name, *(reversed(shape) if type(module).__name__ == "Conv1D" else shape)
 
 
 def plain(model: Any) -> Any:

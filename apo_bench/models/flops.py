@@ -12,6 +12,7 @@ Not counted: padding, norms, activations, DeBERTa's projections of relative posi
 saves on masked pairs or recomputes in its backward pass.
 """
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -43,8 +44,9 @@ class Rates:
     output: float
     sequence: float
 
-    def total(self, lengths: Iterable[int], outputs: Iterable[int]) -> float:
-        return sum(self.token * length + self.pair * length**2 + self.sequence for length in lengths) + self.output * sum(outputs)
+    def total(self, lengths: Sequence[int], outputs: Sequence[int]) -> float:
+        squares = sum(map(operator.mul, lengths, lengths))
+        return self.token * sum(lengths) + self.pair * squares + self.sequence * len(lengths) + self.output * sum(outputs)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def size(model: Any) -> Size:
     """Of a model with a language-model or a classification head, with the adapters that it has; on any device, meta as well."""
     model = readable(model)
     body = _body(model)
-    return Size(_rates(body, _Trained(frozenset()), checkpointing=False), _windows(model.config.get_text_config(), len(body.layers)))
+    return Size(_rates(body, _Trained(frozenset()), checkpointing=False), windows(model.config.get_text_config(), len(body.layers)))
 
 
 def training(model: Any, recipe: Recipe, *, checkpointing: bool | None = None) -> Training:
@@ -122,7 +124,7 @@ def training(model: Any, recipe: Recipe, *, checkpointing: bool | None = None) -
     trained = _Trained(frozenset(names), recipe.lora)
     body = _body(readable(model), without_adapters=True)
     config = model.config.get_text_config()
-    bare = Size(_rates(body, _Trained(frozenset()), checkpointing=False), _windows(config, len(body.layers)))
+    bare = Size(_rates(body, _Trained(frozenset()), checkpointing=False), windows(config, len(body.layers)))
     return Training(bare, _rates(body, trained, checkpointing), config.vocab_size)
 
 
@@ -286,7 +288,7 @@ def _relative_positions(config: Any) -> int:
     return 2 * (span if span > 0 else config.max_position_embeddings) * len({"c2p", "p2c"} & set(config.pos_att_type))
 
 
-def _windows(config: Any, layers: int) -> tuple[int | None, ...]:
+def windows(config: Any, layers: int) -> tuple[int | None, ...]:
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
     return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -68,11 +68,11 @@ class _Rules:
         own = getattr(model.generation_config, "eos_token_id", None)  # saved with the weights; the rest of it decides nothing here
         ends = frozenset({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
         turn = None if tokenizer.chat_template else StopStringCriteria(tokenizer, [HUMAN_TURN])
-        processors = _processors(sampling, tokenizer.pad_token_id, model.device)
-        return cls(processors, sampling.temperature == 0, ends, turn, sampling.max_new_tokens, tokenizer.pad_token_id)
+        chosen = processors(sampling, tokenizer.pad_token_id, model.device)
+        return cls(chosen, sampling.temperature == 0, ends, turn, sampling.max_new_tokens, tokenizer.pad_token_id)
 
 
-def _processors(sampling: Sampling, pad_id: int, device: Any) -> Any:
+def processors(sampling: Sampling, pad_id: int, device: Any) -> Any:
     """transformers' own, in the order in which its `generate` applies them. A penalty on padding changes nothing: it is never drawn."""
     from transformers.generation import logits_process as warp
 
@@ -116,7 +116,7 @@ def _sample(model: Any, prompts: Sequence[list[int]], n: int, seeds: Sequence[in
     over = [False] * len(rows)
     while True:
         scores = rules.processors(ids, logits)
-        tokens = scores.argmax(dim=-1) if rules.greedy else _draw(scores, [generators[row] for row in live])
+        tokens = scores.argmax(dim=-1) if rules.greedy else draw(scores, [generators[row] for row in live])
         ids, mask = torch.cat([ids, tokens[:, None]], dim=1), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         turns = [False] * len(live) if rules.turn is None else rules.turn(ids, None).tolist()
         for row, token, turn in zip(live.tolist(), tokens.tolist(), turns, strict=True):
@@ -132,7 +132,7 @@ def _sample(model: Any, prompts: Sequence[list[int]], n: int, seeds: Sequence[in
         logits, cache = _read(model, ids, mask, cache)
 
 
-def _draw(scores: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+def draw(scores: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """A token a row (B,), with the probabilities of softmax(scores) (B, V), each row by its own generator.
 
     The first arrival of V exponential clocks with those probabilities as rates. Beside inverting the cumulative distribution, where a

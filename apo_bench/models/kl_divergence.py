@@ -40,12 +40,12 @@ def kl(policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response
         inputs = (ids.to(policy.device), attention.to(policy.device), mask)
         p, q = (response_positions(model, *inputs, recognised) for model, recognised in models)
         per_token = torch.zeros(mask.shape)
-        per_token[:, 1:][mask[:, 1:] == 1] = _divergence(p, q, tokenizer.pad_token_id).cpu()
+        per_token[:, 1:][mask[:, 1:] == 1] = divergence(p, q, tokenizer.pad_token_id).cpu()
         sums.update(zip(places, per_token.sum(dim=1).tolist(), strict=True))
     return [sums[place] for place in range(len(items))]
 
 
-def _divergence(p: Positions, q: Positions, pad_id: int) -> Tensor:
+def divergence(p: Positions, q: Positions, pad_id: int) -> Tensor:
     """KL(p || q) at each position, (P,)."""
     parts = []
     p_chunks = p.chunks

@@ -39,20 +39,30 @@ def token_logps(model: Any, ids: Tensor, attention: Tensor, mask: Tensor, recogn
     `model` may be wrapped, by peft or for several processes: all that has a gradient is computed inside its forward pass.
     `recognised`: what `is_recognised` gave for the model; otherwise all its logits are computed, and the chunks save only what follows.
     """
-    rows, before = mask[:, 1:].nonzero(as_tuple=True)
-    logps = _at(model, ids, attention, (rows, before), partial(_logps, tokens=ids[rows, before + 1]), recognised)
+    return logps_after(model, ids, attention, mask[:, 1:].nonzero(as_tuple=True), recognised)
+
+
+def logps_after(model: Any, ids: Tensor, attention: Tensor, where: tuple[Tensor, ...], recognised: bool = True) -> Tensor:
+    """As `token_logps`, of the tokens after the positions (rows, columns) `where`."""
+    rows, before = where
+    logps = _at(model, ids, attention, where, partial(_logps, tokens=ids[rows, before + 1]), recognised)
     return torch.zeros(ids.shape, device=logps.device).index_put((rows, before + 1), logps)
 
 
 def response_positions(model: Any, ids: Tensor, attention: Tensor, mask: Tensor, recognised: bool = True) -> Positions:
     """The positions before response tokens, row by row. The arguments are those of `token_logps`."""
+    return positions_at(model, ids, attention, mask[:, 1:].nonzero(as_tuple=True), recognised)
+
+
+def positions_at(model: Any, ids: Tensor, attention: Tensor, where: tuple[Tensor, ...], recognised: bool = True) -> Positions:
+    """The positions (rows, columns) `where`."""
     kept: list[Positions] = []
 
     def keep(positions: Positions) -> Tensor:
         kept.append(positions)
         return positions.states
 
-    _at(model, ids, attention, mask[:, 1:].nonzero(as_tuple=True), keep, recognised)
+    _at(model, ids, attention, where, keep, recognised)
     return kept[0]
 
 

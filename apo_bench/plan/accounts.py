@@ -1,7 +1,9 @@
 """What a run would spend, arm by arm in the order of a run: later arms share the artifacts of earlier ones."""
 
+import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,13 +16,14 @@ from apo_bench.config.controls import AA, ORACLE, aa_seeds
 from apo_bench.config.plugins import resolve
 from apo_bench.engines.counting import PlannedArtifact
 from apo_bench.evaluation.evaluate import RoundEvaluation
-from apo_bench.lab import Lab
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.plan.dry_run import CountingContext, play
+from apo_bench.plan.seeds import PLAYED, PlayedArm, copied
 from apo_bench.plan.sizing import with_value
 from apo_bench.types import Round
 
 BENCH = "_bench"
+MODELS = ("policies", "reward_models")  # kinds of artifact
 TUNING = "_tune."  # before an arm's name: what its trials spend
 RUN = "_run"
 REPORT = 1.2e6  # bytes of figures, page and csv files, whatever the sizes
@@ -75,18 +78,36 @@ class Accounts:
         self._methods = {name: self._method(name, {}) for name in context.experiment.arms}
         self.failures: list[tuple[str, int, str]] = []
         self.disk: dict[str, Disk] = {}
-        self._labs: dict[tuple[str, int], Lab] = {}  # of arms and of the A/A control
+        self._played: dict[tuple[str, int], PlayedArm] = {}  # of arms and of the A/A control
         self._tuned: list[tuple[str, int, dict[str, float], dict[str, float]]] = []
         self._kept = 0  # artifacts that an account has already
 
     def fill(self) -> None:
         """Count everything that a run of the experiment does."""
-        self.golds()
-        self.tuning()
-        for arm in self.context.experiment.arms:
-            for seed in self.context.experiment.seeds:
+        with _without_collector():
+            self.golds()
+            self.tuning()
+            self.arms()
+            self.controls()
+
+    def arms(self) -> None:
+        """Every arm for every seed; seeds beyond the first are copied, if no arm of these spends otherwise for another of them."""
+        experiment = self.context.experiment
+        for seed in experiment.seeds[:PLAYED]:
+            for arm in experiment.arms:
                 self.arm_seed(arm, arm, seed)
-        self.controls()
+        *_, last = experiment.seeds[:PLAYED]
+        forms = [[self._played[arm, seed].form(self.context) for arm in experiment.arms] for seed in experiment.seeds[:PLAYED]]
+        alike = not self.failures and len(forms) == PLAYED and forms[0] == forms[-1]
+        own = {key for arm in experiment.arms for key in self._played[arm, last].planned}
+        for seed in experiment.seeds[PLAYED:]:
+            for arm in experiment.arms:
+                if alike:
+                    self._played[arm, seed] = copied(self.context, arm, self._played[arm, last], own, seed)
+                    self._take(arm)
+                else:
+                    self.arm_seed(arm, arm, seed)
+        self._played = {(arm, seed): self._played[arm, seed] for arm in experiment.arms for seed in experiment.seeds}
 
     def golds(self) -> None:
         self.context.evaluate_golds()
@@ -115,14 +136,16 @@ class Accounts:
             self._take(f"{TUNING}{arm}")
 
     def arm_seed(self, account: str, arm: str, seed: int) -> None:
+        planned, bench = len(self.context.planned), len(self.context.charged)
         lab, error = play(self.context, arm, self._methods[arm], seed)
-        self._labs[account, seed] = lab
         if error:
             self.failures.append((account, seed, error))
         else:
             first = lab.rounds[0].reward_model
             for round_ in (Round(self.context.initial_policy, first), *lab.rounds):
                 self.context.evaluate(round_, seed, first)
+        new = (islice(keys, before, None) for keys, before in ((self.context.planned, planned), (self.context.charged, bench)))
+        self._played[account, seed] = PlayedArm.of(lab, *map(list, new))
         self._take(account)
 
     def controls(self) -> None:
@@ -131,19 +154,38 @@ class Accounts:
         for seed in aa_seeds(experiment) if controls.aa else ():
             self.arm_seed(AA, reference, seed)
         for seed in experiment.seeds if controls.oracle else ():
-            if (rounds := self._labs[reference, seed].rounds) and (reference, seed) not in {failure[:2] for failure in self.failures}:
+            if (rounds := self._played[reference, seed].rounds) and (reference, seed) not in {failure[:2] for failure in self.failures}:
                 self.context.evaluate_oracle(rounds[-1], seed)
         if controls.oracle:
             self._take(ORACLE)
 
+    def removed(self) -> float:
+        """Bytes of the models that `store.keep` leaves out once the report is written; see `run.models_csv.unkept`."""
+        keep, planned = self.context.experiment.store.keep, self.context.planned
+        if keep == "all":
+            return 0.0
+        last = [played.rounds[-1] for played in self._played.values() if played.rounds]
+        kept = {round_.policy.key for round_ in last}
+        kept |= {round_.reward_model.key for round_ in last if round_.reward_model and keep == "last_round"}
+        waiting = list(kept)
+        while waiting:
+            base, _ = self.context.engine.bases.get(waiting.pop(), (None, None))
+            if base is not None and base not in kept:
+                kept.add(base)
+                waiting.append(base)
+        left_out = {key for played in self._played.values() for key in played.charged if key not in kept and planned[key].kind in MODELS}
+        return sum(planned[key].bytes for key in left_out)
+
     def ledger(self) -> pd.DataFrame:
         """arm, seed, unit, used, marginal, budget of every account."""
         experiment, task = self.context.experiment, self.context.task
-        new = marginals((key, lab.charged, lab.seen) for key, lab in self._labs.items())
+        new = marginals((key, arm.charged, arm.seen) for key, arm in self._played.items())
         rows = []
-        for (account, seed), lab in self._labs.items():
+        for (account, seed), played in self._played.items():
             budget = experiment.budget_of(experiment.reference if account == AA else account)
-            rows += [(account, seed, unit, used, new[account, seed][unit], budget.get(unit, math.nan)) for unit, used in lab.used.items()]
+            rows += [
+                (account, seed, unit, used, new[account, seed][unit], budget.get(unit, math.nan)) for unit, used in played.used.items()
+            ]
         rows += [(arm, seed, unit, used[unit], marginal[unit], math.nan) for arm, seed, used, marginal in self._tuned for unit in UNITS]
         spent = {unit: sum(counts.get(unit, 0.0) for counts in self.context.charged.values()) for unit in UNITS}
         spent["human_pairs"] = float(len(task.pairs["gold"]) + (len(task.pairs["dev"]) if self.context.dev_prompts else 0))
@@ -154,8 +196,8 @@ class Accounts:
         """What each arm computes alone, as a mean over seeds, and what the whole run computes."""
         planned, seeds = self.context.planned, len(self.context.experiment.seeds)
         of_arm: dict[str, list[PlannedArtifact]] = {}
-        for (account, _), lab in self._labs.items():
-            of_arm.setdefault(account, []).extend(planned[key] for key in lab.charged)
+        for (account, _), played in self._played.items():
+            of_arm.setdefault(account, []).extend(planned[key] for key in played.charged)
         return {**{arm: Work.of(those, 1 / seeds) for arm, those in of_arm.items()}, RUN: Work.of(list(planned.values()))}
 
     def _method(self, arm: str, setting: Mapping[str, Any]) -> Any:
@@ -168,3 +210,15 @@ class Accounts:
         """Assign the artifacts since the last call to this account."""
         self.disk[account] = self.disk.get(account, Disk()) + Disk.of(islice(self.context.planned.values(), self._kept, None))
         self._kept = len(self.context.planned)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Nothing here refers to itself, and looking for what does among a million texts takes half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -9,6 +9,7 @@ from rich.table import Table
 from apo_bench.formatting import duration, one_line
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import BENCH, Disk
+from apo_bench.plan.device_memory import CONTEXT, DeviceMemory, usable
 from apo_bench.plan.probe import Timing
 from apo_bench.plan.projection import Plan
 
@@ -51,6 +52,7 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
         together = f"with {timing.workers} worker{'s' if timing.workers > 1 else ''}"
         table.add_row(f"the run, {together}", duration(timing.run_s), _bytes(timing.run_bytes))
         yield table
+    yield from _memory(plan.memory)
     if plan.judges:
         table = _table("judge", "questions", "audit", "worst cost", "its limit", title="Questions to judges, at most")
         for judge in plan.judges:
@@ -64,12 +66,40 @@ def tables(plan: Plan, timing: Timing | None = None) -> Iterator[Table | str]:
     yield table
     yield from (f"would fail: {arm}, seed {seed}: {one_line(message)}" for arm, seed, message in plan.failures)
     disk = sum(plan.disk.values(), Disk())
-    yield f"Disk: {_bytes(disk.all)}, of which {_bytes(disk.weights)} are weights in fp32; the rest is an estimate."
+    yield f"Disk: {_bytes(disk.all)}, of which {_bytes(disk.weights)} are weights; the rest is an estimate."
+    if plan.removed:
+        yield f"At the end {_bytes(disk.all - plan.removed)}: store.keep leaves models out."
     yield f"{BENCH}: gold models and evaluation, over all seeds; no arm pays for it."
     yield from plan.notes
     if timing:
         yield "Time is that of models: alone an arm's, as of one process; of the run, evaluation included, statistics and tables not."
         yield from timing.notes
+
+
+def _memory(memory: DeviceMemory) -> Iterator[Table | str]:
+    """Device memory by stage, whether it fits, and what would make it fit."""
+    if not memory.stages:
+        return
+    heads = ("weights", "gradients", "optimizer", "activations", "cache", "other models", "in all")
+    table = _table("stage", *heads, title="Device memory in GB, at the longest texts that the settings let through", right=True)
+    for stage in memory.stages:
+        parts = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.cache, stage.resident, stage.total)
+        table.add_row(stage.stage, *map(_gigabytes, parts))
+    yield table
+    peak = memory.peak
+    yield f"The peak is {peak.stage}: {_gigabytes(peak.total)} GB, {_gigabytes(CONTEXT)} of them for CUDA itself."
+    if memory.capacity is None:
+        yield "Models of other stages that stay loaded (engine.memory_gb) are not counted: --device-memory 80GB tells what fits."
+        return
+    verdict = {True: "fits", False: "does NOT fit", None: "is not known to fit"}[memory.fits]
+    yield f"The run {verdict} a device of {_gigabytes(memory.capacity)} GB, of which {_gigabytes(usable(memory.capacity))} can be filled."
+    yield from (f"To make {stage} fit: {change}" for stage, change in memory.changes)
+    for stage in {stage.stage for stage in memory.stages if stage.total > usable(memory.capacity)} - {stage for stage, _ in memory.changes}:
+        yield f"Nothing that is tried makes {stage} fit."
+
+
+def _gigabytes(value: float) -> str:
+    return "not known" if math.isnan(value) else f"{value / 1e9:,.1f}"
 
 
 def _table(*heads: str, title: str, right: bool = False) -> Table:

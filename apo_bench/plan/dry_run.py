@@ -13,6 +13,8 @@ from apo_bench.evaluation.oracle import BestAndFirst
 from apo_bench.hashing import digest
 from apo_bench.lab import Lab
 from apo_bench.losses import RankingLoss
+from apo_bench.models.device import own_device
+from apo_bench.models.precision import resolved
 from apo_bench.types import Policy, RewardModel, Round
 
 ROW = 10  # bytes of a row of scores on disk
@@ -49,8 +51,7 @@ class CountingContext(EvaluationContext):
         models = (round_.reward_model, first)
         key = digest(["evaluated", round_.policy.key, *(model.key if model else None for model in models), seed])
         if key not in self.planned:
-            tables = RoundEvaluation(self, round_, seed, first).tables()
-            rows, text = len(tables["scores"]), sum(len(row["text"]) for row in tables["responses"])
+            rows, text = _spent(RoundEvaluation(self, round_, seed, first))
             size = disk_bytes(ROW * rows, BLOCK + 0.6 * text, 5000, 5000, 5000, MANIFEST, 1.3 * MANIFEST)
             self.planned[key] = PlannedArtifact("evaluations", 0.0, size)
 
@@ -70,6 +71,16 @@ class CountingContext(EvaluationContext):
         self.sides(lab, lab.train_reward_model(self.task.pairs["gold"], loss=RankingLoss()))
 
 
+def _spent(evaluation: RoundEvaluation) -> tuple[int, int]:
+    """Everything of a round's tables that is sampled, scored or compared; how many scores, and characters of the responses."""
+    responses, scores = evaluation.responses, evaluation.scores()
+    evaluation.divergence()
+    evaluation.dev_score()
+    if evaluation.round.reward_model is not None:
+        evaluation.reward_model_rows(evaluation.round.reward_model, scores)
+    return len(scores) * len(responses), sum(len(response.text) for response in responses)
+
+
 def play(context: CountingContext, arm: str, method: object, seed: int) -> tuple[Lab, str]:
     """One arm-seed's Lab after the method has run, and why it would fail; "" if it would not."""
     lab = context.lab(seed, arm=arm)
@@ -83,10 +94,15 @@ def play(context: CountingContext, arm: str, method: object, seed: int) -> tuple
 
 
 def counting_context(
-    experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None
+    experiment: Experiment, task: Task, response_tokens: float | None = None, initial_tokens: float | None = None, device: str | None = None
 ) -> CountingContext:
-    """A context that counts; for the lengths see `Expected`."""
+    """A context that counts; for the lengths see `Expected`. `device`: what each `auto` is about; None: this machine's."""
+    device = device or own_device().type
+    models = experiment.models
+    gold = [each.model_copy(update={"model": resolved(each.model, device)}) for each in models.gold]
+    settings = {"policy": resolved(models.policy, device), "reward": resolved(models.reward, device), "gold": tuple(gold)}
+    experiment = experiment.model_copy(update={"models": models.model_copy(update=settings)})
     expected = Expected(experiment, task, response_tokens, initial_tokens)
-    context = CountingContext(experiment, task, CountingStore(), CountingEngine(expected, task))
+    context = CountingContext(experiment, task, CountingStore(), CountingEngine(expected, task, device))
     context.engine.initial_key = context.initial_policy.key
     return context

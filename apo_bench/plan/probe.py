@@ -26,6 +26,7 @@ LONG_S = 2.0  # a verb that takes longer is not tried at a second size
 FEW, MANY = 2, 8  # updates of a training
 N = 4  # samples a prompt
 ANSWERS = 32  # that tell how long answers are
+BYTES = 4  # of a weight in fp32
 STATE = 4  # copies of a model's weights in training: themselves, gradients, and Adam's two moments
 WITH_MODELS = ("samples", "scores", "kl", "reward_models", "policies")  # kinds of artifact that models compute
 KL_LIKE = "scores"  # reading answers twice takes what scoring takes
@@ -81,12 +82,12 @@ def probe(experiment: Experiment, task: Task) -> Probe:
     """Measure what a run of the experiment does. Models that are not on this machine, or do not fit, are not measured."""
     models = experiment.models
     size = policy_size(models.policy, task.vocabulary)
-    if size.model is None:
+    if not size.is_here:
         return Probe({}, math.nan, ("time and memory are not known: models.policy is not on this machine",))
-    if STATE * size.bytes > _free_bytes():
-        return Probe({}, math.nan, (f"time and memory are not known: training models.policy takes {STATE * size.bytes / 1e9:,.0f} GB",))
+    if (needed := STATE * BYTES * size.n_weights) > _free_bytes():
+        return Probe({}, math.nan, (f"time and memory are not known: training models.policy takes {needed / 1e9:,.0f} GB",))
     reward = models.reward if isinstance(models.reward, NeuralReward) else None
-    if reward and reward_size(reward, models.policy, task.axes, task.vocabulary).model is None:
+    if reward and not reward_size(reward, models.policy, task.axes, task.vocabulary).is_here:
         return Probe({}, math.nan, ("time and memory are not known: models.reward is not on this machine",))
     trial = _Trial(models.policy, reward, task.axes, task.vocabulary, task.prompts["policy"], task.pairs["rm"])
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -102,7 +103,7 @@ def answer_tokens(experiment: Experiment, task: Task) -> float | None:
     None: it is warmed up on the task's own responses, which tell as much, or it is not on this machine, or does not fit.
     """
     policy = experiment.models.policy
-    if policy.path is None or (size := policy_size(policy, task.vocabulary)).model is None or size.bytes > _free_bytes():
+    if policy.path is None or not (size := policy_size(policy, task.vocabulary)).is_here or BYTES * size.n_weights > _free_bytes():
         return None
     with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as process:
         try:

@@ -27,6 +27,7 @@ from apo_bench.judging.prompt_templates import template_for
 from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
+from apo_bench.plan.device_memory import DeviceMemory, device_memory
 from apo_bench.plan.dry_run import CountingContext, counting_context
 from apo_bench.plan.sizing import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
@@ -63,8 +64,8 @@ class Plan:
     ledger: arm, seed, unit, used (alone), marginal (in this run: what no earlier arm or seed has made or bought), budget (NaN: none).
     Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
     as `costs.budget_matches`. failures: (account, seed, message) of each arm-seed that would fail. disk: by account, each artifact where
-    it is computed first. work: of each arm alone, mean over seeds; of everything in "_run". fits: how arms with `fit` were sized. NaN: not
-    known here.
+    it is computed first; `removed`: bytes of them that `store.keep` leaves out at the end. work: of each arm alone, mean over seeds; of
+    everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
     """
 
     name: str
@@ -74,11 +75,13 @@ class Plan:
     matches: pd.DataFrame
     failures: tuple[tuple[str, int, str], ...]
     disk: Mapping[str, Disk]
+    removed: float
     work: Mapping[str, Work]
     judges: tuple[JudgePlan, ...]
     detectable: tuple[Detectable, ...]
     notes: tuple[str, ...]
     fits: Mapping[str, MatchedArm]
+    memory: DeviceMemory
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -108,18 +111,20 @@ def plan(
     initial_tokens: float | None = None,
     power: float = 0.8,
     fits: Mapping[str, MatchedArm] | None = None,
+    device_bytes: float | None = None,
 ) -> Plan:
     """The plan of an experiment whose model paths are resolved. `base` is the folder that its method files are relative to.
 
     `pilot` is a finished run with the same primary pairs, which variances are taken from. `response_tokens`, `initial_tokens`: see
-    `counting.Expected`. `fits`: how arms are sized, if already solved; None solves it here. Raises InputError for a method, a
+    `counting.Expected`. `fits`: how arms are sized, if already solved; None solves it here. `device_bytes`: memory of the GPU that it is
+    planned for; None: of this machine's device, whose memory is not compared. Raises InputError for a method, a
     judge or a size that cannot be resolved. Arms that would fail are in `failures`.
     """
     if response_tokens is not None and not 1 <= response_tokens < math.inf:
         raise InputError(f"response_tokens: a mean length of 1 or more, got {response_tokens:g}")
     fits, unsized = (fits, []) if fits is not None else _fits(experiment, task, base)
     experiment = with_sizes(experiment, fits)
-    context = counting_context(experiment, task, response_tokens, initial_tokens)
+    context = counting_context(experiment, task, response_tokens, initial_tokens, None if device_bytes is None else "cuda")
     accounts = Accounts(context, base)
     accounts.fill()
     ledger = accounts.ledger()
@@ -133,11 +138,13 @@ def plan(
         matches=costs.budget_matches(projected),
         failures=tuple(accounts.failures),
         disk=accounts.disk,
+        removed=accounts.removed(),
         work=accounts.work(),
         judges=tuple(_judges(projected, context, base)),
         detectable=tuple(_detectable(projected, context, pilot, power)),
         notes=(*unsized, *_notes(context, response_tokens, initial_tokens)),
         fits=fits,
+        memory=device_memory(context.experiment, context.engine, device_bytes),
     )
 
 
@@ -211,8 +218,11 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
     yield f"A sampled answer is taken to have {mean:.1f} tokens, its end included: {whose}. Tokens and FLOPs are expectations."
     if response_tokens is None and initial_tokens is not None:
         yield f"The initial policy's own answers have {initial_tokens:.1f}, as a few of them did that were sampled."
-    without = [name for name, size in _paths(experiment, expected) if size.model is None]
-    if without:
+    sizes = _paths(experiment, expected)
+    if published := dict.fromkeys(size.published for _, size in sizes if size.published):
+        its = "its files are" if len(published) == 1 else "their files are"
+        yield f"Shape of {', '.join(published)} as published; {its} not here, so tokens are taken as 4 characters each."
+    if without := [name for name, size in sizes if size.model is None]:
         yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
     if experiment.tune:
         yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."

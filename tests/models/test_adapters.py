@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_tokenizers import WORDS
 from training_items import LLAMA, RECIPE, apart, demonstrations, pairs, train_policy
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from apo_bench.config.schema import Lora
 from apo_bench.engines.model_cache import model_bytes
@@ -16,7 +18,7 @@ from apo_bench.models import adapters
 from apo_bench.models import policy as policies
 from apo_bench.models.adapter_folder import BASE, base_of, is_adapter, settings_of
 
-pytest.importorskip("peft")
+get_peft_model_state_dict = pytest.importorskip("peft").get_peft_model_state_dict
 pytestmark = pytest.mark.slow
 
 LORA = Lora(rank=2, alpha=4)
@@ -131,3 +133,19 @@ def test_training_in_full_starts_from_the_merged_weights(start: Path, tmp_path: 
     merged = adapters.plain(adapters.load(policies.load_policy(start)[0], tmp_path / "first"))
     assert not is_adapter(tmp_path / "second")
     assert apart(dict(policies.load_policy(tmp_path / "second")[0].state_dict()), dict(merged.state_dict())) < 1e-6
+
+
+@pytest.mark.parametrize("modules", [("q_proj", "mlp.down_proj"), "all-linear"])
+@pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModelForSequenceClassification])
+@pytest.mark.parametrize("kind", ["llama", "bert", "gpt2", "modernbert"])
+def test_shapes_of_adapters_are_those_that_peft_saves(kind: str, auto: Any, modules: tuple[str, ...] | str) -> None:
+    if kind != "llama" and modules != "all-linear":
+        pytest.skip("its layers have other names")
+    fields = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}
+    own = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40} if kind == "gpt2" else fields
+    if auto is AutoModelForCausalLM and kind in ("bert", "modernbert"):
+        pytest.skip("no policy")
+    model = auto.from_config(AutoConfig.for_model(kind, **own, pad_token_id=0))
+    lora = Lora(rank=3, target_modules=modules)  # pyright: ignore[reportArgumentType]
+    state = get_peft_model_state_dict(adapters.add(model, lora, 0), save_embedding_layers=False)
+    assert adapters.trained_shapes(model, lora) == {name: tuple(value.shape) for name, value in state.items()}

@@ -17,6 +17,7 @@ from apo_bench.engines.model_sizes import policy_size, reward_size
 from apo_bench.models import adapters, flops, output_layer
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.models.known_shapes import MINILM_L6, PUBLISHED, SMOLLM2_135M
 from apo_bench.package_data import shipped_root
 
 WIDE = {
@@ -29,36 +30,7 @@ WIDE = {
 }
 PLAIN = Recipe(learning_rate=1.0)
 BATCH = 2
-SIZES: dict[str, dict[str, Any]] = {  # as published, of models whose configurations are not here; transformers' defaults are the others'
-    "llama-7b": {"model_type": "llama", "pad_token_id": 0},
-    "SmolLM2-135M": {
-        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
-    },
-    "SmolLM3-3B": {
-        "model_type": "smollm3", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-        "num_attention_heads": 16, "num_key_value_heads": 4, "tie_word_embeddings": True, "pad_token_id": 0,
-    },
-    "Qwen3-0.6B": {
-        "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True, "pad_token_id": 0,
-    },
-    "MiniLM-L6": {
-        "model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 12,
-        "pad_token_id": 0,
-    },
-    "roberta-base": {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
-    "ModernBERT-large": {
-        "model_type": "modernbert", "vocab_size": 50368, "hidden_size": 1024, "intermediate_size": 2624, "num_hidden_layers": 28,
-        "num_attention_heads": 16, "pad_token_id": 0,
-    },
-}  # fmt: skip
-NAMES = {  # what experiments call them
-    "PKU-Alignment/alpaca-7b-reproduced": "llama-7b", "huggyllama/llama-7b": "llama-7b", "meta-llama/Llama-2-7b-chat-hf": "llama-7b",
-    "smollm2": "SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct": "SmolLM2-135M", "HuggingFaceTB/SmolLM3-3B": "SmolLM3-3B",
-    "Qwen/Qwen3-0.6B-Base": "Qwen3-0.6B", "minilm": "MiniLM-L6", "sentence-transformers/all-MiniLM-L6-v2": "MiniLM-L6",
-    "FacebookAI/roberta-base": "roberta-base", "answerdotai/ModernBERT-large": "ModernBERT-large",
-}  # fmt: skip
+IMPORTED = {"smollm2": SMOLLM2_135M, "minilm": MINILM_L6}  # what experiments call them
 
 
 def build(fields: dict[str, Any], auto: Any = AutoModelForCausalLM, device: str = "meta") -> Any:
@@ -88,10 +60,11 @@ def shipped() -> dict[str, tuple[dict[str, Any], bool, int]]:
             if not isinstance(spec, PolicyModel | NeuralReward):
                 continue
             body = models.policy if isinstance(spec, NeuralReward) and spec.initial else spec
-            fields = SIZES[NAMES[body.path]] if body.path else {**(body.architecture or {}), "vocab_size": 158, "pad_token_id": 0}
+            published = {**PUBLISHED, **IMPORTED}.get(body.path or "")
+            fields = dict(published or {**(body.architecture or {}), "vocab_size": 158, "pad_token_id": 0})
             generates = isinstance(spec, PolicyModel)
             length = spec.max_prompt_tokens + spec.max_response_tokens if isinstance(spec, PolicyModel) else spec.max_tokens
-            what = NAMES.get(body.path or "", fields["model_type"])
+            what = (body.path or fields["model_type"]).rpartition("/")[2]
             cases[f"{what}{'' if generates else ' reward'}, {length} tokens"] = (fields, generates, length)
     return cases
 
@@ -110,9 +83,9 @@ def test_every_shipped_model_is_within_two_percent_of_torchs_count(fields: dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
-@pytest.mark.parametrize(("name", "generates"), [("SmolLM2-135M", True), ("Qwen3-0.6B", False)])
+@pytest.mark.parametrize(("name", "generates"), [("HuggingFaceTB/SmolLM2-135M-Instruct", True), ("Qwen/Qwen3-0.6B-Base", False)])
 def test_adapters_of_shipped_models(name: str, generates: bool, targets: Any) -> None:
-    model = build(SIZES[name], AutoModelForCausalLM if generates else AutoModelForSequenceClassification)
+    model = build(dict(PUBLISHED[name]), AutoModelForCausalLM if generates else AutoModelForSequenceClassification)
     recipe = Recipe(learning_rate=1.0, lora=Lora(rank=16, target_modules=targets if targets == "all-linear" else tuple(targets)))
     cost = flops.training(model, recipe)
     with torch.device("meta"):

@@ -159,7 +159,7 @@ def test_draws_of_fixed_scores_follow_their_softmax() -> None:
     """10,000 rows, each with a generator of its own: chi-square of 5 tokens below its 99.9 % point; a score of -inf is never drawn."""
     scores = torch.tensor([0.0, 2.0, -math.inf, -3.0, 1.0, -1.0])
     rows = 10_000
-    drawn = generate._draw(scores.expand(rows, -1), [torch.Generator().manual_seed(seed) for seed in range(rows)])
+    drawn = generate.draw(scores.expand(rows, -1), [torch.Generator().manual_seed(seed) for seed in range(rows)])
     counts, expected = drawn.bincount(minlength=6).double(), rows * scores.double().softmax(dim=-1)
     assert counts[2] == 0
     possible = expected > 0
@@ -179,7 +179,7 @@ def test_next_token_probabilities_are_those_of_generate(tiny_policy: Any, fields
         drawn_with.append(scores.softmax(dim=-1))
         return scores.argsort(dim=-1)[:, -2]  # any token but the end
 
-    monkeypatch.setattr(generate, "_draw", draw)
+    monkeypatch.setattr(generate, "draw", draw)
     sampling = Sampling(max_new_tokens=4, **fields)
     (response,), _ = generate.generate(model, tokenizer, PROMPTS[:1], 1, sampling, tiny_policy[1], 0)
     assert response.token_ids is not None
