@@ -114,7 +114,7 @@ def trl_reward_model(models: Models, model: Any, pairs: Sequence[Pair], recipe: 
     """From token ids: RewardTrainer ends texts with an end-of-sequence token, which encoders do not have."""
     names = ("chosen_ids", "rejected_ids")
     sides = [item["sides"] for item in rewards.pair_items(model, models.reward_tokenizer, pairs, models.reward_spec)]
-    rows = [dict(zip(names, pair, strict=True)) for pair in sides]
+    rows: list[dict[str, Any]] = [dict(zip(names, pair, strict=True)) for pair in sides]
     return trl_fit(models, "Reward", model, rows, recipe, models.reward_tokenizer)
 
 
