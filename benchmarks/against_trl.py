@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 import torch
 from sampling_speed import plain
+from transformers.trainer_callback import PrinterCallback
 
 from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, Sampling
 from apo_bench.data.task import load_task
@@ -106,6 +107,7 @@ def trl_fit(models: Models, kind: str, model: Any, rows: list[dict[str, Any]], r
     trainer = getattr(trl, f"{kind}Trainer")(
         model=model, args=arguments, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer, **more
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return tuple(row["loss"] for row in trainer.state.log_history if "loss" in row)
 

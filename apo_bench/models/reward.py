@@ -14,7 +14,7 @@ from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
 from apo_bench.models.device import seeded
 from apo_bench.models.policy import on_device, resize_embedding, token_ids
-from apo_bench.models.tokenize import encode_scored, load_tokenizer, pad, word_tokenizer
+from apo_bench.models.tokenize import encode_scored, like_lengths, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
 
 ANY_AXIS = "any"  # the one label's name where the axes share it
@@ -111,8 +111,8 @@ def score(model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec:
     encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
     distinct = sorted({tuple(item.ids) for item in encoded}, key=lambda ids: (len(ids), ids))
     scores: dict[tuple[int, ...], list[float]] = {}  # by label
-    for start in range(0, len(distinct), spec.score_batch_size):
-        batch = distinct[start : start + spec.score_batch_size]
+    for texts in like_lengths([len(ids) for ids in distinct], spec.score_batch_size):
+        batch = distinct[texts]
         ids, mask = pad(batch, tokenizer.pad_token_id)
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         scores.update(zip(batch, logits.float().tolist(), strict=True))

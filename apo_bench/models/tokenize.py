@@ -1,7 +1,9 @@
 """Conversations to token ids, for policies and for reward models."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,16 @@ def pad(sequences: Sequence[Sequence[int]], value: int, side: str = "right") -> 
         ids[row, place] = torch.tensor(sequence, dtype=torch.long)
         mask[row, place] = 1
     return ids, mask
+
+
+def like_lengths(lengths: Sequence[int], most: int = sys.maxsize) -> list[slice]:
+    """Slices of ascending lengths that make a batch, of `most` at most: the longest exceeds the shortest by a quarter or by 32 tokens."""
+    starts, longest = [], -1
+    for place, length in enumerate(lengths):
+        if length > longest or place == starts[-1] + most:
+            starts.append(place)
+            longest = length + max(32, length // 4)
+    return [slice(*ends) for ends in pairwise([*starts, len(lengths)])]
 
 
 def _left_truncated(ids: list[int], max_tokens: int, keep: int = 0) -> Encoded:

@@ -9,7 +9,17 @@ from tiny_tokenizers import WORDS, bert_tokenizer, chatml_tokenizer, prompt
 from transformers import AutoTokenizer
 
 from apo_bench.errors import InputError
-from apo_bench.models.tokenize import PAD, encode_prompt, encode_response, encode_scored, load_tokenizer, pad, transcript, word_tokenizer
+from apo_bench.models.tokenize import (
+    PAD,
+    encode_prompt,
+    encode_response,
+    encode_scored,
+    like_lengths,
+    load_tokenizer,
+    pad,
+    transcript,
+    word_tokenizer,
+)
 
 # Like SmolLM2's: a conversation that opens without a system message is given one.
 
@@ -145,3 +155,11 @@ def test_padding_sides() -> None:
     assert (ids.tolist(), mask.tolist()) == ([[1, 2, 3], [4, 9, 9]], [[1, 1, 1], [1, 0, 0]])
     ids, mask = pad([[1, 2, 3], [4]], 9, side="left")
     assert (ids.tolist(), mask.tolist()) == ([[1, 2, 3], [9, 9, 4]], [[1, 1, 1], [0, 0, 1]])
+
+
+def test_like_lengths() -> None:
+    """From 3 tokens up to 35, from 40 to 72, from 200 to 250; six of one length, four at most, are four and two."""
+    lengths = [3, 10, 35, 40, 72, 200, 250, 251]
+    assert [lengths[batch] for batch in like_lengths(lengths)] == [[3, 10, 35], [40, 72], [200, 250], [251]]
+    assert like_lengths([5] * 6, most=4) == [slice(0, 4), slice(4, 6)]
+    assert like_lengths([]) == []
