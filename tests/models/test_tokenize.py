@@ -1,8 +1,10 @@
 """Conversations to token ids: round trips, system prompts, truncation, specials."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizers import WORDS, bert_tokenizer, chatml_tokenizer, prompt
@@ -14,6 +16,7 @@ from apo_bench.models.tokenize import (
     encode_prompt,
     encode_response,
     encode_scored,
+    in_like_lengths,
     like_lengths,
     load_tokenizer,
     pad,
@@ -163,3 +166,19 @@ def test_like_lengths() -> None:
     assert [lengths[batch] for batch in like_lengths(lengths)] == [[3, 10, 35], [40, 72], [200, 250], [251]]
     assert like_lengths([5] * 6, most=4) == [slice(0, 4), slice(4, 6)]
     assert like_lengths([]) == []
+
+
+def test_in_like_lengths_keeps_rows_in_order() -> None:
+    """Rows of 50, 3, 60 and 5 tokens: those of 3 and 5 to a width of 5, those of 50 and 60 to 60. Rows of like length are one part."""
+
+    def computed(lengths: list[int]) -> tuple[list[int], list[int]]:
+        attention, widths = pad([[1] * length for length in lengths], 0)[1], []
+
+        def tokens(rows: Any, width: int) -> torch.Tensor:
+            widths.append(width)
+            return attention[rows, :width].sum(dim=-1)
+
+        return in_like_lengths(attention, tokens).tolist(), widths
+
+    assert computed([50, 3, 60, 5]) == ([50, 3, 60, 5], [5, 60])
+    assert computed([30, 3]) == ([30, 3], [30])
