@@ -12,7 +12,7 @@ from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
 from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
-from apo_bench.models.device import seeded
+from apo_bench.models.device import is_sharded, seeded
 from apo_bench.models.policy import on_device, resize_embedding, token_ids
 from apo_bench.models.tokenize import encode_scored, in_like_lengths, like_lengths, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
@@ -46,7 +46,7 @@ def new_reward_model(
             model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
-    return on_device(model), tokenizer
+    return model if is_sharded() else on_device(model), tokenizer
 
 
 def load_reward_model(
