@@ -58,8 +58,8 @@ def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True) ->
     ids, attention, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "response_mask"))
 
     def logps_of(rows: Any, width: int) -> Tensor:
-        parts = (part[rows, :width] for part in (ids, attention, mask))
-        return F.pad(token_logps(model, *parts, recognised), (0, ids.shape[1] - width))
+        logps = token_logps(model, ids[rows, :width], attention[rows, :width], mask[rows, :width], recognised)
+        return F.pad(logps, (0, ids.shape[1] - width))
 
     logps = in_like_lengths(attention, logps_of).view(batch["input_ids"].shape)
     optional = {name: batch[name] for name in ("scores", "labels") if name in batch}
