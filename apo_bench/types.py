@@ -144,10 +144,8 @@ class Round:
 
 def identity(*parts: str) -> str:
     """A short content hash of strings, stable over processes and machines."""
-    digest = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    encoded = [part.encode() for part in parts]
+    digest = hashlib.sha256(b"".join([piece for part in encoded for piece in (len(part).to_bytes(8, "big"), part)]))
     return digest.hexdigest()[:16]
 
 
