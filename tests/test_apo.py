@@ -142,7 +142,7 @@ BUDGET = {"human_pairs": 24, "golden_responses": 4}
 
 
 def play(context: EvaluationContext, **parameters: Any) -> tuple[list[Round], dict[Any, float]]:
-    player = {"use": "baselines/rejection_sampling.py@RejectionSampling", **SMALL_TURN}
+    player = {"use": "baselines/rejection_sampling.py@RejectionSampling", **SMALL_TURN, "prompts_per_round": 32}  # some choice differs
     lab = tiny_lab(context, BUDGET)
     resolve("apo_bench.apo@APO", {"samples_per_prompt": 2, "apo_coeff": 3.0, "player": player, **parameters}, base=None).run(lab)
     return lab.rounds, dict(lab.used)
@@ -194,14 +194,14 @@ def test_golden_refresh_equals_apo_after_one_round_bit_for_bit(context: Evaluati
 
 @pytest.mark.slow
 def test_apo_and_golden_refresh_cost_the_same_in_all_that_is_known_beforehand(games: dict[str, Any]) -> None:
-    """Per round: 4 golden x 2 + 8 prompts x 2 = 24 samples, 16 scored; 24 + up to 8 pairs in batches of 16; 8 best in one update."""
+    """Per round: 4 golden x 2 + 32 prompts x 2 = 72 samples, 64 scored; 24 + up to 8 pairs in batches of 16; 32 best in 2 updates."""
     for name in ("apo", "refresh"):
         used = games[name][1]
         assert (used["human_pairs"], used["golden_responses"]) == (24, 4)
-        assert (used["sampled_responses"], used["scored_responses"]) == (2 * 24, 2 * 16)
-        assert (used["rm_updates"], used["policy_updates"]) == (2 * 2, 2 * 1)
+        assert (used["sampled_responses"], used["scored_responses"]) == (2 * 72, 2 * 64)
+        assert (used["rm_updates"], used["policy_updates"]) == (2 * 2, 2 * 2)
     static = games["static"][1]
-    assert (static["sampled_responses"], static["rm_updates"], static["policy_updates"]) == (24 + 16, 2, 2)
+    assert (static["sampled_responses"], static["rm_updates"], static["policy_updates"]) == (72 + 64, 2, 4)
 
 
 @pytest.mark.slow

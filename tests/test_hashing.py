@@ -249,7 +249,7 @@ def test_a_line_of_the_formatting_makes_the_report_again_and_nothing_else(copy_o
 @pytest.mark.slow
 def test_a_line_of_the_schema_makes_again_what_reads_it(copy_of_the_code: Path, tmp_path: Path) -> None:
     """All that the Lab makes: recipes and sampling settings have their defaults there."""
-    line = "temperature: float = Field(default=1.0, gt=0)"
+    line = "temperature: float = Field(default=1.0, ge=0)"
     before, after = rerun_with(copy_of_the_code, tmp_path, line, f"{line}  # changed")
     assert kinds_added(before, after) == set(before.artifacts)
     assert all(after.records[name] != written for name, written in before.records.items())

@@ -164,8 +164,10 @@ def plan(
     wanted, task = resolved.experiment, resolved.task
     initial = probing.answer_tokens(wanted, task) if probe else None
     pilot_run = read_run(pilot) if pilot else None
-    lengths = {"response_tokens": response_tokens, "initial_tokens": initial}
-    projection = projected(wanted, task, base=resolved.base, pilot=pilot_run, **lengths, device_bytes=device_bytes)
+    projection = projected(
+        wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial,
+        device_bytes=device_bytes,
+    )  # fmt: skip
     timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
     terminal.print_tables(*tables(projection, timed))
     if projection.failures or projection.memory.fits is False:

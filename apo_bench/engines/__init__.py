@@ -1,4 +1,4 @@
-"""What computes behind the Lab: sampling, scoring, KL and training. A module here is an engine; an experiment names it by `engine`."""
+"""What computes behind the Lab: sampling, scoring, KL and training. `transformers` computes, `counting` only counts, for plans."""
 
 import importlib
 from pathlib import Path

@@ -208,8 +208,8 @@ class CountingEngine:
             return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
         self.passes.trained_reward_model(job)
         size, lora = self.expected.reward(job.model), job.model.training.lora
-        whole = lora is None or (job.body is None and job.model.path is None)
-        return _trained(size.whole(job.model) if whole else size.adapters(lora, 1000.0), size.trained(job.pairs))
+        has_base = job.body is not None or job.model.path is not None
+        return _trained(size.adapters(lora, 1000.0) if lora and has_base else size.whole(job.model), size.trained(job.pairs))
 
 
 def _trained(stored: Stored, counts: Mapping[str, float]) -> Estimated[None]:

@@ -30,6 +30,7 @@ from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Demonstration, Group, Pair, UnpairedExample
 
 REQUEST, COUNTS, LOG, FAILED = "request.json", "counts.json", "launch.log", "failed."  # in the scratch folder
+NOTHING_GB = 1e-9
 FILE = "file:"  # before the path of a loss's own python file, in place of its module
 JOBS = {kind.__name__: kind for kind in (PolicyTraining, RewardModelTraining)}
 ITEMS = {kind.__name__: kind for kind in (Demonstration, Pair, UnpairedExample, Group)}
@@ -158,7 +159,8 @@ def main(arguments: Sequence[str]) -> None:
 
         torch.set_num_threads(request["threads"])
         state = PartialState(cpu=not torch.cuda.is_available())  # a device of its own, before a model is loaded
-        engine = open_engine(EngineChoice(), Executor(checkpoint_s=request["checkpoint_s"]), Path(request["run_folder"]))
+        choice = EngineChoice(memory_gb=NOTHING_GB)  # a process of one job keeps no model for another, nor two of what it trains
+        engine = open_engine(choice, Executor(checkpoint_s=request["checkpoint_s"]), Path(request["run_folder"]))
         job, into = job_from_json(request), Path(request["into"])
         trained = engine.train_policy(job, into) if isinstance(job, PolicyTraining) else engine.train_reward_model(job, into)
         if state.is_main_process:

@@ -84,7 +84,7 @@ class StoredModels:
         """Key, loader and size: as the policy is read, or in fp32, to be trained or merged."""
         folder, settings = self.folder("policies", policy), resolved(spec, self.device)
         options = _read_as(settings, "float32") if in_fp32 else {**_read_as(settings), "quantize": settings.quantize}
-        load = partial(policies.load_policy, folder, spec.trust_remote_code, **options)
+        load = partial(policies.load_policy, folder, spec.trust_remote_code, shards=in_fp32, **options)
         return _key("policy", policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
 
     # --- reward models ---------------------------------------------------------------------------------------------------

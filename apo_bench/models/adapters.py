@@ -81,8 +81,8 @@ def _adapted(model: Any, targets: Sequence[str] | str) -> Iterator[tuple[str, in
         else:
             chosen = any(f".{name}".endswith(f".{target}") for target in targets)
         if chosen and name.partition(".")[0] not in heads:
-            shape = module.weight.shape
-            yield name, *(reversed(shape) if type(module).__name__ == "Conv1D" else shape)
+            rows, columns = reversed(module.weight.shape) if type(module).__name__ == "Conv1D" else module.weight.shape
+            yield name, rows, columns
 
 
 def plain(model: Any) -> Any:

@@ -1,10 +1,13 @@
 """The device that models run on: this process's own, and no other."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+EFFICIENT = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # of accelerate's configuration
 
 
 def own_device() -> torch.device:
@@ -32,6 +35,30 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def is_sharded() -> bool:
+    """Whether accelerate shards what is trained here over several processes (FSDP, DeepSpeed), and so places the weights itself."""
+    return any(os.environ.get(name, "").lower() in ("true", "1") for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
+
+
+def gets_weights_from_another() -> bool:
+    """Whether this process's shards of the weights come from the machine's first process, so that it need not load any itself."""
+    return is_sharded() and os.environ.get(EFFICIENT, "").lower() == "true" and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Load models whole on every process, within: where weights are to be sharded, transformers gives all but one process none."""
+    before = os.environ.get(EFFICIENT)
+    os.environ[EFFICIENT] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[EFFICIENT]
+        else:
+            os.environ[EFFICIENT] = before
 
 
 def reset_peak() -> None:

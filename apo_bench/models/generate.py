@@ -11,7 +11,7 @@ from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel, Sampling
 from apo_bench.models import flops
-from apo_bench.models.tokenize import HUMAN_TURN, encode_prompt, pad
+from apo_bench.models.tokenize import HUMAN_TURN, encode_prompt, like_lengths, pad
 from apo_bench.types import Prompt, Response, identity
 
 LEAVE = 8  # finished rows leave the batch once they are an eighth of it: leaving copies the cache, as every token does
@@ -106,7 +106,7 @@ def _sample(model: Any, prompts: Sequence[list[int]], n: int, seeds: Sequence[in
 
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     ids, mask = (part.to(model.device) for part in pad(prompts, rules.pad_id, side="left"))
-    logits, cache = _read(model, ids, mask, None)
+    logits, cache = _read_prompts(model, ids, mask)
     copies = torch.arange(len(prompts), device=model.device).repeat_interleave(n)
     ids, mask, logits = _select(copies, ids, mask, logits, cache=cache)
     if cache is not None:
@@ -143,6 +143,22 @@ def draw(scores: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         row.uniform_(generator=generator)
     clocks = -torch.log1p(-uniform.float().clamp(min=1e-30, max=1 - 2**-24))
     return (scores.softmax(dim=-1) / clocks).argmax(dim=-1)
+
+
+def _read_prompts(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Any | None]:
+    """As `_read`, rows of like length at a time where their caches can be joined. Rows are in ascending order of length."""
+    from apo_bench.models import kv_cache
+
+    lengths = mask.sum(dim=-1).tolist()
+    logits, caches = [], []
+    for rows in like_lengths(lengths):
+        read = slice(ids.shape[1] - lengths[rows.stop - 1], None)
+        scores, cache = _read(model, ids[rows, read], mask[rows, read], None)
+        if not kv_cache.is_joinable(cache):
+            return _read(model, ids, mask, None) if rows.stop < len(lengths) else (scores, cache)
+        logits.append(scores)
+        caches.append(cache)
+    return torch.cat(logits), kv_cache.join(caches)
 
 
 def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any | None) -> tuple[Tensor, Any | None]:

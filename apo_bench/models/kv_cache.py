@@ -1,7 +1,10 @@
-"""transformers' caches of keys and values, as sampling uses them: with room to grow, and rows selected from them."""
+"""transformers' caches of keys and values, as sampling uses them: joined, with room to grow, and rows selected from them."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -11,6 +14,21 @@ ROOM = 64  # tokens that a layer grows by at a time
 def selectable(cache: Any) -> Any | None:
     """The cache, if its layers are all its state, so that `reorder_cache` selects rows of it; None for one of a model's own kind."""
     return cache if type(cache) is DynamicCache else None
+
+
+def is_joinable(cache: Any) -> bool:
+    """Whether the cache's layers are all of full attention, where a column that is masked may hold anything."""
+    return type(cache) is DynamicCache and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def join(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """The rows of all caches in the first, padded on the left to the longest."""
+    columns = max(cache.get_seq_length() for cache in caches)
+    for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
+        for name in ("keys", "values"):
+            parts = [getattr(each, name) for each in (layer, *others)]
+            setattr(layer, name, torch.cat([F.pad(part, (0, 0, columns - part.shape[-2], 0)) for part in parts]))
+    return caches[0]
 
 
 def make_room(cache: DynamicCache) -> None:

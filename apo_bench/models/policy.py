@@ -1,13 +1,14 @@
 """Policies: loading one, building one, saving one."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from apo_bench.models import precision
-from apo_bench.models.device import own_device, seeded
+from apo_bench.models.device import gets_weights_from_another, is_sharded, own_device, seeded, whole_weights
 from apo_bench.models.tokenize import load_tokenizer, word_tokenizer
 
 ALIGNMENT = 64  # bytes, as torch allocates
@@ -37,19 +38,26 @@ def use_one_thread() -> None:
     logging.disable_progress_bar()
 
 
-def load_policy(folder: str | Path, trust_remote_code: bool = False, **options: Any) -> tuple[Any, Any]:
+def load_policy(folder: str | Path, trust_remote_code: bool = False, shards: bool = False, **options: Any) -> tuple[Any, Any]:
     """(model, tokenizer); the embedding grows where the tokenizer was given a padding token of its own.
 
+    `shards`: it is to be trained, and where accelerate shards, one process loads it, and none of them onto its device.
     `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here.
     """
-    from transformers import AutoModelForCausalLM
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(folder, trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=trust_remote_code, **precision.load_options(**options)
-    )
+    tokenizer, load_options = load_tokenizer(folder, trust_remote_code), precision.load_options(**options)
+    shards = shards and is_sharded()
+    if shards and gets_weights_from_another():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **load_options)
+    else:
+        with nullcontext() if shards else whole_weights():
+            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust_remote_code, **load_options)
     resize_embedding(model, tokenizer)
-    return on_device(model), tokenizer
+    return model if shards else on_device(model), tokenizer
 
 
 def new_policy(architecture: Mapping[str, Any], vocabulary: Sequence[str], seed: int) -> tuple[Any, Any]:

@@ -12,9 +12,9 @@ from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
 from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
-from apo_bench.models.device import seeded
+from apo_bench.models.device import is_sharded, seeded
 from apo_bench.models.policy import on_device, resize_embedding, token_ids
-from apo_bench.models.tokenize import encode_scored, load_tokenizer, pad, word_tokenizer
+from apo_bench.models.tokenize import encode_scored, in_like_lengths, like_lengths, load_tokenizer, pad, word_tokenizer
 from apo_bench.types import Pair, Prompt
 
 ANY_AXIS = "any"  # the one label's name where the axes share it
@@ -46,7 +46,7 @@ def new_reward_model(
             model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
-    return on_device(model), tokenizer
+    return model if is_sharded() else on_device(model), tokenizer
 
 
 def load_reward_model(
@@ -99,7 +99,10 @@ def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor
 
 def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: RewardLoss) -> Tensor:
     """One loss term per pair, (B,)."""
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (2B, labels)
+    ids, attention = batch["input_ids"], batch["attention_mask"]
+    logits = in_like_lengths(  # (2B, labels)
+        attention, lambda rows, width: model(input_ids=ids[rows, :width], attention_mask=attention[rows, :width]).logits
+    )
     chosen, rejected = logits.gather(1, batch["label"].repeat(2)[:, None]).squeeze(1).chunk(2)
     return loss(chosen - rejected, batch["golden"])
 
@@ -111,8 +114,8 @@ def score(model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec:
     encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
     distinct = sorted({tuple(item.ids) for item in encoded}, key=lambda ids: (len(ids), ids))
     scores: dict[tuple[int, ...], list[float]] = {}  # by label
-    for start in range(0, len(distinct), spec.score_batch_size):
-        batch = distinct[start : start + spec.score_batch_size]
+    for texts in like_lengths([len(ids) for ids in distinct], spec.score_batch_size):
+        batch = distinct[texts]
         ids, mask = pad(batch, tokenizer.pad_token_id)
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         scores.update(zip(batch, logits.float().tolist(), strict=True))

@@ -1,1 +1,1 @@
-"""What an experiment will spend, counted without a model: sizes, a Lab that only counts, the projection, and how it is shown."""
+"""What an experiment will spend, counted without a model: every arm played by the counting engine, and how the plan is shown."""

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel
 from apo_bench.losses import PolicyLoss, View, denominator_of
 from apo_bench.models.output_layer import is_recognised, token_logps
-from apo_bench.models.tokenize import encode_prompt, encode_response, pad
+from apo_bench.models.tokenize import encode_prompt, encode_response, in_like_lengths, pad
 from apo_bench.training.data import sides_of
 from apo_bench.training.training_spec import TokenIds
 from apo_bench.types import Group, TrainingItem, UnpairedExample
@@ -53,9 +54,14 @@ def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor
 
 
 def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True) -> View:
-    """One forward pass over a batch as a loss reads it. `recognised`: what `output_layer.is_recognised` gave for the model."""
+    """A batch as a loss reads it. `recognised`: what `output_layer.is_recognised` gave for the model."""
     ids, attention, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "response_mask"))
-    logps = token_logps(model, ids, attention, mask, recognised).view(batch["input_ids"].shape)
+
+    def logps_of(rows: Any, width: int) -> Tensor:
+        logps = token_logps(model, ids[rows, :width], attention[rows, :width], mask[rows, :width], recognised)
+        return F.pad(logps, (0, ids.shape[1] - width))
+
+    logps = in_like_lengths(attention, logps_of).view(batch["input_ids"].shape)
     optional = {name: batch[name] for name in ("scores", "labels") if name in batch}
     if "reference_logps" in batch:
         optional["reference_logps"] = batch["reference_logps"].transpose(0, 1)

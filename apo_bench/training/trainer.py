@@ -210,16 +210,23 @@ def _fit(
     )
     loop.remove_callback(PrinterCallback)
     main = loop.is_world_process_zero()
-    whole = copy.deepcopy(model).cpu() if loop.sharded and main else model
+    whole = _without_weights(model) if loop.sharded and main else model
     checkpoint = loop.resume(checkpoints)
     with _recomputed(model) if recipe.gradient_checkpointing else nullcontext():
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if loop.sharded:
         gathered = loop.accelerator.get_state_dict(loop.model_wrapped)
         if main:
-            whole.load_state_dict(gathered)
+            whole.load_state_dict(gathered, assign=True)
+            whole.tie_weights()
     losses = tuple(float(row["loss"]) for row in loop.state.log_history if "loss" in row)
     return whole, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
+
+
+def _without_weights(model: Any) -> Any:
+    """A copy whose weights take no memory, to be assigned what is gathered from all processes: none holds the whole model twice."""
+    empty = {id(weight): torch.nn.Parameter(weight.to("meta"), weight.requires_grad) for weight in model.parameters()}
+    return copy.deepcopy(model, empty)
 
 
 @contextmanager

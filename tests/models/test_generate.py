@@ -105,7 +105,8 @@ def by_prompt(loaded: Any, prompts: Sequence[Prompt], n: int, **fields: Any) -> 
     """Sampled ids of each prompt."""
     sampling = Sampling(max_new_tokens=8).model_copy(update=fields)
     model, tokenizer = loaded
-    responses, _ = generate.generate(model, tokenizer, prompts, n, sampling, policy_settings(8), 3)
+    spec = policy_settings(8).model_copy(update={"max_prompt_tokens": 128})
+    responses, _ = generate.generate(model, tokenizer, prompts, n, sampling, spec, 3)
     return {each.id: [response.token_ids for response in responses if response.prompt == each] for each in prompts}
 
 
@@ -117,6 +118,18 @@ def test_a_response_depends_on_neither_n_nor_other_prompts_nor_the_batch(archite
     assert by_prompt(architecture, PROMPTS[::-1], 2) == two
     assert by_prompt(architecture, PROMPTS, 2, batch_size=1) == two
     assert by_prompt(architecture, PROMPTS[:2], 2) == {each.id: two[each.id] for each in PROMPTS[:2]}
+
+
+def test_prompts_of_unlike_length_are_read_apart(architecture: Any) -> None:
+    """The shortest two of four together, where the cache's layers are all of full attention: the same responses as one prompt a batch."""
+    model, _ = architecture
+    prompts = [*PROMPTS[:2], *(prompt("wash it and dry it " * times) for times in (8, 16))]
+    passes = forward_passes(model)
+    together = by_prompt(architecture, prompts, 2)
+    read = [rows for (rows, width), _ in passes if width > 1]
+    full = model.config.model_type in ("llama", "qwen3")
+    assert read == [2, 1, 1] if full else read[0] == 2 and 4 in read
+    assert by_prompt(architecture, prompts, 2, batch_size=1) == together
 
 
 def test_a_prompt_that_occurs_twice_is_answered_twice(tiny_policy: Any) -> None:

@@ -241,7 +241,7 @@ def test_weights_are_stored_as_asked_and_read_as_asked(tmp_path: Path) -> None:
         results[name] = load_file(into / "model.safetensors"), engine.generate(job).value
         assert TransformersEngine(tmp_path).generate(job).value == results[name][1]
         dtype = resolved(spec, "cpu").dtype
-        (read, _) = engine.models.get(("policy", name) if dtype == "float32" else ("policy", name, dtype), pytest.fail)  # pyright: ignore
+        (read, _) = engine.models.resident.get(("policy", name) if dtype == "float32" else ("policy", name, dtype), pytest.fail)  # pyright: ignore
         assert {weight.dtype for weight in read.parameters()} == {getattr(torch, dtype)}
         assert read.config._attn_implementation == ("eager" if name == "eager" else "sdpa")
     plain, read, stored = (results[name][0] for name in ("plain", "read", "stored"))

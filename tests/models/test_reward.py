@@ -123,6 +123,26 @@ def test_each_distinct_text_is_computed_once_and_charged_each_time(reward_model:
     }  # fmt: skip
 
 
+def test_pairs_of_unlike_length_are_computed_apart(reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair whose prompt has 1 word beside one whose prompt has 40: terms and gradients are those of one pass over the padded batch."""
+    model, tokenizer = rewards.load_reward_model(reward_model)
+    pairs = [Pair(prompt(text), "no", "boil it") for text in ("wash it " * 20, "how")]
+    batch = rewards.collate(rewards.pair_items(model, tokenizer, pairs, settings()), tokenizer.pad_token_id)
+    widths: list[int] = []
+    model.register_forward_hook(lambda module, args, options, output: widths.append(options["input_ids"].shape[1]), with_kwargs=True)
+
+    def terms_and_gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        terms = rewards.loss_terms(model.eval(), batch, RankingLoss())
+        terms.sum().backward()
+        return [terms.detach(), *(weight.grad.clone() for weight in model.parameters() if weight.grad is not None)]
+
+    apart = terms_and_gradients()
+    monkeypatch.setattr("apo_bench.models.tokenize.like_lengths", lambda lengths: [slice(0, len(lengths))])
+    torch.testing.assert_close(apart, terms_and_gradients(), atol=1e-5, rtol=1e-5)
+    assert widths[0] < widths[1] == widths[2] == batch["input_ids"].shape[1]
+
+
 def test_truncated_texts_are_counted(reward_model: Path) -> None:
     values, counts = rewards.score(*rewards.load_reward_model(reward_model), [*ITEMS, ITEMS[0]], settings(max_tokens=12))
     tokenizer = AutoTokenizer.from_pretrained(reward_model)

@@ -91,6 +91,27 @@ def test_the_reference_stands_beside_each_token(tiny_policy: Any) -> None:
     assert view.reference_response_logps.max() < -0.1
 
 
+def test_rows_of_unlike_length_are_computed_apart(tiny_policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 1 and 50 words, in passes of two widths: terms and gradients are those of one pass over the padded batch."""
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    spec = tiny_policy[1].model_copy(update={"max_prompt_tokens": 64})
+    data = [Group(prompt(text), ("no", "dry it and dry it"), (0.0, 1.0)) for text in ("how do " * 25, "how", "wash it " * 25)]
+    batch = encoding.collate(encoding.encode_items(tokenizer, data, RRHFLoss(), spec), tokenizer.pad_token_id)
+    widths: list[int] = []
+    model.register_forward_hook(lambda module, args, options, output: widths.append(options["input_ids"].shape[1]), with_kwargs=True)
+
+    def terms_and_gradients() -> list[Tensor]:
+        model.zero_grad()
+        terms = encoding.loss_terms(model, batch, RRHFLoss())
+        terms.sum().backward()
+        return [terms.detach(), *(weight.grad.clone() for weight in model.parameters())]
+
+    apart = terms_and_gradients()
+    monkeypatch.setattr("apo_bench.models.tokenize.like_lengths", lambda lengths: [slice(0, len(lengths))])
+    torch.testing.assert_close(apart, terms_and_gradients(), atol=1e-5, rtol=1e-5)
+    assert widths == [9, 58, 58]
+
+
 def logp_alone(model: Any, tokenizer: Any, question: str, answer: str) -> tuple[float, int]:
     """Of one answer in a pass of its own, without padding: log-probability and tokens, the end among them."""
     start, end = encode_prompt(tokenizer, prompt(question), "", 16).ids, encode_response(tokenizer, answer, 8)

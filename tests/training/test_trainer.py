@@ -33,8 +33,9 @@ from apo_bench.losses import APOLoss, DPOLoss, PolicyLoss, RankingLoss, RRHFLoss
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.training import encoding
+from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
-from apo_bench.training.trainer import TrainResult, fit
+from apo_bench.training.trainer import TrainResult, _without_weights, fit
 from apo_bench.types import Demonstration, Group, Pair
 
 pytestmark = pytest.mark.slow
@@ -304,3 +305,29 @@ def test_a_reward_model_learns_a_planted_preference(tmp_path: Path) -> None:
     items = [(pair.prompt, text) for pair in held_out for text in (pair.chosen, pair.rejected)]
     values, _ = rewards.score(*rewards.load_reward_model(tmp_path / "trained"), items, spec)
     assert np.mean(np.array(values[::2]) > np.array(values[1::2])) > 0.95
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_sharded_models_weights_are_gathered_into_a_copy_that_has_none(tied: bool) -> None:
+    """Until then it holds none; afterwards it computes what the model does, with weights tied as they were."""
+    model, _ = policies.new_policy({**LLAMA, "tie_word_embeddings": tied}, WORDS, seed=0)
+    whole = _without_weights(model)
+    assert all(weight.is_meta for weight in whole.parameters())
+    whole.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    whole.tie_weights()
+    ids = torch.arange(5, 13)[None]
+    assert torch.equal(whole(ids).logits, model(ids).logits)
+    assert (whole.lm_head.weight is whole.get_input_embeddings().weight) == tied
+
+
+def test_processes_share_the_references_reading_batch_by_batch() -> None:
+    """Together three processes read every item once, in batches as of one process: the same bits, whatever the padding does."""
+    model, tokenizer = policies.new_policy(LLAMA, WORDS, seed=0)
+    items = encoding.encode_items(tokenizer, pairs(23), DPOLoss(0.1), SPEC)
+    alone = encoding.response_logps(model, items, 0, 4)
+    shares = [processes_share(items, 4, process, 3) for process in range(3)]
+    assert sorted(place for share in shares for place in share) == list(range(23))
+    for share in shares:
+        for place, sides in zip(share, encoding.response_logps(model, [items[place] for place in share], 0, 4), strict=True):
+            assert all(torch.equal(*side) for side in zip(sides, alone[place], strict=True))
+    assert processes_share(items[:3], 4, 1, 2) == []
