@@ -67,7 +67,7 @@ class CountingStore:
     ) -> tuple[Artifact, T]:
         """The value as the counting engine gives it, under the key of its inputs."""
         key = digest({"kind": kind, **_without_code(inputs)})
-        estimate = self._models.get(key) or compute(Path(os.devnull) / key)
+        estimate: Any = self._models.get(key) or compute(Path(os.devnull) / key)
         assert isinstance(estimate, Estimated)
         if estimate.value is None:
             self._models[key] = estimate

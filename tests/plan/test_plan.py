@@ -22,6 +22,7 @@ from apo_bench.config.schema import Experiment
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.package_data import shipped_root
+from apo_bench.plan import accounts
 from apo_bench.plan.accounts import BENCH
 from apo_bench.plan.display import tables
 from apo_bench.plan.projection import Plan, plan
@@ -322,3 +323,29 @@ def test_nothing_is_written_and_the_tables_fit(tmp_path: Path, monkeypatch: pyte
 def test_a_length_is_one_or_more() -> None:
     with pytest.raises(InputError, match="response_tokens"):
         plan(Experiment.model_validate_json(json.dumps(tiny_tree())), tiny_task(), response_tokens=0.0)
+
+
+def test_seeds_beyond_the_second_are_copied_with_equal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a plan that plays every seed: counts and stocks are equal, tokens and FLOPs within 5 %, disk within 1 %."""
+    changes: dict[str, Any] = {"seeds": [0, 1, 2, 3], "store": {"keep": "final"}, "controls": {"oracle": True, "oracle_n": 3}}
+    copied = planned(**changes)
+    monkeypatch.setattr(accounts, "PLAYED", 4)
+    played = planned(**changes)
+    for column in ("used", "marginal"):
+        for unit in (*COUNTS, *EXPECTED):
+            rows = [projected.ledger[projected.ledger["unit"] == unit][column].tolist() for projected in (copied, played)]
+            assert rows[0] == pytest.approx(rows[1], rel=0.05 if unit in EXPECTED else 0), unit
+    assert copied.removed == pytest.approx(played.removed, rel=0.01)
+    assert sum(disk.all for disk in copied.disk.values()) == pytest.approx(sum(disk.all for disk in played.disk.values()), rel=0.01)
+
+
+def test_seeds_that_spend_otherwise_are_all_played(tmp_path: Path) -> None:
+    """This method samples for 5 prompts or 6, by its first pair. Of three seeds, the first two of which differ, each is as it is alone."""
+    (tmp_path / "own.py").write_text(OWN.replace("n=5)", "n=5 + int(lab.pairs()[0].id, 16) % 2)"))
+    arms = {"own": {"use": "own.py@BestOnce"}}
+    alone = {seed: planned(tmp_path, arms, seeds=[seed]).used()["own"]["sampled_responses"] for seed in range(6)}
+    few, many = (next(seed for seed, sampled in alone.items() if sampled == n) for n in (10, 12))
+    seeds = [few, many, *sorted(set(alone) - {few, many})[:1]]
+    rows = planned(tmp_path, arms, seeds=seeds).ledger
+    sampled = rows[(rows["arm"] == "own") & (rows["unit"] == "sampled_responses")]
+    assert dict(zip(sampled["seed"], sampled["used"], strict=True)) == {seed: alone[seed] for seed in seeds}
