@@ -67,12 +67,13 @@ class CountingStore:
     ) -> tuple[Artifact, T]:
         """The value as the counting engine gives it, under the key of its inputs."""
         key = digest({"kind": kind, **_without_code(inputs)})
-        estimate: Any = self._models.get(key) or compute(Path(os.devnull) / key)
+        estimate = self._models.get(key) or compute(Path(os.devnull) / key)
         assert isinstance(estimate, Estimated)
         if estimate.value is None:
             self._models[key] = estimate
         self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights))
-        return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), estimate.value
+        value: Any = estimate.value
+        return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), value
 
 
 def _without_code(inputs: Any) -> Any:

@@ -2,14 +2,17 @@
 
 import json
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import tiny_task, tiny_tree
+from typer.testing import CliRunner
 
+from apo_bench.cli.main import app
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment, Lora, NeuralReward, PolicyModel, Recipe, Sampling
 from apo_bench.data.task import load_task
@@ -198,7 +201,7 @@ def test_gpu_experiments_fit_what_their_headers_say(name: str, device: str, chan
     pytest.importorskip("peft")
     projected = of_few_rows(name, rows, changes, device)
     assert not projected.failures
-    assert projected.memory.fits, [replace(stage) for stage in projected.memory.stages]
+    assert projected.memory.fits, projected.memory.peak
     header = (shipped_root() / "experiments" / f"{name}.yaml").read_text().partition("\nname:")[0]
     assert device.replace("GB", " GB") in header
 
@@ -208,3 +211,13 @@ def test_full_fine_tuning_of_7b_does_not_fit_80_gb_and_the_plan_says_what_does(r
     assert memory.fits is False
     assert ("train policy", "models.policy.training.lora: {rank: 32, alpha: 64}") in memory.changes
     assert {stage for stage, _ in memory.changes} >= {"train policy", "train reward model", "sample"}
+
+
+def test_the_command_line_ends_with_status_1_where_a_run_does_not_fit(write_experiment: Callable[[Any], Path]) -> None:
+    """CUDA alone takes 1 GB."""
+    path = str(write_experiment(tiny_tree()))
+    outcomes = [CliRunner().invoke(app, ["plan", path, "--no-probe", "--device-memory", size]) for size in ("1GB", "4GB", "much")]
+    assert [outcome.exit_code for outcome in outcomes] == [1, 0, 2]
+    assert "does NOT fit a device of 1.0 GB" in outcomes[0].output
+    assert "Nothing that is tried makes train policy fit." in outcomes[0].output
+    assert "fits a device of 4.0 GB" in outcomes[1].output
