@@ -64,7 +64,7 @@ class CountingStore:
         compute: Callable[[Path], Computed[T]],
         save: Callable[[Path, T], None] | None = None,
         load: Callable[[Path], T] | None = None,
-    ) -> tuple[Artifact, T]:
+    ) -> tuple[Artifact, Any]:
         """The value as the counting engine gives it, under the key of its inputs."""
         key = digest({"kind": kind, **_without_code(inputs)})
         estimate = self._models.get(key) or compute(Path(os.devnull) / key)

@@ -207,8 +207,9 @@ def start(tmp_path: Path) -> Path:
 def test_counts_of_policy_training(start: Path, tmp_path: Path) -> None:
     """2,560 weights multiply a token: 4 x 256 attention, 3 x 512 MLP; 15 x 16 of the output layer a token of a response, its end included.
 
-    In two epochs: 6 FLOPs a weight and token read, 8 an output weight and response token (its logits are computed twice), and 12 x 16 a
-    pair of tokens of a text; DPO's reference reads each pair once more: 2, 2 and 4 x 16. Frozen MLPs save their own gradient, 2 a token.
+    In two epochs: 6 FLOPs a weight and token read, 6 an output weight and response token (logits of one chunk are computed once), and
+    12 x 16 a pair of tokens of a text; DPO's reference reads each pair once more: 2, 2 and 4 x 16. Frozen MLPs save their own gradient,
+    2 a token.
     """
     weights, output = 4 * 16 * 16 + 3 * 16 * 32, 15 * 16
 
@@ -219,7 +220,7 @@ def test_counts_of_policy_training(start: Path, tmp_path: Path) -> None:
         return sum((len(item.prompt.messages[0].content.split()) + len(text.split()) + 3) ** 2 for text in texts)
 
     attention = 2 * 12 * 16 * sum(squares(item, item.response) for item in demonstrations(20))
-    logits = 2 * 8 * output * sum(responses(item.response) for item in demonstrations(20))
+    logits = 2 * 6 * output * sum(responses(item.response) for item in demonstrations(20))
     pair_squares = sum(squares(pair, pair.chosen, pair.rejected) for pair in pairs(20))
     pair_logits = sum(responses(pair.chosen, pair.rejected) for pair in pairs(20))
     recipe = RECIPE.model_copy(update={"epochs": 2})
@@ -228,7 +229,7 @@ def test_counts_of_policy_training(start: Path, tmp_path: Path) -> None:
     assert counts["flops"] == pytest.approx(6 * weights * counts["policy_train_tokens"] + logits + attention)
     counts = train_policy(start, pairs(20), DPOLoss(0.1), recipe, tmp_path / "dpo", reference=start)
     assert counts["policy_updates"] == 4
-    spent = 7 * weights * counts["policy_train_tokens"] + (2 * 8 + 2) * output * pair_logits + (2 * 12 + 4) * 16 * pair_squares
+    spent = 7 * weights * counts["policy_train_tokens"] + (2 * 6 + 2) * output * pair_logits + (2 * 12 + 4) * 16 * pair_squares
     assert counts["flops"] == pytest.approx(spent)
     frozen = recipe.model_copy(update={"freeze": "mlp"})
     counts = train_policy(start, demonstrations(20), SFTLoss(), frozen, tmp_path / "frozen")
