@@ -21,8 +21,8 @@ def inputs(tmp_path: Path) -> list[str]:
     tokenizer = bert_tokenizer()
     encoder = AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(tokenizer), max_position_embeddings=64, **SMALL))
     policies.save_model(encoder, tokenizer, tmp_path / "encoder")
-    asked = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:3]]
-    rows = [{"prompt": f"\n\nHuman: {text}\n\nAssistant:", "chosen": "wash it", "rejected": "no"} for text in asked]
+    questions = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:3]]
+    rows = [{"prompt": f"\n\nHuman: {text}\n\nAssistant:", "chosen": "wash it", "rejected": "no"} for text in questions]
     (tmp_path / "helpful.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return [str(tmp_path / name) for name in ("policy", "encoder", "helpful.jsonl")]
 
