@@ -29,8 +29,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny one, policy and reward model trained with adapters."""
+    """The tiny one, policy and reward model trained with adapters; the arms train on different prompts, so they share no policy."""
     tree = tiny_tree()
+    tree["arms"]["apo_rjs"]["player"]["prompts_per_round"] = 24
     for model in ("policy", "reward"):
         tree["models"][model]["training"] = {**tree["models"][model]["training"], "lora": {"rank": 2}}
     return write_experiment(tmp_path_factory.mktemp("lora"), tree)
