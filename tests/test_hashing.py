@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_world import SMALL_TURN, tiny_tree
+from tiny_world import smallest_tree
 
 from apo_bench import hashing
 
@@ -183,16 +183,7 @@ class Products:
 
 def small() -> dict[str, Any]:
     """Two arms, one seed, one round: what a run makes of each kind, as little of it as there can be."""
-    tree = tiny_tree()
-    tree["seeds"] = [0]
-    tree["models"]["reward"] = {"kind": "ngram"}
-    tree["models"]["gold"][0]["seeds"] = [0]
-    tree["evaluation"] |= {"prompts": 6, "kl_prompts": 2, "diagnostic_pairs": 6}
-    arm = {"rounds": 1, **SMALL_TURN, "prompts_per_round": 4}
-    tree["arms"] = {"rjs": {"use": "baselines/rejection_sampling.py@RejectionSampling", **arm}}
-    tree["arms"]["best"] = {"use": "baselines/best_of_n.py@BestOfN", "n": 2}
-    tree["compare"] = {"primary": [{"a": "rjs", "b": "best"}]}
-    return tree
+    return smallest_tree() | {"seeds": [0]}
 
 
 @pytest.fixture(scope="module")

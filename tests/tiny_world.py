@@ -47,6 +47,19 @@ def tiny_tree() -> dict[str, Any]:
     return copy.deepcopy(TREE)
 
 
+def smallest_tree() -> dict[str, Any]:
+    """Two arms, one round, n-gram reward models: what a run makes of each kind, as little of it as there can be."""
+    tree = tiny_tree()
+    tree["models"]["reward"] = {"kind": "ngram"}
+    tree["models"]["gold"][0]["seeds"] = [0]
+    tree["evaluation"] |= {"prompts": 6, "kl_prompts": 2, "diagnostic_pairs": 6}
+    arm = {"rounds": 1, **SMALL_TURN, "prompts_per_round": 4}
+    tree["arms"] = {"rjs": {"use": RJS, **arm}}
+    tree["arms"]["best"] = {"use": "baselines/best_of_n.py@BestOfN", "n": 2}
+    tree["compare"] = {"primary": [{"a": "rjs", "b": "best"}]}
+    return tree
+
+
 @cache
 def tiny_task() -> Task:
     return load_task("sim_hh", TREE["task"]["options"], base=None)

@@ -6,26 +6,13 @@ from typing import Any
 
 import pytest
 from command_line import write_experiment
-from tiny_world import SMALL_TURN, tiny_tree
+from tiny_world import smallest_tree
 
 from apo_bench.config import plain_yaml
 from apo_bench.errors import InputError
 from apo_bench.run import RunResult, run_experiment
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.store import write_json
-
-
-def small() -> dict[str, Any]:
-    """Two arms, two seeds, n-gram reward models: a run of seconds."""
-    tree = tiny_tree()
-    tree["models"]["reward"] = {"kind": "ngram"}
-    tree["models"]["gold"][0]["seeds"] = [0]
-    tree["evaluation"] |= {"prompts": 6, "kl_prompts": 2, "diagnostic_pairs": 6}
-    arm = {"rounds": 1, **SMALL_TURN, "prompts_per_round": 4}
-    tree["arms"] = {"rjs": {"use": "baselines/rejection_sampling.py@RejectionSampling", **arm}}
-    tree["arms"]["best"] = {"use": "baselines/best_of_n.py@BestOfN", "n": 2}
-    tree["compare"] = {"primary": [{"a": "rjs", "b": "best"}]}
-    return tree
 
 
 @pytest.fixture
@@ -40,7 +27,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.slow
 def test_a_fresh_run_parses_its_file_once_and_its_parts_add_up(tmp_path: Path, parsed: list[str]) -> None:
     """In parts, the first of which leaves two arm-seeds to the second; then it is set aside and only shown."""
-    path, folder = write_experiment(tmp_path / "experiments", small()), tmp_path / "run"
+    path, folder = write_experiment(tmp_path / "experiments", smallest_tree()), tmp_path / "run"
     first = run_experiment(path, out=folder, workers=2, arms=["rjs"])
     assert first == RunResult(folder, n_left=2)
     assert parsed.count(str(path)) == 1
@@ -63,7 +50,7 @@ def test_a_fresh_run_parses_its_file_once_and_its_parts_add_up(tmp_path: Path, p
 
 
 def test_tuning_and_its_trials_parse_no_file_again(tmp_path: Path, parsed: list[str]) -> None:
-    tree = small()
+    tree = smallest_tree()
     tree["evaluation"]["dev_prompts"] = 4
     tree["tune"] = {"trials": 2, "seeds": [9], "grids": {arm: {"n": [2, 3]} for arm in ("best",)}}
     tree["arms"] = {"best": tree["arms"]["best"], "more": {"use": "baselines/best_of_n.py@BestOfN", "n": 3}}
@@ -82,7 +69,7 @@ def test_tiny_runs_at_every_level_of_what_varies(tmp_path: Path, monkeypatch: py
     """The folder is named after the experiment; each level has its own run with tiny sizes, whose command says so."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "models"))
-    path = write_experiment(tmp_path / "experiments", small() | {"seeds": [0, 1, 2], "vary": {"world": [0, 1, 2]}})
+    path = write_experiment(tmp_path / "experiments", smallest_tree() | {"seeds": [0, 1, 2], "vary": {"world": [0, 1, 2]}})
     result = run_experiment(path, overrides={"seeds": [5]}, workers=2, tiny=True)
     assert (result.folder, result.varied, result.failures) == (tmp_path / "results" / "tiny-tiny", True, ())
     assert sorted(part.name for part in result.folder.iterdir()) == ["experiment.yaml", "report", "world=0", "world=1"]
@@ -105,7 +92,7 @@ def test_tiny_runs_at_every_level_of_what_varies(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    path = write_experiment(tmp_path, small())
+    path = write_experiment(tmp_path, smallest_tree())
     with pytest.raises(InputError) as refused:
         run_experiment(path, out=tmp_path / "run", **settings)
     assert message in str(refused.value)
@@ -114,12 +101,12 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, setti
 
 def test_an_experiment_that_is_edited_is_read_again(tmp_path: Path) -> None:
     """A Python session may outlive several states of a file."""
-    seeds = [resolve_experiment(write_experiment(tmp_path, small() | {"seeds": [seed]})).experiment.seeds for seed in (1, 2)]
+    seeds = [resolve_experiment(write_experiment(tmp_path, smallest_tree() | {"seeds": [seed]})).experiment.seeds for seed in (1, 2)]
     assert seeds == [(1,), (2,)]
 
 
 def test_overrides_share_the_file_and_the_task(tmp_path: Path, parsed: list[str]) -> None:
-    path = write_experiment(tmp_path, small())
+    path = write_experiment(tmp_path, smallest_tree())
     resolved = resolve_experiment(path, {"seeds": [4]}, tmp_path / "run")
     changed = resolved.with_overrides({"arms.best.n": 3})
     assert (changed.experiment.seeds, changed.experiment.arms["best"].parameters["n"]) == ((4,), 3)
