@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from apo_bench.plan.accounts import BENCH
-from apo_bench.plan.projection import plan
+from apo_bench.plan.make_plan import plan
 from apo_bench.run.experiment import resolve_experiment
 
 

@@ -28,7 +28,7 @@ NO_TORCH_AT_START = (
     "judging.response_pairs judging.judge_result judging.audit_folder judging.audit_report judging.simulated_judge judging.chat_judge "
     "judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs analysis.win_rates "
     "analysis.power analysis.preregistration analysis.published analysis.reproduction analysis.reproduction_text plan.saved "
-    "plan.sizing report.report report.page report.latex report.across_variations run.jobs run.records run.up_to_date run.judges "
+    "plan.match_spend report.report report.page report.latex report.across_variations run.jobs run.records run.up_to_date run.judges "
     "run.executors run.executors.local run.executors.ray run.worker run.experiment run.scheduler run.trials run.pipeline run.start "
     "run.variations run.status run.gc exchange.alpaca_eval_annotations"
 ).split()

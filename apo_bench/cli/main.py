@@ -153,7 +153,7 @@ def plan(
     from apo_bench.plan import probe as probing
     from apo_bench.plan.device_memory import parse_memory
     from apo_bench.plan.display import tables
-    from apo_bench.plan.projection import plan as projected
+    from apo_bench.plan.make_plan import plan as projected
     from apo_bench.run.devices import default_workers
     from apo_bench.run.start import check_and_resolve
 

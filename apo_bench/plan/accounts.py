@@ -17,9 +17,9 @@ from apo_bench.config.plugins import resolve
 from apo_bench.engines.counting import PlannedArtifact
 from apo_bench.evaluation.evaluate import RoundEvaluation
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
-from apo_bench.plan.dry_run import CountingContext, play
+from apo_bench.plan.arm_spend import CountingContext, play
+from apo_bench.plan.match_spend import with_value
 from apo_bench.plan.seeds import PLAYED, PlayedArm, copied
-from apo_bench.plan.sizing import with_value
 from apo_bench.types import Round
 
 BENCH = "_bench"

@@ -10,8 +10,8 @@ from apo_bench.formatting import duration, one_line
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import BENCH, Disk
 from apo_bench.plan.device_memory import CONTEXT, DeviceMemory, usable
+from apo_bench.plan.make_plan import Plan
 from apo_bench.plan.probe import Timing
-from apo_bench.plan.projection import Plan
 
 ARMS_A_TABLE = 5  # more columns do not fit
 

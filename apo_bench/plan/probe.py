@@ -19,7 +19,7 @@ from apo_bench.config.schema import Experiment, NeuralReward, PolicyModel
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import policy_size, reward_size
 from apo_bench.plan.accounts import RUN
-from apo_bench.plan.projection import Plan
+from apo_bench.plan.make_plan import Plan
 from apo_bench.types import Demonstration, Pair, Prompt
 
 LONG_S = 2.0  # a verb that takes longer is not tried at a second size

@@ -13,7 +13,7 @@ from apo_bench.data.task import Task
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest
 from apo_bench.models.pretrained_weights import by_content
-from apo_bench.plan.sizing import MatchedArm
+from apo_bench.plan.match_spend import MatchedArm
 from apo_bench.provenance import versions
 from apo_bench.store import write_json
 
@@ -57,9 +57,9 @@ def read(folder: Path, experiment: Experiment, task: Task, base: Path) -> SavedP
 def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, MatchedArm]) -> SavedPlan:
     """Count what a run would spend; what prevents a method from being counted stands in the plan, and does not stop the run."""
     from apo_bench.plan.accounts import BENCH, TUNING, Accounts, Disk
-    from apo_bench.plan.dry_run import counting_context
+    from apo_bench.plan.arm_spend import counting_context
+    from apo_bench.plan.match_spend import with_sizes
     from apo_bench.plan.probe import answer_tokens
-    from apo_bench.plan.sizing import with_sizes
 
     key, sized = plan_key(experiment, task, base), with_sizes(experiment, fits)
     few = sized.model_copy(update={"seeds": sized.seeds[:SEEDS]})

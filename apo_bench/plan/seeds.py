@@ -11,7 +11,7 @@ from typing import Any
 from apo_bench.config.schema import Unit
 from apo_bench.lab import Lab
 from apo_bench.lab.ledger import STOCKS
-from apo_bench.plan.dry_run import CountingContext
+from apo_bench.plan.arm_spend import CountingContext
 from apo_bench.types import BestOfNPolicy, Policy, Round
 
 PLAYED = 2  # seeds

@@ -18,9 +18,9 @@ from apo_bench.config.plugins import source_files
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
+from apo_bench.plan import match_spend
 from apo_bench.plan import saved as plans
-from apo_bench.plan import sizing
-from apo_bench.plan.sizing import MatchedArm
+from apo_bench.plan.match_spend import MatchedArm
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.gc import sweep
@@ -67,7 +67,7 @@ def run(
     given = resolved
     _check(resolved, subset)
     fits = _fits(resolved)
-    resolved = resolved.with_overrides(sizing.overrides(fits))
+    resolved = resolved.with_overrides(match_spend.overrides(fits))
     runner = JobRunner(resolved, workers)
     missing = [job for job in _first_jobs(resolved, subset) if runner.record(job) is None]
     for job in missing:
@@ -108,7 +108,7 @@ def run(
 def preview(resolved: ResolvedExperiment, subset: JobSubset = ALL) -> tuple[tuple[Job, bool], ...]:
     """The jobs that `run` would begin with (trials, where arms are tuned), and whether each is finished. Writes nothing."""
     subset.check(resolved.experiment)
-    resolved = resolved.with_overrides(sizing.overrides(_fits(resolved)))
+    resolved = resolved.with_overrides(match_spend.overrides(_fits(resolved)))
     return tuple((job, records.finished(job, resolved) is not None) for job in _first_jobs(resolved, subset))
 
 
@@ -136,7 +136,7 @@ def _check(resolved: ResolvedExperiment, subset: JobSubset) -> None:
 
 
 def _fits(resolved: ResolvedExperiment) -> dict[str, MatchedArm]:
-    return sizing.read_or_size(resolved.folder, resolved.experiment, resolved.task, resolved.base)
+    return match_spend.read_or_size(resolved.folder, resolved.experiment, resolved.task, resolved.base)
 
 
 def _first_jobs(resolved: ResolvedExperiment, subset: JobSubset) -> list[Job]:
@@ -183,7 +183,7 @@ def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, MatchedArm], gi
         plans.check_disk(folder, plan)
     write_text(folder / "experiment.yaml", dump_experiment(given.file.experiment))
     if plan:
-        sizing.save(folder, given.experiment, task, base, fits)
+        match_spend.save(folder, given.experiment, task, base, fits)
         plans.save(folder, plan)
 
 

@@ -22,7 +22,7 @@ from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.models import precision
 from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
 from apo_bench.package_data import find_beside, shipped_root
-from apo_bench.plan import sizing
+from apo_bench.plan import match_spend
 from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, with_resolved_files
 from apo_bench.run.variations import variations
@@ -71,7 +71,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
 def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     """The declared matches of compared arms that the plan misses, counted without a model."""
     from apo_bench.analysis import costs
-    from apo_bench.plan.projection import plan
+    from apo_bench.plan.make_plan import plan
 
     base = file.path.parent.resolve()
     return costs.missed_matches(plan(with_resolved_files(file.experiment, base), tasks.load(file.experiment, base), base=base).matches)
@@ -142,7 +142,7 @@ def _check_fits(file: ExperimentFile, tasks: TaskCache) -> Iterator[str]:
     """A note with the size of each arm that has `fit`."""
     base = file.path.parent.resolve()
     try:
-        fits = sizing.size_arms(with_resolved_files(file.experiment, base), tasks.load(file.experiment, file.path.parent), base)
+        fits = match_spend.size_arms(with_resolved_files(file.experiment, base), tasks.load(file.experiment, file.path.parent), base)
     except NotHere as error:
         yield str(error)
         return

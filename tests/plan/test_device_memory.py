@@ -22,8 +22,8 @@ from apo_bench.errors import InputError
 from apo_bench.models.precision import resolved
 from apo_bench.package_data import shipped_root
 from apo_bench.plan.device_memory import CONTEXT, GIB, StageMemory, options, parse_memory, read_weights, stage_memory
-from apo_bench.plan.projection import Plan, plan
-from apo_bench.plan.sizing import with_value
+from apo_bench.plan.make_plan import Plan, plan
+from apo_bench.plan.match_spend import with_value
 
 pytestmark = pytest.mark.slow
 

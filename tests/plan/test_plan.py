@@ -25,7 +25,7 @@ from apo_bench.package_data import shipped_root
 from apo_bench.plan import accounts
 from apo_bench.plan.accounts import BENCH
 from apo_bench.plan.display import tables
-from apo_bench.plan.projection import Plan, plan
+from apo_bench.plan.make_plan import Plan, plan
 from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import sweep

@@ -15,7 +15,7 @@ from tiny_world import tiny_task, tiny_tree
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.plan.accounts import Disk
-from apo_bench.plan.projection import plan
+from apo_bench.plan.make_plan import plan
 from apo_bench.plan.saved import SavedPlan, check_disk, make, read, save
 
 Usage = namedtuple("Usage", "total used free")

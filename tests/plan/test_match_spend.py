@@ -12,8 +12,8 @@ from tiny_world import RJS, SMALL_TURN, tiny_task, tiny_tree
 
 from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError, NotHere
-from apo_bench.plan import sizing
-from apo_bench.plan.sizing import MatchedArm, overrides, read_or_size, save, size_arms, solve, with_sizes
+from apo_bench.plan import match_spend
+from apo_bench.plan.match_spend import MatchedArm, overrides, read_or_size, save, size_arms, solve, with_sizes
 
 PLAYER = {"use": RJS, "rounds": 1, **SMALL_TURN}
 
@@ -100,7 +100,7 @@ def test_rounding_is_the_nearest_and_reported() -> None:
 @pytest.mark.parametrize(("by", "whole"), [("samples_per_prompt", True), ("epochs", False)])
 def test_flops_include_everything(by: str, whole: bool) -> None:
     """The sized arm, planned, spends the reported ratio of what the other does, reward model and all."""
-    from apo_bench.plan.projection import plan
+    from apo_bench.plan.make_plan import plan
 
     question = experiment(fit=fit(by))
     (size,) = size_arms(question, tiny_task(), None).values()
@@ -190,7 +190,7 @@ def test_sizes_are_kept_and_hold_as_long_as_their_question(tmp_path: Path, monke
     sizes = read_or_size(tmp_path, question, tiny_task(), tmp_path)
     assert not list(tmp_path.iterdir())
     save(tmp_path, question, tiny_task(), tmp_path, sizes)
-    monkeypatch.setattr(sizing, "size_arms", lambda *_: pytest.fail("solved again"))
+    monkeypatch.setattr(match_spend, "size_arms", lambda *_: pytest.fail("solved again"))
     for same in (question, with_sizes(question, sizes), question.model_copy(update={"name": "other"})):
         assert read_or_size(tmp_path, same, tiny_task(), tmp_path) == sizes
     monkeypatch.undo()
@@ -212,7 +212,7 @@ def test_kept_sizes_are_read_without_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from apo_bench.config.schema import Experiment
-from apo_bench.plan.sizing import read_or_size
+from apo_bench.plan.match_spend import read_or_size
 from apo_bench.data.task import load_task
 folder = Path(sys.argv[1])
 question = Experiment.model_validate_json((folder / "question.json").read_text())

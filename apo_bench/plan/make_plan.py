@@ -27,9 +27,9 @@ from apo_bench.judging.prompt_templates import template_for
 from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
+from apo_bench.plan.arm_spend import CountingContext, counting_context
 from apo_bench.plan.device_memory import DeviceMemory, device_memory
-from apo_bench.plan.dry_run import CountingContext, counting_context
-from apo_bench.plan.sizing import MatchedArm, size_arms, with_sizes
+from apo_bench.plan.match_spend import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
 
 

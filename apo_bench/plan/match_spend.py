@@ -51,7 +51,7 @@ def size_arms(experiment: Experiment, task: Task, base: Path | None) -> dict[str
     """
     if not _requests(experiment):
         return {}
-    from apo_bench.plan.dry_run import counting_context
+    from apo_bench.plan.arm_spend import counting_context
 
     context = counting_context(experiment, task)
 
