@@ -97,6 +97,14 @@ class UnpairedExample:
     desirable: bool
 
 
+CutTexts = Mapping[str, frozenset[str]]  # of samples that were cut at a length limit, by prompt id
+NOTHING_CUT: CutTexts = {}
+
+
+def is_cut(cut: CutTexts, prompt: Prompt, text: str) -> bool:
+    return text in cut.get(prompt.id, ())
+
+
 TrainingItem = Demonstration | Pair | UnpairedExample | Group
 
 

@@ -41,7 +41,7 @@ from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.generate import generate
 from apo_bench.models.output_layer import is_recognised
-from apo_bench.models.tokenize import encode_prompt, encode_response, encode_scored
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.training import encoding
 from apo_bench.training.trainer import fit
 from apo_bench.types import Demonstration, Pair, Prompt
@@ -121,7 +121,7 @@ def trl_reward_model(models: Models, model: Any, pairs: Sequence[Pair], recipe: 
 
 
 def trl_policy(models: Models, model: Any, pairs: Sequence[Pair], recipe: Recipe, kind: str, **more: Any) -> Losses:
-    prompts = [models.tokenizer.decode(encode_prompt(models.tokenizer, pair.prompt, "", sys.maxsize).ids) for pair in pairs]
+    prompts = [models.tokenizer.decode(ChatFormat(models.tokenizer).encode_prompt(pair.prompt, sys.maxsize).ids) for pair in pairs]
     space = "" if models.tokenizer.chat_template else " "
     names = {"completion": "chosen"} if kind == "SFT" else {"chosen": "chosen", "rejected": "rejected"}
     rows = [
@@ -133,7 +133,7 @@ def trl_policy(models: Models, model: Any, pairs: Sequence[Pair], recipe: Recipe
 
 def trl_scores(models: Models, model: Any, items: Sequence[tuple[Prompt, str]]) -> list[float]:
     tokenizer, spec = models.reward_tokenizer, models.reward_spec
-    ids = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens).ids for prompt, text in items]
+    ids = [encoded.ids for encoded in rewards.encode_texts(tokenizer, items, spec, {})]
     batch = tokenizer.pad({"input_ids": ids}, padding=True, padding_side="right", return_tensors="pt")
     with torch.inference_mode():
         return model.eval()(**batch).logits[:, 0].tolist()
@@ -256,8 +256,9 @@ def read(given: argparse.Namespace, folder: Path) -> tuple[Models, list[Pair], l
             module.p = 0.0
 
     def fits(prompt: Prompt, *texts: str) -> bool:
-        whole = len(encode_response(tokenizer, max(texts, key=len, default=""), sys.maxsize)) <= spec.max_response_tokens
-        return whole and not encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).truncated
+        chat = ChatFormat.of(tokenizer, spec)
+        whole = len(chat.encode_response(prompt, max(texts, key=len, default=""), sys.maxsize)) <= spec.max_response_tokens
+        return whole and not chat.encode_prompt(prompt, spec.max_prompt_tokens).truncated
 
     pairs = [pair for pair in task.pairs["rm"] if fits(pair.prompt, pair.chosen, pair.rejected)]
     prompts = [prompt for prompt in task.prompts["policy"] if fits(prompt)]

@@ -21,7 +21,8 @@ from transformers import GenerationConfig
 from apo_bench.config.schema import PolicyModel, Recipe, Sampling
 from apo_bench.models import policy as policies
 from apo_bench.models.generate import generate
-from apo_bench.models.tokenize import encode_prompt, pad
+from apo_bench.models.padding import pad
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.types import Message, Prompt, prompt_id
 
 
@@ -39,7 +40,8 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def plain(model: Any, tokenizer: Any, prompts: list[Prompt], n: int, spec: PolicyModel, seed: int) -> int:
     """transformers' `generate`, every prompt n times in one batch. Returns the sampled tokens."""
-    ids, mask = pad([encode_prompt(tokenizer, each, "", spec.max_prompt_tokens).ids for each in prompts], tokenizer.pad_token_id, "left")
+    chat = ChatFormat(tokenizer)
+    ids, mask = pad([chat.encode_prompt(each, spec.max_prompt_tokens).ids for each in prompts], tokenizer.pad_token_id, "left")
     settings = GenerationConfig(
         do_sample=True, top_k=0, max_new_tokens=spec.sampling.max_new_tokens, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, suppress_tokens=[tokenizer.pad_token_id],

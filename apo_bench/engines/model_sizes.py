@@ -14,7 +14,8 @@ from apo_bench.models import adapters, flops
 from apo_bench.models import policy as policies
 from apo_bench.models.known_shapes import published_fields
 from apo_bench.models.precision import resolved
-from apo_bench.models.tokenize import encode_prompt, encode_scored, load_tokenizer, transcript, word_tokenizer
+from apo_bench.models.tokenize import ChatFormat, load_tokenizer, transcript
+from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.training.data import sides_of
 from apo_bench.types import Pair, Prompt, TrainingItem
 
@@ -138,7 +139,7 @@ class PolicySize(Shape):
         if prompt.id not in self._prompts:
             limit = self.spec.max_prompt_tokens
             if self.tokenizer:
-                length = len(encode_prompt(self.tokenizer, prompt, self.spec.system_prompt, limit).ids)
+                length = len(ChatFormat.of(self.tokenizer, self.spec).encode_prompt(prompt, limit).ids)
             else:
                 length = min(limit, characters(transcript(prompt)))
             self._prompts[prompt.id] = length
@@ -187,7 +188,8 @@ class RewardSize(Shape):
         if prompt.id not in self._prompts:
             if self.tokenizer:
                 unlimited = 2**30
-                length = len(encode_scored(self.tokenizer, prompt, "", self.spec.axis_input, unlimited).ids)
+                chat = ChatFormat.of(self.tokenizer, self.spec)
+                length = len(chat.encode_scored(prompt, "", unlimited, axis_input=self.spec.axis_input).ids)
             else:
                 length = characters(transcript(prompt))
             self._prompts[prompt.id] = length

@@ -5,14 +5,14 @@ they lie. What an engine trains it writes into a folder that becomes an artifact
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
-from apo_bench.types import Policy, Prompt, Response, RewardModel
+from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,12 @@ class SamplingJob:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """A reward model's scores of (prompt, response) items."""
+    """A reward model's scores of (prompt, response) items; responses in `cut` have no end."""
 
     reward_model: RewardModel
     items: tuple[tuple[Prompt, str], ...]
     model: RewardSpec
+    cut: CutTexts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

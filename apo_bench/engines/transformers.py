@@ -146,7 +146,7 @@ class TransformersEngine:
         if isinstance(job.model, NgramReward):
             model = ngram.NgramRewardModel.load(self.models.folder("reward_models", job.reward_model))
             return Computed(model.score(job.items), {"scored_responses": len(job.items)})
-        return Computed(*rewards.score(*self.models.reward_model(job.reward_model, job.model), job.items, job.model))
+        return Computed(*rewards.score(*self.models.reward_model(job.reward_model, job.model), job.items, job.model, job.cut))
 
     @_with_peak
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
@@ -156,7 +156,7 @@ class TransformersEngine:
             return launch.launch(job, self, into)
         settings = resolved(job.model, self.device)
         model, tokenizer = self.models.reward_model_to_train(job, settings)
-        items = rewards.pair_items(model, tokenizer, job.pairs, job.model)
+        items = rewards.pair_items(model, tokenizer, job.pairs, job.model, job.cut)
         cost, lengths = flops.training(model, settings.training), [len(ids) for item in items for ids in item["sides"]]
         collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(rewards.loss_terms, loss=job.loss)

@@ -155,8 +155,9 @@ class EvaluationContext:
     def key_parts(self) -> dict[str, Any]:
         """What an evaluation's key holds beside its inputs."""
         code = code_hash("apo_bench.evaluation.evaluate", *self.task.source_files)
-        included = {"system_prompt", "max_prompt_tokens", "max_response_tokens", "sampling", "dtype", "attention", "quantize"}
-        sampling_format = self.policy_model.model_dump(include=included)
+        included = {"max_prompt_tokens", "max_response_tokens", "sampling", "dtype", "attention", "quantize"}
+        included |= {"system_prompt", "chat_template_kwargs", "template_date"}
+        sampling_format = self.policy_model.model_dump(mode="json", include=included)
         return {"code": code, "engine": self.engine.identity, "sampling_format": sampling_format}
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:

@@ -23,6 +23,7 @@ from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
 
 NAN = float("nan")
 Rows = list[dict[str, Any]]
+Items = Sequence[Response] | Sequence[tuple[Prompt, str]]
 
 
 def evaluate(context: EvaluationContext, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
@@ -96,7 +97,7 @@ class RoundEvaluation:
     def scores(self) -> dict[str, Sequence[float] | np.ndarray]:
         """Of every scorer, a value for each of the responses."""
         scores: dict[str, Sequence[float] | np.ndarray] = {}
-        items = [(response.prompt, response.text) for response in self.responses]
+        items = self.responses
         if self.round.reward_model:
             scores["proxy"] = self._scored(self.round.reward_model, items)
         for gold in self.context.experiment.models.gold:
@@ -147,7 +148,7 @@ class RoundEvaluation:
         if not prompts:
             return []
         answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
-        values = self._scored(self.context.referee(self.seed), [(answer.prompt, answer.text) for answer in answers])
+        values = self._scored(self.context.referee(self.seed), answers)
         return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
 
     def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
@@ -205,9 +206,8 @@ class RoundEvaluation:
         answers = [answer for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for answer in pair]
         if not answers:
             return []
-        items = [(answer.prompt, answer.text) for answer in answers]
-        gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], items).values()), axis=0)
-        proxy = self._scored(reward_model, items)
+        gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], answers).values()), axis=0)
+        proxy = self._scored(reward_model, answers)
         alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
         return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [answer.prompt for answer in answers[0::2]])
 
@@ -217,10 +217,10 @@ class RoundEvaluation:
         answers = self.responses
         return _metric("all", "inference_flops", (self.lab.used["flops"] - before) / len(answers), NAN, len(answers))
 
-    def _scored(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> np.ndarray:
+    def _scored(self, reward_model: RewardModel, items: Items) -> np.ndarray:
         return in_order(self.lab.score(reward_model, items), items)
 
-    def _gold_scores(self, gold: Gold, items: Sequence[tuple[Prompt, str]]) -> dict[int, np.ndarray]:
+    def _gold_scores(self, gold: Gold, items: Items) -> dict[int, np.ndarray]:
         """By training seed."""
         return {
             seed: in_order(self.context.lab(seed, gold.model).score(self.context.gold(gold, seed), items), items) for seed in gold.seeds

@@ -67,4 +67,4 @@ class BestAndFirst(RoundEvaluation):
         if truth := self.context.task.ground_truth:
             return np.array([truth(answer.prompt, answer.text) for answer in answers])
         last = self.context.experiment.models.gold[-1]
-        return np.mean(list(self._gold_scores(last, [(answer.prompt, answer.text) for answer in answers]).values()), axis=0)
+        return np.mean(list(self._gold_scores(last, answers).values()), axis=0)

@@ -1,13 +1,14 @@
 """A language model on this machine as a judge: its verdict is the likelier of the two labels as the next token. Nothing is sampled."""
 
+import datetime
 import inspect
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
@@ -19,9 +20,12 @@ from apo_bench.judging.prompt_templates import template_for, templates_of
 from apo_bench.models.pretrained_weights import resolve_model
 from apo_bench.provenance import versions
 
+if TYPE_CHECKING:  # it brings torch
+    from apo_bench.models.tokenize import ChatFormat
+
 TOO_LONG = "too long"
 NO_PROBABILITY = "no probability"
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, str]]  # a system and a user turn
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,14 @@ class LocalJudge:
     batch_size: Annotated[int, Ge(1)] = 8
     max_tokens: Annotated[int, Ge(1)] = 2048
     trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # given to the chat template beside enable_thinking: false
+    template_date: str = "2025-01-01"  # what a template that writes the date takes for today
 
     def __post_init__(self) -> None:
+        try:
+            datetime.date.fromisoformat(self.template_date)
+        except ValueError:
+            raise InputError(f"LocalJudge: template_date: {self.template_date!r} is no date such as 2025-01-01") from None
         if any(template.reasoned for template in templates_of(self.template)):
             raise InputError(f"LocalJudge: template: {self.template!r} asks for reasons, and a next token has no room for them")
 
@@ -91,7 +101,8 @@ class OpenLocalJudge(Judge):
         from apo_bench.models.policy import load_policy, use_one_thread
 
         use_one_thread()
-        return LabelModel(*load_policy(self.model, self.spec.trust_remote_code))
+        loaded = load_policy(self.model, self.spec.trust_remote_code)
+        return LabelModel(*loaded, self.spec.chat_template_kwargs, datetime.date.fromisoformat(self.spec.template_date))
 
     def _verdict(self, first: float, second: float, tokens: int, latency_s: float) -> Verdict:
         odds, text = first - second, f"log P(A) = {first:.4f}, log P(B) = {second:.4f}"
@@ -103,32 +114,33 @@ class OpenLocalJudge(Judge):
 
 
 class LabelModel:
-    """A causal language model, in fp32, that gives the probabilities of the two labels as the next token.
+    """A causal language model, in fp32, that gives the probabilities of the two labels as the next token. Thinking is switched off.
 
     A label may be spelled by two tokens, "A" and " A", as the tokenizer encodes them after the template's generation prompt. A spelling
     counts where it is a single token for both labels; the probabilities of spellings add up. Raises InputError where none counts.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None, date: datetime.date | None = None
+    ) -> None:
+        from apo_bench.models.tokenize import ChatFormat
+
         self.model, self.tokenizer = model.eval(), tokenizer
         self.positions: float = getattr(model.config, "max_position_embeddings", None) or math.inf
-        self.controls = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and len(token.content) > 1]
-        self.labels = label_tokens(tokenizer, LABELS)
+        self.chat = ChatFormat(tokenizer, template_kwargs={"enable_thinking": False, **(template_kwargs or {})}, date=date)
+        self.labels = label_tokens(self.chat, LABELS)
         self.keeps_some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def encode(self, messages: Messages) -> list[int]:
-        """The token ids up to the answer. A control token in the text, such as the end of a turn, is split by a space: it is data."""
+        """The token ids up to the answer. A control token spelled out in the text, such as the end of a turn, is text."""
         system, user = messages
-        content = user["content"]
-        for control in self.controls:
-            content = content.replace(control, f"{control[0]} {control[1:]}")
-        return _ids(self.tokenizer, as_text(self.tokenizer, [system, {**user, "content": content}]))
+        return self.chat.encode_question(system["content"], user["content"])
 
     def label_logps(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """log P of each label after each sequence, (B, 2). Sequences are padded on the right, which a causal model does not attend to."""
         import torch
 
-        from apo_bench.models.tokenize import pad
+        from apo_bench.models.padding import pad
 
         padding = self.tokenizer.pad_token_id
         ids, mask = (part.to(self.model.device) for part in pad(sequences, padding))
@@ -143,44 +155,15 @@ class LabelModel:
             return torch.stack([logps[:, spellings].logsumexp(dim=-1) for spellings in self.labels], dim=1).tolist()
 
 
-def as_text(tokenizer: Any, messages: Messages) -> str:
-    """A system and a user message in the chat template's form, up to where the answer begins.
-
-    The system message is always sent, which replaces a template's default; a template that refuses or drops it gets it at the start of
-    the user message. Without a template, the Human/Assistant form of Anthropic's HH data.
-    """
-    from jinja2 import TemplateError
-
-    system, user = (message["content"] for message in messages)
-    together = f"{system}\n\n{user}"
-    if not tokenizer.chat_template:
-        return f"\n\nHuman: {together}\n\nAssistant:"
-
-    def templated(sent: Messages) -> str:
-        # Turns thinking off where the template has that switch; other templates ignore it.
-        return tokenizer.apply_chat_template(sent, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-
-    try:
-        text = templated(messages)
-    except TemplateError:
-        text = ""
-    return text if system in text else templated([{"role": "user", "content": together}])
-
-
-def label_tokens(tokenizer: Any, labels: Sequence[str]) -> list[list[int]]:
+def label_tokens(chat: "ChatFormat", labels: Sequence[str]) -> list[list[int]]:
     """For each label the ids that spell it after a generation prompt, bare and after a space. Raises InputError where none does."""
-    before = as_text(tokenizer, [{"role": "system", "content": "Judge."}, {"role": "user", "content": "Which?"}])
-    start = _ids(tokenizer, before)
+    start = chat.encode_question("Judge.", "Which?")
     spellings: dict[tuple[int, ...], None] = {}  # (id of the first label, of the second)
     for space in ("", " "):
-        longer = [_ids(tokenizer, before + space + label) for label in labels]
+        longer = [chat.encode_question("Judge.", "Which?", space + label) for label in labels]
         ends = tuple(ids[-1] for ids in longer)
-        if all(ids[:-1] == start for ids in longer) and len(set(ends)) == len(labels) and tokenizer.unk_token_id not in ends:
+        if all(ids[:-1] == start for ids in longer) and len(set(ends)) == len(labels) and chat.tokenizer.unk_token_id not in ends:
             spellings[ends] = None
     if not spellings:
         raise InputError(f"LocalJudge: path: its tokenizer has no single token for each of the labels {' and '.join(labels)}")
     return [list(ids) for ids in zip(*spellings, strict=True)]
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]

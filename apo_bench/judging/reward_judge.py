@@ -1,6 +1,7 @@
 """A reward model as a judge: the response with the higher score is the better one."""
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -95,11 +96,10 @@ class OpenRewardModelJudge(Judge):
         """Tokens of each item for the model in `path`; empty for a gold model, which truncates by its own settings."""
         if self.model is None:
             return {}
-        from apo_bench.models.tokenize import encode_scored, load_tokenizer
+        from apo_bench.models.tokenize import ChatFormat, load_tokenizer
 
-        tokenizer = load_tokenizer(self.model, self.spec.trust_remote_code)
-        # One token more than fits, so that an input that is too long counts as such.
-        return {item: len(encode_scored(tokenizer, *item, self.spec.axis_input, self.spec.max_tokens + 1).ids) for item in items}
+        chat = ChatFormat(load_tokenizer(self.model, self.spec.trust_remote_code))
+        return {item: len(chat.encode_scored(*item, sys.maxsize, axis_input=self.spec.axis_input).ids) for item in items}
 
     def _scores(self, items: Sequence[Scored]) -> Sequence[float]:
         if self.gold_scorer is not None and self.spec.gold is not None:

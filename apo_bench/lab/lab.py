@@ -29,6 +29,7 @@ from apo_bench.training.data import check_data, sides_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import (
     BestOfNPolicy,
+    CutTexts,
     Demonstration,
     Golden,
     Group,
@@ -90,7 +91,7 @@ class Lab:
         self._device = engine.hardware.get("device")  # of which keys hold what each `auto` means
         self._policy_model, self._reward_model = resolved(policy_model, self._device), resolved(reward_model, self._device)
         self._progress = progress
-        self._token_ids: dict[str, dict[str, tuple[int, ...]]] = {}  # of everything sampled, by prompt id and text
+        self._sampled: dict[str, dict[str, Response]] = {}  # everything sampled, by prompt id and text
         self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
 
     @property
@@ -147,12 +148,16 @@ class Lab:
         load = partial(_load_responses, prompts=[prompt for prompt in prompts for _ in range(n)])
         responses: Sequence[Response] = self._memo("samples", inputs, lambda folder: self._engine.generate(job), _save_responses, load)[1]
         for response in reversed(responses):  # where a text was sampled twice, the first counts, as it does in best_of
-            if response.token_ids is not None:
-                self._token_ids.setdefault(response.prompt.id, {})[response.text] = response.token_ids
+            known = self._sampled.setdefault(response.prompt.id, {})
+            if response.token_ids is not None or response.text not in known:
+                known[response.text] = response
         return tuple(responses)
 
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
-        """The reward model's scores, grouped by prompt in order of first appearance."""
+        """The reward model's scores, grouped by prompt in order of first appearance. A sample cut at the length limit has no end."""
+        for item in responses:
+            if isinstance(item, Response):
+                self._sampled.setdefault(item.prompt.id, {}).setdefault(item.text, item)
         items = [(item.prompt, item.text) if isinstance(item, Response) else item for item in responses]
         scores = self._scores_of(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
@@ -179,8 +184,10 @@ class Lab:
             "vocabulary": list(vocabulary or ()) if getattr(model, "architecture", None) else None,
             "start": start.key if start else None,
         }
+        cut = self._cut_texts([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+        inputs |= {"cut": _listed(cut)} if cut else {}
         seed = self._derived_seed("train_reward_model")
-        job = RewardModelTraining(start, self._reward_body, pairs, loss, self._data.axes, vocabulary, model, seed)
+        job = RewardModelTraining(start, self._reward_body, pairs, loss, self._data.axes, vocabulary, model, seed, cut)
         artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
         return RewardModel(artifact.key)
 
@@ -266,11 +273,20 @@ class Lab:
         """The ids of those responses in the data that were sampled here."""
         token_ids: dict[str, dict[str, tuple[int, ...]]] = {}
         for item in data:
-            sampled = self._token_ids.get(item.prompt.id, {})
-            known = {text: sampled[text] for text in sides_of(item) if text in sampled}
+            sampled = self._sampled.get(item.prompt.id, {})
+            known = {text: ids for text in sides_of(item) if text in sampled and (ids := sampled[text].token_ids) is not None}
             if known:
                 token_ids.setdefault(item.prompt.id, {}).update(known)
         return token_ids
+
+    def _cut_texts(self, items: Sequence[tuple[Prompt, str]]) -> dict[str, frozenset[str]]:
+        """Those responses that were sampled and cut at the length limit, by prompt id."""
+        cut: dict[str, set[str]] = {}
+        for prompt, text in items:
+            response = self._sampled.get(prompt.id, {}).get(text)
+            if response is not None and response.finish == "length":
+                cut.setdefault(prompt.id, set()).add(text)
+        return {name: frozenset(texts) for name, texts in cut.items()}
 
     def _grant(self, unit: Any, items: Sequence[T], n: int | None, name: Callable[[T], str]) -> tuple[T, ...]:
         if n is None:
@@ -294,10 +310,11 @@ class Lab:
     def _format(self) -> dict[str, Any]:
         """The parts of the policy's settings that change what it reads and writes, and in which precision."""
         precision = {"dtype", "stored_dtype", "attention", "quantize"}
-        return self._policy_model.model_dump(include={"system_prompt", "max_prompt_tokens", "max_response_tokens", *precision})
+        limits, chat = {"max_prompt_tokens", "max_response_tokens"}, {"system_prompt", "chat_template_kwargs", "template_date"}
+        return self._policy_model.model_dump(mode="json", include={*limits, *chat, *precision})
 
     def _spec(self) -> dict[str, Any]:
-        return self._reward_model.model_dump(exclude={"path"})
+        return self._reward_model.model_dump(mode="json", exclude={"path"})
 
     def _base(self) -> str | None:
         """What a reward model starts from, by content where it lies here, so that a moved folder keeps its keys."""
@@ -308,9 +325,15 @@ class Lab:
     def _scores_of(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> list[float]:
         self._before(f"scoring {len(items)}", scored_responses=len(items))
         texts = digest([(prompt.id, text) for prompt, text in items])
-        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": texts}
-        job = ScoringJob(reward_model, tuple(items), self._reward_model)
+        cut = self._cut_texts(items)
+        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": texts, **({"cut": _listed(cut)} if cut else {})}
+        job = ScoringJob(reward_model, tuple(items), self._reward_model, cut)
         return self._memo("scores", inputs, lambda folder: self._engine.score(job), save_scores, load_scores)[1]
+
+
+def _listed(cut: CutTexts) -> list[tuple[str, list[str]]]:
+    """Cut texts for a key."""
+    return sorted((name, sorted(texts)) for name, texts in cut.items())
 
 
 def save_scores(folder: Path, scores: Sequence[float]) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel, Sampling
 from apo_bench.models import flops
-from apo_bench.models.tokenize import HUMAN_TURN, encode_prompt, like_lengths, pad
+from apo_bench.models.padding import like_lengths, pad
+from apo_bench.models.tokenize import HUMAN_TURN, ChatFormat
 from apo_bench.types import Prompt, Response, identity
 
 LEAVE = 8  # finished rows leave the batch once they are an eighth of it: leaving copies the cache, as every token does
@@ -23,13 +24,14 @@ def generate(
 ) -> tuple[list[Response], dict[str, float]]:
     """n responses to each prompt, prompt by prompt, and the counts spent.
 
-    A response ends at an end-of-sequence token, at the next human turn, or at max_new_tokens; the padding token is never drawn. Response
-    j of a prompt depends on the seed, the prompt's id and j, and up to rounding on nothing else: not on n, on other prompts or on the
-    batch. A prompt that occurs twice is answered twice. Prompts of like length share a batch.
+    A response ends at the token that ends a turn or a sequence, at the next human turn, or at max_new_tokens; the padding token is never
+    drawn. Response j of a prompt depends on the seed, the prompt's id and j, and up to rounding on nothing else: not on n, on other prompts
+    or on the batch. A prompt that occurs twice is answered twice. Prompts of like length share a batch.
     """
     model = getattr(model.eval(), "get_base_model", lambda: model)()  # of adapters: the model that they were put into
-    encoded = [encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens) for prompt in prompts]
-    rules = _Rules.of(model, tokenizer, sampling)
+    chat = ChatFormat.of(tokenizer, spec)
+    encoded = [chat.encode_prompt(prompt, spec.max_prompt_tokens) for prompt in prompts]
+    rules = _Rules.of(model, chat, sampling)
     seeds = list(_seeds(seed, prompts, n))
     order = sorted(range(len(prompts)), key=lambda place: (len(encoded[place].ids), place))
     size = max(1, sampling.batch_size // n)
@@ -62,11 +64,13 @@ class _Rules:
     pad_id: int
 
     @classmethod
-    def of(cls, model: Any, tokenizer: Any, sampling: Sampling) -> "_Rules":
+    def of(cls, model: Any, chat: ChatFormat, sampling: Sampling) -> "_Rules":
         from transformers import StopStringCriteria
 
+        tokenizer = chat.tokenizer
+
         own = getattr(model.generation_config, "eos_token_id", None)  # saved with the weights; the rest of it decides nothing here
-        ends = frozenset({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+        ends = frozenset({chat.end_id, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
         turn = None if tokenizer.chat_template else StopStringCriteria(tokenizer, [HUMAN_TURN])
         chosen = processors(sampling, tokenizer.pad_token_id, model.device)
         return cls(chosen, sampling.temperature == 0, ends, turn, sampling.max_new_tokens, tokenizer.pad_token_id)
@@ -192,7 +196,8 @@ def _select(rows: Tensor, *parts: Tensor, cache: Any | None) -> tuple[Tensor, ..
 
 def _response(tokenizer: Any, prompt: Prompt, ids: list[int], ends: frozenset[int]) -> Response:
     """The text before a next human turn, if there is one; its ids then end with the end-of-sequence token in the turn's place."""
-    before, turn, _ = tokenizer.decode(ids, skip_special_tokens=True).partition(HUMAN_TURN)
+    spoken = ids[:-1] if ids[-1] in ends else ids  # the end of a turn need not be a special token
+    before, turn, _ = tokenizer.decode(spoken, skip_special_tokens=True).partition(HUMAN_TURN)
     finish = "turn" if turn else "eos" if ids[-1] in ends else "length"
     trained = ids
     if turn:

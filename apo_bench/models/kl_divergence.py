@@ -8,7 +8,8 @@ from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel
 from apo_bench.models.output_layer import Positions, is_recognised, response_positions
-from apo_bench.models.tokenize import encode_prompt, encode_response, pad
+from apo_bench.models.padding import pad
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.types import Response
 
 TOKENS_A_PASS = 4096  # padding included, so that what the layers of a pass hold stays below what a chunk of logits does
@@ -20,14 +21,16 @@ def kl(policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response
 
     With responses sampled untruncated from the policy at temperature 1, the mean estimates the sequence-level KL.
     """
+    chat = ChatFormat.of(tokenizer, spec)
     items: list[tuple[list[int], list[int]]] = []
     lengths: list[int] = []
     for response in responses:
-        start = encode_prompt(tokenizer, response.prompt, spec.system_prompt, spec.max_prompt_tokens).ids
-        end = encode_response(tokenizer, response.text, spec.max_response_tokens, response.token_ids)
-        lengths.append(len(start) + len(end))
-        if response.finish != "eos" and end[-1] == tokenizer.eos_token_id:  # the policy did not end here: it sampled no end token
+        start = chat.encode_prompt(response.prompt, spec.max_prompt_tokens).ids
+        cut = response.finish != "eos"  # the policy sampled no end token
+        end = chat.encode_response(response.prompt, response.text, spec.max_response_tokens, response.token_ids, cut=cut)
+        if cut and end[-1:] == [chat.end_id]:  # in the place of a human turn
             end = end[:-1]
+        lengths.append(len(start) + len(end))
         items.append((start + end, [0] * len(start) + [1] * len(end)))
     order = sorted(range(len(items)), key=lambda place: lengths[place])
     models = [(model.eval(), is_recognised(model)) for model in (policy, reference)]

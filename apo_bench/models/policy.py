@@ -9,7 +9,8 @@ import torch
 
 from apo_bench.models import precision
 from apo_bench.models.device import gets_weights_from_another, is_sharded, own_device, seeded, whole_weights
-from apo_bench.models.tokenize import load_tokenizer, word_tokenizer
+from apo_bench.models.tokenize import load_tokenizer
+from apo_bench.models.word_tokenizer import word_tokenizer
 
 ALIGNMENT = 64  # bytes, as torch allocates
 

@@ -1,5 +1,6 @@
 """Neural reward models: sequence classification on any backbone, with one label, or one for each axis."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from apo_bench.losses import RewardLoss
 from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
 from apo_bench.models.device import is_sharded, seeded
+from apo_bench.models.padding import in_like_lengths, like_lengths, pad
 from apo_bench.models.policy import on_device, resize_embedding, token_ids
-from apo_bench.models.tokenize import encode_scored, in_like_lengths, like_lengths, load_tokenizer, pad, word_tokenizer
-from apo_bench.types import Pair, Prompt
+from apo_bench.models.tokenize import ChatFormat, Encoded, load_tokenizer
+from apo_bench.models.word_tokenizer import word_tokenizer
+from apo_bench.types import NOTHING_CUT, CutTexts, Pair, Prompt, is_cut
 
 ANY_AXIS = "any"  # the one label's name where the axes share it
 UNNAMED = "LABEL_0"  # transformers' own name for the one output of a model from elsewhere
@@ -78,11 +81,12 @@ def label(model: Any, axis: str) -> int:
     return labels.get(axis, 0)
 
 
-def pair_items(model: Any, tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward) -> list[dict[str, Any]]:
-    """Encoded pairs for `training.fit`."""
+def pair_items(model: Any, tokenizer: Any, pairs: Sequence[Pair], spec: NeuralReward, cut: CutTexts = NOTHING_CUT) -> list[dict[str, Any]]:
+    """Encoded pairs for `training.fit`; texts in `cut` have no end."""
     items: list[dict[str, Any]] = []
     for pair in pairs:
-        sides = [encode_scored(tokenizer, pair.prompt, text, spec.axis_input, spec.max_tokens).ids for text in (pair.chosen, pair.rejected)]
+        texts = [(pair.prompt, text) for text in (pair.chosen, pair.rejected)]
+        sides = [encoded.ids for encoded in encode_texts(tokenizer, texts, spec, cut)]
         items.append({
             "sides": sides, "golden": pair.source == "golden_over_sample", "label": label(model, pair.prompt.axis),
             "size": 1, "length": sum(map(len, sides)),
@@ -107,11 +111,25 @@ def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: RewardLoss) -> Ten
     return loss(chosen - rejected, batch["golden"])
 
 
+def encode_texts(tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec: NeuralReward, cut: CutTexts) -> list[Encoded]:
+    """What the model reads of each (prompt, response)."""
+    chat = ChatFormat.of(tokenizer, spec)
+    return [
+        chat.encode_scored(prompt, text, spec.max_tokens, axis_input=spec.axis_input, cut=is_cut(cut, prompt, text))
+        for prompt, text in items
+    ]
+
+
 @torch.no_grad()
-def score(model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec: NeuralReward) -> tuple[list[float], dict[str, float]]:
-    """A score for each (prompt, response), each distinct one computed once, and the counts spent (charged per item)."""
+def score(
+    model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec: NeuralReward, cut: CutTexts = NOTHING_CUT
+) -> tuple[list[float], dict[str, float]]:
+    """A score for each (prompt, response), each distinct one computed once, and the counts spent (charged per item).
+
+    Texts in `cut` have no end. Raises InputError for a score that is not finite.
+    """
     model.eval()
-    encoded = [encode_scored(tokenizer, prompt, text, spec.axis_input, spec.max_tokens) for prompt, text in items]
+    encoded = encode_texts(tokenizer, items, spec, cut)
     distinct = sorted({tuple(item.ids) for item in encoded}, key=lambda ids: (len(ids), ids))
     scores: dict[tuple[int, ...], list[float]] = {}  # by label
     for texts in like_lengths([len(ids) for ids in distinct], spec.score_batch_size):
@@ -125,4 +143,10 @@ def score(model: Any, tokenizer: Any, items: Sequence[tuple[Prompt, str]], spec:
         "flops": flops.size(model).forward([len(item.ids) for item in encoded]),
         "truncated_scored": sum(item.truncated for item in encoded),
     }
-    return [scores[tuple(item.ids)][label(model, prompt.axis)] for item, (prompt, _) in zip(encoded, items, strict=True)], counts
+    values = [scores[tuple(item.ids)][label(model, prompt.axis)] for item, (prompt, _) in zip(encoded, items, strict=True)]
+    if not all(map(math.isfinite, values)):
+        place = next(place for place, value in enumerate(values) if not math.isfinite(value))
+        raise InputError(
+            f"reward model: its score of a response to prompt {items[place][0].id} is {values[place]}; were its weights finite?"
+        )
+    return values, counts

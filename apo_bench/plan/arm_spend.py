@@ -41,7 +41,7 @@ class CountingContext(EvaluationContext):
         return self._golds[gold.name, seed]
 
     def _language_model(self, model: PolicyModel) -> Policy:
-        settings = digest(model.model_dump())
+        settings = digest(model.model_dump(mode="json"))
         if settings not in self._policies:
             self._policies[settings] = super()._language_model(model)
         return self._policies[settings]

@@ -10,7 +10,8 @@ from torch import Tensor
 from apo_bench.config.schema import PolicyModel
 from apo_bench.losses import PolicyLoss, View, denominator_of
 from apo_bench.models.output_layer import is_recognised, token_logps
-from apo_bench.models.tokenize import encode_prompt, encode_response, in_like_lengths, pad
+from apo_bench.models.padding import in_like_lengths, pad
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.training.data import sides_of
 from apo_bench.training.training_spec import TokenIds
 from apo_bench.types import Group, TrainingItem, UnpairedExample
@@ -23,11 +24,12 @@ def encode_items(
 
     `size`: an item's part of the update's denominator; `length`: its tokens, which bucket it.
     """
+    chat = ChatFormat.of(tokenizer, model)
     items: list[dict[str, Any]] = []
     for item in data:
-        start = encode_prompt(tokenizer, item.prompt, model.system_prompt, model.max_prompt_tokens).ids
+        start = chat.encode_prompt(item.prompt, model.max_prompt_tokens).ids
         sampled = (token_ids or {}).get(item.prompt.id, {})
-        ends = [encode_response(tokenizer, text, model.max_response_tokens, sampled.get(text)) for text in sides_of(item)]
+        ends = [chat.encode_response(item.prompt, text, model.max_response_tokens, sampled.get(text)) for text in sides_of(item)]
         sides = [(start + end, [0] * len(start) + [1] * len(end)) for end in ends]
         size = sum(map(len, ends)) if denominator_of(loss) == "tokens" else 1
         items.append({"sides": sides, "size": size, "length": sum(len(ids) for ids, _ in sides)})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apo_bench.config.schema import PolicyModel, Recipe, RewardSpec
-from apo_bench.types import Demonstration, Group, Pair, Policy, RewardModel, UnpairedExample
+from apo_bench.types import CutTexts, Demonstration, Group, Pair, Policy, RewardModel, UnpairedExample
 
 Counts = Mapping[str, float]  # amounts spent, by ledger unit and name of a count
 TokenIds = Mapping[str, Mapping[str, tuple[int, ...]]]  # of sampled responses, by prompt id and text: see types.Response
@@ -30,7 +30,7 @@ class PolicyTraining:
 
 @dataclass(frozen=True)
 class RewardModelTraining:
-    """Train a reward model on `pairs`.
+    """Train a reward model on `pairs`; responses in `cut` have no end.
 
     It starts from `start`, a trained reward model; else from `body`, a policy; else from the model's own path or architecture.
     """
@@ -43,3 +43,4 @@ class RewardModelTraining:
     vocabulary: tuple[str, ...] | None
     model: RewardSpec
     seed: int
+    cut: CutTexts = field(default_factory=dict)

@@ -33,7 +33,7 @@ from apo_bench.models import device
 from apo_bench.models.generate import generate
 from apo_bench.models.kl_divergence import kl
 from apo_bench.models.policy import token_ids
-from apo_bench.models.tokenize import word_tokenizer
+from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.provenance import versions
 from apo_bench.training import encoding
 from apo_bench.training.trainer import fit

@@ -20,7 +20,7 @@ from apo_bench.evaluation.method_contract import check_method
 from apo_bench.lab import best_of, best_worst
 from apo_bench.losses import RankingLoss, RRHFLoss, SFTLoss
 from apo_bench.models.policy import load_policy
-from apo_bench.models.tokenize import encode_prompt, encode_response
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.types import Demonstration, Pair, Policy, RewardModel, Round
 
 pytestmark = pytest.mark.slow
@@ -181,8 +181,8 @@ def log_ratios(context: EvaluationContext, policy: Policy, pairs: Sequence[Pair]
 
     @torch.no_grad()
     def logp(pair: Pair, text: str) -> float:
-        start = encode_prompt(tokenizer, pair.prompt, spec.system_prompt, spec.max_prompt_tokens).ids
-        end = encode_response(tokenizer, text, spec.max_response_tokens)
+        start = ChatFormat(tokenizer, spec.system_prompt).encode_prompt(pair.prompt, spec.max_prompt_tokens).ids
+        end = ChatFormat(tokenizer, spec.system_prompt).encode_response(pair.prompt, text, spec.max_response_tokens)
         rows = model(input_ids=torch.tensor([start + end])).logits[0].log_softmax(dim=-1)
         return sum(float(rows[len(start) + place - 1, token]) for place, token in enumerate(end))
 

@@ -34,7 +34,7 @@ from apo_bench.losses import DPOLoss, RankingLoss, SFTLoss, View
 from apo_bench.losses.policy_loss import Reads
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
-from apo_bench.models.tokenize import encode_prompt, encode_response
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.store import RunStore
 from apo_bench.training.training_spec import PolicyTraining
 from apo_bench.types import BestOfNPolicy, Policy, Prompt, RewardModel, Round, UnpairedExample
@@ -287,7 +287,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logp(folder: Path, question: Prompt, text: str) -> float:
     """Log-probability of one response, by a plain forward pass."""
     model, tokenizer = policies.load_policy(folder)
-    ids, end = encode_prompt(tokenizer, question, None, 16).ids, encode_response(tokenizer, text, 12)
+    ids, end = ChatFormat(tokenizer, None).encode_prompt(question, 16).ids, ChatFormat(tokenizer, None).encode_response(question, text, 12)
     with torch.no_grad():
         rows = model.eval()(torch.tensor([ids + end])).logits[0].log_softmax(dim=-1)
     return sum(rows[len(ids) + place - 1, token].item() for place, token in enumerate(end))

@@ -17,7 +17,7 @@ from apo_bench.evaluation.context import EvaluationContext, balanced, score_marg
 from apo_bench.evaluation.evaluate import RoundEvaluation, distinct, evaluate
 from apo_bench.losses import APOLoss, RankingLoss, SFTLoss
 from apo_bench.models.policy import load_policy
-from apo_bench.models.tokenize import encode_prompt
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.store import Artifact
 from apo_bench.types import Demonstration, Message, Prompt, Response, Round
 
@@ -322,7 +322,8 @@ def test_an_answer_of_best_of_n_costs_n_samples_and_n_scores(context: Evaluation
     sampling, spec = context.experiment.evaluation.sampling, context.experiment.models.policy
     assert isinstance(spec, PolicyModel)
     _, tokenizer = load_policy(context.store.open("policies", context.initial_policy.key).folder)
-    read = [len(encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids) for prompt in context.test_prompts]
+    chat = ChatFormat.of(tokenizer, spec)
+    read = [len(chat.encode_prompt(prompt, spec.max_prompt_tokens).ids) for prompt in context.test_prompts]
     written = table(evaluated[0], "responses").set_index("prompt_id")["tokens"][[prompt.id for prompt in context.test_prompts]].tolist()
     seen = sum(before**2 + (new - 1) * before + new * (new - 1) / 2 for before, new in zip(read, written, strict=True))
     plain = table(evaluated[0], "metrics").set_index("metric").loc["inference_flops"]

@@ -17,7 +17,7 @@ from apo_bench.judging.judge_protocol import JudgeContext, Question, Verdict, bo
 from apo_bench.judging.reward_judge import NO_SCORE, TOO_LONG, RewardModelJudge
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
-from apo_bench.models.tokenize import encode_scored, load_tokenizer
+from apo_bench.models.tokenize import ChatFormat, load_tokenizer
 from apo_bench.types import Prompt
 
 LLAMA = {
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_not_cut(folder: Path) -> None:
     scored, and another one is."""
     long, short = Question(prompt("dry"), "no", "rinse and dry and boil"), Question(prompt("dry"), "no", "")
     tokenizer = load_tokenizer(folder)
-    longest = len(encode_scored(tokenizer, long.prompt, long.second, axis_input=False, max_tokens=999).ids)
+    longest = len(ChatFormat(tokenizer).encode_scored(long.prompt, long.second, 999).ids)
     whole = verdicts(RewardModelJudge(path=str(folder), max_tokens=longest), [long, short])
     assert None not in {verdict.choice for verdict in whole.values()}
     cut = verdicts(RewardModelJudge(path=str(folder), max_tokens=longest - 1), [long, short])

@@ -22,7 +22,7 @@ from apo_bench.lab import Lab, best_of
 from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View
 from apo_bench.losses.policy_loss import Reads
 from apo_bench.models.policy import load_policy
-from apo_bench.models.tokenize import encode_prompt, encode_response
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.store import RunStore
 from apo_bench.training.training_spec import PolicyTraining
 from apo_bench.types import (
@@ -580,8 +580,8 @@ def by_token(bench: EvaluationContext, policy: Policy, prompt: Prompt, text: str
     """Log-probability of an answer by token, alone and without padding: independent of the training code."""
     spec = bench.experiment.models.policy
     model, tokenizer = load_policy(bench.store.open("policies", policy.key).folder)
-    start = encode_prompt(tokenizer, prompt, spec.system_prompt, spec.max_prompt_tokens).ids
-    end = encode_response(tokenizer, text, spec.max_response_tokens)
+    start = ChatFormat(tokenizer, spec.system_prompt).encode_prompt(prompt, spec.max_prompt_tokens).ids
+    end = ChatFormat(tokenizer, spec.system_prompt).encode_response(prompt, text, spec.max_response_tokens)
     with torch.no_grad():
         rows = model.eval()(input_ids=torch.tensor([start + end])).logits[0].log_softmax(dim=-1)
     return sum(float(rows[len(start) + place - 1, token]) for place, token in enumerate(end)) / len(end)

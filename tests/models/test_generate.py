@@ -18,7 +18,8 @@ from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.losses import SFTLoss
 from apo_bench.models import generate, kv_cache
 from apo_bench.models import policy as policies
-from apo_bench.models.tokenize import encode_prompt, word_tokenizer
+from apo_bench.models.tokenize import ChatFormat
+from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.training.training_spec import PolicyTraining
 from apo_bench.types import Demonstration, Policy, Prompt, Response
 
@@ -157,7 +158,7 @@ def test_top_k_0_and_top_p_1_leave_the_tail(tmp_path: Path) -> None:
 def test_draws_follow_the_models_probabilities(tiny_policy: Any) -> None:
     """4,000 first tokens against the softmax of a forward pass without <pad>: each frequency within 5 standard errors."""
     model, tokenizer = policies.load_policy(tiny_policy[0])
-    ids = encode_prompt(tokenizer, PROMPTS[0], "", 16).ids
+    ids = ChatFormat(tokenizer).encode_prompt(PROMPTS[0], 16).ids
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0, -1]
     logits[tokenizer.pad_token_id] = -math.inf
@@ -197,7 +198,7 @@ def test_next_token_probabilities_are_those_of_generate(tiny_policy: Any, fields
     (response,), _ = generate.generate(model, tokenizer, PROMPTS[:1], 1, sampling, tiny_policy[1], 0)
     assert response.token_ids is not None
     assert len(response.token_ids) == len(drawn_with)
-    ids = encode_prompt(tokenizer, PROMPTS[0], "", 16).ids
+    ids = ChatFormat(tokenizer).encode_prompt(PROMPTS[0], 16).ids
     settings = GenerationConfig(
         do_sample=True, max_new_tokens=1, output_scores=True, return_dict_in_generate=True, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id, suppress_tokens=[tokenizer.pad_token_id], **{"top_k": 0, **fields},
@@ -216,7 +217,7 @@ def test_temperature_0_is_generate_without_sampling(architecture: Any, fields: d
     model, tokenizer = architecture
     sampled = by_prompt(architecture, PROMPTS, 2, temperature=0.0, **fields)
     for each in PROMPTS:
-        ids = torch.tensor([encode_prompt(tokenizer, each, "", 16).ids])
+        ids = torch.tensor([ChatFormat(tokenizer).encode_prompt(each, 16).ids])
         settings = GenerationConfig(
             do_sample=False, max_new_tokens=8, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
             suppress_tokens=[tokenizer.pad_token_id], **fields,

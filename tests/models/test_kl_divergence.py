@@ -17,7 +17,7 @@ from apo_bench.config.schema import PolicyModel
 from apo_bench.models import kl_divergence, output_layer
 from apo_bench.models import policy as policies
 from apo_bench.models.memory import LiveBytes
-from apo_bench.models.tokenize import word_tokenizer
+from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.types import Response
 
 ANSWERS = [

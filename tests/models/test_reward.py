@@ -15,7 +15,7 @@ from apo_bench.errors import InputError
 from apo_bench.losses import APOLoss, RankingLoss
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
-from apo_bench.models.tokenize import encode_scored
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.types import Pair, Prompt
 
 LLAMA = {
@@ -79,7 +79,7 @@ def test_the_score_is_read_where_the_text_ends(reward_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     by_hand = []
     for item in ITEMS:
-        ids = encode_scored(tokenizer, *item, axis_input=False, max_tokens=48).ids
+        ids = ChatFormat(tokenizer).encode_scored(*item, 48).ids
         with torch.no_grad():
             states = model.base_model(torch.tensor([ids])).last_hidden_state
             if hasattr(model, "score"):
@@ -110,7 +110,7 @@ def test_each_distinct_text_is_computed_once_and_charged_each_time(reward_model:
     assert rows == [2]
     assert values[0] == values[2] == values[3] != values[1] == values[4]
     tokenizer, model = AutoTokenizer.from_pretrained(reward_model), AutoModelForSequenceClassification.from_pretrained(reward_model)
-    first, second = (len(encode_scored(tokenizer, *ITEMS[place], False, 48).ids) for place in (0, 2))
+    first, second = (len(ChatFormat(tokenizer).encode_scored(*ITEMS[place], 48).ids) for place in (0, 2))
     tokens = 3 * first + 2 * second
     looked_up = ("embed_tokens", "word_emb", "position_emb", "token_type_emb")
     matrices = {name: weight.numel() for name, weight in model.named_parameters() if weight.dim() > 1}
@@ -138,15 +138,15 @@ def test_pairs_of_unlike_length_are_computed_apart(reward_model: Path, monkeypat
         return [terms.detach(), *(weight.grad.clone() for weight in model.parameters() if weight.grad is not None)]
 
     apart = terms_and_gradients()
-    monkeypatch.setattr("apo_bench.models.tokenize.like_lengths", lambda lengths: [slice(0, len(lengths))])
-    torch.testing.assert_close(apart, terms_and_gradients(), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr("apo_bench.models.padding.like_lengths", lambda lengths: [slice(0, len(lengths))])
+    torch.testing.assert_close(apart, terms_and_gradients(), atol=1e-5, rtol=1e-4)
     assert widths[0] < widths[1] == widths[2] == batch["input_ids"].shape[1]
 
 
 def test_truncated_texts_are_counted(reward_model: Path) -> None:
     values, counts = rewards.score(*rewards.load_reward_model(reward_model), [*ITEMS, ITEMS[0]], settings(max_tokens=12))
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
-    long = sum(len(encode_scored(tokenizer, *item, False, 99).ids) > 12 for item in [*ITEMS, ITEMS[0]])
+    long = sum(len(ChatFormat(tokenizer).encode_scored(*item, 99).ids) > 12 for item in [*ITEMS, ITEMS[0]])
     assert (counts["truncated_scored"], len(values)) == (long, 7)
     assert long > 0
 
@@ -199,7 +199,7 @@ def test_each_axis_reads_its_own_head(bases: dict[str, Path], tmp_path: Path, ba
     spec = settings(axis_heads=True)
     model, tokenizer = rewards.new_reward_model(spec, bases[base], AXES, None, seed=3)
     policies.save_model(model, tokenizer, tmp_path)
-    ids = encode_scored(tokenizer, prompt("boil"), "rinse", False, 48).ids
+    ids = ChatFormat(tokenizer).encode_scored(prompt("boil"), "rinse", 48).ids
     with torch.no_grad():
         outputs = model.eval()(torch.tensor([ids])).logits[0].tolist()
     assert abs(outputs[0] - outputs[1]) > 1e-4
@@ -219,7 +219,7 @@ def test_loss_terms_by_hand(bases: dict[str, Path]) -> None:
     ]
 
     def score(prompt: Prompt, text: str) -> float:
-        ids = encode_scored(tokenizer, prompt, text, False, 48).ids
+        ids = ChatFormat(tokenizer).encode_scored(prompt, text, 48).ids
         return model(torch.tensor([ids])).logits[0, AXES.index(prompt.axis)].item()
 
     batch = rewards.collate(rewards.pair_items(model, tokenizer, pairs, spec), tokenizer.pad_token_id)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from apo_bench.losses import DPOLoss, RRHFLoss, SFTLoss, View, token_logps
 from apo_bench.losses.policy_loss import Reads
 from apo_bench.models import policy as policies
-from apo_bench.models.tokenize import encode_prompt, encode_response
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.training import encoding
 from apo_bench.types import Demonstration, Group, Pair, UnpairedExample
 
@@ -107,14 +107,15 @@ def test_rows_of_unlike_length_are_computed_apart(tiny_policy: Any, monkeypatch:
         return [terms.detach(), *(weight.grad.clone() for weight in model.parameters())]
 
     apart = terms_and_gradients()
-    monkeypatch.setattr("apo_bench.models.tokenize.like_lengths", lambda lengths: [slice(0, len(lengths))])
+    monkeypatch.setattr("apo_bench.models.padding.like_lengths", lambda lengths: [slice(0, len(lengths))])
     torch.testing.assert_close(apart, terms_and_gradients(), atol=1e-5, rtol=1e-5)
     assert widths == [9, 58, 58]
 
 
 def logp_alone(model: Any, tokenizer: Any, question: str, answer: str) -> tuple[float, int]:
     """Of one answer in a pass of its own, without padding: log-probability and tokens, the end among them."""
-    start, end = encode_prompt(tokenizer, prompt(question), "", 16).ids, encode_response(tokenizer, answer, 8)
+    chat = ChatFormat(tokenizer)
+    start, end = chat.encode_prompt(prompt(question), 16).ids, chat.encode_response(prompt(question), answer, 8)
     ids = torch.tensor([start + end])
     with torch.no_grad():
         return token_logps(model(ids).logits, ids)[0, len(start) :].sum().item(), len(end)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -129,8 +130,14 @@ class PolicyModel(Section):
     system_prompt: str | None = ""
     """system turn before every conversation; `null`: what the chat template does by itself"""
 
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """given to the chat template, such as `enable_thinking: false`"""
+
+    template_date: date | None = None
+    """what a chat template that writes the date takes for today; `null`: the day of the folder's first run"""
+
     max_prompt_tokens: int = Field(default=256, ge=1)
-    """longest prompt; longer ones are cut on the left"""
+    """longest prompt; longer ones lose their oldest turns, and then the left of the last one"""
 
     max_response_tokens: int = Field(default=256, ge=1)
     """longest response that is trained on; the rest is cut"""
@@ -195,8 +202,17 @@ class NeuralReward(Section):
     axis_heads: bool = False
     """give each axis an output of its own on a shared body"""
 
+    system_prompt: str | None = ""
+    """system turn before every conversation, as for the policy; the axis comes before it"""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """as for the policy"""
+
+    template_date: date | None = None
+    """as for the policy"""
+
     max_tokens: int = Field(default=256, ge=2)
-    """longest conversation with its response; longer ones are cut on the left"""
+    """longest conversation with its response; longer ones are cut as prompts are"""
 
     score_batch_size: int = Field(default=64, ge=1)
     """texts scored at a time"""
