@@ -2,6 +2,8 @@
 
 import csv
 import errno
+import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +72,22 @@ def print_tables(*tables: Table | str) -> None:
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     for table in tables:
         console.print(table)
+
+
+def print_first_prompt(shown: Any) -> None:
+    """What a model reads: the text, then its tokens, those of a policy's target after a bar."""
+    heading = f"{shown.model}  {visible(shown.path)}".rstrip()
+    if not shown.tokens:
+        print(f"{heading}\n  not shown: {visible(shown.note)}\n")
+        return
+    tokens = [json.dumps(token, ensure_ascii=False) for token in (*shown.tokens, *shown.target)]
+    tokens.insert(len(shown.tokens), "|") if shown.target else None
+    lines = [heading, *(f"  {line}" for line in visible(shown.text).splitlines() or [""])]
+    lines += ["", f"  {len(shown.tokens)} tokens" + (f" | {len(shown.target)} to learn" if shown.target else "")]
+    lines += textwrap.wrap(" ".join(tokens), WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+    lines += [f"  a response ends with {visible(shown.end)}"] if shown.end else []
+    lines += [f"  note: {visible(shown.note)}"] if shown.note else []
+    print("\n".join([*lines, ""]))
 
 
 def print_preview(jobs: Sequence[tuple[Any, bool]]) -> None:

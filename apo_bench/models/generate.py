@@ -48,6 +48,7 @@ def generate(
         "sampled_tokens": sampled_tokens,
         "flops": sum(cost.generation(len(prompt.ids), lengths[n * place : n * (place + 1)]) for place, prompt in enumerate(encoded)),
         "truncated_prompts": sum(prompt.truncated for prompt in encoded),
+        "cut_responses": sum(response.finish == "length" for response in responses),
     }
     return responses, counts
 

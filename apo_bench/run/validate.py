@@ -11,7 +11,7 @@ from apo_bench.analysis import published
 from apo_bench.config import controls, tuning
 from apo_bench.config import plugins as methods
 from apo_bench.config.load import ExperimentFile, read_experiment
-from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec
+from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, Recipe
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
@@ -24,7 +24,8 @@ from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
 from apo_bench.run.executors import executor
-from apo_bench.run.experiment import TaskCache, with_resolved_files
+from apo_bench.run.experiment import TaskCache, first_day, with_resolved_files, with_template_dates
+from apo_bench.run.first_prompts import first_prompt, named_models
 from apo_bench.run.variations import variations
 from apo_bench.types import Split
 
@@ -62,6 +63,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
             return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
         task = tasks.load(experiment, base)
         _check_against_task(experiment, task)
+        _check_first_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
@@ -124,7 +126,7 @@ def _code(experiment: Experiment, base: Path) -> Iterator[str]:
     ours = (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks")
     own = [path for path in files if not any(path.resolve().is_relative_to(room) for room in ours)]
     yield from (f"code, not of apo-bench: {path} ({', '.join(files[path])})" for path in own)
-    for key, model in _models(experiment):
+    for key, model in named_models(experiment):
         if not isinstance(model, NgramReward) and model.trust_remote_code:
             yield f"code, not of apo-bench: what {model.path} brings ({key}.trust_remote_code)"
 
@@ -164,15 +166,8 @@ def _check_trials(file: ExperimentFile) -> None:
                 raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
 
 
-def _models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | RewardSpec]]:
-    yield "models.policy", experiment.models.policy
-    yield "models.reward", experiment.models.reward
-    for index, gold in enumerate(experiment.models.gold):
-        yield f"models.gold.{index}.model", gold.model
-
-
 def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
-    for key, model in _models(experiment):
+    for key, model in named_models(experiment):
         if isinstance(model, NgramReward):
             continue
         if model.architecture is not None:
@@ -218,6 +213,21 @@ def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, ba
     except ValueError:
         raise InputError(f"{key}.path: {config} is not JSON") from None
     _check_context(key, model, fields, experiment)
+
+
+def _check_first_prompts(experiment: Experiment, task: Task, base: Path) -> None:
+    """Raise InputError where a chat template leaves out a part of what a model here is to read, or ends no turn."""
+    try:
+        resolved = with_template_dates(with_resolved_files(experiment, base), first_day(base))
+    except NotHere:  # which has its note
+        return
+    for key, model in named_models(resolved):
+        if isinstance(model, NgramReward) or not (model.system_prompt or (model.path and Path(model.path).is_dir())):
+            continue
+        try:
+            first_prompt(key, model, resolved, task)
+        except InputError as error:
+            raise InputError(f"{key}.{error}") from None
 
 
 def _check_context(key: str, model: PolicyModel | NeuralReward, config: Mapping[str, Any], experiment: Experiment) -> None:
@@ -274,7 +284,7 @@ def _check_against_task(experiment: Experiment, task: Task) -> None:
         controls.chooser(experiment, task.ground_truth is not None)
     if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
         raise InputError(f"compare.scorer: task {task.name} has no ground truth")
-    for key, model in _models(experiment):
+    for key, model in named_models(experiment):
         if not isinstance(model, NgramReward) and model.architecture is not None and task.vocabulary is None:
             raise InputError(f"{key}.architecture: task {task.name} has no vocabulary for a tokenizer; give a path")
     if experiment.models.policy.warmup is not None and not task.demonstrations:
