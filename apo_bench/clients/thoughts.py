@@ -4,17 +4,18 @@ import re
 
 _THINK = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|antthinking|inner_?(?:thoughts?|monologue))"
 _REASON = r"(?:reason(?:ing)?|analysis|reflection|scratch_?pad|rationale|chain_of_thought|cot)"
-# Of <think>, [THINK], DeepSeek's, Kimi's, Gemma's and Cohere's forms. A tag in quotes or backticks is talked about.
+# <think>, [THINK], and the marks of Sky-T1, Cohere, Kimi, Gemma and MedGemma. A tag in quotes or backticks is talked about.
 _OPEN = re.compile(
-    rf"(?<![`'\"])(?:<{_THINK}(?:\s[^<>]*)?>|\[{_THINK}\]|<\|(?:(?:begin|start)_(?:of_)?)?{_THINK}\|>|\u25c1{_THINK}\u25b7|<\|channel>thought\b)",
+    rf"(?<![`'\"])(?:<{_THINK}(?:\s[^<>]*)?>|\[{_THINK}\]|<\|(?:(?:begin|start)_(?:of_)?)?{_THINK}\|>|\u25c1{_THINK}\u25b7|<\|channel>thought\b|<unused94>)",
     re.IGNORECASE,
 )
 _CLOSE = re.compile(
-    rf"(?<![`'\"])(?:</{_THINK}\s*>|\[/{_THINK}\]|<\|(?:/|end_(?:of_)?){_THINK}\|>|\u25c1/{_THINK}\u25b7|<channel\|>)", re.IGNORECASE
+    rf"(?<![`'\"])(?:</{_THINK}\s*>|\[/{_THINK}\]|<\|(?:/|end_(?:of_)?){_THINK}\|>|\u25c1/{_THINK}\u25b7|<channel\|>|<unused95>)",
+    re.IGNORECASE,
 )
 _EMPTY = re.compile(rf"<{_THINK}\s*/>", re.IGNORECASE)
 # Words that answers have of their own are thoughts only where the text begins with them.
-_LEADING = re.compile(rf"\s*(<|\[)({_REASON})(>|\])", re.IGNORECASE)
+_LEADING = re.compile(rf"\s*(?:(<|\[)({_REASON})(?:>|\])|(<)(details) type=\"reasoning\"[^<>]*>)", re.IGNORECASE)
 _ANSWER = r"(?:answer|final_?answer|solution|response|output)"
 _OPEN_ANSWER = re.compile(rf"\s*(?:<{_ANSWER}>|<\|(?:(?:begin|start)_(?:of_)?){_ANSWER}\|>)", re.IGNORECASE)
 _CLOSE_ANSWER = re.compile(rf"(?:</{_ANSWER}>|<\|(?:end_(?:of_)?){_ANSWER}\|>)\s*\Z", re.IGNORECASE)
@@ -38,10 +39,11 @@ def without_thoughts(text: str) -> str | None:
         return text[bare.end() :].strip()
     rest = _EMPTY.sub("", text)
     while opened := _LEADING.match(rest):
-        closed = re.search(re.escape(f"{opened[1]}/{opened[2]}{opened[3]}"), rest, re.IGNORECASE)
+        bracket, name = opened[1] or opened[3], opened[2] or opened[4]
+        closed = re.search(re.escape(f"{bracket}/{name}"), rest, re.IGNORECASE)
         if closed is None:
             return None
-        rest = rest[closed.end() :]
+        rest = rest[closed.end() + 1 :]
     while opened := _OPEN.search(rest):
         closed = _CLOSE.search(rest, opened.end())
         if closed is None:

@@ -298,8 +298,8 @@ def test_a_passing_fault_is_tried_again(fault: str) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [*((status, f"HTTP {status}: fault {status} for Bearer none") for status in ("429", "500", "503")), ("drop", "connection lost"), ("truncate", "connection lost"),
-     ("garbage", "unreadable reply"), ("hang", "no answer within 0.1 s")],
+    [*((status, f"HTTP {status}: fault {status} for Bearer none") for status in ("429", "500", "503")),
+     ("drop", "connection lost"), ("truncate", "connection lost"), ("garbage", "unreadable reply"), ("hang", "no answer within 0.1 s")],
 )  # fmt: skip
 def test_a_lasting_fault_is_reported_after_the_last_attempt(fault: str, reason: str) -> None:
     with serving(Plan(script=[fault] * 5)) as server:
