@@ -320,4 +320,5 @@ def _overrides(assignments: list[str] | None) -> dict[str, Any]:
 
 
 def main() -> None:
+    terminal.use_utf8()
     app()

@@ -2,10 +2,14 @@
 
 import csv
 import errno
+import io
 import json
+import locale
+import os
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,26 @@ def plain_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command to continue", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def use_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode where the locale has another encoding: libraries want file names in UTF-8.
+
+    Ends with one line where the working directory or an argument is not UTF-8 itself.
+    """
+    if os.name == "posix" and not sys.flags.utf8_mode and {sys.getfilesystemencoding(), locale.getencoding().lower()} != {"utf-8"}:
+        os.environ["PYTHONUTF8"] = "1"  # for worker processes
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+    names = sys.argv[1:]
+    with suppress(OSError):  # a folder that is gone
+        names = [os.getcwd(), *names]
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            typer.echo(f"error: {one_line(name)}: the name is not UTF-8", err=True)
+            raise SystemExit(BAD_INPUT)
 
 
 def refuse_unfinished(folder: Path) -> None:

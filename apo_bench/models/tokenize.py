@@ -283,7 +283,7 @@ class ChatFormat:
     def _ids(self, text: str) -> list[int]:
         """A text's ids; masked control tokens are read as text."""
         if not MASKED.search(text):
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         ids: list[int] = []
         start, strips = 0, False
         for match in [*self._control.finditer(text), None]:  # where a tokenizer cuts a text before all else
