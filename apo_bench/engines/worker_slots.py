@@ -37,11 +37,11 @@ def idle_workers(most: int) -> Iterator[list[dict[str, str]]]:
     folder = Path(os.environ.get(FOLDER, ""))
     environments = json.loads((folder / ENVIRONMENTS).read_text(encoding="utf-8")) if FOLDER in os.environ else ()
     idle: list[dict[str, str]] = []
-    with ExitStack() as held:
+    with ExitStack() as locks:
         for place, environment in enumerate(environments):
             slot = FileLock(_lock(folder, place))
             if len(idle) < most and hold(slot):
-                held.callback(slot.release)
+                locks.callback(slot.release)
                 idle.append(environment)
         yield idle
 
