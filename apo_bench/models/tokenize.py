@@ -55,6 +55,8 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.add_special_tokens({"pad_token": PAD})
+    for name in ("is_local", "local_files_only"):  # how it was loaded is no part of what it is, and would be saved with it
+        tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 

@@ -6,10 +6,10 @@ from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSetti
 from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Gold, Lora, Models, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling
-from apo_bench.config.schema.values import JUDGE, Budget, Match, Seed, Unit
+from apo_bench.config.schema.values import JUDGE, WHOLE, Budget, Match, Seed, Unit
 
 __all__ = [
-    "JUDGE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "Evaluation", "Executor", "Experiment", "Factor",
-    "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "MatchSpend", "Models", "NeuralReward", "NgramReward", "PolicyModel",
-    "Recipe", "Report", "RewardSpec", "Sampling", "Seed", "StoreSettings", "TaskChoice", "Tune", "Unit",
+    "JUDGE", "WHOLE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "Evaluation", "Executor", "Experiment",
+    "Factor", "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "MatchSpend", "Models", "NeuralReward", "NgramReward",
+    "PolicyModel", "Recipe", "Report", "RewardSpec", "Sampling", "Seed", "StoreSettings", "TaskChoice", "Tune", "Unit",
 ]  # fmt: skip
