@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,9 @@ Counts = dict[str, float]
 class Placeholder(str):
     """A text that stands for an answer: `body`, which many share, and a name of its own. tokens: the policy's, with the end if it ends."""
 
+    __slots__ = ("body", "tokens")
     body: str
     tokens: int
-
-    def __new__(cls, text: str, body: str = "", tokens: int = 0) -> "Placeholder":  # defaults: of a copy, whose fields are set later
-        placeholder = super().__new__(cls, text)
-        placeholder.body, placeholder.tokens = body, tokens
-        return placeholder
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Shape:
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
-        new = [text for text in dict.fromkeys(texts) if not isinstance(text, Placeholder) and text not in self._texts]
+        new = list(dict.fromkeys(text for text in texts if type(text) is not Placeholder and text not in self._texts))
         if new and self.tokenizer:
             self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
 
@@ -132,6 +129,7 @@ class PolicySize(Shape):
     """What sampling from a policy and training it are expected to spend."""
 
     spec: PolicyModel
+    _generations: dict[tuple[int, ...], float] = field(default_factory=dict, kw_only=True)
 
     def prompt(self, prompt: Prompt) -> int:
         """Tokens of a prompt, template included."""
@@ -152,10 +150,17 @@ class PolicySize(Shape):
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
         """n responses to each prompt, of so many tokens."""
-        answers = Counter((self.prompt(prompt), *tokens[n * place : n * (place + 1)]) for place, prompt in enumerate(prompts))
+        lengths = [self.prompt(prompt) for prompt in prompts]
+        answers = Counter(zip(lengths, *(tokens[number::n] for number in range(n)), strict=True))
         known = self.model is not None
-        spent = sum(times * self._size.generation(length, each) for (length, *each), times in answers.items()) if known else math.nan
+        spent = sum(times * self._generation(each) for each, times in answers.items()) if known else math.nan
         return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": spent}
+
+    def _generation(self, lengths: tuple[int, ...]) -> float:
+        """FLOPs of a prompt's length and its responses'."""
+        if lengths not in self._generations:
+            self._generations[lengths] = self._size.generation(lengths[0], lengths[1:])
+        return self._generations[lengths]
 
     def read_flops(self, items: Sequence[tuple[Prompt, str]]) -> float:
         """One forward pass over prompts with their responses, with logits of these."""
@@ -166,11 +171,12 @@ class PolicySize(Shape):
     def trained(self, data: Sequence[TrainingItem], loss: Any, recipe: Recipe) -> Counts:
         """A fit to these data; a reference's log-probabilities are read once."""
         self.read(text for item in data for text in sides_of(item))
-        sides = [(self.prompt(item.prompt), self.response(text)) for item in data for text in sides_of(item)]
-        lengths, outputs = [prompt + response for prompt, response in sides], [response for _, response in sides]
+        each = [(self.prompt(item.prompt), sides_of(item)) for item in data]
+        outputs = [self.response(text) for _, texts in each for text in texts]
+        lengths = list(map(add, (prompt for prompt, texts in each for _ in texts), outputs))
         tokens = sum(lengths) * _passes(recipe, len(data))
         reference = self.forward_flops(lengths, outputs) if loss.needs_reference else 0.0
-        sequences = min(len(data), recipe.items_per_pass) * len(sides) // len(data)
+        sequences = min(len(data), recipe.items_per_pass) * len(outputs) // len(data)
         spent = reference + self.training_flops(recipe, tokens, lengths, outputs, sequences)
         return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": spent}
 
@@ -180,10 +186,9 @@ class RewardSize(Shape):
     """What scoring with a neural reward model and training it are expected to spend."""
 
     spec: NeuralReward
-    _pairs: dict[str, list[int]] = field(default_factory=dict, kw_only=True)
 
-    def conversation(self, prompt: Prompt, text: str) -> int:
-        """Tokens of a prompt with a response: the two parts' counts added up, which is exact up to a token where they meet."""
+    def prompt(self, prompt: Prompt) -> int:
+        """Tokens of a prompt, template included."""
         if prompt.id not in self._prompts:
             if self.tokenizer:
                 unlimited = 2**30
@@ -191,19 +196,22 @@ class RewardSize(Shape):
             else:
                 length = characters(transcript(prompt))
             self._prompts[prompt.id] = length
-        return min(self.spec.max_tokens, self._prompts[prompt.id] + self.text(text))
+        return self._prompts[prompt.id]
+
+    def conversations(self, items: Iterable[tuple[Prompt, str]]) -> list[int]:
+        """Tokens of prompts with responses: the two parts' counts added up, which is exact up to a token where they meet."""
+        limit = self.spec.max_tokens
+        return [min(limit, self.prompt(prompt) + self.text(text)) for prompt, text in items]
 
     def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
         self.read(text for _, text in items)
-        lengths = [self.conversation(prompt, text) for prompt, text in items]
+        lengths = self.conversations(items)
         return {"scored_responses": len(items), "scored_tokens": sum(lengths), "flops": self.forward_flops(lengths)}
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
-        new = [pair for pair in pairs if pair.id not in self._pairs]
-        self.read(text for pair in new for text in (pair.chosen, pair.rejected))
-        self._pairs.update((pair.id, [self.conversation(pair.prompt, text) for text in (pair.chosen, pair.rejected)]) for pair in new)
-        lengths = [length for pair in pairs for length in self._pairs[pair.id]]
+        self.read(text for pair in pairs for text in (pair.chosen, pair.rejected))
+        lengths = self.conversations((pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected))
         tokens = sum(lengths) * _passes(recipe, len(pairs))
         spent = self.training_flops(recipe, tokens, lengths)
         return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}

@@ -6,10 +6,12 @@ they lie. What an engine trains it writes into a folder that becomes an artifact
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
+from apo_bench.hashing import encoded
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Policy, Prompt, Response, RewardModel
@@ -25,6 +27,21 @@ class SamplingJob:
     sampling: Sampling
     model: PolicyModel
     seed: int
+
+
+class Items(tuple[tuple[Prompt, str], ...]):
+    """(prompt, response) items, encoded for keys once, however many reward models score them."""
+
+    @classmethod
+    def of(cls, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> "Items":
+        if isinstance(responses, cls):
+            return responses
+        return cls([(item.prompt, item.text) if isinstance(item, Response) else item for item in responses])
+
+    @cached_property
+    def encoded(self) -> str:
+        """Ids of the prompts and the responses; see `hashing.encoded`."""
+        return encoded([(prompt.id, text) for prompt, text in self])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from apo_bench.config.schema import Gold, Sampling
-from apo_bench.engines.protocol import KLJob
+from apo_bench.engines.protocol import Items, KLJob
 from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import code_hash, digest
 from apo_bench.stats import clustered_mean, ece, reliability
@@ -96,7 +96,7 @@ class RoundEvaluation:
     def scores(self) -> dict[str, Sequence[float] | np.ndarray]:
         """Of every scorer, a value for each of the responses."""
         scores: dict[str, Sequence[float] | np.ndarray] = {}
-        items = [(response.prompt, response.text) for response in self.responses]
+        items = Items.of(self.responses)
         if self.round.reward_model:
             scores["proxy"] = self._scored(self.round.reward_model, items)
         for gold in self.context.experiment.models.gold:
@@ -205,7 +205,7 @@ class RoundEvaluation:
         answers = [answer for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for answer in pair]
         if not answers:
             return []
-        items = [(answer.prompt, answer.text) for answer in answers]
+        items = Items.of(answers)
         gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], items).values()), axis=0)
         proxy = self._scored(reward_model, items)
         alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
