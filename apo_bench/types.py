@@ -144,9 +144,11 @@ class Round:
 
 def identity(*parts: str) -> str:
     """A short content hash of strings, stable over processes and machines."""
-    encoded = [part.encode() for part in parts]
-    digest = hashlib.sha256(b"".join([piece for part in encoded for piece in (len(part).to_bytes(8, "big"), part)]))
-    return digest.hexdigest()[:16]
+    content: list[bytes] = []
+    for part in parts:
+        encoded = part.encode()
+        content += len(encoded).to_bytes(8, "big"), encoded
+    return hashlib.sha256(b"".join(content)).hexdigest()[:16]
 
 
 def prompt_id(axis: str, messages: tuple[Message, ...]) -> str:

@@ -172,7 +172,8 @@ class PolicySize(Shape):
         """A fit to these data; a reference's log-probabilities are read once."""
         self.read(text for item in data for text in sides_of(item))
         each = [(self.prompt(item.prompt), sides_of(item)) for item in data]
-        outputs = [self.response(text) for _, texts in each for text in texts]
+        limit = self.spec.max_response_tokens
+        outputs = [min(limit, text.tokens) if type(text) is Placeholder else self.response(text) for _, texts in each for text in texts]
         lengths = list(map(add, (prompt for prompt, texts in each for _ in texts), outputs))
         tokens = sum(lengths) * _passes(recipe, len(data))
         reference = self.forward_flops(lengths, outputs) if loss.needs_reference else 0.0
@@ -198,10 +199,17 @@ class RewardSize(Shape):
             self._prompts[prompt.id] = length
         return self._prompts[prompt.id]
 
-    def conversations(self, items: Iterable[tuple[Prompt, str]]) -> list[int]:
+    def conversations(self, items: Sequence[tuple[Prompt, str]]) -> list[int]:
         """Tokens of prompts with responses: the two parts' counts added up, which is exact up to a token where they meet."""
-        limit = self.spec.max_tokens
-        return [min(limit, self.prompt(prompt) + self.text(text)) for prompt, text in items]
+        limit, texts, prompts = self.spec.max_tokens, self._texts, self._prompts
+        for prompt, text in items:
+            if prompt.id not in prompts:
+                self.prompt(prompt)
+            if (text.body if type(text) is Placeholder else text) not in texts:
+                self.text(text)
+        return [
+            min(limit, prompts[prompt.id] + (texts[text.body] + 1 if type(text) is Placeholder else texts[text])) for prompt, text in items
+        ]
 
     def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
         self.read(text for _, text in items)
@@ -211,7 +219,7 @@ class RewardSize(Shape):
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
         self.read(text for pair in pairs for text in (pair.chosen, pair.rejected))
-        lengths = self.conversations((pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected))
+        lengths = self.conversations([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
         tokens = sum(lengths) * _passes(recipe, len(pairs))
         spent = self.training_flops(recipe, tokens, lengths)
         return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}

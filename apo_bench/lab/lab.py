@@ -158,9 +158,10 @@ class Lab:
         scores = self._scores_of(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
         for (prompt, text), value in zip(items, scores, strict=True):
-            _, texts_of, scores_of = grouped.setdefault(prompt.id, (prompt, [], []))
-            texts_of.append(text)
-            scores_of.append(value)
+            if (group := grouped.get(prompt.id)) is None:
+                group = grouped[prompt.id] = (prompt, [], [])
+            group[1].append(text)
+            group[2].append(value)
         return tuple(Group(prompt, tuple(texts), tuple(scores)) for prompt, texts, scores in grouped.values())
 
     def train_reward_model(self, *pair_sets: Sequence[Pair], loss: Any, start: RewardModel | None = None) -> RewardModel:
