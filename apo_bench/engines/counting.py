@@ -25,7 +25,7 @@ from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
-KEPT = 400_000  # samples and scores that a plan keeps for arms that ask for the same
+KEPT = 1_000_000  # samples and scores that a plan keeps for arms that ask for the same
 BLOCK = 4096  # files take whole blocks of a disk
 ROW, TOKEN, SCORE, NAME = 75, 7, 21, 8  # bytes of a sample beside its text and ids, of an id, of a number, of a name in a list beside it
 MANIFEST, NGRAM = 2000, 25_000  # bytes of an artifact's manifest, of a small n-gram model

@@ -62,6 +62,15 @@ class Shape:
         if new and self.tokenizer:
             self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
 
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text by itself."""
+        self.read(texts)
+        known = self._texts
+        bodies = [text.body if type(text) is Placeholder else text for text in texts]
+        for new in {*bodies} - known.keys():
+            self.text(new)
+        return [known[body] + (body is not text) for body, text in zip(bodies, texts, strict=True)]  # of a placeholder its name, too
+
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
         if isinstance(text, Placeholder):
@@ -199,27 +208,22 @@ class RewardSize(Shape):
             self._prompts[prompt.id] = length
         return self._prompts[prompt.id]
 
-    def conversations(self, items: Sequence[tuple[Prompt, str]]) -> list[int]:
+    def conversations(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[int]:
         """Tokens of prompts with responses: the two parts' counts added up, which is exact up to a token where they meet."""
-        limit, texts, prompts = self.spec.max_tokens, self._texts, self._prompts
-        for prompt, text in items:
-            if prompt.id not in prompts:
-                self.prompt(prompt)
-            if (text.body if type(text) is Placeholder else text) not in texts:
-                self.text(text)
-        return [
-            min(limit, prompts[prompt.id] + (texts[text.body] + 1 if type(text) is Placeholder else texts[text])) for prompt, text in items
-        ]
+        parts = zip(map(self.prompt, prompts), self.tokens(texts), strict=True)
+        return [min(self.spec.max_tokens, prompt + response) for prompt, response in parts]
 
     def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
-        self.read(text for _, text in items)
-        lengths = self.conversations(items)
+        lengths = self.conversations([prompt for prompt, _ in items], [text for _, text in items])
         return {"scored_responses": len(items), "scored_tokens": sum(lengths), "flops": self.forward_flops(lengths)}
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
-        self.read(text for pair in pairs for text in (pair.chosen, pair.rejected))
-        lengths = self.conversations([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
+        prompts = [pair.prompt for pair in pairs]
+        lengths = [
+            *self.conversations(prompts, [pair.chosen for pair in pairs]),
+            *self.conversations(prompts, [pair.rejected for pair in pairs]),
+        ]
         tokens = sum(lengths) * _passes(recipe, len(pairs))
         spent = self.training_flops(recipe, tokens, lengths)
         return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}

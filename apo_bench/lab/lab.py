@@ -287,7 +287,7 @@ class Lab:
         if n is not None and not 0 < n <= len(items):
             raise InputError(f"{what}: {n} asked for, {len(items)} there")
         order = np.random.default_rng(self._derived_seed(purpose)).permutation(len(items))
-        return tuple(items[place] for place in order[:n])
+        return tuple([items[place] for place in order[:n].tolist()])
 
     def _derived_seed(self, *purpose: str) -> int:
         """Equal over arms, so that arms of one seed share their luck; different for every purpose."""
