@@ -19,7 +19,17 @@ PACKAGE = Path(__file__).resolve().parent
 
 def digest(value: Any) -> str:
     """A short hash of a JSON-ready value; the order of keys does not matter."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()[:24]
+    return digest_encoded(encoded(value))
+
+
+def encoded(value: Any) -> str:
+    """What `digest` hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_encoded(text: str) -> str:
+    """The hash of a value that is `encoded` already."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def digest_files(paths: Iterable[Path]) -> str:

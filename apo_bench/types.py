@@ -1,7 +1,7 @@
 """Frozen records that flow from room to room. Standard library only."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -101,6 +101,15 @@ CutTexts = Mapping[str, frozenset[str]]  # of samples that were cut at a length 
 NOTHING_CUT: CutTexts = {}
 
 
+def cut_texts(responses: Iterable[Response]) -> CutTexts:
+    """Those of the responses that were cut at a length limit."""
+    cut: dict[str, set[str]] = {}
+    for response in responses:
+        if response.finish == "length":
+            cut.setdefault(response.prompt.id, set()).add(response.text)
+    return {prompt: frozenset(texts) for prompt, texts in cut.items()}
+
+
 def is_cut(cut: CutTexts, prompt: Prompt, text: str) -> bool:
     return text in cut.get(prompt.id, ())
 
@@ -152,9 +161,11 @@ class Round:
 
 def identity(*parts: str) -> str:
     """A short content hash of strings, stable over processes and machines."""
-    encoded = [part.encode() for part in parts]
-    digest = hashlib.sha256(b"".join([piece for part in encoded for piece in (len(part).to_bytes(8, "big"), part)]))
-    return digest.hexdigest()[:16]
+    content: list[bytes] = []
+    for part in parts:
+        encoded = part.encode()
+        content += len(encoded).to_bytes(8, "big"), encoded
+    return hashlib.sha256(b"".join(content)).hexdigest()[:16]
 
 
 def prompt_id(axis: str, messages: tuple[Message, ...]) -> str:

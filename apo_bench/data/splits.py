@@ -11,9 +11,17 @@ from apo_bench.types import SPLITS, Prompt, Split
 
 def normalise(text: str) -> str:
     """The text without what makes no different conversation: Unicode form (NFKC), case, punctuation, symbols, white space."""
+    if text.isascii():  # by far the most, which has one Unicode form
+        return " ".join(text.lower().translate(_LEFT_OUT).split())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    kept = "".join(letter for letter in folded if letter.isspace() or unicodedata.category(letter)[0] not in "PSC")
-    return " ".join(kept.split())
+    return " ".join("".join(letter for letter in folded if not _is_left_out(letter)).split())
+
+
+def _is_left_out(letter: str) -> bool:
+    return not letter.isspace() and unicodedata.category(letter)[0] in "PSC"
+
+
+_LEFT_OUT = dict.fromkeys(code for code in range(128) if _is_left_out(chr(code)))
 
 
 def split_of(cluster: str, shares: Mapping[Split, float], salt: str) -> Split:

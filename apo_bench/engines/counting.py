@@ -17,14 +17,15 @@ from apo_bench.config.schema import Experiment, Lora, NeuralReward, NgramReward,
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
-from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.protocol import Items, KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
-from apo_bench.hashing import digest
+from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
+KEPT = 1_000_000  # samples and scores that a plan keeps for arms that ask for the same
 BLOCK = 4096  # files take whole blocks of a disk
 ROW, TOKEN, SCORE, NAME = 75, 7, 21, 8  # bytes of a sample beside its text and ids, of an id, of a number, of a name in a list beside it
 MANIFEST, NGRAM = 2000, 25_000  # bytes of an artifact's manifest, of a small n-gram model
@@ -55,7 +56,8 @@ class CountingStore:
     """Keeps no file: every artifact that a run would compute, once, in the order in which it would."""
 
     planned: dict[str, PlannedArtifact] = field(default_factory=dict)
-    _models: dict[str, Estimated[Any]] = field(default_factory=dict)  # of training, by key: arms that share a model count it once
+    _estimates: dict[str, Estimated[Any]] = field(default_factory=dict)  # by key, those used last at the end: arms share them
+    _sizes: dict[str, int] = field(default_factory=dict)  # of their values
 
     def computed(
         self,
@@ -67,13 +69,22 @@ class CountingStore:
     ) -> tuple[Artifact, Any]:
         """The value as the counting engine gives it, under the key of its inputs."""
         key = digest({"kind": kind, **_without_code(inputs)})
-        estimate = self._models.get(key) or compute(Path(os.devnull) / key)
+        estimate = self._estimates.pop(key, None) or compute(Path(os.devnull) / key)
         assert isinstance(estimate, Estimated)
-        if estimate.value is None:
-            self._models[key] = estimate
+        self._keep(key, estimate)
         self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights))
         value: Any = estimate.value
         return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), value
+
+    def _keep(self, key: str, estimate: Estimated[Any]) -> None:
+        """Keep an estimate; those with the oldest values go where all values have more than KEPT entries."""
+        self._estimates[key] = estimate
+        if estimate.value is not None:
+            self._sizes.pop(key, None)
+            self._sizes[key] = len(estimate.value)
+        while len(self._sizes) > 1 and sum(self._sizes.values()) > KEPT:
+            oldest = next(iter(self._sizes))
+            del self._sizes[oldest], self._estimates[oldest]
 
 
 def _without_code(inputs: Any) -> Any:
@@ -120,11 +131,15 @@ class Expected:
         """
         mean = self.tokens(sampling, initial=initial)
         numbers = np.maximum(1, np.floor(mean + rng.random(len(prompts)))).astype(int).tolist()  # up or down, so that the mean stays
-        bodies = {tokens: self._body(tokens, cut=tokens >= sampling.max_new_tokens) for tokens in set(numbers)}
         finishes: dict[int, Literal["eos", "length"]] = {n: "length" if n >= sampling.max_new_tokens else "eos" for n in set(numbers)}
         bodies = {tokens: self._body(tokens, cut=finish == "length") for tokens, finish in finishes.items()}
-        texts = (Placeholder(f"{bodies[tokens]}{name}{place}", bodies[tokens], tokens) for place, tokens in enumerate(numbers))
-        return tuple(Response(*each, finishes[each[2]]) for each in zip(prompts, texts, numbers, strict=True))
+        heads = {tokens: body + name for tokens, body in bodies.items()}
+        answers: list[Response] = []
+        for place, (prompt, tokens) in enumerate(zip(prompts, numbers, strict=True)):  # a million times in a plan
+            text = Placeholder(f"{heads[tokens]}{place}")
+            text.body, text.tokens = bodies[tokens], tokens
+            answers.append(Response(prompt, text, tokens, finishes[tokens]))
+        return tuple(answers)
 
     def _body(self, tokens: int, *, cut: bool) -> str:
         """All words but the last of a placeholder for so many tokens, with a space behind each."""
@@ -173,17 +188,19 @@ class CountingEngine:
         name = digest([job.policy.key, ids, job.n, job.sampling.model_dump(), job.seed])
         rng = np.random.default_rng(int(name, 16))
         answers = self.expected.answers(prompts, job.sampling, rng, f"{name}-", initial=job.policy.key == self.initial_key)
-        texts = sum(ROW + len(answer.prompt.id) + len(answer.text) + TOKEN * answer.tokens for answer in answers)
+        tokens = [answer.tokens for answer in answers]
+        texts = ROW * len(answers) + job.n * sum(map(len, ids)) + sum([len(answer.text) for answer in answers]) + TOKEN * sum(tokens)
         size = disk_bytes(texts, MANIFEST + sum(len(name) + NAME for name in ids))
-        counts = self._policies[job.policy.key].sampled(job.prompts, job.n, [answer.tokens for answer in answers])
+        counts = self._policies[job.policy.key].sampled(job.prompts, job.n, tokens)
         return Estimated(answers, counts, len(answers) * job.sampling.max_new_tokens, size)
 
     def score(self, job: ScoringJob) -> Computed[list[float]]:
         self.passes.scored(job)
         n, model = len(job.items), job.model
         counts = self.expected.reward(model).scored(job.items) if isinstance(model, NeuralReward) else {"scored_responses": n}
-        items = [(prompt.id, text) for prompt, text in job.items]
-        rng = np.random.default_rng(int(digest([job.reward_model.key, items]), 16))
+        # the hash of [key, items], whose items are encoded once
+        name = digest_encoded(f'["{job.reward_model.key}",{Items.of(job.items).encoded}]')
+        rng = np.random.default_rng(int(name, 16))
         return Estimated(rng.normal(size=n).tolist(), counts, counts.get("flops", 0.0), disk_bytes(SCORE * n, MANIFEST))
 
     def kl(self, job: KLJob) -> Computed[list[float]]:

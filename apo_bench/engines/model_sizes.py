@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,9 @@ Counts = dict[str, float]
 class Placeholder(str):
     """A text that stands for an answer: `body`, which many share, and a name of its own. tokens: the policy's, with the end if it ends."""
 
+    __slots__ = ("body", "tokens")
     body: str
     tokens: int
-
-    def __new__(cls, text: str, body: str = "", tokens: int = 0) -> "Placeholder":  # defaults: of a copy, whose fields are set later
-        placeholder = super().__new__(cls, text)
-        placeholder.body, placeholder.tokens = body, tokens
-        return placeholder
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,18 @@ class Shape:
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
-        new = [text for text in dict.fromkeys(texts) if not isinstance(text, Placeholder) and text not in self._texts]
+        new = list(dict.fromkeys(text for text in texts if type(text) is not Placeholder and text not in self._texts))
         if new and self.tokenizer:
             self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
+
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text by itself."""
+        self.read(texts)
+        known = self._texts
+        bodies = [text.body if type(text) is Placeholder else text for text in texts]
+        for new in {*bodies} - known.keys():
+            self.text(new)
+        return [known[body] + (body is not text) for body, text in zip(bodies, texts, strict=True)]  # of a placeholder its name, too
 
     def text(self, text: str) -> int:
         """Tokens of a text by itself."""
@@ -133,6 +139,7 @@ class PolicySize(Shape):
     """What sampling from a policy and training it are expected to spend."""
 
     spec: PolicyModel
+    _generations: dict[tuple[int, ...], float] = field(default_factory=dict, kw_only=True)
 
     def prompt(self, prompt: Prompt) -> int:
         """Tokens of a prompt, template included."""
@@ -153,10 +160,17 @@ class PolicySize(Shape):
 
     def sampled(self, prompts: Sequence[Prompt], n: int, tokens: Sequence[int]) -> Counts:
         """n responses to each prompt, of so many tokens."""
-        answers = Counter((self.prompt(prompt), *tokens[n * place : n * (place + 1)]) for place, prompt in enumerate(prompts))
+        lengths = [self.prompt(prompt) for prompt in prompts]
+        answers = Counter(zip(lengths, *(tokens[number::n] for number in range(n)), strict=True))
         known = self.model is not None
-        spent = sum(times * self._size.generation(length, each) for (length, *each), times in answers.items()) if known else math.nan
+        spent = sum(times * self._generation(each) for each, times in answers.items()) if known else math.nan
         return {"sampled_responses": len(tokens), "sampled_tokens": sum(tokens), "flops": spent}
+
+    def _generation(self, lengths: tuple[int, ...]) -> float:
+        """FLOPs of a prompt's length and its responses'."""
+        if lengths not in self._generations:
+            self._generations[lengths] = self._size.generation(lengths[0], lengths[1:])
+        return self._generations[lengths]
 
     def read_flops(self, items: Sequence[tuple[Prompt, str]]) -> float:
         """One forward pass over prompts with their responses, with logits of these."""
@@ -167,11 +181,13 @@ class PolicySize(Shape):
     def trained(self, data: Sequence[TrainingItem], loss: Any, recipe: Recipe) -> Counts:
         """A fit to these data; a reference's log-probabilities are read once."""
         self.read(text for item in data for text in sides_of(item))
-        sides = [(self.prompt(item.prompt), self.response(text)) for item in data for text in sides_of(item)]
-        lengths, outputs = [prompt + response for prompt, response in sides], [response for _, response in sides]
+        each = [(self.prompt(item.prompt), sides_of(item)) for item in data]
+        limit = self.spec.max_response_tokens
+        outputs = [min(limit, text.tokens) if type(text) is Placeholder else self.response(text) for _, texts in each for text in texts]
+        lengths = list(map(add, (prompt for prompt, texts in each for _ in texts), outputs))
         tokens = sum(lengths) * _passes(recipe, len(data))
         reference = self.forward_flops(lengths, outputs) if loss.needs_reference else 0.0
-        sequences = min(len(data), recipe.items_per_pass) * len(sides) // len(data)
+        sequences = min(len(data), recipe.items_per_pass) * len(outputs) // len(data)
         spent = reference + self.training_flops(recipe, tokens, lengths, outputs, sequences)
         return {"policy_updates": recipe.updates(len(data)), "policy_train_tokens": tokens, "flops": spent}
 
@@ -181,10 +197,9 @@ class RewardSize(Shape):
     """What scoring with a neural reward model and training it are expected to spend."""
 
     spec: NeuralReward
-    _pairs: dict[str, list[int]] = field(default_factory=dict, kw_only=True)
 
-    def conversation(self, prompt: Prompt, text: str) -> int:
-        """Tokens of a prompt with a response: the two parts' counts added up, which is exact up to a token where they meet."""
+    def prompt(self, prompt: Prompt) -> int:
+        """Tokens of a prompt, template included."""
         if prompt.id not in self._prompts:
             if self.tokenizer:
                 unlimited = 2**30
@@ -193,19 +208,24 @@ class RewardSize(Shape):
             else:
                 length = characters(transcript(prompt))
             self._prompts[prompt.id] = length
-        return min(self.spec.max_tokens, self._prompts[prompt.id] + self.text(text))
+        return self._prompts[prompt.id]
+
+    def conversations(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[int]:
+        """Tokens of prompts with responses: the two parts' counts added up, which is exact up to a token where they meet."""
+        parts = zip(map(self.prompt, prompts), self.tokens(texts), strict=True)
+        return [min(self.spec.max_tokens, prompt + response) for prompt, response in parts]
 
     def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
-        self.read(text for _, text in items)
-        lengths = [self.conversation(prompt, text) for prompt, text in items]
+        lengths = self.conversations([prompt for prompt, _ in items], [text for _, text in items])
         return {"scored_responses": len(items), "scored_tokens": sum(lengths), "flops": self.forward_flops(lengths)}
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
-        new = [pair for pair in pairs if pair.id not in self._pairs]
-        self.read(text for pair in new for text in (pair.chosen, pair.rejected))
-        self._pairs.update((pair.id, [self.conversation(pair.prompt, text) for text in (pair.chosen, pair.rejected)]) for pair in new)
-        lengths = [length for pair in pairs for length in self._pairs[pair.id]]
+        prompts = [pair.prompt for pair in pairs]
+        lengths = [
+            *self.conversations(prompts, [pair.chosen for pair in pairs]),
+            *self.conversations(prompts, [pair.rejected for pair in pairs]),
+        ]
         tokens = sum(lengths) * _passes(recipe, len(pairs))
         spent = self.training_flops(recipe, tokens, lengths)
         return {"rm_updates": recipe.updates(len(pairs)), "rm_train_tokens": tokens, "flops": spent}

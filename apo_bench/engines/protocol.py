@@ -6,13 +6,15 @@ they lie. What an engine trains it writes into a folder that becomes an artifact
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
+from apo_bench.hashing import encoded
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
-from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel
+from apo_bench.types import NOTHING_CUT, CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,25 @@ class SamplingJob:
     sampling: Sampling
     model: PolicyModel
     seed: int
+
+
+class Items(tuple[tuple[Prompt, str], ...]):
+    """(prompt, response) items, encoded for keys once, however many reward models score them. `cut`: those cut at a length limit."""
+
+    cut: CutTexts = NOTHING_CUT
+
+    @classmethod
+    def of(cls, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> "Items":
+        if isinstance(responses, cls):
+            return responses
+        items = cls([(item.prompt, item.text) if isinstance(item, Response) else item for item in responses])
+        items.cut = cut_texts([item for item in responses if isinstance(item, Response)])
+        return items
+
+    @cached_property
+    def encoded(self) -> str:
+        """Ids of the prompts and the responses; see `hashing.encoded`."""
+        return encoded([(prompt.id, text) for prompt, text in self])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
 from apo_bench.data.task import Task
-from apo_bench.engines.protocol import Engine
+from apo_bench.engines.protocol import Engine, Items
 from apo_bench.hashing import code_hash, digest, path_identity
 from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
@@ -132,8 +132,7 @@ class EvaluationContext:
 
     def sides(self, lab: Lab, reward_model: RewardModel) -> np.ndarray:
         """Scores of the held-out human pairs, the chosen and the rejected side of each, (pairs, 2)."""
-        sides = [side for pair in self.test_pairs for side in ((pair.prompt, pair.chosen), (pair.prompt, pair.rejected))]
-        return in_order(lab.score(reward_model, sides), sides).reshape(-1, 2)
+        return in_order(lab.score(reward_model, self._sides), self._sides).reshape(-1, 2)
 
     def accuracy_rows(self, margins: np.ndarray) -> list[dict[str, Any]]:
         """Accuracy by axis with an interval over clusters; a tied score is half right."""
@@ -207,6 +206,10 @@ class EvaluationContext:
         }
         artifact, _ = self.store.computed("policies", inputs, lambda folder: self.engine.create_policy(model, vocabulary, folder))
         return Policy(artifact.key)
+
+    @cached_property
+    def _sides(self) -> Items:
+        return Items([side for pair in self.test_pairs for side in ((pair.prompt, pair.chosen), (pair.prompt, pair.rejected))])
 
     @cached_property
     def _golden(self) -> tuple[Golden, ...]:

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from apo_bench.config.schema import Gold, Sampling
-from apo_bench.engines.protocol import KLJob
+from apo_bench.engines.protocol import Items, KLJob
 from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import code_hash, digest
 from apo_bench.stats import clustered_mean, ece, reliability
@@ -23,7 +23,7 @@ from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
 
 NAN = float("nan")
 Rows = list[dict[str, Any]]
-Items = Sequence[Response] | Sequence[tuple[Prompt, str]]
+Scored = Sequence[Response] | Sequence[tuple[Prompt, str]]
 
 
 def evaluate(context: EvaluationContext, round_: Round, seed: int, first: RewardModel | None = None) -> Artifact:
@@ -97,7 +97,7 @@ class RoundEvaluation:
     def scores(self) -> dict[str, Sequence[float] | np.ndarray]:
         """Of every scorer, a value for each of the responses."""
         scores: dict[str, Sequence[float] | np.ndarray] = {}
-        items = self.responses
+        items = Items.of(self.responses)
         if self.round.reward_model:
             scores["proxy"] = self._scored(self.round.reward_model, items)
         for gold in self.context.experiment.models.gold:
@@ -206,8 +206,9 @@ class RoundEvaluation:
         answers = [answer for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for answer in pair]
         if not answers:
             return []
-        gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], answers).values()), axis=0)
-        proxy = self._scored(reward_model, answers)
+        items = Items.of(answers)
+        gold = np.mean(list(self._gold_scores(self.context.experiment.models.gold[0], items).values()), axis=0)
+        proxy = self._scored(reward_model, items)
         alike = (proxy[0::2] - proxy[1::2]) * (gold[0::2] - gold[1::2])
         return _shares("gold_agreement", (alike > 0) + 0.5 * (alike == 0), [answer.prompt for answer in answers[0::2]])
 
@@ -217,10 +218,10 @@ class RoundEvaluation:
         answers = self.responses
         return _metric("all", "inference_flops", (self.lab.used["flops"] - before) / len(answers), NAN, len(answers))
 
-    def _scored(self, reward_model: RewardModel, items: Items) -> np.ndarray:
+    def _scored(self, reward_model: RewardModel, items: Scored) -> np.ndarray:
         return in_order(self.lab.score(reward_model, items), items)
 
-    def _gold_scores(self, gold: Gold, items: Items) -> dict[int, np.ndarray]:
+    def _gold_scores(self, gold: Gold, items: Scored) -> dict[int, np.ndarray]:
         """By training seed."""
         return {
             seed: in_order(self.context.lab(seed, gold.model).score(self.context.gold(gold, seed), items), items) for seed in gold.seeds

@@ -13,15 +13,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
-from apo_bench.engines.protocol import Engine, SamplingJob, ScoringJob
+from apo_bench.engines.protocol import Engine, Items, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
-from apo_bench.hashing import code_hash, digest, path_identity
+from apo_bench.hashing import code_hash, digest, digest_encoded, path_identity
 from apo_bench.lab.ledger import Ledger
 from apo_bench.models.precision import resolved
 from apo_bench.store import Artifact, Computed
@@ -42,6 +43,7 @@ from apo_bench.types import (
     TrainingData,
     TrainingItem,
     UnpairedExample,
+    cut_texts,
     identity,
 )
 
@@ -132,7 +134,7 @@ class Lab:
         sampling = sampling or self._policy_model.sampling
         if isinstance(policy, BestOfNPolicy):
             candidates = self.sample(policy.policy, prompts, n * policy.n, draw, sampling)
-            scores = self._scores_of(policy.reward_model, [(response.prompt, response.text) for response in candidates])
+            scores = self._scores_of(policy.reward_model, Items.of(candidates))
             groups = (range(start, start + policy.n) for start in range(0, len(candidates), policy.n))
             return tuple(candidates[max(group, key=scores.__getitem__)] for group in groups)  # among equals the first
         self._before(f"sampling {len(prompts)} x {n}", sampled_responses=len(prompts) * n)
@@ -155,21 +157,19 @@ class Lab:
 
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
         """The reward model's scores, grouped by prompt in order of first appearance. A sample cut at the length limit has no end."""
-        for item in responses:
-            if isinstance(item, Response):
-                self._sampled.setdefault(item.prompt.id, {}).setdefault(item.text, item)
-        items = [(item.prompt, item.text) if isinstance(item, Response) else item for item in responses]
+        items = Items.of(responses)
         scores = self._scores_of(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
         for (prompt, text), value in zip(items, scores, strict=True):
-            _, texts_of, scores_of = grouped.setdefault(prompt.id, (prompt, [], []))
-            texts_of.append(text)
-            scores_of.append(value)
+            if (group := grouped.get(prompt.id)) is None:
+                group = grouped[prompt.id] = (prompt, [], [])
+            group[1].append(text)
+            group[2].append(value)
         return tuple(Group(prompt, tuple(texts), tuple(scores)) for prompt, texts, scores in grouped.values())
 
     def train_reward_model(self, *pair_sets: Sequence[Pair], loss: Any, start: RewardModel | None = None) -> RewardModel:
         """A reward model fitted to all pairs together, from the base model (the paper) or continuing from `start`."""
-        pairs = tuple(pair for pairs in pair_sets for pair in pairs)
+        pairs = tuple(chain.from_iterable(pair_sets))
         if not pairs:
             raise InputError("lab.train_reward_model: no pairs to train on")
         model, vocabulary = self._reward_model, self._data.vocabulary
@@ -279,14 +279,10 @@ class Lab:
                 token_ids.setdefault(item.prompt.id, {}).update(known)
         return token_ids
 
-    def _cut_texts(self, items: Sequence[tuple[Prompt, str]]) -> dict[str, frozenset[str]]:
+    def _cut_texts(self, items: Sequence[tuple[Prompt, str]]) -> CutTexts:
         """Those responses that were sampled and cut at the length limit, by prompt id."""
-        cut: dict[str, set[str]] = {}
-        for prompt, text in items:
-            response = self._sampled.get(prompt.id, {}).get(text)
-            if response is not None and response.finish == "length":
-                cut.setdefault(prompt.id, set()).add(text)
-        return {name: frozenset(texts) for name, texts in cut.items()}
+        sampled = (self._sampled.get(prompt.id, {}).get(text) for prompt, text in items)
+        return cut_texts(response for response in sampled if response is not None)
 
     def _grant(self, unit: Any, items: Sequence[T], n: int | None, name: Callable[[T], str]) -> tuple[T, ...]:
         if n is None:
@@ -301,7 +297,7 @@ class Lab:
         if n is not None and not 0 < n <= len(items):
             raise InputError(f"{what}: {n} asked for, {len(items)} there")
         order = np.random.default_rng(self._derived_seed(purpose)).permutation(len(items))
-        return tuple(items[place] for place in order[:n])
+        return tuple([items[place] for place in order[:n].tolist()])
 
     def _derived_seed(self, *purpose: str) -> int:
         """Equal over arms, so that arms of one seed share their luck; different for every purpose."""
@@ -322,12 +318,12 @@ class Lab:
             return None
         return self._reward_body.key if self._reward_body else path_identity(self._reward_model.path)
 
-    def _scores_of(self, reward_model: RewardModel, items: Sequence[tuple[Prompt, str]]) -> list[float]:
+    def _scores_of(self, reward_model: RewardModel, items: Items) -> list[float]:
         self._before(f"scoring {len(items)}", scored_responses=len(items))
-        texts = digest([(prompt.id, text) for prompt, text in items])
-        cut = self._cut_texts(items)
-        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": texts, **({"cut": _listed(cut)} if cut else {})}
-        job = ScoringJob(reward_model, tuple(items), self._reward_model, cut)
+        cut = {**self._cut_texts(items), **items.cut}
+        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": digest_encoded(items.encoded)}
+        inputs |= {"cut": _listed(cut)} if cut else {}
+        job = ScoringJob(reward_model, items, self._reward_model, cut)
         return self._memo("scores", inputs, lambda folder: self._engine.score(job), save_scores, load_scores)[1]
 
 

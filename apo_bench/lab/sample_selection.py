@@ -14,7 +14,7 @@ def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -
     of updates does not depend on how well the opponent plays. Arms stay matched.
     """
     texts = {response.prompt.id: response.text for response in golden}
-    return tuple(Pair(sample.prompt, texts[sample.prompt.id], sample.text, "golden_over_sample") for sample in samples)
+    return tuple([Pair(sample.prompt, texts[sample.prompt.id], sample.text, "golden_over_sample") for sample in samples])
 
 
 def best_of(groups: Sequence[Group]) -> tuple[Demonstration, ...]:

@@ -15,12 +15,13 @@ class LiveBytes(TorchDispatchMode):
     """Bytes of the tensors that operations inside the context have made and that are still referenced, as `live`, and their `peak`.
 
     What exists before (weights, inputs) is not counted, and a storage is counted once however many tensors view it. What one operation
-    allocates and frees within itself is not seen, nor is an allocator's rounding.
+    allocates and frees within itself is not seen, nor is an allocator's rounding. `course` has `live` after each operation.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
+        self.course: list[int] = []
         self._storages: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,6 +31,7 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and (storage := _storage(tensor))._cdata not in inputs:
                 self._count(storage)
+        self.course.append(self.live)
         return result
 
     def _count(self, storage: Any) -> None:

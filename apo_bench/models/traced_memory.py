@@ -6,7 +6,7 @@ checkpointing allocate as they do with numbers. Not counted: what kernels alloca
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from apo_bench.models.flops import windows
 from apo_bench.models.memory import LiveBytes
 from apo_bench.models.output_layer import logps_after, positions_at
 
+NUMBERS = ("layer_idx", "layer_id", "layer_number")  # of a layer among the others
 LAYERS = 2  # tell what reading takes: without gradients, no layer leaves anything behind
 PAD = 0
+Course = Sequence[int]  # live bytes, operation by operation
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,25 @@ class Batch:
 def training(model: Any, recipe: Recipe, dtype: str, attention: str, batch: Batch) -> float:
     """Forward and backward of a micro-batch by a resolved recipe; gradients exist before, as from a micro-batch on before it.
 
-    `model`: on the meta device. dtype: of frozen weights under adapters; weights that are trained are in fp32.
+    `model`: on the meta device. dtype: of frozen weights under adapters; weights that are trained are in fp32. Where layers repeat
+    themselves a few tell what all take; see `_peak_of`.
     """
+
+    def trace(layers: int) -> tuple[Course, Course]:
+        return _trained(_cut(model, layers), recipe, dtype, attention, batch)
+
+    count = model.config.get_text_config().num_hidden_layers
+    if few := None if recipe.freeze else _few_layers(model):
+        layers, period = few
+        parts = zip(trace(layers), trace(layers + period), strict=True)
+        peaks = [_peak_of(*courses, (count - layers) // period) for courses in parts]
+        if None not in peaks:
+            return float(max(peak for peak in peaks if peak is not None))
+    return float(max(map(max, trace(count))))
+
+
+def _trained(model: Any, recipe: Recipe, dtype: str, attention: str, batch: Batch) -> tuple[Course, Course]:
+    """Live bytes in the forward pass and in the backward pass."""
     adapted = model if recipe.lora is None else adapters.add(copy.deepcopy(model), recipe.lora, seed=0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         traced = _fake(adapted, "float32" if recipe.lora is None else dtype, attention, trained="float32")
@@ -53,8 +72,48 @@ def training(model: Any, recipe: Recipe, dtype: str, attention: str, batch: Batc
         with LiveBytes() as memory:
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
                 result = _computed(traced, batch)
+            forward = len(memory.course)
             result.sum().backward()
-    return float(memory.peak)
+    return memory.course[:forward], memory.course[forward:]
+
+
+def _few_layers(model: Any) -> tuple[int, int] | None:
+    """(n, period): after the first n layers those before repeat themselves, so many at a time, to the end; None: tracing all is no more.
+
+    Layers are alike if their modules, weights and settings are, but for their numbers.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    stack = next((part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count), ())
+    kinds = [_kind(layer) for layer in stack]
+    for period in range(1, len(kinds)):
+        start = next((place for place in reversed(range(count - period)) if kinds[place] != kinds[place + period]), -1) + 1
+        layers = max(LAYERS, start + period)
+        layers += (count - layers) % period
+        if 2 * layers + period < count:
+            return layers, period
+    return None
+
+
+def _kind(layer: nn.Module) -> Any:
+    """What is equal in layers that compute alike."""
+    plain = (bool, int, float, str, tuple, type(None))
+    return [
+        (name, type(part), {key: value for key, value in vars(part).items() if isinstance(value, plain) and key not in NUMBERS},
+         [(key, weight.shape) for key, weight in part.named_parameters(recurse=False)])
+        for name, part in layer.named_modules()
+    ]  # fmt: skip
+
+
+def _peak_of(few: Course, more: Course, periods: int) -> int | None:
+    """The peak of a pass with so many periods of layers more than `few` has, of which `more` has one; None: these do not tell.
+
+    From either end of the pass, operation by operation, a period adds a constant. Operations between lie on lines between these.
+    """
+    from_start, from_end = [b - a for a, b in zip(few, more, strict=False)], [b - a for a, b in zip(few[::-1], more[::-1], strict=False)]
+    first, last = (next((place for place, step in enumerate(steps) if step != steps[0]), len(few)) for steps in (from_start, from_end))
+    if first + last < len(few):
+        return None
+    return max(max(few[:first]) + periods * from_start[0], max(few[len(few) - last :]) + periods * from_end[0])
 
 
 def reading(model: Any, dtype: str, attention: str, batch: Batch) -> float:
@@ -101,7 +160,7 @@ def cache(model: Any, rows: int, tokens: int, dtype: str) -> float:
 
 def _read(model: Any, dtype: str, attention: str, compute: Callable[[Any], Tensor]) -> float:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        traced = _fake(model, dtype, attention, LAYERS).eval()
+        traced = _fake(_cut(model, LAYERS), dtype, attention).eval()
         with LiveBytes() as memory:
             compute(traced)
     return float(memory.peak)
@@ -122,19 +181,27 @@ def _inputs(model: Any, batch: Batch) -> tuple[Tensor, Tensor, tuple[Tensor, Ten
     return torch.zeros(batch.sequences, batch.length, dtype=torch.long), mask.to(model.dtype), (positions, positions.clone())
 
 
-def _fake(model: Any, dtype: str, attention: str, layers: int | None = None, trained: str | None = None) -> Any:
-    """A copy with fake weights. layers: only so many of its layers. trained: dtype of weights that get gradients, if another."""
+def _cut(model: Any, layers: int) -> Any:
+    """The model, or a copy with only so many of its layers."""
+    count = model.config.get_text_config().num_hidden_layers
+    if count <= layers:
+        return model
+    kept: dict[int, Any] = {}  # by identity, as deepcopy wants it
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            kept[id(module)] = nn.ModuleList([copy.deepcopy(layer, kept) for layer in module[:layers]])
+    copied = copy.deepcopy(model, kept)
+    copied.config.get_text_config().num_hidden_layers = layers
+    return copied
+
+
+def _fake(model: Any, dtype: str, attention: str, trained: str | None = None) -> Any:
+    """A copy with fake weights. trained: dtype of weights that get gradients, if another."""
     weights: dict[int, Tensor] = {}
     for weight in model.parameters():
         values = torch.empty(weight.shape, dtype=getattr(torch, trained if trained and weight.requires_grad else dtype))
         weights[id(weight)] = nn.Parameter(values, requires_grad=weight.requires_grad)
     copied = copy.deepcopy(model, weights | {id(buffer): torch.empty(buffer.shape, dtype=buffer.dtype) for buffer in model.buffers()})
-    config = copied.config.get_text_config()
-    if layers is not None and config.num_hidden_layers > layers:
-        for module in copied.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
-                del module[layers:]
-        config.num_hidden_layers = layers
     copied.config._attn_implementation = "eager" if attention == "eager" else "sdpa"
     if copied.config.pad_token_id is None:
         copied.config.pad_token_id = PAD

@@ -1,6 +1,7 @@
 """An experiment's arms played by the counting engine: what their rounds and their evaluation would spend."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from apo_bench.config.controls import ORACLE, chooser
 from apo_bench.config.schema import Experiment, Gold, PolicyModel
@@ -34,6 +35,13 @@ class CountingContext(EvaluationContext):
         """Each artifact once, in the order of a run."""
         return self.store.planned
 
+    @cached_property
+    def costs_only(self) -> "CountingContext":
+        """Without what a task makes of texts: nobody reads the values, and it costs nothing that is counted."""
+        truth, refusal = self.task.ground_truth, self.task.is_refusal
+        task = replace(self.task, ground_truth=truth and (lambda *_: 0.0), is_refusal=refusal and (lambda _: False))
+        return replace(self, task=task)
+
     def gold(self, gold: Gold, seed: int) -> RewardModel:
         """Counted once, however often it is asked for."""
         if (gold.name, seed) not in self._golds:
@@ -51,7 +59,7 @@ class CountingContext(EvaluationContext):
         models = (round_.reward_model, first)
         key = digest(["evaluated", round_.policy.key, *(model.key if model else None for model in models), seed])
         if key not in self.planned:
-            rows, text = _spent(RoundEvaluation(self, round_, seed, first))
+            rows, text = _spent(RoundEvaluation(self.costs_only, round_, seed, first))
             size = disk_bytes(ROW * rows, BLOCK + 0.6 * text, 5000, 5000, 5000, MANIFEST, 1.3 * MANIFEST)
             self.planned[key] = PlannedArtifact("evaluations", 0.0, size)
 

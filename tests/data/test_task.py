@@ -39,6 +39,12 @@ def test_normalise_by_hand():
     assert normalise("?!") == ""
 
 
+@given(text=st.text(st.characters(max_codepoint=127)))
+def test_normalise_of_ascii_is_that_of_the_same_text_with_a_letter_that_is_not(text: str):
+    """The short way for ASCII against the long one, which a letter of another alphabet brings about."""
+    assert normalise(f"{text} \u00e9") == f"{normalise(text)} \u00e9".strip()
+
+
 @given(st.text(max_size=60))
 def test_normalise_ignores_outer_and_doubled_space_and_marks(text: str):
     spaced = "  ...\n" + text.replace(" ", " \t ") + " ?!"

@@ -102,3 +102,39 @@ def test_drawing_holds_some_numbers_a_logit() -> None:
     each = {t: traced_memory.drawing(8, 10, 1000, Sampling(max_new_tokens=4, temperature=t), "float32") / 8000 for t in (0.0, 1.0)}
     assert 12 <= each[1.0] <= 40
     assert each[0.0] < each[1.0]
+
+
+LOCAL = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 4, "sliding_window": 16}
+
+
+@pytest.mark.parametrize(
+    "kind, changes, few", [("llama", {}, (2, 1)), ("qwen3", LOCAL, (3, 3)), ("modernbert", {"vocab_size": 1000}, (3, 3))]
+)
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_few_layers_tell_what_all_take(
+    kind: str, changes: dict[str, Any], few: tuple[int, int], checkpointing: bool, lora: Lora | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a trace of all 12 layers, to the byte."""
+    auto = AutoModelForSequenceClassification if kind == "modernbert" else AutoModelForCausalLM
+    model = new("meta", auto, kind, num_hidden_layers=12, **changes)
+    recipe = PLAIN.model_copy(update={"precision": "bf16", "gradient_checkpointing": checkpointing, "lora": lora})
+    batch = Batch(4, 64, 0 if kind == "modernbert" else 24)
+    assert traced_memory._few_layers(model) == few
+    quick = traced_memory.training(model, recipe, "bfloat16", "sdpa", batch)
+    monkeypatch.setattr(traced_memory, "_few_layers", lambda model: None)
+    assert quick == traced_memory.training(model, recipe, "bfloat16", "sdpa", batch)
+
+
+def test_layers_that_do_not_repeat_themselves_are_all_traced() -> None:
+    kinds = ["full_attention"] * 7 + ["sliding_attention"]
+    assert traced_memory._few_layers(new("meta", kind="qwen3", num_hidden_layers=8, layer_types=kinds, sliding_window=16)) is None
+    assert traced_memory._few_layers(new("meta", num_hidden_layers=5)) is None  # 2 and 3 layers are no less than 5
+
+
+def test_the_peak_of_more_layers_by_hand() -> None:
+    """A layer is one operation: 1, then 3 a layer, then 2 more; with a third layer 1, 4, 7, 10, 12."""
+    assert traced_memory._peak_of([1, 4, 7, 9], [1, 4, 7, 10, 12], 1) == 12
+    assert traced_memory._peak_of([1, 4, 7, 9], [1, 4, 7, 10, 12], 10) == 39
+    assert traced_memory._peak_of([9, 7, 4, 1], [12, 10, 7, 4, 1], 10) == 39  # freed likewise
+    assert traced_memory._peak_of([1, 5, 2, 7], [1, 4, 9, 9, 8], 1) is None
