@@ -92,7 +92,7 @@ class Demonstration:
 class UnpairedExample:
     """A response that is desirable or not, without another to compare it with.
 
-    `mismatched`: a response to another prompt, as which losses estimate how far the policy is from its reference; see `lab.with_mismatched`.
+    `mismatched`: a response to another prompt, on which losses estimate how far the policy is from its reference (`lab.with_mismatched`).
     """
 
     prompt: Prompt

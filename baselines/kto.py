@@ -4,7 +4,7 @@ Human pairs are read as their users read them: each chosen response is desirable
 forgotten. A pair is two items, so at the same batch size an epoch takes twice the updates that it takes on pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apo_bench.lab import Count, Lab, Positive, with_mismatched
 from apo_bench.losses import KTOLoss, UnpairedLoss
@@ -15,7 +15,7 @@ from apo_bench.types import UnpairedExample
 class KTO:
     """Train the initial policy on the sides of human pairs, one pass of the recipe a round."""
 
-    loss: UnpairedLoss = KTOLoss()
+    loss: UnpairedLoss = field(default_factory=KTOLoss)
     rounds: Count = 1
     learning_rate: Positive | None = None  # None: the experiment's
     epochs: Positive | None = None

@@ -4,7 +4,7 @@
 loss of one's own is `loss: {use: file.py@Class, ...}`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from apo_bench.lab import Count, Lab, Positive, golden_over_samples
@@ -15,7 +15,7 @@ from apo_bench.losses import DPOLoss, PairLoss
 class Preference:
     """Train the initial policy on preference pairs, one pass of the recipe a round."""
 
-    loss: PairLoss = DPOLoss()
+    loss: PairLoss = field(default_factory=DPOLoss)
     pairs: Literal["human", "golden_over_sample"] = "human"
     samples_per_prompt: Count = 4  # of golden_over_sample: the initial policy's, per golden response
     rounds: Count = 1

@@ -38,7 +38,7 @@ from apo_bench.losses.ranking import RRHFLoss
 from apo_bench.losses.reference_free import CPOLoss, ORPOLoss, SimPOLoss
 from apo_bench.losses.unpaired import AnchoredZeroUnpairedLoss, BCOLoss, KTOLoss
 
-SHIPPED: Mapping[str, type[PolicyLoss]] = {
+SHIPPED: Mapping[str, type[PolicyLoss]] = {  # pyright: ignore
     "sigmoid": DPOLoss, "hinge": HingeLoss, "ipo": IPOLoss, "cdpo": CDPOLoss, "robust": RobustLoss, "exo_pair": EXOLoss,
     "nca_pair": NCALoss, "bco_pair": BCOPairLoss, "sppo_hard": SPPOLoss, "aot": AOTLoss, "aot_unpaired": AOTUnpairedLoss,
     "discopop": DiscoPOPLoss, "dpop": DPOPositiveLoss, "sigmoid_norm": LengthNormalisedDPOLoss, "r_dpo": RDPOLoss, "f_dpo": FDPOLoss,
@@ -53,8 +53,8 @@ def shipped_loss(choice: str | Mapping[str, Any]) -> PolicyLoss:
     Raises InputError for a name, a parameter or a value that is not there.
     """
     parameters = {"name": choice} if isinstance(choice, str) else dict(choice)
-    name = parameters.pop("name", None)
-    if name not in SHIPPED:
+    name: Any = parameters.pop("name", None)
+    if not isinstance(name, str) or name not in SHIPPED:
         raise InputError(f"no shipped loss is called {name!r}; there are: {', '.join(SHIPPED)}")
     cls = SHIPPED[name]
     hints = get_type_hints(cls, include_extras=True)

@@ -38,10 +38,8 @@ def check_data(loss: Any, data: Sequence[TrainingItem], has_reference: bool, rec
         wrong = "needs a reference policy; give reference=" if loss.needs_reference else "reads no reference policy; leave reference out"
         raise InputError(f"lab.train_policy: {name} {wrong}")
     if couples_items(loss) and recipe.items_per_pass != recipe.batch_size:
-        split = f"micro_batch_size {recipe.micro_batch_size} would split them"
-        raise InputError(
-            f"lab.train_policy: {name} compares an update's items: {split}; leave it out, or give batch_size {recipe.batch_size}"
-        )
+        sizes = f"micro_batch_size {recipe.micro_batch_size} would split its {recipe.batch_size} items"
+        raise InputError(f"lab.train_policy: {name} reads an update whole: {sizes}; leave it out")
 
 
 def couples_items(loss: Any) -> bool:
