@@ -160,7 +160,7 @@ def test_bco_and_anchored_zero_by_hand(sides: int):
 
 
 def test_rrhf_may_imitate_as_the_authors_code_does():
-    """Sums -2, -6, -3 over 2, 3, 1 tokens behind a prompt of two tokens, padded by one: ranking 3, the best's 6 nats. L is 2 + 3: 3 + 6 / 5.
+    """Sums -2, -6, -3 over 2, 3, 1 tokens behind two of a prompt, padded by one: ranking 3, the best's 6 nats. L is 2 + 3: 3 + 6 / 5.
 
     Their weight w is w L with plain sums, where the loss is L times theirs.
     """

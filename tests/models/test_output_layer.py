@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from apo_bench.losses import DPOLoss, KTOLoss, PolicyLoss, RRHFLoss, SFTLoss, SimPOLoss, View, WPOLoss
+from apo_bench.losses import DPOLoss, IPOLoss, KTOLoss, PolicyLoss, RRHFLoss, SFTLoss, View, WPOLoss
 from apo_bench.losses import token_logps as plain_token_logps
 from apo_bench.models import output_layer
 from apo_bench.models.memory import saved_for_backward
@@ -90,7 +90,7 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize(  # of each kind of data; of losses of pairs, that of sums, and that which reads more of the logits
     ("loss", "sides"),
-    [(SFTLoss(), 1), (DPOLoss(0.3), 2), (WPOLoss(SimPOLoss()), 2), (KTOLoss(), 2), (RRHFLoss(2.0), 4)],
+    [(SFTLoss(), 1), (DPOLoss(0.3), 2), (WPOLoss(IPOLoss(0.01)), 2), (KTOLoss(0.03, 100.0, 100.0), 2), (RRHFLoss(2.0), 4)],
     ids=["sft", "dpo", "wpo", "kto", "rrhf"],
 )
 @pytest.mark.parametrize("name", MODELS)
