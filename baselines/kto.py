@@ -7,7 +7,7 @@ forgotten. A pair is two items, so at the same batch size an epoch takes twice t
 from dataclasses import dataclass, field
 
 from apo_bench.lab import Count, Lab, Positive, with_mismatched
-from apo_bench.losses import KTOLoss, UnpairedLoss
+from apo_bench.losses import KTOLoss, UnpairedLoss, needs_mismatched
 from apo_bench.types import UnpairedExample
 
 
@@ -24,7 +24,9 @@ class KTO:
         pairs = lab.pairs()
         desirable = [UnpairedExample(pair.prompt, pair.chosen, desirable=True) for pair in pairs]
         undesirable = [UnpairedExample(pair.prompt, pair.rejected, desirable=False) for pair in pairs]
-        examples = with_mismatched(desirable + undesirable)
+        examples = desirable + undesirable
+        if needs_mismatched(self.loss):
+            examples = with_mismatched(examples)
         reference = lab.initial_policy if self.loss.needs_reference else None
         policy = lab.initial_policy
         for _ in range(self.rounds):

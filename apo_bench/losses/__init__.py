@@ -5,7 +5,7 @@ micro-batches changes nothing. Losses are frozen dataclasses: their class and fi
 """
 
 from apo_bench.losses.likelihood import SFTLoss, token_logps
-from apo_bench.losses.policy_loss import PolicyLoss, View, also_reads, denominator_of
+from apo_bench.losses.policy_loss import PolicyLoss, View, also_reads, denominator_of, needs_mismatched
 from apo_bench.losses.preference import (
     AnchoredDownLoss,
     AnchoredZeroLoss,
@@ -73,6 +73,7 @@ __all__ = [
     "WPOLoss",
     "also_reads",
     "denominator_of",
+    "needs_mismatched",
     "shipped_loss",
     "token_logps",
 ]

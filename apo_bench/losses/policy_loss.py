@@ -102,3 +102,8 @@ def denominator_of(loss: PolicyLoss) -> Denominator:
 def also_reads(loss: PolicyLoss) -> tuple[str, ...]:
     """The fields of a view that are computed for this loss only."""
     return tuple(getattr(loss, "also_reads", ()))
+
+
+def needs_mismatched(loss: PolicyLoss) -> bool:
+    """Whether the unpaired data of a loss need a mismatched response each, as `lab.with_mismatched` gives them."""
+    return getattr(loss, "needs_mismatched", False)
