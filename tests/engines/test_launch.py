@@ -203,9 +203,7 @@ def test_a_job_comes_back_from_json_as_it_was(bench: EvaluationContext) -> None:
         assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
 
 
-def test_processes_do_not_split_an_update_that_is_read_whole(
-    bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_processes_do_not_split_an_update(bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     job = replace(training_jobs(bench)["dpo"], loss=AOTLoss())
     monkeypatch.setattr(transformers, "PartialState", lambda: SimpleNamespace(num_processes=2))
     assert isinstance(job, PolicyTraining)
