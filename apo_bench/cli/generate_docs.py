@@ -328,7 +328,7 @@ def losses_table() -> str:
         loss, purpose = cls(), " ".join(inspect.getdoc(cls).split())  # pyright: ignore
         cited = re.search(r"\(([^()]*(?:arXiv:|\.pdf)[^()]*)\)", purpose)
         paper = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", cited[1] if cited else "")
-        parameters = ", ".join(f"`{field.name}`" for field in fields(loss))
+        parameters = ", ".join(f"`{field.name}`" for field in fields(cls))  # pyright: ignore
         reference, whole = ("yes" if flag else "" for flag in (loss.needs_reference, couples_items(loss)))
         rows.append((f"`{name}`", f"`{cls.__name__}`", paper, parameters, loss.reads, reference, whole))
     return _rows(("name", "class", "paper", "parameters", "reads", "reference", "whole updates"), rows)

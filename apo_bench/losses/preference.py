@@ -285,14 +285,12 @@ class WPOLoss:
     loss: PolicyLoss = DPOLoss()
     alignment: Literal["sampled", "none"] = "sampled"
     reads: ClassVar[Reads] = "pairs"
+    needs_reference: ClassVar[bool] = True  # where `loss` does
 
     def __post_init__(self) -> None:
         if self.loss.reads != "pairs" or getattr(self.loss, "couples_items", False):
             raise InputError(f"WPOLoss.loss: {type(self.loss).__name__} has no term for each pair, which could be weighted")
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.loss.needs_reference
+        object.__setattr__(self, "needs_reference", self.loss.needs_reference)
 
     @property
     def also_reads(self) -> tuple[str, ...]:

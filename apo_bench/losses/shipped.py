@@ -38,7 +38,7 @@ from apo_bench.losses.ranking import RRHFLoss
 from apo_bench.losses.reference_free import CPOLoss, ORPOLoss, SimPOLoss
 from apo_bench.losses.unpaired import AnchoredZeroUnpairedLoss, BCOLoss, KTOLoss
 
-SHIPPED: Mapping[str, type[PolicyLoss]] = {  # pyright: ignore
+SHIPPED: Mapping[str, type[PolicyLoss]] = {
     "sigmoid": DPOLoss, "hinge": HingeLoss, "ipo": IPOLoss, "cdpo": CDPOLoss, "robust": RobustLoss, "exo_pair": EXOLoss,
     "nca_pair": NCALoss, "bco_pair": BCOPairLoss, "sppo_hard": SPPOLoss, "aot": AOTLoss, "aot_unpaired": AOTUnpairedLoss,
     "discopop": DiscoPOPLoss, "dpop": DPOPositiveLoss, "sigmoid_norm": LengthNormalisedDPOLoss, "r_dpo": RDPOLoss, "f_dpo": FDPOLoss,

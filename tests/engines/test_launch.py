@@ -196,7 +196,7 @@ def test_a_job_comes_back_from_json_as_it_was(bench: EvaluationContext) -> None:
     jobs["groups"] = replace(sft, loss=RRHFLoss(1 / 3), data=(Group(prompt, ("sorry", ""), (0.1 + 0.2, -1e-17)),))
     jobs["sampled"] = replace(sft, token_ids={prompt.id: {"sorry": (5, 1), "a, b\n": ()}})
     jobs["weighted"] = replace(jobs["dpo"], loss=WPOLoss(HingeLoss(0.3), "none"))
-    mismatched = tuple(UnpairedExample(pair.prompt, pair.chosen, True, pair.rejected) for pair in jobs["dpo"].data)
+    mismatched = tuple(UnpairedExample(pair.prompt, pair.chosen, True, pair.rejected) for pair in bench.task.pairs["rm"][:N])
     jobs["kto"] = replace(jobs["dpo"], loss=KTOLoss(0.3), data=mismatched)
     jobs["continued"] = replace(jobs["reward"], start=RewardModel("abc"), body=None, vocabulary=None)
     for job in jobs.values():

@@ -61,7 +61,7 @@ def model_of(logits: Tensor, ids: Tensor) -> Callable[..., Any]:
 
 def trainer_of(cls: type, **attributes: Any) -> Any:
     """A trainer without a model, data or arguments of its own."""
-    trainer = cls.__new__(cls)
+    trainer: Any = object.__new__(cls)
     accelerator = SimpleNamespace(device=torch.device("cpu"), gather=lambda value: value, gather_for_metrics=lambda value: value)
     counts = {"_metrics": {"train": defaultdict(list)}, "_total_train_tokens": 0, "_tp_size": 1}
     common = {"aux_loss_enabled": False, "accelerator": accelerator, "model": SimpleNamespace(training=True), **counts}
@@ -71,7 +71,7 @@ def trainer_of(cls: type, **attributes: Any) -> Any:
 
 
 def dpo(logits: Tensor, loss_type: str, **changes: Any) -> Tensor:
-    from trl import DPOTrainer
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     settings: dict[str, Any] = {
         "beta": 0.3, "label_smoothing": 0.0, "ld_alpha": None, "f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5,
@@ -113,7 +113,7 @@ def reference_free(logits: Tensor, kind: str, **settings: Any) -> Tensor:
 
 def kto(logits: Tensor, loss_type: str, **changes: Any) -> Tensor:
     """The second side of each item is its mismatched response."""
-    from trl import KTOTrainer
+    from trl.trainer.kto_trainer import KTOTrainer
 
     settings = {"beta": 0.3, "desirable_weight": 1.0, "undesirable_weight": 1.0, "precompute_ref_logps": True, **changes}
     trainer = trainer_of(KTOTrainer, loss_type=loss_type, calculate_KL=loss_type == "kto", **settings)
