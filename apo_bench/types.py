@@ -90,11 +90,15 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class UnpairedExample:
-    """A response that is desirable or not, without another to compare it with."""
+    """A response that is desirable or not, without another to compare it with.
+
+    `mismatched`: a response to another prompt, on which losses estimate how far the policy is from its reference (`lab.with_mismatched`).
+    """
 
     prompt: Prompt
     response: str
     desirable: bool
+    mismatched: str | None = None
 
 
 CutTexts = Mapping[str, frozenset[str]]  # of samples that were cut at a length limit, by prompt id

@@ -1,6 +1,7 @@
 """`python -m apo_bench.cli.generate_docs`: the reference pages of docs/, written from the code.
 
-docs/experiment.md from the pydantic models of `config.schema`, docs/cli.md from the typer app, docs/api.md from signatures and docstrings.
+docs/experiment.md from the pydantic models of `config.schema`, docs/cli.md from the typer app, docs/api.md from signatures and docstrings,
+and in docs/new-loss.md the table of shipped losses.
 Works in a checkout only, which has the sources and docs/.
 """
 
@@ -10,7 +11,7 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,6 +25,8 @@ from apo_bench.config import schema as config
 from apo_bench.hashing import PACKAGE
 
 DOCS = PACKAGE.parent / "docs"
+LOSSES_BEGIN = "<!-- Written by `python -m apo_bench.cli.generate_docs` from apo_bench/losses/shipped.py: shipped losses. -->"
+LOSSES_END = "<!-- End of shipped losses. -->"
 GENERATED = "<!-- Written by `python -m apo_bench.cli.generate_docs`; change the code, not this page. -->"
 PLAIN = {
     int: "whole number", date: "date", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything",
@@ -49,7 +52,8 @@ API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their p
 
 def pages() -> dict[Path, str]:
     """The text of every generated page, by its path."""
-    return {DOCS / "experiment.md": experiment_page(), DOCS / "cli.md": cli_page(), DOCS / "api.md": api_page()}
+    written = {"experiment.md": experiment_page(), "cli.md": cli_page(), "api.md": api_page(), "new-loss.md": new_loss_page()}
+    return {DOCS / name: text for name, text in written.items()}
 
 
 # --- the experiment file ------------------------------------------------------------------------------------------------------
@@ -274,6 +278,8 @@ def outlines(source: str, names: Sequence[str] = ()) -> Iterator[tuple[str, str]
             defined[node.name] = _outline(node, lines)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names:
             defined[node.targets[0].id] = lines[node.lineno - 1 : node.end_lineno]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in names:
+            defined[node.target.id] = lines[node.lineno - 1 : node.end_lineno]
     for name in names or [name for name in defined if not name.startswith("_")]:
         yield name, "\n".join(defined[name])
 
@@ -301,6 +307,31 @@ def _first_line(node: ast.stmt) -> int:
 
 def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+# --- shipped losses -----------------------------------------------------------------------------------------------------------
+
+
+def new_loss_page() -> str:
+    """The page as it stands, its table of shipped losses written anew."""
+    before, mark, rest = (DOCS / "new-loss.md").read_text(encoding="utf-8").partition(LOSSES_BEGIN)
+    return f"{before}{mark}\n\n{losses_table()}\n\n{LOSSES_END}{rest.partition(LOSSES_END)[2]}"
+
+
+def losses_table() -> str:
+    """Name, class, paper with equation, and what it reads, of every policy loss; the paper from the first parentheses of its docstring."""
+    from apo_bench.losses import SHIPPED
+    from apo_bench.training.data import couples_items
+
+    rows = []
+    for name, cls in SHIPPED.items():
+        loss, purpose = cls(), " ".join(inspect.getdoc(cls).split())  # pyright: ignore
+        cited = re.search(r"\(([^()]*(?:arXiv:|\.pdf)[^()]*)\)", purpose)
+        paper = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", cited[1] if cited else "")
+        parameters = ", ".join(f"`{field.name}`" for field in fields(cls))  # pyright: ignore
+        reference, whole = ("yes" if flag else "" for flag in (loss.needs_reference, couples_items(loss)))
+        rows.append((f"`{name}`", f"`{cls.__name__}`", paper, parameters, loss.reads, reference, whole))
+    return _rows(("name", "class", "paper", "parameters", "reads", "reference", "whole updates"), rows)
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------------------------

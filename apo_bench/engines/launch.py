@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,10 +122,8 @@ def job_to_json(job: PolicyTraining | RewardModelTraining) -> dict[str, Any]:
     """The job in JSON; its loss by the place of its class, and its fields."""
     import torch
 
-    kind, rest = type(job.loss), {field.name for field in fields(job)} - {"loss", "data"}
-    place = kind.__module__ if kind.__module__.partition(".")[0] == "apo_bench" else FILE + inspect.getfile(kind)
-    loss = {"place": place, "class": kind.__qualname__, "fields": asdict(job.loss)}
-    request = {"kind": type(job).__name__, "loss": loss, "threads": torch.get_num_threads()}
+    rest = {field.name for field in fields(job)} - {"loss", "data"}
+    request = {"kind": type(job).__name__, "loss": _loss_to_json(job.loss), "threads": torch.get_num_threads()}
     request["fields"] = TypeAdapter(type(job)).dump_python(job, mode="json", include=rest)
     if isinstance(job, PolicyTraining):
         kind = type(job.data[0])
@@ -136,13 +134,26 @@ def job_to_json(job: PolicyTraining | RewardModelTraining) -> dict[str, Any]:
 
 def job_from_json(request: dict[str, Any]) -> PolicyTraining | RewardModelTraining:
     """The job that `job_to_json` wrote."""
-    place = request["loss"]["place"]
-    module = load_python_file(Path(place.removeprefix(FILE))) if place.startswith(FILE) else importlib.import_module(place)
-    values = {**request["fields"], "loss": getattr(module, request["loss"]["class"])(**request["loss"]["fields"])}
+    values = {**request["fields"], "loss": _loss_from_json(request["loss"])}
     if "data" in request:
         items = TypeAdapter(ITEMS[request["data"]["kind"]])
         values["data"] = tuple(items.validate_python(item) for item in request["data"]["items"])
     return TypeAdapter(JOBS[request["kind"]]).validate_python(values)
+
+
+def _loss_to_json(loss: Any) -> dict[str, Any]:
+    """A loss, which may hold another."""
+    kind, values = type(loss), {field.name: getattr(loss, field.name) for field in fields(loss)}
+    place = kind.__module__ if kind.__module__.partition(".")[0] == "apo_bench" else FILE + inspect.getfile(kind)
+    own = {name: _loss_to_json(value) if is_dataclass(value) else value for name, value in values.items()}
+    return {"place": place, "class": kind.__qualname__, "fields": own}
+
+
+def _loss_from_json(loss: dict[str, Any]) -> Any:
+    place = loss["place"]
+    module = load_python_file(Path(place.removeprefix(FILE))) if place.startswith(FILE) else importlib.import_module(place)
+    own = {name: _loss_from_json(value) if isinstance(value, dict) else value for name, value in loss["fields"].items()}
+    return getattr(module, loss["class"])(**own)
 
 
 # --- a launched process -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from apo_bench.store import Computed, scratch_of
 from apo_bench.training import encoding
 from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
+from apo_bench.training.data import couples_items
 from apo_bench.training.trainer import TrainResult, fit
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Response
@@ -106,6 +107,8 @@ class TransformersEngine:
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         if self.launch_config is not None:
             return launch.launch(job, self, into)
+        if couples_items(job.loss) and (processes := PartialState().num_processes) > 1:
+            raise InputError(f"executor.launch: {type(job.loss).__name__} reads an update whole, and {processes} processes would split it")
         settings, recipe = resolved(job.model, self.device), resolved(job.recipe, self.device)
         if settings.quantize and not recipe.lora:
             raise InputError(f"models.policy.quantize: {settings.quantize} goes with adapters, and a recipe has no lora")

@@ -2,7 +2,7 @@
 
 from apo_bench.lab.lab import Lab, Progress
 from apo_bench.lab.player import Count, Player, PolicyUpdate, Positive, of_round, play_alone
-from apo_bench.lab.sample_selection import best_of, best_worst, golden_over_samples
+from apo_bench.lab.sample_selection import best_of, best_worst, golden_over_samples, with_mismatched
 
 __all__ = [
     "Count",
@@ -16,4 +16,5 @@ __all__ = [
     "golden_over_samples",
     "of_round",
     "play_alone",
+    "with_mismatched",
 ]

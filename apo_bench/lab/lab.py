@@ -11,7 +11,7 @@ The Lab computes nothing itself: an engine does.
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -213,7 +213,7 @@ class Lab:
         recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
         if not data:
             raise InputError("lab.train_policy: no data to train on")
-        check_data(loss, data, reference is not None)
+        check_data(loss, data, reference is not None, recipe)
         for part in (policy, reference):
             if isinstance(part, BestOfNPolicy):
                 raise InputError("lab.train_policy: a best-of-n policy has no weights to train, or to compare with")
@@ -357,7 +357,7 @@ def _row(item: TrainingItem) -> tuple[Any, ...]:
     if isinstance(item, Group):
         return item.prompt.id, item.responses, item.scores
     if isinstance(item, UnpairedExample):
-        return item.prompt.id, item.response, item.desirable
+        return item.prompt.id, item.response, item.desirable, *(() if item.mismatched is None else (item.mismatched,))
     return item.prompt.id, item.id if isinstance(item, Pair) else item.response
 
 
@@ -365,4 +365,6 @@ def _described(loss: Any) -> dict[str, Any]:
     """A loss by class, code and fields: two closures may have equal source, two dataclasses may not."""
     if not is_dataclass(loss) or isinstance(loss, type):
         raise InputError(f"loss {loss!r}: a loss is a dataclass instance, so that its fields enter the memo key")
-    return {"class": type(loss).__qualname__, "code": code_hash(Path(inspect.getfile(type(loss)))), **asdict(loss)}
+    own = {field.name: getattr(loss, field.name) for field in fields(loss)}
+    described = {name: _described(value) if is_dataclass(value) else value for name, value in own.items()}  # a loss of a loss
+    return {"class": type(loss).__qualname__, "code": code_hash(Path(inspect.getfile(type(loss)))), **described}

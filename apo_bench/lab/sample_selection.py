@@ -1,10 +1,12 @@
 """Training data selected from scored samples, or from golden responses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from apo_bench.types import Demonstration, Golden, Group, Pair, Response
+from apo_bench.errors import InputError
+from apo_bench.types import Demonstration, Golden, Group, Pair, Response, UnpairedExample
 
 
 def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -> tuple[Pair, ...]:
@@ -30,3 +32,17 @@ def best_worst(groups: Sequence[Group]) -> tuple[Pair, ...]:
         if group.scores[best] > group.scores[worst] and group.responses[best] != group.responses[worst]:
             pairs.append(Pair(group.prompt, group.responses[best], group.responses[worst], "best_over_worst"))
     return tuple(pairs)
+
+
+def with_mismatched(examples: Sequence[UnpairedExample]) -> tuple[UnpairedExample, ...]:
+    """Each example with the response of the one before it that has another prompt, the last following on the first.
+
+    Nearly every response is thereby mismatched once. Raises InputError where all have the same prompt.
+    """
+    if len({example.prompt.id for example in examples}) < 2:
+        raise InputError("lab.with_mismatched: a mismatched response is one to another prompt, and all examples have the same")
+    mismatched = []
+    for place, example in enumerate(examples):
+        other = next(other for step in range(1, len(examples)) if (other := examples[place - step]).prompt.id != example.prompt.id)
+        mismatched.append(replace(example, mismatched=other.response))
+    return tuple(mismatched)

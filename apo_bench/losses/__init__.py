@@ -5,21 +5,75 @@ micro-batches changes nothing. Losses are frozen dataclasses: their class and fi
 """
 
 from apo_bench.losses.likelihood import SFTLoss, token_logps
-from apo_bench.losses.policy_loss import PolicyLoss, View, denominator_of
-from apo_bench.losses.preference import DPOLoss, LossName, RRHFLoss, preference_loss
+from apo_bench.losses.policy_loss import PolicyLoss, View, also_reads, denominator_of, needs_mismatched
+from apo_bench.losses.preference import (
+    AnchoredDownLoss,
+    AnchoredZeroLoss,
+    AOTLoss,
+    AOTUnpairedLoss,
+    BCOPairLoss,
+    CDPOLoss,
+    DiscoPOPLoss,
+    DPOLoss,
+    DPOPositiveLoss,
+    EXOLoss,
+    FDPOLoss,
+    HingeLoss,
+    IPOLoss,
+    LengthNormalisedDPOLoss,
+    LogRatioLoss,
+    NCALoss,
+    RDPOLoss,
+    RobustLoss,
+    SPPOLoss,
+    WPOLoss,
+)
+from apo_bench.losses.ranking import RRHFLoss
+from apo_bench.losses.reference_free import CPOLoss, ORPOLoss, SimPOLoss
 from apo_bench.losses.reward import APOLoss, RankingLoss, RewardLoss
+from apo_bench.losses.shipped import SHIPPED, PairLoss, UnpairedLoss, shipped_loss
+from apo_bench.losses.unpaired import AnchoredZeroUnpairedLoss, BCOLoss, KTOLoss
 
 __all__ = [
+    "SHIPPED",
+    "AOTLoss",
+    "AOTUnpairedLoss",
     "APOLoss",
+    "AnchoredDownLoss",
+    "AnchoredZeroLoss",
+    "AnchoredZeroUnpairedLoss",
+    "BCOLoss",
+    "BCOPairLoss",
+    "CDPOLoss",
+    "CPOLoss",
     "DPOLoss",
-    "LossName",
+    "DPOPositiveLoss",
+    "DiscoPOPLoss",
+    "EXOLoss",
+    "FDPOLoss",
+    "HingeLoss",
+    "IPOLoss",
+    "KTOLoss",
+    "LengthNormalisedDPOLoss",
+    "LogRatioLoss",
+    "NCALoss",
+    "ORPOLoss",
+    "PairLoss",
     "PolicyLoss",
+    "RDPOLoss",
     "RRHFLoss",
     "RankingLoss",
     "RewardLoss",
+    "RobustLoss",
     "SFTLoss",
+    "SPPOLoss",
+    "SimPOLoss",
+    "UnpairedLoss",
     "View",
+    "WPOLoss",
+    "also_reads",
     "denominator_of",
-    "preference_loss",
+    "needs_mismatched",
+    "shipped_loss",
     "token_logps",
 ]

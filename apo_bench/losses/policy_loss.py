@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from apo_bench.errors import InputError
@@ -11,17 +12,23 @@ from apo_bench.errors import InputError
 Reads = Literal["demonstrations", "pairs", "unpaired", "groups"]
 READS: tuple[Reads, ...] = get_args(Reads)
 Denominator = Literal["items", "tokens"]
+Positive = Annotated[float, Gt(0)]  # field types for losses: what an experiment file gives is checked against them
+NotNegative = Annotated[float, Ge(0)]
+FlipRate = Annotated[float, Ge(0), Lt(0.5)]  # of preferences that are the wrong way round
 
 
 @dataclass(frozen=True)
 class View:
     """A micro-batch of B items with S sides each, padded to T tokens.
 
-    Sides are the responses of one item: the one of a demonstration; chosen and rejected of a pair; the n of a group, in sampling order.
+    Sides are the responses of one item: the one of a demonstration; chosen and rejected of a pair; that of unpaired data, and behind it
+    the mismatched one if there is one; the n of a group, in sampling order.
 
     logps (B, S, T): log-probability of each response token under the policy, given those before it; 0 off the response.
     mask (B, S, T): 1 on response tokens. reference_logps (B, S, T): as logps, under the reference, for losses with `needs_reference`.
     scores (B, S): the reward model's, of groups. labels (B,) bool: whether a response is desirable, of unpaired data.
+    log_collision (B, S, T): log of the sum of the squared probabilities of all next tokens where a response token stands, under the
+    policy and without gradient: how likely two draws are the same token. For losses with `also_reads = ("log_collision",)`.
     Raises InputError for a field that the data do not have.
     """
 
@@ -56,6 +63,10 @@ class View:
     def labels(self) -> Tensor:
         return self._optional("labels", 'only data of losses with reads = "unpaired" have it')
 
+    @property
+    def log_collision(self) -> Tensor:
+        return self._optional("log_collision", 'only losses with also_reads = ("log_collision",) have it')
+
     def _optional(self, name: str, why: str) -> Tensor:
         if name not in self.optional:
             raise InputError(f"the loss reads view.{name}, which is not there: {why}")
@@ -66,8 +77,13 @@ class View:
 class PolicyLoss(Protocol):
     """A policy's loss: a frozen dataclass, whose class and fields name what was trained with it.
 
-    `reads`: the data it is trained on. `needs_reference`: whether it compares with a reference policy. A loss may set
-    `denominator = "tokens"`: an update's sum of terms is then divided by its response tokens, not by its items.
+    `reads`: the data it is trained on. `needs_reference`: whether it compares with a reference policy. A loss may also set
+
+    - `denominator = "tokens"`: an update's sum of terms is divided by its response tokens, not by its items;
+    - `couples_items = True`: its terms depend on the other items, so an update has to be read whole. Splitting it into micro-batches, or
+      over processes, is refused;
+    - `also_reads`: names of view fields that are computed on demand, such as `log_collision`;
+    - `needs_mismatched = True`: unpaired data must have a mismatched response each.
     """
 
     reads: ClassVar[Reads]
@@ -81,3 +97,13 @@ class PolicyLoss(Protocol):
 def denominator_of(loss: PolicyLoss) -> Denominator:
     """What an update's sum of terms is divided by."""
     return getattr(loss, "denominator", "items")
+
+
+def also_reads(loss: PolicyLoss) -> tuple[str, ...]:
+    """The fields of a view that are computed for this loss only."""
+    return tuple(getattr(loss, "also_reads", ()))
+
+
+def needs_mismatched(loss: PolicyLoss) -> bool:
+    """Whether the unpaired data of a loss need a mismatched response each, as `lab.with_mismatched` gives them."""
+    return getattr(loss, "needs_mismatched", False)

@@ -6,7 +6,7 @@ layers, so that whatever it does before and after the output layer (soft-capping
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,20 +33,34 @@ class Positions:
         return self.states.split(max(1, CHUNK // self.vocabulary))
 
 
-def token_logps(model: Any, ids: Tensor, attention: Tensor, mask: Tensor, recognised: bool = True) -> Tensor:
+Measure = Callable[[Tensor], Tensor]  # of logits (n, V), (n,)
+
+
+def token_logps(
+    model: Any, ids: Tensor, attention: Tensor, mask: Tensor, recognised: bool = True, measures: Sequence[Measure] = ()
+) -> Tensor:
     """Log-probability of each token where `mask` is 1, given those before it; 0 elsewhere and at the first position. All (B, T).
 
     `model` may be wrapped, by peft or for several processes: all that has a gradient is computed inside its forward pass.
     `recognised`: what `is_recognised` gave for the model; otherwise all its logits are computed, and the chunks save only what follows.
+    `measures`: more of the logits that predict each token; the result is then (B, T, 1 + measures), the log-probability first.
     """
-    return logps_after(model, ids, attention, mask[:, 1:].nonzero(as_tuple=True), recognised)
+    return logps_after(model, ids, attention, mask[:, 1:].nonzero(as_tuple=True), recognised, measures)
 
 
-def logps_after(model: Any, ids: Tensor, attention: Tensor, where: tuple[Tensor, ...], recognised: bool = True) -> Tensor:
+def logps_after(
+    model: Any, ids: Tensor, attention: Tensor, where: tuple[Tensor, ...], recognised: bool = True, measures: Sequence[Measure] = ()
+) -> Tensor:
     """As `token_logps`, of the tokens after the positions (rows, columns) `where`."""
     rows, before = where
-    logps = _at(model, ids, attention, where, partial(_logps, tokens=ids[rows, before + 1]), recognised)
-    return torch.zeros(ids.shape, device=logps.device).index_put((rows, before + 1), logps)
+    logps = _at(model, ids, attention, where, partial(_logps, tokens=ids[rows, before + 1], measures=measures), recognised)
+    return torch.zeros((*ids.shape, *logps.shape[1:]), device=logps.device).index_put((rows, before + 1), logps)
+
+
+@torch.no_grad()
+def log_collision(logits: Tensor) -> Tensor:
+    """Log of the sum of all tokens' squared probabilities, without gradient: (n, V) -> (n,)."""
+    return (2 * logits.detach().float().log_softmax(dim=-1)).logsumexp(dim=-1)
 
 
 def response_positions(model: Any, ids: Tensor, attention: Tensor, mask: Tensor, recognised: bool = True) -> Positions:
@@ -90,11 +104,13 @@ def is_recognised(model: Any) -> bool:
     return own.shape == logits.shape and (own.is_meta or bool((own - logits).abs().max() <= tolerance * own.abs().max()))
 
 
-def _logps(positions: Positions, tokens: Tensor) -> Tensor:
-    """Of one token at each position, (P,)."""
+def _logps(positions: Positions, tokens: Tensor, measures: Sequence[Measure] = ()) -> Tensor:
+    """Of one token at each position, (P,); with measures, (P, 1 + measures)."""
 
     def logps(states: Tensor, tokens: Tensor) -> Tensor:
-        return -F.cross_entropy(positions.logits(states).float(), tokens, reduction="none")
+        logits = positions.logits(states).float()
+        logps = -F.cross_entropy(logits, tokens, reduction="none")
+        return torch.stack([logps, *(measure(logits) for measure in measures)], dim=-1) if measures else logps
 
     parts = positions.chunks
     pairs = list(zip(parts, tokens.split([len(part) for part in parts]), strict=True))

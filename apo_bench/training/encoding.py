@@ -1,6 +1,6 @@
 """Training data of a policy to token ids, batches of them, and the view that a loss reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel
-from apo_bench.losses import PolicyLoss, View, denominator_of
-from apo_bench.models.output_layer import is_recognised, token_logps
+from apo_bench.losses import PolicyLoss, View, also_reads, denominator_of
+from apo_bench.models.output_layer import is_recognised, log_collision, token_logps
 from apo_bench.models.padding import in_like_lengths, pad
 from apo_bench.models.tokenize import ChatFormat
 from apo_bench.training.data import sides_of
 from apo_bench.training.training_spec import TokenIds
 from apo_bench.types import Group, TrainingItem, UnpairedExample
+
+ON_DEMAND: Mapping[str, Callable[[Tensor], Tensor]] = {"log_collision": log_collision}  # of logits, as fields of a view
 
 
 def encode_items(
@@ -55,16 +57,18 @@ def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor
     return batch | {name: torch.tensor([item[name] for item in items]) for name in ("scores", "labels") if name in items[0]}
 
 
-def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True) -> View:
-    """A batch as a loss reads it. `recognised`: what `output_layer.is_recognised` gave for the model."""
+def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True, also: Sequence[str] = ()) -> View:
+    """A batch as a loss reads it, with the fields `also`. `recognised`: what `output_layer.is_recognised` gave for the model."""
     ids, attention, mask = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "response_mask"))
 
     def logps_of(rows: Any, width: int) -> Tensor:
-        logps = token_logps(model, ids[rows, :width], attention[rows, :width], mask[rows, :width], recognised)
-        return F.pad(logps, (0, ids.shape[1] - width))
+        logps = token_logps(model, ids[rows, :width], attention[rows, :width], mask[rows, :width], recognised, measures)
+        return F.pad(logps, (*(0, 0) * (logps.ndim - 2), 0, ids.shape[1] - width))
 
-    logps = in_like_lengths(attention, logps_of).view(batch["input_ids"].shape)
+    measures = [ON_DEMAND[name] for name in also]
+    logps, *more = in_like_lengths(attention, logps_of).view(*batch["input_ids"].shape, 1 + len(also)).unbind(dim=-1)
     optional = {name: batch[name] for name in ("scores", "labels") if name in batch}
+    optional |= {name: value.transpose(0, 1) for name, value in zip(also, more, strict=True)}
     if "reference_logps" in batch:
         optional["reference_logps"] = batch["reference_logps"].transpose(0, 1)
     return View(logps.transpose(0, 1), batch["response_mask"].transpose(0, 1), optional)
@@ -72,7 +76,7 @@ def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True) ->
 
 def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: PolicyLoss, recognised: bool = True) -> Tensor:
     """One loss term per item, (B,)."""
-    return loss(view_of(model, batch, recognised))
+    return loss(view_of(model, batch, recognised, also_reads(loss)))
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.evaluation.method_contract import check_method
 from apo_bench.lab import best_of, best_worst
-from apo_bench.losses import RankingLoss, RRHFLoss, SFTLoss
+from apo_bench.losses import SHIPPED as LOSSES
+from apo_bench.losses import DPOLoss, RankingLoss, RRHFLoss, SFTLoss, SimPOLoss
 from apo_bench.models.policy import load_policy
 from apo_bench.models.tokenize import ChatFormat
 from apo_bench.types import Demonstration, Pair, Policy, RewardModel, Round
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.py"))]
 APO = "apo_bench.apo@APO"
 RJS, RRHF, DPO = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "rrhf.py@RRHF", "iterative_dpo.py@DPO"))
-PREFERENCE = "baselines/preference.py@Preference"
+PREFERENCE, KTO = "baselines/preference.py@Preference", "baselines/kto.py@KTO"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
 REFRESH, STATIC = {"opponent": "initial"}, {"opponent": "initial", "refit": "once"}
@@ -47,6 +48,10 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "sft on chosen": (SFT, {"imitate": "chosen"}),
     "sft on golden, then rrhf": (SFT, {"imitate": "golden", "then": {"use": RRHF, **SMALL}, "then_rounds": 1}),
     "preference by name, on human pairs": (PREFERENCE, {"rounds": 2}),
+    "preference by aligned weights, without a reference": (PREFERENCE, {"loss": {"name": "wpo", "loss": "simpo"}}),
+    "dpo's samples by sorted margins": (DPO, {"rounds": 1, "loss": "aot", **SMALL}),
+    "kto": (KTO, {}),
+    "rrhf as its authors' code weighs it": (RRHF, {"rounds": 1, "imitation": "padded_mean", **SMALL}),
     "preference on golden responses over samples": (PREFERENCE, {"pairs": "golden_over_sample", "samples_per_prompt": 2}),
     "apo with rejection sampling": apo(RJS, 2),
     "apo with rrhf, without human pairs": apo(RRHF, human_pairs=False),
@@ -139,6 +144,9 @@ def test_rrhf_trains_on_all_scored_samples(context: EvaluationContext, reward_mo
     groups = lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=6, draw=1), n=2, draw=1))
     expected = lab.train_policy(lab.initial_policy, groups, RRHFLoss(2.0), learning_rate=5e-4, epochs=2.0)
     assert method.update(lab, lab.initial_policy, reward_model, draw=1) == expected
+    assert resolve(RRHF, {**SMALL, "imitation": "padded_mean"}, base=None).update(lab, lab.initial_policy, reward_model, draw=1) == (
+        lab.train_policy(lab.initial_policy, groups, RRHFLoss(1.0, "padded_mean"))
+    )
 
 
 def test_rrhf_pleases_its_reward_model_more(context: EvaluationContext, reward_model: RewardModel) -> None:
@@ -200,6 +208,23 @@ def test_dpo_raises_the_margin_of_chosen_over_rejected(context: EvaluationContex
     before, after = (log_ratios(context, policy, pairs) for policy in (lab.initial_policy, trained))
     assert (after - before).mean() > 0.1
     assert (after > before).mean() > 0.8
+
+
+def test_dpo_takes_another_loss_of_pairs(context: EvaluationContext, reward_model: RewardModel) -> None:
+    """The same pairs: without a loss, or by name, DPO's at beta 0.1; a loss without a reference is given none."""
+    lab = tiny_lab(context)
+    pairs = best_worst(lab.score(reward_model, lab.sample(lab.initial_policy, lab.prompts(n=6, draw=0), n=2, draw=0)))
+    start = lab.initial_policy
+
+    def moved(**parameters: Any) -> Policy:
+        return resolve(DPO, {**SMALL, **parameters}, base=None).update(lab, start, reward_model, draw=0)
+
+    dpo = lab.train_policy(start, pairs, DPOLoss(0.1), reference=start)
+    assert moved() == moved(loss=None) == moved(beta=0.1) == moved(loss="sigmoid") == dpo
+    assert moved(beta=0.2) == moved(loss={"name": "sigmoid", "beta": 0.2}) == lab.train_policy(start, pairs, DPOLoss(0.2), reference=start)
+    assert moved(loss={"name": "simpo", "gamma": 0.5}) == lab.train_policy(start, pairs, SimPOLoss(gamma=0.5))
+    with pytest.raises(InputError, match="beta is DPO's; give the loss its own"):
+        moved(beta=0.2, loss="ipo")
 
 
 def test_dpos_references_part_ways_in_round_two(context: EvaluationContext) -> None:
@@ -276,3 +301,30 @@ def test_sfts_rounds_go_on_from_each_other(context: EvaluationContext) -> None:
     resolve(SFT, {"rounds": 2}, base=None).run(lab)
     assert len({round_.policy for round_ in lab.rounds}) == 2
     assert lab.used["policy_updates"] == 2
+
+
+def test_kto_makes_chosen_responses_likelier_than_rejected(context: EvaluationContext) -> None:
+    """32 pairs are 64 items, in batches of 16, twice: 8 updates. It reads no reward model."""
+    lab = tiny_lab(context, {"human_pairs": 32})
+    resolve(KTO, {"epochs": 2.0, "loss": {"name": "kto", "beta": 1.0}}, base=None).run(lab)
+    pairs = tiny_lab(context).pairs(32)
+    before, after = (log_ratios(context, policy, pairs) for policy in (lab.initial_policy, lab.rounds[0].policy))
+    assert (after - before).mean() > 0.1
+    assert (lab.used["policy_updates"], lab.used["human_pairs"], lab.rounds[0].reward_model) == (8, 32, None)
+
+
+def test_every_shipped_loss_trains_moves_and_replays(context: EvaluationContext) -> None:
+    """By name, in the arm that trains on what it reads; each policy is another, and a second run computes nothing."""
+    arms = {"pairs": PREFERENCE, "unpaired": KTO}
+    names = [name for name, loss in LOSSES.items() if loss.reads in arms]
+    policies = []
+    for name in names:
+        lab, again = (tiny_lab(context, {"human_pairs": 16}) for _ in range(2))
+        method = resolve(arms[LOSSES[name].reads], {"loss": name}, base=None)
+        method.run(lab)
+        before = len(context.store.built)
+        method.run(again)
+        assert len(context.store.built) == before
+        assert (again.rounds, again.used) == (lab.rounds, lab.used)
+        policies.append(lab.rounds[0].policy.key)
+    assert len({*policies, tiny_lab(context).initial_policy.key}) == len(names) + 1

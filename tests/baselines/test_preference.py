@@ -17,7 +17,7 @@ from tiny_world import tiny_bench, tiny_tree
 
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.errors import InputError
-from apo_bench.losses import DPOLoss, View
+from apo_bench.losses import DPOLoss, HingeLoss, View, WPOLoss
 
 PREFERENCE = "baselines/preference.py@Preference"
 TWO = "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\nuse_cpu: true\n"
@@ -114,7 +114,7 @@ def test_golden_over_samples_are_pairs_too(tmp_path: Path) -> None:
     lab = bench.lab(0, arm="rjs")
     method = resolve(PREFERENCE, {"pairs": "golden_over_sample", "samples_per_prompt": 2}, base=None)
     method.run(lab)
-    assert method.loss == "sigmoid"
+    assert method.loss == DPOLoss()
     assert lab.used["sampled_responses"] == 12
     assert lab.used["policy_updates"] == 1
     assert lab.used["human_pairs"] == 0
@@ -125,7 +125,7 @@ def test_the_name_sigmoid_is_dpo(tmp_path: Path) -> None:
     """By name and as a class: the same policy."""
     bench = tiny_bench(tmp_path)
     keys = set()
-    for loss in ("sigmoid", {"use": "apo_bench.losses@DPOLoss", "beta": 0.1}):
+    for loss in ("sigmoid", {"name": "sigmoid", "beta": 0.1}, {"use": "apo_bench.losses@DPOLoss", "beta": 0.1}):
         lab = bench.lab(0, arm="rjs")
         method = resolve(PREFERENCE, {"loss": loss}, base=None)
         method.run(lab)
@@ -151,6 +151,30 @@ def test_a_loss_that_does_not_fit_is_one_line(body: str, message: str, tmp_path:
         resolve(PREFERENCE, {"loss": {"use": "mine.py@Mine"}}, base=tmp_path).run(lab)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("nope", "no shipped loss is called 'nope'; there are: sigmoid, "),
+        ("kto", "KTOLoss reads unpaired, and this method trains on pairs"),
+        ({"name": "simpo", "beta": "2"}, "simpo.beta: Input should be a valid number"),
+        (3, "Input should be an instance of PolicyLoss"),
+    ],
+)
+def test_a_loss_that_is_not_there_is_refused_where_it_is_named(loss: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^{PREFERENCE}\.loss: {message}[^\n]*$".replace("'", ".")):
+        resolve(PREFERENCE, {"loss": loss}, base=None)
+
+
+@pytest.mark.slow
+def test_a_weighted_loss_is_keyed_by_the_loss_that_it_weighs(tmp_path: Path) -> None:
+    """Two classes with equal fields are two losses, also inside another."""
+    lab = tiny_bench(tmp_path).lab(0, arm="rjs")
+    keys = set()
+    for inner in (DPOLoss(), HingeLoss(), HingeLoss(0.2)):
+        keys.add(lab.train_policy(lab.initial_policy, lab.pairs(8), WPOLoss(inner), reference=lab.initial_policy).key)
+    assert len(keys) == 3
 
 
 def test_a_methods_file_may_import_its_neighbours(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from training_items import apart
 
 from apo_bench.config.python_files import load_python_file
 from apo_bench.config.schema import Lora, NeuralReward
+from apo_bench.engines import transformers
 from apo_bench.engines.launch import COUNTS, FAILED, REQUEST, configuration, job_from_json, job_to_json, launch
 from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab.ledger import Ledger
-from apo_bench.losses import DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View
+from apo_bench.losses import AOTLoss, DPOLoss, HingeLoss, KTOLoss, RankingLoss, RRHFLoss, SFTLoss, View, WPOLoss
 from apo_bench.store import scratch_of, write_json
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Group, RewardModel, UnpairedExample
@@ -193,9 +195,20 @@ def test_a_job_comes_back_from_json_as_it_was(bench: EvaluationContext) -> None:
     assert isinstance(sft, PolicyTraining)
     jobs["groups"] = replace(sft, loss=RRHFLoss(1 / 3), data=(Group(prompt, ("sorry", ""), (0.1 + 0.2, -1e-17)),))
     jobs["sampled"] = replace(sft, token_ids={prompt.id: {"sorry": (5, 1), "a, b\n": ()}})
+    jobs["weighted"] = replace(jobs["dpo"], loss=WPOLoss(HingeLoss(0.3), "none"))
+    mismatched = tuple(UnpairedExample(pair.prompt, pair.chosen, True, pair.rejected) for pair in bench.task.pairs["rm"][:N])
+    jobs["kto"] = replace(jobs["dpo"], loss=KTOLoss(0.3), data=mismatched)
     jobs["continued"] = replace(jobs["reward"], start=RewardModel("abc"), body=None, vocabulary=None)
     for job in jobs.values():
         assert job_from_json(json.loads(json.dumps(job_to_json(job)))) == job
+
+
+def test_processes_do_not_split_an_update(bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = replace(training_jobs(bench)["dpo"], loss=AOTLoss())
+    monkeypatch.setattr(transformers, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    assert isinstance(job, PolicyTraining)
+    with pytest.raises(InputError, match=r"^executor.launch: AOTLoss reads an update whole, and 2 processes would split it$"):
+        TransformersEngine(tmp_path).train_policy(job, tmp_path / "trained")
 
 
 def test_a_loss_of_a_users_own_file_comes_back_by_its_path(bench: EvaluationContext) -> None:

@@ -1,10 +1,12 @@
 """Selection among scored samples, and golden responses over samples."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apo_bench.lab import best_of, best_worst, golden_over_samples
-from apo_bench.types import Demonstration, Golden, Group, Message, Pair, Prompt, Response
+from apo_bench.errors import InputError
+from apo_bench.lab import best_of, best_worst, golden_over_samples, with_mismatched
+from apo_bench.types import Demonstration, Golden, Group, Message, Pair, Prompt, Response, UnpairedExample
 
 PROMPTS = [Prompt(f"id{number}", (Message("user", f"question {number}"),), "helpful", f"cluster{number}") for number in range(4)]
 texts = st.sampled_from(["a", "b", "c", "d"])
@@ -58,3 +60,18 @@ def test_selection_by_hand() -> None:
     samples = [Response(first, "g", 1, "eos"), Response(first, "s", 1, "eos")]
     duels = tuple(Pair(first, "g", text, "golden_over_sample") for text in ("g", "s"))
     assert golden_over_samples([Golden(first, "g")], samples) == duels
+
+
+def test_a_mismatched_response_is_the_last_before_it_to_another_prompt() -> None:
+    """Prompts 0, 0, 1, 2: the first takes that of the last, and so does the second, whose neighbour has its own prompt."""
+    examples = [UnpairedExample(PROMPTS[number], text, text < "c") for number, text in ((0, "a"), (0, "b"), (1, "c"), (2, "d"))]
+    mismatched = with_mismatched(examples)
+    assert [example.mismatched for example in mismatched] == ["d", "d", "b", "c"]
+    assert [(example.prompt, example.response, example.desirable) for example in mismatched] == [
+        (example.prompt, example.response, example.desirable) for example in examples
+    ]
+
+
+def test_without_another_prompt_nothing_is_mismatched() -> None:
+    with pytest.raises(InputError, match="all examples have the same"):
+        with_mismatched([UnpairedExample(PROMPTS[0], text, True) for text in "ab"])

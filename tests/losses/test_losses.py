@@ -9,18 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loss_views import even_view
 
 from apo_bench.errors import InputError
 from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View, denominator_of, token_logps
-
-
-def even_view(response_logps: torch.Tensor, lengths: torch.Tensor, **optional: torch.Tensor) -> View:
-    """A view of responses with these log-probabilities, (B, S), spread evenly over their tokens; 99 on padding, which counts for nothing.
-
-    A response's gradient is the sum of its tokens' gradients.
-    """
-    mask = torch.arange(int(lengths.max())) < lengths[..., None]
-    return View(torch.where(mask, (response_logps / lengths)[..., None], 99.0), mask.long(), optional)
 
 
 def test_ranking_loss_is_minus_log_sigmoid():

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from apo_bench.losses import DPOLoss, PolicyLoss, RRHFLoss, SFTLoss, View
+from apo_bench.losses import DPOLoss, IPOLoss, KTOLoss, PolicyLoss, RRHFLoss, SFTLoss, View, WPOLoss
 from apo_bench.losses import token_logps as plain_token_logps
 from apo_bench.models import output_layer
 from apo_bench.models.memory import saved_for_backward
-from apo_bench.models.output_layer import is_recognised, response_positions, token_logps
+from apo_bench.models.output_layer import is_recognised, log_collision, response_positions, token_logps
 from apo_bench.training import encoding
 
 V = 40
@@ -61,14 +61,18 @@ def new_batch(sides: int, seed: int = 1) -> dict[str, Tensor]:
     return {
         "input_ids": ids, "attention_mask": (place < ends).long(), "response_mask": ((place >= prompts) & (place < ends)).long(),
         "reference_logps": -torch.rand(sides, 3, 12, generator=generator), "scores": torch.randn(3, sides, generator=generator),
+        "labels": torch.tensor([True, False, True]),
     }  # fmt: skip
 
 
 def plain_terms(model: Any, batch: dict[str, Tensor], loss: PolicyLoss) -> Tensor:
     """The loss on log-probabilities of every position from the model's own logits."""
     ids, attention = batch["input_ids"].flatten(0, 1), batch["attention_mask"].flatten(0, 1)
-    logps = plain_token_logps(model(input_ids=ids, attention_mask=attention).logits, ids).view(batch["input_ids"].shape)
-    optional = {"reference_logps": batch["reference_logps"].transpose(0, 1), "scores": batch["scores"]}
+    logits = model(input_ids=ids, attention_mask=attention).logits
+    logps = plain_token_logps(logits, ids).view(batch["input_ids"].shape)
+    optional = {"reference_logps": batch["reference_logps"].transpose(0, 1), "scores": batch["scores"], "labels": batch["labels"]}
+    collision = torch.nn.functional.pad(log_collision(logits[:, :-1]), (1, 0)).view(logps.shape)
+    optional["log_collision"] = collision.transpose(0, 1)
     return loss(View(logps.transpose(0, 1), batch["response_mask"].transpose(0, 1), optional))
 
 
@@ -84,7 +88,11 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("chunk")
-@pytest.mark.parametrize(("loss", "sides"), [(SFTLoss(), 1), (DPOLoss(0.3), 2), (RRHFLoss(2.0), 4)], ids=["sft", "dpo", "rrhf"])
+@pytest.mark.parametrize(  # of each kind of data; of losses of pairs, that of sums, and that which reads more of the logits
+    ("loss", "sides"),
+    [(SFTLoss(), 1), (DPOLoss(0.3), 2), (WPOLoss(IPOLoss(0.01)), 2), (KTOLoss(0.03, 100.0, 100.0), 2), (RRHFLoss(2.0), 4)],
+    ids=["sft", "dpo", "wpo", "kto", "rrhf"],
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_gradients_are_the_plain_ones(name: str, loss: PolicyLoss, sides: int) -> None:
     model, batch = new_model(name).train(), new_batch(sides)

@@ -21,6 +21,7 @@ from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
+from apo_bench.losses import SHIPPED
 from apo_bench.package_data import shipped_root
 from apo_bench.plan import accounts
 from apo_bench.plan.accounts import BENCH
@@ -176,6 +177,20 @@ def test_every_player_plans_alone_in_apo_and_after_sft(player: dict[str, Any]) -
     )
     assert not projected.failures
     assert all(units["flops"] > 0 for units in projected.used().values())
+
+
+def test_every_shipped_loss_plans() -> None:
+    """32 pairs in batches of 16 are 2 updates, and their 64 sides, unpaired, are 4: the same tokens. KTO reads each side twice, once as
+    another prompt's."""
+    use = {"pairs": "baselines/preference.py@Preference", "unpaired": "baselines/kto.py@KTO"}
+    arms = {name: {"use": use[loss.reads], "loss": name} for name, loss in SHIPPED.items() if loss.reads in use}
+    projected = planned(arms=arms, seeds=[0])
+    assert not projected.failures
+    updates = {name: projected.used()[name]["policy_updates"] for name in arms}
+    assert updates == {name: 2 if SHIPPED[name].reads == "pairs" else 4 for name in arms}
+    flops = {name: projected.used()[name]["flops"] for name in arms}
+    assert flops["simpo"] < flops["sigmoid"] == flops["bco"] == flops["aot"]
+    assert flops["kto"] == pytest.approx(2 * flops["sigmoid"], rel=0.01)
 
 
 def test_a_users_method_plans(tmp_path: Path) -> None:

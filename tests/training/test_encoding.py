@@ -10,7 +10,8 @@ from tiny_tokenizers import prompt
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from apo_bench.losses import DPOLoss, RRHFLoss, SFTLoss, View, token_logps
+from apo_bench.errors import InputError
+from apo_bench.losses import DPOLoss, RRHFLoss, SFTLoss, View, WPOLoss, token_logps
 from apo_bench.losses.policy_loss import Reads
 from apo_bench.models import policy as policies
 from apo_bench.models.tokenize import ChatFormat
@@ -74,6 +75,30 @@ def test_unpaired_items_by_hand(tiny_policy: Any) -> None:
     batch = encoding.collate(items, tokenizer.pad_token_id)
     assert batch["input_ids"].tolist() == [[[3, 5, 4, 6, 1, 0], [3, 6, 4, 7, 8, 1]]]
     assert batch["labels"].tolist() == [True, False]
+
+
+def test_a_mismatched_response_is_a_second_side(tiny_policy: Any) -> None:
+    """The item of above, and another's response behind its own prompt."""
+    folder, spec = tiny_policy
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    [item] = encoding.encode_items(tokenizer, [UnpairedExample(prompt("how"), "do", True, "i wash")], ReadsLabels(), spec)
+    assert item["sides"] == [([3, 5, 4, 6, 1], [0, 0, 0, 1, 1]), ([3, 5, 4, 7, 8, 1], [0, 0, 0, 1, 1, 1])]
+
+
+def test_what_a_loss_also_reads_is_computed_from_the_logits(tiny_policy: Any) -> None:
+    """The log-collision by the model's own softmax, of the position before each response token; no gradient, and 0 off the response."""
+    model, tokenizer = policies.load_policy(tiny_policy[0])
+    pairs = [Pair(prompt("how do i"), "do", "i wash it and"), Pair(prompt("dry " * 14), "no no no", "")]
+    batch = encoding.collate(encoding.encode_items(tokenizer, pairs, WPOLoss(), tiny_policy[1]), tokenizer.pad_token_id)
+    view = encoding.view_of(model, batch, also=("log_collision",))
+    ids, attention = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask"))
+    squares = model(input_ids=ids, attention_mask=attention).logits.softmax(dim=-1).square().sum(dim=-1).log()
+    expected = torch.nn.functional.pad(squares[:, :-1], (1, 0)).view(batch["input_ids"].shape).transpose(0, 1) * view.mask
+    torch.testing.assert_close(view.log_collision, expected, atol=1e-5, rtol=0)
+    assert not torch.autograd.grad(view.log_collision.sum(), list(model.parameters()), allow_unused=True)[0].any()
+    torch.testing.assert_close(view.logps, encoding.view_of(model, batch).logps)
+    with pytest.raises(InputError, match="log_collision"):
+        _ = encoding.view_of(model, batch).log_collision
 
 
 def test_the_reference_stands_beside_each_token(tiny_policy: Any) -> None:

@@ -1,0 +1,92 @@
+"""The shipped policy losses by name, as `loss: simpo` or `loss: {name: simpo, beta: 2.5}` gives them.
+
+Names are TRL's where TRL has the loss, but for the anchored ones, which it calls apo_*.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator
+
+from apo_bench.errors import InputError
+from apo_bench.losses.likelihood import SFTLoss
+from apo_bench.losses.policy_loss import PolicyLoss, Reads
+from apo_bench.losses.preference import (
+    AnchoredDownLoss,
+    AnchoredZeroLoss,
+    AOTLoss,
+    AOTUnpairedLoss,
+    BCOPairLoss,
+    CDPOLoss,
+    DiscoPOPLoss,
+    DPOLoss,
+    DPOPositiveLoss,
+    EXOLoss,
+    FDPOLoss,
+    HingeLoss,
+    IPOLoss,
+    LengthNormalisedDPOLoss,
+    NCALoss,
+    RDPOLoss,
+    RobustLoss,
+    SPPOLoss,
+    WPOLoss,
+)
+from apo_bench.losses.ranking import RRHFLoss
+from apo_bench.losses.reference_free import CPOLoss, ORPOLoss, SimPOLoss
+from apo_bench.losses.unpaired import AnchoredZeroUnpairedLoss, BCOLoss, KTOLoss
+
+SHIPPED: Mapping[str, type[PolicyLoss]] = {
+    "sigmoid": DPOLoss, "hinge": HingeLoss, "ipo": IPOLoss, "cdpo": CDPOLoss, "robust": RobustLoss, "exo_pair": EXOLoss,
+    "nca_pair": NCALoss, "bco_pair": BCOPairLoss, "sppo_hard": SPPOLoss, "aot": AOTLoss, "aot_unpaired": AOTUnpairedLoss,
+    "discopop": DiscoPOPLoss, "dpop": DPOPositiveLoss, "sigmoid_norm": LengthNormalisedDPOLoss, "r_dpo": RDPOLoss, "f_dpo": FDPOLoss,
+    "anchored_zero": AnchoredZeroLoss, "anchored_down": AnchoredDownLoss, "wpo": WPOLoss, "simpo": SimPOLoss, "orpo": ORPOLoss,
+    "cpo": CPOLoss, "kto": KTOLoss, "bco": BCOLoss, "anchored_zero_unpaired": AnchoredZeroUnpairedLoss, "rrhf": RRHFLoss, "sft": SFTLoss,
+}  # fmt: skip
+
+
+def shipped_loss(choice: str | Mapping[str, Any]) -> PolicyLoss:
+    """A shipped loss by its name, or by a mapping with `name` and parameters, which may hold another loss.
+
+    Raises InputError for a name, a parameter or a value that is not there.
+    """
+    parameters = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name: Any = parameters.pop("name", None)
+    if not isinstance(name, str) or name not in SHIPPED:
+        raise InputError(f"no shipped loss is called {name!r}; there are: {', '.join(SHIPPED)}")
+    cls = SHIPPED[name]
+    hints = get_type_hints(cls, include_extras=True)
+    known = [field.name for field in fields(cls)]  # pyright: ignore
+    for key in parameters:
+        if key not in known:
+            raise InputError(f"unknown parameter {key!r} of {name}; it has: {', '.join(known) or 'none'}")
+    return cls(**{key: _checked(f"{name}.{key}", hints[key], value) for key, value in parameters.items()})
+
+
+def _checked(where: str, hint: Any, value: Any) -> Any:
+    """A parameter's value, as strictly as an experiment file's own."""
+    if hint is PolicyLoss and isinstance(value, str | Mapping):
+        return shipped_loss(value)
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
+        return adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{where}: {error.errors()[0]['msg']}") from None
+
+
+def _by_name(reads: Reads) -> WrapValidator:
+    """For a method's field: a name or a mapping becomes a shipped loss that reads such data; any other value is checked as it is."""
+
+    def checked(value: Any, check: Callable[[Any], Any]) -> Any:
+        loss = shipped_loss(value) if isinstance(value, str | Mapping) else check(value)
+        if isinstance(value, str | Mapping) and loss.reads != reads:
+            raise InputError(f"{type(loss).__name__} reads {loss.reads}, and this method trains on {reads}")
+        return loss
+
+    return WrapValidator(checked)
+
+
+PairLoss = Annotated[PolicyLoss, _by_name("pairs")]  # field types for methods
+UnpairedLoss = Annotated[PolicyLoss, _by_name("unpaired")]
