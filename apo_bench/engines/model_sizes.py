@@ -13,6 +13,7 @@ from apo_bench.errors import InputError
 from apo_bench.models import adapters, flops
 from apo_bench.models import policy as policies
 from apo_bench.models.known_shapes import published_fields
+from apo_bench.models.model_folder import join_tokenizer
 from apo_bench.models.precision import resolved
 from apo_bench.models.tokenize import ChatFormat, load_tokenizer, transcript
 from apo_bench.models.word_tokenizer import word_tokenizer
@@ -261,7 +262,7 @@ def _shape(
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust)
         if tokenizer is not None:
-            policies.resize_embedding(model, tokenizer)
+            join_tokenizer(model, tokenizer)
     return model, tokenizer, published
 
 

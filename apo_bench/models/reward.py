@@ -14,8 +14,9 @@ from apo_bench.losses import RewardLoss
 from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
 from apo_bench.models.device import is_sharded, seeded
+from apo_bench.models.model_folder import check_places, join_tokenizer, read_config, read_model
 from apo_bench.models.padding import in_like_lengths, like_lengths, pad
-from apo_bench.models.policy import on_device, resize_embedding, token_ids
+from apo_bench.models.policy import on_device, token_ids
 from apo_bench.models.tokenize import ChatFormat, Encoded, load_tokenizer
 from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.types import NOTHING_CUT, CutTexts, Pair, Prompt, is_cut
@@ -35,11 +36,13 @@ def new_reward_model(
     with seeded(seed):
         if start is not None:
             tokenizer = load_tokenizer(start, spec.trust_remote_code)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                start, num_labels=len(names), use_safetensors=True, trust_remote_code=spec.trust_remote_code,
+            config = read_config(start, spec.trust_remote_code, num_labels=len(names))
+            check_places(config, f"{start}: max_tokens", spec.max_tokens)
+            model = read_model(
+                AutoModelForSequenceClassification, start, config=config, new_head=True, trust_remote_code=spec.trust_remote_code,
                 **precision.load_options(attention=attention),
             )  # fmt: skip
-            resize_embedding(model, tokenizer)
+            join_tokenizer(model, tokenizer)
         else:
             assert spec.architecture is not None
             assert vocabulary is not None
@@ -59,15 +62,16 @@ def load_reward_model(
 
     With `labels_of`, a folder of adapters, the body is read, to get its labels and a new head, which the adapters bring.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    labels = {} if labels_of is None else {"config": AutoConfig.from_pretrained(labels_of, trust_remote_code=trust_remote_code)}
+    config = None if labels_of is None else read_config(labels_of, trust_remote_code)
     with seeded(0):  # a missing head is drawn before it is read
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=trust_remote_code, **precision.load_options(**options), **labels
-        )
-    resize_embedding(model, tokenizer)
+        model = read_model(
+            AutoModelForSequenceClassification, folder, config=config, new_head=labels_of is not None, trust_remote_code=trust_remote_code,
+            **precision.load_options(**options),
+        )  # fmt: skip
+    join_tokenizer(model, tokenizer)
     if options.get("dtype", "float32") != "float32":
         precision.heads_in_fp32(model, CLASSIFICATION_HEADS)
     return on_device(model), tokenizer
