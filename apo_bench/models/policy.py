@@ -44,8 +44,8 @@ def load_policy(folder: str | Path, trust_remote_code: bool = False, shards: boo
     """(model, tokenizer); the embedding grows where the tokenizer was given a padding token of its own.
 
     `shards`: it is to be trained, and where accelerate shards, one process loads it, and none of them onto its device.
-    `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here, and a folder
-    that is not whole.
+    `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here,
+    and for a folder that is not whole.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -87,4 +87,3 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32")
         precision.round_weights(model, dtype)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-

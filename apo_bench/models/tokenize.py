@@ -58,7 +58,14 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
 
     with refusing(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    in_texts = (None, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id)
+    in_texts = (
+        None,
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.unk_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.cls_token_id,
+    )
     if tokenizer.pad_token_id in in_texts:
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer

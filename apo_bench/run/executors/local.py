@@ -13,7 +13,7 @@ from typing import Any
 
 from apo_bench.config.schema import Executor
 from apo_bench.run.devices import default_workers, see_only, worker_gpus
-from apo_bench.run.executors import TRIES, Show, in_order, quiet
+from apo_bench.run.executors import TRIES, Show, in_order, is_over, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
 
@@ -37,7 +37,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
 
     pool = [_start(work, gpu) for gpu in gpus]
     try:
-        while waiting or any(worker.job for worker in pool):
+        while (waiting or any(worker.job for worker in pool)) and not is_over(failures):
             for worker in pool:
                 if worker.job is None and waiting:
                     _give(worker, waiting.popleft())
