@@ -143,6 +143,8 @@ def refusing(source: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # libraries raise anything from OSError to KeyError
         message = " ".join(str(error).split()) or "cannot be read"
+        if "contains custom code" in message:
+            raise InputError(f"{source}: it brings its own code, which is run only with trust_remote_code: true") from None
         raise InputError(f"{source}: {message if len(message) < 400 else f'{message[:400]}...'} ({type(error).__name__})") from None
 
 

@@ -73,7 +73,7 @@ def _check_path(key: str, model: Network, path: str, base: Path, experiment: Exp
         return
     try:
         fields = config_fields(Path(resolved))
-        check_sizes("config.json", fields)
+        check_sizes(f"{Path(resolved) / 'config.json'}", fields)
     except InputError as error:
         raise InputError(f"{key}.path: {error}") from None
     _check_context(key, model, fields, experiment)
@@ -83,7 +83,9 @@ def _check_path(key: str, model: Network, path: str, base: Path, experiment: Exp
     try:
         _check_folder(Path(resolved), model, n_axes)
     except InputError as error:
-        raise InputError(f"{key}.path: {error}") from None
+        if str(error).split(":")[0] in type(model).model_fields:  # a setting of the model's
+            raise InputError(f"{key}.{error}") from None
+        raise InputError(f"{key}.path: {error if resolved in str(error) else f'{resolved}: {error}'}") from None
 
 
 def _check_folder(folder: Path, model: Network, n_axes: int | None) -> None:

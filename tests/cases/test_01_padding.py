@@ -15,15 +15,19 @@ from apo_bench.models.policy import load_policy
 from apo_bench.types import Prompt
 
 PADS = {
-    "own": ("own", {}), "own, none in the configuration": ("own", {"pad_token_id": None}), "the end token": ("end", {}), "none": (None, {}),
-    "the end token, none in the configuration": ("end", {"pad_token_id": None}), "another in the configuration": ("own", {"pad_token_id": 1}),
+    "own": ("own", {}),
+    "own, none in the configuration": ("own", {"pad_token_id": None}), 
+    "the end token": ("end", {}),
+    "none": (None, {}),
+    "the end token, none in the configuration": ("end", {"pad_token_id": None}),
+    "another in the configuration": ("own", {"pad_token_id": 1}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("spare", [0, 40])
 @pytest.mark.parametrize("pads", PADS)
 def test_every_response_has_the_score_it_has_alone(tmp_path: Path, pads: str, spare: int) -> None:
-    """Expected: transformers alone on one text, as the folder says, with neither a batch nor padding; the text as the template writes it."""
+    """Expected: transformers alone on one text, as the folder says, without padding; the text as the template writes it."""
     pad, fields = PADS[pads]
     folder = reward_folder(tmp_path, tokenizer(pad), spare, **fields)
     model, own = AutoModelForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
