@@ -60,7 +60,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "it has no weights"),
     "half a file": (cut_in_half, "incomplete metadata"),
     "no end token": (without_end, "no end-of-sequence token"),
-    "named templates": (named_templates, "no template is named 'default'"),
+    "named templates": (named_templates, "Available template names are ['rag', 'tools']"),
     "no tokenizer": (without_tokenizer, "tokenizer"),
     "a larger tokenizer": (larger_tokenizer, "'surplus' as token 258, but the model 258 embeddings"),
     "GPTQ": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), "GPTQ"),
