@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from click.testing import Result
 from foreign_models import POLICY
 from tiny_world import RJS, smallest_tree
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from apo_bench.cli.main import app
 

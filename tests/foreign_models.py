@@ -48,11 +48,11 @@ def _folder(auto: Any, folder: Path, own: Any, spare: int, fields: Mapping[str, 
     return folder
 
 
-def change_weights(folder: Path, drop: str | None = None, **shapes: Any) -> Path:
+def change_weights(folder: Path, drop: str | None = None, shapes: Mapping[str, Any] | None = None) -> Path:
     """Without the weight `drop`, and with others of another shape."""
     weights = load_file(folder / "model.safetensors")
     weights = {name: weight for name, weight in weights.items() if name != drop}
-    weights |= {name: torch.ones(shape) for name, shape in shapes.items()}
+    weights |= {name: torch.ones(shape) for name, shape in (shapes or {}).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

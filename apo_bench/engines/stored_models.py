@@ -145,6 +145,11 @@ class StoredModels:
             adapters.save(model, lora, job.body.key if job.body else None, into)
             model.config.save_pretrained(into)  # its labels
 
+    def finished_reward_model(self, spec: PretrainedReward) -> Loaded:
+        """A finished reward model, to be read."""
+        settings = resolved(spec, self.device)
+        return self.resident.get(*self._finished(None, settings, settings.dtype))
+
     def _finished_reward_model(self, folder: Path, spec: PretrainedReward) -> Loaded:
         """A finished reward model to be read, or what training made of it."""
         model, tokenizer = self.resident.get(*self._finished(folder, spec, spec.dtype))
@@ -162,8 +167,9 @@ class StoredModels:
         if (lora := spec.training.lora) is None:
             return self.resident.copy(*source)
         model, tokenizer = self.resident.get(*source)
-        goes_on = start is not None and is_adapter(start)
-        return adapters.load(model, start, trainable=True) if goes_on else adapters.add(model, lora, job.seed), tokenizer
+        if start is not None and is_adapter(start):
+            return adapters.load(model, start, trainable=True), tokenizer
+        return adapters.add(model, lora, job.seed), tokenizer
 
     def _finished(self, folder: Path | None, spec: PretrainedReward, dtype: str) -> tuple[Any, Any, float]:
         """Key, loader and size of the finished model at the spec's path, or of the whole model that training made of it."""

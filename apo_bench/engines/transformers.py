@@ -159,6 +159,7 @@ class TransformersEngine:
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
         assert not isinstance(job.model, EnsembleReward)  # whose members are trained one by one
         if isinstance(job.model, PretrainedReward) and not job.pairs:  # it stays as it is, and where it is
+            self.models.finished_reward_model(job.model)  # a model that cannot be read stops the run here
             write_json(into / MARKER, {"path": job.model.path})
             return Computed(None, {})
         if self.launch_config is not None:

@@ -108,7 +108,7 @@ def _check_folder(folder: Path, model: Network, n_axes: int | None) -> None:
     if isinstance(model, PolicyModel):
         network = checked(AutoModelForCausalLM)
     else:
-        labels = {} if model.axis_heads and n_axes is None else {"num_labels": n_axes if model.axis_heads else 1}
+        labels: dict[str, Any] = {} if model.axis_heads and n_axes is None else {"num_labels": n_axes if model.axis_heads else 1}
         network = checked(AutoModelForSequenceClassification, new_head=True, **labels)
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
     join_tokenizer(network, tokenizer)

@@ -124,7 +124,9 @@ def tiny_model(cache_folder: Path, seed: int, outputs: int = 0) -> Path:
     tokenizer = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = LlamaConfig(**LLAMA, **token_ids(tokenizer), initializer_range=0.1, **({"num_labels": outputs} if outputs else {}))
+        config = LlamaConfig(**LLAMA, **token_ids(tokenizer), initializer_range=0.1)
+        if outputs:
+            config.num_labels = outputs
         model = LlamaForSequenceClassification(config) if outputs else LlamaForCausalLM(config)
     cache_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache_folder) as scratch:

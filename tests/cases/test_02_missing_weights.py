@@ -24,7 +24,7 @@ def test_missing_weights_are_refused_by_name(tmp_path: Path, lost: str) -> None:
 
 
 def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
-    folder = change_weights(policy_folder(tmp_path / "policy"), **{NORM: 7})
+    folder = change_weights(policy_folder(tmp_path / "policy"), shapes={NORM: 7})
     assert f"{NORM} is 7, not 32" in refusal(tmp_path, foreign_tree(folder))
 
 

@@ -370,7 +370,7 @@ class Gold(Section):
         if is_frozen(self.model) and len(self.seeds) > 1:
             if "seeds" in self.model_fields_set:
                 raise ValueError("seeds: a finished reward model has one score, whatever the seed; give [0] or leave it out")
-            self.__dict__["seeds"] = (0,)  # the default of these: the section is frozen
+            object.__setattr__(self, "seeds", (0,))  # the default of such a model; the section is frozen
         return self
 
 
