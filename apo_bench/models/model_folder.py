@@ -19,7 +19,8 @@ OFFSET = {  # model types whose positions are counted from after the padding tok
     "xlm-roberta-xl", "xmod",
 }  # fmt: skip
 LIMITS = {  # of sizes in a configuration, by what their names end with: larger ones are mistakes, and cost minutes before they fail
-    r"layers?": 2**12, r"heads?": 2**12, r"experts": 2**14, r"vocab_size": 2**26, r"size|dim|d_model|d_ff|n_embd|n_inner": 2**22,
+    r"layers?": 2**10, r"heads?": 2**12, r"experts": 2**14, r"vocab_size": 2**24, r"hidden_size|dim|d_model|n_embd": 2**17,
+    r"intermediate_size|hidden_dim|ffn_dim|d_ff|n_inner": 2**20, r"position_embeddings|n_positions|max_seq_len": 2**26,
 }  # fmt: skip
 POSITIVE = ("hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", "num_attention_heads", "n_head", "vocab_size", "num_labels")
 
@@ -88,7 +89,7 @@ def check_sizes(where: str, fields: Mapping[str, Any]) -> None:
             check_sizes(f"{where}: {name}", value)
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        limit = next((limit for form, limit in LIMITS.items() if re.search(rf"(^|_)({form})$", name)), None)
+        limit = next((limit for form, limit in reversed(LIMITS.items()) if re.search(rf"(^|_)({form})$", name)), None)
         if limit is not None and value > limit:
             raise InputError(f"{where}: {name}: {value:.12g} is too large; the limit is {limit}")
         if name in POSITIVE and value < 1:
