@@ -36,12 +36,16 @@ ANSWER_FAULTS = ("refuse", "filter", "empty", "malformed", "length", "echo")  # 
 class Plan:
     """How the server behaves. A request's fault is drawn from `faults` (name: share) by its content and how often it came before.
 
-    `script` names the faults of the first requests in order of arrival ("" for none) and overrides `faults` there.
+    `script` names the faults of the first requests in order of arrival ("" for none) and overrides `faults` there; `about` names those
+    of requests whose last message holds a text, and overrides both. `replies` are faults of one's own: name -> (status, body), in which
+    ANSWER stands for the right answer.
     """
 
     latency_s: float = 0.0
     faults: Mapping[str, float] = field(default_factory=dict)
     script: Sequence[str] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
+    replies: Mapping[str, tuple[int, Any]] = field(default_factory=dict)
     seed: int = 0
     retry_after: str = "0"
     usage: bool = True
@@ -108,7 +112,7 @@ class Connection(asyncio.Protocol):
         self.counts[key] += 1
         n = len(self.requests)
         seen = {
-            "key": key, "at": time.monotonic(), "end": "unbilled", "fault": self._fault(key, n),
+            "key": key, "at": time.monotonic(), "end": "unbilled", "fault": self._fault(key, n, body["messages"][-1]["content"]),
             "seed": body.get("seed"), "authorization": headers.get("authorization"), "cache_control": headers.get("cache-control"),
         }  # fmt: skip
         self.requests.append(seen)
@@ -127,7 +131,10 @@ class Connection(asyncio.Protocol):
             latency_s = max(0.0, self.plan.latency_s - 0.0005)
             self.busy = asyncio.get_running_loop().call_later(latency_s, self._answer, body, seen)
 
-    def _fault(self, key: str, n: int) -> str:
+    def _fault(self, key: str, n: int, text: str) -> str:
+        for about, fault in self.plan.about.items():
+            if about in text:
+                return fault
         if n < len(self.plan.script):
             return self.plan.script[n]
         if not self.plan.faults:
@@ -154,6 +161,11 @@ class Connection(asyncio.Protocol):
         self._done()
         seen["took_s"] = time.monotonic() - seen["at"]
         fault, text = seen["fault"], body["messages"][-1]["content"]
+        if fault in self.plan.replies:
+            status, own = self.plan.replies[fault]
+            seen["end"] = "billed" if status == 200 else "unbilled"
+            self._send(f"{status} Own", json.dumps(own).replace("ANSWER", right_answer(text)))
+            return
         content = {
             "refuse": None, "empty": "", "malformed": "Both A and B have their merits.", "echo": f"You are {seen['authorization']}."
         }.get(fault, right_answer(text))  # fmt: skip

@@ -24,7 +24,7 @@ TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}
 HEAVY = TORCH | {"pandas", "scipy", "matplotlib", "sklearn", "pyarrow", "datasets", "numpy"}
 NO_TORCH_AT_START = (
     "types errors hashing provenance store formatting package_data tables config.schema config.load config.plugins config.controls "
-    "config.tuning data.task lab.lab lab.ledger training.checkpoints engines engines.launch stats judging.load_judges "
+    "config.tuning data.task lab.lab lab.ledger training.checkpoints engines engines.launch engines.worker_slots stats judging.load_judges "
     "judging.response_pairs judging.judge_result judging.audit_folder judging.audit_report judging.simulated_judge judging.chat_judge "
     "judging.local_judge judging.reward_judge clients.golden analysis.results analysis.contrasts analysis.costs analysis.win_rates "
     "analysis.power analysis.preregistration analysis.published analysis.reproduction analysis.reproduction_text plan.saved "

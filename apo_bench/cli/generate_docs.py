@@ -11,6 +11,7 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -24,7 +25,10 @@ from apo_bench.hashing import PACKAGE
 
 DOCS = PACKAGE.parent / "docs"
 GENERATED = "<!-- Written by `python -m apo_bench.cli.generate_docs`; change the code, not this page. -->"
-PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything", type(None): "`null`"}
+PLAIN = {
+    int: "whole number", date: "date", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything",
+    type(None): "`null`",
+}  # fmt: skip
 NAMED = {config.Unit: "[unit](#units)"}
 API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their public names; none: all that a module or package exports
     "apo_bench.lab": (),

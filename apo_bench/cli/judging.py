@@ -98,6 +98,7 @@ def golden(
 ) -> None:
     """Write golden responses by any chat model for the reward model's prompts; existing responses are kept."""
     from apo_bench.clients.golden import golden_writer, write_golden
+    from apo_bench.clients.replies import counted_reasons
     from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.data.task import load_task
 
@@ -109,9 +110,12 @@ def golden(
     result = write_golden(loaded, out, settings, n=n)
     cost = f"{result.prompt_tokens:,} prompt and {result.completion_tokens:,} completion tokens, {result.cost_usd:.4f} USD"
     typer.echo(f"{result.n} golden responses; {cost}{_counted(result.left_out, 'left out')}")
-    typer.echo(str(result.path))
+    if result.n:
+        typer.echo(str(result.path))
     if result.unanswered:
-        typer.echo(f"failed: no answer{_counted(result.unanswered, 'prompts')}; the same command asks again", err=True)
+        typer.echo(
+            f"failed: prompts without an answer: {one_line(counted_reasons(result.unanswered))}; the same command asks again", err=True
+        )
         raise typer.Exit(FAILED)
 
 

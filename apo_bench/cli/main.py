@@ -69,6 +69,18 @@ def run(
         raise typer.Exit(FAILED)
 
 
+@app.command(name="show-prompt")
+@plain_errors()
+def show_prompt(experiment: Path, set_: Set = None, tiny: Tiny = False) -> None:
+    """Show what each model of an experiment reads: the first prompt in its chat template, tokens and all."""
+    from apo_bench.run.first_prompts import first_prompts
+    from apo_bench.run.start import check_and_resolve
+
+    resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
+    for shown in first_prompts(resolved.experiment, resolved.task, resolved.base):
+        terminal.print_first_prompt(shown)
+
+
 @app.command()
 @plain_errors()
 def report(
@@ -308,4 +320,5 @@ def _overrides(assignments: list[str] | None) -> dict[str, Any]:
 
 
 def main() -> None:
+    terminal.use_utf8()
     app()

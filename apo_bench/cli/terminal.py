@@ -2,8 +2,14 @@
 
 import csv
 import errno
+import io
+import json
+import locale
+import os
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +49,26 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def use_utf8() -> None:
+    """Start this command again in Python's UTF-8 mode where the locale has another encoding: libraries want file names in UTF-8.
+
+    Ends with one line where the working directory or an argument is not UTF-8 itself.
+    """
+    if os.name == "posix" and not sys.flags.utf8_mode and {sys.getfilesystemencoding(), locale.getencoding().lower()} != {"utf-8"}:
+        os.environ["PYTHONUTF8"] = "1"  # for worker processes
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")
+    names = sys.argv[1:]
+    with suppress(OSError):  # a folder that is gone
+        names = [os.getcwd(), *names]
+    for name in names:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            typer.echo(f"error: {one_line(name)}: the name is not UTF-8", err=True)
+            raise SystemExit(BAD_INPUT)
+
+
 def refuse_unfinished(folder: Path) -> None:
     """Raise InputError for a folder without a finished run."""
     if not (folder / "manifest.json").is_file():
@@ -70,6 +96,22 @@ def print_tables(*tables: Table | str) -> None:
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     for table in tables:
         console.print(table)
+
+
+def print_first_prompt(shown: Any) -> None:
+    """What a model reads: the text, then its tokens, those of a policy's target after a bar."""
+    heading = f"{shown.model}  {visible(shown.path)}".rstrip()
+    if not shown.tokens:
+        print(f"{heading}\n  not shown: {visible(shown.note)}\n")
+        return
+    tokens = [json.dumps(token, ensure_ascii=False) for token in (*shown.tokens, *shown.target)]
+    tokens.insert(len(shown.tokens), "|") if shown.target else None
+    lines = [heading, *(f"  {line}" for line in visible(shown.text).splitlines() or [""])]
+    lines += ["", f"  {len(shown.tokens)} tokens" + (f" | {len(shown.target)} to learn" if shown.target else "")]
+    lines += textwrap.wrap(" ".join(tokens), WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+    lines += [f"  a response ends with {visible(shown.end)}"] if shown.end else []
+    lines += [f"  note: {visible(shown.note)}"] if shown.note else []
+    print("\n".join([*lines, ""]))
 
 
 def print_preview(jobs: Sequence[tuple[Any, bool]]) -> None:

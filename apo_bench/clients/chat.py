@@ -1,51 +1,30 @@
 """A client of the OpenAI chat-completions protocol: concurrent calls with retries and a cost limit."""
 
 import asyncio
-import json
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apo_bench.clients.endpoint import Endpoint, Sampling, api_key
-from apo_bench.clients.rate_limit import OVER_COST, REFUSED, ConcurrencyLimiter, Messages, SpendLimiter, most_tokens, retry_after_s, wait_s
+from apo_bench.clients.rate_limit import OVER_COST, ConcurrencyLimiter, Messages, SpendLimiter, most_tokens, retry_after_s, wait_s
+from apo_bench.clients.replies import SHOWN, CallError, Reply, error_of, read_reply, with_words
+from apo_bench.clients.set_up import SetUp
 from apo_bench.errors import NotHere
 
 if TYPE_CHECKING:
     import openai
 
 K = TypeVar("K")
-CUT_OFF = "cut off"
-TRY_AGAIN = {408, 409, 425, 429}  # and all from 500
-OVERLOADED = {429, 503, 529}
-HOPELESS = {401, 402, 403, 404}  # as would every other call
-SHOWN = 200  # characters of a server's error message
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The result of a call. `text` is the whole answer where `failure` is ""; otherwise `failure` is the reason why there is none.
-
-    `answered` tells failures apart: there is an answer (the model's refusal, one cut off, the server's word that it will not take this
-    request), or nobody answered, and a later run may ask again. Tokens are the server's count, None where it gave none. `lost_usd` is the
-    most that attempts whose answer was lost on the way may have cost.
-    """
-
-    text: str = ""
-    failure: str = ""
-    answered: bool = True
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cost_usd: float = 0.0
-    lost_usd: float = 0.0
-    latency_s: float = math.nan
+OF_ITS_OWN = 10_000  # tokens that a server may add to a prompt or an answer; a larger count is not believed
 
 
 class ChatClient:
     """Asks one endpoint. Raises NotHere where the key's variable is not set, or the `judge` extra not installed.
 
+    Failures that no answer has contradicted are those of the set-up: after the first few no more calls are made, and all the others get
+    the same reply. Once there was an answer, a failure is its own call's, but for several in a row that would be any call's.
     `sleep`, `now` (seconds since 1970) and `rng` (the jitter's) can be replaced.
     """
 
@@ -58,6 +37,7 @@ class ChatClient:
     ) -> None:
         self.endpoint, self.sleep, self.now = endpoint, sleep, now
         self.rng = rng or random.Random()  # unseeded, so that two processes do not come back in step
+        self.set_up = SetUp()
         self._key = api_key(endpoint.api_key_env)
         try:
             import aiohttp  # noqa: F401
@@ -113,23 +93,6 @@ class ChatClient:
         return shown.encode("utf-8", "replace").decode("utf-8")
 
 
-@dataclass(eq=False)
-class _Trouble(Exception):
-    """An attempt without a reply. `again`: another may do better. `hopeless`: if not, neither will other calls. `final`: the server will
-    not take this very request, whenever it is sent. `lost`: it may have been paid for all the same. `wait_s`: what the server asked for,
-    `detail` the rest of its message.
-    """
-
-    reason: str
-    detail: str = ""
-    again: bool = True
-    hopeless: bool = False
-    final: bool = False
-    lost: bool = False
-    overloaded: bool = False
-    wait_s: float | None = None
-
-
 class _Batch(Generic[K]):
     """Calls under way, within one event loop."""
 
@@ -139,8 +102,8 @@ class _Batch(Generic[K]):
         self.url = f"{client.endpoint.base_url.rstrip('/')}/chat/completions"  # whole, or openai's client parses it three times a call
         self.fresh = fresh
         self.concurrency, self.spending = ConcurrencyLimiter(client.endpoint.concurrency), SpendLimiter(client.endpoint.max_usd, spent_usd)
+        self.set_up = client.set_up = SetUp(client.set_up)
         self.arrived: list[tuple[K, Reply]] = []
-        self.stopped: Reply | None = None  # what every further call gets
         self.changed = asyncio.Event()
         self.workers: list[asyncio.Task[None]] = []
 
@@ -169,53 +132,66 @@ class _Batch(Generic[K]):
 
     async def _work(self) -> None:
         try:
-            for key, messages in self.calls:  # one iterator for all workers
-                reply = await self._call(messages)
-                self.arrived.append((key, reply))
-                self.changed.set()
+            while await self._take():
+                pass
         finally:
             self.working -= 1
             self.changed.set()
 
+    async def _take(self) -> bool:
+        """Make the next call, of which all workers have one iterator; whether there was one."""
+        stopped = await self.set_up.begin()
+        try:
+            call = next(self.calls, None)
+            if call is not None:
+                key, messages = call
+                reply = stopped or await self._call(messages)
+                self.arrived.append((key, reply))
+                self.changed.set()
+            return call is not None
+        finally:
+            if stopped is None:
+                self.set_up.end()
+
     async def _call(self, messages: Messages) -> Reply:
         """One call with its attempts."""
         body = {**self.body, "messages": messages}
-        worst_usd = self.endpoint.cost_usd(most_tokens(messages), self.max_tokens) if self.endpoint.max_usd is not None else 0.0
+        worst_usd = self.endpoint.cost_usd(most_tokens(messages), self.max_tokens)
         attempt, lost_usd = 0, 0.0
-        while isinstance(got := await self._attempt(body, worst_usd), _Trouble):
+        while isinstance(got := await self._attempt(body, worst_usd), CallError):
             attempt += 1
             lost_usd += worst_usd if got.lost else 0.0
             if not got.again or attempt == self.endpoint.max_attempts:
-                reply = Reply(self.client.clean(got.detail), self.client.clean(got.reason), answered=got.final, lost_usd=lost_usd)
-                if got.hopeless:
-                    self.stopped = self.stopped or replace(reply, lost_usd=0.0)
-                return reply
+                reason, words = self.client.clean(got.reason), self.client.clean(got.words)
+                failed = Reply(failure=with_words(reason, words), answered=False)
+                self.set_up.failed(failed, got.hopeless)
+                return replace(Reply(words, reason, False, rejected=True) if got.rejected else failed, lost_usd=lost_usd)
             await self.client.sleep(wait_s(attempt - 1, got.wait_s, self.endpoint.max_wait_s, self.client.rng))
+        if got.answered:
+            self.set_up.answered()
         return replace(got, lost_usd=lost_usd)
 
-    async def _attempt(self, body: Mapping[str, Any], worst_usd: float) -> "Reply | _Trouble":
-        """One request in its place, if there is money for it and the batch has not been stopped."""
+    async def _attempt(self, body: Mapping[str, Any], worst_usd: float) -> "Reply | CallError":
+        """One request in its place, if there is money for it."""
         async with self.concurrency as slot:
-            if self.stopped:
-                return self.stopped
             if not await self.spending.reserve(worst_usd):
                 return Reply(failure=OVER_COST, answered=False)
             paid_usd = worst_usd  # should this be cancelled, nobody knows
             try:
-                reply = await self._request(body)
+                reply = await self._request(body, worst_usd)
                 paid_usd = reply.cost_usd
                 slot.answered()
                 return reply
-            except _Trouble as trouble:
-                paid_usd = worst_usd if trouble.lost else 0.0
-                if trouble.overloaded:
+            except CallError as error:
+                paid_usd = worst_usd if error.lost else 0.0
+                if error.overloaded:
                     slot.overloaded()
-                return trouble
+                return error
             finally:
                 self.spending.settle(worst_usd, paid_usd)
 
-    async def _request(self, body: Mapping[str, Any]) -> Reply:
-        """Raises _Trouble."""
+    async def _request(self, body: Mapping[str, Any], worst_usd: float) -> Reply:
+        """Raises CallError."""
         import httpx2
         import openai
 
@@ -224,49 +200,30 @@ class _Batch(Generic[K]):
             async with asyncio.timeout(self.endpoint.timeout_s):
                 response = await self.openai.post(self.url, body=body, cast_to=httpx2.Response)
         except TimeoutError:
-            raise _Trouble(f"no answer within {self.endpoint.timeout_s:g} s", lost=True) from None
+            raise CallError(f"no answer within {self.endpoint.timeout_s:g} s", lost=True) from None
         except openai.APIStatusError as error:
-            if _code(error) == "content_filter":
-                return Reply(failure=REFUSED, latency_s=time.perf_counter() - start)
-            raise self._status(error) from None
+            wait = retry_after_s(error.response.headers.get("retry-after"), self.client.now())
+            raise error_of(error.status_code, error.body, wait) from None
         except Exception as error:  # of openai, or of the transport, which does not translate all of its own
             if _never_connected(error):
-                raise _Trouble(f"cannot connect to {self.endpoint.base_url}", hopeless=True) from None
-            raise _Trouble("connection lost", lost=True) from None
+                raise CallError(f"cannot connect to {self.endpoint.base_url}", hopeless=True) from None
+            raise CallError("connection lost", lost=True) from None
         try:
             reply = read_reply(response.content)
         except ValueError:
-            raise _Trouble("unreadable reply", lost=True) from None
-        if reply.prompt_tokens is None and self.endpoint.priced:
-            raise _Trouble("no token usage in the reply, so its cost is unknown", again=False, hopeless=True, lost=True)
-        cost_usd = self.endpoint.cost_usd(reply.prompt_tokens or 0, reply.completion_tokens or 0)
+            raise CallError("unreadable reply", _page(response.content), lost=True) from None
+        prompt, completion = reply.prompt_tokens or 0, reply.completion_tokens or 0
+        if prompt > most_tokens(body["messages"]) + OF_ITS_OWN or completion > self.max_tokens + OF_ITS_OWN:
+            reply = replace(reply, prompt_tokens=None, completion_tokens=None)
+        # Without a count that can be, a reply costs the most that it can.
+        cost_usd = worst_usd if reply.prompt_tokens is None else self.endpoint.cost_usd(prompt, completion)
         return replace(reply, text=self.client.clean(reply.text), cost_usd=cost_usd, latency_s=time.perf_counter() - start)
 
-    def _status(self, error: "openai.APIStatusError") -> _Trouble:
-        status, detail = error.status_code, self.client.clean(_message(error))[:SHOWN]
-        broke = _code(error) == "insufficient_quota"  # a 429 that no waiting cures
-        if broke or not (status in TRY_AGAIN or status >= 500):
-            if not (broke or status in HOPELESS or status < 400):  # such as a prompt that is too long
-                return _Trouble(f"HTTP {status}", detail, again=False, final=True)
-            return _Trouble(f"HTTP {status}: {detail}" if detail else f"HTTP {status}", again=False, hopeless=True)
-        wait = retry_after_s(error.response.headers.get("retry-after"), self.client.now())
-        return _Trouble(f"HTTP {status}", overloaded=status in OVERLOADED, wait_s=wait)
 
-
-def read_reply(content: bytes) -> Reply:
-    """The reply in a response's body, without its cost. Raises ValueError where there is none."""
-    try:
-        data = json.loads(content)
-        choice = data["choices"][0]
-        message, finish = choice["message"], choice.get("finish_reason")
-        refusal, text, usage = message.get("refusal"), message.get("content"), data.get("usage")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise ValueError("not a chat completion") from None
-    if not isinstance(text or "", str) or not isinstance(refusal or "", str):
-        raise ValueError("not a text")
-    failure = REFUSED if refusal or finish == "content_filter" else CUT_OFF if finish == "length" else ""
-    prompt, completion = _tokens(usage)
-    return Reply(text or refusal or "", failure, True, prompt, completion)
+def _page(content: bytes) -> str:
+    """How a page begins that came instead of JSON; nothing of a reply that was torn."""
+    text = " ".join(content[:1000].decode("utf-8", "replace").split())
+    return "" if text[:1] in "{[" else text[:SHOWN]
 
 
 def _never_connected(error: BaseException | None) -> bool:
@@ -274,22 +231,3 @@ def _never_connected(error: BaseException | None) -> bool:
     import aiohttp
 
     return error is not None and (isinstance(error, aiohttp.ClientConnectorError) or _never_connected(error.__cause__))
-
-
-def _code(error: "openai.APIStatusError") -> str | None:
-    return error.body.get("code") if isinstance(error.body, Mapping) else None
-
-
-def _message(error: "openai.APIStatusError") -> str:
-    """The server's message about an error, on one line."""
-    message = error.body.get("message") or error.body.get("detail") if isinstance(error.body, Mapping) else error.body
-    return " ".join(str(message or "").split())
-
-
-def _tokens(usage: Any) -> tuple[int, int] | tuple[None, None]:
-    """Prompt and completion tokens, where a reply tells both."""
-    if isinstance(usage, Mapping):
-        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if type(prompt) is int and type(completion) is int and min(prompt, completion) >= 0:
-            return prompt, completion
-    return None, None

@@ -10,15 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from apo_bench import __version__
-from apo_bench.clients.chat import ChatClient, Reply
+from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.endpoint import ChatSettings, require
 from apo_bench.clients.journal import Journal, add_lost, spent_usd
+from apo_bench.clients.replies import Reply, with_words
 from apo_bench.config.plugins import Kind, resolve
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
@@ -81,7 +82,8 @@ def write_golden(
 
     The axes take turns, each in hash order, so that a larger n adds to a smaller one's. A conversation that is on several axes is asked
     once. Every reply is in the journal before the next is waited for, and what the journal knows is not asked again. `out` is JSON lines,
-    sorted by "id", with "messages" as [role, text] turns and "response", and is replaced as a whole.
+    sorted by "id", with "messages" as [role, text] turns and "response", and is replaced as a whole; without any response nothing is
+    written. A prompt that the server rejected is left out for good once the writer has answered any other.
 
     Raises InputError for n below 1, a task without rm prompts, an `out` that does not end in .jsonl or that this function did not write,
     and what ChatClient refuses; nothing is written then.
@@ -114,8 +116,9 @@ def write_golden(
             "journal_usd": spent_usd(journal),
             "journal_lines_damaged": journal.n_damaged,
         }
-        _write(out, golden_lines(golden), journal)
-        _write(out.with_suffix(".about.json"), json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n", journal)
+        if golden:
+            _write(out, golden_lines(golden), journal)
+            _write(out.with_suffix(".about.json"), json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n", journal)
     return written
 
 
@@ -151,15 +154,27 @@ def _ask(
         journal.add(who, {"identity": dict(writer.identity)})
     missing = [prompt for prompt in prompts if _key(writer, prompt) not in journal.records]
     unanswered: dict[str, str] = {}
+    rejected: dict[str, Reply] = {}
+    has_answered = any(record.get("answered", True) for key, record in journal.records.items() if key.startswith(f"{who}."))
     calls = ((prompt, writer.messages(prompt)) for prompt in missing)
     with closing(client.replies(calls, writer.sampling, spent_usd(journal))) as replies:
         for done, (prompt, reply) in enumerate(replies, 1):
             if reply.answered:
+                has_answered = True
                 journal.add(_key(writer, prompt), _record(reply))
             else:
-                unanswered[prompt.id] = reply.failure
                 add_lost(journal, _key(writer, prompt), reply.lost_usd)
+                if reply.rejected:
+                    rejected[prompt.id] = replace(reply, lost_usd=0.0)  # which is in the journal
+                else:
+                    unanswered[prompt.id] = reply.failure
             progress(done, len(missing))
+    for prompt in (prompt for prompt in missing if prompt.id in rejected):
+        reply = rejected[prompt.id]
+        if has_answered:
+            journal.add(_key(writer, prompt), _record(reply))
+        else:
+            unanswered[prompt.id] = with_words(reply.failure, reply.text)
     return unanswered
 
 
@@ -169,7 +184,7 @@ def _key(writer: GoldenWriter, prompt: Prompt) -> str:
 
 
 def _record(reply: Reply) -> Mapping[str, Any]:
-    return {name: value for name, value in asdict(reply).items() if name != "answered" and value == value}  # JSON has no NaN
+    return {name: value for name, value in asdict(reply).items() if name != "rejected" and value == value}  # JSON has no NaN
 
 
 def _not_golden(answer: Mapping[str, Any]) -> str:

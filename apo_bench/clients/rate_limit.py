@@ -10,7 +10,6 @@ from email.utils import parsedate_to_datetime
 
 Messages = Sequence[Mapping[str, str]]
 FIRST_WAIT_S = 0.5
-REFUSED = "refused"  # the judge's model, or a filter before it, would not answer
 OVER_COST = "over the cost limit"
 
 

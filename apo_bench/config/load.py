@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from apo_bench.config.plain_yaml import PlainDumper, read_yaml
-from apo_bench.config.schema import Experiment
+from apo_bench.config.schema import WHOLE, Experiment
 from apo_bench.errors import InputError
 
 
 def dump_experiment(experiment: Experiment) -> str:
     """The experiment as YAML that `load_experiment` reads back as it is, every default written out."""
-    return yaml.dump(experiment.model_dump(mode="json"), Dumper=PlainDumper, sort_keys=False)
+    return yaml.dump(experiment.model_dump(mode="json", context=WHOLE), Dumper=PlainDumper, sort_keys=False)
 
 
 @dataclass(frozen=True)

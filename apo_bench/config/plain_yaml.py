@@ -1,5 +1,6 @@
 """YAML texts and files, read safely and strictly. Errors are one line that names the source and the line."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from apo_bench.errors import InputError
 
 
 class PlainLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (PyYAML silently keeps the last), and reads 1e-3 as a number and a date as text."""
+    """Safe YAML that refuses a key given twice (PyYAML silently keeps the last), and reads a date as text.
+
+    Numbers are those of YAML 1.2: 1e-3 and 5e-1 are numbers, 1:30 is text. What YAML 1.1 reads as another number, such as 010 or 1_000, is
+    refused, and so is a number that no float can hold.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
@@ -25,21 +30,50 @@ class PlainLoader(yaml.SafeLoader):
             keys.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        """An int or a float. Raises InputError for one that can be read in two ways."""
+        text, line = node.value, node.start_mark.line + 1
+        sign, digits = (-1 if text.startswith("-") else 1), text.lstrip("+-")
+        if digits[:2] in ("0x", "0o"):
+            return sign * int(digits, 0)
+        if _AMBIGUOUS.fullmatch(text):
+            raise InputError(
+                f"{text} can be read as two numbers (line {line}); write it without leading zeros and underscores, or in quotes"
+            )
+        if _WHOLE.fullmatch(text):
+            return int(text)
+        if digits.casefold() in (".inf", ".nan"):
+            return sign * float(digits[1:])
+        if (value := float(text)) in (math.inf, -math.inf):
+            raise InputError(f"{text} is too large a number (line {line})")
+        return value
 
+
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_AMBIGUOUS = re.compile(r"[-+]?(?:0[0-9]+|0b[01_]+|[0-9][0-9_]*_[0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?)")
+_NUMBER = (
+    "tag:apo-bench,2026:number",
+    re.compile(
+        rf"^(?:{_AMBIGUOUS.pattern}|[-+]?(?:0x[0-9a-fA-F]+|0o[0-7]+|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))"
+        r"|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "int", "float")}
 PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-# PyYAML follows YAML 1.1, where 1e-3 is text; experiment files write learning rates that way.
-_EXPONENT = ("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
-PlainLoader.add_implicit_resolver(*_EXPONENT)
+PlainLoader.add_implicit_resolver(*_NUMBER)
+for _tag in (_NUMBER[0], "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    PlainLoader.add_constructor(_tag, PlainLoader.construct_number)
 
 
 class PlainDumper(yaml.SafeDumper):
-    """Quotes text that PlainLoader would read as a number."""
+    """Quotes text that PlainLoader, or YAML 1.1, would read as a number."""
 
 
-PlainDumper.add_implicit_resolver(*_EXPONENT)
+PlainDumper.add_implicit_resolver("tag:yaml.org,2002:float", *_NUMBER[1:])
 
 
 def parse_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> Any:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, cast
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from apo_bench.config.plain_yaml import read_yaml
+from apo_bench.config.plain_yaml import PlainLoader, read_yaml
 from apo_bench.config.python_files import load_python_file
 from apo_bench.data.splits import check_shares
 from apo_bench.errors import InputError
@@ -116,8 +116,8 @@ def find_file(value: str | Path, base: Path | None) -> Path:
     return file
 
 
-class _TaskLoader(yaml.SafeLoader):
-    """Safe YAML that leaves lm-eval's `!function` tags as plain text."""
+class _TaskLoader(PlainLoader):
+    """Plain YAML that leaves lm-eval's `!function` tags as plain text."""
 
 
 _TaskLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(cast(yaml.ScalarNode, node)))

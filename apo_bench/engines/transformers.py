@@ -12,16 +12,17 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward
-from apo_bench.engines import launch
+from apo_bench.engines import data_parallel, launch
 from apo_bench.engines.model_cache import default_limit_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.stored_models import StoredModels
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash
-from apo_bench.models import device, flops, generate, kl_divergence, ngram
+from apo_bench.models import device, flops, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.finished_reward import MARKER
+from apo_bench.models.generate import Generation
 from apo_bench.models.model_folder import check_places
 from apo_bench.models.output_layer import is_recognised
 from apo_bench.models.precision import resolved
@@ -91,9 +92,14 @@ class TransformersEngine:
 
     @_with_peak
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
-        model, tokenizer = self.models.policy(job.policy, job.model)
-        responses, counts = generate.generate(model, tokenizer, job.prompts, job.n, job.sampling, job.model, job.seed)
-        return Computed(tuple(responses), counts)
+        generation = self.generation(job)
+        sampled, peak = data_parallel.sample(generation, job, self.run_folder, self.hardware, self.launch_config)
+        responses, counts = generation.joined(sampled)
+        return Computed(tuple(responses), counts, peak_device_bytes=peak)
+
+    def generation(self, job: SamplingJob) -> Generation:
+        """The job in batches, with its policy loaded."""
+        return Generation.of(*self.models.policy(job.policy, job.model), job.prompts, job.n, job.sampling, job.model, job.seed)
 
     @_with_peak
     def kl(self, job: KLJob) -> Computed[list[float]]:

@@ -229,7 +229,7 @@ class RoundEvaluation:
     def _kl(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Nats per response, on untruncated samples at temperature 1."""
         limit = self.settings.sampling
-        untruncated = Sampling(max_new_tokens=limit.max_new_tokens, batch_size=limit.batch_size)
+        untruncated = Sampling(max_new_tokens=limit.max_new_tokens, batch_size=limit.batch_size, data_parallel=limit.data_parallel)
         samples = self.lab.sample(self.round.policy, prompts, n=1, draw=-2, sampling=untruncated)
         context = self.context
         inputs = {

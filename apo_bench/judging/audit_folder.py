@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.clients.journal import Journal
+from apo_bench.clients.replies import counted_reasons
 from apo_bench.config.schema import JudgeChoice
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
@@ -38,8 +39,9 @@ def audit_judge(
             lines += [f"## {labelled.name}", "", *markdown(audited), ""]
             frames.append(audited.rows.assign(judge=name, data=labelled.name))
             if audited.unanswered:
-                reasons = ", ".join(f"{times} {reason}" for reason, times in sorted(audited.unanswered.items()))
-                message = f"{labelled.name}: questions without an answer: {reasons}; the same command asks again"
+                message = (
+                    f"{labelled.name}: questions without an answer: {counted_reasons(audited.unanswered)}; the same command asks again"
+                )
                 incomplete.append(IncompleteJudge(name, message))
     table = pd.concat(frames, ignore_index=True)
     first = ["judge", "data"]

@@ -15,6 +15,7 @@ from apo_bench.formatting import count, number, plain, rows_of, table
 from apo_bench.hashing import path_identity
 from apo_bench.judging.audit import COLUMNS, POOLED, Line, length_bias_line, share_line
 from apo_bench.judging.human_preferences import Labelled, labelled_pairs, read_labelled
+from apo_bench.models.model_folder import refusing
 from apo_bench.models.pretrained_weights import resolve_model
 from apo_bench.package_data import find_beside
 from apo_bench.stats import ece
@@ -123,7 +124,8 @@ def reward_spec(given: str) -> PretrainedReward:
         return spec
     from apo_bench.models.tokenize import load_tokenizer
 
-    has_template = load_tokenizer(resolve_model(spec.path, Path.cwd()), spec.trust_remote_code).chat_template
+    with refusing(spec.path):
+        has_template = load_tokenizer(resolve_model(spec.path, Path.cwd()), spec.trust_remote_code).chat_template
     return spec if has_template else spec.model_copy(update={"template": "transcript"})
 
 

@@ -5,8 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from apo_bench.clients.chat import ChatClient, Reply
+from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.endpoint import ChatSettings
+from apo_bench.clients.replies import Reply
 from apo_bench.judging.answer_parsing import parse_answer
 from apo_bench.judging.judge_protocol import UNPARSABLE, Judge, JudgeContext, Question, Verdict
 from apo_bench.judging.prompt_templates import Template, template_for, templates_of
@@ -48,7 +49,9 @@ class OpenChatJudge(Judge):
         sampling = self.spec.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + attempt)
-        calls = ((question, self._template(question).messages(question)) for question in questions)
+        # In the order of hashes: the first few, by which a set-up that does not work is known, are not all about one prompt.
+        in_order = sorted(questions, key=lambda question: question.id)
+        calls = ((question, self._template(question).messages(question)) for question in in_order)
         with closing(self.client.replies(calls, sampling, spent_usd, fresh=attempt > 0)) as replies:
             for question, reply in replies:
                 yield question, self._verdict(question, reply)
@@ -62,6 +65,7 @@ class OpenChatJudge(Judge):
             choice,
             failure="" if choice else reply.failure or UNPARSABLE,
             answered=reply.answered,
+            rejected=reply.rejected,
             text=reply.text,
             calls=int(reply.answered),
             prompt_tokens=reply.prompt_tokens or 0,

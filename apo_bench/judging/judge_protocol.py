@@ -39,9 +39,10 @@ class Verdict:
 
     `choice` is None where the verdict is missing; `failure` then gives the reason. `answered` distinguishes two kinds of failure: the
     judge answered without a verdict (it is asked once more, and the second answer is final), or nobody answered (the next run asks
-    again). `text` is the raw answer, `probability` the judge's probability for the first response where it gives one. `calls`, tokens
+    again). `text` is the answer, `probability` the judge's probability for the first response where it gives one. `calls`, tokens
     and `cost_usd` are sums over all answers, `lost_usd` bounds the cost of answers that were lost in transit; `latency_s` is the last
-    answer's.
+    answer's. `rejected`: nobody answered, since the judge's server would not take this question, with its words in `text`; that is final
+    where the judge has ever answered another.
     """
 
     choice: Choice | None
@@ -55,6 +56,7 @@ class Verdict:
     cost_usd: float = 0.0
     lost_usd: float = 0.0
     latency_s: float = math.nan
+    rejected: bool = False
 
     def __post_init__(self) -> None:
         if (self.choice is None) != bool(self.failure):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.clients.journal import Journal, spent_usd
+from apo_bench.clients.replies import counted_reasons
 from apo_bench.config.schema import Judging
 from apo_bench.data.task import Task
 from apo_bench.hashing import digest
@@ -80,8 +81,7 @@ def incomplete(results: Mapping[str, JudgeResult]) -> list[IncompleteJudge]:
 
 
 def _unanswered(counts: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return f"{sum(counts.values())} questions got no answer ({reasons}); the same command asks again"
+    return f"{sum(counts.values())} questions got no answer ({counted_reasons(counts)}); the same command asks again"
 
 
 def _row(name: str, pair: ResponsePair, order: Order, question: Question, verdict: Verdict) -> dict[str, Any]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # it brings torch
 
 TOO_LONG = "too long"
 NO_PROBABILITY = "no probability"
-Messages = Sequence[Mapping[str, str]]  # a system and a user turn
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,18 @@ class LocalJudge:
         """Raises InputError for a path that does not exist. The model is loaded with the first question."""
         return OpenLocalJudge(self, resolve_model(self.path, Path(context.base) if context.base else None))
 
+    def chat(self, tokenizer: Any) -> "ChatFormat":
+        """How the model reads questions; it does not think before it answers."""
+        from apo_bench.models.tokenize import ChatFormat
+
+        kwargs = {"enable_thinking": False, **self.chat_template_kwargs}
+        return ChatFormat(tokenizer, template_kwargs=kwargs, date=datetime.date.fromisoformat(self.template_date))
+
+    def encode(self, chat: "ChatFormat", question: Question) -> list[int]:
+        """The token ids of a question up to the answer."""
+        system, user = template_for(self.template, question.prompt.axis).messages(question)
+        return chat.encode_question(system["content"], user["content"])
+
 
 @dataclass(frozen=True)
 class OpenLocalJudge(Judge):
@@ -79,7 +90,7 @@ class OpenLocalJudge(Judge):
         label_model = self._label_model
         fitting: list[tuple[Question, list[int]]] = []
         for question in questions:
-            ids = label_model.encode(template_for(self.spec.template, question.prompt.axis).messages(question))
+            ids = self.spec.encode(label_model.chat, question)
             if len(ids) > min(self.spec.max_tokens, label_model.positions):
                 yield question, Verdict(None, TOO_LONG, text=f"{len(ids)} tokens", calls=0)
             else:
@@ -101,8 +112,8 @@ class OpenLocalJudge(Judge):
         from apo_bench.models.policy import load_policy, use_one_thread
 
         use_one_thread()
-        loaded = load_policy(self.model, self.spec.trust_remote_code)
-        return LabelModel(*loaded, self.spec.chat_template_kwargs, datetime.date.fromisoformat(self.spec.template_date))
+        model, tokenizer = load_policy(self.model, self.spec.trust_remote_code)
+        return LabelModel(model, self.spec.chat(tokenizer))
 
     def _verdict(self, first: float, second: float, tokens: int, latency_s: float) -> Verdict:
         odds, text = first - second, f"log P(A) = {first:.4f}, log P(B) = {second:.4f}"
@@ -114,27 +125,17 @@ class OpenLocalJudge(Judge):
 
 
 class LabelModel:
-    """A causal language model, in fp32, that gives the probabilities of the two labels as the next token. Thinking is switched off.
+    """A causal language model, in fp32, that gives the probabilities of the two labels as the next token.
 
     A label may be spelled by two tokens, "A" and " A", as the tokenizer encodes them after the template's generation prompt. A spelling
     counts where it is a single token for both labels; the probabilities of spellings add up. Raises InputError where none counts.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None, date: datetime.date | None = None
-    ) -> None:
-        from apo_bench.models.tokenize import ChatFormat
-
-        self.model, self.tokenizer = model.eval(), tokenizer
+    def __init__(self, model: Any, chat: "ChatFormat") -> None:
+        self.model, self.chat, self.tokenizer = model.eval(), chat, chat.tokenizer
         self.positions: float = getattr(model.config, "max_position_embeddings", None) or math.inf
-        self.chat = ChatFormat(tokenizer, template_kwargs={"enable_thinking": False, **(template_kwargs or {})}, date=date)
         self.labels = label_tokens(self.chat, LABELS)
         self.keeps_some_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-
-    def encode(self, messages: Messages) -> list[int]:
-        """The token ids up to the answer. A control token spelled out in the text, such as the end of a turn, is text."""
-        system, user = messages
-        return self.chat.encode_question(system["content"], user["content"])
 
     def label_logps(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """log P of each label after each sequence, (B, 2). Sequences are padded on the right, which a causal model does not attend to."""

@@ -12,44 +12,75 @@ from torch import Tensor
 from apo_bench.config.schema import PolicyModel, Sampling
 from apo_bench.models import flops
 from apo_bench.models.padding import like_lengths, pad
-from apo_bench.models.tokenize import HUMAN_TURN, ChatFormat
+from apo_bench.models.tokenize import HUMAN_TURN, ChatFormat, Encoded
 from apo_bench.types import Prompt, Response, identity
 
 LEAVE = 8  # finished rows leave the batch once they are an eighth of it: leaving copies the cache, as every token does
 
 
-@torch.no_grad()
 def generate(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], n: int, sampling: Sampling, spec: PolicyModel, seed: int
 ) -> tuple[list[Response], dict[str, float]]:
-    """n responses to each prompt, prompt by prompt, and the counts spent.
+    """n responses to each prompt, prompt by prompt, and the counts spent; as a Generation samples them, batch after batch."""
+    generation = Generation.of(model, tokenizer, prompts, n, sampling, spec, seed)
+    return generation.joined([generation.sample(number) for number in range(len(generation.batches))])
+
+
+@dataclass(frozen=True)
+class Generation:
+    """n responses to each prompt, sampled batch by batch, in any order and by any process: batches know nothing of each other.
 
     A response ends at the token that ends a turn or a sequence, at the next human turn, or at max_new_tokens; the padding token is never
     drawn. Response j of a prompt depends on the seed, the prompt's id and j, and up to rounding on nothing else: not on n, on other prompts
-    or on the batch. A prompt that occurs twice is answered twice. Prompts of like length share a batch.
+    or on the batch. A prompt that occurs twice is answered twice. Prompts of like length share a batch; `batches` holds their places.
     """
-    model = getattr(model.eval(), "get_base_model", lambda: model)()  # of adapters: the model that they were put into
-    chat = ChatFormat.of(tokenizer, spec)
-    encoded = [chat.encode_prompt(prompt, spec.max_prompt_tokens) for prompt in prompts]
-    rules = _Rules.of(model, chat, sampling)
-    seeds = list(_seeds(seed, prompts, n))
-    order = sorted(range(len(prompts)), key=lambda place: (len(encoded[place].ids), place))
-    size = max(1, sampling.batch_size // n)
-    sampled: dict[int, list[list[int]]] = {}
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        rows = _sample(model, [encoded[place].ids for place in batch], n, [seed for place in batch for seed in seeds[place]], rules)
-        sampled.update((place, rows[number * n : (number + 1) * n]) for number, place in enumerate(batch))
-    responses = [_response(tokenizer, prompt, row, rules.ends) for place, prompt in enumerate(prompts) for row in sampled[place]]
-    sampled_tokens = sum(response.tokens for response in responses)
-    cost, lengths = flops.size(model), [response.tokens for response in responses]
-    counts: dict[str, float] = {
-        "sampled_responses": len(responses),
-        "sampled_tokens": sampled_tokens,
-        "flops": sum(cost.generation(len(prompt.ids), lengths[n * place : n * (place + 1)]) for place, prompt in enumerate(encoded)),
-        "truncated_prompts": sum(prompt.truncated for prompt in encoded),
-    }
-    return responses, counts
+
+    model: Any
+    tokenizer: Any
+    prompts: Sequence[Prompt]
+    encoded: Sequence[Encoded]
+    n: int
+    seeds: Sequence[Sequence[int]]
+    batches: Sequence[Sequence[int]]
+    rules: "_Rules"
+
+    @classmethod
+    def of(
+        cls, model: Any, tokenizer: Any, prompts: Sequence[Prompt], n: int, sampling: Sampling, spec: PolicyModel, seed: int
+    ) -> "Generation":
+        """Equal arguments give equal batches, in every process."""
+        model = getattr(model.eval(), "get_base_model", lambda: model)()  # of adapters: the model that they were put into
+        chat = ChatFormat.of(tokenizer, spec)
+        encoded = [chat.encode_prompt(prompt, spec.max_prompt_tokens) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda place: (len(encoded[place].ids), place))
+        size = max(1, sampling.batch_size // n)
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        rules = _Rules.of(model, chat, sampling)
+        return cls(model, tokenizer, prompts, encoded, n, [*_seeds(seed, prompts, n)], batches, rules)
+
+    @torch.no_grad()
+    def sample(self, number: int) -> list[list[int]]:
+        """Token ids of a batch's responses, n a prompt, in the order of its places."""
+        batch = self.batches[number]
+        seeds = [seed for place in batch for seed in self.seeds[place]]
+        return _sample(self.model, [self.encoded[place].ids for place in batch], self.n, seeds, self.rules)
+
+    def joined(self, sampled: Sequence[Sequence[list[int]]]) -> tuple[list[Response], dict[str, float]]:
+        """The responses, prompt by prompt, and the counts spent, of what `sample` gave for every batch."""
+        n, rows = self.n, dict[int, Sequence[list[int]]]()
+        for batch, several in zip(self.batches, sampled, strict=True):
+            rows.update((place, several[start : start + n]) for place, start in zip(batch, range(0, len(several), n), strict=True))
+        places = range(len(self.prompts))
+        responses = [_response(self.tokenizer, self.prompts[place], row, self.rules.ends) for place in places for row in rows[place]]
+        cost, lengths = flops.size(self.model), [response.tokens for response in responses]
+        counts: dict[str, float] = {
+            "sampled_responses": len(responses),
+            "sampled_tokens": sum(lengths),
+            "flops": sum(cost.generation(len(self.encoded[place].ids), lengths[n * place : n * (place + 1)]) for place in places),
+            "truncated_prompts": sum(prompt.truncated for prompt in self.encoded),
+            "cut_responses": sum(response.finish == "length" for response in responses),
+        }
+        return responses, counts
 
 
 @dataclass(frozen=True)

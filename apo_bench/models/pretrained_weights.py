@@ -114,6 +114,13 @@ def resolve_model(path: str, base: Path | None) -> str:
     return path
 
 
+def reads_clock(path: str) -> bool:
+    """Whether a model's chat template writes the date; True of a hub id, whose template is not known yet."""
+    folder = Path(path)
+    files = [folder / "tokenizer_config.json", *folder.glob("**/*.jinja")]
+    return not folder.is_dir() or any("strftime_now" in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
 def _is_import(folder: Path, name: str) -> bool:
     marker = folder / MARKER
     return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["name"] == name

@@ -7,6 +7,7 @@ are the template's own: spelled out in a text, they are text.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date as Date
 from datetime import datetime, time
@@ -56,7 +57,7 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with refusing(folder):
+    with refusing(folder) if Path(folder).exists() else nullcontext():  # what the hub lacks, or cannot be reached, is an OSError
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     in_texts = (
         None,
@@ -68,6 +69,8 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     )
     if tokenizer.pad_token_id in in_texts:
         tokenizer.add_special_tokens({"pad_token": PAD})
+    for name in ("is_local", "local_files_only"):  # how it was loaded is no part of what it is, and would be saved with it
+        tokenizer.init_kwargs.pop(name, None)
     return tokenizer
 
 
@@ -296,7 +299,7 @@ class ChatFormat:
     def _ids(self, text: str) -> list[int]:
         """A text's ids; masked control tokens are read as text."""
         if not MASKED.search(text):
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         ids: list[int] = []
         start, strips = 0, False
         for match in [*self._control.finditer(text), None]:  # where a tokenizer cuts a text before all else

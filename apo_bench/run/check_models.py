@@ -11,29 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import Experiment, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Recipe, SingleReward, members
+from apo_bench.config.schema import Experiment, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Recipe
 from apo_bench.errors import InputError
 from apo_bench.models import precision
 from apo_bench.models.model_folder import check_places, check_sizes, config_fields
 from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
+from apo_bench.run.first_prompts import named_models
 from apo_bench.types import Message, Prompt
 
 PROBE = Prompt("probe", (Message("user", "a"), Message("assistant", "b"), Message("user", "c")), "axis", "probe")
 Network = PolicyModel | NetworkReward
 
 
-def models_of(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | SingleReward]]:
-    """Every model with its dotted key, the members of ensembles one by one."""
-    models = experiment.models
-    yield "models.policy", models.policy
-    for key, spec in [("models.reward", models.reward), *((f"models.gold.{n}.model", gold.model) for n, gold in enumerate(models.gold))]:
-        several = members(spec)
-        yield from ((key if len(several) == 1 else f"{key}.of.{place}", member) for place, member in enumerate(several))
-
-
 def check_models(experiment: Experiment, base: Path, n_axes: int | None) -> Iterator[str]:
     """Check the models; yields notes. `n_axes`: of the task, None where that is not known. Raises InputError that names a key."""
-    for key, model in models_of(experiment):
+    for key, model in named_models(experiment):
         if isinstance(model, NgramReward):
             continue
         if model.architecture is not None:

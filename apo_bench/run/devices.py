@@ -37,7 +37,11 @@ def worker_gpus(workers: int, settings: Executor) -> tuple[str | None, ...]:
     return tuple(gpus[place % len(gpus)] if gpus and not settings.launch else None for place in range(workers))
 
 
-def see_only(gpu: str | None) -> None:
-    """Restrict this process to a GPU; call it before CUDA is started."""
-    if gpu is not None:
-        os.environ[VISIBLE] = gpu
+def idle_gpus(settings: Executor) -> tuple[str, ...]:
+    """The GPUs that no worker has while nothing is trained: all but the first, where trainings are launched over all of them."""
+    return visible_gpus()[1:] if settings.launch else ()
+
+
+def seeing_only(gpu: str | None) -> dict[str, str]:
+    """The environment of a process that sees this GPU alone; it has to be set before CUDA is started."""
+    return {} if gpu is None else {VISIBLE: gpu}

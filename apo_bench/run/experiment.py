@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
-from apo_bench.config.schema import Experiment
+from apo_bench.config.schema import EnsembleReward, Experiment
 from apo_bench.data.task import Task, load_task
-from apo_bench.models.pretrained_weights import resolve_model, with_paths
+from apo_bench.errors import InputError
+from apo_bench.models.pretrained_weights import reads_clock, resolve_model, with_paths
 from apo_bench.package_data import find_beside
 from apo_bench.run.jobs import Job
+
+FIRST_DAY = "first_day.txt"
 
 
 class TaskCache:
@@ -85,7 +89,8 @@ def resolve(file: ExperimentFile, folder: Path, tasks: TaskCache) -> ResolvedExp
     """An experiment file that has been read, ready to run in `folder`. Raises InputError as `resolve_experiment` does."""
     file = replace(file, path=file.path.resolve())
     task = tasks.load(file.experiment, file.path.parent)
-    return ResolvedExperiment(file, folder.resolve(), with_resolved_files(file.experiment, file.path.parent), task, tasks)
+    experiment = with_template_dates(with_resolved_files(file.experiment, file.path.parent), first_day(folder))
+    return ResolvedExperiment(file, folder.resolve(), experiment, task, tasks)
 
 
 def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
@@ -97,10 +102,35 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     return experiment.model_copy(update={"models": models, "executor": executor})
 
 
+def first_day(folder: Path) -> date:
+    """The day of a folder's first run, which its models' chat templates take for today; today before that."""
+    path = folder / FIRST_DAY
+    try:
+        return date.fromisoformat(path.read_text(encoding="utf-8").strip()) if path.is_file() else date.today()
+    except ValueError:
+        raise InputError(f"{path}: not a date such as 2025-01-31; write the day of the folder's first run") from None
+
+
+def with_template_dates(experiment: Experiment, day: date) -> Experiment:
+    """The experiment with a day for each model whose chat template reads the clock and that names none."""
+    models = experiment.models
+
+    def dated(spec: Any) -> Any:
+        if isinstance(spec, EnsembleReward):
+            return spec.model_copy(update={"of": tuple(map(dated, spec.of))})
+        path = models.policy.path if getattr(spec, "initial", None) else getattr(spec, "path", None)
+        dateless = hasattr(spec, "template_date") and spec.template_date is None
+        return spec.model_copy(update={"template_date": day}) if dateless and path and reads_clock(path) else spec
+
+    golds = tuple(gold.model_copy(update={"model": dated(gold.model)}) for gold in models.gold)
+    models = models.model_copy(update={"policy": dated(models.policy), "reward": dated(models.reward), "gold": golds})
+    return experiment.model_copy(update={"models": models})
+
+
 def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:
     """The resolved experiment of a run folder, and its task. `base` is the folder that the files they name are relative to."""
     experiment = load_experiment(folder / "experiment.yaml")
-    return with_resolved_files(experiment, base), TaskCache().load(experiment, base)
+    return with_template_dates(with_resolved_files(experiment, base), first_day(folder)), TaskCache().load(experiment, base)
 
 
 def find_experiment(path: Path) -> Path:

@@ -31,8 +31,10 @@ def manifest(
     by_axis = {name: counts.pop(name) for name in list(counts) if name.partition(".")[0] in task.pairs}
     notes = [f"{name}: {value}" for name, value in counts.items() if value]
     truncated = {name: sum(record["truncated"][name] for record in records.values()) for name in TRUNCATED}
+    sampled = sum(counts.get("sampled_responses", 0) for record in records.values() for counts in record["charged"].values())
+    of_all = {"cut_responses": f" of {sampled:g}"}
     notes += [
-        f"{label} truncated on the left: {truncated[name]:g} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]
+        f"{label}: {truncated[name]:g}{of_all.get(name, '')} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]
     ]
     machine = {"machine": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     return {

@@ -22,7 +22,8 @@ from apo_bench.plan import match_spend
 from apo_bench.plan import saved as plans
 from apo_bench.plan.match_spend import MatchedArm
 from apo_bench.run import records
-from apo_bench.run.experiment import ResolvedExperiment
+from apo_bench.run.experiment import FIRST_DAY, ResolvedExperiment, first_day
+from apo_bench.run.first_prompts import read_first_prompts, write_first_prompts
 from apo_bench.run.gc import sweep
 from apo_bench.run.jobs import Job, Records, Trials
 from apo_bench.run.manifest import manifest
@@ -90,6 +91,7 @@ def run(
     runner.run([*(again if subset != ALL else ()), *oracles])  # controls belong to the run that makes the tables
     control_records = runner.records([*again, *oracles])
     facts = manifest(resolved.experiment, resolved.task, runner.failures, arm_records, given.file.overrides, resolved.path, tiny)
+    facts |= {"first_prompts": read_first_prompts(resolved.folder)}
     facts |= {"plan": plans.plan_key(resolved.experiment, resolved.task, resolved.base)}
     facts |= {"tuned": dict(tuning.arms)} if tuning.arms else {}
     facts |= {"fits": {name: asdict(fit) for name, fit in fits.items()}} if fits else {}
@@ -182,7 +184,10 @@ def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, MatchedArm], gi
         plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
         plans.check_disk(folder, plan)
     write_text(folder / "experiment.yaml", dump_experiment(given.file.experiment))
+    if not (folder / FIRST_DAY).exists():
+        write_text(folder / FIRST_DAY, f"{first_day(folder)}\n")
     if plan:
+        write_first_prompts(folder, experiment, task, base)
         match_spend.save(folder, given.experiment, task, base, fits)
         plans.save(folder, plan)
 

@@ -16,7 +16,11 @@ from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import Job
 from apo_bench.store import is_sealed, sealed, write_json
 
-TRUNCATED = {"truncated_prompts": "prompts", "truncated_scored": "conversations scored"}  # counts in a record, with what was cut
+TRUNCATED = {  # counts in a record, with what was cut
+    "truncated_prompts": "prompts cut on the left",
+    "truncated_scored": "conversations scored cut on the left",
+    "cut_responses": "samples cut at the length limit",
+}
 
 
 def finished(job: Job, resolved: ResolvedExperiment) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from apo_bench.config import plugins as methods
-from apo_bench.config.schema import JUDGE, Experiment, Gold
+from apo_bench.config.schema import JUDGE, WHOLE, Experiment, Gold
 from apo_bench.hashing import code_hash
 
 # Upper limits of sizes; a size that the experiment leaves open is set to its limit.
@@ -47,7 +47,7 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
     Builds the models that do not exist yet, one for each path of the experiment, so that different models stay different.
     Raises InputError for a method that does not exist.
     """
-    tree = experiment.model_dump(mode="json")
+    tree = experiment.model_dump(mode="json", context=WHOLE)
     models, budget = tree["models"], tree["budget"]
     folders: dict[tuple[str, int], str] = {}
 

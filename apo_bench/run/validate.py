@@ -18,9 +18,10 @@ from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
-from apo_bench.run.check_models import check_models, models_of
+from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
-from apo_bench.run.experiment import TaskCache, with_resolved_files
+from apo_bench.run.experiment import TaskCache, first_day, with_resolved_files, with_template_dates
+from apo_bench.run.first_prompts import first_prompt, named_models
 from apo_bench.run.variations import variations
 from apo_bench.types import Split
 
@@ -63,6 +64,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         task = tasks.load(experiment, base)
         notes += check_models(experiment, base, len(task.axes))
         _check_against_task(experiment, task)
+        _check_first_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
@@ -128,7 +130,7 @@ def _code(experiment: Experiment, base: Path) -> Iterator[str]:
     ours = (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks")
     own = [path for path in files if not any(path.resolve().is_relative_to(room) for room in ours)]
     yield from (f"code, not of apo-bench: {path} ({', '.join(files[path])})" for path in own)
-    for key, model in models_of(experiment):
+    for key, model in named_models(experiment):
         if not isinstance(model, NgramReward) and model.trust_remote_code:
             yield f"code, not of apo-bench: what {model.path} brings ({key}.trust_remote_code)"
 
@@ -168,6 +170,21 @@ def _check_trials(file: ExperimentFile) -> None:
                 raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
 
 
+def _check_first_prompts(experiment: Experiment, task: Task, base: Path) -> None:
+    """Raise InputError where a chat template leaves out a part of what a model here is to read, or ends no turn."""
+    try:
+        resolved = with_template_dates(with_resolved_files(experiment, base), first_day(base))
+    except NotHere:  # which has its note
+        return
+    for key, model in named_models(resolved):
+        if isinstance(model, NgramReward) or not (model.system_prompt or (model.path and Path(model.path).is_dir())):
+            continue
+        try:
+            first_prompt(key, model, resolved, task)
+        except InputError as error:
+            raise InputError(f"{key}.{error}") from None
+
+
 def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
     """Whether the task downloads its data: it can read local files by the option `data_files`, which is null."""
     return _options(experiment, base).get("data_files", "") is None
@@ -188,7 +205,7 @@ def _check_against_task(experiment: Experiment, task: Task) -> None:
         controls.chooser(experiment, task.ground_truth is not None)
     if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
         raise InputError(f"compare.scorer: task {task.name} has no ground truth")
-    for key, model in models_of(experiment):
+    for key, model in named_models(experiment):
         if not isinstance(model, NgramReward) and model.architecture is not None and task.vocabulary is None:
             raise InputError(f"{key}.architecture: task {task.name} has no vocabulary for a tokenizer; give a path")
     if experiment.models.policy.warmup is not None and not task.demonstrations:

@@ -22,7 +22,12 @@ AXES = ("helpful", "harmless")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 MARKER = re.compile(r"\n\n(Human|Assistant):")
 LAST_ANSWER = "\n\nAssistant:"
+SPEAKER = re.compile(r"(?:\A|\n)[ \t]*(Human|Assistant):")  # at the beginning of a line, also where it begins no turn
+OPEN_ANSWER = re.compile(r"(?:\A|\n)\s*Assistant:\s*\Z")
+LAST_HUMAN_TURN = re.compile(r"\n\s*\n[ \t]*Human:")
+TURN_INSIDE = "pairs with a speaker's turn inside an answer dropped"
 Turns = tuple[tuple[str, str], ...]
+Golden = dict[Turns, tuple[str | None, bool]]
 
 
 def rows(*, base: Path | None, golden: Any, max_rows: Any, **source: Any) -> Iterator[dict[str, Any]]:
@@ -36,8 +41,10 @@ def rows(*, base: Path | None, golden: Any, max_rows: Any, **source: Any) -> Ite
         if max_rows is not None and taken[axis] > max_rows:
             continue
         yield _row(where, axis, row, answers)
-    if answers is not None:
-        for _ in range(sum(not used for _, used in answers.values())):
+    for text, used in (answers or {}).values():
+        if text is None:
+            yield {"dropped": "golden responses with a speaker's turn inside left out"}
+        elif not used:
             yield {"dropped": "golden responses to unknown prompts left out"}
 
 
@@ -92,34 +99,60 @@ def _transcript(messages: tuple[Message, ...]) -> str:
     return "".join(f"\n\n{names[message.role]}: {message.content}" for message in messages) + LAST_ANSWER
 
 
-def _row(where: str, axis: str, row: dict[str, Any], answers: dict[Turns, tuple[str, bool]] | None) -> dict[str, Any]:
+def _row(where: str, axis: str, row: dict[str, Any], answers: Golden | None) -> dict[str, Any]:
     prompt, chosen, rejected = _sides(where, row)
     if prompt is None:
         return {"dropped": "pairs whose sides do not share a prompt dropped"}
+    if chosen is None or rejected is None:
+        return {"dropped": TURN_INSIDE}
     turns = _turns(where, prompt)
     if turns[0][0] != "user" or turns[-1][0] != "user" or not turns[0][1]:
         return {"dropped": "pairs without a human's first or last turn dropped"}
-    item = {"messages": turns, "chosen": chosen.strip(), "rejected": rejected.strip(), "axis": axis, "cluster": turns[0][1]}
+    item = {"messages": turns, "chosen": chosen, "rejected": rejected, "axis": axis, "cluster": turns[0][1]}
     if answers is None:
         return {**item, "golden": item["chosen"]} if item["chosen"] else item
-    if turns in answers:
-        item["golden"] = answers[turns][0]
-        answers[turns] = item["golden"], True
+    golden, _ = answers.get(turns, (None, False))
+    if golden is not None:
+        item["golden"] = golden
+        answers[turns] = golden, True
     return item
 
 
-def _sides(where: str, row: dict[str, Any]) -> tuple[str | None, str, str]:
-    """Prompt, chosen and rejected answer. The prompt is None where two transcripts differ before their last answer."""
+def _sides(where: str, row: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """Prompt, chosen and rejected answer. The prompt is None where two transcripts differ before their last answer, an answer where a
+    speaker's turn stands inside.
+    """
     chosen, rejected = _text(where, row, "chosen"), _text(where, row, "rejected")
     if "prompt" in row:
-        prompt = _text(where, row, "prompt")
-        head, marker, tail = prompt.rpartition(LAST_ANSWER)
-        return head if marker and not tail.strip() else prompt, chosen, rejected
+        prompt = OPEN_ANSWER.sub("", _text(where, row, "prompt"))
+        return prompt, _answer(prompt, chosen), _answer(prompt, rejected)
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if LAST_ANSWER not in side:
             raise InputError(f"{where}: {name}: neither a prompt beside it nor a transcript with an Assistant's turn")
     (head, _, first), (other, _, second) = chosen.rpartition(LAST_ANSWER), rejected.rpartition(LAST_ANSWER)
-    return head if head.strip() == other.strip() else None, first, second
+    return head if head.split() == other.split() else None, _answer("", first), _answer("", second)
+
+
+def _answer(prompt: str, side: str) -> str | None:
+    """The answer in a side, stripped: without the prompt, should it be repeated, and the turn in which the human goes on; None where it
+    holds another speaker's turn, which a policy would learn to write, or nothing but what was taken off.
+    """
+    answer = _without(prompt, side).strip().removeprefix(LAST_ANSWER.strip()).strip()
+    if (turn := LAST_HUMAN_TURN.search(answer)) and "Assistant" not in SPEAKER.findall(answer[turn.end() :]):
+        answer = answer[: turn.start()].strip()
+    return None if SPEAKER.search(answer) or (side.strip() and not answer) else answer
+
+
+def _without(prompt: str, side: str) -> str:
+    """A side without the prompt at its beginning, whatever their white space."""
+    place = 0
+    for letter in (letter for letter in prompt if not letter.isspace()):
+        while place < len(side) and side[place].isspace():
+            place += 1
+        if place == len(side) or side[place] != letter:
+            return side
+        place += 1
+    return side[place:]
 
 
 def _turns(where: str, text: str) -> Turns:
@@ -201,10 +234,10 @@ def _is_test_set(path: Path) -> bool:
     return "test" in path.name or "test" in str(first.get("subset", ""))
 
 
-def _read_golden(value: Any, base: Path | None) -> dict[Turns, tuple[str, bool]]:
-    """Turns of a prompt -> (golden response, whether a row asked for it)."""
+def _read_golden(value: Any, base: Path | None) -> Golden:
+    """Turns of a prompt -> (golden response, whether a row asked for it); None for a response with a speaker's turn inside."""
     path = _file("golden", value, base)
-    answers: dict[Turns, tuple[str, bool]] = {}
+    answers: Golden = {}
     for where, row in _read_jsonl(path):
         is_conversation = "messages" in row
         turns = _messages(where, row) if is_conversation else _turns(where, _text(where, row, "prompt").strip().removesuffix(LAST_ANSWER))
@@ -213,7 +246,8 @@ def _read_golden(value: Any, base: Path | None) -> dict[Turns, tuple[str, bool]]
         response = _text(where, row, "response").strip()
         if not response:
             raise InputError(f"{where}: response: empty")
-        answers[turns] = response, False
+        names = {role: name for name, role in ROLES.items()}
+        answers[turns] = _answer("".join(f"\n\n{names.get(role, role)}: {text}" for role, text in turns), response), False
     return answers
 
 

@@ -18,10 +18,10 @@ from chat_server import Plan, Served, request_key, right_answer, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apo_bench.clients.chat import CUT_OFF
 from apo_bench.clients.golden import EMPTY, GoldenWriter, Written, golden_lines, golden_writer, write_golden
 from apo_bench.clients.journal import Journal
-from apo_bench.clients.rate_limit import OVER_COST, REFUSED
+from apo_bench.clients.rate_limit import OVER_COST
+from apo_bench.clients.replies import CUT_OFF, REFUSED
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.types import Message, Prompt

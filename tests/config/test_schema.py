@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
-from apo_bench.config.load import load_experiment
+from apo_bench.config.load import dump_experiment, load_experiment
 from apo_bench.config.plain_yaml import parse_yaml
 from apo_bench.config.schema import Experiment, NeuralReward, NgramReward
 from apo_bench.errors import InputError
@@ -58,10 +58,24 @@ def test_a_valid_experiment_and_its_defaults(tree: Tree, write_experiment: Calla
 
 def test_what_is_written_back_reads_the_same(tree: Tree, write_experiment: Callable[[Tree], Path], tmp_path: Path) -> None:
     """The run folder keeps the resolved experiment; a replay compares it with what is asked now."""
-    experiment = load_experiment(write_experiment(tree))
+    experiment = load_experiment(write_experiment(change(tree, "evaluation.sampling.data_parallel", 4)))
     again = tmp_path / "again.yaml"
-    again.write_text(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
+    again.write_text(dump_experiment(experiment))
     assert load_experiment(again) == experiment
+    assert experiment.evaluation.sampling.data_parallel == 4
+
+
+def test_how_many_workers_share_a_sampling_job_is_in_no_dump_but_a_files(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    """Keys hold dumps, of the whole or of parts, in python or in JSON."""
+    path, keys = write_experiment(tree), ("models.policy.sampling.data_parallel", "evaluation.sampling.data_parallel")
+    alone, shared = load_experiment(path), load_experiment(path, dict.fromkeys(keys, 4))
+    assert alone != shared
+    assert dump_experiment(alone) != dump_experiment(shared)
+    for mode in ("json", "python"):
+        assert alone.model_dump(mode=mode) == shared.model_dump(mode=mode)
+    assert alone.model_dump_json() == shared.model_dump_json()
+    assert alone.models.policy.sampling.model_dump() == shared.models.policy.sampling.model_dump()
+    assert refusal(path, {keys[0]: 0}) == f"{path}: {keys[0]}: Input should be greater than or equal to 1 (got 0)"
 
 
 def test_a_task_may_be_a_bare_name_and_overrides_reach_under_it(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:

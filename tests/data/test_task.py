@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 import string
 from collections import defaultdict
 from pathlib import Path
@@ -553,16 +554,25 @@ def test_hh_refusals(text: str, expected: bool):
 
 @needs_hh
 def test_real_hh():
-    """All 4,642 rows are used. Counted here from the raw files: 4,356 first turns once normalised, one of them on both axes."""
+    """Of 4,642 rows 49 have a line that begins with a speaker; from one side a human's last turn is taken off, 48 rows are left out.
+    Counted here from the raw files: 4,315 first turns once normalised, one of them on both axes.
+    """
     files = {axis: DATA / f"hh_{axis}_base_test.jsonl" for axis in ("helpful", "harmless")}
     task = load_task("hh", {"data_files": [str(file) for file in files.values()]}, base=None)
     assert {split: (task.counts[f"{split}.helpful.pairs"], task.counts[f"{split}.harmless.pairs"]) for split in SPLITS} == REAL_PAIRS
-    assert sum(sum(pairs) for pairs in REAL_PAIRS.values()) == sum(len(pairs) for pairs in task.pairs.values()) == 4642
-    turns = {}
+    assert sum(sum(pairs) for pairs in REAL_PAIRS.values()) == sum(len(pairs) for pairs in task.pairs.values()) == 4642 - 48
+    assert task.counts["pairs with a speaker's turn inside an answer dropped"] == 48
+    turns, n_spoken = {}, 0
     for axis, file in files.items():
-        prompts = (json.loads(line)["prompt"] for line in file.read_text(encoding="utf-8").splitlines())
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        spoken = [bool(re.search("^[ \t]*(Human|Assistant):", f"{row['chosen']}\n{row['rejected']}", re.MULTILINE)) for row in rows]
+        n_spoken += sum(spoken)
+        prompts = (
+            row["prompt"] for row, inside in zip(rows, spoken, strict=True) if not inside or "\n  Human: I think that" in row["rejected"]
+        )
         turns[axis] = {normalise(prompt.split("\n\nAssistant:")[0].replace("\n\nHuman:", " ")) for prompt in prompts}
-    assert len(turns["helpful"] | turns["harmless"]) == sum(task.counts[f"{split}.clusters"] for split in SPLITS) == 4356
+    assert len(turns["helpful"] | turns["harmless"]) == sum(task.counts[f"{split}.clusters"] for split in SPLITS) == 4315
+    assert n_spoken == 49
     places, axes = defaultdict(set), defaultdict(set)
     for split in SPLITS:
         for prompt in task.prompts[split]:
@@ -575,7 +585,7 @@ def test_real_hh():
     assert str(DATA) not in task.provenance
 
 
-REAL_PAIRS = {"rm": (586, 567), "policy": (215, 182), "gold": (1122, 1176), "dev": (131, 88), "test": (285, 290)}
+REAL_PAIRS = {"rm": (582, 562), "policy": (210, 182), "gold": (1113, 1158), "dev": (131, 86), "test": (283, 287)}
 
 
 # sim_hh

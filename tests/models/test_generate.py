@@ -313,6 +313,7 @@ def test_tokens_finishes_and_counts(tiny_policy: Any) -> None:
     flops = 2 * body * (sum(prompts) + steps) + 2 * output * (len(prompts) + steps) + 4 * 16 * seen
     assert counts == {
         "sampled_responses": 200, "sampled_tokens": tokens, "flops": pytest.approx(flops), "truncated_prompts": 0,
+        "cut_responses": sum(response.finish == "length" for response in responses),
     }  # fmt: skip
 
 

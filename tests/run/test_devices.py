@@ -54,6 +54,8 @@ def test_a_launched_training_sees_all_gpus_and_runs_alone(gpus: Fake) -> None:
     gpus(8)
     assert devices.default_workers(LAUNCHED) == 1
     assert devices.worker_gpus(2, LAUNCHED) == (None, None)
+    assert devices.idle_gpus(LAUNCHED) == ("1", "2", "3", "4", "5", "6", "7")  # while it samples on the first
+    assert devices.idle_gpus(Executor()) == ()
 
 
 def see(job: Job, report: Report) -> str | None:

@@ -5,9 +5,9 @@ import re
 from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from apo_bench.config.schema.values import Section, Seed, Seeds, distinct
+from apo_bench.config.schema.values import WHOLE, Section, Seed, Seeds, distinct
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
@@ -113,6 +113,14 @@ class Sampling(Section):
 
     batch_size: int = Field(default=64, ge=1)
     """responses generated at a time"""
+
+    data_parallel: int = Field(default=1, ge=1)
+    """workers that may share a sampling job, where others are idle. Changes time, not results; with `executor: ray`, nothing"""
+
+    @model_serializer(mode="wrap")
+    def _what_changes_results(self, fields: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Without `data_parallel`, which stands in no key; with it where `info.context` is WHOLE, as for a file."""
+        return {name: value for name, value in fields(self).items() if name != "data_parallel" or info.context == WHOLE}
 
 
 class PolicyModel(Section):

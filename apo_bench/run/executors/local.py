@@ -5,14 +5,17 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from apo_bench.config.schema import Executor
-from apo_bench.run.devices import default_workers, see_only, worker_gpus
+from apo_bench.engines.worker_slots import FOLDER, hold, open_slots
+from apo_bench.run.devices import default_workers, idle_gpus, seeing_only, worker_gpus
 from apo_bench.run.executors import TRIES, Show, in_order, is_over, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
@@ -29,22 +32,27 @@ class _Worker:
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
     """Run jobs in at most `workers` processes (None: one a GPU, else a core), each with its own GPU. A dead one's job is run once more."""
     waiting, lost, failures = deque(jobs), dict[Job, int](), list[Failure]()
-    size = min(workers or default_workers(settings), len(jobs))
-    gpus = worker_gpus(size, settings)
+    workers = workers or default_workers(settings)
+    environments = [seeing_only(gpu) for gpu in (*worker_gpus(workers, settings), *idle_gpus(settings))]
 
     def failed(job: Job, message: str) -> None:
         failures.append(Failure(job.arm, job.seed, message, job.trial))
 
-    pool = [_start(work, gpu) for gpu in gpus]
+    slot_folder = TemporaryDirectory(prefix="apo-bench-", ignore_cleanup_errors=True)  # on this machine, whose processes it is about
+    slots = open_slots(Path(slot_folder.name), environments)
+    environments = [{**environment, FOLDER: slot_folder.name} for environment in environments]
+    pool = [_start(work, environment) for environment in environments[: min(workers, len(jobs))]]
     try:
         while (waiting or any(worker.job for worker in pool)) and not is_over(failures):
-            for worker in pool:
-                if worker.job is None and waiting:
+            for worker, slot in zip(pool, slots, strict=False):
+                if worker.job is None and waiting and hold(slot):
                     _give(worker, waiting.popleft())
+                elif worker.job is None:
+                    slot.release()
             ready = wait([worker.pipe for worker in pool if worker.job])
             for index, worker in enumerate(pool):
                 if worker.pipe in ready and not _receive(worker, show, failed):
-                    pool[index] = _start(work, gpus[index])
+                    pool[index] = _start(work, environments[index])
                     if (job := worker.job) is None:
                         continue
                     lost[job] = lost.get(job, 0) + 1
@@ -62,13 +70,16 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
         for worker in pool:
             worker.process.join()
             worker.pipe.close()
+        for slot in slots:
+            slot.release()
+        slot_folder.cleanup()
     return in_order(failures)
 
 
-def _start(work: Work, gpu: str | None) -> _Worker:
+def _start(work: Work, environment: Mapping[str, str]) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(work, theirs, gpu), daemon=True)
+    process = context.Process(target=_serve, args=(work, theirs, environment), daemon=True)
     process.start()
     theirs.close()  # so that the end of the process is the end of the pipe
     return _Worker(process, ours)
@@ -111,11 +122,11 @@ def _exit_reason(worker: _Worker) -> str:
 # --- in the worker ------------------------------------------------------------------------------------------------------------
 
 
-def _serve(work: Work, pipe: Connection, gpu: str | None) -> None:
+def _serve(work: Work, pipe: Connection, environment: Mapping[str, str]) -> None:
     """Run jobs until the pipe closes. A worker does not outlive its run: nobody would use what it computes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run itself ends its workers when it is interrupted
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    see_only(gpu)
+    os.environ.update(environment)  # before CUDA is started
     prepare_worker()
     while True:
         try:

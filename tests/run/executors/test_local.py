@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from apo_bench.config.schema import Executor
+from apo_bench.engines.worker_slots import FOLDER, idle_workers
 from apo_bench.errors import InputError
 from apo_bench.run.executors import executor
 from apo_bench.run.executors.local import run_all
@@ -72,6 +73,27 @@ def test_jobs_that_fail_stop_no_other(tmp_path: Path) -> None:
         ProgressEvent("done", finished=True),
     ]
     assert json.loads(jobs[2].progress.read_text())["error"] == "RuntimeError: out of order"
+
+
+def test_a_job_can_use_workers_that_have_none(tmp_path: Path) -> None:
+    """Of three workers with two jobs one is idle, and two once the shorter job is done; the longer waits for that, and has them."""
+    assert run_all([job(tmp_path, "longer"), job(tmp_path, "shorter")], count_idle, 3, SETTINGS) == []
+    assert [(tmp_path / name).read_text() for name in ("longer", "shorter")] == ["2", "1"]
+    assert not Path((tmp_path / "slots").read_text()).exists()
+
+
+def count_idle(job: Job, report: Report) -> str | None:
+    """Stands for an arm-seed that samples: leaves how many workers were idle, and where their locks were."""
+    (job.folder / "slots").write_text(os.environ[FOLDER])
+    deadline = time.monotonic() + PATIENCE_S
+    idle = 0
+    while idle < (2 if job.arm == "longer" else 1):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        with idle_workers(9) as environments:
+            idle = len(environments)
+    (job.folder / job.arm).write_text(str(idle))
+    return None
 
 
 def test_a_dead_worker_is_replaced_and_its_job_run_once_more(tmp_path: Path) -> None:
