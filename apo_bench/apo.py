@@ -8,7 +8,7 @@ staying faithful to human preference pairs (the max step); then, with the reward
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from apo_bench.lab import Count, Lab, PolicyUpdate, Positive, golden_over_samples
 from apo_bench.losses import APOLoss
@@ -24,6 +24,8 @@ class APO:
     The others are the paper's ablations of the reward-model step. How many human pairs and golden responses there are is the budget's
     to say.
     """
+
+    trains_reward_model: ClassVar[bool] = True  # a finished one only by a recipe of its own
 
     player: PolicyUpdate  # the policy's move
     rounds: Count = 3

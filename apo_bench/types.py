@@ -130,9 +130,16 @@ class Policy:
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A handle to a trained reward model in the run's store."""
+    """A handle to a reward model in the run's store."""
 
     key: str
+
+
+@dataclass(frozen=True)
+class EnsembleRewardModel(RewardModel):
+    """Reward models that score as one. It has no weights of its own."""
+
+    members: tuple[RewardModel, ...]
 
 
 @dataclass(frozen=True)

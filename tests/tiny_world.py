@@ -85,6 +85,6 @@ def tiny_lab(
         data=data or bench.training_data,
         policy_model=bench.experiment.models.policy,
         reward_model=spec,
-        reward_body=bench.initial_policy if isinstance(spec, NeuralReward) and spec.initial else None,
+        reward_bodies=[bench.initial_policy if isinstance(spec, NeuralReward) and spec.initial else None],
         initial_policy=bench.initial_policy,
     )

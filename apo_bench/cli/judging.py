@@ -1,4 +1,4 @@
-"""The commands about judges and outside responses: judge, audit-judge, golden, export, import-judgments."""
+"""The commands about judges, reward models and outside responses: judge, audit-judge, audit-reward, golden, export, import-judgments."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -64,6 +64,27 @@ def audit_judge(
     typer.echo(visible((folder / "report" / "audit.md").read_text(encoding="utf-8")))
     typer.echo(str(folder / "report" / "audit.md"))
     _fail_on(unanswered)
+
+
+@app.command()
+@plain_errors()
+def audit_reward(
+    model: Annotated[str, typer.Argument(help="A reward model's folder or hub id, or the keys of kind: pretrained, as YAML.")],
+    data: Annotated[
+        list[str],
+        typer.Option(help="Pairs with people's labels: a file (RewardBench's form, HH's, PandaLM's), or a task for its test pairs."),
+    ],
+    n: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each, chosen by hash.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_MODEL if not given.")] = None,
+) -> None:
+    """Audit a finished reward model against people's labels: accuracy by axis or subset, calibration, length bias, ties."""
+    from apo_bench.judging import audit_reward as audits
+
+    spec = audits.reward_spec(model)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(spec.path).name)
+    summary = audits.audit_reward(spec, data, out or Path("results") / f"audit_{name}", n=n)
+    typer.echo(visible(summary.read_text(encoding="utf-8")))
+    typer.echo(str(summary))
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import Experiment, Lora, NeuralReward, NgramReward, PolicyModel, Sampling
+from apo_bench.config.schema import EnsembleReward, Experiment, Lora, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Sampling
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
@@ -146,7 +146,7 @@ class Expected:
         count = max(0, round((tokens if cut else tokens - 1) * self._words_per_token) - 1)
         return "".join(f"{self._words[place % len(self._words)]} " for place in range(count))
 
-    def reward(self, spec: NeuralReward) -> RewardSize:
+    def reward(self, spec: NetworkReward) -> RewardSize:
         """One for all labs with such a reward model."""
         key = spec.model_dump_json()
         if key not in self._rewards:
@@ -197,7 +197,7 @@ class CountingEngine:
     def score(self, job: ScoringJob) -> Computed[list[float]]:
         self.passes.scored(job)
         n, model = len(job.items), job.model
-        counts = self.expected.reward(model).scored(job.items) if isinstance(model, NeuralReward) else {"scored_responses": n}
+        counts = self.expected.reward(model).scored(job.items) if isinstance(model, NetworkReward) else {"scored_responses": n}
         # the hash of [key, items], whose items are encoded once
         name = digest_encoded(f'["{job.reward_model.key}",{Items.of(job.items).encoded}]')
         rng = np.random.default_rng(int(name, 16))
@@ -224,6 +224,10 @@ class CountingEngine:
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
             return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
+        if isinstance(job.model, PretrainedReward) and not job.pairs:  # finished
+            return Estimated(None, {}, 0.0, disk_bytes(SCORE, MANIFEST))
+        assert not isinstance(job.model, EnsembleReward)
+        assert job.model.training is not None
         self.passes.trained_reward_model(job)
         size, lora = self.expected.reward(job.model), job.model.training.lora
         has_base = job.body is not None or job.model.path is not None

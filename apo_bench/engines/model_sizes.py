@@ -9,12 +9,14 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import Lora, NeuralReward, PolicyModel, Recipe
+from apo_bench.config.schema import Lora, NetworkReward, PolicyModel, PretrainedReward, Recipe
 from apo_bench.errors import InputError
 from apo_bench.models import adapters, flops
 from apo_bench.models import policy as policies
 from apo_bench.models.known_shapes import published_fields
+from apo_bench.models.model_folder import join_tokenizer
 from apo_bench.models.precision import resolved
+from apo_bench.models.reward import encode_texts
 from apo_bench.models.tokenize import ChatFormat, load_tokenizer, transcript
 from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.training.data import sides_of
@@ -90,7 +92,7 @@ class Shape:
         """How many weights it has, tied ones once; NaN where that is not known."""
         return math.nan if self.model is None else sum(weight.numel() for weight in self.model.parameters())
 
-    def whole(self, spec: PolicyModel | NeuralReward) -> Stored:
+    def whole(self, spec: PolicyModel | NetworkReward) -> Stored:
         """What a whole model of these settings takes on disk."""
         dtype = resolved(spec, "cpu").stored_dtype  # which no device changes
         return Stored(_safetensors(self._weights, BYTES[dtype]) if self._weights else math.nan, self._files)
@@ -196,15 +198,14 @@ class PolicySize(Shape):
 class RewardSize(Shape):
     """What scoring with a neural reward model and training it are expected to spend."""
 
-    spec: NeuralReward
+    spec: NetworkReward
 
     def prompt(self, prompt: Prompt) -> int:
         """Tokens of a prompt, template included."""
         if prompt.id not in self._prompts:
             if self.tokenizer:
-                unlimited = 2**30
-                chat = ChatFormat.of(self.tokenizer, self.spec)
-                length = len(chat.encode_scored(prompt, "", unlimited, axis_input=self.spec.axis_input).ids)
+                unlimited = self.spec.model_copy(update={"max_tokens": 2**30})
+                length = len(encode_texts(self.tokenizer, [(prompt, "")], unlimited)[0].ids)
             else:
                 length = characters(transcript(prompt))
             self._prompts[prompt.id] = length
@@ -221,6 +222,7 @@ class RewardSize(Shape):
 
     def trained(self, pairs: Sequence[Pair]) -> Counts:
         recipe = self.spec.training
+        assert recipe is not None
         prompts = [pair.prompt for pair in pairs]
         lengths = [
             *self.conversations(prompts, [pair.chosen for pair in pairs]),
@@ -239,14 +241,15 @@ def policy_size(spec: PolicyModel, vocabulary: Sequence[str] | None) -> PolicySi
     return PolicySize(model, tokenizer, spec, published=published)
 
 
-def reward_size(spec: NeuralReward, policy: PolicyModel, axes: Sequence[str], vocabulary: Sequence[str] | None) -> RewardSize:
+def reward_size(spec: NetworkReward, policy: PolicyModel, axes: Sequence[str], vocabulary: Sequence[str] | None) -> RewardSize:
     """A neural reward model's size; one that starts from the policy has the policy's body."""
     from transformers import AutoModelForSequenceClassification
 
-    labels = len(axes) if spec.axis_heads else 1
-    body = policy if spec.initial else spec
-    auto = AutoModelForSequenceClassification
-    model, tokenizer, published = _shape(auto, body, spec.trust_remote_code, vocabulary, num_labels=labels)
+    body, auto = policy if spec.initial else spec, AutoModelForSequenceClassification
+    labels = {} if isinstance(spec, PretrainedReward) else {"num_labels": len(axes) if spec.axis_heads else 1}
+    model, tokenizer, published = _shape(auto, body, spec.trust_remote_code, vocabulary, **labels)
+    if isinstance(spec, PretrainedReward) and spec.template == "transcript" and tokenizer is not None:
+        tokenizer.chat_template = None
     return RewardSize(model, tokenizer, spec, published=published)
 
 
@@ -256,7 +259,7 @@ def characters(text: str) -> int:
 
 
 def _shape(
-    auto: Any, spec: PolicyModel | NeuralReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any
+    auto: Any, spec: PolicyModel | NetworkReward, trust: bool, vocabulary: Sequence[str] | None, **more: Any
 ) -> tuple[Any, Any, str | None]:
     """(model, tokenizer, hub id of a model that is not on this machine and whose shape is published); None where there is none."""
     import torch
@@ -281,7 +284,7 @@ def _shape(
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust)
         if tokenizer is not None:
-            policies.resize_embedding(model, tokenizer)
+            join_tokenizer(model, tokenizer)
     return model, tokenizer, published
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, Sampling
+from apo_bench.config.schema import NetworkReward, PolicyModel, Recipe, Sampling
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.training.data import sides_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
@@ -17,7 +17,7 @@ class Pass:
     """One pass of a verb: `items` of so many `sides`, each a sequence: an item's responses, or those that are sampled to a prompt."""
 
     verb: Verb
-    model: PolicyModel | NeuralReward
+    model: PolicyModel | NetworkReward
     items: int
     sides: int = 1
     recipe: Recipe | None = None
@@ -33,8 +33,8 @@ class Passes:
     """The largest pass of each verb, model and recipe; and keys of the models that a run loads, by the settings of their kind."""
 
     largest: dict[str, Pass] = field(default_factory=dict)
-    loaded: dict[str, tuple[PolicyModel | NeuralReward, set[str]]] = field(default_factory=dict)
-    trained: dict[str, tuple[PolicyModel | NeuralReward, set[str]]] = field(default_factory=dict)  # what fits start from, in fp32
+    loaded: dict[str, tuple[PolicyModel | NetworkReward, set[str]]] = field(default_factory=dict)
+    trained: dict[str, tuple[PolicyModel | NetworkReward, set[str]]] = field(default_factory=dict)  # what fits start from, in fp32
 
     def sampled(self, job: SamplingJob) -> None:
         prompts = max(1, min(len(job.prompts), job.sampling.batch_size // job.n))
@@ -42,7 +42,7 @@ class Passes:
         self._load(self.loaded, job.model, job.policy.key)
 
     def scored(self, job: ScoringJob) -> None:
-        if isinstance(job.model, NeuralReward):
+        if isinstance(job.model, NetworkReward):
             self._add(Pass("score", job.model, min(len(job.items), job.model.score_batch_size)))
             self._load(self.loaded, job.model, job.reward_model.key)
 
@@ -59,8 +59,9 @@ class Passes:
             self._load(self.trained, job.model, job.policy.key)
 
     def trained_reward_model(self, job: RewardModelTraining) -> None:
-        assert isinstance(job.model, NeuralReward)
+        assert isinstance(job.model, NetworkReward)
         recipe = job.model.training
+        assert recipe is not None
         self._add(Pass("train reward model", job.model, min(len(job.pairs), recipe.items_per_pass), 2, recipe))
         self._load(self.trained, job.model, str(job.seed))  # which draws a new head
 
@@ -73,5 +74,5 @@ class Passes:
             self.largest[key] = new
 
     @staticmethod
-    def _load(models: dict[str, tuple[Any, set[str]]], model: PolicyModel | NeuralReward, key: str) -> None:
+    def _load(models: dict[str, tuple[Any, set[str]]], model: PolicyModel | NetworkReward, key: str) -> None:
         models.setdefault(model.model_dump_json(), (model, set()))[1].add(key)

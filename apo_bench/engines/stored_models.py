@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import NeuralReward, PolicyModel
+from apo_bench.config.schema import NetworkReward, PolicyModel, PretrainedReward
 from apo_bench.engines.model_cache import Loaded, ResidentModels, stored_bytes, trainable
 from apo_bench.errors import InputError
-from apo_bench.models import adapters
+from apo_bench.models import adapters, finished_reward
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.adapter_folder import base_of, is_adapter, settings_of
@@ -89,9 +89,11 @@ class StoredModels:
 
     # --- reward models ---------------------------------------------------------------------------------------------------
 
-    def reward_model(self, reward_model: RewardModel, spec: NeuralReward) -> Loaded:
+    def reward_model(self, reward_model: RewardModel, spec: NetworkReward) -> Loaded:
         """A reward model to be read."""
         folder, settings = self.folder("reward_models", reward_model), resolved(spec, self.device)
+        if isinstance(settings, PretrainedReward):
+            return self._finished_reward_model(folder, settings)
         key, size = _key("reward model", reward_model.key, settings.dtype), stored_bytes(folder, settings.dtype)
         if not is_adapter(folder):
             load = partial(rewards.load_reward_model, folder, spec.trust_remote_code, **_read_as(settings))
@@ -109,8 +111,10 @@ class StoredModels:
         model, tokenizer = self.resident.get(key, load_with_adapters, size)
         return adapters.readable(model), tokenizer
 
-    def reward_model_to_train(self, job: RewardModelTraining, spec: NeuralReward) -> Loaded:
-        """A reward model of the caller's own: a trained one, or a body with a new head that the seed draws."""
+    def reward_model_to_train(self, job: RewardModelTraining, spec: NetworkReward) -> Loaded:
+        """A reward model of the caller's own: a trained one, a finished one, or a body with a new head that the seed draws."""
+        if isinstance(spec, PretrainedReward):
+            return self._finished_to_train(job, spec)
         lora = spec.training.lora
         start = self.folder("reward_models", job.start) if job.start else None
         if start and not is_adapter(start):
@@ -127,10 +131,12 @@ class StoredModels:
         goes_on = start is not None and start != origin
         return adapters.load(model, start, trainable=True) if goes_on else adapters.add(model, lora, job.seed), tokenizer  # pyright: ignore
 
-    def keep_reward_model(self, loaded: Loaded, job: RewardModelTraining, spec: NeuralReward, into: Path) -> None:
+    def keep_reward_model(self, loaded: Loaded, job: RewardModelTraining, spec: NetworkReward, into: Path) -> None:
         """Store a trained reward model: its adapters where its base is in the store or has a path, else the whole of it."""
+        assert spec.training is not None
         (model, tokenizer), lora = loaded, spec.training.lora
-        whole_start = job.start is not None and not is_adapter(self.folder("reward_models", job.start))
+        start = self.folder("reward_models", job.start) if job.start else None
+        whole_start = start is not None and not is_adapter(start) and not _is_finished(start)
         if lora is None:
             self.keep_whole("reward model", loaded, spec, into)
         elif whole_start or (job.body is None and spec.path is None):
@@ -139,9 +145,42 @@ class StoredModels:
             adapters.save(model, lora, job.body.key if job.body else None, into)
             model.config.save_pretrained(into)  # its labels
 
+    def finished_reward_model(self, spec: PretrainedReward) -> Loaded:
+        """A finished reward model, to be read."""
+        settings = resolved(spec, self.device)
+        return self.resident.get(*self._finished(None, settings, settings.dtype))
+
+    def _finished_reward_model(self, folder: Path, spec: PretrainedReward) -> Loaded:
+        """A finished reward model to be read, or what training made of it."""
+        model, tokenizer = self.resident.get(*self._finished(folder, spec, spec.dtype))
+        if not is_adapter(folder):
+            return model, tokenizer
+        key = _key("reward model", folder.name, spec.dtype)
+        model, tokenizer = self.resident.get(key, lambda: (adapters.load(model, folder), tokenizer), stored_bytes(folder, spec.dtype))
+        return adapters.readable(model), tokenizer
+
+    def _finished_to_train(self, job: RewardModelTraining, spec: PretrainedReward) -> Loaded:
+        """A finished reward model of the caller's own, or what training made of it, to go on from."""
+        assert spec.training is not None
+        start = self.folder("reward_models", job.start) if job.start else None
+        source = self._finished(start, spec, "float32")
+        if (lora := spec.training.lora) is None:
+            return self.resident.copy(*source)
+        model, tokenizer = self.resident.get(*source)
+        if start is not None and is_adapter(start):
+            return adapters.load(model, start, trainable=True), tokenizer
+        return adapters.add(model, lora, job.seed), tokenizer
+
+    def _finished(self, folder: Path | None, spec: PretrainedReward, dtype: str) -> tuple[Any, Any, float]:
+        """Key, loader and size of the finished model at the spec's path, or of the whole model that training made of it."""
+        trained = folder is not None and not is_adapter(folder) and not _is_finished(folder)
+        source = folder if trained and folder is not None else Path(spec.path) if Path(spec.path).is_dir() else spec.path
+        key = ("finished reward model", str(source), spec.model_dump_json(include={"template", "output", "attention"}), dtype)
+        return key, partial(finished_reward.load_finished, source, spec, **_read_as(spec, dtype)), stored_bytes(source, dtype)
+
     # --- inside ----------------------------------------------------------------------------------------------------------
 
-    def keep_whole(self, kind: str, loaded: Loaded, spec: PolicyModel | NeuralReward, into: Path) -> None:
+    def keep_whole(self, kind: str, loaded: Loaded, spec: PolicyModel | NetworkReward, into: Path) -> None:
         """Store a whole model. It stays loaded where it is read as it is in memory; one that is rounded on the way is loaded again."""
         settings = resolved(spec, self.device)
         policies.save_model(*loaded, into, settings.stored_dtype)
@@ -155,11 +194,16 @@ class StoredModels:
         return self.run_folder / "store" / kind / model.key
 
 
+def _is_finished(folder: Path) -> bool:
+    """Whether an artifact stands for a finished reward model."""
+    return (folder / finished_reward.MARKER).is_file()
+
+
 def _key(kind: str, key: str, dtype: str) -> tuple[str, ...]:
     """What names a model in memory: one can be there in fp32, to be trained, and in fewer bits, to be read."""
     return (kind, key) if dtype == "float32" else (kind, key, dtype)
 
 
-def _read_as(settings: PolicyModel | NeuralReward, dtype: str | None = None) -> dict[str, str]:
+def _read_as(settings: PolicyModel | NetworkReward, dtype: str | None = None) -> dict[str, str]:
     """What a loader is given, by resolved settings."""
     return {"dtype": dtype or settings.dtype, "attention": settings.attention}

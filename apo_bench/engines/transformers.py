@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from apo_bench.config.schema import NgramReward, PolicyModel
+from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward
 from apo_bench.engines import data_parallel, launch
 from apo_bench.engines.model_cache import default_limit_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
@@ -21,11 +21,13 @@ from apo_bench.hashing import code_hash
 from apo_bench.models import device, flops, kl_divergence, ngram
 from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
+from apo_bench.models.finished_reward import MARKER
 from apo_bench.models.generate import Generation
+from apo_bench.models.model_folder import check_places
 from apo_bench.models.output_layer import is_recognised
 from apo_bench.models.precision import resolved
 from apo_bench.provenance import versions
-from apo_bench.store import Computed, scratch_of
+from apo_bench.store import Computed, scratch_of, write_json
 from apo_bench.training import encoding
 from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
@@ -80,6 +82,8 @@ class TransformersEngine:
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
         if model.path is not None:
             loaded = policies.load_policy(model.path, model.trust_remote_code)
+            longest = model.max_prompt_tokens + max(model.max_response_tokens, model.sampling.max_new_tokens)
+            check_places(loaded[0].config, f"{model.path}: max_prompt_tokens, with the longest response", longest)
         elif vocabulary is None:
             raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
         else:
@@ -118,7 +122,7 @@ class TransformersEngine:
         recognised = is_recognised(model)
         collate = partial(encoding.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(encoding.loss_terms, loss=job.loss, recognised=recognised)
-        model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into))
+        model, result = fit(model, items, collate, terms, recipe, job.seed, self._checkpoints(into), "policy")
         if PartialState().is_main_process:
             self.models.keep_policy((model, tokenizer), job, into)
             _keep_losses(result, into)
@@ -155,21 +159,28 @@ class TransformersEngine:
         if isinstance(job.model, NgramReward):
             model = ngram.NgramRewardModel.load(self.models.folder("reward_models", job.reward_model))
             return Computed(model.score(job.items), {"scored_responses": len(job.items)})
+        assert not isinstance(job.model, EnsembleReward)  # whose members score one by one
         return Computed(*rewards.score(*self.models.reward_model(job.reward_model, job.model), job.items, job.model, job.cut))
 
     @_with_peak
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
+        assert not isinstance(job.model, EnsembleReward)  # whose members are trained one by one
+        if isinstance(job.model, PretrainedReward) and not job.pairs:  # it stays as it is, and where it is
+            self.models.finished_reward_model(job.model)  # a model that cannot be read stops the run here
+            write_json(into / MARKER, {"path": job.model.path})
+            return Computed(None, {})
         if self.launch_config is not None:
             return launch.launch(job, self, into)
         settings = resolved(job.model, self.device)
+        assert settings.training is not None
         model, tokenizer = self.models.reward_model_to_train(job, settings)
         items = rewards.pair_items(model, tokenizer, job.pairs, job.model, job.cut)
         cost, lengths = flops.training(model, settings.training), [len(ids) for item in items for ids in item["sides"]]
         collate = partial(rewards.collate, pad_id=tokenizer.pad_token_id)
         terms = partial(rewards.loss_terms, loss=job.loss)
-        model, result = fit(model, items, collate, terms, settings.training, job.seed, self._checkpoints(into))
+        model, result = fit(model, items, collate, terms, settings.training, job.seed, self._checkpoints(into), "reward model")
         if PartialState().is_main_process:
             self.models.keep_reward_model((model, tokenizer), job, settings, into)
             _keep_losses(result, into)

@@ -1,7 +1,8 @@
 """What the arms of one experiment are evaluated with: held-out data, gold reward models, the referee, the initial policy.
 
 All of it is charged to `_bench`. Gold reward models are trained once per experiment on the gold split, and select nothing. Rounds and
-settings are chosen by the referee: a reward model of the experiment's own kind, fitted to the dev split's human pairs.
+settings are chosen by the referee: a reward model of the experiment's own kind, fitted to the dev split's human pairs; where that kind is a
+finished model, which would choose by what the arms were trained to please, an n-gram model.
 """
 
 import json
@@ -14,7 +15,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.config.schema import Experiment, Gold, NeuralReward, NgramReward, PolicyModel, RewardSpec, Unit
+from apo_bench.config.schema import (
+    Experiment,
+    Gold,
+    NeuralReward,
+    NgramReward,
+    PolicyModel,
+    PretrainedReward,
+    RewardSpec,
+    SingleReward,
+    Unit,
+    members,
+)  # fmt: skip
 from apo_bench.data.task import Task
 from apo_bench.engines.protocol import Engine, Items
 from apo_bench.hashing import code_hash, digest, path_identity
@@ -57,12 +69,18 @@ class EvaluationContext:
         return self._language_model(self.policy_model)
 
     def gold(self, gold: Gold, seed: int) -> RewardModel:
-        """A gold reward model for one training seed, on all pairs of the gold split."""
+        """A gold reward model for one training seed, on all pairs of the gold split; or a finished one."""
         return self.lab(seed, gold.model).train_reward_model(self.task.pairs["gold"], loss=RankingLoss())
 
     def referee(self, seed: int) -> RewardModel:
-        """Chooses rounds and settings: a reward model of the arms' kind, fitted to the dev split's human pairs, one a seed."""
-        return self.lab(seed).train_reward_model(self.task.pairs["dev"], loss=RankingLoss())
+        """Chooses rounds and settings: a reward model of `referee_spec`, fitted to the dev split's human pairs, one a seed."""
+        return self.lab(seed, self.referee_spec).train_reward_model(self.task.pairs["dev"], loss=RankingLoss())
+
+    @cached_property
+    def referee_spec(self) -> RewardSpec:
+        """Of the arms' kind, unless that is or holds a finished model."""
+        own = self.experiment.models.reward
+        return FLOOR if any(isinstance(member, PretrainedReward) for member in members(own)) else own
 
     @cached_property
     def training_data(self) -> TrainingData:
@@ -169,13 +187,14 @@ class EvaluationContext:
             data=self.training_data,
             policy_model=self.policy_model,
             reward_model=reward_model,
-            reward_body=self._reward_body(reward_model),
+            reward_bodies=[self._reward_body(member) for member in members(reward_model)],
+            dev_pairs=self.task.pairs["dev"],
             initial_policy=initial_policy,
             progress=(lambda stage, used: self.progress(stage, {})) if own else self.progress,
             charged=self.charged if own else None,
         )
 
-    def _reward_body(self, spec: RewardSpec) -> Policy | None:
+    def _reward_body(self, spec: SingleReward) -> Policy | None:
         """The language model that a reward model starts from, where it is one of the run's own."""
         if not isinstance(spec, NeuralReward):
             return None

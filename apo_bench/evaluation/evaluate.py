@@ -148,7 +148,7 @@ class RoundEvaluation:
         if not prompts:
             return []
         answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
-        values = self._scored(self.context.referee(self.seed), answers)
+        values = in_order(self.context.lab(self.seed, self.context.referee_spec).score(self.context.referee(self.seed), answers), answers)
         return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
 
     def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:

@@ -152,7 +152,7 @@ def _metrics(compared: pd.DataFrame, attacks: Mapping[str, Attack], confidence: 
     longer = np.sign(decided["words_a"] - decided["words_b"]) * np.where(decided["label"] == "a", 1, -1)  # the better response
 
     def share(metric: str, of: pd.DataFrame, values: Any) -> Line:
-        return _share(metric, of, values, confidence)
+        return share_line(metric, of, values, confidence)
 
     yield share("accuracy", decided, decided["right"])
     yield _kappa(rows, confidence)
@@ -160,7 +160,7 @@ def _metrics(compared: pd.DataFrame, attacks: Mapping[str, Attack], confidence: 
     yield share("first_position_rate", rows, (rows["value_ab"] + 1 - rows["value_ba"]) / 2)
     yield share("accuracy_shorter", decided[longer < 0], decided.loc[longer < 0, "right"])
     yield share("accuracy_longer", decided[longer > 0], decided.loc[longer > 0, "right"])
-    yield _length_bias(decided.assign(longer=longer > 0)[longer != 0], confidence)
+    yield length_bias_line(decided.assign(longer=longer > 0)[longer != 0], confidence)
     yield share("ties", rows, (rows["value"] == 0.5).where(rows["value"].notna()))
     yield share("human_ties", rows, rows["label"] == "tie")
     yield share("missing", rows, rows["value"].isna())
@@ -173,7 +173,7 @@ def _metrics(compared: pd.DataFrame, attacks: Mapping[str, Attack], confidence: 
         yield share(f"attack_{name}", planted, succeeded.where(planted["right"].notna()))
 
 
-def _share(metric: str, rows: pd.DataFrame, values: Any, confidence: float) -> Line:
+def share_line(metric: str, rows: pd.DataFrame, values: Any, confidence: float) -> Line:
     """The mean of the values of `rows`, NaN where missing."""
     known = values.notna()
     n, n_missing = int(known.sum()), int((~known).sum())
@@ -191,7 +191,7 @@ def _kappa(rows: pd.DataFrame, confidence: float) -> Line:
     return "kappa", kappa.kappa, kappa.ci_low, kappa.ci_high, kappa.n, kappa.n_missing
 
 
-def _length_bias(rows: pd.DataFrame, confidence: float) -> Line:
+def length_bias_line(rows: pd.DataFrame, confidence: float) -> Line:
     """The difference of two means over the same clusters; its interval is that of the mean of its linearised values.
 
     A row with the longer response better contributes n / n_longer (right - accuracy_longer), one with the shorter the negative

@@ -1,4 +1,4 @@
-"""Pairs labelled by people, to audit judges with: PandaLM's votes, HH's preferences, a task's pairs."""
+"""Pairs labelled by people, to audit judges and reward models with: PandaLM's votes, HH's preferences, RewardBench's, a task's pairs."""
 
 import gzip
 import json
@@ -22,6 +22,7 @@ VOTES: Mapping[int, Label] = {0: "tie", 1: "a", 2: "b"}
 PANDALM_AXIS = "overall"
 IDENTICAL = "identical responses"
 NO_MAJORITY = "no majority of annotators"
+NO_QUESTION = "a prompt that does not end with a user's turn"
 NOT_TEXT = "a response that is true or false, not text"
 
 
@@ -56,14 +57,17 @@ def read_labelled(path: Path, n: int | None = None) -> Labelled:
     """The labelled pairs of a file, whose format is recognised by its content; at most `n`, chosen by hash.
 
     A JSON list is PandaLM's (instruction, input, response1, response2, annotator1 to 3; the label is what two of the three say). JSON
-    lines with chosen and rejected are HH's, in every form that the task `hh` reads and with its prompts' ids and clusters.
+    lines with chosen and rejected are HH's, in every form that the task `hh` reads and with its prompts' ids and clusters; or, where the
+    first prompt is no transcript, RewardBench's (prompt, chosen, rejected, subset), as parquet too, a subset being an axis.
     Raises InputError, one line that names file, line or item, and key, for anything else, and where no pair is left.
     """
+    if path.suffix == ".parquet":
+        return _checked(str(path), _reward_bench(path), n)
     match _opening(path):
         case "[":
             return _checked(str(path), _pandalm(path), n)
         case "{":
-            return _checked(str(path), _hh(path), n)
+            return _checked(str(path), _reward_bench(path) if _is_reward_bench(path) else _hh(path), n)
     raise InputError(f"{path}: line 1: neither a JSON list (PandaLM) nor JSON lines with chosen and rejected (HH)")
 
 
@@ -112,6 +116,70 @@ def _hh(path: Path) -> Iterator[LabelledPair | str]:
         else:
             messages = tuple(Message(role, text) for role, text in row["messages"])
             yield _labelled(Pair(_prompt(row["axis"], messages, row["cluster"]), row["chosen"], row["rejected"]))
+
+
+def _is_reward_bench(path: Path) -> bool:
+    """Whether the first row's prompt is a question, or messages, rather than a transcript."""
+    try:
+        _, row = next(_objects(path))
+    except (InputError, StopIteration):
+        return False  # the other reader says what is wrong
+    prompt = row.get("prompt")
+    is_question = isinstance(prompt, str) and not prompt.lstrip().startswith("Human:")
+    return {"chosen", "rejected", "subset"} <= row.keys() and (is_question or isinstance(prompt, list))
+
+
+def _reward_bench(path: Path) -> Iterator[LabelledPair | str]:
+    """Rows with a question, or a list of messages, as prompt. A cluster is the first user turn."""
+    for where, row in _objects(path):
+        prompt = row.get("prompt")
+        if isinstance(prompt, list):
+            turns = tuple(_message(where, turn) for turn in prompt)
+        else:
+            turns = (Message("user", _text(where, row, "prompt")),)
+        axis = _text(where, row, "subset") if row.get("subset") is not None else PANDALM_AXIS
+        chosen, rejected = (_text(where, row, side) for side in ("chosen", "rejected"))
+        if not turns or turns[-1].role != "user":
+            yield NO_QUESTION
+        else:
+            yield _labelled(Pair(_prompt(axis, turns, turns[0].content), chosen, rejected))
+
+
+def _message(where: str, turn: Any) -> Message:
+    if not isinstance(turn, dict) or turn.get("role") not in ("user", "assistant"):
+        raise InputError(f"{where}: prompt: a message has a role, user or assistant, and a content; got {turn!r:.80}")
+    return Message(turn["role"], _text(where, turn, "content"))
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, row) of JSON lines, compressed or not, or of a parquet file."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
+        return
+    try:
+        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}: line {number}", _object(f"{path}: line {number}", line)
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def _object(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: broken JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: an object is needed, got {type(row).__name__}")
+    return row
 
 
 def _pandalm(path: Path) -> Iterator[LabelledPair | str]:

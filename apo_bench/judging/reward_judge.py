@@ -6,19 +6,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest_folder
 from apo_bench.judging.judge_protocol import GoldScorer, Judge, JudgeContext, Question, Verdict
+from apo_bench.models.model_folder import check_places, config_fields
 from apo_bench.models.pretrained_weights import resolve_model
 from apo_bench.provenance import versions
 from apo_bench.types import Prompt
 
 TOO_LONG = "too long"
 NO_SCORE = "no score"
+DEFAULT_TOKENS = 512
 Scored = tuple[Prompt, str]
 
 
@@ -26,17 +28,23 @@ Scored = tuple[Prompt, str]
 class RewardModelJudge:
     """Judges by the difference of two scores, a log-odds under Bradley-Terry; a tie where it is at most `tie_margin` either way.
 
-    The scores are those of `gold`, a gold reward model of the run, or of the sequence-classification model in `path`: a folder, or
-    a hub id. The other fields concern the latter: an input of more than `max_tokens` is not cut; its question fails as too long.
+    The scores are those of `gold`, a gold reward model of the run, or of the finished reward model in `path`: a folder, or a hub id.
+    The other fields concern the latter, as in `kind: pretrained`. `template` None: the tokenizer's chat template, where it has one.
+    An input of more than `max_tokens` (None: 512, or the model's places if these are fewer) is not cut; its question fails as too long.
     Raises InputError unless exactly one of `gold` and `path` is given.
     """
 
     gold: str | None = None
     path: str | None = None
     tie_margin: Annotated[float, Ge(0)] = 0.0
-    max_tokens: Annotated[int, Ge(2)] = 512
+    max_tokens: Annotated[int, Ge(2)] | None = None
     batch_size: Annotated[int, Ge(1)] = 64
     axis_input: bool = False
+    output: Annotated[int, Ge(0)] = 0
+    template: Literal["chat", "transcript"] | None = None
+    system_prompt: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -44,9 +52,13 @@ class RewardModelJudge:
             raise InputError(f"RewardModelJudge: give exactly one of gold and path, got gold={self.gold!r} and path={self.path!r}")
 
     def open(self, context: JudgeContext) -> Judge:
-        """Raises InputError for an unknown gold model, for a gold model outside a run, and for a path that does not exist."""
+        """Raises InputError for an unknown gold model, for a gold model outside a run, for a path that does not exist, and for more
+        `max_tokens` than the model in it has places."""
         if self.path is not None:
-            return OpenRewardModelJudge(self, resolve_model(self.path, Path(context.base) if context.base else None), None, "")
+            model = resolve_model(self.path, Path(context.base) if context.base else None)
+            if Path(model).is_dir() and self.max_tokens is not None:
+                check_places(config_fields(Path(model)), f"{self.path}: max_tokens", self.max_tokens)
+            return OpenRewardModelJudge(self, model, None, "")
         if context.gold_scorer is None:
             raise InputError(f"RewardModelJudge: gold: {self.gold!r} is a reward model of a run, and there is none here; give a path")
         if self.gold is None or self.gold not in context.gold_ids:
@@ -71,10 +83,8 @@ class OpenRewardModelJudge(Judge):
     def verdicts(self, questions: Sequence[Question], attempt: int = 0, spent_usd: float = 0.0) -> Iterator[tuple[Question, Verdict]]:
         """Scores each distinct response once, all before the first verdict: the model is loaded for the call and not kept."""
         pairs = {question: ((question.prompt, question.first), (question.prompt, question.second)) for question in questions}
-        lengths = self._lengths(list(dict.fromkeys(item for pair in pairs.values() for item in pair)))
-        fitting = [pair for pair in pairs.values() if all(lengths.get(item, 0) <= self.spec.max_tokens for item in pair)]
-        items = list(dict.fromkeys(item for pair in fitting for item in pair))
-        scores = dict(zip(items, self._scores(items), strict=True)) if items else {}
+        items = list(dict.fromkeys(item for pair in pairs.values() for item in pair))
+        scores, lengths = self._scores(items) if items else ({}, {})
         for question, pair in pairs.items():
             yield question, self._verdict([scores.get(item) for item in pair], tokens=sum(lengths.get(item, 0) for item in pair))
 
@@ -92,27 +102,31 @@ class OpenRewardModelJudge(Judge):
         choice = "tie" if abs(difference) <= self.spec.tie_margin else "first" if difference > 0 else "second"
         return Verdict(choice, text=text, probability=(1 + math.tanh(difference / 2)) / 2, prompt_tokens=tokens)
 
-    def _lengths(self, items: Sequence[Scored]) -> dict[Scored, int]:
-        """Tokens of each item for the model in `path`; empty for a gold model, which truncates by its own settings."""
-        if self.model is None:
-            return {}
-        from apo_bench.models.tokenize import ChatFormat, load_tokenizer
-
-        chat = ChatFormat(load_tokenizer(self.model, self.spec.trust_remote_code))
-        return {item: len(chat.encode_scored(*item, sys.maxsize, axis_input=self.spec.axis_input).ids) for item in items}
-
-    def _scores(self, items: Sequence[Scored]) -> Sequence[float]:
+    def _scores(self, items: Sequence[Scored]) -> tuple[dict[Scored, float], dict[Scored, int]]:
+        """Scores of the items that are short enough, and tokens of all; a gold model truncates by its own settings."""
         if self.gold_scorer is not None and self.spec.gold is not None:
-            return self.gold_scorer(self.spec.gold, items)
-        from apo_bench.config.schema import NeuralReward, Recipe
+            return dict(zip(items, self.gold_scorer(self.spec.gold, items), strict=True)), {}
+        from apo_bench.config.schema import PretrainedReward
+        from apo_bench.models.device import own_device
+        from apo_bench.models.finished_reward import load_finished
+        from apo_bench.models.model_folder import places, read_config
         from apo_bench.models.policy import use_one_thread
-        from apo_bench.models.reward import load_reward_model, score
+        from apo_bench.models.precision import resolved
+        from apo_bench.models.reward import encode_texts, score
+        from apo_bench.models.tokenize import load_tokenizer
 
         assert self.model is not None
         use_one_thread()
-        spec = NeuralReward(
-            path=self.model, max_tokens=self.spec.max_tokens, score_batch_size=self.spec.batch_size, axis_input=self.spec.axis_input,
-            trust_remote_code=self.spec.trust_remote_code, training=Recipe(learning_rate=1.0),
+        limit = self.spec.max_tokens or min(DEFAULT_TOKENS, places(read_config(self.model, self.spec.trust_remote_code)) or DEFAULT_TOKENS)
+        template = self.spec.template or ("chat" if load_tokenizer(self.model, self.spec.trust_remote_code).chat_template else "transcript")
+        fields = ("axis_input", "output", "system_prompt", "dtype", "attention", "trust_remote_code")
+        spec = PretrainedReward(
+            kind="pretrained", path=self.model, max_tokens=limit, template=template, score_batch_size=self.spec.batch_size,
+            **{name: getattr(self.spec, name) for name in fields},
         )  # fmt: skip
-        loaded = load_reward_model(self.model, spec.trust_remote_code)
-        return score(*loaded, items, spec)[0]  # the recipe is required by the spec and not used: nothing is trained
+        spec = resolved(spec, own_device().type)
+        model, tokenizer = load_finished(self.model, spec, dtype=spec.dtype, attention=spec.attention)
+        encoded = encode_texts(tokenizer, items, spec.model_copy(update={"max_tokens": sys.maxsize}), model=model)
+        lengths = {item: len(each.ids) for item, each in zip(items, encoded, strict=True)}
+        fitting = [item for item in items if lengths[item] <= limit]
+        return dict(zip(fitting, score(model, tokenizer, fitting, spec)[0], strict=True)) if fitting else {}, lengths

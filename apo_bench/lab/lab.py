@@ -19,7 +19,19 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import NeuralReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit
+from apo_bench.config.schema import (
+    EnsembleReward,
+    NetworkReward,
+    PolicyModel,
+    PretrainedReward,
+    Recipe,
+    RewardSpec,
+    Sampling,
+    SingleReward,
+    Unit,
+    is_frozen,
+    members,
+)  # fmt: skip
 from apo_bench.engines.protocol import Engine, Items, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest, digest_encoded, path_identity
@@ -32,6 +44,7 @@ from apo_bench.types import (
     BestOfNPolicy,
     CutTexts,
     Demonstration,
+    EnsembleRewardModel,
     Golden,
     Group,
     Pair,
@@ -78,7 +91,8 @@ class Lab:
         data: TrainingData,
         policy_model: PolicyModel,
         reward_model: RewardSpec,
-        reward_body: Policy | None = None,
+        reward_bodies: Sequence[Policy | None] = (None,),
+        dev_pairs: Sequence[Pair] = (),
         initial_policy: Policy,
         progress: Progress = lambda stage, used: None,
         charged: dict[str, Mapping[str, float]] | None = None,
@@ -94,7 +108,9 @@ class Lab:
         self._policy_model, self._reward_model = resolved(policy_model, self._device), resolved(reward_model, self._device)
         self._progress = progress
         self._sampled: dict[str, dict[str, Response]] = {}  # everything sampled, by prompt id and text
-        self._reward_body = reward_body  # a language model in the store that reward models start from, if they do
+        self._reward_bodies = reward_bodies  # language models in the store that reward models, or an ensemble's members, start from
+        self._dev_pairs = dev_pairs  # what an ensemble's members are standardised on; closed to methods
+        self._scales: dict[str, tuple[float, float]] = {}  # mean and sd of members' scores there
 
     @property
     def seen(self) -> Mapping[Unit, set[str]]:
@@ -168,18 +184,52 @@ class Lab:
         return tuple(Group(prompt, tuple(texts), tuple(scores)) for prompt, texts, scores in grouped.values())
 
     def train_reward_model(self, *pair_sets: Sequence[Pair], loss: Any, start: RewardModel | None = None) -> RewardModel:
-        """A reward model fitted to all pairs together, from the base model (the paper) or continuing from `start`."""
+        """A reward model fitted to all pairs together, from the base model (the paper) or continuing from `start`.
+
+        A finished reward model is what it is: human pairs give it as it is, and nothing is spent. Other pairs train it where its spec has
+        a recipe; else they raise InputError. Of an ensemble each member is trained.
+        """
         pairs = tuple(chain.from_iterable(pair_sets))
         if not pairs:
             raise InputError("lab.train_reward_model: no pairs to train on")
-        model, vocabulary = self._reward_model, self._data.vocabulary
-        updates = model.training.updates(len(pairs)) if isinstance(model, NeuralReward) else 1  # an n-gram model is one convex fit
+        specs = members(self._reward_model)
+        starts = start.members if isinstance(start, EnsembleRewardModel) else (start,) * len(specs)
+        parts = zip(specs, self._reward_bodies, starts, strict=True)
+        models = [self._trained(spec, body, begin, pairs, loss) for spec, body, begin in parts]
+        return self._as_one(models)
+
+    @property
+    def finished_reward_model(self) -> RewardModel | None:
+        """The experiment's reward model where it is a finished one, which methods use as it is; None: they train it."""
+        frozen = [self._finished(spec) for spec in members(self._reward_model) if isinstance(spec, PretrainedReward)]
+        return self._as_one(frozen) if is_frozen(self._reward_model) else None
+
+    def _as_one(self, models: Sequence[RewardModel]) -> RewardModel:
+        spec = self._reward_model
+        if not isinstance(spec, EnsembleReward):
+            return models[0]
+        return EnsembleRewardModel(identity("ensemble", spec.combine, *(model.key for model in models)), tuple(models))
+
+    def _trained(
+        self, model: SingleReward, body: Policy | None, start: RewardModel | None, pairs: tuple[Pair, ...], loss: Any
+    ) -> RewardModel:
+        """One reward model fitted to pairs."""
+        vocabulary = self._data.vocabulary
+        if isinstance(model, PretrainedReward):
+            finished = self._finished(model)
+            if start in (None, finished) and all(pair.source == "human" for pair in pairs):
+                return finished
+            if model.training is None:
+                raise InputError(
+                    f"lab.train_reward_model: {model.path} is a finished reward model without a recipe to train it by; give it `training`"
+                )
+        updates = model.training.updates(len(pairs)) if isinstance(model, NetworkReward) and model.training else 1  # or one convex fit
         self._before(f"reward model on {len(pairs)} pairs", rm_updates=updates)
         inputs = {
             "pairs": digest([(pair.prompt.id, pair.id, pair.source) for pair in pairs]),
             "loss": _described(loss),
-            "spec": self._spec(),
-            "base": self._base(),
+            "spec": _described_spec(model),
+            "base": _base(model, body),
             "axes": list(self._data.axes),
             "vocabulary": list(vocabulary or ()) if getattr(model, "architecture", None) else None,
             "start": start.key if start else None,
@@ -187,7 +237,15 @@ class Lab:
         cut = self._cut_texts([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
         inputs |= {"cut": _listed(cut)} if cut else {}
         seed = self._derived_seed("train_reward_model")
-        job = RewardModelTraining(start, self._reward_body, pairs, loss, self._data.axes, vocabulary, model, seed, cut)
+        job = RewardModelTraining(start, body, pairs, loss, self._data.axes, vocabulary, model, seed, cut)
+        artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
+        return RewardModel(artifact.key)
+
+    def _finished(self, model: PretrainedReward) -> RewardModel:
+        """A finished reward model: an artifact that stands for it, the same in every seed."""
+        spec = model.model_dump(mode="json", exclude={"path", "training", "stored_dtype"})
+        inputs = {"pretrained": spec, "base": path_identity(model.path), "seed": None}
+        job = RewardModelTraining(None, None, (), None, self._data.axes, None, model, 0)
         artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
         return RewardModel(artifact.key)
 
@@ -260,7 +318,7 @@ class Lab:
         save: Callable[[Path, T], None] | None = None,
         load: Callable[[Path], T] | None = None,
     ) -> tuple[Artifact, Any]:
-        named = {**inputs, "seed": self._seed, "code": code_hash(__name__), "engine": self._engine.identity}
+        named = {"seed": self._seed, **inputs, "code": code_hash(__name__), "engine": self._engine.identity}
         artifact, value = self._store.computed(kind, named, compute, save, load)
         self._ledger.charge(artifact.counts)
         self.charged[artifact.key] = artifact.counts
@@ -309,22 +367,47 @@ class Lab:
         limits, chat = {"max_prompt_tokens", "max_response_tokens"}, {"system_prompt", "chat_template_kwargs", "template_date"}
         return self._policy_model.model_dump(mode="json", include={*limits, *chat, *precision})
 
-    def _spec(self) -> dict[str, Any]:
-        return self._reward_model.model_dump(mode="json", exclude={"path"})
-
-    def _base(self) -> str | None:
-        """What a reward model starts from, by content where it lies here, so that a moved folder keeps its keys."""
-        if not isinstance(self._reward_model, NeuralReward):
-            return None
-        return self._reward_body.key if self._reward_body else path_identity(self._reward_model.path)
-
     def _scores_of(self, reward_model: RewardModel, items: Items) -> list[float]:
+        """By the reward model; of an ensemble, its members' standardised scores as one."""
+        spec = self._reward_model
+        if not isinstance(spec, EnsembleReward):
+            return self._single_scores(reward_model, spec, items)
+        if not isinstance(reward_model, EnsembleRewardModel):
+            raise InputError("lab.score: the experiment's reward model is an ensemble, and this is none")
+        scaled = []
+        for member, own in zip(reward_model.members, spec.of, strict=True):
+            mean, sd = self._scale(member, own)
+            scaled.append((np.asarray(self._single_scores(member, own, items)) - mean) / sd)
+        return (np.mean(scaled, axis=0) if spec.combine == "mean" else np.min(scaled, axis=0)).tolist()
+
+    def _scale(self, member: RewardModel, spec: SingleReward) -> tuple[float, float]:
+        """Mean and sd of an ensemble member's scores on the dev split's human pairs, both sides."""
+        if member.key not in self._scales:
+            sides = Items((pair.prompt, text) for pair in self._dev_pairs for text in (pair.chosen, pair.rejected))
+            scores = np.asarray(self._single_scores(member, spec, sides)) if sides else np.zeros(1)
+            if not scores.std() > 0:
+                why = "it scores them all alike" if sides else "the task has none"
+                raise InputError(f"kind: ensemble: its {spec.kind} model cannot be standardised on dev's human pairs: {why}")
+            self._scales[member.key] = float(scores.mean()), float(scores.std())
+        return self._scales[member.key]
+
+    def _single_scores(self, reward_model: RewardModel, spec: SingleReward, items: Items) -> list[float]:
         self._before(f"scoring {len(items)}", scored_responses=len(items))
         cut = {**self._cut_texts(items), **items.cut}
-        inputs = {"reward_model": reward_model.key, "spec": self._spec(), "items": digest_encoded(items.encoded)}
+        inputs = {"reward_model": reward_model.key, "spec": _described_spec(spec), "items": digest_encoded(items.encoded)}
         inputs |= {"cut": _listed(cut)} if cut else {}
-        job = ScoringJob(reward_model, items, self._reward_model, cut)
+        inputs |= {"seed": None} if isinstance(spec, PretrainedReward) else {}  # no seed changes such a model
+        job = ScoringJob(reward_model, items, spec, cut)
         return self._memo("scores", inputs, lambda folder: self._engine.score(job), save_scores, load_scores)[1]
+
+
+def _described_spec(spec: SingleReward) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude={"path"})
+
+
+def _base(spec: SingleReward, body: Policy | None) -> str | None:
+    """What a reward model starts from, by content where it lies here, so that a moved folder keeps its keys."""
+    return (body.key if body else path_identity(spec.path)) if isinstance(spec, NetworkReward) else None
 
 
 def _listed(cut: CutTexts) -> list[tuple[str, list[str]]]:

@@ -58,13 +58,13 @@ def of_round(values: T | tuple[T, ...], round_: int, name: str) -> T:
 
 
 def play_alone(lab: Lab, player: PolicyUpdate, rounds: int, start: Policy | None = None) -> None:
-    """A player without an adversary: the reward model is fitted once, to human pairs, and the policy moves each round.
+    """A player without an adversary: the reward model is fitted once, to human pairs, or finished, and the policy moves each round.
 
     It moves from `start`, or the initial policy.
     """
     from apo_bench.losses import RankingLoss  # here, since losses bring torch, and a replay does without
 
-    reward_model = lab.train_reward_model(lab.pairs(), loss=RankingLoss())
+    reward_model = lab.finished_reward_model or lab.train_reward_model(lab.pairs(), loss=RankingLoss())
     policy = start or lab.initial_policy
     for round_ in range(rounds):
         policy = player.update(lab, policy, reward_model, draw=round_)

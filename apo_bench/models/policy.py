@@ -9,6 +9,7 @@ import torch
 
 from apo_bench.models import precision
 from apo_bench.models.device import gets_weights_from_another, is_sharded, own_device, seeded, whole_weights
+from apo_bench.models.model_folder import join_tokenizer, read_config, read_model
 from apo_bench.models.tokenize import load_tokenizer
 from apo_bench.models.word_tokenizer import word_tokenizer
 
@@ -43,21 +44,22 @@ def load_policy(folder: str | Path, trust_remote_code: bool = False, shards: boo
     """(model, tokenizer); the embedding grows where the tokenizer was given a padding token of its own.
 
     `shards`: it is to be trained, and where accelerate shards, one process loads it, and none of them onto its device.
-    `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here.
+    `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here,
+    and for a folder that is not whole.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     tokenizer, load_options = load_tokenizer(folder, trust_remote_code), precision.load_options(**options)
     shards = shards and is_sharded()
     if shards and gets_weights_from_another():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = read_config(folder, trust_remote_code)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **load_options)
     else:
         with nullcontext() if shards else whole_weights():
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, trust_remote_code=trust_remote_code, **load_options)
-    resize_embedding(model, tokenizer)
+            model = read_model(AutoModelForCausalLM, folder, trust_remote_code=trust_remote_code, **load_options)
+    join_tokenizer(model, tokenizer)
     return model if shards else on_device(model), tokenizer
 
 
@@ -85,12 +87,3 @@ def save_model(model: Any, tokenizer: Any, folder: Path, dtype: str = "float32")
         precision.round_weights(model, dtype)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-
-
-def resize_embedding(model: Any, tokenizer: Any) -> None:
-    """Give a padding token added to the tokenizer its embedding row, and tell the model which id pads."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        with seeded(0):
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id

@@ -6,7 +6,7 @@ Weights that are trained are fp32; with `bf16` their products are computed in bf
 import importlib.util
 from typing import Any, TypeVar
 
-from apo_bench.config.schema import Models, NeuralReward, PolicyModel, Recipe, RewardSpec
+from apo_bench.config.schema import EnsembleReward, Models, NetworkReward, PolicyModel, Recipe, RewardSpec, members
 from apo_bench.errors import InputError
 
 DTYPES = {"cuda": "bfloat16", "cpu": "float32"}
@@ -25,7 +25,9 @@ def resolved(settings: Settings, device: str | None) -> Settings:
     if isinstance(settings, Recipe):
         changes: dict[str, Any] = {"precision": PRECISIONS[device], "gradient_checkpointing": device == "cuda"}
         return settings.model_copy(update={name: value for name, value in changes.items() if getattr(settings, name) == "auto"})
-    if isinstance(settings, PolicyModel | NeuralReward):
+    if isinstance(settings, EnsembleReward):
+        return settings.model_copy(update={"of": tuple(resolved(member, device) for member in settings.of)})
+    if isinstance(settings, PolicyModel | NetworkReward):
         changes = {
             "stored_dtype": "float32" if settings.dtype == "auto" else settings.dtype,
             "dtype": DTYPES[device],
@@ -34,22 +36,25 @@ def resolved(settings: Settings, device: str | None) -> Settings:
         changes = {name: value for name, value in changes.items() if getattr(settings, name) == "auto"}
         recipes = {name: resolved(recipe, device) for name in ("training", "warmup") if (recipe := getattr(settings, name)) is not None}
         settings = settings.model_copy(update=changes | recipes)
-        if settings.attention == "flash_attention_2" and (settings.dtype == "float32" or settings.training.precision == "fp32"):
+        trained_in_fp32 = settings.training is not None and settings.training.precision == "fp32"
+        if settings.attention == "flash_attention_2" and (settings.dtype == "float32" or trained_in_fp32):
             raise InputError("attention: flash_attention_2 computes in 16 bits; give dtype: bfloat16 and training.precision: bf16")
     return settings
 
 
 def summary(models: Models, device: str | None) -> dict[str, Any]:
     """What each neural model's settings mean on a device, for a manifest: by policy, reward, and the golds' names."""
-    named = {"policy": models.policy, "reward": models.reward, **{f"gold {gold.name}": gold.model for gold in models.gold}}
+    named: dict[str, Any] = {"policy": models.policy}
+    for name, spec in {"reward": models.reward, **{f"gold {gold.name}": gold.model for gold in models.gold}}.items():
+        parts = members(spec)
+        named |= {name: spec} if len(parts) == 1 else {f"{name} {number}": part for number, part in enumerate(parts, 1)}
     settings = {name: resolved(model, device) for name, model in named.items()}
     return {
         name: {
             "dtype": model.dtype, "stored_dtype": model.stored_dtype, "attention": model.attention,
-            "precision": model.training.precision, "gradient_checkpointing": model.training.gradient_checkpointing,
-            "optimizer": model.training.optimizer,
+            **(model.training.model_dump(include={"precision", "gradient_checkpointing", "optimizer"}) if model.training else {}),
         }
-        for name, model in settings.items() if isinstance(model, PolicyModel | NeuralReward)
+        for name, model in settings.items() if isinstance(model, PolicyModel | NetworkReward)
     }  # fmt: skip
 
 

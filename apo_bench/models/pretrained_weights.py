@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from apo_bench.config.schema import Models
+from apo_bench.config.schema import EnsembleReward, Models
 from apo_bench.errors import InputError, NotHere
 from apo_bench.hashing import path_identity
 
@@ -95,7 +95,8 @@ def resolve_model(path: str, base: Path | None) -> str:
 
     In this order: a name `import-model` knows gives its folder; an existing path (relative to `base`, the experiment file's folder,
     then to the working directory) gives the absolute path; anything else is a hub id and returned as it is. Raises InputError
-    for a known name that is not imported and for a path that plainly is one (`./`, `../`, `/`, `~`) but does not exist.
+    for a known name that is not imported and for a path that plainly is one but does not exist: it starts with `.`, `/` or `~`, has
+    more than one slash, or starts with the name of a folder that is there.
     """
     if path in _WHEELS:
         folder = models_folder() / path
@@ -106,7 +107,9 @@ def resolve_model(path: str, base: Path | None) -> str:
     for root in (base, Path.cwd()):
         if path and root is not None and (root / local).exists():
             return os.path.abspath(root / local)
-    if not path or path in (".", "..") or path.startswith(("./", "../", "/", "~")):
+    parts = path.split("/")
+    folder = len(parts) > 1 and any(root is not None and (root / parts[0]).is_dir() for root in (base, Path.cwd()))
+    if not path or path.startswith((".", "/", "~")) or len(parts) > 2 or "" in parts or "\\" in path or folder:
         raise InputError(f"path: {path!r}: no such model folder")
     return path
 
@@ -184,6 +187,8 @@ def with_paths(models: Models, change: Callable[[str], str | None]) -> Models:
     """The models with each path changed: the policy's, the reward model's and the golds', where they have one."""
 
     def changed(spec: Any) -> Any:
+        if isinstance(spec, EnsembleReward):
+            return spec.model_copy(update={"of": tuple(map(changed, spec.of))})
         return spec.model_copy(update={"path": change(spec.path)}) if getattr(spec, "path", None) else spec
 
     golds = tuple(gold.model_copy(update={"model": changed(gold.model)}) for gold in models.gold)

@@ -7,6 +7,7 @@ are the template's own: spelled out in a text, they are text.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date as Date
 from datetime import datetime, time
@@ -19,6 +20,7 @@ from jinja2 import TemplateError
 
 from apo_bench.config.schema import NeuralReward, PolicyModel
 from apo_bench.errors import InputError
+from apo_bench.models.model_folder import refusing
 from apo_bench.types import Prompt
 
 PAD = "<|apo_pad|>"
@@ -49,11 +51,23 @@ class End(NamedTuple):
 
 
 def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
-    """A tokenizer whose padding token is its own, never the end-of-sequence token."""
+    """A tokenizer whose padding token is its own, never a token that a text can have.
+
+    Raises InputError where there is none that can be read.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    with refusing(folder) if Path(folder).exists() else nullcontext():  # what the hub lacks, or cannot be reached, is an OSError
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    in_texts = (
+        None,
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.unk_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.cls_token_id,
+    )
+    if tokenizer.pad_token_id in in_texts:
         tokenizer.add_special_tokens({"pad_token": PAD})
     for name in ("is_local", "local_files_only"):  # how it was loaded is no part of what it is, and would be saved with it
         tokenizer.init_kwargs.pop(name, None)

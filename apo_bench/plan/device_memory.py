@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from apo_bench.config.schema import Experiment, Lora, NeuralReward, PolicyModel
+from apo_bench.config.schema import Experiment, Lora, NetworkReward, PolicyModel, members
 from apo_bench.engines.counting import CountingEngine
 from apo_bench.engines.model_sizes import BYTES, Shape
 from apo_bench.engines.passes import Pass
@@ -104,7 +104,7 @@ def stage_memory(name: str, shape: Shape, part: Pass) -> StageMemory:
     dtype, attention = settings.dtype, settings.attention
     if part.verb == "KL":
         rows = traced_memory.kl_rows(part.items, batch.length)
-        both = base + adapted if settings.training.lora else 2 * base
+        both = base + adapted if _lora(settings) else 2 * base
         return StageMemory(name, both, activations=traced_memory.kl(model, dtype, attention, replace(batch, sequences=rows)))
     if part.verb != "sample":
         return StageMemory(name, base + adapted, activations=traced_memory.reading(model, dtype, attention, batch))
@@ -127,9 +127,9 @@ def _training(name: str, shape: Shape, part: Pass) -> StageMemory:
         weights, known = FP32 * shape.n_weights, True
     else:
         trained = sum(map(math.prod, adapters.trained_shapes(model, recipe.lora).values()))
-        base = FP32 * shape.n_weights if isinstance(settings, NeuralReward) else read_weights(shape, settings)[0]
+        base = FP32 * shape.n_weights if isinstance(settings, NetworkReward) else read_weights(shape, settings)[0]
         weights, known = base + FP32 * trained, importlib.util.find_spec("peft") is not None
-    dtype = "float32" if isinstance(settings, NeuralReward) else settings.dtype
+    dtype = "float32" if isinstance(settings, NetworkReward) else settings.dtype
     return StageMemory(
         name,
         weights,
@@ -141,17 +141,21 @@ def _training(name: str, shape: Shape, part: Pass) -> StageMemory:
 
 def _batch(part: Pass) -> Batch:
     """The sequences of a pass at their longest."""
-    if isinstance(part.model, NeuralReward):
+    if isinstance(part.model, NetworkReward):
         return Batch(part.sequences, part.model.max_tokens)
     return Batch(part.sequences, part.model.max_prompt_tokens + part.model.max_response_tokens, part.model.max_response_tokens)
 
 
-def read_weights(shape: Shape, settings: PolicyModel | NeuralReward) -> tuple[float, float]:
+def read_weights(shape: Shape, settings: PolicyModel | NetworkReward) -> tuple[float, float]:
     """Bytes of the weights of a model that is read, and of the adapters on them."""
-    lora, quantize = settings.training.lora, settings.quantize if isinstance(settings, PolicyModel) else None
+    lora, quantize = _lora(settings), settings.quantize if isinstance(settings, PolicyModel) else None
     adapted = 0.0 if lora is None else FP32 * sum(map(math.prod, adapters.trained_shapes(shape.model, lora).values()))
     few_bits = adapters.linear_weights(shape.model) if quantize else 0
     return few_bits * QUANTIZED.get(quantize or "", 0.0) + (shape.n_weights - few_bits) * BYTES[settings.dtype], adapted
+
+
+def _lora(settings: PolicyModel | NetworkReward) -> Lora | None:
+    return settings.training.lora if settings.training else None
 
 
 class _Stages:
@@ -175,16 +179,16 @@ class _Stages:
         """What the plan calls the stage."""
         if isinstance(part.model, PolicyModel):
             return f"{part.verb}, evaluation" if part.sampling not in (None, part.model.sampling) else part.verb
-        gold = next((gold.name for gold in self.models.gold if gold.model == part.model), None)
+        gold = next((gold.name for gold in self.models.gold if part.model in members(gold.model)), None)
         return part.verb if gold is None else f"{part.verb.removesuffix(' reward model')} gold {gold}"
 
     def key(self, part: Pass) -> str:
         """Where its settings stand in an experiment file."""
         if isinstance(part.model, PolicyModel):
             return "evaluation" if part.sampling not in (None, part.model.sampling) else "models.policy"
-        return next((f"models.gold {gold.name}" for gold in self.models.gold if gold.model == part.model), "models.reward")
+        return next((f"models.gold {gold.name}" for gold in self.models.gold if part.model in members(gold.model)), "models.reward")
 
-    def shape(self, model: PolicyModel | NeuralReward) -> Shape:
+    def shape(self, model: PolicyModel | NetworkReward) -> Shape:
         return self.engine.expected.policy if isinstance(model, PolicyModel) else self.engine.expected.reward(model)
 
     def stage(self, part: Pass, changed: Pass, limit: float) -> StageMemory:
@@ -199,7 +203,7 @@ class _Stages:
         for model, keys in passes.loaded.values():
             if (shape := self.shape(model)).model is not None:
                 base, adapted = read_weights(shape, model)
-                total += base + len(keys) * adapted if model.training.lora else len(keys) * base
+                total += base + len(keys) * adapted if _lora(model) else len(keys) * base
         for model, keys in passes.trained.values():
             if (shape := self.shape(model)).model is not None:
                 total += len(keys) * FP32 * shape.n_weights
@@ -234,7 +238,7 @@ def options(kind: str, part: Pass) -> Iterator[tuple[str, Pass]]:
     """(what changes, the pass then) of a kind of change, the mildest first."""
     model = part.model
     recipe = part.recipe if part.verb != "reference" else None
-    lora = recipe.lora if recipe else model.training.lora
+    lora = recipe.lora if recipe else _lora(model)
 
     def trained(label: str, **changes: Any) -> tuple[str, Pass]:
         assert recipe is not None

@@ -18,7 +18,7 @@ from apo_bench.analysis.results import POOLED, Run
 from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.clients.rate_limit import most_tokens
 from apo_bench.config.plugins import JUDGE, resolve
-from apo_bench.config.schema import Experiment
+from apo_bench.config.schema import Experiment, NetworkReward, members
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.attacks import ATTACKS
@@ -234,4 +234,5 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
 def _paths(experiment: Experiment, expected: Any) -> Sequence[tuple[str, Any]]:
     models = experiment.models
     rewards = [("models.reward", models.reward), *((f"models.gold.{gold.name}", gold.model) for gold in models.gold)]
-    return [("models.policy", expected.policy), *((name, expected.reward(spec)) for name, spec in rewards if spec.kind == "neural")]
+    networks = [(name, member) for name, spec in rewards for member in members(spec) if isinstance(member, NetworkReward)]
+    return [("models.policy", expected.policy), *((name, expected.reward(member)) for name, member in networks)]

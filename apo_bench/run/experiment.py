@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
-from apo_bench.config.schema import Experiment
+from apo_bench.config.schema import EnsembleReward, Experiment
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.models.pretrained_weights import reads_clock, resolve_model, with_paths
@@ -116,6 +116,8 @@ def with_template_dates(experiment: Experiment, day: date) -> Experiment:
     models = experiment.models
 
     def dated(spec: Any) -> Any:
+        if isinstance(spec, EnsembleReward):
+            return spec.model_copy(update={"of": tuple(map(dated, spec.of))})
         path = models.policy.path if getattr(spec, "initial", None) else getattr(spec, "path", None)
         dateless = hasattr(spec, "template_date") and spec.template_date is None
         return spec.model_copy(update={"template_date": day}) if dateless and path and reads_clock(path) else spec

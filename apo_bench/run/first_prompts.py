@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from apo_bench.config.schema import Experiment, NeuralReward, NgramReward, PolicyModel
+from apo_bench.config.schema import Experiment, NetworkReward, NeuralReward, PolicyModel, PretrainedReward, SingleReward, members
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
 from apo_bench.store import write_json
@@ -37,7 +38,7 @@ def first_prompts(experiment: Experiment, task: Task, base: Path) -> Iterator[Fi
     Raises InputError, naming the model's key, where its chat template refuses the conversation or leaves a part of it out.
     """
     for key, spec in named_models(experiment):
-        if isinstance(spec, PolicyModel | NeuralReward):
+        if isinstance(spec, PolicyModel | NetworkReward):
             try:
                 yield first_prompt(key, spec, experiment, task)
             except InputError as error:
@@ -45,16 +46,19 @@ def first_prompts(experiment: Experiment, task: Task, base: Path) -> Iterator[Fi
     yield from _of_judges(experiment, task, base)
 
 
-def named_models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | NeuralReward | NgramReward]]:
-    """The policy, the reward model and the golds, each with its key."""
-    yield "models.policy", experiment.models.policy
-    yield "models.reward", experiment.models.reward
-    for index, gold in enumerate(experiment.models.gold):
-        yield f"models.gold.{index}.model", gold.model
+def named_models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | SingleReward]]:
+    """The policy, the reward model and the golds, each with its key; the members of ensembles one by one."""
+    models = experiment.models
+    yield "models.policy", models.policy
+    for key, spec in [("models.reward", models.reward), *((f"models.gold.{n}.model", gold.model) for n, gold in enumerate(models.gold))]:
+        several = members(spec)
+        yield from ((key if len(several) == 1 else f"{key}.of.{place}", member) for place, member in enumerate(several))
 
 
-def first_prompt(key: str, spec: PolicyModel | NeuralReward, experiment: Experiment, task: Task) -> FirstPrompt:
+def first_prompt(key: str, spec: PolicyModel | NetworkReward, experiment: Experiment, task: Task) -> FirstPrompt:
     """What one model reads. Raises InputError as `first_prompts` does, without the key."""
+    from apo_bench.models.model_folder import read_config
+    from apo_bench.models.reward import chat_format, encode_texts
     from apo_bench.models.tokenize import ChatFormat, load_tokenizer
     from apo_bench.models.word_tokenizer import word_tokenizer
 
@@ -66,13 +70,18 @@ def first_prompt(key: str, spec: PolicyModel | NeuralReward, experiment: Experim
             tokenizer = load_tokenizer(body.path, body.trust_remote_code)
         except OSError as error:
             return FirstPrompt(key, body.path, note=str(error).splitlines()[0])
-    chat, pair = ChatFormat.of(tokenizer, spec), task.pairs["rm"][0]
+    pair, finished = task.pairs["rm"][0], None
+    if isinstance(spec, PretrainedReward):
+        tokenizer.chat_template = tokenizer.chat_template if spec.template == "chat" else None
+        if Path(spec.path).is_dir():
+            finished = SimpleNamespace(config=read_config(spec.path, spec.trust_remote_code))  # tells whether it was trained here
+    chat = ChatFormat.of(tokenizer, spec) if isinstance(spec, PolicyModel) else chat_format(tokenizer, spec, finished)
     target: list[int] = []
     if isinstance(spec, PolicyModel):
         ids = chat.encode_prompt(pair.prompt, spec.max_prompt_tokens).ids
         target = chat.encode_response(pair.prompt, pair.chosen, spec.max_response_tokens)
     else:
-        ids = chat.encode_scored(pair.prompt, pair.chosen, spec.max_tokens, axis_input=spec.axis_input).ids
+        ids = encode_texts(tokenizer, [(pair.prompt, pair.chosen)], spec, model=finished)[0].ids
     end = "" if tokenizer.eos_token_id is None and not tokenizer.chat_template else tokenizer.convert_ids_to_tokens(chat.end_id)
     note = _ends_otherwise(Path(body.path), chat) if body.path and isinstance(spec, PolicyModel) else ""
     return _shown(key, body.path or "", tokenizer, ids, target, end, note)

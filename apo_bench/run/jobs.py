@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from apo_bench.store import write_json
 
-GOLD, INITIAL = "_gold", "_initial_policy"  # jobs whose results all arms share
+SHARED = GOLD, INITIAL = "_gold", "_initial_policy"  # jobs whose results all arms share
 
 
 @dataclass(frozen=True)

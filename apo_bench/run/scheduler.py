@@ -11,9 +11,9 @@ from apo_bench.config.schema import Experiment
 from apo_bench.errors import InputError
 from apo_bench.run import records
 from apo_bench.run.devices import default_workers
-from apo_bench.run.executors import executor
+from apo_bench.run.executors import executor, is_over
 from apo_bench.run.experiment import ResolvedExperiment
-from apo_bench.run.jobs import GOLD, INITIAL, Failure, Job, Records, mark_waiting
+from apo_bench.run.jobs import GOLD, INITIAL, SHARED, Failure, Job, Records, mark_waiting
 from apo_bench.run.progress import live
 from apo_bench.run.tables import rows_in
 from apo_bench.run.worker import work
@@ -58,7 +58,10 @@ class JobRunner:
         return records.finished(job, self.resolved)
 
     def run(self, jobs: Sequence[Job]) -> list[Failure]:
-        """Run the jobs that are not finished; their failures, those of trials included."""
+        """Run the jobs that are not finished; their failures, those of trials included.
+
+        Raises InputError where the initial policy or a gold reward model cannot be made: no arm could be evaluated.
+        """
         missing = [job for job in jobs if self.record(job) is None]
         if not missing:
             return []
@@ -69,6 +72,10 @@ class JobRunner:
             mark_waiting(queue)
         with live(queue, budgets, self.workers or default_workers(experiment.executor)) as show:
             failures = self._run_all(queue, work, self.workers, experiment.executor, show)
+        if is_over(failures):
+            first = next(failure for failure in failures if failure.arm in SHARED)
+            what = "the initial policy" if first.arm == INITIAL else "a gold reward model"
+            raise InputError(f"{self.resolved.path}: {what} cannot be made, so no arm was run to its end: {first.message}")
         failed = {(failure.arm, failure.seed, failure.trial) for failure in failures}
         failures += [
             Failure(job.arm, job.seed, CHANGED, job.trial)

@@ -49,20 +49,23 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
     """
     tree = experiment.model_dump(mode="json", context=WHOLE)
     models, budget = tree["models"], tree["budget"]
-    folders: dict[str, str] = {}
+    folders: dict[tuple[str, int], str] = {}
 
     def swapped(model: dict[str, Any]) -> dict[str, Any]:
         if not model.get("path"):
             return model
-        if model["path"] not in folders:
-            folders[model["path"]] = _with_tilde(tiny_model(cache_folder, seed=len(folders)))
-        return {**model, "path": folders[model["path"]], **({"trust_remote_code": False} if "trust_remote_code" in model else {})}
+        outputs = model["output"] + 1 if model.get("kind") == "pretrained" else 0
+        if (name := (model["path"], outputs)) not in folders:
+            folders[name] = _with_tilde(tiny_model(cache_folder, seed=len(folders), outputs=outputs))
+        return {**model, "path": folders[name], **({"trust_remote_code": False} if "trust_remote_code" in model else {})}
 
     def policy(model: dict[str, Any]) -> dict[str, Any]:
-        return _capped(_recipes(swapped(model), RECIPE), POLICY) | {"sampling": _capped(model["sampling"], SAMPLING)}
+        return _capped(_recipes(swapped(model), RECIPE), _with_room(POLICY, model)) | {"sampling": _capped(model["sampling"], SAMPLING)}
 
     def reward(model: dict[str, Any], recipe: Mapping[str, float] = RECIPE) -> dict[str, Any]:
-        return _capped(_recipes(swapped(model), recipe), REWARD) if model["kind"] == "neural" else model
+        if model["kind"] == "ensemble":
+            return {**model, "of": [reward(member, recipe) for member in model["of"]]}
+        return _capped(_recipes(swapped(model), recipe), _with_room(REWARD, model)) if model["kind"] in ("neural", "pretrained") else model
 
     def small_gold(gold: dict[str, Any]) -> dict[str, Any]:
         return {**gold, "model": reward(gold["model"], LONG_RECIPE), "seeds": gold["seeds"][:SEEDS]}
@@ -103,16 +106,17 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
     return overrides
 
 
-def tiny_model(cache_folder: Path, seed: int) -> Path:
+def tiny_model(cache_folder: Path, seed: int, outputs: int = 0) -> Path:
     """The folder of a random Llama that reads bytes, in `cache_folder`; built if it does not exist. Equal seeds give equal bytes.
 
-    A reward model can start from it too. The folder's name holds the hash of the code that made it; the folder is complete or absent.
+    A reward model can start from it too; with `outputs` it is a finished reward model itself. The folder's name holds the
+    hash of the code that made it; the folder is complete or absent.
     """
-    folder = cache_folder / f"tiny-{seed}-{code_hash(__name__)[:8]}"
+    folder = cache_folder / f"tiny-{seed}-{f'{outputs}-' if outputs else ''}{code_hash(__name__)[:8]}"
     if folder.is_dir():
         return folder
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
     from transformers.utils import logging
 
     from apo_bench.models.policy import save_model, token_ids
@@ -120,7 +124,10 @@ def tiny_model(cache_folder: Path, seed: int) -> Path:
     tokenizer = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**LLAMA, **token_ids(tokenizer), initializer_range=0.1))
+        config = LlamaConfig(**LLAMA, **token_ids(tokenizer), initializer_range=0.1)
+        if outputs:
+            config.num_labels = outputs
+        model = LlamaForSequenceClassification(config) if outputs else LlamaForCausalLM(config)
     cache_folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache_folder) as scratch:
         shown = logging.is_progress_bar_enabled()
@@ -152,6 +159,12 @@ def byte_tokenizer() -> Any:
 
 def _capped(section: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, Any]:
     return {**section, **{key: cap if section[key] is None else min(section[key], cap) for key, cap in most.items()}}
+
+
+def _with_room(limits: Mapping[str, int], model: Mapping[str, Any]) -> dict[str, int]:
+    """The limits, with room for a system turn, of which every byte is a token."""
+    system = len((model["system_prompt"] or "").encode())
+    return {key: limit + system if key in ("max_prompt_tokens", "max_tokens") else limit for key, limit in limits.items()}
 
 
 def _recipes(model: Mapping[str, Any], training: Mapping[str, float]) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """Checks of an experiment before anything is written, without a GPU, a network or a model."""
 
-import importlib.util
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ from apo_bench.analysis import published
 from apo_bench.config import controls, tuning
 from apo_bench.config import plugins as methods
 from apo_bench.config.load import ExperimentFile, read_experiment
-from apo_bench.config.schema import Arm, Experiment, NeuralReward, NgramReward, PolicyModel, Recipe
+from apo_bench.config.schema import Arm, Experiment, NgramReward, PretrainedReward, members
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
@@ -19,10 +16,9 @@ from apo_bench.engines import launch as launching
 from apo_bench.errors import InputError, NotHere
 from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
-from apo_bench.models import precision
-from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
+from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, first_day, with_resolved_files, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
@@ -50,7 +46,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
         for name, arm in experiment.arms.items():
             if arm.fit is None:
-                _check_arm(name, arm, base)
+                _check_arm(name, arm, file)
         _check_trials(file)
         executor(experiment.executor.use)
         engine_module(experiment.engine)
@@ -58,10 +54,15 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         if experiment.report.beside:
             published.read_published(published.find_published(experiment.report.beside))
             published.matching_arms(experiment, experiment.report.arms)
-        notes = [*_code(experiment, base), *_check_models(experiment, base)]
+        notes = [*_code(experiment, base)]
         if _comes_from_the_hub(experiment, base):
-            return [*notes, f"task {experiment.task.use}: its data come from the hub and were not checked"]
+            return [
+                *notes,
+                *check_models(experiment, base, None),
+                f"task {experiment.task.use}: its data come from the hub and were not checked",
+            ]
         task = tasks.load(experiment, base)
+        notes += check_models(experiment, base, len(task.axes))
         _check_against_task(experiment, task)
         _check_first_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
@@ -99,10 +100,13 @@ def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     return [note if len(some) == len(parts) else f"{', '.join(some)}: {note}" for note, some in labels.items()]
 
 
-def _check_arm(name: str, arm: Arm, base: Path) -> None:
-    method = methods.resolve(arm.use, arm.parameters, base=base, arm=f"arms.{name}")
+def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:
+    method = methods.resolve(arm.use, arm.parameters, base=file.path.parent, arm=f"arms.{name}")
     if not callable(getattr(method, "run", None)):
         raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
+    finished = [member for member in members(file.experiment.models.reward) if isinstance(member, PretrainedReward)]
+    if getattr(method, "trains_reward_model", False) and any(member.training is None for member in finished):
+        raise InputError(f"arms.{name}: {arm.use} trains the reward model, but models.reward is finished and has no training; give it one")
 
 
 def _check_launch(experiment: Experiment, base: Path) -> None:
@@ -161,58 +165,9 @@ def _check_trials(file: ExperimentFile) -> None:
         for setting in tuning.trials(name, grid, tune.trials):
             trial = file.under({**file.overrides, **tuning.overrides(name, setting)})
             try:
-                _check_arm(name, trial.experiment.arms[name], file.path.parent)
+                _check_arm(name, trial.experiment.arms[name], trial)
             except InputError as error:
                 raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
-
-
-def _check_models(experiment: Experiment, base: Path) -> Iterator[str]:
-    for key, model in named_models(experiment):
-        if isinstance(model, NgramReward):
-            continue
-        if model.architecture is not None:
-            _check_architecture(f"{key}.architecture", model.architecture)
-            _check_context(key, model, model.architecture, experiment)
-        if model.path is not None:
-            yield from _check_model_path(key, model, model.path, base, experiment)
-        recipes = [recipe for recipe in (model.training, model.warmup) if recipe is not None]
-        yield from _check_precision(key, model, recipes)
-        if any(recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
-            yield f"{key}: lora needs peft, which is not installed; run: pip install peft"
-
-
-def _check_precision(key: str, model: PolicyModel | NeuralReward, recipes: Sequence[Recipe]) -> Iterator[str]:
-    """A note for each package that these settings need and this machine lacks. Raises InputError for an optimizer that is none."""
-    quantize = model.quantize if isinstance(model, PolicyModel) else None
-    missing = {precision.lacking(attention=model.attention, quantize=quantize)}
-    for recipe in recipes:
-        try:
-            precision.check_optimizer(recipe.optimizer)
-        except InputError as error:
-            raise InputError(f"{key}.training.{error}") from None
-        missing.add(precision.lacking(optimizer=recipe.optimizer))
-    yield from (f"{key}.{line}" for line in sorted(missing - {None}))  # pyright: ignore
-
-
-def _check_model_path(key: str, model: PolicyModel | NeuralReward, path: str, base: Path, experiment: Experiment) -> Iterator[str]:
-    try:
-        resolved = resolve_model(path, base)
-    except InputError as error:
-        if path not in IMPORT_NAMES:
-            raise InputError(f"{key}.{error}") from None
-        yield f"{key}.{error}"
-        return
-    if not os.path.isabs(resolved):
-        yield f"{key}.path: {path} is taken for a hub id and was not checked"
-        return
-    config = Path(resolved) / "config.json"
-    if not config.is_file():
-        raise InputError(f"{key}.path: {resolved} is not a model folder (it has no config.json)")
-    try:
-        fields = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"{key}.path: {config} is not JSON") from None
-    _check_context(key, model, fields, experiment)
 
 
 def _check_first_prompts(experiment: Experiment, task: Task, base: Path) -> None:
@@ -228,40 +183,6 @@ def _check_first_prompts(experiment: Experiment, task: Task, base: Path) -> None
             first_prompt(key, model, resolved, task)
         except InputError as error:
             raise InputError(f"{key}.{error}") from None
-
-
-def _check_context(key: str, model: PolicyModel | NeuralReward, config: Mapping[str, Any], experiment: Experiment) -> None:
-    """Raise InputError where prompt and longest response need more positions than the model's configuration gives it."""
-    context = config.get("max_position_embeddings", config.get("n_positions"))
-    if context is None:
-        return
-    if isinstance(model, PolicyModel):
-        longest = max(model.max_response_tokens, model.sampling.max_new_tokens, experiment.evaluation.sampling.max_new_tokens)
-        field, needed = "max_prompt_tokens", model.max_prompt_tokens + longest
-    else:
-        field, needed = "max_tokens", model.max_tokens
-    if needed > context:
-        raise InputError(f"{key}.{field}: {needed} tokens with the longest response, but the model's context has {context}")
-
-
-def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:
-    """Raise InputError for a field that the model type does not have: transformers ignores it, and the model has another size."""
-    from transformers import CONFIG_MAPPING
-
-    own = dict(fields)
-    kind = own.pop("model_type", None)
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise InputError(f"{key}.model_type: transformers has no model type {kind!r}")
-    known = CONFIG_MAPPING[kind]()
-    for field in own:
-        if field in ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id", "num_labels"):
-            raise InputError(f"{key}.{field}: follows from the task and may not be given")
-        if not hasattr(known, field):
-            raise InputError(f"{key}.{field}: {kind} has no such field")
-    try:
-        CONFIG_MAPPING[kind](**own)
-    except Exception as error:
-        raise InputError(f"{key}: {error}") from None
 
 
 def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.controls import ORACLE, made_of
-from apo_bench.config.schema import EngineChoice, Executor
+from apo_bench.config.schema import EngineChoice, Executor, Gold
 from apo_bench.engines import open_engine
 from apo_bench.engines.protocol import Engine
 from apo_bench.errors import BudgetExceeded, InputError
@@ -33,7 +33,7 @@ def work(job: Job, report: Report) -> str | None:
             for gold in context.experiment.models.gold:
                 if job.seed in gold.seeds:
                     report(f"gold {gold.name}")
-                    context.gold(gold, job.seed)
+                    _make_gold(context, gold, job.seed)
         elif job.arm == ORACLE:
             _run_oracle(context, job, resolved, report)
         else:
@@ -50,6 +50,13 @@ def work(job: Job, report: Report) -> str | None:
             return message
         return f"{message} (see {log})"
     return None
+
+
+def _make_gold(context: Any, gold: Gold, seed: int) -> None:
+    try:
+        context.gold(gold, seed)
+    except InputError as error:
+        raise InputError(f"gold {gold.name}, seed {seed}: {error}") from None
 
 
 def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Report) -> None:

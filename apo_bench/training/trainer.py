@@ -5,6 +5,7 @@ micro-batches: 1 x 16 and 4 x 4 are the same update.
 """
 
 import copy
+import math
 import re
 import tempfile
 import time
@@ -32,6 +33,7 @@ from apo_bench.training.batches import UpdateBatchSampler
 from apo_bench.training.checkpoints import Checkpoints, checkpoint_after, latest_checkpoint, mark_complete, updates_at
 
 Terms = Callable[[Any, Mapping[str, Tensor]], Tensor]
+DIVERGED = "the fit has diverged: lower the learning rate"
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 
 
@@ -137,9 +139,20 @@ class _EverySoOften(TrainerCallback):
         self.last = time.monotonic()
 
 
+class _Finite(TrainerCallback):
+    """Ends a fit at the first update whose loss is not finite: nothing after it could be."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
+        if not math.isfinite(loss := float((logs or {}).get("loss", 0.0))):
+            raise InputError(f"{self.name}: the loss of update {state.global_step} of {state.max_steps} is {loss}; {DIVERGED}")
+
+
 def fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int,
-    checkpoints: Checkpoints | None = None,
+    checkpoints: Checkpoints | None = None, name: str = "model",
 ) -> tuple[Any, TrainResult]:  # fmt: skip
     """Fit `model` to `items`; return the trained model and a TrainResult. Adapters that are to be trained are on the model already.
 
@@ -147,18 +160,20 @@ def fit(
     `checkpoints` a fit resumes from the last complete one and ends with the same bits as a fit that was never stopped. Where several
     processes take part, the main one's model is the trained one.
 
-    Raises InputError where an update cannot be split into whole micro-batches, and for an optimizer that is not there.
+    Raises InputError where an update cannot be split into whole micro-batches, for an optimizer that is not there, and where a loss or a
+    weight is not finite any more, with the model's `name` and the update.
     """
     recipe = precision.resolved(recipe, own_device().type)
     with tempfile.TemporaryDirectory() as nowhere:
-        return _fit(model, items, collate, terms, recipe, seed, checkpoints or Checkpoints(Path(nowhere)))
+        return _fit(model, items, collate, terms, recipe, seed, checkpoints or Checkpoints(Path(nowhere)), name)
 
 
 def _fit(
-    model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int, checkpoints: Checkpoints
-) -> tuple[Any, TrainResult]:
-    for name, weight in model.named_parameters():
-        if recipe.freeze and re.search(recipe.freeze, name):
+    model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int, checkpoints: Checkpoints,
+    name: str,
+) -> tuple[Any, TrainResult]:  # fmt: skip
+    for part, weight in model.named_parameters():
+        if recipe.freeze and re.search(recipe.freeze, part):
             weight.requires_grad_(False)
         if weight.requires_grad:
             weight.data = weight.data.float()  # whatever the frozen ones have
@@ -178,6 +193,7 @@ def _fit(
         seed=seed % 2**32,
         data_seed=seed % 2**32,
         logging_steps=1,
+        logging_nan_inf_filter=False,
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
@@ -206,7 +222,7 @@ def _fit(
         terms=terms,
         batches=batches,
         identity=digest([recipe.model_dump(), seed, sizes, lengths, processes]),
-        callbacks=[_EverySoOften(checkpoints.every_s)],
+        callbacks=[_EverySoOften(checkpoints.every_s), _Finite(name)],
     )
     loop.remove_callback(PrinterCallback)
     main = loop.is_world_process_zero()
@@ -219,6 +235,9 @@ def _fit(
         if main:
             whole.load_state_dict(gathered, assign=True)
             whole.tie_weights()
+    for part, weight in whole.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise InputError(f"{name}: after update {loop.state.global_step}, the last, {part} is not finite; {DIVERGED}")
     losses = tuple(float(row["loss"]) for row in loop.state.log_history if "loss" in row)
     return whole, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
 

@@ -61,7 +61,7 @@ def shipped() -> dict[str, tuple[dict[str, Any], bool, int]]:
                 continue
             body = models.policy if isinstance(spec, NeuralReward) and spec.initial else spec
             published = {**PUBLISHED, **IMPORTED}.get(body.path or "")
-            fields = dict(published or {**(body.architecture or {}), "vocab_size": 158, "pad_token_id": 0})
+            fields = {"pad_token_id": 0, **(published or {**(body.architecture or {}), "vocab_size": 158})}
             generates = isinstance(spec, PolicyModel)
             length = spec.max_prompt_tokens + spec.max_response_tokens if isinstance(spec, PolicyModel) else spec.max_tokens
             what = (body.path or fields["model_type"]).rpartition("/")[2]

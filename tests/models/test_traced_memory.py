@@ -108,7 +108,7 @@ LOCAL = {"layer_types": ["sliding_attention", "sliding_attention", "full_attenti
 
 
 @pytest.mark.parametrize(
-    "kind, changes, few", [("llama", {}, (2, 1)), ("qwen3", LOCAL, (3, 3)), ("modernbert", {"vocab_size": 1000}, (3, 3))]
+    ("kind", "changes", "few"), [("llama", {}, (2, 1)), ("qwen3", LOCAL, (3, 3)), ("modernbert", {"vocab_size": 1000}, (3, 3))]
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])

@@ -223,7 +223,8 @@ def test_a_large_experiment_runs_tiny(name: str, tmp_path: Path, in_cache: None,
         else:
             assert (first / "model.safetensors").read_bytes() != (last / "model.safetensors").read_bytes(), arm
     written = yaml.safe_load((folder / "experiment.yaml").read_text())
-    assert (written["seeds"], written["models"]["policy"]["max_prompt_tokens"]) == ([0], 48)
+    policy = written["models"]["policy"]
+    assert (written["seeds"], policy["max_prompt_tokens"] - len(policy["system_prompt"])) == ([0], 48)
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -267,3 +268,20 @@ def test_a_tiny_run_asks_a_local_judge(tree: Tree, write_experiment: Callable[[T
     result = call("run", str(path), "--tiny", "--workers", "2", "--out", str(tmp_path / "run"))
     assert result.exit_code == 0, result.output
     assert "| local |" in (tmp_path / "run" / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_finished_reward_model_becomes_a_tiny_finished_one(tree: Tree, write_experiment: Callable[[Tree], Path], cache: Path) -> None:
+    """With as many outputs as the experiment needs, so that `check` accepts it; a member of an ensemble too."""
+    spec = {"kind": "pretrained", "path": "org/reward", "output": 2, "max_tokens": 4096}
+    tree["models"]["gold"] = [{"name": "finished", "model": spec}]
+    tree["models"]["reward"] = {"kind": "ensemble", "of": [{"kind": "ngram"}, spec]}
+    del tree["arms"]["apo_rjs"]
+    tree["arms"]["best"] = {"use": "baselines/best_of_n.py@BestOfN"}
+    tree["compare"]["primary"] = [{"a": "best", "b": "rjs"}]
+    path = write_experiment(tree)
+    overrides = tiny_overrides(load_experiment(path), path, cache)
+    gold, member = overrides["models"]["gold"][0]["model"], overrides["models"]["reward"]["of"][1]
+    assert gold == member
+    assert (gold["output"], gold["max_tokens"]) == (2, 64)
+    assert "ok" in call("check", str(write_experiment({**tree, "models": {**tree["models"], **overrides["models"]}}))).output

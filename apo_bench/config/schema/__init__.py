@@ -5,11 +5,28 @@ from apo_bench.config.schema.comparisons import Compare, Comparison
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
 from apo_bench.config.schema.judges import JudgeChoice, Judging
-from apo_bench.config.schema.models import Gold, Lora, Models, NeuralReward, NgramReward, PolicyModel, Recipe, RewardSpec, Sampling
+from apo_bench.config.schema.models import (
+    EnsembleReward,
+    Gold,
+    Lora,
+    Models,
+    NetworkReward,
+    NeuralReward,
+    NgramReward,
+    PolicyModel,
+    PretrainedReward,
+    Recipe,
+    RewardSpec,
+    Sampling,
+    SingleReward,
+    is_frozen,
+    members,
+)
 from apo_bench.config.schema.values import JUDGE, WHOLE, Budget, Match, Seed, Unit
 
 __all__ = [
-    "JUDGE", "WHOLE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "Evaluation", "Executor", "Experiment",
-    "Factor", "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "MatchSpend", "Models", "NeuralReward", "NgramReward",
-    "PolicyModel", "Recipe", "Report", "RewardSpec", "Sampling", "Seed", "StoreSettings", "TaskChoice", "Tune", "Unit",
+    "JUDGE", "WHOLE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "EnsembleReward", "Evaluation", "Executor",
+    "Experiment", "Factor", "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "MatchSpend", "Models", "NetworkReward",
+    "NeuralReward", "NgramReward", "PolicyModel", "PretrainedReward", "Recipe", "Report", "RewardSpec", "Sampling", "Seed",
+    "SingleReward", "StoreSettings", "TaskChoice", "Tune", "Unit", "is_frozen", "members",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 import re
 from datetime import date
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -271,11 +271,98 @@ class NgramReward(Section):
     """a seed resamples clusters of pairs; `false`: every seed gives the same model"""
 
 
-RewardSpec = NeuralReward | NgramReward
+class PretrainedReward(Section):
+    """A finished reward model, used as it is: sequence classification out of a folder or from the hub, read as its makers read it."""
+
+    kind: Literal["pretrained"]
+    """trained elsewhere; nothing here trains it, unless it has `training` and a method goes on from it"""
+
+    path: str
+    """model folder or hub id, as for the policy"""
+
+    output: int = Field(default=0, ge=0)
+    """which of its outputs is the score"""
+
+    axis_input: bool = False
+    """put the axis's name before the text, for a model that was trained here with `axis_input`"""
+
+    template: Literal["chat", "transcript"] = "chat"
+    """`chat`: its tokenizer's chat template, all that it writes; `transcript`: `\\n\\nHuman: ... \\n\\nAssistant: ...`"""
+
+    system_prompt: str | None = None
+    """system turn before every conversation; `null`: what the chat template does by itself"""
+
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """as for the policy"""
+
+    template_date: date | None = None
+    """as for the policy"""
+
+    max_tokens: int = Field(default=512, ge=2)
+    """longest conversation with its response; longer ones are cut as prompts are"""
+
+    score_batch_size: int = Field(default=64, ge=1)
+    """texts scored at a time"""
+
+    training: Recipe | None = None
+    """how a method goes on training it, as APO does; `null`: methods that would are refused"""
+
+    dtype: Dtype = "auto"
+    """as for the policy; the head that gives the score stays in float32"""
+
+    stored_dtype: Dtype = "auto"
+    """as for the policy, of what `training` makes of it"""
+
+    attention: Attention = "auto"
+    """as for the policy; some models need `eager`"""
+
+    trust_remote_code: bool = False
+    """as for the policy"""
+
+    architecture: ClassVar[None] = None
+    initial: ClassVar[None] = None
+    warmup: ClassVar[None] = None
+    axis_heads: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _system_turns_need_a_template(self) -> Self:
+        if self.template == "transcript" and (self.system_prompt or self.chat_template_kwargs):
+            raise ValueError("system_prompt and chat_template_kwargs go with template: chat")
+        return self
+
+
+SingleReward = NeuralReward | NgramReward | PretrainedReward
+NetworkReward = NeuralReward | PretrainedReward
+
+
+class EnsembleReward(Section):
+    """Several reward models as one. Each one's scores are standardised by their mean and sd on the dev split's human pairs."""
+
+    kind: Literal["ensemble"]
+    """reward models of any other kind, trained and scored one by one"""
+
+    of: tuple[Annotated[SingleReward, Field(discriminator="kind")], ...] = Field(min_length=2)
+    """the models, each as `models.reward`"""
+
+    combine: Literal["mean", "worst"] = "mean"
+    """of the standardised scores; `worst`: the lowest, which an error of one model cannot raise"""
+
+
+RewardSpec = SingleReward | EnsembleReward
+
+
+def members(spec: RewardSpec) -> tuple[SingleReward, ...]:
+    """The models of an ensemble; any other model alone."""
+    return spec.of if isinstance(spec, EnsembleReward) else (spec,)
+
+
+def is_frozen(spec: RewardSpec) -> bool:
+    """Whether human pairs train nothing of a reward model."""
+    return all(isinstance(member, PretrainedReward) for member in members(spec))
 
 
 class Gold(Section):
-    """A gold reward model: trained on the gold split once per seed in `seeds`, never used for selection."""
+    """A gold reward model, never used for selection: trained on the gold split once per seed in `seeds`, or finished before."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """its name in reports and in `compare.scorer`"""
@@ -284,7 +371,15 @@ class Gold(Section):
     """the model, by `kind`; another architecture than `models.reward`, so that both do not err alike"""
 
     seeds: Seeds = (0, 1, 2)
-    """training seeds; scores are means over them"""
+    """training seeds; scores are means over them. A finished model (`kind: pretrained`) has one: `[0]`"""
+
+    @model_validator(mode="after")
+    def _one_seed_of_a_finished_model(self) -> Self:
+        if is_frozen(self.model) and len(self.seeds) > 1:
+            if "seeds" in self.model_fields_set:
+                raise ValueError("seeds: a finished reward model has one score, whatever the seed; give [0] or leave it out")
+            object.__setattr__(self, "seeds", (0,))  # the default of such a model; the section is frozen
+        return self
 
 
 class Models(Section):
@@ -294,7 +389,7 @@ class Models(Section):
     """where every arm starts"""
 
     reward: RewardSpec = Field(discriminator="kind")
-    """the reward model that methods train; `kind: neural` or `kind: ngram`"""
+    """the reward model that methods train, or use as it is: `kind: neural`, `ngram`, `pretrained` or `ensemble`"""
 
     gold: tuple[Gold, ...] = Field(min_length=1)
     """the reward models that evaluate; the first is the default scorer"""

@@ -1,7 +1,8 @@
 """Executors, which run jobs: local processes, or Ray. Each module has `run_all(jobs, work, workers, settings, show)`.
 
 An experiment names one by `executor: NAME`. Where a job runs changes no row, so no key holds it. A job whose process or node is lost
-is run once more, and fails when that is lost too. A job that returns an error message is not repeated: it would fail again.
+is run once more, and fails when that is lost too. A job that returns an error message is not repeated: it would fail again. When
+a job whose result all arms share has failed, the others are not run.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from typing import Protocol, cast
 
 from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
-from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work
+from apo_bench.run.jobs import SHARED, Failure, Job, ProgressEvent, Work
 
 Show = Callable[[Job, ProgressEvent], None]
 TRIES = 2  # for a job whose process is lost
@@ -34,6 +35,11 @@ def executor(name: str) -> RunAll:
         available = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
         raise InputError(f"executor: no executor named {name!r}; there are: {', '.join(available)}")
     return cast(RunAll, importlib.import_module(f"apo_bench.run.executors.{name}").run_all)
+
+
+def is_over(failures: Sequence[Failure]) -> bool:
+    """Whether what all arms share cannot be made: then no other job can finish, and none is run."""
+    return any(failure.arm in SHARED for failure in failures)
 
 
 def quiet(job: Job, event: ProgressEvent) -> None:

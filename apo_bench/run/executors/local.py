@@ -16,7 +16,7 @@ from typing import Any
 from apo_bench.config.schema import Executor
 from apo_bench.engines.worker_slots import FOLDER, hold, open_slots
 from apo_bench.run.devices import default_workers, idle_gpus, seeing_only, worker_gpus
-from apo_bench.run.executors import TRIES, Show, in_order, quiet
+from apo_bench.run.executors import TRIES, Show, in_order, is_over, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
 
@@ -43,7 +43,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
     environments = [{**environment, FOLDER: slot_folder.name} for environment in environments]
     pool = [_start(work, environment) for environment in environments[: min(workers, len(jobs))]]
     try:
-        while waiting or any(worker.job for worker in pool):
+        while (waiting or any(worker.job for worker in pool)) and not is_over(failures):
             for worker, slot in zip(pool, slots, strict=False):
                 if worker.job is None and waiting and hold(slot):
                     _give(worker, waiting.popleft())

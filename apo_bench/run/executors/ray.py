@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
-from apo_bench.run.executors import TRIES, Show, in_order, quiet
+from apo_bench.run.executors import TRIES, Show, in_order, is_over, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
 POLL_S = 0.5  # between two readings of the jobs' progress files
@@ -47,7 +47,7 @@ def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, setting
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     task = ray.remote(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=TRIES - 1, runtime_env=environment)(_in_task)
     waiting, running, failures = deque(jobs), dict[Any, Job](), list[Failure]()
-    while waiting or running:
+    while (waiting or running) and not is_over(failures):
         while waiting and len(running) < (workers or UNLIMITED):
             job = waiting.popleft()
             running[task.remote(work, job)] = job
@@ -65,6 +65,8 @@ def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, setting
             show(job, final_event(message))
             if message:
                 failures.append(Failure(job.arm, job.seed, message, job.trial))
+    for reference in running:
+        ray.cancel(reference, force=True)
     return in_order(failures)
 
 
