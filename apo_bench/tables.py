@@ -168,6 +168,24 @@ _ALL = (
         presence="required",
     ),
     Table(
+        "samplers",
+        "Which engine sampled the responses of each arm-seed, and how far a server's log-probabilities are from the trained policy's; "
+        "in runs with `sampling.engine`.",
+        (
+            _ARM, _SEED,
+            _text("purpose", "`arm`: its method's samples; `evaluation`: those of its rounds"),
+            _text("engine", "`transformers`, or the server's package and version"),
+            _whole("responses", "responses sampled"),
+            _whole("measured", "those that the trained policy's model read again", nullable=True),
+            _whole("tokens", "their tokens", nullable=True),
+            _number("mean", "mean |difference| of log-probability, nats a token"),
+            _number("largest", "the largest |difference|, nats"),
+            _number("kl", "KL(sampler || trainer), nats a token: the mean of exp(d) - 1 - d"),
+            _number("reencoded", "share of the measured whose text is encoded to other ids than they were sampled as"),
+        ),
+        ("arm", "seed", "purpose", "engine"),
+    ),
+    Table(
         "plan",
         "What each arm was planned to spend.",
         (_ARM, _text("unit", "the metered unit"), _number("planned", "the planned amount, a mean over seeds")),

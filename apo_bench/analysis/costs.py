@@ -2,13 +2,14 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, in_order, seed_means, shared_seeds
-from apo_bench.config.schema import Unit
+from apo_bench.config.schema import Comparison, Unit
 from apo_bench.formatting import Row, count, rows_of
 
 MATCH_KINDS = {
@@ -31,8 +32,10 @@ def budget_matches(run: Run) -> pd.DataFrame:
 
     Columns: arm_a, arm_b, unit, used_a, used_b (means over shared seeds), ratio (a / b), kind (the match the unit belongs to), declared,
     matched ("yes", "no", "unknown"). A count matches when it is equal in every seed, flops when they differ by at most 5 % of the larger
-    in every seed. A unit that an arm never spent is 0. `kind` and `matched` are "" for units of no match.
+    in every seed; arms that different engines sampled match in nothing. A unit that an arm never spent is 0. `kind` and `matched` are ""
+    for units of no match.
     """
+    engines = sampling_engines(run)
     ledger = run.tables["ledger"]
     order = {unit: i for i, unit in enumerate(get_args(Unit))}
     rows = []
@@ -46,11 +49,23 @@ def budget_matches(run: Run) -> pd.DataFrame:
             means = (float(a.mean()), float(b.mean())) if seeds else (np.nan, np.nan)
             tolerance = FLOPS_TOLERANCE * np.maximum(a, b) if kind == "flops" else 0
             same = "unknown" if np.isnan([a, b]).any() else "yes" if seeds and (np.abs(a - b) <= tolerance).all() else "no"
-            matched = same if kind else ""
+            matched = ("no" if different_engines(engines, pair) else same) if kind else ""
             ratio = means[0] / means[1] if means[1] else np.nan
             declared = "yes" if kind in pair.matched else "no"
             rows.append((pair.a, pair.b, unit, *means, ratio, kind, declared, matched))
     return pd.DataFrame(rows, columns=["arm_a", "arm_b", "unit", "used_a", "used_b", "ratio", "kind", "declared", "matched"])
+
+
+def sampling_engines(run: Run) -> dict[str, frozenset[str]]:
+    """What sampled each arm's responses, over its seeds; empty where no server sampled any arm's."""
+    table = run.tables["samplers"]
+    rows = table[table["purpose"] == "arm"]
+    return {str(arm): frozenset(group) for arm, group in rows.groupby("arm")["engine"]}
+
+
+def different_engines(engines: Mapping[str, frozenset[str]], pair: Comparison) -> bool:
+    """Whether both arms of a pair were sampled, and not by the same engines."""
+    return pair.a in engines and pair.b in engines and engines[pair.a] != engines[pair.b]
 
 
 def missed_matches(matches: pd.DataFrame) -> list[str]:

@@ -194,6 +194,9 @@ class CountingEngine:
         counts = self._policies[job.policy.key].sampled(job.prompts, job.n, tokens)
         return Estimated(answers, counts, len(answers) * job.sampling.max_new_tokens, size)
 
+    def sampler(self, sampling: Sampling, model: PolicyModel) -> None:
+        """Samples count alike, whoever draws them."""
+
     def score(self, job: ScoringJob) -> Computed[list[float]]:
         self.passes.scored(job)
         n, model = len(job.items), job.model

@@ -90,6 +90,10 @@ class Engine(Protocol):
         """Responses, prompt by prompt."""
         ...
 
+    def sampler(self, sampling: Sampling, model: PolicyModel) -> Mapping[str, Any] | None:
+        """What of a server that samples in place of the engine can change a result, JSON-ready, for keys; None where none does."""
+        ...
+
     def score(self, job: ScoringJob) -> Computed[list[float]]:
         """A score for each item."""
         ...

@@ -1,7 +1,7 @@
 """The default engine: transformers models in this process, which stay loaded from one verb to the next."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial, wraps
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward
-from apo_bench.engines import data_parallel, launch
+from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward, Sampling, SamplingEngine
+from apo_bench.engines import data_parallel, launch, vllm_sampler
 from apo_bench.engines.model_cache import default_limit_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.stored_models import StoredModels
@@ -63,6 +63,7 @@ class TransformersEngine:
         device.use_full_fp32()
         limit = default_limit_bytes() if memory_gb is None else memory_gb * GIB
         self.models = StoredModels(run_folder, limit, device.own_device().type)
+        self._samplers: dict[SamplingEngine, vllm_sampler.VllmSampler] = {}
 
     @cached_property
     def hardware(self) -> dict[str, Any]:
@@ -94,6 +95,8 @@ class TransformersEngine:
     @_with_peak
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         generation = self.generation(job)
+        if job.sampling.engine is not None:
+            return Computed(*self._sampler(job.sampling.engine).generate(job, generation))
         sampled, peak = data_parallel.sample(generation, job, self.run_folder, self.hardware, self.launch_config)
         responses, counts = generation.joined(sampled)
         return Computed(tuple(responses), counts, peak_device_bytes=peak)
@@ -101,6 +104,9 @@ class TransformersEngine:
     def generation(self, job: SamplingJob) -> Generation:
         """The job in batches, with its policy loaded."""
         return Generation.of(*self.models.policy(job.policy, job.model), job.prompts, job.n, job.sampling, job.model, job.seed)
+
+    def sampler(self, sampling: Sampling, model: PolicyModel) -> Mapping[str, Any] | None:
+        return None if sampling.engine is None else vllm_sampler.identity(sampling.engine, resolved(model, self.device))
 
     @_with_peak
     def kl(self, job: KLJob) -> Computed[list[float]]:
@@ -188,6 +194,12 @@ class TransformersEngine:
         return Computed(None, counts)
 
     # --- inside ----------------------------------------------------------------------------------------------------------
+
+    def _sampler(self, choice: SamplingEngine) -> vllm_sampler.VllmSampler:
+        """One for all jobs, so that a server stays from one job to the next."""
+        if choice not in self._samplers:
+            self._samplers[choice] = vllm_sampler.VllmSampler(choice, self.models)
+        return self._samplers[choice]
 
     def _checkpoints(self, into: Path) -> Checkpoints:
         return Checkpoints(scratch_of(into), self.checkpoint_s)

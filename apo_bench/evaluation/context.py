@@ -174,8 +174,10 @@ class EvaluationContext:
         code = code_hash("apo_bench.evaluation.evaluate", *self.task.source_files)
         included = {"max_prompt_tokens", "max_response_tokens", "sampling", "dtype", "attention", "quantize"}
         included |= {"system_prompt", "chat_template_kwargs", "template_date"}
-        sampling_format = self.policy_model.model_dump(mode="json", include=included)
-        return {"code": code, "engine": self.engine.identity, "sampling_format": sampling_format}
+        sampling_format = self.policy_model.model_dump(mode="json", include=included, exclude={"sampling": {"engine"}})
+        both = self.policy_model.sampling, self.experiment.evaluation.sampling
+        samplers = [self.engine.sampler(sampling, self.policy_model) for sampling in both]
+        return {"code": code, "engine": self.engine.identity, "samplers": samplers, "sampling_format": sampling_format}
 
     def _lab(self, seed: int, initial_policy: Policy, reward_model: RewardSpec, ledger: Ledger) -> Lab:
         own = ledger.arm == "_bench"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from apo_bench.config.schema import Gold, Sampling
+from apo_bench.config.schema import Gold
 from apo_bench.engines.protocol import Items, KLJob
 from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import code_hash, digest
@@ -40,7 +40,7 @@ def evaluate(context: EvaluationContext, round_: Round, seed: int, first: Reward
         "golds": golds,
         "referee": context.referee(seed).key if context.dev_prompts else None,
         "seed": seed,
-        "evaluation": context.experiment.evaluation.model_dump(),
+        "evaluation": context.experiment.evaluation.model_dump(exclude={"sampling": {"engine"}}),
         "task": context.task.fingerprint,
         "prompts": digest([prompt.id for prompt in context.test_prompts]),
         **context.key_parts(),
@@ -230,7 +230,7 @@ class RoundEvaluation:
     def _kl(self, prompts: Sequence[Prompt]) -> np.ndarray:
         """Nats per response, on untruncated samples at temperature 1."""
         limit = self.settings.sampling
-        untruncated = Sampling(max_new_tokens=limit.max_new_tokens, batch_size=limit.batch_size, data_parallel=limit.data_parallel)
+        untruncated = limit.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0})
         samples = self.lab.sample(self.round.policy, prompts, n=1, draw=-2, sampling=untruncated)
         context = self.context
         inputs = {

@@ -159,7 +159,8 @@ class Lab:
             "prompts": [prompt.id for prompt in prompts],
             "n": n,
             "draw": draw,
-            "sampling": sampling.model_dump(),
+            "sampling": sampling.model_dump(exclude={"engine"}),
+            "sampler": self._engine.sampler(sampling, self._policy_model),
             "format": self._format(),
         }
         job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._derived_seed("sample", str(draw)))

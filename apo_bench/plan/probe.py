@@ -166,7 +166,8 @@ def _measure(trial: _Trial) -> Probe:
 
         def sample(batches: int) -> float:
             prompts = some(trial.prompts, batches * max(1, spec.sampling.batch_size // N))
-            responses = engine.generate(SamplingJob(base, prompts, N, spec.sampling, spec, seed=0)).value
+            sampling = spec.sampling.model_copy(update={"engine": None})  # a server's time is not known before it runs
+            responses = engine.generate(SamplingJob(base, prompts, N, sampling, spec, seed=0)).value
             return len(responses) * spec.sampling.max_new_tokens
 
         def train(updates: int) -> float:
@@ -196,7 +197,8 @@ def _measure(trial: _Trial) -> Probe:
 
             rates["reward_models"] = _rate(train_reward, FEW, MANY)
             rates["scores"] = _rate(score, 1, 4)
-    return Probe(rates, start_s)
+    served = ("sampling is timed as transformers does it, not as vLLM does",) if trial.policy.sampling.engine else ()
+    return Probe(rates, start_s, served)
 
 
 def _rate(verb: Callable[[int], float], small: int, large: int) -> Rate:

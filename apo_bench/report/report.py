@@ -15,7 +15,7 @@ from apo_bench.report.charts import Bars, Forest, Lines
 from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
-from apo_bench.report.sections import answer, judges, provenance, reward_models, scores
+from apo_bench.report.sections import answer, judges, provenance, reward_models, samplers, scores
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
@@ -91,6 +91,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         reward_models.gold_section(run),
         cost_sections.tuning_section(run) if run.manifest.get("tuned") else None,
         cost_sections.section(run, frames),
+        samplers.section(run),
     ]
     source = run.experiment.report.beside
     published_parts = [provenance.published_section(run, source, frames["beside"])] if source else []

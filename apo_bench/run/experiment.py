@@ -1,14 +1,15 @@
 """An experiment with what a run of it needs: the models' folders, the task, the run folder. Loaded once, and passed on from there."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
-from apo_bench.config.schema import EnsembleReward, Experiment
+from apo_bench.config.schema import EnsembleReward, Evaluation, Experiment, PolicyModel
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.models.pretrained_weights import reads_clock, resolve_model, with_paths
@@ -16,6 +17,7 @@ from apo_bench.package_data import find_beside
 from apo_bench.run.jobs import Job
 
 FIRST_DAY = "first_day.txt"
+Sampled = TypeVar("Sampled", bound=PolicyModel | Evaluation)
 
 
 class TaskCache:
@@ -94,12 +96,26 @@ def resolve(file: ExperimentFile, folder: Path, tasks: TaskCache) -> ResolvedExp
 
 
 def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
-    """The experiment with the folders of its models and of its launch file found. Raises NotHere for a model not on this machine."""
+    """The experiment with its models' folders, its launch file and its sampling engine's python found.
+
+    Raises NotHere for a model not on this machine.
+    """
     models = with_paths(experiment.models, lambda path: resolve_model(path, base))
+    models = models.model_copy(update={"policy": with_python(models.policy, base)})
     executor = experiment.executor
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
-    return experiment.model_copy(update={"models": models, "executor": executor})
+    return experiment.model_copy(update={"models": models, "evaluation": with_python(experiment.evaluation, base), "executor": executor})
+
+
+def with_python(section: Sampled, base: Path) -> Sampled:
+    """The section with the python of its sampling engine found; a link of an environment stays the link that it is."""
+    engine = section.sampling.engine
+    if engine is None or engine.python is None:
+        return section
+    python = os.path.expanduser(engine.python)
+    engine = engine.model_copy(update={"python": str(find_beside(python, base) or python)})
+    return section.model_copy(update={"sampling": section.sampling.model_copy(update={"engine": engine})})
 
 
 def first_day(folder: Path) -> date:

@@ -7,8 +7,10 @@ from typing import Any
 
 from apo_bench.config.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.config.plugins import resolve, source_files
-from apo_bench.config.schema import Arm, Experiment
+from apo_bench.config.schema import Arm, Experiment, SamplingEngine
 from apo_bench.engines import engine_module, launch
+from apo_bench.engines.vllm_server import version_of
+from apo_bench.errors import NotHere
 from apo_bench.hashing import code_hash, digest
 from apo_bench.models.pretrained_weights import by_content
 from apo_bench.provenance import versions
@@ -46,8 +48,9 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
     if job.arm == ORACLE:
         return digest({"reference": record_key(replace(job, arm=arm), resolved), "n": experiment.controls.oracle_n})
     return digest({
-        "models": by_content(experiment.models).model_dump(mode="json"),
-        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "models": by_content(experiment.models).model_dump(mode="json", exclude={"policy": {"sampling": {"engine"}}}),
+        "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"sampling": {"engine"}}),
+        "samplers": [_sampler(section.sampling.engine) for section in (experiment.models.policy, experiment.evaluation)],
         "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,
         "arm": choice.model_dump(mode="json"),
@@ -62,6 +65,17 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         "versions": versions(),
         **launch.configuration(experiment.executor.launch),
     })  # fmt: skip
+
+
+def _sampler(engine: SamplingEngine | None) -> Any:
+    """A sampling engine, for a key: by its version, wherever its environment lies. A server at a url is not asked: a replay needs none."""
+    if engine is None or engine.url:
+        return engine and engine.model_dump(mode="json")
+    try:
+        version = version_of(engine.python, None)
+    except NotHere:  # then nothing is sampled either
+        version = None
+    return {**engine.model_dump(mode="json", exclude={"python", "kv_cache_gb"}), "version": version}
 
 
 def arm_of(experiment: Experiment, name: str) -> Arm:

@@ -73,6 +73,7 @@ def gather_tables(
             for arm, units in (plan or {}).items()
             for unit, amount in units.items()
         ],
+        "samplers": [{"arm": arm, "seed": seed, **row} for (arm, seed), record in records.items() for row in record.get("samplers", ())],
         "timings": [
             {"arm": arm, "seed": seed, "measure": name, "value": float(record[name])}
             for (arm, seed), record in records.items()

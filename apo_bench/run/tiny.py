@@ -59,8 +59,11 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
             folders[name] = _with_tilde(tiny_model(cache_folder, seed=len(folders), outputs=outputs))
         return {**model, "path": folders[name], **({"trust_remote_code": False} if "trust_remote_code" in model else {})}
 
+    def sampling(settings: dict[str, Any]) -> dict[str, Any]:
+        return _capped(settings, SAMPLING) | {"engine": None, "max_mismatch": None}  # no server reads heads of 8
+
     def policy(model: dict[str, Any]) -> dict[str, Any]:
-        return _capped(_recipes(swapped(model), RECIPE), _with_room(POLICY, model)) | {"sampling": _capped(model["sampling"], SAMPLING)}
+        return _capped(_recipes(swapped(model), RECIPE), _with_room(POLICY, model)) | {"sampling": sampling(model["sampling"])}
 
     def reward(model: dict[str, Any], recipe: Mapping[str, float] = RECIPE) -> dict[str, Any]:
         if model["kind"] == "ensemble":
@@ -76,7 +79,7 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
         except ValidationError:
             return gold  # the check of the experiment refuses it
 
-    evaluation: dict[str, Any] = _capped(tree["evaluation"], EVALUATION) | {"sampling": _capped(tree["evaluation"]["sampling"], SAMPLING)}
+    evaluation: dict[str, Any] = _capped(tree["evaluation"], EVALUATION) | {"sampling": sampling(tree["evaluation"]["sampling"])}
     if evaluation["dev_prompts"] is not None:
         evaluation["dev_prompts"] = min(evaluation["dev_prompts"], DEV_PROMPTS)
     overrides: dict[str, Any] = {

@@ -13,6 +13,7 @@ from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
 from apo_bench.engines import launch as launching
+from apo_bench.engines.vllm_server import version_of
 from apo_bench.errors import InputError, NotHere
 from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
@@ -20,7 +21,7 @@ from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
 from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
-from apo_bench.run.experiment import TaskCache, first_day, with_resolved_files, with_template_dates
+from apo_bench.run.experiment import TaskCache, first_day, with_python, with_resolved_files, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
 from apo_bench.run.variations import variations
 from apo_bench.types import Split
@@ -54,7 +55,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         if experiment.report.beside:
             published.read_published(published.find_published(experiment.report.beside))
             published.matching_arms(experiment, experiment.report.arms)
-        notes = [*_code(experiment, base)]
+        notes = [*_code(experiment, base), *_check_samplers(experiment, base)]
         if _comes_from_the_hub(experiment, base):
             return [
                 *notes,
@@ -168,6 +169,18 @@ def _check_trials(file: ExperimentFile) -> None:
                 _check_arm(name, trial.experiment.arms[name], trial)
             except InputError as error:
                 raise InputError(f"tune.grids.{name}: {setting}: {error}") from None
+
+
+def _check_samplers(experiment: Experiment, base: Path) -> Iterator[str]:
+    """A note for each environment of a sampling engine that is not here. A server at a url is not asked."""
+    sections = {"models.policy": experiment.models.policy, "evaluation": experiment.evaluation}
+    for key, section in sections.items():
+        engine = with_python(section, base).sampling.engine
+        if engine is not None and engine.python is not None:
+            try:
+                version_of(engine.python, None)
+            except NotHere as error:
+                yield f"{key}.{error}"
 
 
 def _check_first_prompts(experiment: Experiment, task: Task, base: Path) -> None:

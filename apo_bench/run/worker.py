@@ -10,6 +10,7 @@ from typing import Any
 from apo_bench.config.controls import ORACLE, made_of
 from apo_bench.config.schema import EngineChoice, Executor, Gold
 from apo_bench.engines import open_engine
+from apo_bench.engines.mismatch import sampler_rows
 from apo_bench.engines.protocol import Engine
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.hashing import checksum
@@ -19,6 +20,8 @@ from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment, resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
 from apo_bench.store import write_text
+
+OTHER = {"version": "vllm"}  # a server that a method names
 
 
 def work(job: Job, report: Report) -> str | None:
@@ -88,6 +91,7 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in records.TRUNCATED},
             "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
             "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
+            "samplers": _samplers(context, lab),
             "hardware": dict(context.engine.hardware),
             "precision": summary(context.experiment.models, context.engine.hardware.get("device")),
             "wall_s": lab.wall_s,
@@ -97,6 +101,15 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             "gold": context.gold_accuracy().key,
         }
     records.write_record(job, resolved, {**record, "bench": context.charged, "artifacts": context.store.used})
+
+
+def _samplers(context: Any, lab: Any) -> list[dict[str, Any]]:
+    """Rows of the table `samplers`; none where no server samples."""
+    settings = {"arm": context.policy_model.sampling, "evaluation": context.experiment.evaluation.sampling}
+    servers = {purpose: context.engine.sampler(sampling, context.policy_model) for purpose, sampling in settings.items()}
+    charged = {"arm": lab.charged.values(), "evaluation": context.charged.values()}
+    rows = [row for purpose, server in servers.items() for row in sampler_rows(purpose, charged[purpose], (server or OTHER)["version"])]
+    return rows if any(row["measured"] for row in rows) else []
 
 
 def _run_oracle(context: Any, job: Job, resolved: ResolvedExperiment, report: Report) -> None:

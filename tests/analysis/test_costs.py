@@ -71,6 +71,27 @@ def test_tuning_by_hand(tmp_path: Path) -> None:
     assert not budget_matches(run)["arm_a"].str.startswith("_").any()
 
 
+def test_arms_sampled_by_different_engines_match_in_nothing(tmp_path: Path) -> None:
+    """Both spent the same. rjs was sampled by vLLM and apo_rjs by transformers; golden_refresh by vLLM too, and matches rjs.
+
+    What sampled the evaluation's responses decides nothing.
+    """
+    arms = {"rjs": "vllm 1.0", "apo_rjs": "transformers", "golden_refresh": "vllm 1.0"}
+    ledger = [(arm, 0, unit, 5.0, NAN) for arm in arms for unit in ("flops", "policy_updates")]
+    rows = [(arm, 0, "arm", engine, 8, 8, 64, 0.1, 0.2, 0.01, 0.5) for arm, engine in arms.items()]
+    rows += [("rjs", 0, "evaluation", "transformers", 8, NAN, NAN, NAN, NAN, NAN, NAN)]
+    settings = experiment(compare={"primary": [{"a": "apo_rjs", "b": "rjs"}, {"a": "golden_refresh", "b": "rjs"}]})
+    tables = {
+        "scores": scored({(arm, 0, 1): (0, 0) for arm in arms}),
+        "ledger": frame("ledger", ledger),
+        "samplers": frame("samplers", rows),
+    }
+    result = budget_matches(read_run(write_run(tmp_path / "run", tables, settings)))
+    spent = result[result["unit"].isin(["flops", "policy_updates"])].set_index(["arm_a", "unit"])["matched"]
+    assert spent["apo_rjs"].tolist() == ["no", "no"]
+    assert spent["golden_refresh"].tolist() == ["yes", "yes"]
+
+
 def test_a_run_without_tuning_or_curves_has_no_rows(tmp_path: Path) -> None:
     tables = {"scores": scored({("rjs", 0, 0): (0, 0), ("rjs", 0, 1): (1, 1)}), "ledger": frame("ledger", [("rjs", 0, "flops", 1.0, NAN)])}
     run = read_run(write_run(tmp_path / "run", tables))

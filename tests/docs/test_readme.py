@@ -108,7 +108,7 @@ def call(*words: str, status: int = 0) -> str:
 
 def test_extras_that_the_readme_names_are_there() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"peft", "lm-eval", "trl", "vllm", "ray", "judge", "dev"} <= set(extras)
+    assert {"peft", "lm-eval", "trl", "ray", "judge", "dev"} <= set(extras)
 
 
 def test_the_experiment_has_twenty_lines_at_most() -> None:

@@ -18,6 +18,7 @@ from apo_bench.config.schema.models import (
     Recipe,
     RewardSpec,
     Sampling,
+    SamplingEngine,
     SingleReward,
     is_frozen,
     members,
@@ -27,6 +28,6 @@ from apo_bench.config.schema.values import JUDGE, WHOLE, Budget, Match, Seed, Un
 __all__ = [
     "JUDGE", "WHOLE", "Arm", "Budget", "Compare", "Comparison", "Controls", "EngineChoice", "EnsembleReward", "Evaluation", "Executor",
     "Experiment", "Factor", "Gold", "JudgeChoice", "Judging", "Level", "Lora", "Match", "MatchSpend", "Models", "NetworkReward",
-    "NeuralReward", "NgramReward", "PolicyModel", "PretrainedReward", "Recipe", "Report", "RewardSpec", "Sampling", "Seed",
-    "SingleReward", "StoreSettings", "TaskChoice", "Tune", "Unit", "is_frozen", "members",
+    "NeuralReward", "NgramReward", "PolicyModel", "PretrainedReward", "Recipe", "Report", "RewardSpec", "Sampling", "SamplingEngine",
+    "Seed", "SingleReward", "StoreSettings", "TaskChoice", "Tune", "Unit", "is_frozen", "members",
 ]  # fmt: skip

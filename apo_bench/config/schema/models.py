@@ -93,6 +93,37 @@ class Recipe(Section):
         return max(1, math.ceil(self.epochs * math.ceil(items / self.batch_size)))
 
 
+class SamplingEngine(Section):
+    """A vLLM server that samples in place of the engine, which goes on to score and train. It runs in an environment of its own."""
+
+    use: Literal["vllm"] = "vllm"
+    """the server; it needs `python` or `url`"""
+
+    python: str | None = None
+    """the python of an environment with vLLM, such as `.venv-vllm/bin/python`: each worker starts a server and ends it; relative to the
+    file or the working directory"""
+
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+(/\S*)?$")
+    """a server that already runs, without `/v1`; it serves whole weights that it was started with, and adapters that it can read here"""
+
+    attention_backend: str = Field(default="auto", pattern=r"^\w+$")
+    """name of vLLM's attention backend; `auto`: what vLLM chooses for the device and the model"""
+
+    kv_cache_gb: float = Field(default=4.0, gt=0)
+    """GiB of the server's key-value cache"""
+
+    arguments: tuple[str, ...] = ()
+    """further arguments of vLLM's server, such as `--tensor-parallel-size=2`"""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.python is None) == (self.url is None):
+            raise ValueError("give exactly one of python and url")
+        if self.url and (self.arguments or self.attention_backend != "auto"):
+            raise ValueError("arguments and attention_backend go with python: a server at a url has its own")
+        return self
+
+
 class Sampling(Section):
     """How responses are sampled. `top_k: 0` and `top_p: 1` leave the distribution untruncated."""
 
@@ -116,6 +147,19 @@ class Sampling(Section):
 
     data_parallel: int = Field(default=1, ge=1)
     """workers that may share a sampling job, where others are idle. Changes time, not results; with `executor: ray`, nothing"""
+
+    engine: SamplingEngine | None = None
+    """a server that samples; `null`: the engine that scores and trains"""
+
+    max_mismatch: float | None = Field(default=None, gt=0)
+    """mean |difference|, in nats a token, between the log-probabilities of the server and of the policy that is trained; samples beyond it
+    fail their arm; `null`: no limit, the difference is only reported"""
+
+    @model_validator(mode="after")
+    def _limit_of_a_server(self) -> Self:
+        if self.max_mismatch is not None and self.engine is None:
+            raise ValueError("max_mismatch goes with engine")
+        return self
 
     @model_serializer(mode="wrap")
     def _what_changes_results(self, fields: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
@@ -183,6 +227,8 @@ class PolicyModel(Section):
             raise ValueError("warmup goes with architecture, and only with it")
         if self.quantize and (self.path is None or self.training.lora is None):
             raise ValueError(f"quantize: {self.quantize} goes with path and training.lora: quantized weights are not trained")
+        if self.quantize and self.sampling.engine:
+            raise ValueError(f"quantize: {self.quantize} does not go with sampling.engine, which reads the weights as they are")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from apo_bench.analysis import costs
-from apo_bench.analysis.results import Run, exclude_failed
+from apo_bench.analysis.results import Run, declared_pairs, exclude_failed
 from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import count, rows_of
@@ -34,6 +34,8 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
         *map(text_column, ("kind", "declared", "matched")),
     ]  # fmt: skip
     note = "Means over shared seeds; other units in `budget.csv`. Matched: counts equal in every seed, flops within 5 % in every seed."
+    if any(costs.different_engines(costs.sampling_engines(run), pair) for _, pair in declared_pairs(run)):
+        note += " Arms whose responses different engines sampled match in nothing."
     blocks: list[Block] = [*_figure(run, marginal), Table(matches[matches["kind"] != ""], columns, "What compared arms spent", say(note))]
     parts = [
         Section("What sized arms spend", _sized(run)), Section("What each arm costs alone", [_alone(run)]),
