@@ -40,7 +40,10 @@ def test_conversations_one_by_one(experiment: Experiment, expected: Expected) ->
     size: RewardSize = expected.reward(spec)  # pyright: ignore[reportArgumentType]
     pairs = tiny_task().pairs["rm"][:30]
     prompts = [pair.prompt for pair in pairs] * 2
-    texts: list[str] = [*(pair.chosen for pair in pairs), *(placeholder(pair.rejected + " ", f"n{place}", 9) for place, pair in enumerate(pairs))]
+    texts: list[str] = [
+        *(pair.chosen for pair in pairs),
+        *(placeholder(pair.rejected + " ", f"n{place}", 9) for place, pair in enumerate(pairs)),
+    ]
 
     def one(place: int) -> int:
         text = texts[place]

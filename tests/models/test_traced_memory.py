@@ -107,7 +107,9 @@ def test_drawing_holds_some_numbers_a_logit() -> None:
 LOCAL = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 4, "sliding_window": 16}
 
 
-@pytest.mark.parametrize("kind, changes, few", [("llama", {}, (2, 1)), ("qwen3", LOCAL, (3, 3)), ("modernbert", {"vocab_size": 1000}, (3, 3))])
+@pytest.mark.parametrize(
+    "kind, changes, few", [("llama", {}, (2, 1)), ("qwen3", LOCAL, (3, 3)), ("modernbert", {"vocab_size": 1000}, (3, 3))]
+)
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 def test_few_layers_tell_what_all_take(
