@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 Role = Literal["user", "assistant"]
@@ -65,10 +64,12 @@ class Pair:
     rejected: str
     source: Literal["human", "golden_over_sample", "best_over_worst"] = "human"
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Content identity: two equal pairs are one annotation."""
-        return identity(self.prompt.id, self.chosen, self.rejected)
+        if "_id" not in self.__dict__:  # no cached_property, whose lock takes as long as the hash
+            self.__dict__["_id"] = identity(self.prompt.id, self.chosen, self.rejected)
+        return self.__dict__["_id"]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Shape:
 
     def read(self, texts: Iterable[str]) -> None:
         """Count the tokens of many texts at once, which is many times faster than one by one."""
-        new = list(dict.fromkeys(text for text in texts if type(text) is not Placeholder and text not in self._texts))
+        new = list(dict.fromkeys([text for text in texts if type(text) is not Placeholder and text not in self._texts]))
         if new and self.tokenizer:
             self._texts.update(zip(new, map(len, self.tokenizer(new, add_special_tokens=False)["input_ids"]), strict=True))
 
@@ -70,8 +70,9 @@ class Shape:
         self.read(texts)
         known = self._texts
         bodies = [text.body if type(text) is Placeholder else text for text in texts]
-        for new in {*bodies} - known.keys():
-            self.text(new)
+        for body in bodies:
+            if body not in known:
+                self.text(body)
         return [known[body] + (body is not text) for body, text in zip(bodies, texts, strict=True)]  # of a placeholder its name, too
 
     def text(self, text: str) -> int:
@@ -213,8 +214,12 @@ class RewardSize(Shape):
 
     def conversations(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[int]:
         """Tokens of prompts with responses: the two parts' counts added up, which is exact up to a token where they meet."""
-        parts = zip(map(self.prompt, prompts), self.tokens(texts), strict=True)
-        return [min(self.spec.max_tokens, prompt + response) for prompt, response in parts]
+        for prompt in prompts:
+            if prompt.id not in self._prompts:
+                self.prompt(prompt)
+        known, limit = self._prompts, self.spec.max_tokens
+        lengths = [known[prompt.id] + response for prompt, response in zip(prompts, self.tokens(texts), strict=True)]
+        return [length if length < limit else limit for length in lengths]
 
     def scored(self, items: Sequence[tuple[Prompt, str]]) -> Counts:
         lengths = self.conversations([prompt for prompt, _ in items], [text for _, text in items])

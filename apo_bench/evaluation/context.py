@@ -105,6 +105,11 @@ class EvaluationContext:
         return balanced(self.task.prompts["test"], self.experiment.evaluation.prompts)
 
     @cached_property
+    def fewer_prompts(self) -> tuple[Prompt, ...]:
+        """Test prompts for what is measured on fewer of them, such as KL."""
+        return balanced(self.test_prompts, self.experiment.evaluation.kl_prompts)
+
+    @cached_property
     def dev_prompts(self) -> tuple[Prompt, ...]:
         wanted = self.experiment.evaluation.dev_prompts
         return balanced(self.task.prompts["dev"], wanted) if wanted else ()

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from apo_bench.config.schema import Gold
 from apo_bench.engines.protocol import Items, KLJob
-from apo_bench.evaluation.context import EvaluationContext, balanced, by_axis, in_order, score_margins, write_charged
+from apo_bench.evaluation.context import EvaluationContext, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import code_hash, digest
 from apo_bench.stats import clustered_mean, ece, reliability
 from apo_bench.store import Artifact
@@ -67,10 +67,6 @@ class RoundEvaluation:
     def responses(self) -> tuple[Response, ...]:
         return self.lab.sample(self.round.policy, self.context.test_prompts, n=1, sampling=self.settings.sampling)
 
-    @cached_property
-    def fewer_prompts(self) -> tuple[Prompt, ...]:
-        return balanced(self.context.test_prompts, self.settings.kl_prompts)
-
     def tables(self) -> dict[str, Rows]:
         inference_flops = self._inference_flops()  # first, before anything else is charged
         scores = self.scores()
@@ -116,7 +112,7 @@ class RoundEvaluation:
 
         KL(best of n || policy) <= log n - (n - 1)/n (Beirami et al., arXiv:2401.01879); known here only if that policy is the initial one.
         """
-        policy, prompts = self.round.policy, prompts or self.fewer_prompts
+        policy, prompts = self.round.policy, prompts or self.context.fewer_prompts
         if isinstance(policy, BestOfNPolicy):
             bound = math.log(policy.n) - (policy.n - 1) / policy.n
             known = policy.policy == self.context.initial_policy
@@ -202,7 +198,7 @@ class RoundEvaluation:
 
     def _gold_agreement(self, reward_model: RewardModel) -> Rows:
         """How often the reward model and gold order two of the policy's own answers to a prompt alike; equal answers are left out."""
-        answers = self.lab.sample(self.round.policy, self.fewer_prompts, n=2, draw=-3, sampling=self.settings.sampling)
+        answers = self.lab.sample(self.round.policy, self.context.fewer_prompts, n=2, draw=-3, sampling=self.settings.sampling)
         answers = [answer for pair in zip(answers[0::2], answers[1::2], strict=True) if pair[0].text != pair[1].text for answer in pair]
         if not answers:
             return []

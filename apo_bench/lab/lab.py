@@ -164,7 +164,7 @@ class Lab:
             "format": self._format(),
         }
         job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._derived_seed("sample", str(draw)))
-        load = partial(_load_responses, prompts=[prompt for prompt in prompts for _ in range(n)])
+        load = partial(_load_responses, prompts=prompts, n=n)
         responses: Sequence[Response] = self._memo("samples", inputs, lambda folder: self._engine.generate(job), _save_responses, load)[1]
         for response in reversed(responses):  # where a text was sampled twice, the first counts, as it does in best_of
             known = self._sampled.setdefault(response.prompt.id, {})
@@ -430,10 +430,10 @@ def _save_responses(folder: Path, responses: Sequence[Response]) -> None:
     (folder / "responses.jsonl").write_text(lines, encoding="utf-8")
 
 
-def _load_responses(folder: Path, prompts: Sequence[Prompt]) -> tuple[Response, ...]:
+def _load_responses(folder: Path, prompts: Sequence[Prompt], n: int) -> tuple[Response, ...]:
     rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text(encoding="utf-8").split("\n") if line]
     parts: list[list[Any]] = [[tuple(row[name]) if isinstance(row[name], list) else row[name] for name in STORED] for row in rows]
-    return tuple(Response(prompt, *part) for prompt, part in zip(prompts, parts, strict=True))
+    return tuple(Response(prompt, *part) for prompt, part in zip([prompt for prompt in prompts for _ in range(n)], parts, strict=True))
 
 
 def _row(item: TrainingItem) -> tuple[Any, ...]:

@@ -159,8 +159,9 @@ def cache(model: Any, rows: int, tokens: int, dtype: str) -> float:
 
 
 def _read(model: Any, dtype: str, attention: str, compute: Callable[[Any], Tensor]) -> float:
+    cut = _cut(model, LAYERS)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        traced = _fake(_cut(model, LAYERS), dtype, attention).eval()
+        traced = _fake(cut, dtype, attention).eval()
         with LiveBytes() as memory:
             compute(traced)
     return float(memory.peak)

@@ -1,9 +1,7 @@
 """What a run would spend, arm by arm in the order of a run: later arms share the artifacts of earlier ones."""
 
-import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +12,7 @@ import pandas as pd
 from apo_bench.config import tuning as tune
 from apo_bench.config.controls import AA, ORACLE, aa_seeds
 from apo_bench.config.plugins import resolve
+from apo_bench.data.task import without_collector
 from apo_bench.engines.counting import PlannedArtifact
 from apo_bench.evaluation.evaluate import RoundEvaluation
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
@@ -84,7 +83,7 @@ class Accounts:
 
     def fill(self) -> None:
         """Count everything that a run of the experiment does."""
-        with _without_collector():
+        with without_collector():
             self.golds()
             self.tuning()
             self.arms()
@@ -210,15 +209,3 @@ class Accounts:
         """Assign the artifacts since the last call to this account."""
         self.disk[account] = self.disk.get(account, Disk()) + Disk.of(islice(self.context.planned.values(), self._kept, None))
         self._kept = len(self.context.planned)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Nothing here refers to itself, and looking for what does among a million texts takes half of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

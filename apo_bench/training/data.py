@@ -1,17 +1,18 @@
 """What a policy is trained on, and whether a loss can read it. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apo_bench.config.schema import Recipe
 from apo_bench.errors import InputError
 from apo_bench.types import Demonstration, Group, Pair, TrainingItem, UnpairedExample
 
+KINDS: Mapping[type, str] = {Demonstration: "demonstrations", Pair: "pairs", UnpairedExample: "unpaired", Group: "groups"}
+
 
 def kind_of(item: TrainingItem) -> str:
     """What a training item is, as losses call it."""
-    kinds: dict[type, str] = {Demonstration: "demonstrations", Pair: "pairs", UnpairedExample: "unpaired", Group: "groups"}
-    return kinds[type(item)]
+    return KINDS[type(item)]
 
 
 def sides_of(item: TrainingItem) -> tuple[str, ...]:

@@ -40,18 +40,16 @@ def test_conversations_one_by_one(experiment: Experiment, expected: Expected) ->
     size: RewardSize = expected.reward(spec)  # pyright: ignore[reportArgumentType]
     pairs = tiny_task().pairs["rm"][:30]
     prompts = [pair.prompt for pair in pairs] * 2
-    texts: list[str] = [
-        *(pair.chosen for pair in pairs),
-        *(placeholder(pair.rejected + " ", f"n{place}", 9) for place, pair in enumerate(pairs)),
-    ]
+    answers = [placeholder(f"{pair.rejected} ", f"n{place}", 9) for place, pair in enumerate(pairs)]
+    texts: list[str] = [*(pair.chosen for pair in pairs), *answers]
 
-    def one(place: int) -> int:
+    def counted(place: int) -> int:
         text = texts[place]
         response = size.text(text.body) + 1 if isinstance(text, Placeholder) else size.text(text)
         return min(20, size.prompt(prompts[place]) + response)
 
     lengths = size.conversations(prompts, texts)
-    assert lengths == [one(place) for place in range(60)]
+    assert lengths == [counted(place) for place in range(60)]
     assert max(lengths) == 20 > min(lengths)
     flops = sum(size.forward_flops([length]) for length in lengths)
     assert size.scored(list(zip(prompts, texts, strict=True))) == {

@@ -108,16 +108,23 @@ LOCAL = {"layer_types": ["sliding_attention", "sliding_attention", "full_attenti
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "few"), [("llama", {}, (2, 1)), ("qwen3", LOCAL, (3, 3)), ("modernbert", {"vocab_size": 1000}, (3, 3))]
+    ("kind", "layers", "changes", "few"),
+    [("llama", 12, {}, (2, 1)), ("qwen3", 12, LOCAL, (3, 3)), ("modernbert", 19, {"vocab_size": 1000}, (4, 3))],
 )
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 def test_few_layers_tell_what_all_take(
-    kind: str, changes: dict[str, Any], few: tuple[int, int], checkpointing: bool, lora: Lora | None, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    layers: int,
+    changes: dict[str, Any],
+    few: tuple[int, int],
+    checkpointing: bool,
+    lora: Lora | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against a trace of all 12 layers, to the byte."""
+    """Against a trace of all layers, to the byte. ModernBERT's first layer is unlike the others, of which each third is global."""
     auto = AutoModelForSequenceClassification if kind == "modernbert" else AutoModelForCausalLM
-    model = new("meta", auto, kind, num_hidden_layers=12, **changes)
+    model = new("meta", auto, kind, num_hidden_layers=layers, **changes)
     recipe = PLAIN.model_copy(update={"precision": "bf16", "gradient_checkpointing": checkpointing, "lora": lora})
     batch = Batch(4, 64, 0 if kind == "modernbert" else 24)
     assert traced_memory._few_layers(model) == few
