@@ -210,7 +210,7 @@ def test_check_refuses_a_prompt_longer_than_the_context(tree: Tree, write_experi
     tree["models"]["policy"]["architecture"]["max_position_embeddings"] = 47
     path = write_experiment(tree)
     assert refusal("check", str(path)) == (
-        f"{path}: models.policy.max_prompt_tokens: 48 tokens with the longest response, but the model's context has 47"
+        f"{path}: models.policy.max_prompt_tokens, with the longest response: 48 tokens, but the model's context has 47"
     )
 
 
@@ -224,7 +224,7 @@ def test_check_reads_a_model_folders_own_context(tree: Tree, write_experiment: C
     policy["path"] = "./model"
     path = write_experiment(tree)
     (folder / "config.json").write_text('{"max_position_embeddings": 40}')
-    assert "models.policy.max_prompt_tokens: 48 tokens" in refusal("check", str(path))
+    assert "models.policy.max_prompt_tokens, with the longest response: 48 tokens" in refusal("check", str(path))
     (folder / "config.json").write_text("{")
     assert refusal("check", str(path)) == f"{path}: models.policy.path: {folder / 'config.json'} is not JSON"
 
