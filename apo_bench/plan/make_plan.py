@@ -31,6 +31,7 @@ from apo_bench.plan.arm_spend import CountingContext, counting_context
 from apo_bench.plan.device_memory import DeviceMemory, device_memory
 from apo_bench.plan.match_spend import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
+from apo_bench.tables import empty_table
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def plan(
     accounts.fill()
     ledger = accounts.ledger()
     failed = [{"arm": arm, "seed": seed} for arm, seed, _ in accounts.failures]
-    projected = Run(experiment, {"failures": failed}, {"ledger": ledger}, ())
+    projected = Run(experiment, {"failures": failed}, {"ledger": ledger, "samplers": empty_table("samplers")}, ())
     return Plan(
         name=experiment.name,
         arms=tuple(experiment.arms),

@@ -19,7 +19,7 @@ def inputs(tmp_path: Path) -> list[str]:
     """Folders of a policy and of an encoder, and enough preferences for every split."""
     policies.save_model(*policies.new_policy({"model_type": "llama", **SMALL}, WORDS, seed=0), tmp_path / "policy")
     tokenizer = bert_tokenizer()
-    encoder = AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(tokenizer), max_position_embeddings=64, **SMALL))
+    encoder = AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(tokenizer), max_position_embeddings=256, **SMALL))
     policies.save_model(encoder, tokenizer, tmp_path / "encoder")
     questions = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS[:3]]
     rows = [{"prompt": f"\n\nHuman: {text}\n\nAssistant:", "chosen": "wash it", "rejected": "no"} for text in questions]

@@ -122,7 +122,8 @@ def test_values_belong_to_their_responses(context: EvaluationContext, rounds: Ro
         assert values["refusal"] == float(task.is_refusal(row.text))
         assert values["length"] == row.tokens == len(row.text.split()) + (row.finish == "eos")  # one word a token
         if number < 3:
-            alone = lab.score(rounds[1].reward_model, [(prompt, row.text)])[0].scores[0]
+            response = Response(prompt, row.text, row.tokens, row.finish)  # one that was cut has no end
+            alone = lab.score(rounds[1].reward_model, [response])[0].scores[0]
             assert values["proxy"] == pytest.approx(alone, abs=1e-5)
 
 
