@@ -45,7 +45,9 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
     or axis left empty, a conversation in two splits, python that fails.
     """
     with without_collector():
-        return _load(find_task(use, base), options, base)
+        task = _load(find_task(use, base), options, base)
+        gc.freeze()  # nor is it looked through later, again and again
+    return task
 
 
 @contextmanager

@@ -76,6 +76,11 @@ class CountingStore:
         value: Any = estimate.value
         return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), value
 
+    def forget(self) -> None:
+        """Let the values go; what is planned stays."""
+        self._estimates.clear()
+        self._sizes.clear()
+
     def _keep(self, key: str, estimate: Estimated[Any]) -> None:
         """Keep an estimate; those with the oldest values go where all values have more than KEPT entries."""
         self._estimates[key] = estimate

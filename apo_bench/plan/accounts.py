@@ -88,6 +88,7 @@ class Accounts:
             self.tuning()
             self.arms()
             self.controls()
+            self.context.store.forget()
 
     def arms(self) -> None:
         """Every arm for every seed; seeds beyond the first are copied, if no arm of these spends otherwise for another of them."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from apo_bench.config.controls import ORACLE, chooser
 from apo_bench.config.schema import Experiment, Gold, PolicyModel
 from apo_bench.data.task import Task
@@ -29,6 +31,7 @@ class CountingContext(EvaluationContext):
     engine: CountingEngine  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     _policies: dict[str, Policy] = field(default_factory=dict, kw_only=True)  # by settings: every lab asks for its reward model's body
     _golds: dict[tuple[str, int], RewardModel] = field(default_factory=dict, kw_only=True)
+    _scored_sides: dict[str, np.ndarray] = field(default_factory=dict, kw_only=True)  # by key of a reward model
 
     @property
     def planned(self) -> dict[str, PlannedArtifact]:
@@ -47,6 +50,12 @@ class CountingContext(EvaluationContext):
         if (gold.name, seed) not in self._golds:
             self._golds[gold.name, seed] = super().gold(gold, seed)
         return self._golds[gold.name, seed]
+
+    def sides(self, lab: Lab, reward_model: RewardModel) -> np.ndarray:
+        """Counted once for each reward model: every round of an arm asks for its first one's."""
+        if reward_model.key not in self._scored_sides:
+            self._scored_sides[reward_model.key] = super().sides(lab, reward_model)
+        return self._scored_sides[reward_model.key]
 
     def _language_model(self, model: PolicyModel) -> Policy:
         settings = digest(model.model_dump(mode="json"))
