@@ -62,11 +62,19 @@ def planned(base: Path | None = None, arms: Mapping[str, Any] | None = None, pil
     return plan(Experiment.model_validate_json(json.dumps(tree)), tiny_task(), base=base, pilot=pilot)
 
 
+def longer_arms() -> dict[str, Any]:
+    """The tiny experiment's, with so many samples a round that no two arms come to the same choices, and share a policy."""
+    arms = tiny_tree()["arms"]
+    for arm in arms.values():
+        arm.get("player", arm).update(prompts_per_round=16, samples_per_prompt=4)
+    return arms
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny experiment."""
     folder = tmp_path_factory.mktemp("real")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_tree(), sort_keys=False))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({**tiny_tree(), "arms": longer_arms()}, sort_keys=False))
     assert not pipeline.run(resolve_experiment(folder / "tiny.yaml", None, folder / "run"), workers=2).failures
     return folder / "run"
 
@@ -343,9 +351,9 @@ def test_a_length_is_one_or_more() -> None:
 def test_seeds_beyond_the_second_are_copied_with_equal_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against a plan that plays every seed: counts and stocks are equal, tokens and FLOPs within 5 %, disk within 1 %."""
     changes: dict[str, Any] = {"seeds": [0, 1, 2, 3], "store": {"keep": "final"}, "controls": {"oracle": True, "oracle_n": 3}}
-    copied = planned(**changes)
+    copied = planned(arms=longer_arms(), **changes)
     monkeypatch.setattr(accounts, "PLAYED", 4)
-    played = planned(**changes)
+    played = planned(arms=longer_arms(), **changes)
     for column in ("used", "marginal"):
         for unit in (*COUNTS, *EXPECTED):
             rows = [projected.ledger[projected.ledger["unit"] == unit][column].tolist() for projected in (copied, played)]
