@@ -36,7 +36,9 @@ TREE: dict[str, Any] = {
     "budget": {"human_pairs": 32, "golden_responses": 6},
     "arms": {
         "rjs": {"use": RJS, "rounds": 1, **SMALL_TURN},
-        "apo_rjs": {"use": "apo_bench.apo@APO", "rounds": 2, "samples_per_prompt": 2, "apo_coeff": 2.0, "player": {"use": RJS, **SMALL_TURN}},
+        "apo_rjs": {
+            "use": "apo_bench.apo@APO", "rounds": 2, "samples_per_prompt": 2, "apo_coeff": 2.0, "player": {"use": RJS, **SMALL_TURN},
+        },
     },
     "compare": {"primary": [{"a": "apo_rjs", "b": "rjs"}]},
 }  # fmt: skip
