@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported inside the command that needs it, so that --help is instant."""
 
+from gc import freeze
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,6 +172,7 @@ def plan(
 
     device_bytes = None if device_memory is None else parse_memory(device_memory)
     resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
+    freeze()  # a task's many texts are not looked through again and again; this process ends with the plan
     if pilot is not None:
         refuse_unfinished(pilot)
     wanted, task = resolved.experiment, resolved.task

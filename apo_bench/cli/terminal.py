@@ -104,11 +104,11 @@ def print_first_prompt(shown: Any) -> None:
     if not shown.tokens:
         print(f"{heading}\n  not shown: {visible(shown.note)}\n")
         return
-    tokens = [json.dumps(token, ensure_ascii=False) for token in (*shown.tokens, *shown.target)]
-    tokens.insert(len(shown.tokens), "|") if shown.target else None
+    read, target = ([json.dumps(token, ensure_ascii=False) for token in part] for part in (shown.tokens, shown.target))
     lines = [heading, *(f"  {line}" for line in visible(shown.text).splitlines() or [""])]
     lines += ["", f"  {len(shown.tokens)} tokens" + (f" | {len(shown.target)} to learn" if shown.target else "")]
-    lines += textwrap.wrap(" ".join(tokens), WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+    tokens = " ".join([*read, *(["|"] if target else []), *target])
+    lines += textwrap.wrap(tokens, WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
     lines += [f"  a response ends with {visible(shown.end)}"] if shown.end else []
     lines += [f"  note: {visible(shown.note)}"] if shown.note else []
     print("\n".join([*lines, ""]))

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from apo_bench.clients.circuit_breaker import CircuitBreaker
 from apo_bench.clients.endpoint import Endpoint, Sampling, api_key
 from apo_bench.clients.rate_limit import OVER_COST, ConcurrencyLimiter, Messages, SpendLimiter, most_tokens, retry_after_s, wait_s
 from apo_bench.clients.replies import SHOWN, CallError, Reply, error_of, read_reply, with_words
-from apo_bench.clients.set_up import SetUp
 from apo_bench.errors import NotHere
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ChatClient:
     ) -> None:
         self.endpoint, self.sleep, self.now = endpoint, sleep, now
         self.rng = rng or random.Random()  # unseeded, so that two processes do not come back in step
-        self.set_up = SetUp()
+        self.breaker = CircuitBreaker()
         self._key = api_key(endpoint.api_key_env)
         try:
             import aiohttp  # noqa: F401
@@ -102,7 +102,7 @@ class _Batch(Generic[K]):
         self.url = f"{client.endpoint.base_url.rstrip('/')}/chat/completions"  # whole, or openai's client parses it three times a call
         self.fresh = fresh
         self.concurrency, self.spending = ConcurrencyLimiter(client.endpoint.concurrency), SpendLimiter(client.endpoint.max_usd, spent_usd)
-        self.set_up = client.set_up = SetUp(client.set_up)
+        self.breaker = client.breaker = CircuitBreaker(client.breaker)
         self.arrived: list[tuple[K, Reply]] = []
         self.changed = asyncio.Event()
         self.workers: list[asyncio.Task[None]] = []
@@ -140,7 +140,7 @@ class _Batch(Generic[K]):
 
     async def _take(self) -> bool:
         """Make the next call, of which all workers have one iterator; whether there was one."""
-        stopped = await self.set_up.begin()
+        stopped = await self.breaker.begin()
         try:
             call = next(self.calls, None)
             if call is not None:
@@ -151,7 +151,7 @@ class _Batch(Generic[K]):
             return call is not None
         finally:
             if stopped is None:
-                self.set_up.end()
+                self.breaker.end()
 
     async def _call(self, messages: Messages) -> Reply:
         """One call with its attempts."""
@@ -164,11 +164,11 @@ class _Batch(Generic[K]):
             if not got.again or attempt == self.endpoint.max_attempts:
                 reason, words = self.client.clean(got.reason), self.client.clean(got.words)
                 failed = Reply(failure=with_words(reason, words), answered=False)
-                self.set_up.failed(failed, got.hopeless)
+                self.breaker.failed(failed, got.hopeless)
                 return replace(Reply(words, reason, False, rejected=True) if got.rejected else failed, lost_usd=lost_usd)
             await self.client.sleep(wait_s(attempt - 1, got.wait_s, self.endpoint.max_wait_s, self.client.rng))
         if got.answered:
-            self.set_up.answered()
+            self.breaker.answered()
         return replace(got, lost_usd=lost_usd)
 
     async def _attempt(self, body: Mapping[str, Any], worst_usd: float) -> "Reply | CallError":

@@ -7,7 +7,7 @@ from apo_bench.clients.replies import Reply
 FEW = 6  # failures
 
 
-class SetUp:
+class CircuitBreaker:
     """The calls under way and the failures since the last answer, of one batch.
 
     Before the first answer no more than FEW calls are under way or have failed. When FEW have failed, none begins until those under way
@@ -15,7 +15,7 @@ class SetUp:
     answer, and it alone counts afterwards. A batch goes on from the one `before` it: if that was stopped, with one call at a time.
     """
 
-    def __init__(self, before: "SetUp | None" = None) -> None:
+    def __init__(self, before: "CircuitBreaker | None" = None) -> None:
         self.has_answered = before.has_answered if before else False
         self.failures = min(before.failures, FEW - 1) if before else 0
         self.under_way = 0

@@ -46,7 +46,6 @@ def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Tas
     """
     with without_collector():
         task = _load(find_task(use, base), options, base)
-        gc.freeze()  # nor is it looked through later, again and again
     return task
 
 

@@ -14,9 +14,9 @@ from apo_bench.errors import InputError
 from apo_bench.models import adapters, flops
 from apo_bench.models import policy as policies
 from apo_bench.models.known_shapes import published_fields
-from apo_bench.models.model_folder import join_tokenizer
+from apo_bench.models.model_folder import fit_embedding
 from apo_bench.models.precision import resolved
-from apo_bench.models.reward import encode_texts
+from apo_bench.models.reward import encode_texts, set_template
 from apo_bench.models.tokenize import ChatFormat, load_tokenizer, transcript
 from apo_bench.models.word_tokenizer import word_tokenizer
 from apo_bench.training.data import sides_of
@@ -253,8 +253,8 @@ def reward_size(spec: NetworkReward, policy: PolicyModel, axes: Sequence[str], v
     body, auto = policy if spec.initial else spec, AutoModelForSequenceClassification
     labels = {} if isinstance(spec, PretrainedReward) else {"num_labels": len(axes) if spec.axis_heads else 1}
     model, tokenizer, published = _shape(auto, body, spec.trust_remote_code, vocabulary, **labels)
-    if isinstance(spec, PretrainedReward) and spec.template == "transcript" and tokenizer is not None:
-        tokenizer.chat_template = None
+    if tokenizer is not None:
+        set_template(tokenizer, spec)
     return RewardSize(model, tokenizer, spec, published=published)
 
 
@@ -289,7 +289,7 @@ def _shape(
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=trust)
         if tokenizer is not None:
-            join_tokenizer(model, tokenizer)
+            fit_embedding(model, tokenizer)
     return model, tokenizer, published
 
 

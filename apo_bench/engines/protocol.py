@@ -14,7 +14,7 @@ from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
-from apo_bench.types import NOTHING_CUT, CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
+from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,20 @@ class SamplingJob:
 
 
 class Items(tuple[tuple[Prompt, str], ...]):
-    """(prompt, response) items, encoded for keys once, however many reward models score them. `cut`: those cut at a length limit."""
+    """(prompt, response) items, encoded for keys once, however many reward models score them.
 
-    cut: CutTexts = NOTHING_CUT
+    `cut`: those of responses that were cut at a length limit; None of texts, which do not tell.
+    """
+
+    cut: CutTexts | None = None
 
     @classmethod
     def of(cls, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> "Items":
         if isinstance(responses, cls):
             return responses
         items = cls([(item.prompt, item.text) if isinstance(item, Response) else item for item in responses])
-        items.cut = cut_texts([item for item in responses if isinstance(item, Response)])
+        sampled = [item for item in responses if isinstance(item, Response)]
+        items.cut = cut_texts(sampled) if sampled else None
         return items
 
     @cached_property

@@ -23,7 +23,7 @@ from apo_bench.models import policy as policies
 from apo_bench.models import reward as rewards
 from apo_bench.models.finished_reward import MARKER
 from apo_bench.models.generate import Generation
-from apo_bench.models.model_folder import check_places
+from apo_bench.models.model_folder import check_context
 from apo_bench.models.output_layer import is_recognised
 from apo_bench.models.precision import resolved
 from apo_bench.provenance import versions
@@ -84,7 +84,7 @@ class TransformersEngine:
         if model.path is not None:
             loaded = policies.load_policy(model.path, model.trust_remote_code)
             longest = model.max_prompt_tokens + max(model.max_response_tokens, model.sampling.max_new_tokens)
-            check_places(loaded[0].config, f"{model.path}: max_prompt_tokens, with the longest response", longest)
+            check_context(loaded[0].config, f"{model.path}: max_prompt_tokens, with the longest response", longest)
         elif vocabulary is None:
             raise InputError("models.policy.architecture: the task has no vocabulary to build a tokenizer from; give a path")
         else:

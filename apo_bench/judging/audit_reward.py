@@ -122,11 +122,11 @@ def reward_spec(given: str) -> PretrainedReward:
         raise InputError(f"MODEL: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     if "template" in fields:
         return spec
-    from apo_bench.models.tokenize import load_tokenizer
+    from apo_bench.models.finished_reward import own_template
 
     with refusing(spec.path):
-        has_template = load_tokenizer(resolve_model(spec.path, Path.cwd()), spec.trust_remote_code).chat_template
-    return spec if has_template else spec.model_copy(update={"template": "transcript"})
+        template = own_template(resolve_model(spec.path, Path.cwd()), spec.trust_remote_code)
+    return spec.model_copy(update={"template": template})
 
 
 def _score(spec: PretrainedReward, sources: Sequence[Labelled]) -> list[pd.DataFrame]:

@@ -13,7 +13,7 @@ from annotated_types import Ge
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest_folder
 from apo_bench.judging.judge_protocol import GoldScorer, Judge, JudgeContext, Question, Verdict
-from apo_bench.models.model_folder import check_places, config_fields
+from apo_bench.models.model_folder import check_context, config_fields
 from apo_bench.models.pretrained_weights import resolve_model
 from apo_bench.provenance import versions
 from apo_bench.types import Prompt
@@ -57,7 +57,7 @@ class RewardModelJudge:
         if self.path is not None:
             model = resolve_model(self.path, Path(context.base) if context.base else None)
             if Path(model).is_dir() and self.max_tokens is not None:
-                check_places(config_fields(Path(model)), f"{self.path}: max_tokens", self.max_tokens)
+                check_context(config_fields(Path(model)), f"{self.path}: max_tokens", self.max_tokens)
             return OpenRewardModelJudge(self, model, None, "")
         if context.gold_scorer is None:
             raise InputError(f"RewardModelJudge: gold: {self.gold!r} is a reward model of a run, and there is none here; give a path")
@@ -108,17 +108,17 @@ class OpenRewardModelJudge(Judge):
             return dict(zip(items, self.gold_scorer(self.spec.gold, items), strict=True)), {}
         from apo_bench.config.schema import PretrainedReward
         from apo_bench.models.device import own_device
-        from apo_bench.models.finished_reward import load_finished
-        from apo_bench.models.model_folder import places, read_config
+        from apo_bench.models.finished_reward import load_finished, own_template
+        from apo_bench.models.model_folder import context_length, read_config
         from apo_bench.models.policy import use_one_thread
         from apo_bench.models.precision import resolved
         from apo_bench.models.reward import encode_texts, score
-        from apo_bench.models.tokenize import load_tokenizer
 
         assert self.model is not None
         use_one_thread()
-        limit = self.spec.max_tokens or min(DEFAULT_TOKENS, places(read_config(self.model, self.spec.trust_remote_code)) or DEFAULT_TOKENS)
-        template = self.spec.template or ("chat" if load_tokenizer(self.model, self.spec.trust_remote_code).chat_template else "transcript")
+        context = context_length(read_config(self.model, self.spec.trust_remote_code))
+        limit = self.spec.max_tokens or min(DEFAULT_TOKENS, context or DEFAULT_TOKENS)
+        template = self.spec.template or own_template(self.model, self.spec.trust_remote_code)
         fields = ("axis_input", "output", "system_prompt", "dtype", "attention", "trust_remote_code")
         spec = PretrainedReward(
             kind="pretrained", path=self.model, max_tokens=limit, template=template, score_batch_size=self.spec.batch_size,

@@ -394,7 +394,7 @@ class Lab:
 
     def _single_scores(self, reward_model: RewardModel, spec: SingleReward, items: Items) -> list[float]:
         self._before(f"scoring {len(items)}", scored_responses=len(items))
-        cut = {**self._cut_texts(items), **items.cut}
+        cut = self._cut_texts(items) if items.cut is None else items.cut
         inputs = {"reward_model": reward_model.key, "spec": _described_spec(spec), "items": digest_encoded(items.encoded)}
         inputs |= {"cut": _listed(cut)} if cut else {}
         inputs |= {"seed": None} if isinstance(spec, PretrainedReward) else {}  # no seed changes such a model

@@ -1,7 +1,7 @@
 """Finished reward models: loaded as their makers left them, to be scored as their makers score them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -9,10 +9,10 @@ from apo_bench.config.schema import PretrainedReward
 from apo_bench.errors import InputError
 from apo_bench.models import precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
-from apo_bench.models.model_folder import check_places, join_tokenizer, read_config, read_model
+from apo_bench.models.model_folder import check_context, fit_embedding, read_config, read_model
 from apo_bench.models.padding import pad
 from apo_bench.models.policy import on_device
-from apo_bench.models.reward import outputs
+from apo_bench.models.reward import outputs, set_template
 from apo_bench.models.tokenize import load_tokenizer
 
 MARKER = "pretrained.json"  # in an artifact that stands for a finished model, whose weights stay where they are
@@ -24,8 +24,8 @@ def load_finished(source: str | Path, spec: PretrainedReward, **options: Any) ->
     """(model, tokenizer) from a folder or the hub; `options` as for `load_policy`. The head is in fp32.
 
     What pads is what the model's configuration says, even where that is the end token: alone, too, such a model reads no further than the
-    last token before it. Raises InputError for a folder that is not whole, an output that the model lacks, fewer places than
-    `max_tokens`, and a model of its own code whose scores change with padding.
+    last token before it. Raises InputError for a folder that is not whole, an output that the model lacks, a context shorter
+    than `max_tokens`, and a model of its own code whose scores change with padding.
     """
     config = read_config(source, spec.trust_remote_code)
     check_finished(source, config, spec)
@@ -51,19 +51,23 @@ def finished_tokenizer(source: str | Path, spec: PretrainedReward, model: Any) -
     if known and own != tokenizer.pad_token_id:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=spec.trust_remote_code)  # without a token added to it
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(own)
-    join_tokenizer(model, tokenizer)
+    fit_embedding(model, tokenizer)
     if spec.template == "chat" and not tokenizer.chat_template:
         raise InputError(f"{source}: its tokenizer has no chat template; give template: transcript")
-    if spec.template == "transcript":
-        tokenizer.chat_template = None
+    set_template(tokenizer, spec)
     return tokenizer
 
 
+def own_template(source: str | Path, trust_remote_code: bool = False) -> Literal["chat", "transcript"]:
+    """What a finished model reads where nobody says: its tokenizer's chat template, if there is one."""
+    return "chat" if load_tokenizer(source, trust_remote_code).chat_template else "transcript"
+
+
 def check_finished(source: str | Path, config: Any, spec: PretrainedReward) -> None:
-    """Raise InputError where the spec asks for an output or for places that the model does not have."""
+    """Raise InputError where the spec asks for an output that the model does not have, or for a longer context."""
     if spec.output >= config.num_labels:
         raise InputError(f"{source}: output: {spec.output}, but it has {config.num_labels} outputs, counted from 0")
-    check_places(config, f"{source}: max_tokens", spec.max_tokens)
+    check_context(config, f"{source}: max_tokens", spec.max_tokens)
 
 
 def auto_class(config: Any) -> Any:

@@ -96,7 +96,7 @@ def check_sizes(where: str, fields: Mapping[str, Any]) -> None:
             raise InputError(f"{where}: {name}: {value:.12g} is too small; it is 1 or more")
 
 
-def places(config: Any) -> int | None:
+def context_length(config: Any) -> int | None:
     """How many tokens a model can read, by its configuration, or by the fields of one; None: no limit is known."""
     fields: Mapping[str, Any] = config if isinstance(config, Mapping) else config.get_text_config().to_dict()
     fields = {**fields, **fields.get("text_config", {})} if isinstance(fields.get("text_config"), Mapping) else fields
@@ -107,14 +107,14 @@ def places(config: Any) -> int | None:
     return positions - padding - 1 if fields.get("model_type") in OFFSET and isinstance(padding, int) else positions
 
 
-def check_places(config: Any, key: str, tokens: int) -> None:
+def check_context(config: Any, key: str, tokens: int) -> None:
     """Raise InputError, naming the setting, where a model cannot read so many tokens."""
-    context = places(config)
+    context = context_length(config)
     if context is not None and tokens > context:
         raise InputError(f"{key}: {tokens} tokens, but the model's context has {context}")
 
 
-def join_tokenizer(model: Any, tokenizer: Any) -> None:
+def fit_embedding(model: Any, tokenizer: Any) -> None:
     """Give a padding token that the embedding lacks a row, and tell the model which id pads.
 
     Raises InputError for a tokenizer with other tokens beyond the embedding: their rows would be random.

@@ -9,7 +9,7 @@ import torch
 
 from apo_bench.models import precision
 from apo_bench.models.device import gets_weights_from_another, is_sharded, own_device, seeded, whole_weights
-from apo_bench.models.model_folder import join_tokenizer, read_config, read_model
+from apo_bench.models.model_folder import fit_embedding, read_config, read_model
 from apo_bench.models.tokenize import load_tokenizer
 from apo_bench.models.word_tokenizer import word_tokenizer
 
@@ -59,7 +59,7 @@ def load_policy(folder: str | Path, trust_remote_code: bool = False, shards: boo
     else:
         with nullcontext() if shards else whole_weights():
             model = read_model(AutoModelForCausalLM, folder, trust_remote_code=trust_remote_code, **load_options)
-    join_tokenizer(model, tokenizer)
+    fit_embedding(model, tokenizer)
     return model if shards else on_device(model), tokenizer
 
 

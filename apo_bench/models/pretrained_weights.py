@@ -183,16 +183,19 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def with_paths(models: Models, change: Callable[[str], str | None]) -> Models:
-    """The models with each path changed: the policy's, the reward model's and the golds', where they have one."""
+def each_model(models: Models, change: Callable[[Any], Any]) -> Models:
+    """The models with `change` of each: the policy, the reward model, the golds, and of an ensemble its members."""
 
     def changed(spec: Any) -> Any:
-        if isinstance(spec, EnsembleReward):
-            return spec.model_copy(update={"of": tuple(map(changed, spec.of))})
-        return spec.model_copy(update={"path": change(spec.path)}) if getattr(spec, "path", None) else spec
+        return spec.model_copy(update={"of": tuple(map(changed, spec.of))}) if isinstance(spec, EnsembleReward) else change(spec)
 
     golds = tuple(gold.model_copy(update={"model": changed(gold.model)}) for gold in models.gold)
     return models.model_copy(update={"policy": changed(models.policy), "reward": changed(models.reward), "gold": golds})
+
+
+def with_paths(models: Models, change: Callable[[str], str | None]) -> Models:
+    """The models with each path changed, where they have one."""
+    return each_model(models, lambda spec: spec.model_copy(update={"path": change(spec.path)}) if getattr(spec, "path", None) else spec)
 
 
 def by_content(models: Models) -> Models:

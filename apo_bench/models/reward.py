@@ -15,7 +15,7 @@ from apo_bench.losses import RewardLoss
 from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
 from apo_bench.models.device import is_sharded, seeded
-from apo_bench.models.model_folder import check_places, join_tokenizer, read_config, read_model
+from apo_bench.models.model_folder import check_context, fit_embedding, read_config, read_model
 from apo_bench.models.padding import in_like_lengths, like_lengths, pad
 from apo_bench.models.policy import on_device, token_ids
 from apo_bench.models.tokenize import ChatFormat, Encoded, load_tokenizer
@@ -39,12 +39,12 @@ def new_reward_model(
         if start is not None:
             tokenizer = load_tokenizer(start, spec.trust_remote_code)
             config = read_config(start, spec.trust_remote_code, num_labels=len(names))
-            check_places(config, f"{start}: max_tokens", spec.max_tokens)
+            check_context(config, f"{start}: max_tokens", spec.max_tokens)
             model = read_model(
                 AutoModelForSequenceClassification, start, config=config, new_head=True, trust_remote_code=spec.trust_remote_code,
                 **precision.load_options(attention=attention),
             )  # fmt: skip
-            join_tokenizer(model, tokenizer)
+            fit_embedding(model, tokenizer)
         else:
             assert spec.architecture is not None
             assert vocabulary is not None
@@ -74,7 +74,7 @@ def load_reward_model(
             AutoModelForSequenceClassification, folder, config=config, new_head=labels_of is not None, trust_remote_code=trust_remote_code,
             **precision.load_options(**options),
         )  # fmt: skip
-    join_tokenizer(model, tokenizer)
+    fit_embedding(model, tokenizer)
     if options.get("dtype", "float32") != "float32":
         precision.heads_in_fp32(model, CLASSIFICATION_HEADS)
     return on_device(model), tokenizer
@@ -135,6 +135,12 @@ def outputs(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return logits
 
 
+def set_template(tokenizer: Any, spec: NetworkReward) -> None:
+    """Take the chat template off the tokenizer of a finished model that reads transcripts."""
+    if isinstance(spec, PretrainedReward) and spec.template == "transcript":
+        tokenizer.chat_template = None
+
+
 def chat_format(tokenizer: Any, spec: NetworkReward, model: Any = None) -> ChatFormat:
     """How a reward model reads. One that was trained here without a system turn does not get the template's."""
     system_prompt = "" if spec.system_prompt is None and model is not None and is_ours(model) else spec.system_prompt
@@ -179,7 +185,5 @@ def score(
     values = [scores[tuple(item.ids)][label(model, prompt.axis, spec)] for item, (prompt, _) in zip(encoded, items, strict=True)]
     if not all(map(math.isfinite, values)):
         place = next(place for place, value in enumerate(values) if not math.isfinite(value))
-        raise InputError(
-            f"reward model: its score of a response to prompt {items[place][0].id} is {values[place]}; were its weights finite?"
-        )
+        raise InputError(f"reward model: its score of a response to prompt {items[place][0].id} is {values[place]}, not a finite number")
     return values, counts

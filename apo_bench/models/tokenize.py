@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from apo_bench.config.schema import NeuralReward, PolicyModel
+from apo_bench.config.schema import PolicyModel
 from apo_bench.errors import InputError
 from apo_bench.models.model_folder import refusing
 from apo_bench.types import Prompt
@@ -43,6 +43,10 @@ class Encoded:
     truncated: bool = False
 
 
+class _NoSystemTurn(InputError):
+    """A chat template refuses a system turn, or leaves it out."""
+
+
 class End(NamedTuple):
     """What a template writes after an answer, up to the token that ends the turn, and that token's id."""
 
@@ -59,15 +63,8 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
 
     with refusing(folder) if Path(folder).exists() else nullcontext():  # what the hub lacks, or cannot be reached, is an OSError
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    in_texts = (
-        None,
-        tokenizer.eos_token_id,
-        tokenizer.bos_token_id,
-        tokenizer.unk_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.cls_token_id,
-    )
-    if tokenizer.pad_token_id in in_texts:
+    in_texts = [getattr(tokenizer, f"{name}_token_id") for name in ("eos", "bos", "unk", "sep", "cls")]
+    if tokenizer.pad_token_id in (None, *in_texts):
         tokenizer.add_special_tokens({"pad_token": PAD})
     for name in ("is_local", "local_files_only"):  # how it was loaded is no part of what it is, and would be saved with it
         tokenizer.init_kwargs.pop(name, None)
@@ -90,7 +87,8 @@ class ChatFormat:
     date: Date | None = None
 
     @classmethod
-    def of(cls, tokenizer: Any, spec: PolicyModel | NeuralReward) -> "ChatFormat":
+    def of(cls, tokenizer: Any, spec: PolicyModel) -> "ChatFormat":
+        """A policy's; a reward model's is `reward.chat_format`."""
         return cls(tokenizer, spec.system_prompt, spec.chat_template_kwargs, spec.template_date)
 
     # --- what models read ------------------------------------------------------------------------------------------------
@@ -141,8 +139,8 @@ class ChatFormat:
 
         try:
             return _fitted(encode, turns, max_tokens, "max_tokens", last=2)
-        except InputError as error:
-            raise InputError(f"axis_input: {error}; use axis_heads") if axis_input and "system" in str(error) else error from None
+        except _NoSystemTurn as error:
+            raise (InputError(f"axis_input: {error}; use axis_heads") if axis_input else error) from None
 
     def encode_question(self, system: str, user: str, answer: str = "") -> list[int]:
         """The ids of a system and a user turn up to where the answer begins, and of the answer's beginning. No thought is left open.
@@ -153,7 +151,7 @@ class ChatFormat:
         together = [{"role": "user", "content": f"{system}\n\n{user}"}]
         try:
             text = self._prompt_text(turns if self._is_templated else together)
-        except InputError:
+        except _NoSystemTurn:
             text = self._prompt_text(together)
         return self._read(turns, lambda _: text + (CLOSED_THOUGHT if _is_thinking(text) else "") + answer)
 
@@ -224,8 +222,8 @@ class ChatFormat:
             if turn["role"] == "assistant":  # templates drop thoughts
                 content = content.rpartition(CLOSED_THOUGHT.strip())[2]
             if content.strip() not in text:
-                what = "system_prompt" if turn["role"] == "system" else "chat template"
-                raise InputError(f"{what}: the chat template leaves out the {turn['role']} turn {shorten(content, 60)!r}")
+                kind, what = (_NoSystemTurn, "system_prompt") if turn["role"] == "system" else (InputError, "chat template")
+                raise kind(f"{what}: the chat template leaves out the {turn['role']} turn {shorten(content, 60)!r}")
         return text
 
     @cached_property
@@ -247,8 +245,10 @@ class ChatFormat:
         try:
             return self.tokenizer.apply_chat_template(turns, tokenize=False, chat_template=self._template, **options)
         except (TemplateError, ValueError, TypeError) as error:
-            given = f"system_prompt: {turns[0]['content']!r}: " if turns[0]["role"] == "system" else ""
-            raise InputError(f"{given}the tokenizer's chat template fails: {error}") from None
+            kind, given = InputError, ""
+            if turns[0]["role"] == "system":
+                kind, given = _NoSystemTurn, f"system_prompt: {turns[0]['content']!r}: "
+            raise kind(f"{given}the tokenizer's chat template fails: {error}") from None
 
     def _transcript(self, turns: Sequence[Turn]) -> str:
         """In the Human/Assistant form; a system turn, of an axis, comes first."""
@@ -320,8 +320,12 @@ class ChatFormat:
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         else:
             ids = self._plain.encode(text, add_special_tokens=False).ids
-        control = set(self.tokenizer.convert_tokens_to_ids([token.content for token in self._control_tokens]))
-        return [self.tokenizer.unk_token_id if token in control and self.tokenizer.unk_token_id is not None else token for token in ids]
+        unknown = self.tokenizer.unk_token_id
+        return ids if unknown is None else [unknown if token in self._control_ids else token for token in ids]
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.convert_tokens_to_ids([token.content for token in self._control_tokens]))
 
     @cached_property
     def _plain(self) -> Any | None:

@@ -14,7 +14,7 @@ from typing import Any
 from apo_bench.config.schema import Experiment, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Recipe
 from apo_bench.errors import InputError
 from apo_bench.models import precision
-from apo_bench.models.model_folder import check_places, check_sizes, config_fields
+from apo_bench.models.model_folder import check_context, check_sizes, config_fields
 from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
 from apo_bench.run.first_prompts import named_models
 from apo_bench.types import Message, Prompt
@@ -86,7 +86,7 @@ def _check_folder(folder: Path, model: Network, n_axes: int | None) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from apo_bench.models.finished_reward import check_finished, finished_tokenizer
-    from apo_bench.models.model_folder import check_model, join_tokenizer
+    from apo_bench.models.model_folder import check_model, fit_embedding
     from apo_bench.models.reward import encode_texts
     from apo_bench.models.tokenize import ChatFormat, load_tokenizer
 
@@ -103,7 +103,7 @@ def _check_folder(folder: Path, model: Network, n_axes: int | None) -> None:
         labels: dict[str, Any] = {} if model.axis_heads and n_axes is None else {"num_labels": n_axes if model.axis_heads else 1}
         network = checked(AutoModelForSequenceClassification, new_head=True, **labels)
     tokenizer = load_tokenizer(folder, model.trust_remote_code)
-    join_tokenizer(network, tokenizer)
+    fit_embedding(network, tokenizer)
     if isinstance(model, PolicyModel):
         chat = ChatFormat.of(tokenizer, model)
         chat.encode_prompt(PROBE, model.max_prompt_tokens)
@@ -115,9 +115,9 @@ def _check_folder(folder: Path, model: Network, n_axes: int | None) -> None:
 def _check_context(key: str, model: Network, config: Mapping[str, Any], experiment: Experiment) -> None:
     """Raise InputError where prompt and longest response need more positions than the model's configuration gives it."""
     if not isinstance(model, PolicyModel):
-        return check_places(config, f"{key}.max_tokens", model.max_tokens)
+        return check_context(config, f"{key}.max_tokens", model.max_tokens)
     longest = max(model.max_response_tokens, model.sampling.max_new_tokens, experiment.evaluation.sampling.max_new_tokens)
-    check_places(config, f"{key}.max_prompt_tokens, with the longest response", model.max_prompt_tokens + longest)
+    check_context(config, f"{key}.max_prompt_tokens, with the longest response", model.max_prompt_tokens + longest)
 
 
 def _check_architecture(key: str, fields: Mapping[str, Any]) -> None:

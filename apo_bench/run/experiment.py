@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
-from apo_bench.config.schema import EnsembleReward, Evaluation, Experiment, PolicyModel
+from apo_bench.config.schema import Evaluation, Experiment, PolicyModel
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
-from apo_bench.models.pretrained_weights import reads_clock, resolve_model, with_paths
+from apo_bench.models.pretrained_weights import each_model, reads_clock, resolve_model, with_paths
 from apo_bench.package_data import find_beside
 from apo_bench.run.jobs import Job
 
@@ -132,15 +132,11 @@ def with_template_dates(experiment: Experiment, day: date) -> Experiment:
     models = experiment.models
 
     def dated(spec: Any) -> Any:
-        if isinstance(spec, EnsembleReward):
-            return spec.model_copy(update={"of": tuple(map(dated, spec.of))})
         path = models.policy.path if getattr(spec, "initial", None) else getattr(spec, "path", None)
         dateless = hasattr(spec, "template_date") and spec.template_date is None
         return spec.model_copy(update={"template_date": day}) if dateless and path and reads_clock(path) else spec
 
-    golds = tuple(gold.model_copy(update={"model": dated(gold.model)}) for gold in models.gold)
-    models = models.model_copy(update={"policy": dated(models.policy), "reward": dated(models.reward), "gold": golds})
-    return experiment.model_copy(update={"models": models})
+    return experiment.model_copy(update={"models": each_model(models, dated)})
 
 
 def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:

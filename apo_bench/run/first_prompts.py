@@ -58,7 +58,7 @@ def named_models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | Si
 def first_prompt(key: str, spec: PolicyModel | NetworkReward, experiment: Experiment, task: Task) -> FirstPrompt:
     """What one model reads. Raises InputError as `first_prompts` does, without the key."""
     from apo_bench.models.model_folder import read_config
-    from apo_bench.models.reward import chat_format, encode_texts
+    from apo_bench.models.reward import chat_format, encode_texts, set_template
     from apo_bench.models.tokenize import ChatFormat, load_tokenizer
     from apo_bench.models.word_tokenizer import word_tokenizer
 
@@ -71,10 +71,10 @@ def first_prompt(key: str, spec: PolicyModel | NetworkReward, experiment: Experi
         except OSError as error:
             return FirstPrompt(key, body.path, note=str(error).splitlines()[0])
     pair, finished = task.pairs["rm"][0], None
-    if isinstance(spec, PretrainedReward):
-        tokenizer.chat_template = tokenizer.chat_template if spec.template == "chat" else None
-        if Path(spec.path).is_dir():
-            finished = SimpleNamespace(config=read_config(spec.path, spec.trust_remote_code))  # tells whether it was trained here
+    if not isinstance(spec, PolicyModel):
+        set_template(tokenizer, spec)
+    if isinstance(spec, PretrainedReward) and Path(spec.path).is_dir():
+        finished = SimpleNamespace(config=read_config(spec.path, spec.trust_remote_code))  # tells whether it was trained here
     chat = ChatFormat.of(tokenizer, spec) if isinstance(spec, PolicyModel) else chat_format(tokenizer, spec, finished)
     target: list[int] = []
     if isinstance(spec, PolicyModel):

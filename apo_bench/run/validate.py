@@ -1,6 +1,7 @@
 """Checks of an experiment before anything is written, without a GPU, a network or a model."""
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
 from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
-from apo_bench.run.experiment import TaskCache, first_day, with_python, with_resolved_files, with_template_dates
+from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
 from apo_bench.run.variations import variations
 from apo_bench.types import Split
@@ -65,7 +66,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         task = tasks.load(experiment, base)
         notes += check_models(experiment, base, len(task.axes))
         _check_against_task(experiment, task)
-        _check_first_prompts(experiment, task, base)
+        _check_system_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
@@ -183,14 +184,19 @@ def _check_samplers(experiment: Experiment, base: Path) -> Iterator[str]:
                 yield f"{key}.{error}"
 
 
-def _check_first_prompts(experiment: Experiment, task: Task, base: Path) -> None:
-    """Raise InputError where a chat template leaves out a part of what a model here is to read, or ends no turn."""
+def _check_system_prompts(experiment: Experiment, task: Task, base: Path) -> None:
+    """Raise InputError for a system prompt that a chat template has no place for, of models without a folder of their own.
+
+    `check_models` has encoded a conversation for the others; a tokenizer on the hub is not asked for.
+    """
     try:
-        resolved = with_template_dates(with_resolved_files(experiment, base), first_day(base))
+        resolved = with_template_dates(with_resolved_files(experiment, base), date.today())
     except NotHere:  # which has its note
         return
     for key, model in named_models(resolved):
-        if isinstance(model, NgramReward) or not (model.system_prompt or (model.path and Path(model.path).is_dir())):
+        if isinstance(model, NgramReward) or model.path is not None or not model.system_prompt:
+            continue
+        if model.architecture is None and (body := resolved.models.policy.path) and not Path(body).is_dir():
             continue
         try:
             first_prompt(key, model, resolved, task)

@@ -9,8 +9,8 @@ from chat_judges import always, golden_task, verdicts_of
 from chat_server import serving
 from command_line import finished, start
 
+from apo_bench.clients.circuit_breaker import FEW
 from apo_bench.clients.golden import GoldenWriter, write_golden
-from apo_bench.clients.set_up import FEW
 
 WORDS = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
 SHAPES: dict[str, tuple[int, Any]] = {

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from apo_bench.errors import InputError
 from apo_bench.judging.judge_protocol import JudgeContext, Question
 from apo_bench.judging.reward_judge import TOO_LONG, RewardModelJudge
-from apo_bench.models.model_folder import places
+from apo_bench.models.model_folder import context_length
 from apo_bench.types import Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "b"),), "helpful", "p")
@@ -29,7 +29,7 @@ def test_places_are_those_that_the_model_can_read(tmp_path: Path, kind: str, exp
     if kind == "distilbert":
         fields |= {"dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}
     model = AutoModelForSequenceClassification.from_pretrained(reward_folder(tmp_path, tokenizer(), **fields)).eval()
-    assert places(model.config) == expected
+    assert context_length(model.config) == expected
     with torch.no_grad():
         model(torch.full((1, expected), 7))
         with pytest.raises((IndexError, RuntimeError)):
