@@ -5,6 +5,7 @@ micro-batches changes nothing. Losses are frozen dataclasses: their class and fi
 """
 
 from apo_bench.losses.likelihood import SFTLoss, token_logps
+from apo_bench.losses.online_algorithm import OnlineAlgorithm, Rollouts
 from apo_bench.losses.policy_loss import PolicyLoss, View, also_reads, denominator_of, needs_mismatched
 from apo_bench.losses.preference import (
     AnchoredDownLoss,
@@ -58,6 +59,7 @@ __all__ = [
     "LogRatioLoss",
     "NCALoss",
     "ORPOLoss",
+    "OnlineAlgorithm",
     "PairLoss",
     "PolicyLoss",
     "RDPOLoss",
@@ -65,6 +67,7 @@ __all__ = [
     "RankingLoss",
     "RewardLoss",
     "RobustLoss",
+    "Rollouts",
     "SFTLoss",
     "SPPOLoss",
     "SimPOLoss",

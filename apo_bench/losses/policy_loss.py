@@ -29,6 +29,7 @@ class View:
     scores (B, S): the reward model's, of groups. labels (B,) bool: whether a response is desirable, of unpaired data.
     log_collision (B, S, T): log of the sum of the squared probabilities of all next tokens where a response token stands, under the
     policy and without gradient: how likely two draws are the same token. For losses with `also_reads = ("log_collision",)`.
+    advantages (B,) or (B, 1, T) and old_logps (B, S, T): of online algorithms, see `online_algorithm`.
     Raises InputError for a field that the data do not have.
     """
 
@@ -66,6 +67,14 @@ class View:
     @property
     def log_collision(self) -> Tensor:
         return self._optional("log_collision", 'only losses with also_reads = ("log_collision",) have it')
+
+    @property
+    def advantages(self) -> Tensor:
+        return self._optional("advantages", "only online algorithms have it")
+
+    @property
+    def old_logps(self) -> Tensor:
+        return self._optional("old_logps", "only online algorithms have it")
 
     def _optional(self, name: str, why: str) -> Tensor:
         if name not in self.optional:
