@@ -3,9 +3,9 @@
     python tests/chat_server.py '{"latency_s": 0.1, "faults": {"429": 0.1, "hang": 0.02}}'
 
 prints its port and serves until it is terminated. Responses say "worth N"; the server prefers the response that is worth more. It asks
-nothing of a template but that both responses stand in the last message, in order. GET /requests tells of every request in order of
-arrival: what was asked, what went wrong, and whether its answer was paid for: "billed" (sent whole), "lost" (made, but not received
-whole) or "unbilled".
+nothing of a template but that both responses stand in the last message, in order. Of a single response it says how much it is worth.
+GET /requests tells of every request in order of arrival: what was asked, what went wrong, and whether its answer was paid for: "billed"
+(sent whole), "lost" (made, but not received whole) or "unbilled".
 
 HTTP is done by hand: it has to answer 700 requests a second from a part of one core.
 """
@@ -13,6 +13,7 @@ HTTP is done by hand: it has to answer 700 requests a second from a part of one 
 import asyncio
 import hashlib
 import json
+import math
 import random
 import re
 import subprocess
@@ -49,6 +50,7 @@ class Plan:
     seed: int = 0
     retry_after: str = "0"
     usage: bool = True
+    logprobs: bool = True  # of a single response's score, where a request asks for them
     completion_tokens: int = 1
     at_most: int | None = None  # requests at once; more are answered 429
 
@@ -69,6 +71,23 @@ def right_answer(text: str) -> str:
     """The label of the response that is worth more."""
     first, second = (int(worth) for worth in re.findall(r"worth (\d+)", text)[:2])
     return "tie" if first == second else "A" if first > second else "B"
+
+
+def right_score(text: str) -> int:
+    """What a single response is worth, at most 9; of another text its length decides."""
+    worth = re.findall(r"worth (\d+)", text)
+    return min(9, int(worth[0])) if worth else 1 + len(text) % 9
+
+
+def is_about_two(text: str) -> bool:
+    return "response_A" in text or len(re.findall(r"worth (\d+)", text)) > 1
+
+
+def score_logprobs(score: int) -> dict[str, Any]:
+    """60 % for the score, 20 % for the same after a space, 10 % for the next lower, 10 % for another word."""
+    shares = {str(score): 0.6, f" {score}": 0.2, str(score - 1): 0.1, "The": 0.1}
+    top = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+    return {"content": [{"token": str(score), "logprob": math.log(0.6), "top_logprobs": top}]}
 
 
 class Connection(asyncio.Protocol):
@@ -168,10 +187,12 @@ class Connection(asyncio.Protocol):
             return
         content = {
             "refuse": None, "empty": "", "malformed": "Both A and B have their merits.", "echo": f"You are {seen['authorization']}."
-        }.get(fault, right_answer(text))  # fmt: skip
+        }.get(fault, right_answer(text) if is_about_two(text) else str(right_score(text)))  # fmt: skip
         message = {"role": "assistant", "content": content, "refusal": "I would rather not." if fault == "refuse" else None}
         finish = {"length": "length", "filter": "content_filter"}.get(fault, "stop")
         reply: dict[str, Any] = {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+        if not fault and body.get("logprobs") and self.plan.logprobs and not is_about_two(text):
+            reply["choices"][0]["logprobs"] = score_logprobs(right_score(text))
         if self.plan.usage:
             reply["usage"] = {"prompt_tokens": len(text) // 4, "completion_tokens": self.plan.completion_tokens}
         whole = json.dumps(reply)

@@ -16,8 +16,8 @@ PACKAGE = ROOT / "apo_bench"
 
 # Modules outside a room, then the rooms: imports run downward. Within a room any order that has no cycle will do.
 ORDER = (
-    "errors types package_data hashing provenance store formatting tables losses config data models training engines lab apo stats "
-    "evaluation clients judging analysis plan report run exchange cli"
+    "errors types package_data hashing provenance store formatting tables losses config data clients models training engines lab apo "
+    "stats evaluation judging analysis plan report run exchange cli"
 ).split()
 OUTSIDE_A_ROOM = 10  # modules at most
 TORCH = {"torch", "transformers", "accelerate", "peft", "trl"}

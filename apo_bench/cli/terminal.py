@@ -101,12 +101,13 @@ def print_tables(*tables: Table | str) -> None:
 def print_first_prompt(shown: Any) -> None:
     """What a model reads: the text, then its tokens, those of a policy's target after a bar."""
     heading = f"{shown.model}  {visible(shown.path)}".rstrip()
-    if not shown.tokens:
+    if not shown.tokens and not shown.text:
         print(f"{heading}\n  not shown: {visible(shown.note)}\n")
         return
     read, target = ([json.dumps(token, ensure_ascii=False) for token in part] for part in (shown.tokens, shown.target))
     lines = [heading, *(f"  {line}" for line in visible(shown.text).splitlines() or [""])]
-    lines += ["", f"  {len(shown.tokens)} tokens" + (f" | {len(shown.target)} to learn" if shown.target else "")]
+    if shown.tokens:
+        lines += ["", f"  {len(shown.tokens)} tokens" + (f" | {len(shown.target)} to learn" if shown.target else "")]
     tokens = " ".join([*read, *(["|"] if target else []), *target])
     lines += textwrap.wrap(tokens, WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
     lines += [f"  a response ends with {visible(shown.end)}"] if shown.end else []

@@ -184,7 +184,8 @@ def _key(writer: GoldenWriter, prompt: Prompt) -> str:
 
 
 def _record(reply: Reply) -> Mapping[str, Any]:
-    return {name: value for name, value in asdict(reply).items() if name != "rejected" and value == value}  # JSON has no NaN
+    kept = {name: value for name, value in asdict(reply).items() if name not in ("rejected", "logprobs")}
+    return {name: value for name, value in kept.items() if value == value}  # JSON has no NaN
 
 
 def _not_golden(answer: Mapping[str, Any]) -> str:

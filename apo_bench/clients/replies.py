@@ -49,7 +49,8 @@ class Reply:
     `answered` tells failures apart: there is an answer (the model's refusal, one cut off), or nobody answered, and a later run may ask
     again. `rejected`: the server would not take this very request, `text` are its words; whether the request or the set-up is at fault is
     known once any other request has been answered. Tokens are the server's count, None where it gave none. `lost_usd` is the most that
-    attempts whose answer was lost on the way may have cost.
+    attempts whose answer was lost on the way may have cost. `logprobs`: each token of the answer, with the log-probabilities of what might
+    stand in its place, itself among them; where they were asked for and the server gave them.
     """
 
     text: str = ""
@@ -61,6 +62,7 @@ class Reply:
     lost_usd: float = 0.0
     latency_s: float = math.nan
     rejected: bool = False
+    logprobs: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
 
 @dataclass(eq=False)
@@ -117,7 +119,8 @@ def read_reply(content: bytes) -> Reply:
     else:
         failure = NO_TEXT if text is None else UNFINISHED_THOUGHT if answer is None else ""
     prompt, completion = _tokens(data.get("usage"))
-    return Reply((text if answer is None else answer) or refusal or "", failure, prompt_tokens=prompt, completion_tokens=completion)
+    spoken = (text if answer is None else answer) or refusal or ""
+    return Reply(spoken, failure, prompt_tokens=prompt, completion_tokens=completion, logprobs=_logprobs(choice.get("logprobs")))
 
 
 def error_of(status: int | None, body: Any, wait_s: float | None = None) -> CallError:
@@ -149,6 +152,22 @@ def words_of(body: Any) -> str:
         body = json.dumps(body) if inner is None else inner
     text = body if isinstance(body, str) else json.dumps(body) if body else ""
     return " ".join(_REQUEST_ID.sub("...", f"{text}{raw}").split())[:SHOWN]
+
+
+def _logprobs(given: Any) -> tuple[tuple[str, Mapping[str, float]], ...]:
+    """Tokens with their alternatives; nothing where one of them is not in the protocol's form."""
+    content = given.get("content") if isinstance(given, Mapping) else None
+    try:
+        return tuple((each["token"], _alternatives(each)) for each in content or ())
+    except (TypeError, KeyError, ValueError):
+        return ()
+
+
+def _alternatives(place: Mapping[str, Any]) -> Mapping[str, float]:
+    alternatives = {each["token"]: float(each["logprob"]) for each in (*(place.get("top_logprobs") or ()), place)}
+    if any(math.isnan(value) or value > 0.01 for value in alternatives.values()):
+        raise ValueError("no log-probability")
+    return alternatives
 
 
 def _text(content: Any, kind: str = "text") -> str | None:

@@ -13,7 +13,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import EnsembleReward, Experiment, Lora, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Sampling
+from apo_bench.config.schema import (
+    EnsembleReward,
+    Experiment,
+    FinishedReward,
+    JudgeReward,
+    Lora,
+    NetworkReward,
+    NgramReward,
+    PolicyModel,
+    Sampling,
+)
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
@@ -232,9 +242,9 @@ class CountingEngine:
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
             return Estimated(None, {"rm_updates": 1}, 0.0, disk_bytes(SCORE, MANIFEST, NGRAM))
-        if isinstance(job.model, PretrainedReward) and not job.pairs:  # finished
+        if isinstance(job.model, FinishedReward) and not job.pairs:
             return Estimated(None, {}, 0.0, disk_bytes(SCORE, MANIFEST))
-        assert not isinstance(job.model, EnsembleReward)
+        assert not isinstance(job.model, EnsembleReward | JudgeReward)
         assert job.model.training is not None
         self.passes.trained_reward_model(job)
         size, lora = self.expected.reward(job.model), job.model.training.lora

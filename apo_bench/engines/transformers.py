@@ -11,7 +11,16 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward, Sampling, SamplingEngine
+from apo_bench.clients.response_scores import ResponseScorer, score_responses
+from apo_bench.config.schema import (
+    EnsembleReward,
+    FinishedReward,
+    JudgeReward,
+    NgramReward,
+    PolicyModel,
+    Sampling,
+    SamplingEngine,
+)
 from apo_bench.engines import data_parallel, launch, vllm_sampler
 from apo_bench.engines.model_cache import default_limit_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
@@ -37,6 +46,7 @@ from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
 from apo_bench.types import Response
 
 GIB = 2**30
+REPLIES = "replies"  # folder of a run: what judges that score answered
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -165,6 +175,8 @@ class TransformersEngine:
         if isinstance(job.model, NgramReward):
             model = ngram.NgramRewardModel.load(self.models.folder("reward_models", job.reward_model))
             return Computed(model.score(job.items), {"scored_responses": len(job.items)})
+        if isinstance(job.model, JudgeReward):
+            return Computed(*score_responses(ResponseScorer.of(job.model), job.items, self.run_folder / REPLIES))
         assert not isinstance(job.model, EnsembleReward)  # whose members score one by one
         return Computed(*rewards.score(*self.models.reward_model(job.reward_model, job.model), job.items, job.model, job.cut))
 
@@ -173,10 +185,14 @@ class TransformersEngine:
         if isinstance(job.model, NgramReward):
             return Computed(None, ngram.train(job.pairs, job.loss, job.model, job.seed, into))
         assert not isinstance(job.model, EnsembleReward)  # whose members are trained one by one
-        if isinstance(job.model, PretrainedReward) and not job.pairs:  # it stays as it is, and where it is
-            self.models.finished_reward_model(job.model)  # a model that cannot be read stops the run here
-            write_json(into / MARKER, {"path": job.model.path})
+        if isinstance(job.model, FinishedReward) and not job.pairs:  # it stays as it is, and where it is
+            if isinstance(job.model, JudgeReward):
+                write_json(into / MARKER, dict(ResponseScorer.of(job.model).identity))
+            else:
+                self.models.finished_reward_model(job.model)  # a model that cannot be read stops the run here
+                write_json(into / MARKER, {"path": job.model.path})
             return Computed(None, {})
+        assert not isinstance(job.model, JudgeReward)  # which the Lab does not train
         if self.launch_config is not None:
             return launch.launch(job, self, into)
         settings = resolved(job.model, self.device)

@@ -17,11 +17,11 @@ import pandas as pd
 
 from apo_bench.config.schema import (
     Experiment,
+    FinishedReward,
     Gold,
     NeuralReward,
     NgramReward,
     PolicyModel,
-    PretrainedReward,
     RewardSpec,
     SingleReward,
     Unit,
@@ -80,7 +80,7 @@ class EvaluationContext:
     def referee_spec(self) -> RewardSpec:
         """Of the arms' kind, unless that is or holds a finished model."""
         own = self.experiment.models.reward
-        return FLOOR if any(isinstance(member, PretrainedReward) for member in members(own)) else own
+        return FLOOR if any(isinstance(member, FinishedReward) for member in members(own)) else own
 
     @cached_property
     def training_data(self) -> TrainingData:

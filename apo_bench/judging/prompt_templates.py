@@ -4,21 +4,18 @@ A file has a system part and a user part. A published version is never edited; a
 responses are fenced by a code that occurs in none of them, so that no text can close its fence.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from pathlib import Path
 
+from apo_bench.clients.fences import fenced_messages, parts_of
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.judging.answer_parsing import LABELS
 from apo_bench.judging.judge_protocol import Question
-from apo_bench.types import identity
 
 PROMPTS = Path(__file__).with_name("prompts")
 NAMES = tuple(sorted(path.stem for path in PROMPTS.glob("*.txt")))
-SYSTEM, USER = "=== system ===\n", "\n=== user ===\n"
 BY_AXIS = {"by_axis": "{}.v1", "by_axis.reasoned": "{}.reasoned.v1"}
 CRITERIA = {"helpful": "helpfulness", "harmless": "harmlessness"}  # by axis; any other axis is judged on overall quality
 
@@ -39,12 +36,7 @@ class Template:
 
     def messages(self, question: Question) -> list[dict[str, str]]:
         """The system and the user message, each a role and its content."""
-        turns = [(message.role, message.content) for message in question.prompt.messages]
-        fence = fence_of([*(content for _, content in turns), question.first, question.second])
-        conversation = "\n".join(f"<{role} {fence}>\n{content}\n</{role} {fence}>" for role, content in turns)
-        # One pass: inserted text is not formatted again.
-        user = self.user.format(fence=fence, conversation=conversation, first=question.first, second=question.second)
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
+        return fenced_messages(self.system, self.user, question.prompt, {"first": question.first, "second": question.second})
 
 
 def template_for(choice: str, axis: str) -> Template:
@@ -72,12 +64,4 @@ def load_template(name: str) -> Template:
 
 def parse_template(name: str, text: str) -> Template:
     """A template from its file's text."""
-    system, _, user = text.removeprefix(SYSTEM).partition(USER)
-    return Template(name, digest(text), ".reasoned." in name, system.strip(), user.strip())
-
-
-def fence_of(texts: Iterable[str]) -> str:
-    """Eight hex digits that occur in none of the texts, whatever the case; the same for the same texts in any order."""
-    ordered = sorted(texts)
-    codes = (identity(str(number), *ordered)[:8] for number in count())
-    return next(code for code in codes if not any(code in text.casefold() for text in ordered))
+    return Template(name, digest(text), ".reasoned." in name, *parts_of(text))

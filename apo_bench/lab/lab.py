@@ -19,11 +19,13 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from apo_bench.clients.response_scores import ResponseScorer
 from apo_bench.config.schema import (
     EnsembleReward,
+    FinishedReward,
+    JudgeReward,
     NetworkReward,
     PolicyModel,
-    PretrainedReward,
     Recipe,
     RewardSpec,
     Sampling,
@@ -202,7 +204,7 @@ class Lab:
     @property
     def finished_reward_model(self) -> RewardModel | None:
         """The experiment's reward model where it is a finished one, which methods use as it is; None: they train it."""
-        frozen = [self._finished(spec) for spec in members(self._reward_model) if isinstance(spec, PretrainedReward)]
+        frozen = [self._finished(spec) for spec in members(self._reward_model) if isinstance(spec, FinishedReward)]
         return self._as_one(frozen) if is_frozen(self._reward_model) else None
 
     def _as_one(self, models: Sequence[RewardModel]) -> RewardModel:
@@ -216,14 +218,14 @@ class Lab:
     ) -> RewardModel:
         """One reward model fitted to pairs."""
         vocabulary = self._data.vocabulary
-        if isinstance(model, PretrainedReward):
+        if isinstance(model, FinishedReward):
             finished = self._finished(model)
             if start in (None, finished) and all(pair.source == "human" for pair in pairs):
                 return finished
             if model.training is None:
-                raise InputError(
-                    f"lab.train_reward_model: {model.path} is a finished reward model without a recipe to train it by; give it `training`"
-                )
+                name = model.model if isinstance(model, JudgeReward) else model.path
+                mend = "take another kind" if isinstance(model, JudgeReward) else "give it `training`"
+                raise InputError(f"lab.train_reward_model: {name} is a finished reward model without a recipe to train it by; {mend}")
         updates = model.training.updates(len(pairs)) if isinstance(model, NetworkReward) and model.training else 1  # or one convex fit
         self._before(f"reward model on {len(pairs)} pairs", rm_updates=updates)
         inputs = {
@@ -242,10 +244,13 @@ class Lab:
         artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
         return RewardModel(artifact.key)
 
-    def _finished(self, model: PretrainedReward) -> RewardModel:
+    def _finished(self, model: FinishedReward) -> RewardModel:
         """A finished reward model: an artifact that stands for it, the same in every seed."""
-        spec = model.model_dump(mode="json", exclude={"path", "training", "stored_dtype"})
-        inputs = {"pretrained": spec, "base": path_identity(model.path), "seed": None}
+        if isinstance(model, JudgeReward):
+            inputs = {"judge": _described_spec(model), "seed": None}
+        else:
+            spec = model.model_dump(mode="json", exclude={"path", "training", "stored_dtype"})
+            inputs = {"pretrained": spec, "base": path_identity(model.path), "seed": None}
         job = RewardModelTraining(None, None, (), None, self._data.axes, None, model, 0)
         artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
         return RewardModel(artifact.key)
@@ -397,12 +402,14 @@ class Lab:
         cut = self._cut_texts(items) if items.cut is None else items.cut
         inputs = {"reward_model": reward_model.key, "spec": _described_spec(spec), "items": digest_encoded(items.encoded)}
         inputs |= {"cut": _listed(cut)} if cut else {}
-        inputs |= {"seed": None} if isinstance(spec, PretrainedReward) else {}  # no seed changes such a model
+        inputs |= {"seed": None} if isinstance(spec, FinishedReward) else {}  # no seed changes such a model
         job = ScoringJob(reward_model, items, spec, cut)
         return self._memo("scores", inputs, lambda folder: self._engine.score(job), save_scores, load_scores)[1]
 
 
 def _described_spec(spec: SingleReward) -> dict[str, Any]:
+    if isinstance(spec, JudgeReward):  # its prices and its pace change no score
+        return dict(ResponseScorer.of(spec).identity)
     return spec.model_dump(mode="json", exclude={"path"})
 
 

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.schema import Experiment, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Recipe
-from apo_bench.errors import InputError
+from apo_bench.clients.chat import ChatClient
+from apo_bench.clients.response_scores import ResponseScorer
+from apo_bench.config.schema import Experiment, JudgeReward, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Recipe
+from apo_bench.errors import InputError, NotHere
 from apo_bench.models import precision
 from apo_bench.models.model_folder import check_context, check_sizes, config_fields
 from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
@@ -28,6 +30,9 @@ def check_models(experiment: Experiment, base: Path, n_axes: int | None) -> Iter
     for key, model in named_models(experiment):
         if isinstance(model, NgramReward):
             continue
+        if isinstance(model, JudgeReward):
+            yield from _check_judge(key, model)
+            continue
         if model.architecture is not None:
             _check_architecture(f"{key}.architecture", model.architecture)
             _check_context(key, model, model.architecture, experiment)
@@ -37,6 +42,18 @@ def check_models(experiment: Experiment, base: Path, n_axes: int | None) -> Iter
         yield from _check_precision(key, model, recipes)
         if any(recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
             yield f"{key}: lora needs peft, which is not installed; run: pip install peft"
+
+
+def _check_judge(key: str, model: JudgeReward) -> Iterator[str]:
+    """A note where the key's variable is not set, or the `judge` extra not installed; no call is made. Raises InputError for a setting."""
+    try:
+        scorer = ResponseScorer.of(model)
+    except InputError as error:
+        raise InputError(f"{key}.{str(error).removeprefix('ResponseScorer: ')}") from None
+    try:
+        ChatClient(scorer.endpoint)
+    except NotHere as error:
+        yield f"{key}.{error}"
 
 
 def _check_precision(key: str, model: Network, recipes: Sequence[Recipe]) -> Iterator[str]:

@@ -7,7 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from apo_bench.config.schema import Experiment, NetworkReward, NeuralReward, PolicyModel, PretrainedReward, SingleReward, members
+from apo_bench.clients.response_scores import ResponseScorer
+from apo_bench.config.schema import (
+    Experiment,
+    JudgeReward,
+    NetworkReward,
+    NeuralReward,
+    PolicyModel,
+    PretrainedReward,
+    SingleReward,
+    members,
+)
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
 from apo_bench.store import write_json
@@ -43,6 +53,11 @@ def first_prompts(experiment: Experiment, task: Task, base: Path) -> Iterator[Fi
                 yield first_prompt(key, spec, experiment, task)
             except InputError as error:
                 raise InputError(f"{key}.{error}") from None
+        elif isinstance(spec, JudgeReward):
+            pair = task.pairs["rm"][0]
+            messages = ResponseScorer.of(spec).messages(pair.prompt, pair.chosen)
+            text = "\n\n".join(f"{message['role']}:\n{message['content']}" for message in messages)
+            yield FirstPrompt(key, spec.model, text, note="as it is sent to the server, whose template writes the rest")
     yield from _of_judges(experiment, task, base)
 
 

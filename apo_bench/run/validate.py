@@ -9,7 +9,7 @@ from apo_bench.analysis import published
 from apo_bench.config import controls, tuning
 from apo_bench.config import plugins as methods
 from apo_bench.config.load import ExperimentFile, read_experiment
-from apo_bench.config.schema import Arm, Experiment, NgramReward, PretrainedReward, members
+from apo_bench.config.schema import Arm, Experiment, FinishedReward, NetworkReward, PolicyModel, members
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
@@ -106,7 +106,7 @@ def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:
     method = methods.resolve(arm.use, arm.parameters, base=file.path.parent, arm=f"arms.{name}")
     if not callable(getattr(method, "run", None)):
         raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
-    finished = [member for member in members(file.experiment.models.reward) if isinstance(member, PretrainedReward)]
+    finished = [member for member in members(file.experiment.models.reward) if isinstance(member, FinishedReward)]
     if getattr(method, "trains_reward_model", False) and any(member.training is None for member in finished):
         raise InputError(f"arms.{name}: {arm.use} trains the reward model, but models.reward is finished and has no training; give it one")
 
@@ -133,7 +133,7 @@ def _code(experiment: Experiment, base: Path) -> Iterator[str]:
     own = [path for path in files if not any(path.resolve().is_relative_to(room) for room in ours)]
     yield from (f"code, not of apo-bench: {path} ({', '.join(files[path])})" for path in own)
     for key, model in named_models(experiment):
-        if not isinstance(model, NgramReward) and model.trust_remote_code:
+        if isinstance(model, PolicyModel | NetworkReward) and model.trust_remote_code:
             yield f"code, not of apo-bench: what {model.path} brings ({key}.trust_remote_code)"
 
 
@@ -194,7 +194,7 @@ def _check_system_prompts(experiment: Experiment, task: Task, base: Path) -> Non
     except NotHere:  # which has its note
         return
     for key, model in named_models(resolved):
-        if isinstance(model, NgramReward) or model.path is not None or not model.system_prompt:
+        if not isinstance(model, PolicyModel | NetworkReward) or model.path is not None or not model.system_prompt:
             continue
         if model.architecture is None and (body := resolved.models.policy.path) and not Path(body).is_dir():
             continue
@@ -225,7 +225,7 @@ def _check_against_task(experiment: Experiment, task: Task) -> None:
     if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
         raise InputError(f"compare.scorer: task {task.name} has no ground truth")
     for key, model in named_models(experiment):
-        if not isinstance(model, NgramReward) and model.architecture is not None and task.vocabulary is None:
+        if isinstance(model, PolicyModel | NetworkReward) and model.architecture is not None and task.vocabulary is None:
             raise InputError(f"{key}.architecture: task {task.name} has no vocabulary for a tokenizer; give a path")
     if experiment.models.policy.warmup is not None and not task.demonstrations:
         raise InputError(f"models.policy.warmup: task {task.name} has no demonstrations to warm a policy up on")

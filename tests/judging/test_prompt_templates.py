@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apo_bench.errors import InputError
-from apo_bench.judging import prompt_templates
 from apo_bench.judging.judge_protocol import Question
-from apo_bench.judging.prompt_templates import NAMES, PROMPTS, fence_of, load_template, parse_template, template_for, templates_of
+from apo_bench.judging.prompt_templates import NAMES, PROMPTS, load_template, parse_template, template_for, templates_of
 from apo_bench.types import Message, Prompt, prompt_id
 
 HOSTILE = (
@@ -150,10 +149,3 @@ def test_both_orders_have_the_same_fence() -> None:
     template = load_template("overall.v1")
     ab, ba = (template.messages(question(["hi"], *pair))[1]["content"] for pair in (("yes", "no"), ("no", "yes")))
     assert ab.replace("\nyes\n", "\n?\n").replace("\nno\n", "\nyes\n").replace("\n?\n", "\nno\n") == ba
-
-
-def test_a_code_that_a_text_holds_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No text can hold a hash of itself by design, so the codes are given here: one held as it is, one in capitals, one free."""
-    codes = {"0": "aaaaaaaa00", "1": "bbbbbbbb00", "2": "cccccccc00"}
-    monkeypatch.setattr(prompt_templates, "identity", lambda number, *texts: codes[number])
-    assert fence_of(["x</response_A aaaaaaaa>", "BBBBBBBB"]) == "cccccccc"

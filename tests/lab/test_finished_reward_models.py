@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chat_server import right_score, serving
 from foreign_models import reward_folder
 from tiny_world import tiny_bench, tiny_lab
 
-from apo_bench.config.schema import EnsembleReward, Gold, Models, NeuralReward, NgramReward, PretrainedReward, Recipe
+from apo_bench.config.schema import EnsembleReward, Gold, JudgeReward, Models, NeuralReward, NgramReward, PretrainedReward, Recipe
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import FLOOR, EvaluationContext
 from apo_bench.lab import Lab, golden_over_samples
@@ -60,6 +61,23 @@ def test_human_pairs_leave_it_as_it_is(bench: EvaluationContext, folder: Path) -
     expected = dict(zip(items, rewards.score(*load_finished(folder, spec), items, spec)[0], strict=True))
     assert sorted(scores(lab, model, items)) == pytest.approx(sorted(expected.values()), abs=1e-5)
     assert lab.used["scored_responses"] == len(items)
+
+
+def test_a_judge_scores_each_response_once_whatever_the_seed(bench: EvaluationContext) -> None:
+    """The server gives its score .8, the next lower .1; nothing is trained, and a replay asks nothing."""
+    items = [(prompt, f"worth {worth}") for worth, prompt in enumerate(bench.task.prompts["policy"][:4], 2)]
+    with serving() as server:
+        spec = JudgeReward(kind="judge", model="m", base_url=server.base_url, api_key_env=None)
+        lab, other = (tiny_lab(bench, reward_model=spec, seed=seed) for seed in (0, 1))
+        model = lab.train_reward_model(lab.pairs(4), loss=HUMAN)
+        assert model == lab.finished_reward_model
+        assert not lab.used["rm_updates"]
+        assert scores(lab, model, items) == pytest.approx([right_score(text) - 0.1 / 0.9 for _, text in items])
+        assert scores(other, other.train_reward_model(other.pairs(4), loss=HUMAN), items) == scores(lab, model, items)
+        assert len(server.requests()) == len(items)
+        with pytest.raises(InputError, match="m is a finished reward model without a recipe to train it by; take another kind"):
+            lab.train_reward_model(duels(lab), loss=HUMAN)
+    assert lab.used["scored_responses"] == 2 * len(items)  # scored twice, computed once
 
 
 def test_other_pairs_need_a_recipe(bench: EvaluationContext, folder: Path) -> None:

@@ -56,3 +56,26 @@ def test_show_prompt(tree: Tree, write_experiment: Callable[[Tree], Path]) -> No
     assert '"<assistant>" | "' in " ".join(result.stdout.split())
     assert json.dumps(words[0]) in result.stdout
     assert result.stdout.count("a response ends with <eos>") == 2
+
+
+def test_a_judge_of_single_responses_is_shown_as_it_is_sent(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    judge = {"kind": "judge", "model": "grader", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None, "template": "overall.v1"}
+    tree["models"]["gold"] = [{"name": "grader", "model": judge}]
+    path = write_experiment(tree)
+    checked, shown = (CliRunner().invoke(app, [command, str(path)]) for command in ("check", "show-prompt"))
+    assert (checked.exit_code, shown.exit_code) == (0, 0), checked.output + shown.output
+    last = shown.output[shown.output.index("models.gold.0.model  grader") :]
+    assert "How good is the response, from 1 to 9?" in last
+    assert "note: as it is sent to the server" in last
+
+
+def test_a_judges_settings_are_checked_before_a_run(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    judge = {"kind": "judge", "model": "grader", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY", "scale": [1, 9]}
+    tree["models"]["gold"] = [{"name": "grader", "model": judge}]
+    lacking = CliRunner().invoke(app, ["check", str(write_experiment(tree))])
+    assert lacking.exit_code == 0
+    assert "models.gold.0.model.api_key_env: the environment variable NO_SUCH_KEY is not set" in " ".join(lacking.output.split())
+    judge["scale"] = [1, 100]
+    wrong = CliRunner().invoke(app, ["check", str(write_experiment(tree))])
+    assert wrong.exit_code == 2
+    assert "models.gold.0.model.scale: above 9 a number may be several tokens" in " ".join(wrong.output.split())

@@ -377,7 +377,77 @@ class PretrainedReward(Section):
         return self
 
 
-SingleReward = NeuralReward | NgramReward | PretrainedReward
+class JudgeReward(Section):
+    """A chat model that scores one response: a generative reward model. Its score is a scale's mean under its answer's probabilities."""
+
+    kind: Literal["judge"]
+    """a model behind the OpenAI chat-completions protocol; nothing here trains it"""
+
+    model: str
+    """the model's name, as the server knows it"""
+
+    base_url: str
+    """the server, such as `https://api.openai.com/v1` or `http://localhost:8000/v1`"""
+
+    api_key_env: str | None
+    """the environment variable that holds the API key; `null`: none is needed"""
+
+    served_as: str | None = None
+    """a name for a server that moves: keys hold it in place of `base_url`"""
+
+    template: str = "by_axis"
+    """how it is asked: `helpfulness.v1`, `harmlessness.v1`, `overall.v1`, or `by_axis`: whichever goes with the prompt's axis"""
+
+    scale: tuple[int, int] = (1, 9)
+    """lowest and highest score; above 9 a number may be several tokens, and `probabilities` has to be `false`"""
+
+    probabilities: bool = True
+    """average the scale under the probabilities of its answer's tokens; `false`, or a server that gives none: the number that it writes"""
+
+    unscored: float | None = None
+    """the score of a response that it refuses to score, or answers with no number of the scale; `null`: that ends the run"""
+
+    temperature: float | None = 0.0
+    """as for a chat judge, as are all that follow"""
+
+    max_tokens: int = Field(default=512, ge=1)
+    """longest answer, thoughts included"""
+
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """what the server calls it"""
+
+    seed: int | None = 0
+    """`null`: not sent"""
+
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """further fields of the request"""
+
+    concurrency: int = Field(default=16, ge=1)
+    """calls at a time"""
+
+    timeout_s: float = Field(default=60.0, gt=0)
+    """seconds for one attempt"""
+
+    max_attempts: int = Field(default=6, ge=1)
+    """attempts a call"""
+
+    max_wait_s: float = Field(default=60.0, gt=0)
+    """longest wait between two attempts, in seconds"""
+
+    usd_per_million_prompt_tokens: float = Field(default=0.0, ge=0)
+    """price"""
+
+    usd_per_million_completion_tokens: float = Field(default=0.0, ge=0)
+    """price"""
+
+    max_usd: float | None = Field(default=None, ge=0)
+    """most that the run pays for this model's scores; each worker stops there by what it knows when it begins to score"""
+
+    training: ClassVar[None] = None
+
+
+SingleReward = NeuralReward | NgramReward | PretrainedReward | JudgeReward
+FinishedReward = PretrainedReward | JudgeReward
 NetworkReward = NeuralReward | PretrainedReward
 
 
@@ -404,7 +474,7 @@ def members(spec: RewardSpec) -> tuple[SingleReward, ...]:
 
 def is_frozen(spec: RewardSpec) -> bool:
     """Whether human pairs train nothing of a reward model."""
-    return all(isinstance(member, PretrainedReward) for member in members(spec))
+    return all(isinstance(member, FinishedReward) for member in members(spec))
 
 
 class Gold(Section):
@@ -417,7 +487,7 @@ class Gold(Section):
     """the model, by `kind`; another architecture than `models.reward`, so that both do not err alike"""
 
     seeds: Seeds = (0, 1, 2)
-    """training seeds; scores are means over them. A finished model (`kind: pretrained`) has one: `[0]`"""
+    """training seeds; scores are means over them. A finished model (`kind: pretrained`, `judge`) has one: `[0]`"""
 
     @model_validator(mode="after")
     def _one_seed_of_a_finished_model(self) -> Self:
@@ -435,7 +505,7 @@ class Models(Section):
     """where every arm starts"""
 
     reward: RewardSpec = Field(discriminator="kind")
-    """the reward model that methods train, or use as it is: `kind: neural`, `ngram`, `pretrained` or `ensemble`"""
+    """the reward model that methods train, or use as it is: `kind: neural`, `ngram`, `pretrained`, `judge` or `ensemble`"""
 
     gold: tuple[Gold, ...] = Field(min_length=1)
     """the reward models that evaluate; the first is the default scorer"""

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from apo_bench.analysis import results
 from apo_bench.analysis.results import POOLED, Run
-from apo_bench.config.schema import PretrainedReward, members
+from apo_bench.config.schema import FinishedReward, JudgeReward, members
 from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.document import Block, Bullets, Section
@@ -102,11 +103,11 @@ def _single_seeds(row: Row) -> str:
     return f"{number(row['seed_low'])} to {number(row['seed_high'])} ({count(row['n_gold_seeds'])} seeds)"
 
 
-def _finished(run: Run) -> list[str]:
-    """The reward models that are, or hold, one that was trained elsewhere."""
+def _of_kind(run: Run, kinds: Any) -> list[str]:
+    """The reward models that are, or hold, one of these kinds."""
     models = run.experiment.models
     named = {**{gold.name: gold.model for gold in models.gold}, "proxy": models.reward}
-    return [name for name, spec in named.items() if any(isinstance(member, PretrainedReward) for member in members(spec))]
+    return [name for name, spec in named.items() if any(isinstance(member, kinds) for member in members(spec))]
 
 
 def gold_section(run: Run) -> Section:
@@ -123,13 +124,15 @@ def gold_section(run: Run) -> Section:
         ]  # fmt: skip
         note = say("Accuracy of the mean score over gold seeds on held-out human pairs; interval robust to clusters of prompts.")
         blocks = [Table(frame, columns, "Gold reward models on held-out human pairs", note)]
-    if finished := _finished(run):
+    if finished := _of_kind(run, FinishedReward):
         blocks.append(
             say(
                 f"Finished elsewhere: {', '.join(finished)}. What it was trained on is not known here, and may hold held-out pairs "
                 "or prompts of this run; its accuracy may be too high for that."
             )
         )
+    if served := _of_kind(run, JudgeReward):
+        blocks.append(say(f"Scored by a server: {', '.join(served)}. What it computed is in no FLOPs."))
     agreement = results.gold_sign_agreement(run)
     if len(agreement):
         columns = [
