@@ -19,7 +19,7 @@ from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.endpoint import ChatSettings, require
 from apo_bench.clients.fences import fenced_messages, parts_of
 from apo_bench.clients.journal import Journal, add_lost, spent_usd
-from apo_bench.clients.replies import Reply, counted_reasons, with_words
+from apo_bench.clients.replies import CUT_OFF, Reply, counted_reasons, with_words
 from apo_bench.config.schema import JudgeReward
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
@@ -83,22 +83,28 @@ class ResponseScorer(ChatSettings):
         return fenced_messages(system, user, prompt, {"response": response})
 
     def score(self, reply: Reply) -> tuple[float | None, bool]:
-        """The score in an answer, None where there is none, and whether it is the mean under probabilities."""
+        """The score in an answer, None where there is none, and whether it is the mean under probabilities.
+
+        The verdict is the last token that is the number stated. An answer of one token (`max_tokens: 1`) is the verdict, whatever it is.
+        """
         low, high = self.scale
-        lines = [line.strip(_DECORATION) for line in reply.text.splitlines() if line.strip(_DECORATION)]
-        written = _ANSWER.fullmatch(lines[-1]) if lines else None
-        if reply.failure or written is None or not low <= int(written[1]) <= high:
+        single = self.max_tokens == 1 and reply.failure in ("", CUT_OFF)
+        if reply.failure and not single:
             return None, False
-        places = [options for token, options in reply.logprobs if token.strip() == written[1]]
+        lines = [line.strip(_DECORATION) for line in reply.text.splitlines() if line.strip(_DECORATION)]
+        match = _ANSWER.fullmatch(lines[-1]) if lines else None
+        stated = int(match[1]) if match and low <= int(match[1]) <= high else None
+        verdicts = [options for token, options in reply.logprobs if single or token.strip() == str(stated)]
+        mean = self._mean(verdicts[-1]) if verdicts and self.probabilities else None
+        return (stated, False) if mean is None else (mean, True)
+
+    def _mean(self, logprobs: Mapping[str, float]) -> float | None:
+        """Of the scale, under the probabilities of its numbers; None where none has any."""
+        low, high = self.scale
         numbers = {str(number): number for number in range(low, high + 1)}
-        weights = Counter[int]()
-        for token, logprob in places[-1].items() if places and self.probabilities else ():
-            if token.strip() in numbers:
-                weights[numbers[token.strip()]] += math.exp(logprob)  # pyright: ignore
-        total = math.fsum(weights.values())
-        if not total > 0:
-            return float(written[1]), False
-        return math.fsum(number * weight for number, weight in weights.items()) / total, True
+        weights = [(numbers[token.strip()], math.exp(value)) for token, value in logprobs.items() if token.strip() in numbers]
+        total = math.fsum(weight for _, weight in weights)
+        return math.fsum(number * weight for number, weight in weights) / total if total > 0 else None
 
     def _template(self, axis: str) -> str:
         return f"{CRITERIA.get(axis, 'overall')}.v1" if self.template == BY_AXIS else self.template

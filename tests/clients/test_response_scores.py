@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from chat_server import Plan, Served, serving
 
-from apo_bench.clients.replies import REFUSED, Reply
+from apo_bench.clients.replies import CUT_OFF, REFUSED, Reply
 from apo_bench.clients.response_scores import NAMES, NO_NUMBER, ResponseScorer, score_responses
 from apo_bench.errors import InputError
 from apo_bench.types import Message, Prompt
@@ -99,6 +99,17 @@ def test_the_verdict_is_the_last_token_that_is_the_number() -> None:
     last = (" 7", {" 7": math.log(0.5), "6": math.log(0.25), "8": math.log(0.25)})
     reply = Reply("3 is low.\n7", logprobs=(first, (" is", {}), (" low", {}), last))
     assert ResponseScorer("m", "http://h", None).score(reply) == (pytest.approx(7), True)
+
+
+def test_an_answer_of_one_token_is_the_verdict_whatever_it_is() -> None:
+    """Of "The" .5, 4 .2, 6 .1 the scale has (4 x .2 + 6 x .1) / .3; cut off means nothing at one token, and a refusal stays one."""
+    place = ("The", {"The": math.log(0.5), "4": math.log(0.2), "6": math.log(0.1)})
+    single = ResponseScorer("m", "http://h", None, max_tokens=1)
+    assert single.score(Reply("The", CUT_OFF, logprobs=(place,))) == (pytest.approx(1.4 / 0.3), True)
+    assert single.score(Reply("7", CUT_OFF)) == (7, False)
+    assert single.score(Reply("The", REFUSED, logprobs=(place,))) == (None, False)
+    assert single.score(Reply("The", CUT_OFF, logprobs=(("The", {"The": 0.0}),))) == (None, False)
+    assert ResponseScorer("m", "http://h", None).score(Reply("The", CUT_OFF, logprobs=(place,))) == (None, False)
 
 
 def test_no_probabilities_are_taken_where_they_were_not_asked_for() -> None:

@@ -411,7 +411,7 @@ class JudgeReward(Section):
     """as for a chat judge, as are all that follow"""
 
     max_tokens: int = Field(default=512, ge=1)
-    """longest answer, thoughts included"""
+    """longest answer, thoughts included; 1: the next token's probabilities are read, whatever it is, which suits small models"""
 
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """what the server calls it"""
