@@ -28,6 +28,7 @@ class Double:
         self.model, self.tokenizer, self.names = model, tokenizer, [name]
         self.requests: list[dict[str, Any]] = []
         self.shift = 0.0  # of every log-probability
+        self.vocabulary: int | None = None  # rows of its embedding, where a logit bias is refused beyond them as vLLM does
         self.without = ""  # a field that answers lack
         self.refusal: tuple[int, Any] | None = None  # of every completion
         self.dies_at: int | None = None  # this completion and all later ones get no answer
@@ -48,6 +49,9 @@ class Double:
         return 404, {"error": {"message": f"no {path}"}}
 
     def _completion(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if beyond := [token for token in map(int, body.get("logit_bias", {})) if self.vocabulary is not None and token >= self.vocabulary]:
+            message = f"token_id(s) {beyond} in logit_bias contain out-of-vocab token ids. Vocabulary size: {self.vocabulary}"
+            return 400, {"error": {"message": message}}
         self.requests.append(body)
         self._now += 1
         self.together = max(self.together, self._now)

@@ -85,9 +85,18 @@ class VllmClient:
 
     def prompt_logps(self, model: str, ids: Sequence[int]) -> list[float]:
         """Log-probability of each id but the first, given those before it, (len(ids) - 1,)."""
-        body = {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "return_token_ids": True}
-        rows = _part(self._completion(body), "prompt_logprobs")
+        rows = _part(self._completion(_probe(model, ids)), "prompt_logprobs")
         return [float(_part(_part(row, str(token)), "logprob")) for token, row in zip(ids[1:], rows[1:], strict=True)]
+
+    def knows(self, model: str, token: int) -> bool:
+        """Whether a token is in its vocabulary: the padding that was added to ours is not in that of the model as its makers left it."""
+        try:
+            self._completion({**_probe(model, [0]), "logit_bias": {str(token): NEVER}})
+        except InputError as error:
+            if "out-of-vocab" in str(error):
+                return False
+            raise
+        return True
 
     def _completion(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         choice = _part(self._send("POST", "/v1/completions", body), "choices")[0]
@@ -137,8 +146,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(ANSWER_S)
 
 
-def request_settings(sampling: Sampling, ends: Collection[int], turn: str | None, pad_id: int) -> dict[str, Any]:
-    """How a response is sampled, for every request: it ends at `ends`, with the text `turn` or at the limit; `pad_id` is never drawn."""
+def request_settings(sampling: Sampling, ends: Collection[int], turn: str | None, never: int | None) -> dict[str, Any]:
+    """How a response is sampled, for every request: it ends at `ends`, with the text `turn` or at the limit; `never` is never drawn."""
     return {
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
@@ -148,10 +157,15 @@ def request_settings(sampling: Sampling, ends: Collection[int], turn: str | None
         "stop_token_ids": sorted(ends),
         "ignore_eos": True,  # what ends a response is said above, not by the model's folder
         "stop": [turn] if turn else [],
-        "logit_bias": {str(pad_id): NEVER},
+        "logit_bias": {} if never is None else {str(never): NEVER},
         "logprobs": 0,  # of the sampled token alone
         "return_token_ids": True,
     }
+
+
+def _probe(model: str, ids: Sequence[int]) -> dict[str, Any]:
+    """A request about a prompt, of which nothing is sampled."""
+    return {"model": model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "return_token_ids": True}
 
 
 def _part(value: Any, name: str) -> Any:

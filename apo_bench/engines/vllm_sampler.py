@@ -71,7 +71,6 @@ class VllmSampler:
     def _completions(self, job: SamplingJob, generation: Generation) -> dict[tuple[int, int], Completion]:
         """By the prompt's place and the response's number. What a lost server has answered stays; another is asked for the rest."""
         rules, completions = generation.rules, dict[tuple[int, int], Completion]()
-        settings = request_settings(job.sampling, rules.ends, HUMAN_TURN if rules.turn else None, rules.pad_id)
         requests = {
             (place, number): (generation.encoded[place].ids, seed)
             for place, seeds in enumerate(generation.seeds)
@@ -82,6 +81,8 @@ class VllmSampler:
             left = {name: request for name, request in requests.items() if name not in completions}
             try:
                 client, name = self._serving(job, generation)
+                never = rules.pad_id if self.choice.python or client.knows(name, rules.pad_id) else None  # of ours every row is served
+                settings = request_settings(job.sampling, rules.ends, HUMAN_TURN if rules.turn else None, never)
                 for place, completion in client.completions(name, left, settings, job.sampling.batch_size):
                     completions[place] = completion
                 return completions

@@ -81,6 +81,14 @@ def test_each_response_is_a_request_of_its_own(folder: Path, double: tuple[Doubl
         assert row.finish == "eos" or row.tokens == 6
 
 
+def test_a_server_of_the_makers_weights_lacks_the_row_of_our_padding(folder: Path, double: tuple[Double, str]) -> None:
+    """vLLM refuses a bias beyond its vocabulary; what is not there cannot be drawn, and nothing is banned."""
+    server, url = double
+    server.vocabulary = server.tokenizer.pad_token_id
+    assert len(TransformersEngine(folder).generate(job(url)).value) == 12
+    assert all(body["logit_bias"] == {} for body in server.requests if "prompt_logprobs" not in body)
+
+
 def test_permuted_prompts_give_the_same_samples(folder: Path, double: tuple[Double, str]) -> None:
     engine = TransformersEngine(folder)
     first, again = engine.generate(job(double[1])).value, engine.generate(job(double[1], prompts=PROMPTS[::-1])).value
@@ -177,10 +185,11 @@ def test_log_probabilities_of_a_prompt(double: tuple[Double, str]) -> None:
 def test_settings_of_a_request() -> None:
     """All that a Sampling says goes to the server."""
     sampling = Sampling(max_new_tokens=7, temperature=0.5, top_p=0.9, top_k=3, repetition_penalty=1.5)
-    settings = request_settings(sampling, {9, 2}, HUMAN_TURN, pad_id=1)
+    settings = request_settings(sampling, {9, 2}, HUMAN_TURN, never=1)
     sent = {name: settings[name] for name in ("max_tokens", "temperature", "top_p", "top_k", "repetition_penalty")}
     assert sent == {"max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "repetition_penalty": 1.5}
     assert settings["stop_token_ids"] == [2, 9]
     assert settings["ignore_eos"]
     assert settings["stop"] == [HUMAN_TURN]
-    assert request_settings(sampling, {9}, None, pad_id=1)["stop"] == []
+    assert request_settings(sampling, {9}, None, never=1)["stop"] == []
+    assert request_settings(sampling, {9}, None, never=None)["logit_bias"] == {}
