@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -127,8 +128,8 @@ def by_plain_loop(world: World, repeat: int) -> None:
 def by_trl(world: World, repeat: int) -> None:
     """All that is not named here is as TRL has it."""
     import datasets
-    import trl
 
+    trl: Any = import_module("trl")
     model, tokenizer = copy.deepcopy(world.policy[0]), copy.deepcopy(world.policy[1])
     chat = ChatFormat.of(tokenizer, world.spec)
     texts = [tokenizer.decode(chat.encode_prompt(prompt, world.spec.max_prompt_tokens).ids) for prompt in world.prompts]
@@ -167,13 +168,13 @@ def timed(side: str, world: World, repeat: int) -> float:
     return time.process_time() - started
 
 
-def opened(folder: Path, steps: int, prompts_per_step: int, n: int) -> World:
-    experiment = load_experiment(shipped_root() / "experiments" / "sim_main.yaml")
+def opened(file: Path, folder: Path, steps: int, prompts_per_step: int, n: int) -> World:
+    experiment = load_experiment(file)
     task = load_task(experiment.task.use, experiment.task.options, base=None)
     context = EvaluationContext(experiment, task, RunStore(folder), open_engine(EngineChoice(), Executor(), folder))
     lab, spec, reward_spec = context.lab(0), context.policy_model, experiment.models.reward
     assert isinstance(reward_spec, NeuralReward)
-    reward_model = lab.train_reward_model(lab.pairs(PAIRS), loss=RankingLoss())
+    reward_model = lab.train_reward_model(lab.pairs(min(PAIRS, len(context.training_data.pairs))), loss=RankingLoss())
     policy = policies.load_policy(folder / "store" / "policies" / context.initial_policy.key)
     scorer = rewards.load_reward_model(folder / "store" / "reward_models" / reward_model.key)
     split = lab.prompts("policy")
@@ -190,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("repeats", 3, "turns of each side"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=what)
+    parser.add_argument("--experiment", type=Path, default=shipped_root() / "experiments" / "sim_main.yaml", help="whose models they are")
     given = parser.parse_args(arguments)
     import datasets
 
@@ -197,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     policies.use_one_thread()
     ratios: dict[str, list[float]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
-        world = opened(Path(folder), given.steps, given.prompts, given.responses)
+        world = opened(given.experiment, Path(folder), given.steps, given.prompts, given.responses)
         for side in SIDES:  # what the first turn of each imports and compiles is not counted
             timed(side, world, 10_000)
         for repeat in range(given.repeats):
