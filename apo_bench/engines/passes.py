@@ -84,7 +84,8 @@ class Passes:
         """Keep the larger of this pass and the one so far."""
         recipe = new.recipe.model_copy(update=NEUTRAL).model_dump_json() if new.recipe else ""
         sampling = new.sampling.model_dump_json() if new.sampling else ""
-        key = "\n".join((new.verb, new.model.model_dump_json(), recipe, sampling))
+        beside = [f"{other.verb} {other.model.model_dump_json()}" for other in new.beside]
+        key = "\n".join((new.verb, new.model.model_dump_json(), recipe, sampling, *beside))
         if key not in self.largest or (new.sequences, new.samples) > (self.largest[key].sequences, self.largest[key].samples):
             self.largest[key] = new
 

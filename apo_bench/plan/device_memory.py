@@ -173,7 +173,9 @@ class _Stages:
 
     def all(self) -> DeviceMemory:
         largest: dict[str, Pass] = {}
-        for part in sorted(self.engine.passes.largest.values(), key=lambda part: (VERBS.index(part.verb), part.sequences)):
+        for part in sorted(
+            self.engine.passes.largest.values(), key=lambda part: (VERBS.index(part.verb), len(part.beside), part.sequences)
+        ):
             largest[self.name(part)] = part
         stages = {name: self.stage(part, part, self.limit) for name, part in largest.items()}
         too_large = [name for name, stage in stages.items() if self.capacity is not None and stage.total > usable(self.capacity)]
