@@ -172,11 +172,8 @@ class _Stages:
         self.limit = memory_gb * GIB if memory_gb is not None else (capacity or 0.0) / 2
 
     def all(self) -> DeviceMemory:
-        largest: dict[str, Pass] = {}
-        for part in sorted(
-            self.engine.passes.largest.values(), key=lambda part: (VERBS.index(part.verb), len(part.beside), part.sequences)
-        ):
-            largest[self.name(part)] = part
+        parts = sorted(self.engine.passes.largest.values(), key=lambda part: (VERBS.index(part.verb), len(part.beside), part.sequences))
+        largest = {self.name(part): part for part in parts}
         stages = {name: self.stage(part, part, self.limit) for name, part in largest.items()}
         too_large = [name for name, stage in stages.items() if self.capacity is not None and stage.total > usable(self.capacity)]
         changes = tuple((name, change) for name in too_large for change in self.changes(largest[name]))

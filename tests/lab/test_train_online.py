@@ -4,13 +4,15 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from foreign_models import reward_folder
 from online_algorithms import Reinforce, ReinforceToReference
 from tiny_world import tiny_bench, tiny_lab
 
-from apo_bench.config.schema import EnsembleReward, NgramReward, Recipe, Sampling
+from apo_bench.config.schema import EnsembleReward, NgramReward, PretrainedReward, Recipe, Sampling
 from apo_bench.engines import online
 from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.errors import BudgetExceeded, InputError
@@ -214,6 +216,15 @@ def test_a_linear_reward_model_scores(bench: EvaluationContext) -> None:
     lab = tiny_lab(bench, reward_model=NgramReward())
     policy = lab.train_online(lab.initial_policy, lab.train_reward_model(lab.pairs(20), loss=RankingLoss()), Reinforce(), **SMALL)
     assert lab.used["scored_responses"] == 16
+    assert all(row["reward_sd"] > 0 for row in steps_of(bench, policy.key))
+
+
+def test_a_finished_reward_model_scores(bench: EvaluationContext, tmp_path: Path) -> None:
+    spec = PretrainedReward.model_validate({"kind": "pretrained", "path": str(reward_folder(tmp_path, labels=2)), "max_tokens": 256})
+    lab = tiny_lab(bench, reward_model=spec)
+    assert lab.finished_reward_model is not None
+    policy = lab.train_online(lab.initial_policy, lab.finished_reward_model, Reinforce(), **SMALL)
+    assert (lab.used["scored_responses"], lab.used["rm_updates"]) == (16, 0)
     assert all(row["reward_sd"] > 0 for row in steps_of(bench, policy.key))
 
 
