@@ -34,7 +34,7 @@ class OnlineAlgorithm(Protocol):
 
     As a PolicyLoss, which may also set `denominator` and `also_reads`; a response is an item with one side. Its view has
     `advantages` (B,) or (B, 1, T), as the algorithm gives them, and `old_logps` (B, 1, T): log-probabilities under the policy that sampled,
-    at temperature 1.
+    at temperature 1. It may also have a method `clipped(view) -> (B, 1, T)`, 1 for tokens whose ratio the loss clips, which is reported.
     """
 
     reads: ClassVar[Literal["rollouts"]]
