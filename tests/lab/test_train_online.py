@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -10,6 +11,7 @@ from online_algorithms import Reinforce, ReinforceToReference
 from tiny_world import tiny_bench, tiny_lab
 
 from apo_bench.config.schema import EnsembleReward, NgramReward, Recipe, Sampling
+from apo_bench.engines import online
 from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluation.context import EvaluationContext
@@ -17,7 +19,7 @@ from apo_bench.lab import Lab
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import DPOLoss, RankingLoss, RRHFLoss
 from apo_bench.training.training_spec import OnlineTraining
-from apo_bench.types import BestOfNPolicy, RewardModel
+from apo_bench.types import BestOfNPolicy, Response, RewardModel
 
 pytestmark = pytest.mark.slow
 
@@ -215,23 +217,30 @@ def test_a_linear_reward_model_scores(bench: EvaluationContext) -> None:
     assert all(row["reward_sd"] > 0 for row in steps_of(bench, policy.key))
 
 
-def test_an_ensembles_reward_is_its_members_standardised_on_dev(bench: EvaluationContext) -> None:
-    """Each member's scores are charged, of samples and of dev's pairs, by which the worst of two standardised scores is below 0 on average."""
-    spec = EnsembleReward.model_validate(
-        {"kind": "ensemble", "of": [{"kind": "ngram"}, {"kind": "ngram", "bootstrap": False}], "combine": "worst"}
-    )
+def test_an_ensembles_reward_is_its_members_standardised_on_dev(bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step's mean reward is that of the Lab's scores of its samples. Every member's scores are charged, and those of dev's pairs."""
+    members = [{"kind": "ngram"}, {"kind": "ngram", "bootstrap": False}]
+    spec = EnsembleReward.model_validate({"kind": "ensemble", "of": members, "combine": "worst"})
     lab = Lab(
         store=bench.store, engine=bench.engine, ledger=Ledger("arm", {}), seed=0, data=bench.training_data,
         policy_model=bench.experiment.models.policy, reward_model=spec, reward_bodies=(None, None),
         dev_pairs=bench.task.pairs["dev"], initial_policy=bench.initial_policy,
     )  # fmt: skip
     model = lab.train_reward_model(lab.pairs(20), loss=RankingLoss())
-    before = lab.used["scored_responses"]
+    before, scorer, sampled = lab.used["scored_responses"], online._scorer, list[Sequence[Response]]()
+
+    def watched(*arguments: Any) -> Any:
+        score = scorer(*arguments)
+        return lambda responses: (sampled.append(responses), score(responses))[1]
+
+    monkeypatch.setattr(online, "_scorer", watched)
     policy = lab.train_online(lab.initial_policy, model, Reinforce(), **SMALL)
     sides = 2 * len(bench.task.pairs["dev"])
     assert lab.used["scored_responses"] - before == 2 * 16 + 2 * sides
     assert lab.used["sampled_responses"] == 16
-    assert all(row["reward_sd"] > 0 for row in steps_of(bench, policy.key))
+    for row, responses in zip(steps_of(bench, policy.key), sampled, strict=True):
+        scores = [score for group in lab.score(model, responses) for score in group.scores]
+        assert row["reward"] == pytest.approx(sum(scores) / 8)
     with pytest.raises(InputError, match=r"^lab\.train_online: [^\n]* one is an ensemble and the other is not$"):
         lab.train_online(lab.initial_policy, model.members[0], Reinforce(), **SMALL)  # pyright: ignore
 

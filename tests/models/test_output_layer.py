@@ -1,9 +1,10 @@
 """The output layer on response positions, in chunks: against logits of every position, and what it holds."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -73,7 +74,19 @@ def plain_terms(model: Any, batch: dict[str, Tensor], loss: PolicyLoss) -> Tenso
     optional = {"reference_logps": batch["reference_logps"].transpose(0, 1), "scores": batch["scores"], "labels": batch["labels"]}
     collision = torch.nn.functional.pad(log_collision(logits[:, :-1]), (1, 0)).view(logps.shape)
     optional["log_collision"] = collision.transpose(0, 1)
+    probabilities = torch.distributions.Categorical(logits=logits[:, :-1])
+    optional["entropy"] = torch.nn.functional.pad(probabilities.entropy(), (1, 0)).view(logps.shape).transpose(0, 1)
     return loss(View(logps.transpose(0, 1), batch["response_mask"].transpose(0, 1), optional))
+
+
+@dataclass(frozen=True)
+class LikelihoodAndEntropy(SFTLoss):
+    """Less a half of the entropy where response tokens stand, which has a gradient."""
+
+    also_reads: ClassVar[tuple[str, ...]] = ("entropy",)
+
+    def __call__(self, view: View) -> Tensor:
+        return super().__call__(view) - 0.5 * (view.entropy * view.mask).sum(dim=(1, 2))
 
 
 def gradients(model: nn.Module, terms: Tensor) -> dict[str, Tensor]:
@@ -90,8 +103,15 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize(  # of each kind of data; of losses of pairs, that of sums, and that which reads more of the logits
     ("loss", "sides"),
-    [(SFTLoss(), 1), (DPOLoss(0.3), 2), (WPOLoss(IPOLoss(0.01)), 2), (KTOLoss(0.03, 100.0, 100.0), 2), (RRHFLoss(2.0), 4)],
-    ids=["sft", "dpo", "wpo", "kto", "rrhf"],
+    [
+        (SFTLoss(), 1),
+        (DPOLoss(0.3), 2),
+        (WPOLoss(IPOLoss(0.01)), 2),
+        (KTOLoss(0.03, 100.0, 100.0), 2),
+        (RRHFLoss(2.0), 4),
+        (LikelihoodAndEntropy(), 1),
+    ],
+    ids=["sft", "dpo", "wpo", "kto", "rrhf", "entropy"],
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_gradients_are_the_plain_ones(name: str, loss: PolicyLoss, sides: int) -> None:

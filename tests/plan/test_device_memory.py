@@ -80,6 +80,22 @@ def test_adapters_by_hand() -> None:
     assert base == 0.5625 * linear + 2 * (WEIGHTS - linear)
 
 
+def test_online_training_takes_its_turns_on_one_set_of_weights() -> None:
+    """What training takes for weights, gradients and moments; beside them what is larger, its activations or sampling with its cache."""
+    model = policy()
+    shape, recipe = policy_size(POLICY, WORDS), model.training
+
+    def online(prompts: int) -> StageMemory:
+        return stage_memory("", shape, Pass("train online", model, 2, 1, recipe, model.sampling, (prompts, 4)))
+
+    trained = stage("train policy", model)
+    few, many = online(1), online(4096)
+    assert (few.weights, few.gradients, few.optimizer) == (trained.weights, trained.gradients, trained.optimizer)
+    assert (few.activations, few.cache) == (trained.activations, 0)
+    sampled = stage("sample", model, items=4096, sides=4)
+    assert (many.activations, many.cache) == (sampled.activations, sampled.cache)
+
+
 def test_the_cache_by_hand() -> None:
     """2 layers x keys and values x 2 prompts x 3 responses x (20 + 10 tokens and room for 64) x 16 numbers of 2 bytes."""
     assert stage("sample", policy(), items=2, sides=3).cache == 2 * 2 * 6 * 94 * 16 * 2
