@@ -208,7 +208,7 @@ def advantages_of(view: View) -> Tensor:
 
 @dataclass(frozen=True)
 class REINFORCE(PolicyGradient):
-    """REINFORCE (Williams, Machine Learning 8, 1992, Sec. 4): -(R - b) log pi(y | x), b the step's mean score; `baseline: none` has no b.
+    """REINFORCE (Williams, Machine Learning 8, 1992): -(R - b) log pi(y | x), b the step's mean score; `baseline: none` has no b.
 
     As the RLOO paper (arXiv:2402.14740) has it, a response is one action, and the KL is in its reward; here the default is none.
     """
@@ -219,7 +219,7 @@ class REINFORCE(PolicyGradient):
 
 @dataclass(frozen=True)
 class RLOO(PolicyGradient):
-    """REINFORCE leave-one-out (Ahmadian et al., arXiv:2402.14740, Sec. 2.2): -(R_i - mean of the other R) log pi(y_i | x).
+    """REINFORCE leave-one-out (Ahmadian et al., arXiv:2402.14740): -(R_i - mean of the other R) log pi(y_i | x).
 
     R is the score less kl_coeff log pi(y | x) / reference(y | x). `kl_coeff` is TRL's. TRL's loss has a clipped ratio, with the same
     gradient at a step's first update: ClippedPolicyGradient with `ratio: product`.
@@ -243,7 +243,7 @@ class PPOClip(ClippedPolicyGradient):
 
 @dataclass(frozen=True)
 class REINFORCEPlusPlus(ClippedPolicyGradient):
-    """REINFORCE++ (Hu et al., arXiv:2501.03262, Sec. 3): PPO's clipped objective without a value head.
+    """REINFORCE++ (Hu et al., arXiv:2501.03262): PPO's clipped objective without a value head.
 
     A token's return is the score less kl_coeff times the log-ratios to the reference from it on; advantages are returns normalised over all
     tokens of the step. `kl_coeff` is OpenRLHF's, the authors' code. `kl_in: loss, baseline: group` is its variant with a baseline, whose
