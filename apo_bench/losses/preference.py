@@ -1,7 +1,8 @@
 """Losses of a policy on preference pairs that compare it with a reference. One term a pair, no reduction.
 
 Written with c and r, the log-ratios log pi(y | x) - log reference(y | x) of the chosen and the rejected response, and m = beta (c - r).
-Their papers' equations or sections are named; where those differ from what is computed here, the docstring says so.
+Their papers' equations or sections are named where they could be confirmed. Where a paper differs from what is computed here, its
+docstring says so.
 """
 
 import math
@@ -55,7 +56,7 @@ class DPOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class HingeLoss(LogRatioLoss):
-    """Hinge loss of SLiC on log-ratios (Liu et al., arXiv:2309.06657, Sec. 3; Zhao et al., arXiv:2305.10425): max(0, 1 - m)."""
+    """Hinge loss of SLiC on log-ratios (Liu et al., arXiv:2309.06657; Zhao et al., arXiv:2305.10425): max(0, 1 - m)."""
 
     def of(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         return (1 - self.beta * (chosen - rejected)).clamp(min=0)
@@ -75,7 +76,7 @@ class IPOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class CDPOLoss(LogRatioLoss):
-    """Conservative DPO (Mitchell, ericmitchell.ai/cdpo.pdf): -(1 - e) log sigmoid(m) - e log sigmoid(-m), e the label smoothing."""
+    """Conservative DPO (Mitchell, ericmitchell.ai/cdpo.pdf, Eq. 3): -(1 - e) log sigmoid(m) - e log sigmoid(-m), e the label smoothing."""
 
     label_smoothing: FlipRate = 0.1
 
@@ -86,7 +87,7 @@ class CDPOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class RobustLoss(LogRatioLoss):
-    """Provably robust DPO (Chowdhury et al., arXiv:2403.00409, Sec. 3.1): (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e).
+    """Provably robust DPO (Chowdhury et al., arXiv:2403.00409): (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e).
 
     Its mean over preferences of which the share e is flipped is DPO's over true ones. It has no lower bound.
     """
@@ -112,7 +113,7 @@ class EXOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class NCALoss(LogRatioLoss):
-    """Noise contrastive alignment, pairs (Chen et al., arXiv:2402.05369, Sec. 4.1).
+    """Noise contrastive alignment, pairs (Chen et al., arXiv:2402.05369).
 
     -log sigmoid(beta c) - (log sigmoid(-beta c) + log sigmoid(-beta r)) / 2.
     """
@@ -124,7 +125,7 @@ class NCALoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class BCOPairLoss(LogRatioLoss):
-    """Binary classifier optimization, pairs (Jung et al., arXiv:2404.04656, Sec. 4): -log sigmoid(beta c) - log sigmoid(-beta r).
+    """Binary classifier optimization, pairs (Jung et al., arXiv:2404.04656): -log sigmoid(beta c) - log sigmoid(-beta r).
 
     Without the paper's reward shift, as in TRL.
     """
@@ -183,7 +184,7 @@ class DiscoPOPLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class DPOPositiveLoss(LogRatioLoss):
-    """DPO-positive (Pal et al., arXiv:2402.13228, Sec. 4): -log sigmoid(m - beta penalty max(0, -c)).
+    """DPO-positive (Pal et al., arXiv:2402.13228): -log sigmoid(m - beta penalty max(0, -c)).
 
     A chosen response may not become less likely than under the reference. `penalty` is the paper's lambda.
     """
@@ -247,7 +248,7 @@ class FDPOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class AOTLoss(LogRatioLoss):
-    """Alignment via optimal transport, paired (Melnyk et al., arXiv:2406.05882, Sec. 3).
+    """Alignment via optimal transport, paired (Melnyk et al., arXiv:2406.05882).
 
     cDPO on sorted margins: log pi(chosen) - log pi(rejected) of the update's pairs in order of size, against the reference's in theirs.
     """
@@ -262,7 +263,7 @@ class AOTLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class AOTUnpairedLoss(LogRatioLoss):
-    """Alignment via optimal transport, unpaired (Melnyk et al., arXiv:2406.05882, Sec. 3): cDPO on sorted c against sorted r of an update.
+    """Alignment via optimal transport, unpaired (Melnyk et al., arXiv:2406.05882): cDPO on sorted c against sorted r of an update.
 
     It reads pairs, and forgets which responses belong together.
     """

@@ -42,7 +42,7 @@ class KTOLoss:
 
 @dataclass(frozen=True)
 class BCOLoss:
-    """Binary classifier optimization, unpaired (BCO, Jung et al., arXiv:2404.04656, Sec. 4).
+    """Binary classifier optimization, unpaired (BCO, Jung et al., arXiv:2404.04656).
 
     A desirable response costs -log sigmoid(beta z - delta), another -log sigmoid(delta - beta z). `delta`, the reward shift, is the mean
     of beta z over the update's responses, without gradient; the paper keeps a running mean over updates, which no term could state. It

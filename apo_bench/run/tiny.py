@@ -26,7 +26,8 @@ RECIPE = {"epochs": 1, "batch_size": 8, "warmup_steps": 0}
 LONG_RECIPE = {"epochs": 0.1, "warmup_steps": 0}  # of a warm-up and of gold models, which train on all of the task's data
 SAMPLING = {"max_new_tokens": 8, "batch_size": 64}
 EVALUATION = {"prompts": 16, "kl_prompts": 8, "held_out_golden": 8, "diagnostic_pairs": 32}
-DEV_PROMPTS, PROMPTS_PER_ROUND, SEEDS, TRIALS, LEVELS = 8, 8, 2, 2, 2
+DEV_PROMPTS, SEEDS, TRIALS, LEVELS = 8, 2, 2, 2
+TURN = {"prompts_per_round": 8, "prompts_per_step": 4, "steps_per_round": 2}  # of players
 JUDGING = {"prompts": 8, "audit_pairs": 8}
 BUDGET = {"human_pairs": 64, "golden_responses": 16}
 LEAST = 4  # lower limit of an arm's own budget, which is scaled with the experiment's
@@ -204,8 +205,9 @@ def _small_rounds(use: str, parameters: Mapping[str, Any], path: Path, where: st
         for key, value in parameters.items()
     }
     method = methods.resolve(use, own, base=path.parent, arm=where)
-    if "prompts_per_round" in {field.name for field in dataclasses.fields(method)}:
-        own["prompts_per_round"] = min(own.get("prompts_per_round") or PROMPTS_PER_ROUND, PROMPTS_PER_ROUND)
+    for name, limit in TURN.items():
+        if name in {field.name for field in dataclasses.fields(method)}:
+            own[name] = min(own.get(name) or limit, limit)
     return {"use": use, **own}
 
 

@@ -122,7 +122,9 @@ def test_sizes_shrink_and_never_grow(tree: Tree, write_experiment: Callable[[Tre
     tree["budget"] = {"human_pairs": 10_000, "flops": 1e15}
     tree["arms"]["rjs"] |= {"rounds": 5, "samples_per_prompt": 3}
     tree["arms"]["apo_rjs"]["player"]["prompts_per_round"] = 6
+    tree["arms"]["grpo"] = {"use": "baselines/online.py@Online", "algorithm": "grpo", "prompts_per_step": 3}
     small = made_tiny(tree, write_experiment, cache)
+    assert small.arms["grpo"].parameters == {"algorithm": "grpo", "prompts_per_step": 3, "steps_per_round": 2}
     assert small.seeds == (7, 3)
     assert (small.evaluation.prompts, small.evaluation.kl_prompts, small.evaluation.dev_prompts) == (12, 8, None)
     assert small.budget == {"human_pairs": 64, "golden_responses": 16, "flops": 1e15}
