@@ -188,7 +188,7 @@ _ALL = (
     Table(
         "training",
         "Losses of every fit: of an arm-seed's policies and reward models, and, as arm `_bench`, of the initial policy and of the reward "
-        "models that evaluate. At most 200 rows a fit; a longer one is thinned, and a row is then the mean over the updates since the row before.",
+        "models that evaluate. At most 200 rows a fit; of a longer one a row is the mean over the updates since the row before.",
         (
             _ARM, _SEED,
             _whole("round", "the round that the model was trained for; 0 for `_bench`"),
