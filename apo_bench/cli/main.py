@@ -273,6 +273,23 @@ def check_method(
 
 @app.command()
 @plain_errors()
+def methods(
+    format_: Annotated[Literal["text", "json"], typer.Option("--format", help="json: for programs.")] = "text",
+) -> None:
+    """What can be named: methods, losses, online algorithms; with paper, what each reads and what it needs."""
+    import json
+    from dataclasses import asdict
+
+    from apo_bench.cli.methods import listing
+
+    if format_ == "json":
+        typer.echo(json.dumps([asdict(listed) for listed in listing()], indent=1))
+    else:
+        terminal.print_listing(listing())
+
+
+@app.command()
+@plain_errors()
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's and the experiment's: small letters, digits and single underscores.")],
     to: Annotated[Path, typer.Option(help="The folder they are written into.")] = Path(),
