@@ -1,21 +1,15 @@
 """The Lab's verb for online training, with the real parts: metered, memoised, refused in one line."""
 
-import dataclasses
 import json
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-import torch
-from online_algorithms import Reinforce, ReinforceToReference
+from online_algorithms import Reinforce
 from tiny_world import tiny_bench, tiny_lab
 
-from apo_bench.config.schema import EnsembleReward, NgramReward, Recipe, Sampling
-from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluation.context import EvaluationContext
-from apo_bench.lab import Lab
-from apo_bench.losses import DPOLoss, RankingLoss, RRHFLoss
-from apo_bench.types import BestOfNPolicy, RewardModel
+from apo_bench.losses import RankingLoss
+from apo_bench.types import RewardModel
 
 pytestmark = pytest.mark.slow
 
