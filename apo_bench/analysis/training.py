@@ -32,19 +32,19 @@ def loss_curves(run: Run) -> pd.DataFrame:
     """
     table = run.tables["training"]
     table = table[table["arm"].isin(run.arms)]
-    rows = _counted_on(table, ["arm", "seed", "model"], "update").assign(value=table["loss"])
+    rows = counted_on(table, ["arm", "seed", "model"], "update").assign(value=table["loss"])
     return in_order(_over_seeds(rows, ["arm", "model"], "update"), run, ["arm", "model", "update"])
 
 
 def step_curves(run: Run) -> pd.DataFrame:
     """arm, measure, step, mean, seed_sd, n_seeds: the steps of an arm's online training one after the other, as in `loss_curves`."""
     table = run.tables["steps"]
-    rows = _counted_on(table[table["arm"].isin(run.arms)], ["arm", "seed"], "step")
+    rows = counted_on(table[table["arm"].isin(run.arms)], ["arm", "seed"], "step")
     long = rows.melt(["arm", "seed", "step"], MEASURES, var_name="measure").astype({"value": float}).dropna(subset=["value"])
     return in_order(_over_seeds(long, ["arm", "measure"], "step"), run, ["arm", "measure", "step"], measure=MEASURES)
 
 
-def _counted_on(table: pd.DataFrame, keys: Sequence[str], count: str) -> pd.DataFrame:
+def counted_on(table: pd.DataFrame, keys: Sequence[str], count: str) -> pd.DataFrame:
     """The table with `count` going on from one fit to the next of the same `keys`."""
     lengths = table.groupby([*keys, "fit"])[count].max()
     before = lengths.groupby(level=list(keys)).cumsum() - lengths
