@@ -1,12 +1,13 @@
 """The Lab, everything a method may do: its verbs, its ledger, players, and ways to select among scored samples."""
 
 from apo_bench.lab.lab import Lab, Progress
-from apo_bench.lab.player import Count, Player, PolicyUpdate, Positive, of_round, play_alone
+from apo_bench.lab.player import Count, OnlinePlayer, Player, PolicyUpdate, Positive, of_round, play_alone
 from apo_bench.lab.sample_selection import best_of, best_worst, golden_over_samples, with_mismatched
 
 __all__ = [
     "Count",
     "Lab",
+    "OnlinePlayer",
     "Player",
     "PolicyUpdate",
     "Positive",

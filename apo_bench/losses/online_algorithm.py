@@ -13,8 +13,8 @@ class Rollouts:
     """A step's samples: n responses to each of P prompts, padded to T tokens, and what is known of them before an update.
 
     scores (P, n): the reward model's. mask (P, n, T): 1 on response tokens. finished (P, n) bool: whether a response ended by itself,
-    within the length limit. log_ratios (P, n, T): log-probability of each token under the policy that sampled it less that under the reference, 0
-    off the response; None for algorithms without `needs_reference`.
+    within the length limit. log_ratios (P, n, T): log-probability of each token under the policy that sampled it less that under the
+    reference, 0 off the response; None for algorithms without `needs_reference`.
     """
 
     scores: Tensor

@@ -31,7 +31,7 @@ from apo_bench.losses.policy_loss import Denominator, NotNegative, Positive, Vie
 KLIn = Literal["loss", "reward", "return"]
 Baseline = Literal["none", "batch", "group", "leave_one_out"]
 Scale = Literal["none", "group", "batch", "normalised"]
-Ratio = Literal["none", "token", "sequence", "product"]
+Ratio = Literal["token", "sequence", "product"]
 Normalise = Literal["response", "tokens", "constant"]
 Clip = Literal["objective", "weight"]
 Bound = NotNegative | None
@@ -46,31 +46,22 @@ def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
     return log_ratio.exp() - log_ratio - 1
 
 
-def clipped(ratio: Tensor, low: float | None, high: float | None) -> Tensor:
+def clip_ratio(ratio: Tensor, low: float | None, high: float | None) -> Tensor:
     """The ratio within (1 - low, 1 + high); None: no bound on that side."""
     if low is None and high is None:
         return ratio
     return ratio.clamp(None if low is None else 1 - low, None if high is None else 1 + high)
 
 
-def is_clipped(ratio: Tensor, advantages: Tensor, low: float | None, high: float | None) -> Tensor:
-    """Where clipping takes the gradient away: the ratio has left the interval on the side to which the advantage pulls."""
-    above = (ratio > 1 + high) & (advantages > 0) if high is not None else torch.zeros_like(ratio * advantages, dtype=torch.bool)
-    return above | (ratio < 1 - low) & (advantages < 0) if low is not None else above
-
-
 @dataclass(frozen=True)
 class PolicyGradient:
-    """Policy gradient of parts, all of which may be chosen.
+    """Policy gradient of parts, all of which may be chosen: a token's loss is -A log pi.
 
     - `kl_coeff`: weight of the KL to the reference; 0 needs none. `kl_in`: the `loss`, as k3 at each token; the `reward` of a whole
       response, as its log-ratio; or the `return`: each token bears the log-ratios from it on, and advantages are of tokens.
     - `baseline`: what is subtracted from returns: nothing, the mean of the `batch`, of the `group` of samples to a prompt, or of its others
       (`leave_one_out`). `scale`: what they are divided by: nothing, the returns' standard deviation in the `group` or in the `batch`; or
-      `normalised`, to mean 0 and standard deviation 1 over the batch.
-    - `ratio`: of whose probabilities: none, of each `token`, of the `sequence` as the geometric mean over tokens, or their `product`.
-      `clip`: the `objective`, the smaller of A ratio and A ratio clipped; or the `weight`, a clipped ratio without gradient that weighs
-      A log pi. `clip_low`, `clip_high`: the interval is (1 - clip_low, 1 + clip_high); null: no bound.
+      `normalised`, to mean 0 and standard deviation 1 over the batch. A batch is a step's samples.
     - `normalise`: by `response`: its sum over tokens is divided by its length; by `tokens`: an update's sum by its tokens; by `constant`:
       each response's sum by `constant_length`, and the update's by its responses.
     - `entropy_bonus`: weight of the entropy at each token. `mask_cut`: samples that were cut at the length limit count in baselines and
@@ -81,10 +72,6 @@ class PolicyGradient:
     kl_in: KLIn = "loss"
     baseline: Baseline = "none"
     scale: Scale = "none"
-    ratio: Ratio = "none"
-    clip: Clip = "objective"
-    clip_low: Bound = None
-    clip_high: Bound = None
     normalise: Normalise = "constant"
     constant_length: Positive = 1.0
     entropy_bonus: NotNegative = 0.0
@@ -95,15 +82,10 @@ class PolicyGradient:
     denominator: ClassVar[Denominator] = "items"  # where `normalise` is tokens, they are
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if self.kl_in == "return" and ({self.baseline, self.scale} & {"group", "leave_one_out"}):
+        if self.kl_in == "return" and self._has_groups:
             raise InputError(
-                f"{name}: kl_in: return gives each token a return, which has no group: baseline and scale are of the batch or none"
+                f"{type(self).__name__}: kl_in: return gives each token a return, which has no group: take baseline and scale of the batch"
             )
-        if self.ratio == "product" and self.normalise != "response":
-            raise InputError(f"{name}: ratio: product is of a whole response: normalise: response, not {self.normalise}")
-        if self.ratio == "none" and (self.clip_low, self.clip_high) != (None, None):
-            raise InputError(f"{name}: ratio: none has nothing to clip: clip_low and clip_high are null")
         object.__setattr__(self, "needs_reference", self.kl_coeff > 0)
         object.__setattr__(self, "denominator", "tokens" if self.normalise == "tokens" else "items")
 
@@ -113,56 +95,33 @@ class PolicyGradient:
 
     def advantages(self, rollouts: Rollouts) -> Tensor:
         """(P, n), or (P, n, T) where kl_in is `return`; nan for what is not trained on. Raises InputError for groups of one sample."""
-        if rollouts.scores.shape[1] < 2 and ({self.baseline, self.scale} & {"group", "leave_one_out"}):
+        if rollouts.scores.shape[1] < 2 and self._has_groups:
             raise InputError(f"{type(self).__name__}: one sample to a prompt is no group: n is 2 or more")
         returns, mask = self._returns(rollouts)
         advantages = self._scaled(returns - self._baseline(returns, mask), returns, mask)
         left_out = tied(rollouts.scores) & self.drop_tied | ~rollouts.finished & self.mask_cut
         return advantages.masked_fill(left_out if advantages.ndim == 2 else left_out[..., None], torch.nan)
 
+    def objective(self, view: View, logps: Tensor, mask: Tensor) -> Tensor:
+        """What is made large at each token, (B, T) or (B, 1); logps and mask (B, T)."""
+        return advantages_of(view) * logps
+
     def __call__(self, view: View) -> Tensor:
         """One term a response, (B,)."""
-        mask, logps, advantages, ratio = self._parts(view)
-        if ratio is None:
-            objective = advantages * logps
-        elif self.clip == "weight":
-            objective = clipped(ratio, self.clip_low, self.clip_high).detach() * advantages * logps
-        else:
-            objective = torch.minimum(ratio * advantages, clipped(ratio, self.clip_low, self.clip_high) * advantages)
-        losses = -objective * mask
+        mask, logps = view.mask.squeeze(1), response_tokens(view, view.logps)
+        losses = -self.objective(view, logps, mask) * mask
         if self.kl_coeff and self.kl_in == "loss":
-            losses = losses + self.kl_coeff * k3(logps, view.reference_logps.squeeze(1) * mask) * mask
+            losses = losses + self.kl_coeff * k3(logps, response_tokens(view, view.reference_logps)) * mask
         if self.entropy_bonus:
-            losses = losses - self.entropy_bonus * view.optional["entropy"].squeeze(1) * mask
+            losses = losses - self.entropy_bonus * view.entropy.squeeze(1) * mask
         terms = losses.sum(dim=-1)
         if self.normalise == "response":
             return terms / mask.sum(dim=-1).clamp(min=1)
         return terms / self.constant_length if self.normalise == "constant" else terms
 
-    def clip_share(self, view: View) -> Tensor | None:
-        """Share of each response's tokens without gradient, or with a changed weight, for clipping's sake, (B,); None without a ratio."""
-        mask, _, advantages, ratio = self._parts(view)
-        if ratio is None:
-            return None
-        if self.clip == "weight":
-            cut = clipped(ratio, self.clip_low, self.clip_high) != ratio
-        else:
-            cut = is_clipped(ratio, advantages, self.clip_low, self.clip_high)
-        return (cut * mask).sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
-
-    def _parts(self, view: View) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Mask and log-probabilities (B, T), 0 off the response; advantages (B, 1) or (B, T); ratios, likewise."""
-        mask = view.mask.squeeze(1)
-        logps = torch.where(mask > 0, view.logps.squeeze(1), 0)
-        advantages = view.advantages[:, None] if view.advantages.ndim == 1 else view.advantages.squeeze(1)
-        if self.ratio == "none":
-            return mask, logps, advantages, None
-        log_ratio = logps - torch.where(mask > 0, view.old_logps.squeeze(1), 0)
-        if self.ratio != "token":
-            log_ratio = log_ratio.sum(dim=-1, keepdim=True)
-        if self.ratio == "sequence":
-            log_ratio = log_ratio / mask.sum(dim=-1, keepdim=True).clamp(min=1)
-        return mask, logps, advantages, log_ratio.exp()
+    @property
+    def _has_groups(self) -> bool:
+        return self.baseline in ("group", "leave_one_out") or self.scale == "group"
 
     def _returns(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
         """Returns (P, n) or (P, n, T), and what of them there is."""
@@ -191,6 +150,59 @@ class PolicyGradient:
         return batch_normalised(advantages, mask) if self.scale == "normalised" else advantages
 
 
+@dataclass(frozen=True)
+class ClippedPolicyGradient(PolicyGradient):
+    """Policy gradient with a ratio r of the probability now and when it was sampled: a token's loss is -min(A r, A clip(r)).
+
+    - `ratio`: of each `token`; of the `sequence`, as the geometric mean over its tokens; or their `product`, the whole response's.
+    - `clip`: the `objective`, as above; or the `weight`: the loss is -clip(r) A log pi, where clip(r) has no gradient.
+    - `clip_low`, `clip_high`: the interval is (1 - clip_low, 1 + clip_high); null: no bound.
+    - The rest as in PolicyGradient.
+    """
+
+    normalise: Normalise = "tokens"
+    ratio: Ratio = "token"
+    clip: Clip = "objective"
+    clip_low: Bound = 0.2
+    clip_high: Bound = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio == "product" and self.normalise != "response":
+            name = type(self).__name__
+            raise InputError(f"{name}: ratio: product is of a whole response: normalise: response, not {self.normalise}")
+
+    def objective(self, view: View, logps: Tensor, mask: Tensor) -> Tensor:
+        advantages, ratio = advantages_of(view), self._ratio(view, logps, mask)
+        clipped = clip_ratio(ratio, self.clip_low, self.clip_high)
+        return clipped.detach() * advantages * logps if self.clip == "weight" else torch.minimum(ratio * advantages, clipped * advantages)
+
+    def clipped(self, view: View) -> Tensor:
+        """Where clipping takes a token's gradient away, or changes its weight: (B, 1, T), 1 there."""
+        mask, logps = view.mask.squeeze(1), response_tokens(view, view.logps)
+        ratio, advantages = self._ratio(view, logps, mask), advantages_of(view)
+        clipped = clip_ratio(ratio, self.clip_low, self.clip_high)
+        changed = clipped != ratio if self.clip == "weight" else clipped * advantages < ratio * advantages
+        return (changed * mask)[:, None]
+
+    def _ratio(self, view: View, logps: Tensor, mask: Tensor) -> Tensor:
+        """(B, T), or (B, 1) of whole responses."""
+        log_ratio = logps - response_tokens(view, view.old_logps)
+        if self.ratio != "token":
+            log_ratio = log_ratio.sum(dim=-1, keepdim=True)
+        return (log_ratio / mask.sum(dim=-1, keepdim=True).clamp(min=1) if self.ratio == "sequence" else log_ratio).exp()
+
+
+def response_tokens(view: View, values: Tensor) -> Tensor:
+    """Values (B, 1, T) of single responses without their side, 0 off the response: (B, T)."""
+    return torch.where(view.mask > 0, values, 0).squeeze(1)
+
+
+def advantages_of(view: View) -> Tensor:
+    """(B, 1), or of tokens (B, T)."""
+    return view.advantages[:, None] if view.advantages.ndim == 1 else view.advantages.squeeze(1)
+
+
 # --- algorithms ---------------------------------------------------------------------------------------------------------------
 
 
@@ -209,23 +221,13 @@ class REINFORCE(PolicyGradient):
 class RLOO(PolicyGradient):
     """REINFORCE leave-one-out (Ahmadian et al., arXiv:2402.14740, Sec. 2.2): -(R_i - mean of the other R) log pi(y_i | x).
 
-    R is the score less kl_coeff log pi(y | x) / reference(y | x). `kl_coeff` is TRL's. TRL's loss has a clipped ratio, of the same gradient
-    at a step's first update: `ratio: product, normalise: response, clip_low: 0.2, clip_high: 0.2`.
+    R is the score less kl_coeff log pi(y | x) / reference(y | x). `kl_coeff` is TRL's. TRL's loss has a clipped ratio, with the same
+    gradient at a step's first update: ClippedPolicyGradient with `ratio: product`.
     """
 
     kl_coeff: NotNegative = 0.05
     kl_in: KLIn = "reward"
     baseline: Baseline = "leave_one_out"
-
-
-@dataclass(frozen=True)
-class ClippedPolicyGradient(PolicyGradient):
-    """What algorithms with PPO's clipped ratio have in common: min(A r, A clip(r, 1 - clip_low, 1 + clip_high)), r of each token."""
-
-    ratio: Ratio = "token"
-    clip_low: Bound = 0.2
-    clip_high: Bound = 0.2
-    normalise: Normalise = "tokens"
 
 
 @dataclass(frozen=True)
@@ -328,4 +330,5 @@ class CISPO(ClippedPolicyGradient):
 ALGORITHMS: Mapping[str, type[OnlineAlgorithm]] = {
     "reinforce": REINFORCE, "rloo": RLOO, "reinforce_plus_plus": REINFORCEPlusPlus, "ppo_clip": PPOClip, "grpo": GRPO, "dr_grpo": DrGRPO,
     "dapo": DAPO, "gspo": GSPO, "cispo": CISPO, "policy_gradient": PolicyGradient,
+    "clipped_policy_gradient": ClippedPolicyGradient,
 }  # fmt: skip

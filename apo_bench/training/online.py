@@ -245,6 +245,7 @@ class Online:
             optimizer.zero_grad()
             schedule.step()
         for _ in range(planned - len(losses)):  # of samples that are left out: the rate of a step does not depend on those before it
+            optimizer.step()  # without gradients it does nothing; a schedule that is ahead of it warns
             schedule.step()
         check_finite(self.model, f"policy: after update {len(losses)} of step {step + 1} of {self.job.steps}")
         spent = 0.0
@@ -374,6 +375,4 @@ def _total(items: Items, name: str) -> float:
 
 
 def _is_masked(advantages: float | list[Tensor]) -> bool:
-    if isinstance(advantages, float):
-        return math.isnan(advantages)
-    return bool(torch.cat(advantages).isnan().any())
+    return bool(torch.cat(advantages).isnan().any()) if isinstance(advantages, list) else math.isnan(advantages)

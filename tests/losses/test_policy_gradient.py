@@ -18,6 +18,7 @@ from apo_bench.losses import (
     GSPO,
     REINFORCE,
     RLOO,
+    ClippedPolicyGradient,
     DPOLoss,
     DrGRPO,
     OnlineAlgorithm,
@@ -27,8 +28,6 @@ from apo_bench.losses import (
     Rollouts,
     SimPOLoss,
     View,
-    also_reads,
-    denominator_of,
     shipped_algorithm,
 )
 
@@ -119,10 +118,10 @@ def test_reinforce_is_minus_the_advantage_times_the_log_probability() -> None:
         given = view([[-1.0, -2.0], [-0.5]], [[0.0, 0.0], [0.0]], [2.0, -4.0])
         terms = algorithm(given)
         assert terms.tolist() == pytest.approx([6.0, -2.0])
-        assert algorithm.clip_share(given) is None
+        assert not hasattr(algorithm, "clipped")
         (gradient,) = torch.autograd.grad(terms.sum(), given.logps)
         assert gradient.tolist() == [[[-2.0, -2.0]], [[4.0, 0.0]]]
-        assert denominator_of(algorithm) == "items"
+        assert algorithm.denominator == "items"
 
 
 @pytest.mark.parametrize(
@@ -138,17 +137,15 @@ def test_reinforce_is_minus_the_advantage_times_the_log_probability() -> None:
     ],
     ids=lambda value: repr(value) if isinstance(value, PolicyGradient) else "",
 )
-def test_clipped_objectives_by_hand(algorithm: PolicyGradient, expected: list[float], shares: list[float], denominator: str) -> None:
+def test_clipped_objectives_by_hand(algorithm: ClippedPolicyGradient, expected: list[float], shares: list[float], denominator: str) -> None:
     """Advantage 1 with ratios 2 and 1/2: min(2, 1.2) + min(1/2, 0.8). Advantage -1 with ratio 2: min(-2, -1.2), which clips nothing.
 
     DAPO's upper bound is 1.28. Whole responses: the geometric mean of 2 and 1/2 is 1, and of 2 is 2.
     """
     given = view([[-1.0 + TWO, -1.0 + HALF], [-1.0 + TWO]], [[-1.0, -1.0], [-1.0]], [1.0, -1.0])
     assert algorithm(given).tolist() == pytest.approx(expected, abs=1e-6)
-    share = algorithm.clip_share(given)
-    assert share is not None
-    assert share.tolist() == pytest.approx(shares)
-    assert denominator_of(algorithm) == denominator
+    assert (algorithm.clipped(given).sum(dim=(1, 2)) / given.lengths.squeeze(1)).tolist() == pytest.approx(shares)
+    assert algorithm.denominator == denominator
 
 
 def test_a_clipped_token_has_no_gradient_but_for_cispos() -> None:
@@ -156,18 +153,23 @@ def test_a_clipped_token_has_no_gradient_but_for_cispos() -> None:
 
     PPO: the first is clipped, the second's gradient is its ratio. CISPO clips the weight at 1.5: -1.5 and -0.5 are gradients of log pi.
     """
-    for algorithm, wanted, share in ((PPOClip(), [0.0, -0.5], 0.5), (CISPO(clip_high=0.5), [-1.5, -0.5], 0.5), (CISPO(), [-2.0, -0.5], 0)):
+    cases: list[tuple[ClippedPolicyGradient, list[float], list[int]]] = [
+        (PPOClip(), [0.0, -0.5], [1, 0]),
+        (CISPO(clip_high=0.5), [-1.5, -0.5], [1, 0]),
+        (CISPO(), [-2.0, -0.5], [0, 0]),
+    ]
+    for algorithm, wanted, clipped in cases:
         given = view([[-1.0 + TWO, -1.0 + HALF]], [[-1.0, -1.0]], [1.0])
         (gradient,) = torch.autograd.grad(algorithm(given).sum(), given.logps)
         assert gradient.flatten().tolist() == pytest.approx(wanted)
-        assert algorithm.clip_share(given).tolist() == pytest.approx([share])
+        assert algorithm.clipped(given).tolist() == [[clipped]]
     value = CISPO(clip_high=0.5)(view([[-1.0 + TWO, -1.0 + HALF]], [[-1.0, -1.0]], [1.0]))
     assert value.item() == pytest.approx(1.5 * (1 - TWO) + 0.5 * (1 + TWO))
 
 
 def test_a_product_of_ratios_is_of_the_whole_response() -> None:
     """Ratios 2 and 2: 4, clipped at 1.5. It is the same at each token, of which a response is the mean."""
-    algorithm = PolicyGradient(ratio="product", normalise="response", clip_high=0.5)
+    algorithm = ClippedPolicyGradient(ratio="product", normalise="response", clip_high=0.5)
     given = view([[-1.0 + TWO, -1.0 + TWO], [-1.0 + HALF]], [[-1.0, -1.0], [-1.0]], [1.0, 1.0])
     assert algorithm(given).tolist() == pytest.approx([-1.5, -0.5])
 
@@ -179,9 +181,9 @@ def test_kl_in_the_loss_and_entropy_are_of_tokens() -> None:
     k3 = 1 - TWO
     assert GRPO(kl_coeff=0.1)(given).tolist() == pytest.approx([0.1 * k3 / 2])
     assert GRPO(kl_coeff=0.1, normalise="tokens")(given).tolist() == pytest.approx([0.1 * k3])
-    bonus = PPOClip(entropy_bonus=0.1)
+    bonus, plain = PPOClip(entropy_bonus=0.1), PPOClip()
     assert bonus(given).tolist() == pytest.approx([-0.2])
-    assert (also_reads(bonus), also_reads(PPOClip())) == (("entropy",), ())
+    assert (bonus.also_reads, plain.also_reads) == (("entropy",), ())
     assert RLOO(kl_coeff=0.1)(given).tolist() == [0.0]  # its KL is in the reward
 
 
@@ -219,8 +221,8 @@ def test_algorithms_are_what_their_class_and_fields_say() -> None:
         ({"name": "grpo", "beta": 0.1}, r"unknown parameter 'beta' of grpo; it has: kl_coeff, "),
         ({"name": "dr_grpo", "constant_length": 0}, r"dr_grpo\.constant_length: Input should be greater than 0"),
         ({"name": "grpo", "kl_in": "return"}, r"GRPO: kl_in: return gives each token a return, which has no group"),
-        ({"name": "rloo", "ratio": "product"}, r"RLOO: ratio: product is of a whole response: normalise: response, not constant"),
-        ({"name": "rloo", "clip_low": 0.2}, r"RLOO: ratio: none has nothing to clip"),
+        ({"name": "dapo", "ratio": "product"}, r"DAPO: ratio: product is of a whole response: normalise: response, not tokens"),
+        ({"name": "rloo", "clip_low": 0.2}, r"unknown parameter 'clip_low' of rloo"),
     ],
 )
 def test_what_is_not_there_is_refused_in_a_line(choice: Any, message: str) -> None:

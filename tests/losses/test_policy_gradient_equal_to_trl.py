@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from trl_doubles import model_of, trainer_of
 
-from apo_bench.losses import ALGORITHMS, Rollouts, View, denominator_of, shipped_algorithm, token_logps
+from apo_bench.losses import ALGORITHMS, Rollouts, View, shipped_algorithm, token_logps
 
 pytestmark = pytest.mark.slow  # TRL takes seconds to import
 
@@ -51,7 +51,7 @@ def ours(logits: Tensor, choice: Any, scores: Tensor) -> Tensor:
     fields = {"old_logps": logps_of(OLD), "reference_logps": logps_of(REFERENCE), "entropy": entropy_of(logits)}
     optional = {"advantages": advantages[trained], **{name: value[trained, None] for name, value in fields.items()}}
     view = View(logps_of(logits)[trained, None], MASK[trained, None].long(), optional)
-    return algorithm(view).sum() / (view.mask.sum() if denominator_of(algorithm) == "tokens" else trained.sum())
+    return algorithm(view).sum() / (view.mask.sum() if algorithm.denominator == "tokens" else trained.sum())
 
 
 def trainer(cls: type, scores: Tensor, **settings: Any) -> Any:
@@ -85,13 +85,15 @@ def trainer(cls: type, scores: Tensor, **settings: Any) -> Any:
 
 
 def theirs(logits: Tensor, name: str, scores: Tensor, settings: dict[str, Any]) -> Tensor:
-    from trl import GRPOTrainer, RLOOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.rloo_trainer import RLOOTrainer
 
     trl = trainer({"grpo": GRPOTrainer, "rloo": RLOOTrainer}[name], scores, **settings)
     samples = trl._generate_and_score_completions([{"prompt": ids} for ids in IDS[:, :PROMPT].tolist()])
     return trl._compute_loss(model_of(logits, IDS), samples)
 
 
+PRODUCT = {"name": "clipped_policy_gradient", "ratio": "product", "normalise": "response", "baseline": "leave_one_out"}
 Case = tuple[dict[str, Any], str, dict[str, Any]]
 CASES: list[Case] = [  # ours, TRL's trainer, and its settings
     ({"name": "grpo"}, "grpo", {"beta": 0.04}),
@@ -111,9 +113,8 @@ CASES: list[Case] = [  # ours, TRL's trainer, and its settings
      {"importance_sampling_level": "sequence", "epsilon_low": 0.05, "epsilon_high": 0.05, "beta": 0.1}),
     ({"name": "cispo"}, "grpo", {"loss_type": "cispo", "epsilon_high": 5.0}),
     ({"name": "cispo", "clip_high": 0.1}, "grpo", {"loss_type": "cispo", "epsilon_high": 1.1}),
-    ({"name": "rloo", "ratio": "product", "normalise": "response", "clip_low": 0.2, "clip_high": 0.2}, "rloo", {"beta": 0.05}),
-    ({"name": "rloo", "ratio": "product", "normalise": "response", "clip_low": 0.4, "clip_high": 0.2, "kl_coeff": 0.0,
-      "scale": "normalised"}, "rloo", {"epsilon_low": 0.4, "normalize_advantages": True}),
+    ({**PRODUCT, "kl_coeff": 0.05, "kl_in": "reward"}, "rloo", {"beta": 0.05}),
+    ({**PRODUCT, "clip_low": 0.4, "scale": "normalised"}, "rloo", {"epsilon_low": 0.4, "normalize_advantages": True}),
 ]  # fmt: skip
 
 
@@ -166,4 +167,10 @@ def test_the_recorded_batch_decides_between_algorithms() -> None:
     sequences = ((logps_of(LOGITS) - logps_of(OLD)).sum(dim=1) / LENGTHS).exp()
     assert sequences.min() < 0.95 < 1.05 < sequences.max()
     compared = {case[0]["name"] for case in CASES}
-    assert set(ALGORITHMS) - compared == {"reinforce", "reinforce_plus_plus", "ppo_clip", "policy_gradient"}  # of which TRL has none
+    assert set(ALGORITHMS) - compared == {
+        "reinforce",
+        "rloo",
+        "reinforce_plus_plus",
+        "ppo_clip",
+        "policy_gradient",
+    }  # of which TRL has none
