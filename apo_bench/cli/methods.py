@@ -131,8 +131,8 @@ def _dataclasses_of(module: ModuleType) -> Mapping[str, Any]:
 
 def _source(module: ModuleType, cls: type) -> str:
     """The code of a method's file and of what it takes over from players; not of another player that it may hold."""
-    from apo_bench.lab import Player, play_alone
+    from apo_bench.lab import player
 
     text = Path(str(module.__file__)).read_text(encoding="utf-8")
-    text += inspect.getsource(Player) if issubclass(cls, Player) else ""
-    return text + (inspect.getsource(play_alone) if "play_alone(lab, self," in text else "")
+    text += "".join(inspect.getsource(base) for base in cls.__mro__ if base.__module__ == player.__name__)
+    return text + (inspect.getsource(player.play_alone) if "play_alone(lab, self," in text else "")

@@ -41,9 +41,9 @@ TEMPLATES: Mapping[Kind, Template] = {
     ),
     "online": Template(
         "online.py.txt", "rloo",
-        "{use: baselines/online.py@Online, algorithm: {use: NAME.py@CLASS}, steps: 8, prompts_per_step: 32}",
-        "{use: baselines/online.py@Online, algorithm: rloo, steps: 8, prompts_per_step: 32}",
-        "baselines/online.py@Online", '{"algorithm": {"use": "NAME.py@CLASS"}, "steps": 2, "prompts_per_step": 4}',
+        "{use: baselines/online.py@Online, algorithm: {use: NAME.py@CLASS}, rounds: 1, steps_per_round: 8, prompts_per_step: 32}",
+        "{use: baselines/online.py@Online, algorithm: rloo, rounds: 1, steps_per_round: 8, prompts_per_step: 32}",
+        "baselines/online.py@Online", '{"algorithm": {"use": "NAME.py@CLASS"}, "rounds": 1, "steps_per_round": 2, "prompts_per_step": 4}',
     ),
 }  # fmt: skip
 

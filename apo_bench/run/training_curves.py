@@ -1,6 +1,7 @@
 """The losses of an arm-seed's fits and the steps of its online training, kept apart from models, which `store.keep` may remove."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,4 +98,4 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
         return []
     names = [name for name in TABLES["steps"].names if name not in ("arm", "seed", "round", "fit")]
     rows = [json.loads(line) for line in (folder / STEPS).read_text(encoding="utf-8").splitlines() if line]
-    return [{name: row.get(name) for name in names} for row in rows]
+    return [{name: math.nan if row.get(name) is None else row[name] for name in names} for row in rows]

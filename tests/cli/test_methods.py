@@ -38,6 +38,8 @@ def test_a_listed_method_can_be_named() -> None:
         ("baselines/preference.py@Preference", "human pairs, golden responses, samples", "a reference (by its loss)", False),
         ("baselines/iterative_dpo.py@DPO", "human pairs, samples", "a reference (by its loss), a reward model", True),
         ("baselines/sft.py@SFT", "human pairs, golden responses", "", False),
+        ("baselines/online.py@Online", "human pairs, samples", "a reference (by its loss), a reward model", True),
+        ("baselines/spin.py@SPIN", "golden responses, samples", "a reference", False),
         ("sigmoid", "pairs", "a reference", False),
         ("simpo", "pairs", "", False),
         ("rrhf", "groups", "a reward model", False),

@@ -86,6 +86,15 @@ def test_tables_of_two_arm_seeds_that_share_what_evaluates(tmp_path: Path) -> No
     assert steps["kl"][1] == 0.25
 
 
+def test_a_measure_that_no_step_has_is_missing(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    online = trained(store, "policies", "online", steps=[{"step": 1, **STEP}])
+    keys = {"arm": keep_curves(store, fits_of(store, [online])), "shared": keep_curves(store, [])}
+    frames = _curves(tmp_path, {("reinforce", 0): {"curves": keys}})
+    write_table(tmp_path / "steps.parquet", "steps", frames["steps"])
+    assert read_table(tmp_path / "steps.parquet", "steps")["kl"].isna().all()
+
+
 def test_a_run_without_a_gradient_has_no_curves(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     assert _curves(tmp_path, {("best", 0): {"curves": {"arm": keep_curves(store, []), "shared": keep_curves(store, [])}}}) == {}
