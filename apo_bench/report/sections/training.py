@@ -20,7 +20,7 @@ HEADS = {
 NOTE = (
     "Loss in the first and in the last tenth of each fit's updates, mean ± sample SD over seeds; losses of different methods are on "
     "different scales. `_bench`: the initial policy and the reward models that evaluate, where they were trained. n-gram models have no "
-    "updates. Every fit's losses: tables/training.parquet, at most 200 rows a fit."
+    "updates, and steps of online training a table of their own. Every fit's losses: tables/training.parquet, at most 200 rows a fit."
 )
 CAPTION = (
     "Loss of the {model} by update, the rounds of an arm one after the other; line: mean over seeds, band: sample SD over seeds. A point "
