@@ -12,7 +12,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator
 
 from apo_bench.errors import InputError
 from apo_bench.losses.likelihood import SFTLoss
-from apo_bench.losses.online_algorithm import OnlineAlgorithm
 from apo_bench.losses.policy_gradient import ALGORITHMS
 from apo_bench.losses.policy_loss import PolicyLoss
 from apo_bench.losses.preference import (
@@ -102,4 +101,4 @@ def _by_name(shipped: Callable[[Any], Any], *reads: str) -> WrapValidator:
 
 PairLoss = Annotated[PolicyLoss, _by_name(shipped_loss, "pairs")]  # field types for methods
 UnpairedLoss = Annotated[PolicyLoss, _by_name(shipped_loss, "unpaired")]
-OnlineLoss = Annotated[OnlineAlgorithm | PolicyLoss, _by_name(shipped_algorithm, "rollouts", "pairs")]
+OnlineLoss = Annotated[PolicyLoss, _by_name(shipped_algorithm, "rollouts", "pairs")]  # or an OnlineAlgorithm, which has all that it has

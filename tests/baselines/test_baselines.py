@@ -34,7 +34,9 @@ PREFERENCE, KTO = "baselines/preference.py@Preference", "baselines/kto.py@KTO"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 ONLINE, ONLINE_DPO, SPIN = "baselines/online.py@Online", "baselines/online_dpo.py@OnlineDPO", "baselines/spin.py@SPIN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
-STEPS = {"steps_per_round": 2, "prompts_per_step": 4, "samples_per_prompt": 2}
+STEPS: dict[str, Any] = {"steps_per_round": 2, "prompts_per_step": 4, "samples_per_prompt": 2}
+REFRESH: dict[str, Any]
+STATIC: dict[str, Any]
 REFRESH, STATIC = {"opponent": "initial"}, {"opponent": "initial", "refit": "once"}
 
 
