@@ -55,7 +55,9 @@ def write_missing(folder: Path, arm_seeds: Sequence[tuple[str, int]]) -> list[st
     with FileLock(folder / "trackers" / ".lock"):
         for arm, seed in arm_seeds:
             key = _curves_key(folder / "store" / "arm_seeds" / f"{arm}.{seed}.json")
-            for tracker in experiment.trackers if key else ():
+            if key is None:
+                continue
+            for tracker in experiment.trackers:
                 place = folder / "trackers" / tracker
                 marker = place / f".{arm}.{seed}.json"
                 earlier = json.loads(marker.read_text())["curves"] if marker.is_file() else []
@@ -90,7 +92,7 @@ def _curves(artifact: Path) -> Iterator[Curves]:
             yield Curves(str(model).replace(" ", "_"), "update", _rows(fits, "update", ["loss"]))
     if (path := artifact / "steps.parquet").is_file():
         steps = counted_on(pd.read_parquet(path).assign(model="policy"), ["model"], "step")
-        yield Curves("online", "step", _rows(steps, "step", [name for name in steps if name not in NOT_CURVES]))
+        yield Curves("online", "step", _rows(steps, "step", [str(name) for name in steps if name not in NOT_CURVES]))
 
 
 def _rows(frame: "pd.DataFrame", x: str, names: Sequence[str]) -> list[tuple[int, dict[str, float]]]:
@@ -104,9 +106,9 @@ def _rows(frame: "pd.DataFrame", x: str, names: Sequence[str]) -> list[tuple[int
 
 def tensorboard(run: TrackedRun, folder: Path) -> None:
     """An event file in a folder of the run's name, with a scalar `policy/loss`, `online/reward` and so on for each curve."""
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter  # pyright: ignore[reportMissingImports]
 
     shutil.rmtree(folder / run.name, ignore_errors=True)  # of an interrupted try
     writer = EventFileWriter(str(folder / run.name))
@@ -119,7 +121,7 @@ def tensorboard(run: TrackedRun, folder: Path) -> None:
 
 def wandb(run: TrackedRun, folder: Path) -> None:
     """An offline run; `wandb sync` sends it, should its owner wish so."""
-    import wandb as package
+    import wandb as package  # pyright: ignore[reportMissingImports]
 
     with package.init(project=run.project, group=run.arm, name=run.name, dir=str(folder), mode="offline") as tracked:
         for curves in run.curves:
@@ -130,7 +132,7 @@ def wandb(run: TrackedRun, folder: Path) -> None:
 
 def trackio(run: TrackedRun, folder: Path) -> None:
     """A run in the folder's database, which TRACKIO_DIR has to name before trackio is imported."""
-    import trackio as package
+    import trackio as package  # pyright: ignore[reportMissingImports]
 
     package.init(run.project, run.name, group=run.arm, embed=False, auto_log_gpu=False, auto_log_cpu=False)
     for curves in run.curves:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from apo_bench.formatting import one_line
+from apo_bench.run.jobs import Job, Report
+from apo_bench.run.worker import work
 
 OFFLINE = {  # nothing leaves the machine, nothing is asked
     "WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true",
@@ -21,6 +23,15 @@ def lacking(trackers: Sequence[str]) -> str | None:
     """What has to be installed for these trackers, in a line; None if nothing is missing."""
     missing = next((tracker for tracker in trackers if importlib.util.find_spec(tracker) is None), None)
     return missing and f"trackers: {missing} is not installed; run: pip install 'apo-bench[{missing}]'"
+
+
+def work_and_track(job: Job, report: Report) -> str | None:
+    """As `work`, and then, of an arm-seed that finished, write the curves. No record's key holds this code."""
+    message = work(job, report)
+    if message is None and job.trial is None and not job.arm.startswith("_"):
+        report("writing for trackers")
+        write_curves(job.folder, [(job.arm, job.seed)])
+    return message
 
 
 def write_curves(folder: Path, arm_seeds: Iterable[tuple[str, int]]) -> None:

@@ -58,7 +58,7 @@ def test_curves_count_on_from_fit_to_fit(tmp_path: Path) -> None:
 @needs["tensorboard"]
 def test_tensorboard_reads_what_was_written_once(tmp_path: Path) -> None:
     """By its own reader. The second call writes nothing; a record with other curves is another run."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # pyright: ignore[reportMissingImports]
 
     run_of(tmp_path, ("tensorboard",), *TWO)
     for _ in range(2):
