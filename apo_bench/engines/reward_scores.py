@@ -9,15 +9,13 @@ import numpy as np
 from apo_bench.config.schema import EnsembleReward, RewardSpec
 from apo_bench.engines.protocol import Items, ScoringJob
 from apo_bench.store import Computed
-from apo_bench.training.training_spec import Counts
+from apo_bench.training.online import Score, Scores
 from apo_bench.types import EnsembleRewardModel, Response, RewardModel
-
-Scores = tuple[Sequence[float], Counts]  # and the counts spent
 
 
 def scorer(
     reward_model: RewardModel, spec: RewardSpec, scales: Sequence[tuple[float, float]], score: Callable[[ScoringJob], Computed[list[float]]]
-) -> Callable[[Sequence[Response]], Scores]:
+) -> Score:
     """What scores responses by the engine's verb `score`; of an ensemble its members, standardised by `scales` (mean, sd), as one."""
 
     def single(model: RewardModel, own: Any, responses: Sequence[Response]) -> Scores:

@@ -16,6 +16,7 @@ from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import GOLD, INITIAL, SHARED, Failure, Job, Records, mark_waiting
 from apo_bench.run.progress import live
 from apo_bench.run.tables import rows_in
+from apo_bench.run.trackers import work_and_track
 from apo_bench.run.worker import work
 from apo_bench.store import RUN_LOCK, damage_of
 
@@ -71,7 +72,7 @@ class JobRunner:
         with FileLock(self.resolved.folder / "store" / RUN_LOCK):  # not while a sweep decides what can be removed
             mark_waiting(queue)
         with live(queue, budgets, self.workers or default_workers(experiment.executor)) as show:
-            failures = self._run_all(queue, work, self.workers, experiment.executor, show)
+            failures = self._run_all(queue, work_and_track if experiment.trackers else work, self.workers, experiment.executor, show)
         if is_over(failures):
             first = next(failure for failure in failures if failure.arm in SHARED)
             what = "the initial policy" if first.arm == INITIAL else "a gold reward model"

@@ -32,7 +32,7 @@ from apo_bench.store import RunStore
 
 pytestmark = pytest.mark.slow
 
-KEYS = {"arm", "gold", "seed", "round", "prompt_id", "axis", "scorer", "metric", "bin", "unit", "measure"}
+KEYS = {"arm", "gold", "seed", "fit", "update", "round", "prompt_id", "axis", "scorer", "metric", "bin", "unit", "measure"}
 COLUMNS = {
     "scores": ["arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer", "value"],
     "metrics": ["arm", "seed", "round", "axis", "metric", "value", "standard_error", "n"],
@@ -41,6 +41,7 @@ COLUMNS = {
     "reliability": ["arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"],
     "ledger": ["arm", "seed", "unit", "used", "marginal", "budget"],
     "timings": ["arm", "seed", "measure", "value"],
+    "training": ["arm", "seed", "round", "fit", "model", "artifact", "update", "loss"],
 }
 
 
