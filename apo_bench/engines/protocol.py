@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
-from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
 
 
@@ -109,3 +109,5 @@ class Engine(Protocol):
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]: ...
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]: ...
+
+    def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]: ...
