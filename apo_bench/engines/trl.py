@@ -72,8 +72,8 @@ def train(job: TRLTraining, models: StoredModels, score: Score, into: Path) -> C
                 callbacks=[_Watch(job, meter)],
                 **extra,
             )
-        except (ValueError, NotImplementedError, TypeError) as error:
-            raise InputError(f"{job.trainer}: {error}") from None
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(f"{job.trainer}: {error}") from error
         trainer.remove_callback(PrinterCallback)
         meter.watch(trainer.model, trained=True)
         if getattr(trainer, "ref_model", None) is not None:
@@ -180,7 +180,8 @@ def _arguments(kind: Any, job: TRLTraining, tokenizer: Any, scratch: str) -> Any
     if "generation_kwargs" in names:  # as everywhere here: padding is never drawn
         own["generation_kwargs"] = {"suppress_tokens": [tokenizer.pad_token_id], **(own.get("generation_kwargs") or {})}
     try:
-        arguments = config(**{name: value for name, value in decided.items() if name in names}, **own)
+        with warnings.catch_warnings(action="ignore"):  # of fields that TRL itself renames
+            arguments = config(**{name: value for name, value in decided.items() if name in names}, **own)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(f"{job.trainer}: args: {error}") from None
     arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # not what a launch configuration says

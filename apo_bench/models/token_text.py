@@ -67,6 +67,9 @@ class TokenText(PreTrainedTokenizerBase):
     def get_vocab(self) -> dict[str, int]:
         return {to_text([token]): token for token in range(self.vocabulary)}
 
+    def __repr__(self) -> str:
+        return f"TokenText({self.vocabulary}, {self.pad_token_id}, {self.eos_token_id})"
+
     def __len__(self) -> int:
         return self.vocabulary
 
