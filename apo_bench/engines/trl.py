@@ -80,7 +80,9 @@ def train(job: TRLTraining, models: StoredModels, score: Score, into: Path) -> C
             meter.watch(trainer.ref_model, trained=False)
         trainer.train()
     if trainer.state.global_step != job.updates:
-        raise InputError(f"{job.trainer}: it ended after {trainer.state.global_step} of {job.updates} updates: are the data fewer than it reads in one?")
+        raise InputError(
+            f"{job.trainer}: it ended after {trainer.state.global_step} of {job.updates} updates: are the data fewer than it reads in one?"
+        )
     trained, losses = trainer.model.state_dict(), [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     del trainer
     clean, tokenizer = models.policy_to_train(as_policy_job)  # without whatever the trainer put on the model

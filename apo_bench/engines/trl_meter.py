@@ -20,7 +20,8 @@ class Meter:
 
     def __init__(self, model: Any, recipe: Recipe, ends: frozenset[int], pad_id: int) -> None:
         self._training, self._ends, self._pad_id = flops.training(model, recipe), ends, pad_id
-        self._counts, self._sampling = Counter[str](), False
+        self._counts: Counter[str] = Counter()
+        self._sampling = False
 
     def watch(self, model: Any, *, trained: bool) -> None:
         """Count what `model` reads and samples from now on."""
@@ -65,7 +66,7 @@ class Meter:
         if fused and labels is not None and ids.is_cuda:  # on a CPU TRL computes the logits of every position
             outputs = (labels[:, 1:] != -100).sum(dim=-1).tolist()
         if not trains:
-            self._counts["flops"] += size.rates.total(lengths, outputs)
+            self._counts.update(flops=size.rates.total(lengths, outputs))  # pyright: ignore
             return
         again = size.rates.output * sum(outputs) if fused else 0.0  # whose logits its backward pass computes again
         self._counts.update(policy_train_tokens=sum(lengths), flops=self._training.step.total(lengths, outputs) + again)  # pyright: ignore

@@ -75,37 +75,35 @@ REFUSED: Mapping[str, str] = {
     "trl.experimental.tpo.TPOTrainer": "it reads triples of a golden, a chosen and a rejected response, which no split has",
 }
 _RECIPE, _SAMPLING = "models.policy.training", "models.policy.sampling"
-_LENGTHS = "models.policy.max_prompt_tokens and max_response_tokens"
-_SAVING = "nothing but the trained policy is kept"
-_WEIGHTS = "the policy is loaded, placed and trained in this process"
-_SERVERS = "responses are sampled in this process, where they are metered"
-DECIDED: Mapping[str, str] = {
-    **dict.fromkeys(("seed", "data_seed", "full_determinism"), "seeds"),
-    "learning_rate": f"{_RECIPE}.learning_rate, or learning_rate of the method",
-    **dict.fromkeys(("num_train_epochs", "max_steps"), f"{_RECIPE}.epochs, or epochs of the method"),
-    **dict.fromkeys(("per_device_train_batch_size", "auto_find_batch_size"), f"{_RECIPE}.batch_size and micro_batch_size"),
-    "gradient_accumulation_steps": f"{_RECIPE}.batch_size and micro_batch_size",
-    "lr_scheduler_type": f"{_RECIPE}.schedule",
-    **dict.fromkeys(("warmup_steps", "warmup_ratio"), f"{_RECIPE}.warmup_steps"),
-    "weight_decay": f"{_RECIPE}.weight_decay",
-    "max_grad_norm": f"{_RECIPE}.max_grad_norm",
-    "optim": f"{_RECIPE}.optimizer",
-    **dict.fromkeys(("bf16", "fp16", "tf32", "bf16_full_eval", "fp16_full_eval"), f"{_RECIPE}.precision"),
-    "gradient_checkpointing": f"{_RECIPE}.gradient_checkpointing",
-    **dict.fromkeys(("temperature", "top_p", "top_k", "repetition_penalty"), _SAMPLING),
-    **dict.fromkeys(("max_completion_length", "max_new_tokens"), f"{_SAMPLING}.max_new_tokens"),
-    **dict.fromkeys(("max_length", "max_prompt_length", "truncation_mode"), _LENGTHS),
-    **dict.fromkeys(("chat_template_kwargs", "chat_template_path"), "models.policy.chat_template_kwargs"),
-    **dict.fromkeys(("eos_token", "pad_token", "packing", "padding_free", "skip_prepare_dataset"), "it trains on the tokens that the policy reads"),
-    **dict.fromkeys(("output_dir", "save_strategy", "save_steps", "save_total_limit", "push_to_hub", "hub_model_id"), _SAVING),
-    **dict.fromkeys(("load_best_model_at_end", "resume_from_checkpoint", "log_completions_hub_repo"), _SAVING),
-    **dict.fromkeys(("report_to", "run_name", "logging_steps", "logging_strategy", "logging_dir", "disable_tqdm"), "trackers of the experiment"),
-    **dict.fromkeys(("do_eval", "eval_strategy", "eval_steps", "eval_on_start"), "evaluation, out of a method's sight"),
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "use_cpu", "model_init_kwargs", "accelerator_config"), _WEIGHTS),
-    **dict.fromkeys(("trust_remote_code",), "models.policy.trust_remote_code"),
-    **dict.fromkeys(("use_vllm", "use_transformers_continuous_batching", "num_generations_eval"), _SERVERS),
-    **dict.fromkeys(("precompute_ref_log_probs", "reward_weights", "reward_model_path", "judge"), "rewards and references are read where they are metered"),
-}  # fmt: skip
+_DECIDERS = {  # what decides, and the arguments that are its to decide
+    "seeds": "seed data_seed full_determinism",
+    f"{_RECIPE}.learning_rate, or learning_rate of the method": "learning_rate",
+    f"{_RECIPE}.epochs, or epochs of the method": "num_train_epochs max_steps",
+    f"{_RECIPE}.batch_size and micro_batch_size": "per_device_train_batch_size auto_find_batch_size gradient_accumulation_steps",
+    f"{_RECIPE}.schedule": "lr_scheduler_type",
+    f"{_RECIPE}.warmup_steps": "warmup_steps warmup_ratio",
+    f"{_RECIPE}.weight_decay": "weight_decay",
+    f"{_RECIPE}.max_grad_norm": "max_grad_norm",
+    f"{_RECIPE}.optimizer": "optim optim_args",
+    f"{_RECIPE}.precision": "bf16 fp16 tf32 bf16_full_eval fp16_full_eval",
+    f"{_RECIPE}.gradient_checkpointing": "gradient_checkpointing activation_checkpointing",
+    _SAMPLING: "temperature top_p top_k repetition_penalty",
+    f"{_SAMPLING}.max_new_tokens": "max_completion_length max_new_tokens",
+    "models.policy.max_prompt_tokens and max_response_tokens": "max_length max_prompt_length truncation_mode",
+    "models.policy.chat_template_kwargs": "chat_template_kwargs chat_template_path",
+    "models.policy.trust_remote_code": "trust_remote_code",
+    "it trains on the tokens that the policy reads": "eos_token pad_token packing padding_free dataset_kwargs dataset_text_field",
+    "nothing but the trained policy is kept": (
+        "output_dir save_strategy save_steps save_total_limit push_to_hub hub_model_id load_best_model_at_end resume_from_checkpoint "
+        "log_completions log_completions_hub_repo"
+    ),
+    "the engine logs every update": "report_to run_name logging_steps logging_strategy logging_dir disable_tqdm",
+    "evaluation, out of a method's sight": "do_eval eval_strategy eval_steps eval_on_start num_generations_eval",
+    "the policy is loaded, placed and trained in this process": "deepspeed fsdp fsdp_config use_cpu model_init_kwargs accelerator_config",
+    "responses are sampled in this process, where they are metered": "use_vllm use_transformers_continuous_batching",
+    "rewards and references are read where they are metered": "precompute_ref_log_probs reward_weights reward_model_path judge",
+}
+DECIDED: Mapping[str, str] = {name: decider for decider, names in _DECIDERS.items() for name in names.split()}
 
 
 def known_trainer(name: str) -> TRLTrainer:
