@@ -72,17 +72,18 @@ def train(job: TRLTraining, models: StoredModels, score: Score, into: Path) -> C
                 callbacks=[_Watch(job, meter)],
                 **extra,
             )
-        except (ValueError, NotImplementedError) as error:
+            trainer.remove_callback(PrinterCallback)
+            meter.watch(trainer.model, trained=True)
+            if getattr(trainer, "ref_model", None) is not None:
+                meter.watch(trainer.ref_model, trained=False)
+            trainer.train()
+        except InputError:
+            raise
+        except (ValueError, NotImplementedError) as error:  # of arguments that do not go together, which some trainers see late
             raise InputError(f"{job.trainer}: {error}") from error
-        trainer.remove_callback(PrinterCallback)
-        meter.watch(trainer.model, trained=True)
-        if getattr(trainer, "ref_model", None) is not None:
-            meter.watch(trainer.ref_model, trained=False)
-        trainer.train()
     if trainer.state.global_step != job.updates:
-        raise InputError(
-            f"{job.trainer}: it ended after {trainer.state.global_step} of {job.updates} updates: are the data fewer than it reads in one?"
-        )
+        done = f"{trainer.state.global_step} of {job.updates} updates"
+        raise InputError(f"{job.trainer}: it ended after {done}: {len(job.data)} rows are fewer than it reads at a time")
     trained, losses = trainer.model.state_dict(), [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     del trainer
     clean, tokenizer = models.policy_to_train(as_policy_job)  # without whatever the trainer put on the model

@@ -1,4 +1,4 @@
-"""TRL's trainers as the Lab knows them: what each reads, what it samples, and which of its arguments the experiment decides. No torch, no TRL."""
+"""TRL's trainers as the Lab knows them: what each reads and samples, and which arguments the experiment decides. No torch, no TRL."""
 
 import difflib
 import importlib.util
