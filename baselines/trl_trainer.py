@@ -24,6 +24,9 @@ class TRLTrainer:
     learning_rate: Positive | None = None  # None: the experiment's
     epochs: Positive | None = None
 
+    def __post_init__(self) -> None:
+        trl_trainer(self.trainer, self.args)  # refuses those that cannot be arms
+
     def run(self, lab: Lab) -> None:
         policy, reward_model, reads = lab.initial_policy, None, trl_trainer(self.trainer).reads
         if reads == "prompts":

@@ -22,7 +22,7 @@ from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
 from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining, TRLTraining
-from apo_bench.training.trl_trainers import known_trainer
+from apo_bench.training.trl_trainers import trl_trainer
 from apo_bench.types import Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
@@ -246,7 +246,7 @@ class CountingEngine:
         """Updates, samples and scores are known; how a trainer from elsewhere reads its data is not."""
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
         counts = {"policy_updates": job.updates, "policy_train_tokens": math.nan, "flops": math.nan}
-        if samples := known_trainer(job.trainer).sampled(job.updates, job.recipe, job.args):
+        if samples := trl_trainer(job.trainer).sampled(job.updates, job.recipe, job.args):
             tokens = samples * self.expected.tokens(job.model.sampling)
             counts |= {"sampled_responses": samples, "sampled_tokens": tokens, "scored_responses": samples}
         if job.recipe.lora is None:

@@ -33,7 +33,7 @@ from apo_bench.store import Computed
 from apo_bench.training.data import sides_of
 from apo_bench.training.trainer import DIVERGED
 from apo_bench.training.training_spec import PolicyTraining, TRLItem, TRLTraining
-from apo_bench.training.trl_trainers import check_known, known_trainer
+from apo_bench.training.trl_trainers import check_known, trl_trainer
 from apo_bench.types import Demonstration, EnsembleRewardModel, Pair, Prompt, Response
 
 Score = Callable[[ScoringJob], Computed[list[float]]]
@@ -118,7 +118,7 @@ def rows(data: Sequence[TRLItem], chat: ChatFormat, job: TRLTraining) -> Iterato
 
 def _trainer_class(name: str) -> Any:
     """The trainer, which tells nobody that it is used."""
-    known_trainer(name)
+    trl_trainer(name)
     module, _, attribute = name.rpartition(".")
     with warnings.catch_warnings(action="ignore"):  # of the experimental tier
         kind = getattr(importlib.import_module(module), attribute)

@@ -3,7 +3,7 @@
 from apo_bench.lab.lab import Lab, Progress
 from apo_bench.lab.player import Count, Player, PolicyUpdate, Positive, of_round, play_alone
 from apo_bench.lab.sample_selection import best_of, best_worst, golden_over_samples, with_mismatched
-from apo_bench.training.trl_trainers import known_trainer as trl_trainer
+from apo_bench.training.trl_trainers import trl_trainer
 
 __all__ = [
     "Count",

@@ -303,8 +303,7 @@ class Lab:
         `reward_model`. What it samples and scores is charged, and a fit that spends more than is left ends within a step. Raises
         InputError, before anything is spent, for a trainer, data or arguments that cannot be.
         """
-        form, args = trl_trainers.known_trainer(trainer), dict(args or {})
-        trl_trainers.check_args(args)
+        form, args = trl_trainers.trl_trainer(trainer, args), dict(args or {})
         trl_trainers.check_data(trainer, data)
         if isinstance(policy, BestOfNPolicy):
             raise InputError("lab.train_with_trl: a best-of-n policy has no weights to train")

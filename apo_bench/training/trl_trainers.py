@@ -106,8 +106,13 @@ _DECIDERS = {  # what decides, and the arguments that are its to decide
 DECIDED: Mapping[str, str] = {name: decider for decider, names in _DECIDERS.items() for name in names.split()}
 
 
-def known_trainer(name: str) -> TRLTrainer:
-    """The trainer of a name such as `trl.GRPOTrainer`. Raises InputError, one line, for any that cannot be an arm."""
+def trl_trainer(name: str, args: Mapping[str, Any] | None = None) -> TRLTrainer:
+    """The trainer of a name such as `trl.GRPOTrainer`.
+
+    Raises InputError, one line, for any that cannot be an arm, and for those of the arguments that the experiment decides.
+    """
+    if decided := next((name for name in args or {} if name in DECIDED), None):
+        raise InputError(f"args.{decided}: not an arm's to decide: {DECIDED[decided]}")
     if name in TRAINERS:
         return TRAINERS[name]
     if name in REFUSED:
@@ -123,12 +128,6 @@ def version() -> str:
     return metadata.version("trl")
 
 
-def check_args(args: Mapping[str, Any]) -> None:
-    """Raises InputError for an argument that the experiment decides."""
-    if decided := next((name for name in args if name in DECIDED), None):
-        raise InputError(f"args.{decided}: not an arm's to decide: {DECIDED[decided]}")
-
-
 def check_known(args: Mapping[str, Any], names: Collection[str], config: str) -> None:
     """Raises InputError for an argument that the trainer's configuration does not have."""
     if unknown := next((name for name in args if name not in names), None):
@@ -138,7 +137,7 @@ def check_known(args: Mapping[str, Any], names: Collection[str], config: str) ->
 
 def check_data(trainer: str, data: Sequence[TRLItem]) -> None:
     """Raises InputError where there are no data, or others than the trainer reads."""
-    reads = known_trainer(trainer).reads
+    reads = trl_trainer(trainer).reads
     if not data:
         raise InputError(f"lab.train_with_trl: {trainer} got no {reads} to train on")
     kinds = ("prompts" if isinstance(item, Prompt) else KINDS[type(item)] for item in data)

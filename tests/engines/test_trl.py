@@ -224,7 +224,7 @@ def test_online_trainers_are_charged_what_they_report(
 
 
 def test_flops_are_those_of_our_rule(bench: EvaluationContext) -> None:
-    """SFT reads as our own fit does, but for logits: on a CPU it takes those of all positions, and computes all again in the backward pass."""
+    """SFT reads as our own fit does, but for logits: on a CPU it takes those of all positions, and computes them again for gradients."""
     from apo_bench.models import flops
 
     ours, theirs = tiny_lab(bench), tiny_lab(bench)
