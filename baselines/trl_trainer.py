@@ -33,15 +33,15 @@ class TRLTrainer:
             reward_model = lab.finished_reward_model or lab.train_reward_model(lab.pairs(), loss=RankingLoss())
         for round_ in range(self.rounds):
             if reward_model is None:
-                policy = self._trained(lab, policy, offline_data(lab, reads))
+                policy = self.trained(lab, policy, offline_data(lab, reads))
             else:
                 policy = self.update(lab, policy, reward_model, draw=round_)
             lab.finish_round(policy, reward_model)
 
     def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
-        return self._trained(lab, policy, lab.prompts("policy", n=self.prompts_per_round, draw=draw), reward_model)
+        return self.trained(lab, policy, lab.prompts("policy", n=self.prompts_per_round, draw=draw), reward_model)
 
-    def _trained(self, lab: Lab, policy: Policy, data: Any, reward_model: RewardModel | None = None) -> Policy:
+    def trained(self, lab: Lab, policy: Policy, data: Any, reward_model: RewardModel | None = None) -> Policy:
         return lab.train_with_trl(
             policy, data, self.trainer, args=self.args, reward_model=reward_model, learning_rate=self.learning_rate, epochs=self.epochs
         )
