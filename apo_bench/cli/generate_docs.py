@@ -1,7 +1,7 @@
 """`python -m apo_bench.cli.generate_docs`: the reference pages of docs/, written from the code.
 
 docs/experiment.md from the pydantic models of `config.schema`, docs/cli.md from the typer app, docs/api.md from signatures and docstrings,
-and in docs/new-loss.md the table of shipped losses.
+docs/methods.md from what `apo-bench methods` lists, and in docs/new-loss.md the table of shipped losses.
 Works in a checkout only, which has the sources and docs/.
 """
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, ParameterInfo
 
+from apo_bench.cli.methods import HEADINGS, citation, listing
 from apo_bench.config import schema as config
 from apo_bench.hashing import PACKAGE
 
@@ -52,7 +53,10 @@ API: Mapping[str, tuple[str, ...]] = {  # what users import: modules and their p
 
 def pages() -> dict[Path, str]:
     """The text of every generated page, by its path."""
-    written = {"experiment.md": experiment_page(), "cli.md": cli_page(), "api.md": api_page(), "new-loss.md": new_loss_page()}
+    written = {
+        "experiment.md": experiment_page(), "cli.md": cli_page(), "api.md": api_page(), "methods.md": methods_page(),
+        "new-loss.md": new_loss_page(),
+    }  # fmt: skip
     return {DOCS / name: text for name, text in written.items()}
 
 
@@ -309,6 +313,34 @@ def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+# --- methods ------------------------------------------------------------------------------------------------------------------
+
+
+def methods_page() -> str:
+    """What can be named, a table for each kind."""
+    parts = [
+        "# Methods and losses",
+        GENERATED,
+        "What ships and can be named in an experiment or in a method; `apo-bench methods` prints the same. What each does stands in its "
+        "docstring ([API](api.md#apo_benchlosses)). To bring your own: [a method](new-method.md), [a loss](new-loss.md).",
+    ]
+    listed = listing()
+    for kind, heading in HEADINGS.items():
+        rows = [
+            (f"`{item.name}`", _inert(item.purpose), _linked(item.paper), item.reads, item.needs, "yes" if item.player else "")
+            for item in listed
+            if item.kind == kind
+        ]
+        heads = ("name", "what it is", "paper", "reads", "needs", "player")
+        width = len(heads) if kind == "method" else len(heads) - 1
+        parts += [f"## {heading}", _rows(heads[:width], [row[:width] for row in rows])]
+    return _joined(parts)
+
+
+def _linked(paper: str) -> str:
+    return re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
+
+
 # --- shipped losses -----------------------------------------------------------------------------------------------------------
 
 
@@ -325,9 +357,7 @@ def losses_table() -> str:
 
     rows = []
     for name, cls in SHIPPED.items():
-        loss, purpose = cls(), " ".join(inspect.getdoc(cls).split())  # pyright: ignore
-        cited = re.search(r"\(([^()]*(?:arXiv:|\.pdf)[^()]*)\)", purpose)
-        paper = re.sub(r"arXiv:([\d.]+\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", cited[1] if cited else "")
+        loss, paper = cls(), _linked(citation(inspect.getdoc(cls) or ""))
         parameters = ", ".join(f"`{field.name}`" for field in fields(cls))  # pyright: ignore
         reference, whole = ("yes" if flag else "" for flag in (loss.needs_reference, couples_items(loss)))
         rows.append((f"`{name}`", f"`{cls.__name__}`", paper, parameters, loss.reads, reference, whole))

@@ -273,15 +273,35 @@ def check_method(
 
 @app.command()
 @plain_errors()
+def methods(
+    format_: Annotated[Literal["text", "json"], typer.Option("--format", help="json: for programs.")] = "text",
+) -> None:
+    """What can be named: methods, losses, online algorithms; with paper, what each reads and what it needs."""
+    import json
+    from dataclasses import asdict
+
+    from apo_bench.cli.methods import listing
+
+    if format_ == "json":
+        typer.echo(json.dumps([asdict(listed) for listed in listing()], indent=1))
+    else:
+        terminal.print_listing(listing())
+
+
+@app.command()
+@plain_errors()
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's and the experiment's: small letters, digits and single underscores.")],
     to: Annotated[Path, typer.Option(help="The folder they are written into.")] = Path(),
+    kind: Annotated[
+        Literal["loss", "online", "player"], typer.Option(help="A loss, an online algorithm, or a method that can be a player.")
+    ] = "player",
 ) -> None:
-    """Write a working method, and an experiment that compares it, as a start for your own."""
+    """Write a working method, loss or online algorithm, an experiment that compares it, and a test, as a start for your own."""
     from apo_bench.cli.new_method import write_method
 
-    method, experiment = write_method(name, to)
-    typer.echo(f"{method}\n{experiment}\nnext: apo-bench run {experiment}")
+    method, experiment, test = write_method(name, to, kind)
+    typer.echo(f"{method}\n{experiment}\n{test}\nnext: apo-bench run {experiment}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from apo_bench.cli.methods import HEADINGS
 from apo_bench.errors import InputError
 from apo_bench.formatting import one_line, visible
 
@@ -140,6 +141,18 @@ def print_spread(folder: Path) -> None:
             table.caption = _with_test(row, table.caption)
     print_tables(table)
     print(str(folder / "report" / "report.md"))
+
+
+def print_listing(listed: Sequence[Any]) -> None:
+    """What can be named, under a heading for each kind: the name, and below it what it is, reads and needs, and its paper."""
+    for kind, heading in HEADINGS.items():
+        print(f"{heading}\n")
+        for item in listed:
+            if item.kind == kind:
+                needs, player = f"; needs {item.needs}" if item.needs else "", "; can be a player" if item.player else ""
+                about = f"{item.purpose}. Reads {item.reads}{needs}{player}. {item.paper}"
+                print("\n".join([f"  {item.name}", *textwrap.wrap(about, WIDTH, initial_indent="      ", subsequent_indent="      ")]))
+        print()
 
 
 def plans(plans: Any, scorer: str, power: float) -> list[Table]:

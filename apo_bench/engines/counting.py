@@ -6,6 +6,7 @@ out as in a run; tokens and FLOPs are expectations.
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import EnsembleReward, Experiment, Lora, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Sampling
+from apo_bench.config.schema import (
+    EnsembleReward,
+    Experiment,
+    Lora,
+    NetworkReward,
+    NgramReward,
+    PolicyModel,
+    PretrainedReward,
+    Sampling,
+    members,
+)
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
@@ -21,26 +32,30 @@ from apo_bench.engines.protocol import Items, KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
-from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining, TRLTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.training.trl_trainers import trl_trainer
-from apo_bench.types import Prompt, Response
+from apo_bench.types import Demonstration, Pair, Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
 KEPT = 1_000_000  # samples and scores that a plan keeps for arms that ask for the same
 BLOCK = 4096  # files take whole blocks of a disk
 ROW, TOKEN, SCORE, NAME = 75, 7, 21, 8  # bytes of a sample beside its text and ids, of an id, of a number, of a name in a list beside it
+STEP = 420  # bytes of a row of an online training
 MANIFEST, NGRAM = 2000, 25_000  # bytes of an artifact's manifest, of a small n-gram model
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PlannedArtifact:
-    """An artifact that a run would compute. `work`: see `plan.accounts.Work`; `weights`: those of its bytes that are a model's."""
+    """An artifact that a run would compute. `work`: see `plan.accounts.Work`; `weights`: those of its bytes that are a model's; `within`:
+    work of other kinds that computing it takes.
+    """
 
     kind: str
     work: float
     bytes: float
     weights: float = 0.0
+    within: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Estimated(Computed[T]):
     work: float
     bytes: float
     weights: float = 0.0
+    within: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,7 +89,7 @@ class CountingStore:
         estimate = self._estimates.pop(key, None) or compute(Path(os.devnull) / key)
         assert isinstance(estimate, Estimated)
         self._keep(key, estimate)
-        self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights))
+        self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights, estimate.within))
         value: Any = estimate.value
         return Artifact(key, Path(os.devnull), estimate.counts, 0.0, 0.0), value
 
@@ -222,13 +238,43 @@ class CountingEngine:
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
         """Adapters go on where the policy has some with the same settings, else stand on it."""
         self.passes.trained_policy(job)
+        counts = self._policies[job.policy.key].trained(job.data, job.loss, job.recipe)
+        return _trained(self._trained_policy(job, into), counts)
+
+    def _trained_policy(self, job: PolicyTraining | OnlineTraining | TRLTraining, into: Path) -> Stored:
+        """What a trained policy takes on disk, which is known by its key from here on."""
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
-        counts = size.trained(job.data, job.loss, job.recipe)
         if (lora := job.recipe.lora) is None:
-            return _trained(size.whole(job.model), counts)
+            return size.whole(job.model)
         base, before = self.bases.get(job.policy.key, ("", None))
         self.bases[key_of(into)] = (base if before == lora else job.policy.key, lora)
-        return _trained(size.adapters(lora), counts)
+        return size.adapters(lora)
+
+    def train_online(self, job: OnlineTraining, into: Path, report: Callable[[str], None]) -> Computed[None]:
+        """Every sample is trained on: none is left out, and no prompt's samples tie."""
+        self.passes.trained_online(job)
+        size, spent, work = self._policies[job.policy.key], Counter[str](), Counter[str]()
+        for step in range(job.steps):
+            name = digest([key_of(into), step])
+            prompts = job.prompts_of(step)
+            rng, initial = np.random.default_rng(int(name, 16)), step == 0 and job.policy.key == self.initial_key
+            each = [prompt for prompt in prompts for _ in range(job.n)]
+            answers = self.expected.answers(each, job.sampling, rng, f"{name}-", initial=initial)
+            items = [(answer.prompt, answer.text) for answer in answers]
+            spent.update(size.sampled(prompts, job.n, [answer.tokens for answer in answers]))
+            for model in members(job.reward):
+                scored = self.expected.reward(model).scored(items) if isinstance(model, NetworkReward) else {"scored_responses": len(items)}
+                spent.update(scored)
+                work.update({"scores": scored.get("flops", 0.0)})
+            firsts, seconds = items[:: job.n], items[1 :: job.n]
+            pairs = [Pair(prompt, text, other) for (prompt, text), (_, other) in zip(firsts, seconds, strict=True)] if job.is_paired else []
+            trained = size.trained(pairs or [Demonstration(*item) for item in items], job.algorithm, job.recipe)
+            first = size.read_flops(items) if job.reads_samples_first else 0.0
+            spent.update({**trained, "flops": trained["flops"] + first})
+            work.update({"policies": trained["flops"] + first, "samples": len(items) * job.sampling.max_new_tokens})
+        stored = self._trained_policy(job, into)
+        total = stored.weights + disk_bytes(STEP * job.steps, MANIFEST, *stored.files)
+        return Estimated(None, spent, work.pop("policies"), total, stored.weights, work)
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]:
         if isinstance(job.model, NgramReward):  # one convex fit, whose few weights are not worth counting
@@ -244,15 +290,11 @@ class CountingEngine:
 
     def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]:
         """Updates, samples and scores are known; how a trainer from elsewhere reads its data is not."""
-        size = self._policies[key_of(into)] = self._policies[job.policy.key]
-        counts = {"policy_updates": job.updates, "policy_train_tokens": math.nan, "flops": math.nan}
+        counts: dict[str, float] = {"policy_updates": job.updates, "policy_train_tokens": math.nan, "flops": math.nan}
         if samples := trl_trainer(job.trainer).sampled(job.updates, job.recipe, job.args):
             tokens = samples * self.expected.tokens(job.model.sampling)
-            counts |= {"sampled_responses": samples, "sampled_tokens": tokens, "scored_responses": samples}
-        if job.recipe.lora is None:
-            return _trained(size.whole(job.model), counts)
-        self.bases[key_of(into)] = (job.policy.key, job.recipe.lora)
-        return _trained(size.adapters(job.recipe.lora), counts)
+            counts |= {"sampled_responses": samples, "sampled_tokens": tokens, "scored_responses": samples * len(members(job.reward))}
+        return _trained(self._trained_policy(job, into), counts)
 
 
 def _trained(stored: Stored, counts: Mapping[str, float]) -> Estimated[None]:

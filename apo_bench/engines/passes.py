@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from apo_bench.config.schema import NetworkReward, PolicyModel, Recipe, Sampling
+from apo_bench.config.schema import NetworkReward, PolicyModel, Recipe, Sampling, members
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.training.data import sides_of
-from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining
 
-Verb = Literal["sample", "score", "KL", "reference", "train policy", "train reward model"]
+Verb = Literal["sample", "score", "KL", "reference", "train policy", "train online", "train reward model"]
 NEUTRAL = {"learning_rate": 1.0, "epochs": 1.0, "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0}
 
 
@@ -22,6 +22,8 @@ class Pass:
     sides: int = 1
     recipe: Recipe | None = None
     sampling: Sampling | None = None
+    samples: tuple[int, int] = (0, 0)  # of online training: prompts, and responses to each, that are sampled at a time
+    beside: tuple["Pass", ...] = ()  # by models that stay loaded meanwhile
 
     @property
     def sequences(self) -> int:
@@ -58,6 +60,19 @@ class Passes:
         if job.recipe.lora is None:
             self._load(self.trained, job.model, job.policy.key)
 
+    def trained_online(self, job: OnlineTraining) -> None:
+        """One pass, whose models are all loaded at once: the policy, its reference, and those that score."""
+        sides, samples = 1 + job.is_paired, job.prompts_per_step * job.n
+        items = min(job.prompts_per_step if job.is_paired else samples, job.recipe.items_per_pass)
+        scoring = [model for model in members(job.reward) if isinstance(model, NetworkReward)]
+        beside = [Pass("score", model, min(samples, model.score_batch_size)) for model in scoring]
+        if job.reference is not None:
+            beside.append(Pass("reference", job.model, items, sides, job.recipe))
+        at_once = max(1, min(job.prompts_per_step, job.sampling.batch_size // job.n)), job.n
+        self._add(Pass("train online", job.model, items, sides, job.recipe, job.sampling, at_once, tuple(beside)))
+        if job.recipe.lora is None:
+            self._load(self.trained, job.model, job.policy.key)
+
     def trained_reward_model(self, job: RewardModelTraining) -> None:
         assert isinstance(job.model, NetworkReward)
         recipe = job.model.training
@@ -70,7 +85,7 @@ class Passes:
         recipe = new.recipe.model_copy(update=NEUTRAL).model_dump_json() if new.recipe else ""
         sampling = new.sampling.model_dump_json() if new.sampling else ""
         key = "\n".join((new.verb, new.model.model_dump_json(), recipe, sampling))
-        if key not in self.largest or new.sequences > self.largest[key].sequences:
+        if key not in self.largest or (new.sequences, new.samples) > (self.largest[key].sequences, self.largest[key].samples):
             self.largest[key] = new
 
     @staticmethod

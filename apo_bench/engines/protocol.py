@@ -4,7 +4,7 @@ The Lab meters, memoises and hides; an engine computes. Models are named by thei
 they lie. What an engine trains it writes into a folder that becomes an artifact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
-from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining, TRLTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
 
 
@@ -109,5 +109,9 @@ class Engine(Protocol):
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]: ...
 
     def train_reward_model(self, job: RewardModelTraining, into: Path) -> Computed[None]: ...
+
+    def train_online(self, job: OnlineTraining, into: Path, report: Callable[[str], None]) -> Computed[None]:
+        """Beside the model, `steps.jsonl`; every step is reported as a stage."""
+        ...
 
     def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]: ...

@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward, Sampling, SamplingEngine
-from apo_bench.engines import data_parallel, launch, vllm_sampler
+from apo_bench.config.schema import EnsembleReward, NgramReward, PolicyModel, PretrainedReward, Recipe, Sampling, SamplingEngine
+from apo_bench.engines import data_parallel, launch, online, vllm_sampler
 from apo_bench.engines.model_cache import default_limit_bytes
 from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.stored_models import StoredModels
@@ -33,7 +33,7 @@ from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.data import couples_items
 from apo_bench.training.trainer import TrainResult, fit
-from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining, TRLTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import Response
 
 GIB = 2**30
@@ -119,9 +119,7 @@ class TransformersEngine:
             return launch.launch(job, self, into)
         if couples_items(job.loss) and (processes := PartialState().num_processes) > 1:
             raise InputError(f"executor.launch: {type(job.loss).__name__} reads an update whole, and {processes} processes would split it")
-        settings, recipe = resolved(job.model, self.device), resolved(job.recipe, self.device)
-        if settings.quantize and not recipe.lora:
-            raise InputError(f"models.policy.quantize: {settings.quantize} goes with adapters, and a recipe has no lora")
+        recipe = self._recipe(job)
         model, tokenizer, items, spent = self._policy_to_train(job)
         cost, sides = flops.training(model, recipe), [side for item in items for side in item["sides"]]
         lengths, outputs = [len(ids) for ids, _ in sides], [sum(mask) for _, mask in sides]
@@ -135,6 +133,22 @@ class TransformersEngine:
         sequences = min(len(items), recipe.items_per_pass) * len(sides) // len(items)
         spent += cost.flops(result.tokens, lengths, outputs if recognised else None, sequences)
         return Computed(None, {"policy_updates": result.updates, "policy_train_tokens": result.tokens, "flops": spent})
+
+    @_with_peak
+    def train_online(self, job: OnlineTraining, into: Path, report: Callable[[str], None]) -> Computed[None]:
+        if self.launch_config is not None:
+            raise InputError(f"executor.launch: {self.launch_config}: online training runs in one process; leave launch out")
+        if job.sampling.engine is not None:
+            raise InputError("sampling.engine: online training samples from weights that change; give it sampling without an engine")
+        resident = replace(job, model=resolved(job.model, self.device), recipe=self._recipe(job))
+        return online.train_online(resident, self.models, self._checkpoints(into), into, report)
+
+    def _recipe(self, job: PolicyTraining | OnlineTraining) -> Recipe:
+        """Resolved. Raises InputError where it would train weights that are quantized."""
+        settings, recipe = resolved(job.model, self.device), resolved(job.recipe, self.device)
+        if settings.quantize and not recipe.lora:
+            raise InputError(f"models.policy.quantize: {settings.quantize} goes with adapters, and a recipe has no lora")
+        return recipe
 
     def _policy_to_train(self, job: PolicyTraining) -> tuple[Any, Any, list[dict[str, Any]], float]:
         """(model, tokenizer, encoded items, FLOPs). A reference's log-probabilities are read first, beside each item, and it is freed.
@@ -201,7 +215,7 @@ class TransformersEngine:
             raise InputError(f"executor.launch: {job.trainer} trains in one process; run it without")
         from apo_bench.engines import trl
 
-        return trl.train(job, self.models, self.score, into)
+        return trl.train(job, self.models, into)
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 

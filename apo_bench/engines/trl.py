@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import json
 import math
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,62 +13,67 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
-import torch
+import numpy as np
 from datasets import Dataset
 from transformers import GenerationConfig
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
-from apo_bench.config.schema import EnsembleReward, Recipe
-from apo_bench.engines.protocol import Items, ScoringJob
+from apo_bench.engines.online import scorer
 from apo_bench.engines.stored_models import StoredModels
 from apo_bench.engines.trl_meter import Meter
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.models import precision
-from apo_bench.models.device import own_device
+from apo_bench.models.adapter_folder import is_adapter
 from apo_bench.models.generate import response_of
 from apo_bench.models.token_text import UNREAD, TokenText, to_ids, to_text
 from apo_bench.models.tokenize import ChatFormat
 from apo_bench.store import Computed
 from apo_bench.training.data import sides_of
-from apo_bench.training.trainer import DIVERGED
-from apo_bench.training.training_spec import PolicyTraining, TRLItem, TRLTraining
+from apo_bench.training.online import STEPS, Score, StepRow
+from apo_bench.training.trainer import DIVERGED, argument_values, check_finite, in_one_process, prepare
+from apo_bench.training.training_spec import TRLItem, TRLTraining
 from apo_bench.training.trl_trainers import check_known, trl_trainer
-from apo_bench.types import Demonstration, EnsembleRewardModel, Pair, Prompt, Response
+from apo_bench.types import Demonstration, Pair, Prompt, Response
 
-Score = Callable[[ScoringJob], Computed[list[float]]]
 PROMPT_ID = "prompt_id"
 
 
-def train(job: TRLTraining, models: StoredModels, score: Score, into: Path) -> Computed[None]:
-    """The policy that the job's trainer makes, in the folder `into`, and the counts spent; `score` is the engine's verb.
+def train(job: TRLTraining, models: StoredModels, into: Path) -> Computed[None]:
+    """The policy that the job's trainer makes, in the folder `into`, and the counts spent.
 
     Counts that could not be taken are NaN. Raises InputError, one line, for arguments and data that the trainer refuses, and where the fit
     diverges, and BudgetExceeded within a step of overspending.
     """
     recipe = precision.resolved(job.recipe, models.device)
+    if (quantize := precision.resolved(job.model, models.device).quantize) and not recipe.lora:
+        raise InputError(f"models.policy.quantize: {quantize} goes with adapters, and a recipe has no lora")
     job = dataclasses.replace(job, recipe=recipe)
     kind = _trainer_class(job.trainer)
-    as_policy_job = PolicyTraining(job.policy, (), None, None, job.model, recipe, job.seed)
-    model, tokenizer = models.policy_to_train(as_policy_job)
-    _freeze(model, recipe)
+    model, tokenizer = models.policy_to_train(job)
+    prepare(model, recipe)
     chat = ChatFormat.of(tokenizer, job.model)
     own = model.generation_config.eos_token_id
     ends = sorted({chat.end_id, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    model.config._name_or_path = str(models.folder("policies", job.policy))  # where trainers read their reference
+    folder = models.folder("policies", job.policy)
+    model.config._name_or_path = str(folder)  # where trainers read their reference
     meter = Meter(model, recipe, frozenset(ends), tokenizer.pad_token_id)
+    watch = _Watch(job, meter)
     with TemporaryDirectory() as scratch, _quiet():
-        arguments = _arguments(kind, job, tokenizer, scratch)
+        if recipe.lora is None and is_adapter(folder):  # merged weights, which lie nowhere else
+            model.config._name_or_path = scratch
+            model.save_pretrained(scratch)
+        arguments = _arguments(kind, job, tokenizer, Path(scratch))
         extra: dict[str, Any] = {}
         if job.reward_model is not None:
-            extra["reward_funcs"] = [_reward(job, chat, frozenset(ends), score, meter)]
+            extra["reward_funcs"] = [_reward(job, chat, frozenset(ends), scorer(job, models), meter)]
         try:
             trainer = kind(
                 model=model,
                 args=arguments,
                 train_dataset=Dataset.from_list([*rows(job.data, chat, job)]),
                 processing_class=TokenText(len(tokenizer), tokenizer.pad_token_id, chat.end_id),
-                callbacks=[_Watch(job, meter)],
+                callbacks=[watch],
                 **extra,
             )
             trainer.remove_callback(PrinterCallback)
@@ -84,14 +88,15 @@ def train(job: TRLTraining, models: StoredModels, score: Score, into: Path) -> C
     if trainer.state.global_step != job.updates:
         done = f"{trainer.state.global_step} of {job.updates} updates"
         raise InputError(f"{job.trainer}: it ended after {done}: {len(job.data)} rows are fewer than it reads at a time")
-    trained, losses = trainer.model.state_dict(), [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
+    trained, history = trainer.model.state_dict(), [row for row in trainer.state.log_history if "loss" in row]
     del trainer
-    clean, tokenizer = models.policy_to_train(as_policy_job)  # without whatever the trainer put on the model
+    clean, tokenizer = models.policy_to_train(job)  # without whatever the trainer put on the model
     clean.load_state_dict({name: trained[name] for name in clean.state_dict()})
-    if broken := next((name for name, weight in clean.named_parameters() if not weight.isfinite().all()), None):
-        raise InputError(f"policy: after update {job.updates}, the last, {broken} is not finite; {DIVERGED}")
-    models.keep_policy((clean, tokenizer), as_policy_job, into)
-    (into / "training_losses.json").write_text(json.dumps(losses))
+    check_finite(clean, f"policy: after update {job.updates}, the last")
+    models.keep_policy((clean, tokenizer), job, into)
+    (into / "training_losses.json").write_text(json.dumps([float(row["loss"]) for row in history]))
+    if job.reward_model is not None:
+        (into / STEPS).write_text("".join(json.dumps(row) + "\n" for row in watch.steps(history)), encoding="utf-8")
     return Computed(None, meter.counts(job.updates))
 
 
@@ -146,34 +151,15 @@ def _config_class(kind: Any) -> Any:
     raise InputError(f"{kind.__name__}: no configuration of it was found")
 
 
-def _arguments(kind: Any, job: TRLTraining, tokenizer: Any, scratch: str) -> Any:
+def _arguments(kind: Any, job: TRLTraining, tokenizer: Any, scratch: Path) -> Any:
     """The trainer's configuration: what the experiment decides, and the arm's own arguments."""
     config, recipe, sampling = _config_class(kind), job.recipe, job.model.sampling
     names = {field.name for field in dataclasses.fields(config) if field.init}
     check_known(job.args, names, config.__name__)
     micro = recipe.items_per_pass
-    decided: dict[str, Any] = {
-        "output_dir": scratch,
-        "max_steps": job.updates,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": recipe.batch_size // micro,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
-        "warmup_steps": recipe.warmup_steps,
-        "weight_decay": recipe.weight_decay,
-        "max_grad_norm": recipe.max_grad_norm,
-        "optim": recipe.optimizer,
-        "bf16": recipe.precision == "bf16",
-        "gradient_checkpointing": recipe.gradient_checkpointing is True,
-        "seed": job.seed % 2**32,
-        "data_seed": job.seed % 2**32,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "use_cpu": own_device().type == "cpu",
-    }
+    decided = argument_values(recipe, job.updates, job.seed, scratch)
+    decided |= {"per_device_train_batch_size": micro, "gradient_accumulation_steps": recipe.batch_size // micro}
+    decided |= {"gradient_checkpointing": recipe.gradient_checkpointing is True, "trust_remote_code": job.model.trust_remote_code}
     if job.reward_model is not None:
         decided |= {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
         decided |= dict.fromkeys(("max_completion_length", "max_new_tokens"), sampling.max_new_tokens)
@@ -187,20 +173,7 @@ def _arguments(kind: Any, job: TRLTraining, tokenizer: Any, scratch: str) -> Any
             arguments = config(**{name: value for name, value in decided.items() if name in names}, **own)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(f"{job.trainer}: args: {error}") from None
-    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # not what a launch configuration says
-    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel: other GPUs are other workers'
-    return arguments
-
-
-def _freeze(model: Any, recipe: Recipe) -> None:
-    for part, weight in model.named_parameters():
-        if recipe.freeze and re.search(recipe.freeze, part):
-            weight.requires_grad_(False)
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    precision.check_optimizer(recipe.optimizer)
-    if missing := precision.lacking(optimizer=recipe.optimizer):
-        raise InputError(missing)
+    return in_one_process(arguments)
 
 
 class _Watch(TrainerCallback):
@@ -208,15 +181,45 @@ class _Watch(TrainerCallback):
 
     def __init__(self, job: TRLTraining, meter: Meter) -> None:
         self.job, self.meter = job, meter
+        self.spent: list[tuple[Mapping[str, float], list[float]]] = []  # after each update, with the scores so far
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        for unit, spent in self.meter.counts(state.global_step).items():
+        counts = self.meter.counts(state.global_step)
+        self.spent.append((counts, [*self.meter.scores]))
+        for unit, spent in counts.items():
             if spent > self.job.left.get(unit, math.inf):
                 raise BudgetExceeded(self.job.arm, unit, spent, self.job.left[unit])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
         if not math.isfinite(loss := float((logs or {}).get("loss", 0.0))):
             raise InputError(f"policy: the loss of update {state.global_step} of {state.max_steps} is {loss}; {DIVERGED}")
+
+    def steps(self, history: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Rows as `online.StepRow` has them, an update each; None: the trainer does not tell, or means something else by the name."""
+        before: Mapping[str, float] = {}
+        scored = 0
+        for number, (row, (after, scores)) in enumerate(zip(history, self.spent, strict=True), start=1):
+            new = {name: after[name] - before.get(name, 0) for name in after}
+            samples, own = int(new.get("sampled_responses", 0)), scores[scored:]
+            known = {
+                "step": number,
+                "updates": 1,
+                "samples": samples,
+                "reward": float(np.mean(own)) if own else None,
+                "reward_sd": float(np.std(own)) if own else None,
+                "kl": row.get("objective/kl"),
+                "entropy": row.get("entropy"),
+                "length": new["sampled_tokens"] / samples if samples else None,
+                "cut_share": new["cut_responses"] / samples if samples else None,
+                "clip_share": row.get("clip_ratio/region_mean"),
+                "gradient_norm": row.get("grad_norm"),
+                "loss": row["loss"],
+                "learning_rate": row.get("learning_rate"),
+                "sampled_tokens": int(new.get("sampled_tokens", 0)),
+                "train_tokens": new["policy_train_tokens"],
+            }
+            yield {field.name: known.get(field.name) for field in dataclasses.fields(StepRow)}
+            before, scored = after, len(scores)
 
 
 def _reward(job: TRLTraining, chat: ChatFormat, ends: frozenset[int], score: Score, meter: Meter) -> Callable[..., list[float]]:
@@ -226,7 +229,10 @@ def _reward(job: TRLTraining, chat: ChatFormat, ends: frozenset[int], score: Sco
     def reward_model(completions: Sequence[str], **columns: Any) -> list[float]:
         ids = columns[PROMPT_ID]
         responses = [_response(chat, prompts[name], to_ids(text), ends) for name, text in zip(ids, completions, strict=True)]
-        return _scores(job, Items.of(responses), score, meter)
+        scores, counts = score(responses)
+        meter.add(counts)
+        meter.scores += scores
+        return list(scores)
 
     return reward_model
 
@@ -235,18 +241,3 @@ def _response(chat: ChatFormat, prompt: Prompt, ids: list[int], ends: frozenset[
     """What was sampled up to its end, as `models.generate` gives it."""
     length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
     return response_of(chat.tokenizer, prompt, ids[:length], ends) if ids else Response(prompt, "", 0, "length", ())
-
-
-def _scores(job: TRLTraining, items: Items, score: Score, meter: Meter) -> list[float]:
-    def single(model: Any, spec: Any) -> list[float]:
-        computed = score(ScoringJob(model, items, spec, items.cut or {}))
-        meter.add(computed.counts)
-        return computed.value
-
-    spec = job.reward
-    if not isinstance(spec, EnsembleReward):
-        return single(job.reward_model, spec)
-    assert isinstance(job.reward_model, EnsembleRewardModel)
-    parts = zip(job.reward_model.members, spec.of, job.scales, strict=True)
-    scaled = torch.tensor([[(value - mean) / sd for value in single(*part)] for *part, (mean, sd) in parts], dtype=torch.float64)
-    return (scaled.mean(dim=0) if spec.combine == "mean" else scaled.min(dim=0).values).tolist()

@@ -22,6 +22,7 @@ class Meter:
         self._training, self._ends, self._pad_id = flops.training(model, recipe), ends, pad_id
         self._counts: Counter[str] = Counter()
         self._sampling = False
+        self.scores: list[float] = []  # of what was sampled, in order
 
     def watch(self, model: Any, *, trained: bool) -> None:
         """Count what `model` reads and samples from now on."""

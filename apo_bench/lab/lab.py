@@ -11,9 +11,9 @@ The Lab computes nothing itself: an engine does.
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -39,8 +39,8 @@ from apo_bench.lab.ledger import Ledger
 from apo_bench.models.precision import resolved
 from apo_bench.store import Artifact, Computed
 from apo_bench.training import trl_trainers
-from apo_bench.training.data import check_data, sides_of
-from apo_bench.training.training_spec import PolicyTraining, RewardModelTraining, TRLItem, TRLTraining
+from apo_bench.training.data import check_data, check_online, sides_of
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLItem, TRLTraining
 from apo_bench.types import (
     BestOfNPolicy,
     CutTexts,
@@ -293,6 +293,70 @@ class Lab:
         artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_policy(job, folder))
         return Policy(artifact.key)
 
+    def train_online(
+        self,
+        policy: Policy,
+        reward_model: RewardModel,
+        algorithm: Any,
+        *,
+        steps: int,
+        prompts_per_step: int,
+        n: int = 4,
+        draw: int = 0,
+        reference: Policy | None = None,
+        learning_rate: float | None = None,
+        recipe: Recipe | None = None,
+        sampling: Sampling | None = None,
+    ) -> Policy:
+        """A policy trained from `policy` on samples of itself, scored by the reward model, in so many steps.
+
+        A step takes the next prompts_per_step policy prompts of a shuffled pass, another for every `draw`, samples n responses to each
+        from the current weights, and trains on these by the recipe: `batch_size` responses an update, `epochs` passes. `algorithm` is an
+        OnlineAlgorithm; or a PolicyLoss of pairs, which gets each prompt's best sample over its worst, and `batch_size` pairs an update.
+        `reference` stays as it is. Optimizer and schedule go on from step to step. Raises InputError, before anything is spent, for what
+        does not go together.
+        """
+        changes = {} if learning_rate is None else {"learning_rate": learning_rate}
+        recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
+        sampling, spec, split = sampling or self._policy_model.sampling, self._reward_model, self._data.prompts["policy"]
+        check_online(algorithm, reference is not None, recipe, len(split), steps, prompts_per_step, n)
+        for part in (policy, reference):
+            if isinstance(part, BestOfNPolicy):
+                raise InputError("lab.train_online: a best-of-n policy has no weights to train, or to compare with")
+        if isinstance(spec, EnsembleReward) != isinstance(reward_model, EnsembleRewardModel):
+            raise InputError("lab.train_online: of the experiment's reward model and this one, one is an ensemble and the other is not")
+        if sampling.engine is not None:
+            raise InputError("sampling.engine: online training samples from weights that change; give it sampling without an engine")
+        parts = members(spec)
+        passes = [
+            self._subset(split, None, f"prompts online {draw} {number}", "") for number in range(-(-steps * prompts_per_step // len(split)))
+        ]
+        job = OnlineTraining(
+            policy, reward_model, algorithm, reference, tuple(islice(chain(*passes), steps * prompts_per_step)), steps, n,
+            self._policy_model, spec, recipe, sampling, self._derived_seed("train_online", str(draw)),
+        )  # fmt: skip
+        samples = len(job.prompts) * n
+        self._before(
+            f"online training: {steps} steps of {prompts_per_step} x {n}",
+            sampled_responses=samples, scored_responses=samples * len(parts), policy_updates=steps * job.updates_per_step,
+        )  # fmt: skip
+        if isinstance(reward_model, EnsembleRewardModel):
+            job = replace(job, scales=tuple(self._scale(*each) for each in zip(reward_model.members, parts, strict=True)))
+        inputs = {
+            "online": {"steps": steps, "n": n, "draw": draw, "prompts": digest([prompt.id for prompt in job.prompts])},
+            "policy": policy.key,
+            "reference": reference.key if reference else None,
+            "reward_model": reward_model.key,
+            "spec": [_described_spec(part) for part in parts],
+            "scales": job.scales,
+            "loss": _described(algorithm),
+            "recipe": recipe.model_dump(),
+            "sampling": sampling.model_dump(exclude={"engine"}),
+            "format": self._format(),
+        }
+        artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_online(job, folder, self._report))
+        return Policy(artifact.key)
+
     def train_with_trl(
         self, policy: Policy, data: Sequence[TRLItem], trainer: str, *, args: Mapping[str, Any] | None = None,
         reward_model: RewardModel | None = None, learning_rate: float | None = None, epochs: float | None = None,
@@ -318,17 +382,22 @@ class Lab:
         recipe = resolved(self._policy_model.training.model_copy(update=changes), self._device)
         updates = recipe.updates(form.items(len(data), args))
         samples = form.sampled(updates, recipe, args)
-        spec = self._reward_model
-        members_of = zip(reward_model.members, spec.of, strict=True) if isinstance(reward_model, EnsembleRewardModel) else ()  # pyright: ignore
-        scales = tuple(self._scale(*member) for member in members_of)
-        self._before(f"{trainer} on {len(data)} {form.reads}", policy_updates=updates, sampled_responses=samples, scored_responses=samples)
+        spec, parts = self._reward_model, members(self._reward_model)
+        self._before(
+            f"{trainer} on {len(data)} {form.reads}",
+            policy_updates=updates, sampled_responses=samples, scored_responses=samples * len(parts),
+        )  # fmt: skip
+        ensemble = reward_model.members if isinstance(reward_model, EnsembleRewardModel) else ()
+        scales = tuple(self._scale(*each) for each in zip(ensemble, parts, strict=True)) if ensemble else ()
         token_ids = self._sampled_ids([item for item in data if not isinstance(item, Prompt)])
         inputs = {
             "policy": policy.key,
             "trainer": {"name": trainer, "args": args, "trl": trl_trainers.version()},
             "data": digest([item.id if isinstance(item, Prompt) else _row(item) for item in data]),
             "token_ids": digest(token_ids),
-            "reward_model": None if reward_model is None else {"key": reward_model.key, "spec": _described_reward(spec), "scales": scales},
+            "reward_model": reward_model.key if reward_model else None,
+            "spec": [_described_spec(part) for part in parts] if reward_model else None,
+            "scales": scales,
             "sampling": sampling.model_dump() if sampling else None,
             "recipe": recipe.model_dump(),
             "format": self._format(),
@@ -358,6 +427,10 @@ class Lab:
     def _before(self, stage: str, **amounts: float) -> None:
         self._ledger.settle()
         self._ledger.admit(**amounts)
+        self._progress(stage, self._ledger.used)
+
+    def _report(self, stage: str) -> None:
+        """Of a verb that takes many steps."""
         self._progress(stage, self._ledger.used)
 
     def _memo(
@@ -453,11 +526,6 @@ class Lab:
 
 def _described_spec(spec: SingleReward) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude={"path"})
-
-
-def _described_reward(spec: RewardSpec) -> Any:
-    """As `_described_spec`, of an ensemble too."""
-    return [spec.combine, *map(_described_spec, spec.of)] if isinstance(spec, EnsembleReward) else _described_spec(spec)
 
 
 def _base(spec: SingleReward, body: Policy | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from annotated_types import Ge, Gt
 
@@ -43,6 +43,34 @@ class Player:
         prompts = lab.prompts("policy", n=self.prompts_per_round, draw=draw)
         samples = lab.sample(policy, prompts, n=self.samples_per_prompt, draw=draw)
         return self.learn(lab, policy, lab.score(reward_model, samples), of_round(self.learning_rate, draw, "learning_rate"))
+
+    def run(self, lab: Lab) -> None:
+        play_alone(lab, self, self.rounds)
+
+
+@dataclass(frozen=True)
+class OnlinePlayer:
+    """What online players have in common: a round is so many steps, each of which samples from the current weights, scores, and trains.
+
+    A round goes on from the last one's policy, with fresh prompts and an optimizer of its own. `algorithm` is an OnlineAlgorithm or a
+    PolicyLoss of pairs. Alone, a player's reward model is fitted once, to human pairs.
+    """
+
+    rounds: Count = 3
+    steps_per_round: Count = 10
+    prompts_per_step: Count = 64
+    samples_per_prompt: Count = 4
+    reference: Literal["initial", "round_start"] = "initial"  # of the KL, or of a loss of pairs
+    learning_rate: Positive | tuple[Positive, ...] | None = None  # None: the experiment's; several: one a round
+
+    def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
+        algorithm: Any = getattr(self, "algorithm")  # noqa: B009 (a field or a property of each player)
+        reference = lab.initial_policy if self.reference == "initial" else policy
+        return lab.train_online(
+            policy, reward_model, algorithm, steps=self.steps_per_round, prompts_per_step=self.prompts_per_step, n=self.samples_per_prompt,
+            draw=draw, reference=reference if algorithm.needs_reference else None,
+            learning_rate=of_round(self.learning_rate, draw, "learning_rate"),
+        )  # fmt: skip
 
     def run(self, lab: Lab) -> None:
         play_alone(lab, self, self.rounds)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from apo_bench.errors import InputError
+from apo_bench.training.data import best_and_worst
 from apo_bench.types import Demonstration, Golden, Group, Pair, Response, UnpairedExample
 
 
@@ -28,9 +29,9 @@ def best_worst(groups: Sequence[Group]) -> tuple[Pair, ...]:
     """The best-scored response over the worst to each prompt; a tie, or equal texts, gives no pair."""
     pairs = []
     for group in groups:
-        best, worst = int(np.argmax(group.scores)), int(np.argmin(group.scores))
-        if group.scores[best] > group.scores[worst] and group.responses[best] != group.responses[worst]:
-            pairs.append(Pair(group.prompt, group.responses[best], group.responses[worst], "best_over_worst"))
+        if places := best_and_worst(group.responses, group.scores):
+            best, worst = (group.responses[place] for place in places)
+            pairs.append(Pair(group.prompt, best, worst, "best_over_worst"))
     return tuple(pairs)
 
 

@@ -6,6 +6,20 @@ micro-batches changes nothing. Losses are frozen dataclasses: their class and fi
 
 from apo_bench.losses.likelihood import SFTLoss, token_logps
 from apo_bench.losses.online_algorithm import OnlineAlgorithm, Rollouts
+from apo_bench.losses.policy_gradient import (
+    ALGORITHMS,
+    CISPO,
+    DAPO,
+    GRPO,
+    GSPO,
+    REINFORCE,
+    RLOO,
+    ClippedPolicyGradient,
+    DrGRPO,
+    PolicyGradient,
+    PPOClip,
+    REINFORCEPlusPlus,
+)
 from apo_bench.losses.policy_loss import PolicyLoss, View, also_reads, denominator_of, needs_mismatched
 from apo_bench.losses.preference import (
     AnchoredDownLoss,
@@ -32,10 +46,17 @@ from apo_bench.losses.preference import (
 from apo_bench.losses.ranking import RRHFLoss
 from apo_bench.losses.reference_free import CPOLoss, ORPOLoss, SimPOLoss
 from apo_bench.losses.reward import APOLoss, RankingLoss, RewardLoss
-from apo_bench.losses.shipped import SHIPPED, PairLoss, UnpairedLoss, shipped_loss
+from apo_bench.losses.shipped import SHIPPED, OnlineLoss, PairLoss, UnpairedLoss, shipped_algorithm, shipped_loss
 from apo_bench.losses.unpaired import AnchoredZeroUnpairedLoss, BCOLoss, KTOLoss
 
 __all__ = [
+    "ALGORITHMS",
+    "CISPO",
+    "DAPO",
+    "GRPO",
+    "GSPO",
+    "REINFORCE",
+    "RLOO",
     "SHIPPED",
     "AOTLoss",
     "AOTUnpairedLoss",
@@ -47,9 +68,11 @@ __all__ = [
     "BCOPairLoss",
     "CDPOLoss",
     "CPOLoss",
+    "ClippedPolicyGradient",
     "DPOLoss",
     "DPOPositiveLoss",
     "DiscoPOPLoss",
+    "DrGRPO",
     "EXOLoss",
     "FDPOLoss",
     "HingeLoss",
@@ -60,9 +83,13 @@ __all__ = [
     "NCALoss",
     "ORPOLoss",
     "OnlineAlgorithm",
+    "OnlineLoss",
+    "PPOClip",
     "PairLoss",
+    "PolicyGradient",
     "PolicyLoss",
     "RDPOLoss",
+    "REINFORCEPlusPlus",
     "RRHFLoss",
     "RankingLoss",
     "RewardLoss",
@@ -77,6 +104,7 @@ __all__ = [
     "also_reads",
     "denominator_of",
     "needs_mismatched",
+    "shipped_algorithm",
     "shipped_loss",
     "token_logps",
 ]

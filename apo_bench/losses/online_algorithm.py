@@ -12,9 +12,9 @@ from apo_bench.losses.policy_loss import View
 class Rollouts:
     """A step's samples: n responses to each of P prompts, padded to T tokens, and what is known of them before an update.
 
-    scores (P, n): the reward model's. mask (P, n, T): 1 on response tokens. finished (P, n) bool: whether a response ended by itself, within
-    the length limit. log_ratios (P, n, T): log-probability of each token under the policy that sampled it less that under the reference, 0
-    off the response; None for algorithms without `needs_reference`.
+    scores (P, n): the reward model's. mask (P, n, T): 1 on response tokens. finished (P, n) bool: whether a response ended by itself,
+    within the length limit. log_ratios (P, n, T): log-probability of each token under the policy that sampled it less that under the
+    reference, 0 off the response; None for algorithms without `needs_reference`.
     """
 
     scores: Tensor
@@ -34,7 +34,7 @@ class OnlineAlgorithm(Protocol):
 
     As a PolicyLoss, which may also set `denominator` and `also_reads`; a response is an item with one side. Its view has
     `advantages` (B,) or (B, 1, T), as the algorithm gives them, and `old_logps` (B, 1, T): log-probabilities under the policy that sampled,
-    at temperature 1.
+    at temperature 1. It may also have a method `clipped(view) -> (B, 1, T)`, 1 for tokens whose ratio the loss clips, which is reported.
     """
 
     reads: ClassVar[Literal["rollouts"]]

@@ -29,6 +29,7 @@ class View:
     scores (B, S): the reward model's, of groups. labels (B,) bool: whether a response is desirable, of unpaired data.
     log_collision (B, S, T): log of the sum of the squared probabilities of all next tokens where a response token stands, under the
     policy and without gradient: how likely two draws are the same token. For losses with `also_reads = ("log_collision",)`.
+    entropy (B, S, T): of the next token where a response token stands, in nats, with gradient. For `also_reads = ("entropy",)`.
     advantages (B,) or (B, 1, T) and old_logps (B, S, T): of online algorithms, see `online_algorithm`.
     Raises InputError for a field that the data do not have.
     """
@@ -67,6 +68,10 @@ class View:
     @property
     def log_collision(self) -> Tensor:
         return self._optional("log_collision", 'only losses with also_reads = ("log_collision",) have it')
+
+    @property
+    def entropy(self) -> Tensor:
+        return self._optional("entropy", 'only losses with also_reads = ("entropy",) have it')
 
     @property
     def advantages(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The shipped policy losses by name, as `loss: simpo` or `loss: {name: simpo, beta: 2.5}` gives them.
+"""The shipped losses and online algorithms by name, as `loss: simpo`, `loss: {name: simpo, beta: 2.5}` or `algorithm: grpo` gives them.
 
 Names are TRL's where TRL has the loss, but for the anchored ones, which it calls apo_*.
 """
@@ -12,7 +12,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator
 
 from apo_bench.errors import InputError
 from apo_bench.losses.likelihood import SFTLoss
-from apo_bench.losses.policy_loss import PolicyLoss, Reads
+from apo_bench.losses.online_algorithm import OnlineAlgorithm
+from apo_bench.losses.policy_gradient import ALGORITHMS
+from apo_bench.losses.policy_loss import PolicyLoss
 from apo_bench.losses.preference import (
     AnchoredDownLoss,
     AnchoredZeroLoss,
@@ -45,6 +47,7 @@ SHIPPED: Mapping[str, type[PolicyLoss]] = {
     "anchored_zero": AnchoredZeroLoss, "anchored_down": AnchoredDownLoss, "wpo": WPOLoss, "simpo": SimPOLoss, "orpo": ORPOLoss,
     "cpo": CPOLoss, "kto": KTOLoss, "bco": BCOLoss, "anchored_zero_unpaired": AnchoredZeroUnpairedLoss, "rrhf": RRHFLoss, "sft": SFTLoss,
 }  # fmt: skip
+ONLINE: Mapping[str, type] = {**ALGORITHMS, **{name: loss for name, loss in SHIPPED.items() if loss.reads == "pairs"}}
 
 
 def shipped_loss(choice: str | Mapping[str, Any]) -> PolicyLoss:
@@ -52,11 +55,20 @@ def shipped_loss(choice: str | Mapping[str, Any]) -> PolicyLoss:
 
     Raises InputError for a name, a parameter or a value that is not there.
     """
+    return _built(choice, SHIPPED, "loss")
+
+
+def shipped_algorithm(choice: str | Mapping[str, Any]) -> Any:
+    """A shipped online algorithm, or loss of pairs, by its name or by a mapping with `name` and parameters; errors as of `shipped_loss`."""
+    return _built(choice, ONLINE, "online algorithm or loss of pairs")
+
+
+def _built(choice: str | Mapping[str, Any], registry: Mapping[str, type], what: str) -> Any:
     parameters = {"name": choice} if isinstance(choice, str) else dict(choice)
     name: Any = parameters.pop("name", None)
-    if not isinstance(name, str) or name not in SHIPPED:
-        raise InputError(f"no shipped loss is called {name!r}; there are: {', '.join(SHIPPED)}")
-    cls = SHIPPED[name]
+    if not isinstance(name, str) or name not in registry:
+        raise InputError(f"no shipped {what} is called {name!r}; there are: {', '.join(registry)}")
+    cls = registry[name]
     hints = get_type_hints(cls, include_extras=True)
     known = [field.name for field in fields(cls)]  # pyright: ignore
     for key in parameters:
@@ -76,17 +88,18 @@ def _checked(where: str, hint: Any, value: Any) -> Any:
         raise InputError(f"{where}: {error.errors()[0]['msg']}") from None
 
 
-def _by_name(reads: Reads) -> WrapValidator:
-    """For a method's field: a name or a mapping becomes a shipped loss that reads such data; any other value is checked as it is."""
+def _by_name(shipped: Callable[[Any], Any], *reads: str) -> WrapValidator:
+    """For a method's field: a name or a mapping becomes what is shipped and reads such data; any other value is checked as it is."""
 
     def checked(value: Any, check: Callable[[Any], Any]) -> Any:
-        loss = shipped_loss(value) if isinstance(value, str | Mapping) else check(value)
-        if isinstance(value, str | Mapping) and loss.reads != reads:
-            raise InputError(f"{type(loss).__name__} reads {loss.reads}, and this method trains on {reads}")
+        loss = shipped(value) if isinstance(value, str | Mapping) else check(value)
+        if isinstance(value, str | Mapping) and loss.reads not in reads:
+            raise InputError(f"{type(loss).__name__} reads {loss.reads}, and this method trains on {' or '.join(reads)}")
         return loss
 
     return WrapValidator(checked)
 
 
-PairLoss = Annotated[PolicyLoss, _by_name("pairs")]  # field types for methods
-UnpairedLoss = Annotated[PolicyLoss, _by_name("unpaired")]
+PairLoss = Annotated[PolicyLoss, _by_name(shipped_loss, "pairs")]  # field types for methods
+UnpairedLoss = Annotated[PolicyLoss, _by_name(shipped_loss, "unpaired")]
+OnlineLoss = Annotated[OnlineAlgorithm | PolicyLoss, _by_name(shipped_algorithm, "rollouts", "pairs")]

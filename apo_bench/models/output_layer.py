@@ -63,6 +63,12 @@ def log_collision(logits: Tensor) -> Tensor:
     return (2 * logits.detach().float().log_softmax(dim=-1)).logsumexp(dim=-1)
 
 
+def entropy(logits: Tensor) -> Tensor:
+    """Of the next token, in nats, with gradient: (n, V) -> (n,)."""
+    logps = logits.float().log_softmax(dim=-1)
+    return -(logps.exp() * logps).sum(dim=-1)
+
+
 def response_positions(model: Any, ids: Tensor, attention: Tensor, mask: Tensor, recognised: bool = True) -> Positions:
     """The positions before response tokens, row by row. The arguments are those of `token_logps`."""
     return positions_at(model, ids, attention, mask[:, 1:].nonzero(as_tuple=True), recognised)

@@ -1,6 +1,7 @@
 """What a run would spend, arm by arm in the order of a run: later arms share the artifacts of earlier ones."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -61,9 +62,12 @@ class Work:
 
     @classmethod
     def of(cls, planned: Sequence[PlannedArtifact], share: float = 1.0) -> "Work":
-        kinds = dict.fromkeys(artifact.kind for artifact in planned)
-        amount = {kind: [artifact.work for artifact in planned if artifact.kind == kind] for kind in kinds}
-        return cls({kind: share * len(amount[kind]) for kind in kinds}, {kind: share * sum(amount[kind]) for kind in kinds})
+        artifacts, amounts = Counter[str](), Counter[str]()
+        for artifact in planned:
+            artifacts[artifact.kind] += 1
+            amounts[artifact.kind] += artifact.work  # pyright: ignore[reportArgumentType]
+            amounts.update(artifact.within)
+        return cls({kind: share * artifacts[kind] for kind in amounts}, {kind: share * amount for kind, amount in amounts.items()})
 
 
 class Accounts:

@@ -32,7 +32,7 @@ STATES = {  # bytes of an optimizer's states for each trained weight, with what 
     "adamw_torch_fused": 8.0, "adamw_torch": 12.0, FEW_BITS: 2.0, "adamw_8bit": 2.0, "paged_adamw_8bit": 2.0, "sgd": 0.0,
 }  # fmt: skip
 LORA = Lora(rank=32, alpha=64)  # what is tried where adapters may help
-VERBS = ("sample", "score", "train reward model", "reference", "train policy", "KL")  # in the order of a round
+VERBS = ("sample", "score", "train reward model", "reference", "train policy", "train online", "KL")  # in the order of a round
 MEMORY = "memory_gb"
 KINDS = (MEMORY, "batch", "checkpointing", "dtype", "optimizer", "lora", "quantize")  # of changes, the mildest first
 
@@ -99,6 +99,11 @@ def stage_memory(name: str, shape: Shape, part: Pass) -> StageMemory:
         return StageMemory(name, math.nan)
     if part.verb in ("train policy", "train reward model"):
         return _training(name, shape, part)
+    if part.verb == "train online":  # by turns
+        training = _training(name, shape, part)
+        sampling = stage_memory(name, shape, replace(part, verb="sample", items=part.samples[0], sides=part.samples[1]))
+        most = max(training, sampling, key=lambda stage: stage.activations + stage.cache)
+        return replace(training, activations=most.activations, cache=most.cache)
     model, settings, batch = shape.model, part.model, _batch(part)
     base, adapted = read_weights(shape, settings)
     dtype, attention = settings.dtype, settings.attention
@@ -178,14 +183,14 @@ class _Stages:
     def name(self, part: Pass) -> str:
         """What the plan calls the stage."""
         if isinstance(part.model, PolicyModel):
-            return f"{part.verb}, evaluation" if part.sampling not in (None, part.model.sampling) else part.verb
+            return f"{part.verb}, evaluation" if part.verb == "sample" and part.sampling != part.model.sampling else part.verb
         gold = next((gold.name for gold in self.models.gold if part.model in members(gold.model)), None)
         return part.verb if gold is None else f"{part.verb.removesuffix(' reward model')} gold {gold}"
 
     def key(self, part: Pass) -> str:
         """Where its settings stand in an experiment file."""
         if isinstance(part.model, PolicyModel):
-            return "evaluation" if part.sampling not in (None, part.model.sampling) else "models.policy"
+            return "evaluation" if part.verb == "sample" and part.sampling != part.model.sampling else "models.policy"
         return next((f"models.gold {gold.name}" for gold in self.models.gold if part.model in members(gold.model)), "models.reward")
 
     def shape(self, model: PolicyModel | NetworkReward) -> Shape:
@@ -194,6 +199,12 @@ class _Stages:
     def stage(self, part: Pass, changed: Pass, limit: float) -> StageMemory:
         """Memory of a pass under changed settings, where other models stay loaded up to a limit."""
         stage = stage_memory(self.name(part), self.shape(part.model), changed)
+        others = [stage_memory("", self.shape(other.model), other) for other in changed.beside]
+        stage = replace(
+            stage,
+            weights=stage.weights + sum(other.weights for other in others),
+            activations=max([stage.activations, *(other.activations for other in others)]),
+        )
         return replace(stage, resident=max(0.0, min(limit, self.loaded) - stage.weights))
 
     @cached_property

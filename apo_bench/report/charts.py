@@ -9,6 +9,8 @@ import pandas as pd
 from apo_bench.report.tables import NAN, Form
 from apo_bench.report.text import Text
 
+DENSE = 25  # points of a series beyond which it is a line without markers
+
 
 @dataclass(frozen=True)
 class Point:
@@ -29,6 +31,11 @@ class Series:
     place: int
     points: tuple[Point, ...]
     is_hollow: bool = False
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is drawn as a line without markers."""
+        return len(self.points) > DENSE
 
 
 @dataclass(frozen=True)

@@ -118,11 +118,11 @@ def _line(axes: Axes, series: Series, figure: Lines, is_crowded: bool) -> None:
         areas = [4 + 50 * point.share for point in series.points]
         axes.scatter(x, y, s=areas, color=look["color"], marker=look["marker"], alpha=0.8, linewidths=0, zorder=3)
         return
-    axes.plot(x, y, label=series.name, markersize=3, linewidth=0.9 if is_crowded else 1.2, **look)
-    if is_crowded or not figure.is_banded:
-        axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=look["color"], elinewidth=0.8, alpha=0.5)
-    else:
+    axes.plot(x, y, label=series.name, markersize=0 if series.is_dense else 3, linewidth=0.9 if is_crowded else 1.2, **look)
+    if figure.is_banded and not is_crowded:
         axes.fill_between(x, y - spread, y + spread, color=look["color"], alpha=0.15, linewidth=0)
+    elif not series.is_dense:
+        axes.errorbar(x, y, yerr=spread, fmt="none", ecolor=look["color"], elinewidth=0.8, alpha=0.5)
     for point in series.points:
         if point.label:
             axes.annotate(point.label, (point.x, point.y), (3, 3), textcoords="offset points", fontsize=6, color=look["color"])

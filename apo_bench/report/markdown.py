@@ -12,8 +12,8 @@ from apo_bench.report.text import Span, Text, keep_ends
 
 LIMIT = 60_000  # characters of report.md: a pull request's text takes 65,536
 SHORTENED = {  # sections that lose their tables where report.md is longer, one after the other, and where these tables are
-    "Reward models by round": "by_round.csv", "Answers by round": "by_round.csv", "Contrasts": "contrasts.csv",
-    "Scores by round beside the reward model": "by_round.csv",
+    "Training curves": "training.csv", "Reward models by round": "by_round.csv", "Answers by round": "by_round.csv",
+    "Contrasts": "contrasts.csv", "Scores by round beside the reward model": "by_round.csv",
 }  # fmt: skip
 MARKS = {"": "", "best": " ▲", "highest": " ▲", "alike": " ≈", "lower": " ▽"}
 

@@ -15,7 +15,7 @@ from apo_bench.report.charts import Bars, Forest, Lines
 from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
-from apo_bench.report.sections import answer, judges, provenance, reward_models, samplers, scores
+from apo_bench.report.sections import answer, judges, provenance, reward_models, samplers, scores, training
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
@@ -59,6 +59,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         "sharing": costs.marginal_costs(run),
         "plan": costs.planned_and_spent(run),
         "controls": controls.controls(run),
+        **training.frames(run),
     }
     if rates is not None:
         scored = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
@@ -89,6 +90,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         scores.answer_section(run, frames),
         reward_models.section(run, frames, results.reward_model_diagnostics(run)),
         reward_models.gold_section(run),
+        training.section(run),
         cost_sections.tuning_section(run) if run.manifest.get("tuned") else None,
         cost_sections.section(run, frames),
         samplers.section(run),

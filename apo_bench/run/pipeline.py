@@ -30,6 +30,7 @@ from apo_bench.run.manifest import manifest
 from apo_bench.run.models_csv import write_models
 from apo_bench.run.scheduler import ALL, JobRunner, JobSubset
 from apo_bench.run.tables import gather_tables, remove_tables, write_tables
+from apo_bench.run.trackers import write_curves
 from apo_bench.run.trials import Tuning, run_tuning, trial_jobs
 from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key, write_report_key
 from apo_bench.store import free_name, write_json, write_text
@@ -87,6 +88,8 @@ def run(
     if left:
         return RunResult(resolved.folder, tuple(runner.failures), len(left))
     arm_records = runner.records(arm_seeds)
+    if resolved.experiment.trackers:
+        write_curves(resolved.folder, arm_records)  # of arm-seeds that were finished before
     oracles = [job for job in controls if job.arm == ORACLE and (resolved.experiment.reference, job.seed) in arm_records]
     runner.run([*(again if subset != ALL else ()), *oracles])  # controls belong to the run that makes the tables
     control_records = runner.records([*again, *oracles])

@@ -10,6 +10,7 @@ from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Experiment, Unit
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.run.jobs import Records, Trials
+from apo_bench.run.training_curves import KIND
 from apo_bench.tables import TABLES, read_table, table_path, write_table
 from apo_bench.types import Prompt
 
@@ -24,7 +25,8 @@ def rows_in(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     """The artifacts that a record's rows are read from."""
     store = folder / "store"
     gold = [store / "gold_accuracy" / record["gold"]] if "gold" in record else []
-    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *gold]
+    curves = [store / KIND / key for key in record.get("curves", {}).values()]
+    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *gold, *curves]
 
 
 def gather_tables(
@@ -66,6 +68,7 @@ def gather_tables(
         tables["prompts"] = pd.DataFrame(_turns(prompts, set(tables["responses"]["prompt_id"])), columns=list(TABLES["prompts"].names))
         gold = next(iter({record["gold"] for record in records.values()}))  # all arm-seeds share their gold
         tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / gold / "gold.parquet")
+    tables |= _curves(folder, records)
     flat = {
         "ledger": _ledger(experiment, records, trials, controls, pairs_used),
         "plan": [
@@ -82,6 +85,26 @@ def gather_tables(
         ],
     }
     return tables | {name: pd.DataFrame(rows) for name, rows in flat.items() if rows}
+
+
+def _curves(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
+    """Losses and steps of the arm-seeds' fits, and once the losses of fits for all arms, numbered anew."""
+    import pandas as pd
+
+    def parts(key: str, name: str) -> list[pd.DataFrame]:
+        path = folder / "store" / KIND / key / f"{name}.parquet"
+        return [pd.read_parquet(path)] if path.is_file() else []
+
+    own = [(arm, seed, record["curves"]) for (arm, seed), record in records.items()]
+    frames = {
+        name: [part.assign(arm=arm, seed=seed) for arm, seed, keys in own for part in parts(keys["arm"], name)]
+        for name in ("training", "steps")
+    }
+    if shared := [part for key in sorted({keys["shared"] for _, _, keys in own}) for part in parts(key, "training")]:
+        once = pd.concat(shared, ignore_index=True).drop_duplicates(["artifact", "update"])
+        numbers = {artifact: place for place, artifact in enumerate(sorted(once["artifact"].unique()), 1)}
+        frames["training"].append(once.assign(arm="_bench", seed=-1, fit=once["artifact"].map(numbers)))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items() if parts}
 
 
 def remove_tables(folder: Path) -> None:

@@ -20,6 +20,7 @@ from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
+from apo_bench.run import trackers
 from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_template_dates
@@ -51,6 +52,8 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
                 _check_arm(name, arm, file)
         _check_trials(file)
         executor(experiment.executor.use)
+        if missing := trackers.lacking(experiment.trackers):
+            raise InputError(missing)
         engine_module(experiment.engine)
         _check_launch(experiment, base)
         if experiment.report.beside:

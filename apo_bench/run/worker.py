@@ -19,6 +19,8 @@ from apo_bench.models.precision import summary
 from apo_bench.run import records
 from apo_bench.run.experiment import ResolvedExperiment, resolve_experiment
 from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
+from apo_bench.run.trackers import write_curves
+from apo_bench.run.training_curves import fits_of, keep_curves
 from apo_bench.store import write_text
 
 OTHER = {"version": "vllm"}  # a server that a method names
@@ -100,7 +102,12 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             "floor": context.floor_accuracy(job.seed),
             "gold": context.gold_accuracy().key,
         }
+        fits = {"arm": fits_of(context.store, lab.charged, lab.rounds), "shared": fits_of(context.store, sorted(context.charged))}
+        record["curves"] = {whose: keep_curves(context.store, curves) for whose, curves in fits.items()}
     records.write_record(job, resolved, {**record, "bench": context.charged, "artifacts": context.store.used})
+    if context.experiment.trackers and job.trial is None:
+        report("writing for trackers")
+        write_curves(job.folder, [(job.arm, job.seed)])
 
 
 def _samplers(context: Any, lab: Any) -> list[dict[str, Any]]:

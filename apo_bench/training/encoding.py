@@ -9,14 +9,16 @@ from torch import Tensor
 
 from apo_bench.config.schema import PolicyModel
 from apo_bench.losses import PolicyLoss, View, also_reads, denominator_of
-from apo_bench.models.output_layer import is_recognised, log_collision, token_logps
+from apo_bench.models.output_layer import entropy, is_recognised, log_collision, token_logps
 from apo_bench.models.padding import in_like_lengths, pad
 from apo_bench.models.tokenize import ChatFormat
 from apo_bench.training.data import sides_of
 from apo_bench.training.training_spec import TokenIds
 from apo_bench.types import Group, TrainingItem, UnpairedExample
 
-ON_DEMAND: Mapping[str, Callable[[Tensor], Tensor]] = {"log_collision": log_collision}  # of logits, as fields of a view
+ON_DEMAND: Mapping[str, Callable[[Tensor], Tensor]] = {"log_collision": log_collision, "entropy": entropy}  # of logits, see data.ON_DEMAND
+PER_ITEM = ("scores", "labels", "advantages")
+PER_TOKEN = ("reference_logps", "old_logps", "advantages")  # of each side, as lists of (tokens,)
 
 
 def encode_items(
@@ -48,13 +50,13 @@ def collate(items: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, Tensor
     sides = [item["sides"][side] for side in range(n_sides) for item in items]
     ids, attention = pad([ids for ids, _ in sides], pad_id)
     batch = {"input_ids": ids, "attention_mask": attention, "response_mask": pad([mask for _, mask in sides], 0)[0]}
-    if "reference_logps" in items[0]:
-        batch["reference_logps"] = torch.zeros(ids.shape)
-        rows = [item["reference_logps"][side] for side in range(n_sides) for item in items]
-        for number, logps in enumerate(rows):
-            batch["reference_logps"][number, : len(logps)] = logps
+    for name in PER_TOKEN:
+        if isinstance(items[0].get(name), list):
+            batch[name] = torch.zeros(ids.shape)
+            for number, values in enumerate(item[name][side] for side in range(n_sides) for item in items):
+                batch[name][number, : len(values)] = values
     batch = {name: value.view(n_sides, len(items), -1) for name, value in batch.items()}
-    return batch | {name: torch.tensor([item[name] for item in items]) for name in ("scores", "labels") if name in items[0]}
+    return batch | {name: torch.tensor([item[name] for item in items]) for name in PER_ITEM if name in items[0] and name not in batch}
 
 
 def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True, also: Sequence[str] = ()) -> View:
@@ -67,10 +69,9 @@ def view_of(model: Any, batch: Mapping[str, Tensor], recognised: bool = True, al
 
     measures = [ON_DEMAND[name] for name in also]
     logps, *more = in_like_lengths(attention, logps_of).view(*batch["input_ids"].shape, 1 + len(also)).unbind(dim=-1)
-    optional = {name: batch[name] for name in ("scores", "labels") if name in batch}
+    optional = {name: batch[name] for name in PER_ITEM if name in batch}
+    optional |= {name: batch[name].transpose(0, 1) for name in PER_TOKEN if name in batch and batch[name].ndim == 3}
     optional |= {name: value.transpose(0, 1) for name, value in zip(also, more, strict=True)}
-    if "reference_logps" in batch:
-        optional["reference_logps"] = batch["reference_logps"].transpose(0, 1)
     return View(logps.transpose(0, 1), batch["response_mask"].transpose(0, 1), optional)
 
 
@@ -80,10 +81,15 @@ def loss_terms(model: Any, batch: Mapping[str, Tensor], loss: PolicyLoss, recogn
 
 
 @torch.no_grad()
-def response_logps(model: Any, items: Sequence[Mapping[str, Any]], pad_id: int, batch_size: int) -> list[list[Tensor]]:
-    """Log-probabilities of every side's tokens, 0 off the response: items x sides of (tokens,)."""
+def response_logps(
+    model: Any, items: Sequence[Mapping[str, Any]], pad_id: int, batch_size: int, recognised: bool | None = None
+) -> list[list[Tensor]]:
+    """Log-probabilities of every side's tokens, 0 off the response: items x sides of (tokens,).
+
+    `recognised`: what `output_layer.is_recognised` gave for the model, where that is known.
+    """
     model.eval()
-    recognised = is_recognised(model)
+    recognised = is_recognised(model) if recognised is None else recognised
     order = sorted(range(len(items)), key=lambda place: items[place]["length"])
     logps: dict[int, list[Tensor]] = {}
     for start in range(0, len(order), batch_size):

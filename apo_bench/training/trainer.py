@@ -109,17 +109,24 @@ class _Loop(Trainer):
         if self.args.should_save:
             folder = Path(str(output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: value.clone() for name, value in _changing(self.model).items()}, folder / "model.safetensors")
+            save_file({name: value.clone() for name, value in changing(self.model).items()}, folder / "model.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.sharded:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         saved = load_file(Path(resume_from_checkpoint) / "model.safetensors")
-        for name, value in _changing(self.model).items():
+        for name, value in changing(self.model).items():
             value.copy_(saved[name])
 
 
-def _changing(model: Any) -> dict[str, Tensor]:
+def check_finite(model: Any, when: str) -> None:
+    """Raise InputError, which begins with `when`, for a trained weight that is not finite."""
+    for part, weight in model.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise InputError(f"{when}, {part} is not finite; {DIVERGED}")
+
+
+def changing(model: Any) -> dict[str, Tensor]:
     """What a fit may change, in place: weights that get gradients, and buffers."""
     weights = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
     return weights | dict(model.named_buffers())
@@ -172,36 +179,8 @@ def _fit(
     model: Any, items: Sequence[Mapping[str, Any]], collate: Collate, terms: Terms, recipe: Recipe, seed: int, checkpoints: Checkpoints,
     name: str,
 ) -> tuple[Any, TrainResult]:  # fmt: skip
-    for part, weight in model.named_parameters():
-        if recipe.freeze and re.search(recipe.freeze, part):
-            weight.requires_grad_(False)
-        if weight.requires_grad:
-            weight.data = weight.data.float()  # whatever the frozen ones have
-    precision.check_optimizer(recipe.optimizer)
-    if missing := precision.lacking(optimizer=recipe.optimizer):
-        raise InputError(missing)
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints.folder),
-        max_steps=recipe.updates(len(items)),
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,  # plain constant has no warmup
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        optim=recipe.optimizer,
-        bf16=recipe.precision == "bf16",
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-    )
-    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # not what a launch configuration says
-    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel: other GPUs are other workers'
+    prepare(model, recipe)
+    arguments = training_arguments(recipe, recipe.updates(len(items)), seed, checkpoints.folder)
     processes = arguments.world_size
     micro = recipe.micro_batch_size or max(1, recipe.batch_size // processes)
     if recipe.batch_size % (micro * processes):
@@ -228,18 +207,64 @@ def _fit(
     main = loop.is_world_process_zero()
     whole = _without_weights(model) if loop.sharded and main else model
     checkpoint = loop.resume(checkpoints)
-    with _recomputed(model) if recipe.gradient_checkpointing else nullcontext():
+    with recomputed(model) if recipe.gradient_checkpointing else nullcontext():
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if loop.sharded:
         gathered = loop.accelerator.get_state_dict(loop.model_wrapped)
         if main:
             whole.load_state_dict(gathered, assign=True)
             whole.tie_weights()
-    for part, weight in whole.named_parameters():
-        if weight.requires_grad and not weight.isfinite().all():
-            raise InputError(f"{name}: after update {loop.state.global_step}, the last, {part} is not finite; {DIVERGED}")
+    check_finite(whole, f"{name}: after update {loop.state.global_step}, the last")
     losses = tuple(float(row["loss"]) for row in loop.state.log_history if "loss" in row)
     return whole, TrainResult(loop.state.global_step, loop.state.num_input_tokens_seen, losses)
+
+
+def prepare(model: Any, recipe: Recipe) -> None:
+    """Freeze what the recipe freezes, and have the rest in fp32. Raises InputError for an optimizer that is not there."""
+    for part, weight in model.named_parameters():
+        if recipe.freeze and re.search(recipe.freeze, part):
+            weight.requires_grad_(False)
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # whatever the frozen ones have
+    precision.check_optimizer(recipe.optimizer)
+    if missing := precision.lacking(optimizer=recipe.optimizer):
+        raise InputError(missing)
+
+
+def training_arguments(recipe: Recipe, updates: int, seed: int, folder: Path) -> TrainingArguments:
+    """What a resolved recipe is to transformers.Trainer, for so many updates."""
+    return in_one_process(TrainingArguments(**argument_values(recipe, updates, seed, folder), remove_unused_columns=False))
+
+
+def argument_values(recipe: Recipe, updates: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Fields of TrainingArguments by name, also of those that trainers from elsewhere derive from it."""
+    return {
+        "output_dir": str(folder),
+        "max_steps": updates,
+        "learning_rate": recipe.learning_rate,
+        # plain constant has no warmup
+        "lr_scheduler_type": "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
+        "warmup_steps": recipe.warmup_steps,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "optim": recipe.optimizer,
+        "bf16": recipe.precision == "bf16",
+        "seed": seed % 2**32,
+        "data_seed": seed % 2**32,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+def in_one_process(arguments: TrainingArguments) -> TrainingArguments:
+    """The arguments, without a launch configuration's precision, and without other GPUs, which are other workers'."""
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel
+    return arguments
 
 
 def _without_weights(model: Any) -> Any:
@@ -249,7 +274,7 @@ def _without_weights(model: Any) -> Any:
 
 
 @contextmanager
-def _recomputed(model: Any) -> Iterator[None]:
+def recomputed(model: Any) -> Iterator[None]:
     """Activations are recomputed in the backward pass, within, where the architecture can."""
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # transformers' later name, or the first
     able = model.supports_gradient_checkpointing

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from apo_bench.config.schema import PolicyModel, Recipe, RewardSpec
+from apo_bench.config.schema import PolicyModel, Recipe, RewardSpec, Sampling
 from apo_bench.types import CutTexts, Demonstration, Group, Pair, Policy, Prompt, RewardModel, UnpairedExample
 
 Counts = Mapping[str, float]  # amounts spent, by ledger unit and name of a count
@@ -45,6 +45,53 @@ class RewardModelTraining:
     model: RewardSpec
     seed: int
     cut: CutTexts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OnlineTraining:
+    """Train `policy` on samples of itself, in so many steps: a step samples n responses to each of its prompts, and trains on them.
+
+    `prompts`: those of all steps, in order. `scales`: mean and sd of each member's scores, by which an ensemble's are standardised.
+    """
+
+    policy: Policy
+    reward_model: RewardModel
+    algorithm: Any  # an OnlineAlgorithm, or a PolicyLoss of pairs: the best against the worst sample of each prompt
+    reference: Policy | None
+    prompts: tuple[Prompt, ...]
+    steps: int
+    n: int
+    model: PolicyModel
+    reward: RewardSpec
+    recipe: Recipe
+    sampling: Sampling
+    seed: int
+    scales: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def prompts_per_step(self) -> int:
+        return len(self.prompts) // self.steps
+
+    @property
+    def is_paired(self) -> bool:
+        return self.algorithm.reads == "pairs"
+
+    @property
+    def updates_per_step(self) -> int:
+        """At most: fewer where samples are left out."""
+        return self.recipe.updates(self.prompts_per_step * (1 if self.is_paired else self.n))
+
+    @property
+    def reads_samples_first(self) -> bool:
+        """Whether a step reads its samples' log-probabilities before its first update, with a forward pass of their own.
+
+        Where a step is one update without a reference, that update's forward pass gives them; losses of pairs do not read them.
+        """
+        return not self.is_paired and (self.reference is not None or self.updates_per_step > 1)
+
+    def prompts_of(self, step: int) -> tuple[Prompt, ...]:
+        """Of step 0, 1, ..."""
+        return self.prompts[step * self.prompts_per_step : (step + 1) * self.prompts_per_step]
 
 
 @dataclass(frozen=True)

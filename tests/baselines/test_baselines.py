@@ -33,7 +33,9 @@ RJS, RRHF, DPO = (f"baselines/{name}" for name in ("rejection_sampling.py@Reject
 PREFERENCE, KTO = "baselines/preference.py@Preference", "baselines/kto.py@KTO"
 TRL = "baselines/trl_trainer.py@TRLTrainer"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
+ONLINE, ONLINE_DPO, SPIN = "baselines/online.py@Online", "baselines/online_dpo.py@OnlineDPO", "baselines/spin.py@SPIN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
+STEPS = {"steps_per_round": 2, "prompts_per_step": 4, "samples_per_prompt": 2}
 REFRESH, STATIC = {"opponent": "initial"}, {"opponent": "initial", "refit": "once"}
 
 
@@ -56,6 +58,18 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "trl's grpo": (TRL, {"trainer": "trl.GRPOTrainer", "args": {"num_generations": 4}, "prompts_per_round": 8}),
     "rrhf as its authors' code weighs it": (RRHF, {"rounds": 1, "imitation": "padded_mean", **SMALL}),
     "preference on golden responses over samples": (PREFERENCE, {"pairs": "golden_over_sample", "samples_per_prompt": 2}),
+    "grpo": (ONLINE, {"rounds": 2, "algorithm": "grpo", **STEPS}),
+    "dapo with other bounds": (ONLINE, {"rounds": 1, "algorithm": {"name": "dapo", "clip_high": 0.3, "entropy_bonus": 0.01}, **STEPS}),
+    "reinforce++ from the round's start": (
+        ONLINE,
+        {"rounds": 2, "algorithm": "reinforce_plus_plus", "reference": "round_start", "learning_rate": [1e-3, 1e-4], **STEPS},
+    ),
+    "online dpo": (ONLINE_DPO, {"rounds": 1, **STEPS}),
+    "online simpo": (ONLINE_DPO, {"rounds": 1, "loss": "simpo", **STEPS}),
+    "spin": (SPIN, {"rounds": 2, "samples_per_prompt": 2, "beta": [0.1, 5.0]}),
+    "apo with grpo": apo(ONLINE, 2, {"algorithm": "grpo", **STEPS}),
+    "golden_refresh with rloo": apo(ONLINE, 1, {"algorithm": "rloo", **STEPS}, **REFRESH),
+    "apo with online dpo": apo(ONLINE_DPO, 1, STEPS),
     "apo with rejection sampling": apo(RJS, 2),
     "apo with rrhf, without human pairs": apo(RRHF, human_pairs=False),
     "apo with dpo, going on": apo(DPO, 2, start="previous"),

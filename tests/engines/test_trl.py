@@ -4,10 +4,11 @@ import dataclasses
 import importlib.util
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_world import RECIPE, tiny_bench, tiny_lab, tiny_task
@@ -25,8 +26,9 @@ from apo_bench.models.token_text import to_ids
 from apo_bench.models.tokenize import ChatFormat
 from apo_bench.store import RunStore
 from apo_bench.training.encoding import encode_items, response_logps
+from apo_bench.training.online import StepRow
 from apo_bench.training.trl_trainers import REFUSED, TRAINERS
-from apo_bench.types import Demonstration, Pair, Policy, RewardModel, UnpairedExample
+from apo_bench.types import Demonstration, Pair, Policy, Response, RewardModel, UnpairedExample
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +61,25 @@ def logs(monkeypatch: pytest.MonkeyPatch) -> Logs:
 
     monkeypatch.setattr(trl_engine, "_Watch", Watch)
     return rows
+
+
+def recorded_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[Response], Sequence[float]]]:
+    """What reward functions score from now on, call by call."""
+    calls: list[tuple[Sequence[Response], Sequence[float]]] = []
+    scorer = trl_engine.scorer
+
+    def recording(*arguments: Any) -> Any:
+        score = scorer(*arguments)
+
+        def recorded(responses: Sequence[Response]) -> Any:
+            scores, counts = score(responses)
+            calls.append((responses, scores))
+            return scores, counts
+
+        return recorded
+
+    monkeypatch.setattr(trl_engine, "scorer", recording)
+    return calls
 
 
 def engine_of(bench: EvaluationContext) -> TransformersEngine:
@@ -209,16 +230,14 @@ def test_online_trainers_are_charged_what_they_report(
 ) -> None:
     """8 prompts, 4 responses each, 16 an update. Their mean length times 16 is what an update sampled; their tokens are prompts and
     responses, of which each is trained on once. Rewards are the reward model's scores."""
-    lab, scores = tiny_lab(bench), []
-    score = TransformersEngine.score
-    monkeypatch.setattr(TransformersEngine, "score", lambda self, job: scores.append(computed := score(self, job)) or computed)
+    lab, scored = tiny_lab(bench), recorded_scores(monkeypatch)
     lab.train_with_trl(lab.initial_policy, lab.prompts(n=8), trainer, args=FOUR, reward_model=reward_model)
     rows = [row for row in logs if "reward" in row]
     assert lab.used["policy_updates"] == len(rows) == 2
     assert lab.used["sampled_responses"] == lab.used["scored_responses"] == 32
     assert lab.used["sampled_tokens"] == pytest.approx(sum(16 * row["completions/mean_length"] for row in rows))
     assert lab.used["policy_train_tokens"] == rows[-1]["num_tokens"]
-    means = [float(torch.tensor(computed.value).mean()) for computed in scores]
+    means = [float(np.mean(values)) for _, values in scored]
     assert [row["reward"] for row in rows] == pytest.approx(means, abs=1e-5)
     assert lab.used["flops"] > 0
 
@@ -274,21 +293,55 @@ def test_a_reward_function_sees_only_what_a_method_may(
     bench: EvaluationContext, reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts of the policy split and the arm's own reward model; the data set holds nothing beside the prompts."""
-    jobs, columns, score, rows = [], set[str](), TransformersEngine.score, trl_engine.rows
+    scored, columns, rows = recorded_scores(monkeypatch), set[str](), trl_engine.rows
 
     def recorded(*arguments: Any) -> Any:
         for row in rows(*arguments):
             columns.update(row)
             yield row
 
-    monkeypatch.setattr(TransformersEngine, "score", lambda self, job: jobs.append(job) or score(self, job))
     monkeypatch.setattr(trl_engine, "rows", recorded)
     lab = tiny_lab(bench, seed=3)
     lab.train_with_trl(lab.initial_policy, lab.prompts(n=8), GRPO, args=FOUR, reward_model=reward_model)
-    allowed = {prompt.id for prompt in lab.prompts()}
-    assert {job.reward_model for job in jobs} == {reward_model}
-    assert {prompt.id for job in jobs for prompt, _ in job.items} <= allowed
+    assert {response.prompt for responses, _ in scored for response in responses} == set(lab.prompts(n=8))
     assert columns == {"prompt", "prompt_id"}
+    pairs = [(response, value) for responses, values in scored for response, value in zip(responses, values, strict=True)]
+    groups = lab.score(reward_model, [response for response, _ in pairs])
+    by_text = {(group.prompt.id, text): value for group in groups for text, value in zip(group.responses, group.scores, strict=True)}
+    for response, value in pairs:
+        assert by_text[response.prompt.id, response.text] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("trainer", [GRPO, ONLINE_DPO])
+def test_steps_are_kept_as_those_of_our_own_online_training(
+    bench: EvaluationContext, reward_model: RewardModel, monkeypatch: pytest.MonkeyPatch, trainer: str
+) -> None:
+    """Of 16 prompts, 4 or 2 responses each: 16 or 32 responses an update."""
+    lab, scored = tiny_lab(bench, seed=6), recorded_scores(monkeypatch)
+    args = {} if trainer == ONLINE_DPO else FOUR
+    policy = lab.train_with_trl(lab.initial_policy, lab.prompts(n=16), trainer, args=args, reward_model=reward_model)
+    lines = (bench.store.root / "policies" / policy.key / "steps.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    assert all(list(row) == [field.name for field in dataclasses.fields(StepRow)] for row in steps)
+    assert [row["step"] for row in steps] == [1, 2, 3, 4][: len(steps)]
+    assert len(steps) == lab.used["policy_updates"] == (1 if trainer == ONLINE_DPO else 4)
+    assert {row["samples"] for row in steps} == {32 if trainer == ONLINE_DPO else 16}
+    assert sum(row["sampled_tokens"] for row in steps) == lab.used["sampled_tokens"]
+    assert sum(row["train_tokens"] for row in steps) == lab.used["policy_train_tokens"]
+    assert [row["reward"] for row in steps] == pytest.approx([float(np.mean(values)) for _, values in scored])
+    assert [row["cut_share"] for row in steps] == pytest.approx(
+        [float(np.mean([response.finish == "length" for response in responses])) for responses, _ in scored]
+    )
+
+
+def test_a_policy_with_adapters_is_trained_whole_and_compared_with_itself(bench: EvaluationContext, reward_model: RewardModel) -> None:
+    """Its merged weights lie nowhere in the store, and are read as the reference all the same."""
+    first = lab_with(bench, lora=Lora(rank=4), learning_rate=1e-2)
+    adapted = first.train_with_trl(first.initial_policy, first.pairs(16), DPO)
+    lab = lab_with(bench, learning_rate=1e-9)
+    policy = lab.train_with_trl(adapted, lab.prompts(n=8), RLOO, args={**FOUR, "beta": 1.0}, reward_model=reward_model)
+    assert (bench.store.root / "policies" / policy.key / "model.safetensors").is_file()
+    assert apart(bench, policy, adapted, lab.pairs(16)) < 1e-4
 
 
 # --- budgets and replays ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 TRL's methods run as they are, on a trainer that was given its attributes and no more; its model's outputs come from the recorded logits.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from trl_doubles import model_of, trainer_of
 
 from apo_bench.losses import SHIPPED, PolicyLoss, View, shipped_loss, token_logps
 from apo_bench.models.output_layer import log_collision
@@ -42,32 +42,6 @@ def view(logits: Tensor, rows: slice = slice(None)) -> View:
 def by_side(value: Tensor) -> Tensor:
     """(B, 2, ...) as TRL has it: all chosen, then all rejected."""
     return value.transpose(0, 1).flatten(0, 1)
-
-
-def model_of(logits: Tensor, ids: Tensor) -> Callable[..., Any]:
-    """A model whose logits (N, T, V) are given, with what TRL's fused output layer returns."""
-
-    def forward(input_ids: Tensor, labels: Tensor | None = None, **_: Any) -> Any:
-        assert torch.equal(input_ids, ids)
-        if labels is None:
-            return SimpleNamespace(logits=logits)
-        logps = token_logps(logits, ids)[:, 1:] * (labels[:, 1:] != -100)
-        shape = {name: torch.zeros(logps.shape) for name in ("entropy", "mean_logits")}
-        squares = logits[:, :-1].softmax(dim=-1).square().sum(dim=-1).log()
-        return SimpleNamespace(log_probs=logps, log_sum_sq_probs=squares, is_top1=torch.zeros(logps.shape, dtype=torch.bool), **shape)
-
-    return forward
-
-
-def trainer_of(cls: type, **attributes: Any) -> Any:
-    """A trainer without a model, data or arguments of its own."""
-    trainer: Any = object.__new__(cls)
-    accelerator = SimpleNamespace(device=torch.device("cpu"), gather=lambda value: value, gather_for_metrics=lambda value: value)
-    counts = {"_metrics": {"train": defaultdict(list)}, "_total_train_tokens": 0, "_tp_size": 1}
-    common = {"aux_loss_enabled": False, "accelerator": accelerator, "model": SimpleNamespace(training=True), **counts}
-    for name, value in {**common, **attributes}.items():
-        setattr(trainer, name, value)
-    return trainer
 
 
 def dpo(logits: Tensor, loss_type: str, **changes: Any) -> Tensor:

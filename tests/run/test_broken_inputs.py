@@ -536,7 +536,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in (
         folder / "store"
     ).iterdir():  # rows are looked at before they are believed; no other artifact is opened, and there are hundreds
-        if kind.is_dir() and kind.name not in ("judging", "arm_seeds", "evaluations", "gold_accuracy"):
+        if kind.is_dir() and kind.name not in ("judging", "arm_seeds", "curves", "evaluations", "gold_accuracy"):
             shutil.rmtree(kind)
     return root
 

@@ -203,7 +203,7 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
 ) -> None:
     """Whatever is read is looked at first: evaluations when tables are made anew, all the rest where those are gone too."""
     folder, store = shutil.copytree(undisturbed, tmp_path / "run"), tmp_path / "run" / "store"
-    read_for_tables = ["evaluations", "gold_accuracy"]
+    read_for_tables = ["curves", "evaluations", "gold_accuracy"]
     rest = [path.name for path in store.iterdir() if any(path.glob("*/manifest.json")) and path.name not in read_for_tables]
     assert set(rest) >= {"policies", "reward_models", "samples", "scores", "kl"}
     by_chance = random.Random(how)

@@ -14,6 +14,7 @@ from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Models, Sampling
 from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 Factor = Literal["world", "initial_policy", "gold"]
 Level = int | dict[str, Any]  # a seed, or fields that replace those of the section
 
@@ -114,6 +115,9 @@ class Experiment(Section):
 
     store: StoreSettings = StoreSettings()
     """what the run folder keeps"""
+
+    trackers: tuple[Tracker, ...] = ()
+    """write the curves of every fit and online step for these trackers too, into `trackers/` of the run folder, without a network"""
 
     report: Report = Report()
     """what the report shows beside the results"""

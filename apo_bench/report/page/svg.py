@@ -24,6 +24,7 @@ SHAPES = (  # of markers, around 0, 0: circle, square, triangle, diamond, triang
     "M-1.4 -4.4H1.4V-1.4H4.4V1.4H1.4V4.4H-1.4V1.4H-4.4V-1.4H-1.4Z",
     "M-4 -2.2L-2.2 -4L0 -1.8L2.2 -4L4 -2.2L1.8 0L4 2.2L2.2 4L0 1.8L-2.2 4L-4 2.2L-1.8 0Z",
 )
+READ = 25  # points of a line that a screen reader reads, at most
 FEW = 5  # series up to which a spread is a band; more would cover each other
 
 
@@ -97,9 +98,10 @@ def panel(figure: Lines, panel: Panel) -> Markup:
 
 
 def described(figure: Lines, panel: Panel) -> str:
-    """A panel's numbers in words."""
+    """A panel's numbers in words, of a long line every so many."""
     x = "round" if figure.by_round else figure.x_label
-    lines = (f"{series.name}: {', '.join(f'{point.x:.3g}: {point.y:.3f}' for point in series.points)}" for series in panel.series)
+    read = {series.name: series.points[:: len(series.points) // READ + 1] for series in panel.series}
+    lines = (f"{name}: {', '.join(f'{point.x:.3g}: {point.y:.3f}' for point in points)}" for name, points in read.items())
     return f"{panel.title}, {'all axes' if panel.group in ('', 'all') else panel.group}, by {x}. {'. '.join(lines)}"
 
 
@@ -159,10 +161,11 @@ def _line(series: Series, x: Scale, y: Scale, whiskers: bool) -> Markup:
     parts = [
         el("line", x1=_n(x(p.x)), x2=_n(x(p.x)), y1=_n(y(p.y - p.spread)), y2=_n(y(p.y + p.spread)), class_="whisker")
         for p in series.points
-        if whiskers and p.spread
+        if whiskers and p.spread and not series.is_dense
     ]
     parts.append(el("path", d=f"M{path}", class_="line", stroke_dasharray=_dash(series.place)))
-    parts += [_marker(series.place, x(point.x), y(point.y), series.is_hollow, point.share) for point in series.points]
+    marked = () if series.is_dense else series.points
+    parts += [_marker(series.place, x(point.x), y(point.y), series.is_hollow, point.share) for point in marked]
     parts += [_text(x(point.x) + 6, y(point.y) - 5, point.label, "start") for point in series.points if point.label]
     return el("g", *parts, class_=_colour(series.place))
 
