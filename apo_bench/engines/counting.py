@@ -33,7 +33,8 @@ from apo_bench.engines.protocol import Items, KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
-from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
+from apo_bench.training.trl_trainers import trl_trainer
 from apo_bench.types import Demonstration, Pair, Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
@@ -241,7 +242,7 @@ class CountingEngine:
         counts = self._policies[job.policy.key].trained(job.data, job.loss, job.recipe)
         return _trained(self._trained_policy(job, into), counts)
 
-    def _trained_policy(self, job: PolicyTraining | OnlineTraining, into: Path) -> Stored:
+    def _trained_policy(self, job: PolicyTraining | OnlineTraining | TRLTraining, into: Path) -> Stored:
         """What a trained policy takes on disk, which is known by its key from here on."""
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
         if (lora := job.recipe.lora) is None:
@@ -287,6 +288,14 @@ class CountingEngine:
         size, lora = self.expected.reward(job.model), job.model.training.lora
         has_base = job.body is not None or job.model.path is not None
         return _trained(size.adapters(lora, 1000.0) if lora and has_base else size.whole(job.model), size.trained(job.pairs))
+
+    def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]:
+        """Updates, samples and scores are known; how a trainer from elsewhere reads its data is not."""
+        counts: dict[str, float] = {"policy_updates": job.updates, "policy_train_tokens": math.nan, "flops": math.nan}
+        if samples := trl_trainer(job.trainer).sampled(job.updates, job.recipe, job.args):
+            tokens = samples * self.expected.tokens(job.model.sampling)
+            counts |= {"sampled_responses": samples, "sampled_tokens": tokens, "scored_responses": samples * len(members(job.reward))}
+        return _trained(self._trained_policy(job, into), counts)
 
 
 def _trained(stored: Stored, counts: Mapping[str, float]) -> Estimated[None]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
-from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
 
 
@@ -113,3 +113,5 @@ class Engine(Protocol):
     def train_online(self, job: OnlineTraining, into: Path, report: Callable[[str], None]) -> Computed[None]:
         """Beside the model, `steps.jsonl`; every step is reported as a stage."""
         ...
+
+    def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]: ...

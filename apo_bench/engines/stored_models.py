@@ -18,7 +18,7 @@ from apo_bench.models import reward as rewards
 from apo_bench.models.adapter_folder import base_of, is_adapter, settings_of
 from apo_bench.models.precision import resolved
 from apo_bench.store import key_of
-from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import BestOfNPolicy, Policy, RewardModel
 
 
@@ -48,7 +48,7 @@ class StoredModels:
         dtype = "float32" if in_fp32 else resolved(spec, self.device).dtype
         return self.resident.get(_key("policy", policy.key, dtype), load, stored_bytes(folder))
 
-    def policy_to_train(self, job: PolicyTraining | OnlineTraining) -> Loaded:
+    def policy_to_train(self, job: PolicyTraining | OnlineTraining | TRLTraining) -> Loaded:
         """A policy of the caller's own. With LoRA, training goes on with the policy's adapters where they have the same settings."""
         lora, folder = job.recipe.lora, self.folder("policies", job.policy)
         if lora is None and is_adapter(folder):
@@ -67,13 +67,13 @@ class StoredModels:
             return self.resident.take(*self._whole_policy(job.reference, job.model))
         return self.policy(job.reference, job.model)  # its weights are those that the trained adapters stand on
 
-    def base(self, job: PolicyTraining | OnlineTraining) -> Policy:
+    def base(self, job: PolicyTraining | OnlineTraining | TRLTraining) -> Policy:
         """What the adapters that the job trains belong on: the policy itself, or what it has adapters on with the same settings."""
         folder = self.folder("policies", job.policy)
         base = base_of(folder)
         return Policy(base) if base is not None and settings_of(folder) == job.recipe.lora else job.policy
 
-    def keep_policy(self, loaded: Loaded, job: PolicyTraining | OnlineTraining, into: Path) -> None:
+    def keep_policy(self, loaded: Loaded, job: PolicyTraining | OnlineTraining | TRLTraining, into: Path) -> None:
         """Store a trained policy: its adapters, or the whole of it."""
         if (lora := job.recipe.lora) is not None:
             adapters.save(loaded[0], lora, self.base(job).key, into)

@@ -43,7 +43,7 @@ from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.data import couples_items
 from apo_bench.training.trainer import TrainResult, fit
-from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import Response
 
 GIB = 2**30
@@ -226,6 +226,16 @@ class TransformersEngine:
             _keep_losses(result, into)
         counts = {"rm_updates": result.updates, "rm_train_tokens": result.tokens, "flops": cost.flops(result.tokens, lengths)}
         return Computed(None, counts)
+
+    # --- trainers from elsewhere -----------------------------------------------------------------------------------------
+
+    @_with_peak
+    def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]:
+        if self.launch_config is not None:
+            raise InputError(f"executor.launch: {job.trainer} trains in one process; run it without")
+        from apo_bench.engines import trl
+
+        return trl.train(job, self.models, self._scored, into)
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 

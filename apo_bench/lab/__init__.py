@@ -3,6 +3,7 @@
 from apo_bench.lab.lab import Lab, Progress
 from apo_bench.lab.player import Count, OnlinePlayer, Player, PolicyUpdate, Positive, of_round, play_alone
 from apo_bench.lab.sample_selection import best_of, best_worst, golden_over_samples, with_mismatched
+from apo_bench.training.trl_trainers import trl_trainer
 
 __all__ = [
     "Count",
@@ -17,5 +18,6 @@ __all__ = [
     "golden_over_samples",
     "of_round",
     "play_alone",
+    "trl_trainer",
     "with_mismatched",
 ]

@@ -40,8 +40,9 @@ from apo_bench.hashing import code_hash, digest, digest_encoded, path_identity
 from apo_bench.lab.ledger import Ledger
 from apo_bench.models.precision import resolved
 from apo_bench.store import Artifact, Computed
+from apo_bench.training import trl_trainers
 from apo_bench.training.data import check_data, check_online, sides_of
-from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLItem, TRLTraining
 from apo_bench.types import (
     BestOfNPolicy,
     CutTexts,
@@ -359,6 +360,59 @@ class Lab:
             "format": self._format(),
         }
         artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_online(job, folder, self._report))
+        return Policy(artifact.key)
+
+    def train_with_trl(
+        self, policy: Policy, data: Sequence[TRLItem], trainer: str, *, args: Mapping[str, Any] | None = None,
+        reward_model: RewardModel | None = None, learning_rate: float | None = None, epochs: float | None = None,
+    ) -> Policy:  # fmt: skip
+        """A policy trained from `policy`, which is its reference too, by a trainer of TRL, on the data that this reads; see docs/trl.md.
+
+        `args` are those of its configuration that the experiment does not decide. A trainer that samples responses to prompts needs a
+        `reward_model`. What it samples and scores is charged, and a fit that spends more than is left ends within a step. Raises
+        InputError, before anything is spent, for a trainer, data or arguments that cannot be.
+        """
+        form, args = trl_trainers.trl_trainer(trainer, args), dict(args or {})
+        trl_trainers.check_data(trainer, data)
+        if isinstance(policy, BestOfNPolicy):
+            raise InputError("lab.train_with_trl: a best-of-n policy has no weights to train")
+        if (reward_model is None) == (form.reads == "prompts"):
+            wrong = "needs a reward model; give reward_model=" if reward_model is None else "reads no reward model; leave reward_model out"
+            raise InputError(f"lab.train_with_trl: {trainer} {wrong}")
+        sampling = self._policy_model.sampling if reward_model else None
+        if sampling and (sampling.engine or not sampling.temperature):
+            key, why = ("engine", "in its own process") if sampling.engine else ("temperature: 0", "at random")
+            raise InputError(f"models.policy.sampling.{key}: {trainer} samples {why}")
+        changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
+        recipe = resolved(self._policy_model.training.model_copy(update=changes), self._device)
+        updates = recipe.updates(form.items(len(data), args))
+        samples = form.sampled(updates, recipe, args)
+        spec, parts = self._reward_model, members(self._reward_model)
+        self._before(
+            f"{trainer} on {len(data)} {form.reads}",
+            policy_updates=updates, sampled_responses=samples, scored_responses=samples * len(parts),
+        )  # fmt: skip
+        ensemble = reward_model.members if isinstance(reward_model, EnsembleRewardModel) else ()
+        scales = tuple(self._scale(*each) for each in zip(ensemble, parts, strict=True)) if ensemble else ()
+        token_ids = self._sampled_ids([item for item in data if not isinstance(item, Prompt)])
+        inputs = {
+            "policy": policy.key,
+            "trainer": {"name": trainer, "args": args, "trl": trl_trainers.version()},
+            "data": digest([item.id if isinstance(item, Prompt) else _row(item) for item in data]),
+            "token_ids": digest(token_ids),
+            "reward_model": reward_model.key if reward_model else None,
+            "spec": [_described_spec(part) for part in parts] if reward_model else None,
+            "scales": scales,
+            "sampling": sampling.model_dump() if sampling else None,
+            "recipe": recipe.model_dump(),
+            "format": self._format(),
+        }
+        seed, left = self._derived_seed("train_policy"), {unit: self._ledger.left(unit) for unit in self._ledger.budget}
+        job = TRLTraining(
+            policy, tuple(data), trainer, args, reward_model, spec, self._policy_model, recipe, updates, seed, self._ledger.arm, left,
+            scales, token_ids,
+        )  # fmt: skip
+        artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_with_trl(job, folder))
         return Policy(artifact.key)
 
     def best_of_n(self, policy: Policy, reward_model: RewardModel, n: int) -> Policy:

@@ -71,7 +71,7 @@ class Generation:
         for batch, several in zip(self.batches, sampled, strict=True):
             rows.update((place, several[start : start + n]) for place, start in zip(batch, range(0, len(several), n), strict=True))
         places = range(len(self.prompts))
-        responses = [_response(self.tokenizer, self.prompts[place], row, self.rules.ends) for place in places for row in rows[place]]
+        responses = [response_of(self.tokenizer, self.prompts[place], row, self.rules.ends) for place in places for row in rows[place]]
         cost, lengths = flops.size(self.model), [response.tokens for response in responses]
         counts: dict[str, float] = {
             "sampled_responses": len(responses),
@@ -225,7 +225,7 @@ def _select(rows: Tensor, *parts: Tensor, cache: Any | None) -> tuple[Tensor, ..
     return tuple(part[rows] for part in parts)
 
 
-def _response(tokenizer: Any, prompt: Prompt, ids: list[int], ends: frozenset[int]) -> Response:
+def response_of(tokenizer: Any, prompt: Prompt, ids: list[int], ends: frozenset[int]) -> Response:
     """The text before a next human turn, if there is one; its ids then end with the end-of-sequence token in the turn's place."""
     spoken = ids[:-1] if ids[-1] in ends else ids  # the end of a turn need not be a special token
     before, turn, _ = tokenizer.decode(spoken, skip_special_tokens=True).partition(HUMAN_TURN)

@@ -233,28 +233,37 @@ def prepare(model: Any, recipe: Recipe) -> None:
 
 def training_arguments(recipe: Recipe, updates: int, seed: int, folder: Path) -> TrainingArguments:
     """What a resolved recipe is to transformers.Trainer, for so many updates."""
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=updates,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,  # plain constant has no warmup
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        optim=recipe.optimizer,
-        bf16=recipe.precision == "bf16",
-        seed=seed % 2**32,
-        data_seed=seed % 2**32,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-    )
-    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"  # not what a launch configuration says
-    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel: other GPUs are other workers'
+    return in_one_process(TrainingArguments(**argument_values(recipe, updates, seed, folder), remove_unused_columns=False))
+
+
+def argument_values(recipe: Recipe, updates: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Fields of TrainingArguments by name, also of those that trainers from elsewhere derive from it."""
+    return {
+        "output_dir": str(folder),
+        "max_steps": updates,
+        "learning_rate": recipe.learning_rate,
+        # plain constant has no warmup
+        "lr_scheduler_type": "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
+        "warmup_steps": recipe.warmup_steps,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "optim": recipe.optimizer,
+        "bf16": recipe.precision == "bf16",
+        "seed": seed % 2**32,
+        "data_seed": seed % 2**32,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+def in_one_process(arguments: TrainingArguments) -> TrainingArguments:
+    """The arguments, without a launch configuration's precision, and without other GPUs, which are other workers'."""
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
+    arguments._n_gpu = min(1, arguments.n_gpu)  # never DataParallel
     return arguments
 
 

@@ -9,6 +9,7 @@ from apo_bench.types import CutTexts, Demonstration, Group, Pair, Policy, Prompt
 
 Counts = Mapping[str, float]  # amounts spent, by ledger unit and name of a count
 TokenIds = Mapping[str, Mapping[str, tuple[int, ...]]]  # of sampled responses, by prompt id and text: see types.Response
+TRLItem = Demonstration | Pair | UnpairedExample | Prompt
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,27 @@ class OnlineTraining:
     def prompts_of(self, step: int) -> tuple[Prompt, ...]:
         """Of step 0, 1, ..."""
         return self.prompts[step * self.prompts_per_step : (step + 1) * self.prompts_per_step]
+
+
+@dataclass(frozen=True)
+class TRLTraining:
+    """Train `policy` on `data` with a trainer of TRL, which compares with the policy as it was where it needs a reference.
+
+    Responses to prompts are scored by `reward_model`; of an ensemble by its members, standardised by `scales` (mean, sd). The fit ends with
+    BudgetExceeded of `arm` within a step of spending more of a unit than is `left`. `updates`: what it takes if it does not.
+    """
+
+    policy: Policy
+    data: tuple[TRLItem, ...]
+    trainer: str  # its full name, such as trl.DPOTrainer
+    args: Mapping[str, Any]  # fields of its configuration, of those that no recipe and no sampling settings decide
+    reward_model: RewardModel | None
+    reward: RewardSpec
+    model: PolicyModel
+    recipe: Recipe
+    updates: int
+    seed: int
+    arm: str
+    left: Mapping[str, float]
+    scales: tuple[tuple[float, float], ...] = ()
+    token_ids: TokenIds = field(default_factory=dict)

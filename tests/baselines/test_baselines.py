@@ -31,6 +31,7 @@ METHODS = [ROOT / "apo_bench" / "apo.py", *sorted((ROOT / "baselines").glob("*.p
 APO = "apo_bench.apo@APO"
 RJS, RRHF, DPO = (f"baselines/{name}" for name in ("rejection_sampling.py@RejectionSampling", "rrhf.py@RRHF", "iterative_dpo.py@DPO"))
 PREFERENCE, KTO = "baselines/preference.py@Preference", "baselines/kto.py@KTO"
+TRL = "baselines/trl_trainer.py@TRLTrainer"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 ONLINE, ONLINE_DPO, SPIN = "baselines/online.py@Online", "baselines/online_dpo.py@OnlineDPO", "baselines/spin.py@SPIN"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
@@ -55,6 +56,8 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "preference by aligned weights, without a reference": (PREFERENCE, {"loss": {"name": "wpo", "loss": "simpo"}}),
     "dpo's samples by sorted margins": (DPO, {"rounds": 1, "loss": "aot", **SMALL}),
     "kto": (KTO, {}),
+    "trl's dpo": (TRL, {"trainer": "trl.DPOTrainer", "args": {"beta": 0.3}, "rounds": 2}),
+    "trl's grpo": (TRL, {"trainer": "trl.GRPOTrainer", "args": {"num_generations": 4}, "prompts_per_round": 8}),
     "rrhf as its authors' code weighs it": (RRHF, {"rounds": 1, "imitation": "padded_mean", **SMALL}),
     "preference on golden responses over samples": (PREFERENCE, {"pairs": "golden_over_sample", "samples_per_prompt": 2}),
     "grpo": (ONLINE, {"rounds": 2, "algorithm": "grpo", **STEPS}),

@@ -238,13 +238,13 @@ def test_an_ensembles_reward_is_its_members_standardised_on_dev(bench: Evaluatio
         dev_pairs=bench.task.pairs["dev"], initial_policy=bench.initial_policy,
     )  # fmt: skip
     model = lab.train_reward_model(lab.pairs(20), loss=RankingLoss())
-    before, scorer, sampled = lab.used["scored_responses"], online._scorer, list[Sequence[Response]]()
+    before, scorer, sampled = lab.used["scored_responses"], online.scorer, list[Sequence[Response]]()
 
     def watched(*arguments: Any) -> Any:
         score = scorer(*arguments)
         return lambda responses: (sampled.append(responses), score(responses))[1]
 
-    monkeypatch.setattr(online, "_scorer", watched)
+    monkeypatch.setattr(online, "scorer", watched)
     policy = lab.train_online(lab.initial_policy, model, Reinforce(), **SMALL)
     sides = 2 * len(bench.task.pairs["dev"])
     assert lab.used["scored_responses"] - before == 2 * 16 + 2 * sides
