@@ -359,7 +359,7 @@ def test_ids_before_a_human_turn_keep_all_of_the_text(tiny_policy: Any) -> None:
             return "".join(pieces[token] for token in ids)
 
     def response(*ids: int) -> Response:
-        return generate._response(Pieces(), PROMPTS[0], list(ids), frozenset({1}))
+        return generate.response_of(Pieces(), PROMPTS[0], list(ids), frozenset({1}))
 
     assert response(5, 6, 7, 8) == Response(PROMPTS[0], "Dry it.", 4, "turn", (5, 6, 1))
     assert response(5, 10) == Response(PROMPTS[0], "Dry it.", 2, "turn", (5, 1))  # no ids have the text and not the turn
