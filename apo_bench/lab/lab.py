@@ -8,41 +8,35 @@ mistakes, not malice: a method is code that runs as the user. Repeating `sample`
 The Lab computes nothing itself: an engine does.
 """
 
-import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.clients.response_scores import ResponseScorer
 from apo_bench.config.schema import (
     EnsembleReward,
-    FinishedReward,
-    JudgeReward,
-    NetworkReward,
     PolicyModel,
     Recipe,
     RewardSpec,
     Sampling,
-    SingleReward,
     Unit,
-    is_frozen,
     members,
 )  # fmt: skip
-from apo_bench.engines.protocol import Engine, Items, SamplingJob, ScoringJob
+from apo_bench.engines.protocol import Engine, Items, SamplingJob
 from apo_bench.errors import InputError
-from apo_bench.hashing import code_hash, digest, digest_encoded, path_identity
+from apo_bench.hashing import code_hash, digest
+from apo_bench.lab import key_parts
 from apo_bench.lab.ledger import Ledger
+from apo_bench.lab.metered_store import ArtifactStore, MeteredStore, Progress
+from apo_bench.lab.reward_models import ArmRewardModel
+from apo_bench.lab.stored_results import load_responses, save_responses
 from apo_bench.models.precision import resolved
-from apo_bench.store import Artifact, Computed
 from apo_bench.training import trl_trainers
 from apo_bench.training.data import check_data, check_online, sides_of
-from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLItem, TRLTraining
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, TRLItem, TRLTraining
 from apo_bench.types import (
     BestOfNPolicy,
     CutTexts,
@@ -64,21 +58,6 @@ from apo_bench.types import (
 )
 
 T = TypeVar("T")
-STORED = ("text", "tokens", "finish", "token_ids")  # of a response beside its prompt, in order
-Progress = Callable[[str, Mapping[Any, float]], None]  # a stage, and what the arm has used before it
-
-
-class ArtifactStore(Protocol):
-    """Where the Lab's results are kept: a run's store, or, for plans, one that only counts."""
-
-    def computed(
-        self,
-        kind: str,
-        inputs: Mapping[str, Any],
-        compute: Callable[[Path], Computed[T]],
-        save: Callable[[Path, T], None] | None = None,
-        load: Callable[[Path], T] | None = None,
-    ) -> tuple[Artifact, Any]: ...
 
 
 class Lab:
@@ -103,17 +82,12 @@ class Lab:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
         self.granted: dict[Unit, int] = {}  # the most items drawn at a time, of human pairs and golden responses
-        self.wall_s = 0.0  # what the arm's artifacts took to compute, whoever computed them
-        self.peak_memory_bytes = self.peak_device_bytes = 0.0
-        self.charged = {} if charged is None else charged  # every distinct artifact used, with its counts
-        self._store, self._engine, self._ledger, self._seed, self._data = store, engine, ledger, seed, data
+        self._engine, self._ledger, self._data = engine, ledger, data
+        self._store = MeteredStore(store, engine, ledger, seed, code_hash(__name__), progress, charged)
         self._device = engine.hardware.get("device")  # of which keys hold what each `auto` means
-        self._policy_model, self._reward_model = resolved(policy_model, self._device), resolved(reward_model, self._device)
-        self._progress = progress
+        self._policy_model, spec = resolved(policy_model, self._device), resolved(reward_model, self._device)
         self._sampled: dict[str, dict[str, Response]] = {}  # everything sampled, by prompt id and text
-        self._reward_bodies = reward_bodies  # language models in the store that reward models, or an ensemble's members, start from
-        self._dev_pairs = dev_pairs  # what an ensemble's members are standardised on; closed to methods
-        self._scales: dict[str, tuple[float, float]] = {}  # mean and sd of members' scores there
+        self._reward_model = ArmRewardModel(spec, reward_bodies, dev_pairs, data, engine, self._store, self._cut_texts)
 
     @property
     def seen(self) -> Mapping[Unit, set[str]]:
@@ -124,6 +98,26 @@ class Lab:
     def used(self) -> Mapping[Unit, float]:
         """What the arm has spent so far, by unit."""
         return self._ledger.used
+
+    @property
+    def charged(self) -> Mapping[str, Mapping[str, float]]:
+        """Every distinct artifact used, with its counts."""
+        return self._store.charged
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the arm's artifacts took to compute, whoever computed them."""
+        return self._store.wall_s
+
+    @property
+    def peak_memory_bytes(self) -> float:
+        """The most that one of them took."""
+        return self._store.peak_memory_bytes
+
+    @property
+    def peak_device_bytes(self) -> float:
+        """The same of a device's memory."""
+        return self._store.peak_device_bytes
 
     # --- data -----------------------------------------------------------------------------------------------------------
 
@@ -153,10 +147,10 @@ class Lab:
         sampling = sampling or self._policy_model.sampling
         if isinstance(policy, BestOfNPolicy):
             candidates = self.sample(policy.policy, prompts, n * policy.n, draw, sampling)
-            scores = self._scores_of(policy.reward_model, Items.of(candidates))
+            scores = self._reward_model.scores(policy.reward_model, Items.of(candidates))
             groups = (range(start, start + policy.n) for start in range(0, len(candidates), policy.n))
             return tuple(candidates[max(group, key=scores.__getitem__)] for group in groups)  # among equals the first
-        self._before(f"sampling {len(prompts)} x {n}", sampled_responses=len(prompts) * n)
+        self._store.admit(f"sampling {len(prompts)} x {n}", sampled_responses=len(prompts) * n)
         inputs = {
             "policy": policy.key,
             "prompts": [prompt.id for prompt in prompts],
@@ -166,9 +160,9 @@ class Lab:
             "sampler": self._engine.sampler(sampling, self._policy_model),
             "format": self._format(),
         }
-        job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._derived_seed("sample", str(draw)))
-        load = partial(_load_responses, prompts=prompts, n=n)
-        responses: Sequence[Response] = self._memo("samples", inputs, lambda folder: self._engine.generate(job), _save_responses, load)[1]
+        job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._store.derived_seed("sample", str(draw)))
+        load = partial(load_responses, prompts=prompts, n=n)
+        _, responses = self._store.computed("samples", inputs, lambda folder: self._engine.generate(job), save_responses, load)
         for response in reversed(responses):  # where a text was sampled twice, the first counts, as it does in best_of
             known = self._sampled.setdefault(response.prompt.id, {})
             if response.token_ids is not None or response.text not in known:
@@ -178,7 +172,7 @@ class Lab:
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
         """The reward model's scores, grouped by prompt in order of first appearance. A sample cut at the length limit has no end."""
         items = Items.of(responses)
-        scores = self._scores_of(reward_model, items)
+        scores = self._reward_model.scores(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
         for (prompt, text), value in zip(items, scores, strict=True):
             if (group := grouped.get(prompt.id)) is None:
@@ -196,65 +190,12 @@ class Lab:
         pairs = tuple(chain.from_iterable(pair_sets))
         if not pairs:
             raise InputError("lab.train_reward_model: no pairs to train on")
-        specs = members(self._reward_model)
-        starts = start.members if isinstance(start, EnsembleRewardModel) else (start,) * len(specs)
-        parts = zip(specs, self._reward_bodies, starts, strict=True)
-        models = [self._trained(spec, body, begin, pairs, loss) for spec, body, begin in parts]
-        return self._as_one(models)
+        return self._reward_model.trained(pairs, loss, start)
 
     @property
     def finished_reward_model(self) -> RewardModel | None:
         """The experiment's reward model where it is a finished one, which methods use as it is; None: they train it."""
-        frozen = [self._finished(spec) for spec in members(self._reward_model) if isinstance(spec, FinishedReward)]
-        return self._as_one(frozen) if is_frozen(self._reward_model) else None
-
-    def _as_one(self, models: Sequence[RewardModel]) -> RewardModel:
-        spec = self._reward_model
-        if not isinstance(spec, EnsembleReward):
-            return models[0]
-        return EnsembleRewardModel(identity("ensemble", spec.combine, *(model.key for model in models)), tuple(models))
-
-    def _trained(
-        self, model: SingleReward, body: Policy | None, start: RewardModel | None, pairs: tuple[Pair, ...], loss: Any
-    ) -> RewardModel:
-        """One reward model fitted to pairs."""
-        vocabulary = self._data.vocabulary
-        if isinstance(model, FinishedReward):
-            finished = self._finished(model)
-            if start in (None, finished) and all(pair.source == "human" for pair in pairs):
-                return finished
-            if model.training is None:
-                name = model.model if isinstance(model, JudgeReward) else model.path
-                mend = "take another kind" if isinstance(model, JudgeReward) else "give it `training`"
-                raise InputError(f"lab.train_reward_model: {name} is a finished reward model without a recipe to train it by; {mend}")
-        updates = model.training.updates(len(pairs)) if isinstance(model, NetworkReward) and model.training else 1  # or one convex fit
-        self._before(f"reward model on {len(pairs)} pairs", rm_updates=updates)
-        inputs = {
-            "pairs": digest([(pair.prompt.id, pair.id, pair.source) for pair in pairs]),
-            "loss": _described(loss),
-            "spec": _described_spec(model),
-            "base": _base(model, body),
-            "axes": list(self._data.axes),
-            "vocabulary": list(vocabulary or ()) if getattr(model, "architecture", None) else None,
-            "start": start.key if start else None,
-        }
-        cut = self._cut_texts([(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)])
-        inputs |= {"cut": _listed(cut)} if cut else {}
-        seed = self._derived_seed("train_reward_model")
-        job = RewardModelTraining(start, body, pairs, loss, self._data.axes, vocabulary, model, seed, cut)
-        artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
-        return RewardModel(artifact.key)
-
-    def _finished(self, model: FinishedReward) -> RewardModel:
-        """A finished reward model: an artifact that stands for it, the same in every seed."""
-        if isinstance(model, JudgeReward):
-            inputs = {"judge": _described_spec(model), "seed": None}
-        else:
-            spec = model.model_dump(mode="json", exclude={"path", "training", "stored_dtype"})
-            inputs = {"pretrained": spec, "base": path_identity(model.path), "seed": None}
-        job = RewardModelTraining(None, None, (), None, self._data.axes, None, model, 0)
-        artifact, _ = self._memo("reward_models", inputs, lambda folder: self._engine.train_reward_model(job, folder))
-        return RewardModel(artifact.key)
+        return self._reward_model.finished
 
     def train_policy(
         self,
@@ -282,20 +223,20 @@ class Lab:
         for part in (policy, reference):
             if isinstance(part, BestOfNPolicy):
                 raise InputError("lab.train_policy: a best-of-n policy has no weights to train, or to compare with")
-        self._before(f"policy on {len(data)} {loss.reads}", policy_updates=recipe.updates(len(data)))
+        self._store.admit(f"policy on {len(data)} {loss.reads}", policy_updates=recipe.updates(len(data)))
         token_ids = self._sampled_ids(data)
         inputs = {
             "policy": policy.key,
             "reference": reference.key if reference else None,
-            "data": digest([_row(item) for item in data]),
+            "data": digest([key_parts.of_item(item) for item in data]),
             "token_ids": digest(token_ids),
-            "loss": _described(loss),
+            "loss": key_parts.of_loss(loss),
             "recipe": recipe.model_dump(),
             "format": self._format(),
         }
-        seed = self._derived_seed("train_policy")
+        seed = self._store.derived_seed("train_policy")
         job = PolicyTraining(policy, tuple(data), loss, reference, self._policy_model, recipe, seed, token_ids)  # pyright: ignore
-        artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_policy(job, folder))
+        artifact, _ = self._store.computed("policies", inputs, lambda folder: self._engine.train_policy(job, folder))
         return Policy(artifact.key)
 
     def train_online(
@@ -323,7 +264,7 @@ class Lab:
         """
         changes = {} if learning_rate is None else {"learning_rate": learning_rate}
         recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
-        sampling, spec, split = sampling or self._policy_model.sampling, self._reward_model, self._data.prompts["policy"]
+        sampling, spec, split = sampling or self._policy_model.sampling, self._reward_model.spec, self._data.prompts["policy"]
         check_online(algorithm, reference is not None, recipe, len(split), steps, prompts_per_step, n)
         for part in (policy, reference):
             if isinstance(part, BestOfNPolicy):
@@ -338,28 +279,27 @@ class Lab:
         ]
         job = OnlineTraining(
             policy, reward_model, algorithm, reference, tuple(islice(chain(*passes), steps * prompts_per_step)), steps, n,
-            self._policy_model, spec, recipe, sampling, self._derived_seed("train_online", str(draw)),
+            self._policy_model, spec, recipe, sampling, self._store.derived_seed("train_online", str(draw)),
         )  # fmt: skip
         samples = len(job.prompts) * n
-        self._before(
+        self._store.admit(
             f"online training: {steps} steps of {prompts_per_step} x {n}",
             sampled_responses=samples, scored_responses=samples * len(parts), policy_updates=steps * job.updates_per_step,
         )  # fmt: skip
-        if isinstance(reward_model, EnsembleRewardModel):
-            job = replace(job, scales=tuple(self._scale(*each) for each in zip(reward_model.members, parts, strict=True)))
+        job = replace(job, scales=self._reward_model.scales(reward_model))
         inputs = {
             "online": {"steps": steps, "n": n, "draw": draw, "prompts": digest([prompt.id for prompt in job.prompts])},
             "policy": policy.key,
             "reference": reference.key if reference else None,
             "reward_model": reward_model.key,
-            "spec": [_described_spec(part) for part in parts],
+            "spec": [key_parts.of_reward_spec(part) for part in parts],
             "scales": job.scales,
-            "loss": _described(algorithm),
+            "loss": key_parts.of_loss(algorithm),
             "recipe": recipe.model_dump(),
             "sampling": sampling.model_dump(exclude={"engine"}),
             "format": self._format(),
         }
-        artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_online(job, folder, self._report))
+        artifact, _ = self._store.computed("policies", inputs, lambda folder: self._engine.train_online(job, folder, self._store.report))
         return Policy(artifact.key)
 
     def train_with_trl(
@@ -387,32 +327,31 @@ class Lab:
         recipe = resolved(self._policy_model.training.model_copy(update=changes), self._device)
         updates = recipe.updates(form.items(len(data), args))
         samples = form.sampled(updates, recipe, args)
-        spec, parts = self._reward_model, members(self._reward_model)
-        self._before(
+        spec, parts = self._reward_model.spec, members(self._reward_model.spec)
+        self._store.admit(
             f"{trainer} on {len(data)} {form.reads}",
             policy_updates=updates, sampled_responses=samples, scored_responses=samples * len(parts),
         )  # fmt: skip
-        ensemble = reward_model.members if isinstance(reward_model, EnsembleRewardModel) else ()
-        scales = tuple(self._scale(*each) for each in zip(ensemble, parts, strict=True)) if ensemble else ()
+        scales = self._reward_model.scales(reward_model)
         token_ids = self._sampled_ids([item for item in data if not isinstance(item, Prompt)])
         inputs = {
             "policy": policy.key,
             "trainer": {"name": trainer, "args": args, "trl": trl_trainers.version()},
-            "data": digest([item.id if isinstance(item, Prompt) else _row(item) for item in data]),
+            "data": digest([item.id if isinstance(item, Prompt) else key_parts.of_item(item) for item in data]),
             "token_ids": digest(token_ids),
             "reward_model": reward_model.key if reward_model else None,
-            "spec": [_described_spec(part) for part in parts] if reward_model else None,
+            "spec": [key_parts.of_reward_spec(part) for part in parts] if reward_model else None,
             "scales": scales,
             "sampling": sampling.model_dump() if sampling else None,
             "recipe": recipe.model_dump(),
             "format": self._format(),
         }
-        seed, left = self._derived_seed("train_policy"), {unit: self._ledger.left(unit) for unit in self._ledger.budget}
+        seed, left = self._store.derived_seed("train_policy"), {unit: self._ledger.left(unit) for unit in self._ledger.budget}
         job = TRLTraining(
             policy, tuple(data), trainer, args, reward_model, spec, self._policy_model, recipe, updates, seed, self._ledger.arm, left,
             scales, token_ids,
         )  # fmt: skip
-        artifact, _ = self._memo("policies", inputs, lambda folder: self._engine.train_with_trl(job, folder))
+        artifact, _ = self._store.computed("policies", inputs, lambda folder: self._engine.train_with_trl(job, folder))
         return Policy(artifact.key)
 
     def best_of_n(self, policy: Policy, reward_model: RewardModel, n: int) -> Policy:
@@ -425,35 +364,9 @@ class Lab:
         """Record a round's outcome; each is evaluated on held-out prompts, out of the method's sight."""
         self._ledger.settle()
         self.rounds.append(Round(policy, reward_model))
-        self._progress(f"round {len(self.rounds)} done", self._ledger.used)
+        self._store.report(f"round {len(self.rounds)} done")
 
     # --- inside ---------------------------------------------------------------------------------------------------------
-
-    def _before(self, stage: str, **amounts: float) -> None:
-        self._ledger.settle()
-        self._ledger.admit(**amounts)
-        self._progress(stage, self._ledger.used)
-
-    def _report(self, stage: str) -> None:
-        """Of a verb that takes many steps."""
-        self._progress(stage, self._ledger.used)
-
-    def _memo(
-        self,
-        kind: str,
-        inputs: Mapping[str, Any],
-        compute: Callable[[Path], Computed[T]],
-        save: Callable[[Path, T], None] | None = None,
-        load: Callable[[Path], T] | None = None,
-    ) -> tuple[Artifact, Any]:
-        named = {"seed": self._seed, **inputs, "code": code_hash(__name__), "engine": self._engine.identity}
-        artifact, value = self._store.computed(kind, named, compute, save, load)
-        self._ledger.charge(artifact.counts)
-        self.charged[artifact.key] = artifact.counts
-        self.wall_s += artifact.wall_s
-        self.peak_memory_bytes = max(self.peak_memory_bytes, artifact.peak_memory_bytes)
-        self.peak_device_bytes = max(self.peak_device_bytes, artifact.peak_device_bytes)
-        return artifact, value
 
     def _sampled_ids(self, data: Sequence[TrainingItem]) -> dict[str, dict[str, tuple[int, ...]]]:
         """The ids of those responses in the data that were sampled here."""
@@ -482,102 +395,11 @@ class Lab:
     def _subset(self, items: Sequence[T], n: int | None, purpose: str, what: str) -> tuple[T, ...]:
         if n is not None and not 0 < n <= len(items):
             raise InputError(f"{what}: {n} asked for, {len(items)} there")
-        order = np.random.default_rng(self._derived_seed(purpose)).permutation(len(items))
+        order = np.random.default_rng(self._store.derived_seed(purpose)).permutation(len(items))
         return tuple([items[place] for place in order[:n].tolist()])
-
-    def _derived_seed(self, *purpose: str) -> int:
-        """Equal over arms, so that arms of one seed share their luck; different for every purpose."""
-        return int(identity(str(self._seed), *purpose), 16) % 2**63
 
     def _format(self) -> dict[str, Any]:
         """The parts of the policy's settings that change what it reads and writes, and in which precision."""
         precision = {"dtype", "stored_dtype", "attention", "quantize"}
         limits, chat = {"max_prompt_tokens", "max_response_tokens"}, {"system_prompt", "chat_template_kwargs", "template_date"}
         return self._policy_model.model_dump(mode="json", include={*limits, *chat, *precision})
-
-    def _scores_of(self, reward_model: RewardModel, items: Items) -> list[float]:
-        """By the reward model; of an ensemble, its members' standardised scores as one."""
-        spec = self._reward_model
-        if not isinstance(spec, EnsembleReward):
-            return self._single_scores(reward_model, spec, items)
-        if not isinstance(reward_model, EnsembleRewardModel):
-            raise InputError("lab.score: the experiment's reward model is an ensemble, and this is none")
-        scaled = []
-        for member, own in zip(reward_model.members, spec.of, strict=True):
-            mean, sd = self._scale(member, own)
-            scaled.append((np.asarray(self._single_scores(member, own, items)) - mean) / sd)
-        return (np.mean(scaled, axis=0) if spec.combine == "mean" else np.min(scaled, axis=0)).tolist()
-
-    def _scale(self, member: RewardModel, spec: SingleReward) -> tuple[float, float]:
-        """Mean and sd of an ensemble member's scores on the dev split's human pairs, both sides."""
-        if member.key not in self._scales:
-            sides = Items((pair.prompt, text) for pair in self._dev_pairs for text in (pair.chosen, pair.rejected))
-            scores = np.asarray(self._single_scores(member, spec, sides)) if sides else np.zeros(1)
-            if not scores.std() > 0:
-                why = "it scores them all alike" if sides else "the task has none"
-                raise InputError(f"kind: ensemble: its {spec.kind} model cannot be standardised on dev's human pairs: {why}")
-            self._scales[member.key] = float(scores.mean()), float(scores.std())
-        return self._scales[member.key]
-
-    def _single_scores(self, reward_model: RewardModel, spec: SingleReward, items: Items) -> list[float]:
-        self._before(f"scoring {len(items)}", scored_responses=len(items))
-        cut = self._cut_texts(items) if items.cut is None else items.cut
-        inputs = {"reward_model": reward_model.key, "spec": _described_spec(spec), "items": digest_encoded(items.encoded)}
-        inputs |= {"cut": _listed(cut)} if cut else {}
-        inputs |= {"seed": None} if isinstance(spec, FinishedReward) else {}  # no seed changes such a model
-        job = ScoringJob(reward_model, items, spec, cut)
-        return self._memo("scores", inputs, lambda folder: self._engine.score(job), save_scores, load_scores)[1]
-
-
-def _described_spec(spec: SingleReward) -> dict[str, Any]:
-    if isinstance(spec, JudgeReward):  # its prices and its pace change no score
-        return dict(ResponseScorer.of(spec).identity)
-    return spec.model_dump(mode="json", exclude={"path"})
-
-
-def _base(spec: SingleReward, body: Policy | None) -> str | None:
-    """What a reward model starts from, by content where it lies here, so that a moved folder keeps its keys."""
-    return (body.key if body else path_identity(spec.path)) if isinstance(spec, NetworkReward) else None
-
-
-def _listed(cut: CutTexts) -> list[tuple[str, list[str]]]:
-    """Cut texts for a key."""
-    return sorted((name, sorted(texts)) for name, texts in cut.items())
-
-
-def save_scores(folder: Path, scores: Sequence[float]) -> None:
-    (folder / "scores.json").write_text(json.dumps(list(scores)))
-
-
-def load_scores(folder: Path) -> list[float]:
-    return json.loads((folder / "scores.json").read_text())
-
-
-def _save_responses(folder: Path, responses: Sequence[Response]) -> None:
-    rows = ({"prompt_id": row.prompt.id, **{name: getattr(row, name) for name in STORED}} for row in responses)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "responses.jsonl").write_text(lines, encoding="utf-8")
-
-
-def _load_responses(folder: Path, prompts: Sequence[Prompt], n: int) -> tuple[Response, ...]:
-    rows = [json.loads(line) for line in (folder / "responses.jsonl").read_text(encoding="utf-8").split("\n") if line]
-    parts: list[list[Any]] = [[tuple(row[name]) if isinstance(row[name], list) else row[name] for name in STORED] for row in rows]
-    return tuple(Response(prompt, *part) for prompt, part in zip([prompt for prompt in prompts for _ in range(n)], parts, strict=True))
-
-
-def _row(item: TrainingItem) -> tuple[Any, ...]:
-    """What a training item is, for a memo key."""
-    if isinstance(item, Group):
-        return item.prompt.id, item.responses, item.scores
-    if isinstance(item, UnpairedExample):
-        return item.prompt.id, item.response, item.desirable, *(() if item.mismatched is None else (item.mismatched,))
-    return item.prompt.id, item.id if isinstance(item, Pair) else item.response
-
-
-def _described(loss: Any) -> dict[str, Any]:
-    """A loss by class, code and fields: two closures may have equal source, two dataclasses may not."""
-    if not is_dataclass(loss) or isinstance(loss, type):
-        raise InputError(f"loss {loss!r}: a loss is a dataclass instance, so that its fields enter the memo key")
-    own = {field.name: getattr(loss, field.name) for field in fields(loss)}
-    described = {name: _described(value) if is_dataclass(value) else value for name, value in own.items()}  # a loss of a loss
-    return {"class": type(loss).__qualname__, "code": code_hash(Path(inspect.getfile(type(loss)))), **described}

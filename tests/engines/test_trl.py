@@ -264,8 +264,7 @@ def test_an_ensemble_scores_by_its_standardised_members(bench: EvaluationContext
     from apo_bench.config.schema import EnsembleReward, NgramReward
 
     spec = EnsembleReward(kind="ensemble", of=(NgramReward(), NgramReward(ngrams=(1, 1))), combine="worst")
-    lab = tiny_lab(bench, reward_model=spec)
-    lab._reward_bodies, lab._dev_pairs = (None, None), tiny_task().pairs["dev"]
+    lab = bench.lab(0, spec)
     model = lab.train_reward_model(lab.pairs(32), loss=RankingLoss())
     lab.train_with_trl(lab.initial_policy, lab.prompts(n=8), GRPO, args=FOUR, reward_model=model)
     assert lab.used["scored_responses"] == 2 * (32 + 2 * len(tiny_task().pairs["dev"]))

@@ -377,9 +377,9 @@ def test_equal_texts_of_other_ids_are_other_data(bench: EvaluationContext) -> No
     ]
     keys = []
     for draw, responses in enumerate(drawn):
-        lab._memo = lambda *args, responses=responses: (None, responses)  # pyright: ignore
+        lab._store.computed = lambda *args, responses=responses: (None, responses)  # pyright: ignore
         lab.sample(lab.initial_policy, [prompt], n=len(responses), draw=draw)
-        del lab._memo  # pyright: ignore
+        del lab._store.computed  # pyright: ignore
         keys.append(lab.train_policy(lab.initial_policy, [Demonstration(prompt, "sorry")], SFTLoss()).key)
     assert keys[0] != keys[1] == keys[2]  # a response known as a text alone changes nothing
 
