@@ -19,6 +19,7 @@ from apo_bench.config.schema import NeuralReward, NgramReward, Recipe, Sampling
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab import Lab, best_of
+from apo_bench.lab.reward_models import ArmRewardModel
 from apo_bench.losses import APOLoss, DPOLoss, RankingLoss, RRHFLoss, SFTLoss, View
 from apo_bench.losses.policy_loss import Reads
 from apo_bench.models.policy import load_policy
@@ -678,7 +679,7 @@ def test_the_first_of_equals_is_the_answer(bench: EvaluationContext, reward_mode
     """Scores 1, 3, 3, 2 over the four tries: the second."""
     lab = tiny_lab(bench)
     policy = lab.best_of_n(lab.initial_policy, reward_model, 4)
-    monkeypatch.setattr(Lab, "_scores_of", lambda self, model, items: [1.0, 3.0, 3.0, 2.0] * (len(items) // 4))
+    monkeypatch.setattr(ArmRewardModel, "scores", lambda self, model, items: [1.0, 3.0, 3.0, 2.0] * (len(items) // 4))
     tries = lab.sample(lab.initial_policy, lab.prompts(n=3), n=4, draw=9)
     assert lab.sample(policy, lab.prompts(n=3), draw=9) == tries[1::4]
 
