@@ -16,7 +16,9 @@ def test_a_records_key_holds_the_code_that_computes_it_and_none_that_shows_or_ch
     needed = ("worker", "records", "experiment", "jobs", "training_curves")
     assert {file for file in files if file.startswith("run/")} == {f"run/{name}.py" for name in needed}
     assert {"evaluation/evaluate.py", "evaluation/oracle.py", "lab/lab.py", "config/plugins.py", "data/task.py", "store.py"} <= files
-    assert not {file.partition("/")[0] for file in files} & {"cli", "report", "analysis", "judging", "clients", "plan", "exchange"}
+    assert not {file.partition("/")[0] for file in files} & {"cli", "report", "analysis", "judging", "plan", "exchange"}
+    assert "clients/response_scores.py" in files  # a judge's scores are rows too
+    assert "clients/golden.py" not in files
     assert "formatting.py" not in files
 
 
