@@ -5,22 +5,17 @@ from apo_bench.config.schema.comparisons import Compare, Comparison
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
 from apo_bench.config.schema.judges import JudgeChoice, Judging
-from apo_bench.config.schema.models import (
+from apo_bench.config.schema.models import Gold, Models
+from apo_bench.config.schema.policies import Lora, PolicyModel, Recipe, Sampling, SamplingEngine
+from apo_bench.config.schema.reward_models import (
     EnsembleReward,
     FinishedReward,
-    Gold,
     JudgeReward,
-    Lora,
-    Models,
     NetworkReward,
     NeuralReward,
     NgramReward,
-    PolicyModel,
     PretrainedReward,
-    Recipe,
     RewardSpec,
-    Sampling,
-    SamplingEngine,
     SingleReward,
     is_frozen,
     members,

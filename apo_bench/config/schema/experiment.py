@@ -11,7 +11,8 @@ from apo_bench.config.schema.arms import Arm, Controls, Tune
 from apo_bench.config.schema.comparisons import Compare
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.judges import JudgeChoice, Judging
-from apo_bench.config.schema.models import Models, Sampling
+from apo_bench.config.schema.models import Models
+from apo_bench.config.schema.policies import Sampling
 from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
