@@ -249,10 +249,10 @@ class Lab:
         """A policy trained from `policy` on samples of itself, scored by the reward model, in so many steps.
 
         A step takes the next prompts_per_step policy prompts of a shuffled pass, another for every `draw`, samples n responses to each
-        from the current weights, and trains on these by the recipe: `batch_size` responses an update, `epochs` passes over a step's. `algorithm` is an
-        OnlineAlgorithm; or a PolicyLoss of pairs, which gets each prompt's best sample over its worst, and `batch_size` pairs an update.
-        `reference` stays as it is. Optimizer and schedule go on from step to step. The learning rate or epochs given here take the place
-        of the recipe's. Raises InputError, before anything is spent, for what does not go together.
+        from the current weights, and trains on these by the recipe: `batch_size` responses an update, `epochs` passes over the step's.
+        `algorithm` is an OnlineAlgorithm; or a PolicyLoss of pairs, which gets each prompt's best sample over its worst, and `batch_size`
+        pairs an update. `reference` stays as it is. Optimizer and schedule go on from step to step. The learning rate or epochs given here
+        take the place of the recipe's. Raises InputError, before anything is spent, for what does not go together.
         """
         recipe = self._recipe(recipe, learning_rate, epochs)
         sampling, spec, split = sampling or self._policy_model.sampling, self._reward_model.spec, self._data.prompts["policy"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from annotated_types import Ge, Gt
 
@@ -55,6 +55,8 @@ class OnlinePlayer:
     A round goes on from the last one's policy, with fresh prompts and an optimizer of its own. `algorithm` is an OnlineAlgorithm or a
     PolicyLoss of pairs. Alone, a player's reward model is fitted once, to human pairs.
     """
+
+    in_one_process: ClassVar[bool] = True  # no `executor.launch`
 
     rounds: Count = 3
     steps_per_round: Count = 10
