@@ -36,8 +36,12 @@ class TRLTrainer:
         return data * int(per_row or 1) * self._reuses(args)
 
     def sampled(self, updates: int, recipe: Recipe, args: Mapping[str, Any]) -> int:
-        """Responses that so many updates sample."""
-        return -(-updates // self._reuses(args)) * recipe.batch_size * self.samples
+        """Responses that so many updates sample: for an update at a time, or for as many as the arguments say."""
+        items = recipe.batch_size
+        if self.group:
+            passes = args.get("steps_per_generation") or items // recipe.items_per_pass
+            items = int(args.get("generation_batch_size") or passes * recipe.items_per_pass)
+        return -(-updates * recipe.batch_size // (items * self._reuses(args))) * items * self.samples
 
     def _reuses(self, args: Mapping[str, Any]) -> int:
         return int(args.get(self.reuse, 1) or 1) if self.reuse else 1
