@@ -112,9 +112,7 @@ def test_the_grpo_arms_of_trl_and_ours_agree_within_sampling_noise(bench: Evalua
 
 
 @pytest.mark.slow
-def test_on_the_same_samples_grpo_of_trl_and_ours_give_the_same_policy(
-    bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_the_same_samples_grpo_of_trl_and_ours_give_the_same_policy(bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 prompts x 4, two updates on all of them: at the second, ratios are clipped and the KL is not 0. TRL gets the samples that ours
     drew; a mean over 16 responses does not know their order."""
     ours, theirs = tiny_lab(bench), tiny_lab(bench)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_world import RECIPE, tiny_bench, tiny_lab, tiny_task
+from tiny_world import RECIPE, tiny_bench, tiny_lab, tiny_task, tiny_tree
 
-from apo_bench.config.schema import Executor, Lora, Recipe, SamplingEngine
+from apo_bench.config.schema import Executor, Experiment, Lora, Recipe, SamplingEngine
 from apo_bench.engines import open_engine
 from apo_bench.engines import trl as trl_engine
 from apo_bench.engines.counting import CountingEngine, CountingStore, Expected
@@ -21,9 +21,10 @@ from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.errors import BudgetExceeded, InputError, NotHere
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab import Lab
-from apo_bench.losses import DPOLoss, RankingLoss, SFTLoss
+from apo_bench.losses import CPOLoss, DPOLoss, RankingLoss, SFTLoss, shipped_algorithm
 from apo_bench.models.token_text import to_ids
 from apo_bench.models.tokenize import ChatFormat
+from apo_bench.plan.arm_spend import counting_context
 from apo_bench.store import RunStore
 from apo_bench.training.encoding import encode_items, response_logps
 from apo_bench.training.online import StepRow
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.slow
 DPO, SFT, KTO, GRPO, RLOO = (f"trl.{name}Trainer" for name in ("DPO", "SFT", "KTO", "GRPO", "RLOO"))
 ONLINE_DPO = "trl.experimental.online_dpo.OnlineDPOTrainer"
 FOUR = {"num_generations": 4}
+GRPOWithoutKL = shipped_algorithm({"name": "grpo", "kl_coeff": 0.0})
 Logs = list[dict[str, Any]]
 
 
@@ -526,3 +528,70 @@ def test_a_plan_counts_what_can_be_known(bench: EvaluationContext) -> None:
     }  # fmt: skip
     assert math.isnan(lab.used["flops"])
     assert math.isnan(lab.used["policy_train_tokens"])
+
+
+ESTIMATED: list[tuple[str, dict[str, Any], Any]] = [  # TRL's trainer and arguments, and what of ours it is taken to read as
+    (SFT, {}, SFTLoss()),
+    (DPO, {"beta": 0.3}, DPOLoss()),
+    ("trl.experimental.cpo.CPOTrainer", {}, CPOLoss()),
+    (GRPO, FOUR, GRPOWithoutKL),
+    (GRPO, {**FOUR, "beta": 0.1, "num_iterations": 2, "steps_per_generation": 2}, shipped_algorithm("grpo")),
+    (ONLINE_DPO, {}, DPOLoss()),
+]
+
+
+@pytest.mark.parametrize(("trainer", "args", "loss"), ESTIMATED)
+def test_a_plan_estimates_time_and_memory_by_our_own_fit(trainer: str, args: dict[str, Any], loss: Any) -> None:
+    """Of 32 pairs, or 16 prompts: GRPO's 64 responses are 4 x 16, with two updates a batch of 32 twice; online DPO's 32 are 16 x 2. Answers
+    are one token, so that none differs."""
+    tree = tiny_tree()
+    tree["models"]["policy"]["sampling"]["max_new_tokens"] = 1
+    works, passes = [], []
+    for ours in (True, False):
+        context = counting_context(Experiment.model_validate(tree), tiny_task())
+        lab = context.lab(0)
+        data: Any = lab.pairs(32)
+        reference = lab.initial_policy if loss.needs_reference else None
+        if TRAINERS[trainer].reads == "prompts":
+            model = lab.train_reward_model(data, loss=RankingLoss())
+            if ours:
+                several = "num_iterations" in args
+                form = {"steps": 2 if several else 4, "prompts_per_step": 8 if several else 4, "n": 4}
+                form = {"steps": 1, "prompts_per_step": 16, "n": 2} if trainer == ONLINE_DPO else form
+                lab.train_online(lab.initial_policy, model, loss, reference=reference, epochs=2.0 if several else 1.0, **form)
+            else:
+                lab.train_with_trl(lab.initial_policy, lab.prompts(n=16), trainer, args=args, reward_model=model)
+        else:
+            data = [Demonstration(pair.prompt, pair.chosen) for pair in data] if trainer == SFT else data
+            if ours:
+                lab.train_policy(lab.initial_policy, data, loss, reference=reference)
+            else:
+                lab.train_with_trl(lab.initial_policy, data, trainer, args=args)
+        *_, fit = context.planned.values()
+        works.append((fit.work, dict(fit.within)))
+        passes.append(sorted((part.verb, part.items, part.sides) for part in context.engine.passes.largest.values()))
+        assert context.engine.trainers == (set() if ours else {trainer})
+    assert works[0][0] == pytest.approx(works[1][0], rel=0.05)  # prompts are others
+    assert works[0][1] == pytest.approx(works[1][1], rel=0.05)
+    assert passes[0] == passes[1]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_defaults_that_plans_count_by_are_trls(trainer: str) -> None:
+    form, config = TRAINERS[trainer], trl_engine._config_class(trl_engine._trainer_class(trainer))
+    defaults = {field.name: field.default_factory() if callable(field.default_factory) else field.default
+                for field in dataclasses.fields(config)}  # fmt: skip
+    if form.beta is not None:
+        assert defaults["beta"] in (form.beta, [form.beta])
+    if form.group is not None:
+        name, n = form.group
+        assert defaults[name] == n
+
+
+def test_what_is_sampled_at_a_time_is_charged_whole(bench: EvaluationContext, reward_model: RewardModel) -> None:
+    """12 prompts x 4 are three updates of 16. Two at a time are sampled: 32 for the first two, and 32 for the third, which reads half."""
+    lab = tiny_lab(bench, {"sampled_responses": 64})
+    args = {**FOUR, "steps_per_generation": 2}
+    lab.train_with_trl(lab.initial_policy, lab.prompts(n=12), GRPO, args=args, reward_model=reward_model)
+    assert lab.used["policy_updates"] == 3
+    assert lab.used["sampled_responses"] == lab.used["scored_responses"] == 64
