@@ -303,8 +303,8 @@ class Lab:
         `reward_model`. What it samples and scores is charged, and a fit that spends more than is left ends within a step. Raises
         InputError, before anything is spent, for a trainer, data or arguments that cannot be.
         """
-        form, args = trl_trainers.trl_trainer(trainer, args), dict(args or {})
-        trl_trainers.check_data(trainer, data)
+        form, args, recipe = trl_trainers.trl_trainer(trainer, args), dict(args or {}), self._recipe(None, learning_rate, epochs)
+        trl_trainers.check_data(trainer, data, recipe, args)
         if isinstance(policy, BestOfNPolicy):
             raise InputError("lab.train_with_trl: a best-of-n policy has no weights to train")
         if (reward_model is None) == (form.reads == "prompts"):
@@ -314,7 +314,6 @@ class Lab:
         if sampling and (sampling.engine or not sampling.temperature):
             key, why = ("engine", "in its own process") if sampling.engine else ("temperature: 0", "at random")
             raise InputError(f"models.policy.sampling.{key}: {trainer} samples {why}")
-        recipe = self._recipe(None, learning_rate, epochs)
         updates = recipe.updates(form.items(len(data), args))
         samples = form.sampled(updates, recipe, args)
         spec, parts = self._reward_model.spec, members(self._reward_model.spec)

@@ -52,6 +52,11 @@ class TRLTrainer:
         passes = args.get("steps_per_generation") or recipe.batch_size // recipe.items_per_pass
         return int(args.get("generation_batch_size") or passes * recipe.items_per_pass)
 
+    def prompts_at_a_time(self, recipe: Recipe, args: Mapping[str, Any]) -> int:
+        """Prompts that it samples for at a time, where it samples."""
+        items = self.at_a_time(recipe, args)
+        return max(1, items // int(args.get(*self.group) or 1)) if self.group else items
+
     def reuses(self, args: Mapping[str, Any]) -> int:
         """Updates in which a response is used."""
         return int(args.get(self.reuse, 1) or 1) if self.reuse else 1
@@ -150,12 +155,9 @@ def own_training(job: TRLTraining) -> PolicyTraining | OnlineTraining:
     reference = job.policy if loss.needs_reference else None
     if job.reward_model is None:
         return PolicyTraining(job.policy, data, loss, reference, job.model, recipe, job.seed, job.token_ids)  # pyright: ignore
-    n, steps, items = form.samples, form.steps(job.updates, recipe, args), form.at_a_time(recipe, args)
-    if form.group:
-        n = int(args.get(*form.group))
-        items = max(1, items // n)
+    n, steps = int(args.get(*form.group)) if form.group else form.samples, form.steps(job.updates, recipe, args)
     loss = replace(loss, reads="rollouts" if form.group else "pairs")
-    prompts: Any = tuple(islice(cycle(data), steps * items))
+    prompts: Any = tuple(islice(cycle(data), steps * form.prompts_at_a_time(recipe, args)))
     recipe = recipe.model_copy(update={"epochs": float(form.reuses(args))})
     return OnlineTraining(
         job.policy, job.reward_model, loss, reference, prompts, steps, n, job.model, job.reward, recipe, job.model.sampling, job.seed,
@@ -176,11 +178,14 @@ def check_known(args: Mapping[str, Any], names: Collection[str], config: str) ->
         raise InputError(f"args.{unknown}: {config} has no such argument; did you mean {near}?")
 
 
-def check_data(trainer: str, data: Sequence[TRLItem]) -> None:
-    """Raises InputError where there are no data, or others than the trainer reads."""
-    reads = trl_trainer(trainer).reads
+def check_data(trainer: str, data: Sequence[TRLItem], recipe: Recipe, args: Mapping[str, Any]) -> None:
+    """Raises InputError where there are no data, others than the trainer reads, or fewer prompts than it samples for at a time."""
+    form = trl_trainer(trainer)
+    reads = form.reads
     if not data:
         raise InputError(f"lab.train_with_trl: {trainer} got no {reads} to train on")
     kinds = ("prompts" if isinstance(item, Prompt) else KINDS[type(item)] for item in data)
     if unlike := next((kind for kind in kinds if kind != reads), None):
         raise InputError(f"lab.train_with_trl: {trainer} reads {reads}, got {unlike}")
+    if form.group and len(data) < (needed := form.prompts_at_a_time(recipe, args)):
+        raise InputError(f"lab.train_with_trl: {trainer} samples for {needed} prompts at a time, got {len(data)}")
