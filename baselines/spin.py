@@ -1,8 +1,8 @@
 """Self-play fine-tuning (SPIN, Chen et al., arXiv:2401.01335, Algorithm 1): golden responses against the policy's own, no reward model.
 
 Each round the policy samples answers to the golden responses' prompts, and is trained to prefer the golden ones, by the logistic loss of
-log-ratios to itself at the round's start. APO plays the same game with a reward model between. The paper's rounds also reread the samples
-of the round before; here each has its own.
+log-ratios to itself at the round's start. APO plays the same game with a reward model between. In the paper's experiments a round also
+rereads the samples of the round before; here each has its own.
 """
 
 from dataclasses import dataclass

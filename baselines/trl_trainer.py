@@ -6,7 +6,7 @@ arguments of its configuration; the experiment decides all that other arms share
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from apo_bench.lab import Count, Lab, Positive, trl_trainer
 from apo_bench.losses import RankingLoss
@@ -16,6 +16,8 @@ from apo_bench.types import Demonstration, Policy, RewardModel, UnpairedExample
 @dataclass(frozen=True)
 class TRLTrainer:
     """Train the initial policy, one pass of the recipe a round, each from the round before, which is its reference. As a player: online."""
+
+    in_one_process: ClassVar[bool] = True  # no `executor.launch`
 
     trainer: str  # such as trl.DPOTrainer, or trl.experimental.online_dpo.OnlineDPOTrainer
     args: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -34,7 +34,7 @@ from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
-from apo_bench.training.trl_trainers import trl_trainer
+from apo_bench.training.trl_trainers import own_training, trl_trainer
 from apo_bench.types import Demonstration, Pair, Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
@@ -188,6 +188,7 @@ class CountingEngine:
         self.passes = Passes()
         self._policies: dict[str, PolicySize] = {}  # by key
         self.bases: dict[str, tuple[str, Lora | None]] = {}  # of policies with adapters: what they stand on, by key, and their settings
+        self.trainers: set[str] = set()  # of TRL, whose passes are taken to be those of our own fits
         self.initial_key: str | None = None  # of the initial policy, whose answers may have another length than those of trained ones
 
     def create_policy(self, model: PolicyModel, vocabulary: Sequence[str] | None, into: Path) -> Computed[None]:
@@ -236,13 +237,13 @@ class CountingEngine:
         n = len(job.responses)
         return Estimated([0.0] * n, {}, read, disk_bytes(SCORE * n, MANIFEST / 2))
 
-    def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:
+    def train_policy(self, job: PolicyTraining, into: Path) -> Estimated[None]:
         """Adapters go on where the policy has some with the same settings, else stand on it."""
         self.passes.trained_policy(job)
         counts = self._policies[job.policy.key].trained(job.data, job.loss, job.recipe)
         return _trained(self._trained_policy(job, into), counts)
 
-    def _trained_policy(self, job: PolicyTraining | OnlineTraining | TRLTraining, into: Path) -> Stored:
+    def _trained_policy(self, job: PolicyTraining | OnlineTraining, into: Path) -> Stored:
         """What a trained policy takes on disk, which is known by its key from here on."""
         size = self._policies[key_of(into)] = self._policies[job.policy.key]
         if (lora := job.recipe.lora) is None:
@@ -251,7 +252,7 @@ class CountingEngine:
         self.bases[key_of(into)] = (base if before == lora else job.policy.key, lora)
         return size.adapters(lora)
 
-    def train_online(self, job: OnlineTraining, into: Path, report: Callable[[str], None]) -> Computed[None]:
+    def train_online(self, job: OnlineTraining, into: Path, report: Callable[[str], None]) -> Estimated[None]:
         """Every sample is trained on: none is left out, and no prompt's samples tie."""
         self.passes.trained_online(job)
         size, spent, work = self._policies[job.policy.key], Counter[str](), Counter[str]()
@@ -290,12 +291,15 @@ class CountingEngine:
         return _trained(size.adapters(lora, 1000.0) if lora and has_base else size.whole(job.model), size.trained(job.pairs))
 
     def train_with_trl(self, job: TRLTraining, into: Path) -> Computed[None]:
-        """Updates, samples and scores are known; how a trainer from elsewhere reads its data is not."""
+        """Updates, samples and scores are known, and of tokens and FLOPs nothing: work and memory are those of our own fit of the data."""
+        self.trainers.add(job.trainer)
         counts: dict[str, float] = {"policy_updates": job.updates, "policy_train_tokens": math.nan, "flops": math.nan}
         if samples := trl_trainer(job.trainer).sampled(job.updates, job.recipe, job.args):
             tokens = samples * self.expected.tokens(job.model.sampling)
             counts |= {"sampled_responses": samples, "sampled_tokens": tokens, "scored_responses": samples * len(members(job.reward))}
-        return _trained(self._trained_policy(job, into), counts)
+        own = own_training(job)
+        fit = self.train_policy(own, into) if isinstance(own, PolicyTraining) else self.train_online(own, into, lambda stage: None)
+        return replace(fit, counts=counts)
 
 
 def _trained(stored: Stored, counts: Mapping[str, float]) -> Estimated[None]:

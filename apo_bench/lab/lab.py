@@ -16,15 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import (
-    EnsembleReward,
-    PolicyModel,
-    Recipe,
-    RewardSpec,
-    Sampling,
-    Unit,
-    members,
-)  # fmt: skip
+from apo_bench.config.schema import EnsembleReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit, members
 from apo_bench.engines.protocol import Engine, Items, SamplingJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest
@@ -215,8 +207,7 @@ class Lab:
         limit without an end; all others are encoded. Raises InputError, before anything is spent, for data that the loss does not read
         and for a missing or unneeded reference.
         """
-        changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
-        recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
+        recipe = self._recipe(recipe, learning_rate, epochs)
         if not data:
             raise InputError("lab.train_policy: no data to train on")
         check_data(loss, data, reference is not None, recipe)
@@ -251,19 +242,19 @@ class Lab:
         draw: int = 0,
         reference: Policy | None = None,
         learning_rate: float | None = None,
+        epochs: float | None = None,
         recipe: Recipe | None = None,
         sampling: Sampling | None = None,
     ) -> Policy:
         """A policy trained from `policy` on samples of itself, scored by the reward model, in so many steps.
 
         A step takes the next prompts_per_step policy prompts of a shuffled pass, another for every `draw`, samples n responses to each
-        from the current weights, and trains on these by the recipe: `batch_size` responses an update, `epochs` passes. `algorithm` is an
-        OnlineAlgorithm; or a PolicyLoss of pairs, which gets each prompt's best sample over its worst, and `batch_size` pairs an update.
-        `reference` stays as it is. Optimizer and schedule go on from step to step. Raises InputError, before anything is spent, for what
-        does not go together.
+        from the current weights, and trains on these by the recipe: `batch_size` responses an update, `epochs` passes over the step's.
+        `algorithm` is an OnlineAlgorithm; or a PolicyLoss of pairs, which gets each prompt's best sample over its worst, and `batch_size`
+        pairs an update. `reference` stays as it is. Optimizer and schedule go on from step to step. The learning rate or epochs given here
+        take the place of the recipe's. Raises InputError, before anything is spent, for what does not go together.
         """
-        changes = {} if learning_rate is None else {"learning_rate": learning_rate}
-        recipe = resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
+        recipe = self._recipe(recipe, learning_rate, epochs)
         sampling, spec, split = sampling or self._policy_model.sampling, self._reward_model.spec, self._data.prompts["policy"]
         check_online(algorithm, reference is not None, recipe, len(split), steps, prompts_per_step, n)
         for part in (policy, reference):
@@ -312,8 +303,8 @@ class Lab:
         `reward_model`. What it samples and scores is charged, and a fit that spends more than is left ends within a step. Raises
         InputError, before anything is spent, for a trainer, data or arguments that cannot be.
         """
-        form, args = trl_trainers.trl_trainer(trainer, args), dict(args or {})
-        trl_trainers.check_data(trainer, data)
+        form, args, recipe = trl_trainers.trl_trainer(trainer, args), dict(args or {}), self._recipe(None, learning_rate, epochs)
+        trl_trainers.check_data(trainer, data, recipe, args)
         if isinstance(policy, BestOfNPolicy):
             raise InputError("lab.train_with_trl: a best-of-n policy has no weights to train")
         if (reward_model is None) == (form.reads == "prompts"):
@@ -323,8 +314,6 @@ class Lab:
         if sampling and (sampling.engine or not sampling.temperature):
             key, why = ("engine", "in its own process") if sampling.engine else ("temperature: 0", "at random")
             raise InputError(f"models.policy.sampling.{key}: {trainer} samples {why}")
-        changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
-        recipe = resolved(self._policy_model.training.model_copy(update=changes), self._device)
         updates = recipe.updates(form.items(len(data), args))
         samples = form.sampled(updates, recipe, args)
         spec, parts = self._reward_model.spec, members(self._reward_model.spec)
@@ -367,6 +356,11 @@ class Lab:
         self._store.report(f"round {len(self.rounds)} done")
 
     # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _recipe(self, recipe: Recipe | None, learning_rate: float | None, epochs: float | None) -> Recipe:
+        """A recipe, or the experiment's, with a learning rate and epochs in place of its own where they are given."""
+        changes = {name: value for name, value in (("learning_rate", learning_rate), ("epochs", epochs)) if value is not None}
+        return resolved((recipe or self._policy_model.training).model_copy(update=changes), self._device)
 
     def _sampled_ids(self, data: Sequence[TrainingItem]) -> dict[str, dict[str, tuple[int, ...]]]:
         """The ids of those responses in the data that were sampled here."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from annotated_types import Ge, Gt
 
@@ -56,12 +56,15 @@ class OnlinePlayer:
     PolicyLoss of pairs. Alone, a player's reward model is fitted once, to human pairs.
     """
 
+    in_one_process: ClassVar[bool] = True  # no `executor.launch`
+
     rounds: Count = 3
     steps_per_round: Count = 10
     prompts_per_step: Count = 64
     samples_per_prompt: Count = 4
     reference: Literal["initial", "round_start"] = "initial"  # of the KL, or of a loss of pairs
     learning_rate: Positive | tuple[Positive, ...] | None = None  # None: the experiment's; several: one a round
+    epochs: Positive | None = None  # passes over a step's samples; None: the experiment's
 
     def update(self, lab: Lab, policy: Policy, reward_model: RewardModel, draw: int) -> Policy:
         algorithm: Any = getattr(self, "algorithm")  # noqa: B009 (a field or a property of each player)
@@ -69,7 +72,7 @@ class OnlinePlayer:
         return lab.train_online(
             policy, reward_model, algorithm, steps=self.steps_per_round, prompts_per_step=self.prompts_per_step, n=self.samples_per_prompt,
             draw=draw, reference=reference if algorithm.needs_reference else None,
-            learning_rate=of_round(self.learning_rate, draw, "learning_rate"),
+            learning_rate=of_round(self.learning_rate, draw, "learning_rate"), epochs=self.epochs,
         )  # fmt: skip
 
     def run(self, lab: Lab) -> None:

@@ -1,8 +1,8 @@
 """Losses of a policy on preference pairs that compare it with a reference. One term a pair, no reduction.
 
 Written with c and r, the log-ratios log pi(y | x) - log reference(y | x) of the chosen and the rejected response, and m = beta (c - r).
-Their papers' equations or sections are named where they could be confirmed. Where a paper differs from what is computed here, its
-docstring says so.
+Equations are numbered as TRL's source, an author's code or a transcription of the paper has them, and not at all where none of these was
+there; versions of a paper may number otherwise. Where a paper is known to differ from what is computed here, its docstring says so.
 """
 
 import math
@@ -197,7 +197,7 @@ class DPOPositiveLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class LengthNormalisedDPOLoss(LogRatioLoss):
-    """Length-normalised DPO (Lambert et al., arXiv:2411.15124, Sec. 5): -log sigmoid(beta (c / |chosen| - r / |rejected|)).
+    """Length-normalised DPO (Lambert et al., arXiv:2411.15124, Eq. 6): -log sigmoid(beta (c / |chosen| - r / |rejected|)).
 
     Means are small where sums are large: beta is usually above 1.
     """
@@ -209,7 +209,7 @@ class LengthNormalisedDPOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class RDPOLoss(LogRatioLoss):
-    """Length-regularised DPO (R-DPO, Park et al., arXiv:2403.19159, Sec. 4): -log sigmoid(m + alpha (|chosen| - |rejected|)).
+    """Length-regularised DPO (R-DPO, Park et al., arXiv:2403.19159): -log sigmoid(m + alpha (|chosen| - |rejected|)).
 
     `alpha`: reward that a token costs.
     """
@@ -224,7 +224,7 @@ class RDPOLoss(LogRatioLoss):
 
 @dataclass(frozen=True)
 class FDPOLoss(LogRatioLoss):
-    """DPO under another divergence than KL (f-DPO, Wang et al., arXiv:2309.16240, Table 1): -log sigmoid(beta (f'(e^c) - f'(e^r))).
+    """DPO under another divergence than KL (f-DPO, Wang et al., arXiv:2309.16240): -log sigmoid(beta (f'(e^c) - f'(e^r))).
 
     f'(u) is, but for constants: reverse_kl log u, which is DPO; forward_kl -1 / u; js log(u / (1 + u)); alpha -u^-alpha / alpha, between
     the two KLs (TRL's coefficient is 1 - alpha). forward_kl and alpha overflow where a response has become e^88 times less likely.

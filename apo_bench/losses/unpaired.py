@@ -16,11 +16,11 @@ from apo_bench.losses.policy_loss import NotNegative, Positive, Reads, View
 
 @dataclass(frozen=True)
 class KTOLoss:
-    """Kahneman-Tversky optimization (KTO, Ethayarajh et al., arXiv:2402.01306, Eq. 7).
+    """Kahneman-Tversky optimization (KTO, Ethayarajh et al., arXiv:2402.01306, Eq. 8; in earlier versions 7).
 
     A desirable response costs desirable_weight sigmoid(-beta (z - kl)), another undesirable_weight sigmoid(beta (z - kl)). `kl` estimates
     the policy's divergence from the reference: the mean log-ratio of the update's mismatched responses under the current policy, each a
-    response to another prompt, at least 0 and without gradient (the paper's Sec. 3.2, and TRL). It couples an update's items.
+    response to another prompt, at least 0 and without gradient, as in the paper and TRL. It couples an update's items.
     """
 
     beta: Positive = 0.1

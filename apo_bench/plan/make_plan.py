@@ -225,6 +225,8 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
         yield f"Shape of {', '.join(published)} as published; {its} not here, so tokens are taken as 4 characters each."
     if without := [name for name, size in sizes if size.model is None]:
         yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
+    if trainers := sorted(context.engine.trainers):
+        yield f"{', '.join(trainers)}: time and device memory are estimates, of our own fits of its data; tokens and FLOPs are unknown."
     if experiment.tune:
         yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
     if experiment.vary:

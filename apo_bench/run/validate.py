@@ -1,6 +1,7 @@
 """Checks of an experiment before anything is written, without a GPU, a network or a model."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,24 @@ def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:
 
 
 def _check_launch(experiment: Experiment, base: Path) -> None:
+    """Raise InputError for an unusable configuration, and for an arm that trains in one process, by itself or as a player."""
     launch = experiment.executor.launch
-    if launch is not None:
-        launching.configuration(str(find_beside(launch, base) or launch))
+    if launch is None:
+        return
+    launching.configuration(str(find_beside(launch, base) or launch))
+    for name, arm in experiment.arms.items():
+        sized = arm if arm.fit is None else match_spend.with_value(arm, arm.fit.by, 1)
+        for part in _with_players(methods.resolve(sized.use, sized.parameters, base=base, arm=f"arms.{name}")):
+            if getattr(part, "in_one_process", False):
+                raise InputError(f"executor.launch: {launch}: {type(part).__name__} of arms.{name} trains in one process; leave launch out")
+
+
+def _with_players(method: Any) -> Iterator[Any]:
+    """The method, and the methods and losses among its parameters."""
+    yield method
+    for field in fields(method):
+        if is_dataclass(value := getattr(method, field.name)):
+            yield from _with_players(value)
 
 
 def _code(experiment: Experiment, base: Path) -> Iterator[str]:

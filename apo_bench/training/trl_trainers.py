@@ -3,14 +3,15 @@
 import difflib
 import importlib.util
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
+from itertools import cycle, islice
 from typing import Any, Literal
 
 from apo_bench.config.schema import Recipe
 from apo_bench.errors import InputError, NotHere
 from apo_bench.training.data import KINDS
-from apo_bench.training.training_spec import TRLItem
+from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, TRLItem, TRLTraining
 from apo_bench.types import Prompt
 
 TRLData = Literal["demonstrations", "pairs", "unpaired", "prompts"]
@@ -22,10 +23,11 @@ class TRLTrainer:
     """A trainer. `group`: name and TRL's default of the responses it samples to a prompt, where an update's items are responses.
 
     samples: responses that it samples for an item of an update, 0: none. reuse: the argument that says in how many updates a response
-    is used.
+    is used. beta: TRL's default of that argument, at 0 of which no reference is read; None: it never reads one.
     """
 
     reads: TRLData
+    beta: float | None
     group: tuple[str, int] | None = None
     samples: int = 0
     reuse: str | None = None
@@ -33,29 +35,46 @@ class TRLTrainer:
     def items(self, data: int, args: Mapping[str, Any]) -> int:
         """Items of an epoch over so many rows of data."""
         per_row = args.get(*self.group) if self.group else 1
-        return data * int(per_row or 1) * self._reuses(args)
+        return data * int(per_row or 1) * self.reuses(args)
 
     def sampled(self, updates: int, recipe: Recipe, args: Mapping[str, Any]) -> int:
         """Responses that so many updates sample."""
-        return -(-updates // self._reuses(args)) * recipe.batch_size * self.samples
+        return self.steps(updates, recipe, args) * self.at_a_time(recipe, args) * self.samples
 
-    def _reuses(self, args: Mapping[str, Any]) -> int:
+    def steps(self, updates: int, recipe: Recipe, args: Mapping[str, Any]) -> int:
+        """How many times it samples in so many updates."""
+        return -(-updates * recipe.batch_size // (self.at_a_time(recipe, args) * self.reuses(args)))
+
+    def at_a_time(self, recipe: Recipe, args: Mapping[str, Any]) -> int:
+        """Items that it samples for at a time: an update's, or as many as the arguments say."""
+        if not self.group:
+            return recipe.batch_size
+        passes = args.get("steps_per_generation") or recipe.batch_size // recipe.items_per_pass
+        return int(args.get("generation_batch_size") or passes * recipe.items_per_pass)
+
+    def prompts_at_a_time(self, recipe: Recipe, args: Mapping[str, Any]) -> int:
+        """Prompts that it samples for at a time, where it samples."""
+        items = self.at_a_time(recipe, args)
+        return max(1, items // int(args.get(*self.group) or 1)) if self.group else items
+
+    def reuses(self, args: Mapping[str, Any]) -> int:
+        """Updates in which a response is used."""
         return int(args.get(self.reuse, 1) or 1) if self.reuse else 1
 
 
-_PAIRS = TRLTrainer("pairs")
-_GRPO = TRLTrainer("prompts", ("num_generations", 8), 1, "num_iterations")
+_DPO, _NO_REFERENCE = TRLTrainer("pairs", 0.1), TRLTrainer("pairs", None)
+_GRPO = TRLTrainer("prompts", 0.0, ("num_generations", 8), 1, "num_iterations")
 TRAINERS: Mapping[str, TRLTrainer] = {
-    "trl.SFTTrainer": TRLTrainer("demonstrations"),
-    "trl.DPOTrainer": _PAIRS,
-    "trl.KTOTrainer": TRLTrainer("unpaired"),
+    "trl.SFTTrainer": TRLTrainer("demonstrations", None),
+    "trl.DPOTrainer": _DPO,
+    "trl.KTOTrainer": TRLTrainer("unpaired", 0.1),
     "trl.GRPOTrainer": _GRPO,
-    "trl.RLOOTrainer": TRLTrainer("prompts", ("num_generations", 2), 1, "num_iterations"),
-    "trl.experimental.bema_for_ref_model.DPOTrainer": _PAIRS,
-    "trl.experimental.cpo.CPOTrainer": _PAIRS,
+    "trl.RLOOTrainer": TRLTrainer("prompts", 0.05, ("num_generations", 2), 1, "num_iterations"),
+    "trl.experimental.bema_for_ref_model.DPOTrainer": _DPO,
+    "trl.experimental.cpo.CPOTrainer": _NO_REFERENCE,
     "trl.experimental.gmpo.GMPOTrainer": _GRPO,
-    "trl.experimental.online_dpo.OnlineDPOTrainer": TRLTrainer("prompts", samples=2),
-    "trl.experimental.orpo.ORPOTrainer": _PAIRS,
+    "trl.experimental.online_dpo.OnlineDPOTrainer": TRLTrainer("prompts", 0.1, samples=2),
+    "trl.experimental.orpo.ORPOTrainer": _NO_REFERENCE,
 }
 _TEACHER = "it needs a teacher, a model that no budget pays for"
 _SERVER = "it samples from a vLLM server, where nothing is metered"
@@ -121,6 +140,30 @@ def trl_trainer(name: str, args: Mapping[str, Any] | None = None) -> TRLTrainer:
     raise InputError(f"trainer: no trainer {name!r}, did you mean {near}? There are {', '.join(TRAINERS)}")
 
 
+@dataclass(frozen=True)
+class OwnLoss:
+    """What a plan reads of a loss or an online algorithm."""
+
+    reads: str
+    needs_reference: bool
+
+
+def own_training(job: TRLTraining) -> PolicyTraining | OnlineTraining:
+    """Our own fit of the same data, to estimate by; as many responses are sampled at a time, and each is used as often."""
+    form, args, recipe, data = trl_trainer(job.trainer), job.args, job.recipe, job.data
+    loss = OwnLoss(form.reads, form.beta is not None and bool(args.get("beta", form.beta)))
+    reference = job.policy if loss.needs_reference else None
+    if job.reward_model is None:
+        return PolicyTraining(job.policy, data, loss, reference, job.model, recipe, job.seed, job.token_ids)  # pyright: ignore
+    n, steps = int(args.get(*form.group)) if form.group else form.samples, form.steps(job.updates, recipe, args)
+    loss = replace(loss, reads="rollouts" if form.group else "pairs")
+    prompts: Any = tuple(islice(cycle(data), steps * form.prompts_at_a_time(recipe, args)))
+    recipe = recipe.model_copy(update={"epochs": float(form.reuses(args))})
+    return OnlineTraining(
+        job.policy, job.reward_model, loss, reference, prompts, steps, n, job.model, job.reward, recipe, job.model.sampling, job.seed,
+    )  # fmt: skip
+
+
 def version() -> str:
     """TRL's version, for keys. Raises NotHere where it is not installed."""
     if importlib.util.find_spec("trl") is None:
@@ -135,11 +178,14 @@ def check_known(args: Mapping[str, Any], names: Collection[str], config: str) ->
         raise InputError(f"args.{unknown}: {config} has no such argument; did you mean {near}?")
 
 
-def check_data(trainer: str, data: Sequence[TRLItem]) -> None:
-    """Raises InputError where there are no data, or others than the trainer reads."""
-    reads = trl_trainer(trainer).reads
+def check_data(trainer: str, data: Sequence[TRLItem], recipe: Recipe, args: Mapping[str, Any]) -> None:
+    """Raises InputError where there are no data, others than the trainer reads, or fewer prompts than it samples for at a time."""
+    form = trl_trainer(trainer)
+    reads = form.reads
     if not data:
         raise InputError(f"lab.train_with_trl: {trainer} got no {reads} to train on")
     kinds = ("prompts" if isinstance(item, Prompt) else KINDS[type(item)] for item in data)
     if unlike := next((kind for kind in kinds if kind != reads), None):
         raise InputError(f"lab.train_with_trl: {trainer} reads {reads}, got {unlike}")
+    if form.group and len(data) < (needed := form.prompts_at_a_time(recipe, args)):
+        raise InputError(f"lab.train_with_trl: {trainer} samples for {needed} prompts at a time, got {len(data)}")

@@ -39,9 +39,9 @@ def calls_of(use: str, parameters: dict[str, Any], rounds: int = 2) -> list[dict
 
 def test_a_round_is_so_many_steps_from_the_last_policy() -> None:
     """Round 2 starts at the policy of round 1, by its own rate and draw; the reference stays the initial policy."""
-    calls = calls_of(ONLINE, {"algorithm": {"name": "grpo", "clip_high": 0.3}, "learning_rate": [1e-3, 1e-4], **STEPS})
+    calls = calls_of(ONLINE, {"algorithm": {"name": "grpo", "clip_high": 0.3}, "learning_rate": [1e-3, 1e-4], "epochs": 2.0, **STEPS})
     common = {"reward_model": "liked", "algorithm": GRPO(clip_high=0.3), "steps": 2, "prompts_per_step": 4, "n": 2}
-    same = {**common, "reference": Policy("initial")}
+    same = {**common, "reference": Policy("initial"), "epochs": 2.0}
     assert calls == [
         {"policy": "start", "draw": 0, "learning_rate": 1e-3, **same},
         {"policy": "1", "draw": 1, "learning_rate": 1e-4, **same},

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pages import DOCS, blocks
@@ -12,9 +13,14 @@ from tiny_world import tiny_bench, tiny_lab, tiny_tree
 
 from apo_bench.config.load import load_experiment
 from apo_bench.config.plugins import resolve
+from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
+from apo_bench.losses import RankingLoss, shipped_algorithm
+from apo_bench.models.generate import Generation
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.training.trl_trainers import REFUSED, TRAINERS
+from apo_bench.types import Prompt
 
 TRL = "baselines/trl_trainer.py@TRLTrainer"
 READS = {
@@ -70,6 +76,86 @@ def test_the_dpo_arms_of_trl_and_ours_are_one_arm(bench: EvaluationContext) -> N
     assert max((own[1][name] - other[1][name]).abs().max().item() for name in own[1]) > 1e-4
     for unit in ("human_pairs", "policy_updates", "policy_train_tokens"):
         assert ours.used[unit] == theirs.used[unit]
+
+
+# --- GRPO of TRL and ours -----------------------------------------------------------------------------------------------------
+
+OURS, N = "baselines/online.py@Online", 4
+GRPO = {"loss_type": "grpo", "num_generations": N, "beta": 0.04, "epsilon": 0.2, "scale_rewards": "group", "use_bias_correction_kl": False}
+
+
+@pytest.mark.slow
+def test_the_grpo_arms_of_trl_and_ours_agree_within_sampling_noise(bench: EvaluationContext) -> None:
+    """The same split once, 4 prompts x 4 an update. Over seeds, the difference of the rewards of fresh samples is within 3 standard errors
+    of 0, and both arms raise the reward by more. Each seed has one reward model, which both arms fit."""
+    steps, seeds = len(bench.training_data.prompts["policy"]) // 4, range(6)
+    rewards = []
+    for seed in seeds:
+        arms = [tiny_lab(bench, {"human_pairs": 32}, seed) for _ in range(2)]
+        ours = {"algorithm": "grpo", "rounds": 1, "steps_per_round": steps, "prompts_per_step": 4, "samples_per_prompt": N}
+        resolve(OURS, ours, base=None).run(arms[0])
+        resolve(TRL, {"trainer": "trl.GRPOTrainer", "args": GRPO, "prompts_per_round": 4 * steps}, base=None).run(arms[1])
+        for unit in ("human_pairs", "rm_updates", "sampled_responses", "scored_responses", "policy_updates"):
+            assert arms[0].used[unit] == arms[1].used[unit] > 0
+        judge = tiny_lab(bench, {}, seed)
+        (own,), (other,) = (lab.rounds for lab in arms)
+        assert own.reward_model == other.reward_model is not None
+        groups = [judge.score(own.reward_model, judge.sample(policy, judge.prompts(), n=2, draw=9)) for policy in (
+            judge.initial_policy, own.policy, other.policy)]  # fmt: skip
+        rewards.append([np.mean([group.scores for group in each]) for each in groups])
+    before, own, other = np.array(rewards).T
+
+    def z(difference: Any) -> float:
+        return float(difference.mean() / (difference.std(ddof=1) / np.sqrt(len(seeds))))
+
+    assert abs(z(own - other)) < 3 < min(z(own - before), z(other - before))
+
+
+@pytest.mark.slow
+def test_on_the_same_samples_grpo_of_trl_and_ours_give_the_same_policy(bench: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 prompts x 4, two updates on all of them: at the second, ratios are clipped and the KL is not 0. TRL gets the samples that ours
+    drew; a mean over 16 responses does not know their order."""
+    ours, theirs = tiny_lab(bench), tiny_lab(bench)
+    model = ours.train_reward_model(ours.pairs(32), loss=RankingLoss())
+    sampled: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    joined = Generation.joined
+
+    def recorded(self: Generation, batches: Any) -> Any:
+        responses, counts = joined(self, batches)
+        for place, response in enumerate(responses):
+            sampled.setdefault(tuple(self.encoded[place // N].ids), []).append(response.token_ids or ())
+        return responses, counts
+
+    monkeypatch.setattr(Generation, "joined", recorded)
+    own = ours.train_online(
+        ours.initial_policy, model, shipped_algorithm("grpo"), steps=1, prompts_per_step=4, n=N, epochs=2.0, reference=ours.initial_policy
+    )
+    (row,) = (json.loads(line) for line in (bench.store.root / "policies" / own.key / "steps.jsonl").read_text().splitlines())
+    assert row["updates"] == 2
+    assert row["clip_share"] > 0
+    prompts = [prompt for prompt in theirs.prompts() if tuple(encoded(bench, prompt)) in sampled]
+
+    def replayed(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> torch.Tensor:
+        left = {ids: iter(samples) for ids, samples in sampled.items()}
+        ends = [torch.tensor(next(left[tuple(ids[mask > 0].tolist())])) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        return torch.cat([input_ids, torch.nn.utils.rnn.pad_sequence(ends, batch_first=True)], dim=1)
+
+    monkeypatch.setattr("transformers.generation.utils.GenerationMixin.generate", replayed)
+    other = theirs.train_with_trl(theirs.initial_policy, prompts, "trl.GRPOTrainer", args={**GRPO, "num_iterations": 2}, reward_model=model)
+    own_weights, other_weights, start = (weights(bench, policy.key) for policy in (own, other, bench.initial_policy))
+    for name in own_weights:
+        torch.testing.assert_close(own_weights[name], other_weights[name], atol=1e-5, rtol=1e-4)
+    assert max((own_weights[name] - start[name]).abs().max().item() for name in start) > 1e-3
+    for unit in ("sampled_responses", "sampled_tokens", "scored_responses", "policy_updates", "policy_train_tokens"):
+        assert ours.used[unit] == theirs.used[unit] > 0
+
+
+def encoded(bench: EvaluationContext, prompt: Prompt) -> list[int]:
+    """A prompt's ids, as the policy reads them."""
+    assert isinstance(bench.engine, TransformersEngine)
+    settings = bench.experiment.models.policy
+    _, tokenizer = bench.engine.models.policy(bench.initial_policy, settings)
+    return ChatFormat.of(tokenizer, settings).encode_prompt(prompt, settings.max_prompt_tokens).ids
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_world import RECIPE, tiny_bench, tiny_lab, tiny_task
+from tiny_world import RECIPE, tiny_bench, tiny_lab, tiny_task, tiny_tree
 
-from apo_bench.config.schema import Executor, Lora, Recipe, SamplingEngine
+from apo_bench.config.schema import Executor, Experiment, Lora, Recipe, SamplingEngine
 from apo_bench.engines import open_engine
 from apo_bench.engines import trl as trl_engine
 from apo_bench.engines.counting import CountingEngine, CountingStore, Expected
@@ -21,9 +21,10 @@ from apo_bench.engines.transformers import TransformersEngine
 from apo_bench.errors import BudgetExceeded, InputError, NotHere
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.lab import Lab
-from apo_bench.losses import DPOLoss, RankingLoss, SFTLoss
+from apo_bench.losses import CPOLoss, DPOLoss, RankingLoss, SFTLoss, shipped_algorithm
 from apo_bench.models.token_text import to_ids
 from apo_bench.models.tokenize import ChatFormat
+from apo_bench.plan.arm_spend import counting_context
 from apo_bench.store import RunStore
 from apo_bench.training.encoding import encode_items, response_logps
 from apo_bench.training.online import StepRow
@@ -474,9 +475,9 @@ def test_data_and_reward_models_have_to_suit_the_trainer(bench: EvaluationContex
 
 
 def test_too_few_prompts_are_one_line(bench: EvaluationContext, reward_model: RewardModel) -> None:
-    """16 responses an update, 4 to a prompt: an update reads 4 prompts."""
+    """16 responses an update, 4 to a prompt: an update reads 4 prompts. Nothing is spent on what TRL would not train on."""
     lab = tiny_lab(bench)
-    with pytest.raises(InputError, match=r"it ended after 0 of 1 updates: 3 rows are fewer than it reads at a time"):
+    with pytest.raises(InputError, match=r"^lab\.train_with_trl: trl\.GRPOTrainer samples for 4 prompts at a time, got 3$"):
         lab.train_with_trl(lab.initial_policy, lab.prompts(n=3), GRPO, args=FOUR, reward_model=reward_model)
 
 
@@ -526,3 +527,68 @@ def test_a_plan_counts_what_can_be_known(bench: EvaluationContext) -> None:
     }  # fmt: skip
     assert math.isnan(lab.used["flops"])
     assert math.isnan(lab.used["policy_train_tokens"])
+
+
+def as_ours(steps: int, prompts: int, n: int, epochs: float = 1.0) -> dict[str, Any]:
+    return {"steps": steps, "prompts_per_step": prompts, "n": n, "epochs": epochs}
+
+
+TWICE = {**FOUR, "beta": 0.1, "num_iterations": 2, "steps_per_generation": 2}
+ESTIMATED: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {  # TRL's arguments, what of ours it is taken for, and in which steps
+    SFT: ({}, SFTLoss(), {}),
+    DPO: ({"beta": 0.3}, DPOLoss(), {}),
+    "trl.experimental.cpo.CPOTrainer": ({}, CPOLoss(), {}),
+    GRPO: (FOUR, shipped_algorithm({"name": "grpo", "kl_coeff": 0.0}), as_ours(4, 4, 4)),
+    "trl.experimental.gmpo.GMPOTrainer": (TWICE, shipped_algorithm("grpo"), as_ours(2, 8, 4, 2.0)),
+    ONLINE_DPO: ({}, DPOLoss(), as_ours(1, 16, 2)),
+}
+
+
+@pytest.mark.parametrize("trainer", ESTIMATED)
+def test_a_plan_estimates_time_and_memory_by_our_own_fit(trainer: str) -> None:
+    """Of 32 pairs, or of 16 prompts by 16 items an update: 4 responses each are 4 updates; sampled for two at a time and used twice,
+    2 steps of 4. Online DPO's items are prompts. Answers are one token, so that none differs; the prompts of the two do."""
+    tree, (args, loss, steps) = tiny_tree(), ESTIMATED[trainer]
+    tree["models"]["policy"]["sampling"]["max_new_tokens"] = 1
+    works, passes = [], []
+    for ours in (True, False):
+        context = counting_context(Experiment.model_validate(tree), tiny_task())
+        lab = context.lab(0)
+        start, data = lab.initial_policy, list[Any](lab.pairs(32))
+        model = lab.train_reward_model(data, loss=RankingLoss()) if steps else None
+        if trainer == SFT:
+            data = [Demonstration(pair.prompt, pair.chosen) for pair in data]
+        reference = start if loss.needs_reference else None
+        if not ours:
+            lab.train_with_trl(start, lab.prompts(n=16) if model else data, trainer, args=args, reward_model=model)
+        elif model:
+            lab.train_online(start, model, loss, reference=reference, **steps)
+        else:
+            lab.train_policy(start, data, loss, reference=reference)
+        *_, fit = context.planned.values()
+        works.append({"policies": fit.work, **fit.within})
+        passes.append(sorted((part.verb, part.items, part.sides) for part in context.engine.passes.largest.values()))
+        assert context.engine.trainers == (set() if ours else {trainer})
+    assert works[0] == pytest.approx(works[1], rel=0.05)
+    assert passes[0] == passes[1]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_defaults_that_plans_count_by_are_trls(trainer: str) -> None:
+    form, config = TRAINERS[trainer], trl_engine._config_class(trl_engine._trainer_class(trainer))
+    defaults = {field.name: field.default_factory() if callable(field.default_factory) else field.default
+                for field in dataclasses.fields(config)}  # fmt: skip
+    if form.beta is not None:
+        assert defaults["beta"] in (form.beta, [form.beta])
+    if form.group is not None:
+        name, n = form.group
+        assert defaults[name] == n
+
+
+def test_what_is_sampled_at_a_time_is_charged_whole(bench: EvaluationContext, reward_model: RewardModel) -> None:
+    """12 prompts x 4 are three updates of 16. Two at a time are sampled: 32 for the first two, and 32 for the third, which reads half."""
+    lab = tiny_lab(bench, {"sampled_responses": 64})
+    args = {**FOUR, "steps_per_generation": 2}
+    lab.train_with_trl(lab.initial_policy, lab.prompts(n=12), GRPO, args=args, reward_model=reward_model)
+    assert lab.used["policy_updates"] == 3
+    assert lab.used["sampled_responses"] == lab.used["scored_responses"] == 64

@@ -159,6 +159,17 @@ def test_the_most_it_can_spend_is_admitted_before_it_begins(
     assert lab.used[unit] == needed
 
 
+def test_epochs_take_the_place_of_the_recipes(bench: EvaluationContext, reward_model: RewardModel) -> None:
+    """3 passes over a step's 8 samples in batches of 16 are 3 updates. The recipe's own 1 is the same key."""
+    lab = tiny_lab(bench)
+    own, same, several = (
+        lab.train_online(lab.initial_policy, reward_model, Reinforce(), epochs=epochs, **SMALL) for epochs in (None, 1.0, 3.0)
+    )
+    assert own == same != several
+    assert [row["updates"] for row in steps_of(bench, several.key)] == [3, 3]
+    assert lab.used["policy_updates"] == 2 + 2 + 6
+
+
 # --- memoised -----------------------------------------------------------------------------------------------------------------
 
 
