@@ -111,7 +111,7 @@ def test_global_chance(tmp_path: Path) -> None:
 
 
 def test_reaching_past_the_lab(tmp_path: Path) -> None:
-    failed = caught(tmp_path, "    def run(self, lab):\n        lab._store.open\n        lab.finish_round(lab.initial_policy)\n")
+    failed = caught(tmp_path, "    def run(self, lab):\n        lab._store.ledger\n        lab.finish_round(lab.initial_policy)\n")
     assert failed == {"blind": "bad.py: line 9: reads the private attribute _store"}
 
 
