@@ -4,6 +4,7 @@ Human pairs and golden responses are stocks: each distinct item counts once, how
 flows, added per use. Equal work done once and shared by several arms is charged to each of them in full.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -22,12 +23,14 @@ class Ledger:
         self.arm = arm
         self.budget = dict(budget)
         self._flows: dict[Unit, float] = {unit: 0.0 for unit in UNITS if unit not in STOCKS}
+        self._elsewhere: dict[Unit, float] = {}  # spent before the run; NaN where nobody knows
         self._seen: dict[Unit, set[str]] = {unit: set() for unit in STOCKS}
 
     @property
     def used(self) -> dict[Unit, float]:
         """Amount used of every unit."""
-        return {unit: float(len(self._seen[unit])) if unit in STOCKS else self._flows[unit] for unit in UNITS}
+        here: dict[Unit, float] = {unit: float(len(self._seen[unit])) if unit in STOCKS else self._flows[unit] for unit in UNITS}
+        return {unit: here[unit] + self._elsewhere.get(unit, 0.0) for unit in UNITS}
 
     @property
     def seen(self) -> dict[Unit, set[str]]:
@@ -48,6 +51,11 @@ class Ledger:
         """Add amounts to flows; other keys in the mapping are counts of something else and are left alone."""
         for unit in self._flows:
             self._flows[unit] += amounts.get(unit, 0.0)
+
+    def spent_elsewhere(self, declared: Mapping[Unit, float]) -> dict[Unit, float]:
+        """Account for what the arm's finished policies cost before the run, once: as declared, else NaN, which no match equals."""
+        self._elsewhere = {unit: declared.get(unit, math.nan) for unit in UNITS}
+        return self._elsewhere
 
     def see(self, unit: Unit, ids: Iterable[str]) -> None:
         """Take items into a stock. Raises BudgetExceeded before any is taken."""
@@ -73,7 +81,7 @@ def marginals(
     for key, charged, seen in spent:
         new = [counts for name, counts in charged.items() if name not in computed]
         flows: dict[Unit, float] = {unit: sum(counts.get(unit, 0.0) for counts in new) for unit in UNITS}
-        added[key] = flows | {unit: float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
+        added[key] = flows | {unit: flows[unit] + float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
         computed |= charged.keys()
         bought = {unit: bought[unit] | set(seen[unit]) for unit in STOCKS}
     return added

@@ -7,6 +7,7 @@ from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, L
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import (
     EnsembleReward,
+    FinishedModel,
     FinishedReward,
     Gold,
     JudgeReward,
@@ -41,6 +42,7 @@ __all__ = [
     "Executor",
     "Experiment",
     "Factor",
+    "FinishedModel",
     "FinishedReward",
     "Gold",
     "JudgeChoice",
