@@ -85,17 +85,16 @@ def finished_tree(files: Path) -> dict[str, Any]:
     tree["evaluation"]["prompts"] = None
     tree["arms"] = {
         "rjs": {"use": RJS, "rounds": 1, **SMALL_TURN, "prompts_per_round": 4},
-        "checkpoints": {"use": FINISHED, "policies": {0: [str(files / "first"), str(files / "second")], 1: [str(files / "second"), "base"]}},
+        "checkpoints": {"use": FINISHED, "policies": {0: [str(files / "first"), "second"], 1: ["second", "base"]}},
         "other": {
             "use": FINISHED, "policies": str(files / "other"), "model": {"system_prompt": None, "max_prompt_tokens": 80},
             "cost": {"flops": 1e15, "human_pairs": 32},
         },
         "file": {"use": FINISHED, "responses": "outputs.json"},
     }  # fmt: skip
-    matched = ["annotation", "flops"]
     tree["compare"] = {
-        "primary": [{"a": "checkpoints", "b": "rjs", "matched": matched}],
-        "secondary": [{"a": "other", "b": "rjs", "matched": matched}, {"a": "file", "b": "rjs"}],
+        "primary": [{"a": "checkpoints", "b": "rjs", "matched": ["annotation", "flops"]}],
+        "secondary": [{"a": "other", "b": "rjs", "matched": ["annotation"]}, {"a": "file", "b": "rjs"}],
     }
     return tree
 
@@ -186,4 +185,4 @@ def test_what_is_not_known_matches_nothing_and_what_is_declared_matches(done: Ru
 @pytest.mark.slow
 def test_a_replay_computes_nothing(done: RunResult, experiment: Path) -> None:
     preview = pipeline.preview(resolve_experiment(experiment, None, done.folder))
-    assert not preview.waiting
+    assert all(is_finished for _, is_finished in preview)

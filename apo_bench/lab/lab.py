@@ -8,6 +8,7 @@ mistakes, not malice: a method is code that runs as the user. Repeating `sample`
 The Lab computes nothing itself: an engine does.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,15 +27,17 @@ from apo_bench.config.schema import (
     Unit,
     members,
 )  # fmt: skip
+from apo_bench.engines.mismatch import ELSEWHERE
 from apo_bench.engines.protocol import Engine, Items, SamplingJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest
 from apo_bench.lab import finished_policies, key_parts
-from apo_bench.lab.ledger import Ledger
+from apo_bench.lab.ledger import UNITS, Ledger
 from apo_bench.lab.metered_store import ArtifactStore, MeteredStore, Progress
 from apo_bench.lab.reward_models import ArmRewardModel
 from apo_bench.lab.stored_results import load_responses, save_responses
 from apo_bench.models.precision import resolved
+from apo_bench.store import Computed
 from apo_bench.training import trl_trainers
 from apo_bench.training.data import check_data, check_online, sides_of
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, TRLItem, TRLTraining
@@ -429,11 +432,12 @@ class Lab:
         return tuple([items[place] for place in order[:n].tolist()])
 
     def _spent_elsewhere(self, key: str, cost: Mapping[Unit, float] | None) -> None:
-        """Charge the cost of finished policies once, whatever their number; `marginals` reads it where the first of them stands."""
+        """Charge once what all finished policies cost: as declared, else NaN, which no match equals."""
         if not self._charged_elsewhere:
+            amounts = {ELSEWHERE: 1.0, **{str(unit): (cost or {}).get(unit, math.nan) for unit in UNITS}}
+            inputs = {"of": key, "cost": dict(cost or {}), "seed": None}
+            self._store.computed("costs", inputs, lambda folder: Computed(None, amounts))
             self._charged_elsewhere = True
-            amounts = self._ledger.spent_elsewhere(cost or {})
-            self._store.charged[identity("elsewhere", key)] = {str(unit): amount for unit, amount in amounts.items()}
         self._ledger.settle()
 
 

@@ -4,7 +4,6 @@ Human pairs and golden responses are stocks: each distinct item counts once, how
 flows, added per use. Equal work done once and shared by several arms is charged to each of them in full.
 """
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
@@ -23,14 +22,13 @@ class Ledger:
         self.arm = arm
         self.budget = dict(budget)
         self._flows: dict[Unit, float] = {unit: 0.0 for unit in UNITS if unit not in STOCKS}
-        self._elsewhere: dict[Unit, float] = {}  # spent before the run; NaN where nobody knows
+        self._elsewhere = dict.fromkeys(STOCKS, 0.0)  # items of each stock that finished policies were made of; NaN: not known
         self._seen: dict[Unit, set[str]] = {unit: set() for unit in STOCKS}
 
     @property
     def used(self) -> dict[Unit, float]:
         """Amount used of every unit."""
-        here: dict[Unit, float] = {unit: float(len(self._seen[unit])) if unit in STOCKS else self._flows[unit] for unit in UNITS}
-        return {unit: here[unit] + self._elsewhere.get(unit, 0.0) for unit in UNITS}
+        return {unit: len(self._seen[unit]) + self._elsewhere[unit] if unit in STOCKS else self._flows[unit] for unit in UNITS}
 
     @property
     def seen(self) -> dict[Unit, set[str]]:
@@ -48,14 +46,10 @@ class Ledger:
                 raise BudgetExceeded(self.arm, unit, amount, self.left(unit))  # pyright: ignore[reportArgumentType]
 
     def charge(self, amounts: Mapping[str, float]) -> None:
-        """Add amounts to flows; other keys in the mapping are counts of something else and are left alone."""
-        for unit in self._flows:
-            self._flows[unit] += amounts.get(unit, 0.0)
-
-    def spent_elsewhere(self, declared: Mapping[Unit, float]) -> dict[Unit, float]:
-        """Account for what the arm's finished policies cost before the run, once: as declared, else NaN, which no match equals."""
-        self._elsewhere = {unit: declared.get(unit, math.nan) for unit in UNITS}
-        return self._elsewhere
+        """Add amounts to flows, and to stocks what was taken elsewhere; other keys are counts of something else and are left alone."""
+        for part in (self._flows, self._elsewhere):
+            for unit in part:
+                part[unit] += amounts.get(unit, 0.0)
 
     def see(self, unit: Unit, ids: Iterable[str]) -> None:
         """Take items into a stock. Raises BudgetExceeded before any is taken."""

@@ -106,10 +106,8 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     executor = experiment.executor
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
-    evaluation, arms = (
-        with_python(experiment.evaluation, base),
-        {name: _with_paths(name, arm, base) for name, arm in experiment.arms.items()},
-    )
+    arms = {name: _with_paths(name, arm, base) for name, arm in experiment.arms.items()}
+    evaluation = with_python(experiment.evaluation, base)
     return experiment.model_copy(update={"models": models, "evaluation": evaluation, "executor": executor, "arms": arms})
 
 
@@ -149,12 +147,8 @@ def with_template_dates(experiment: Experiment, day: date) -> Experiment:
         dateless = hasattr(spec, "template_date") and spec.template_date is None
         return spec.model_copy(update={"template_date": day}) if dateless and path and reads_clock(path) else spec
 
-    return experiment.model_copy(
-        update={
-            "models": each_model(models, dated),
-            "arms": {name: _dated(arm, models.policy, day) for name, arm in experiment.arms.items()},
-        }
-    )
+    arms = {name: _dated(arm, models.policy, day) for name, arm in experiment.arms.items()}
+    return experiment.model_copy(update={"models": each_model(models, dated), "arms": arms})
 
 
 def _dated(arm: Arm, policy: PolicyModel, day: date) -> Arm:

@@ -121,16 +121,14 @@ def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:
 
 def _check_seeds(name: str, finished: Finished, experiment: Experiment) -> None:
     """Raise InputError for a seed that has no policy or file, or another number of rounds than the first."""
-    rounds = {}
+    first = experiment.seeds[0]
     for seed in experiment.seeds:
         try:
-            rounds[seed] = len(finished.rounds(seed))
+            rounds, before = (len(finished.rounds(each)) for each in (seed, first))
         except InputError as error:
             raise InputError(f"arms.{name}: {error}") from None
-        if rounds[seed] != rounds[experiment.seeds[0]] or not rounds[seed]:
-            raise InputError(
-                f"arms.{name}: {rounds[seed]} rounds in seed {seed}, {rounds[experiment.seeds[0]]} in seed {experiment.seeds[0]}"
-            )
+        if rounds != before or not rounds:
+            raise InputError(f"arms.{name}: {rounds} rounds in seed {seed}, {before} in seed {first}")
 
 
 def _finished_notes(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
