@@ -17,6 +17,7 @@ from apo_bench.config.schema import FinishedModel
 from apo_bench.errors import InputError
 from apo_bench.finished import Finished
 from apo_bench.lab.ledger import UNITS
+from apo_bench.plan.make_plan import plan
 from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.pipeline import RunResult
@@ -180,6 +181,43 @@ def test_what_is_not_known_matches_nothing_and_what_is_declared_matches(done: Ru
     budget = pd.read_csv(done.folder / "report" / "tables" / "budget.csv").set_index(["arm_a", "unit"])["matched"]
     assert (budget["checkpoints", "human_pairs"], budget["checkpoints", "flops"]) == ("unknown", "unknown")
     assert (budget["other", "human_pairs"], budget["other", "flops"], budget["other", "golden_responses"]) == ("yes", "no", "unknown")
+
+
+@pytest.mark.slow
+def test_the_report_says_what_is_known_and_what_is_declared(done: RunResult) -> None:
+    """In its own section, in the tables of costs and scores, in the answer, and in the scope of contrasts."""
+    report = " ".join((done.folder / "report" / "report.md").read_text().split())
+    prompts = len(tiny_task().prompts["test"])
+    for text in (
+        "## Arms that were trained elsewhere",
+        "one checkpoint for all 2 seeds, so nothing is shown of other trainings like it",
+        "1.000e+15 flops, 32 human_pairs a seed are **declared**, not metered; what else it cost is not known, and matches nothing",
+        "KL to the initial policy not known: its vocabulary is not the initial policy's",
+        "KL to the initial policy not known: responses in a file have none",
+        f"2 of {prompts} test prompts are not in the file, and are left out",
+        "| `other` | 1 | 2, of one checkpoint |",
+        "| `file` | 1 | 2, of one file |",
+        "1.000e+15, declared |",
+        "| `other` / `rjs` | human_pairs | 32 | 32 | 1.000 | annotation | yes | yes, as declared |",
+        "| `checkpoints` / `rjs` | flops | not known |",
+        "**Not known to match as declared:** `checkpoints` against `rjs`: flops not known against",
+        "; of other this checkpoint only",
+    ):
+        assert text in report, text
+    assert "of nan" not in report
+    assert "nan %" not in report
+
+
+@pytest.mark.slow
+def test_a_plan_knows_that_it_does_not_know(experiment: Path) -> None:
+    resolved = resolve_experiment(experiment)
+    planned = plan(resolved.experiment, resolved.task, base=resolved.base)
+    used = planned.used()
+    assert all(math.isnan(used["checkpoints"][unit]) for unit in UNITS)
+    assert used["other"]["flops"] == 1e15
+    assert planned.saved["sampled_responses"] == (2 * 8, 2 * 8)  # of rjs alone
+    assert "checkpoints is already trained: what it cost is not known, and matches nothing. Its evaluation is counted." in planned.notes
+    assert not planned.failures
 
 
 @pytest.mark.slow

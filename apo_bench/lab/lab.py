@@ -435,7 +435,7 @@ class Lab:
         """Charge once what all finished policies cost: as declared, else NaN, which no match equals."""
         if not self._charged_elsewhere:
             amounts = {ELSEWHERE: 1.0, **{str(unit): (cost or {}).get(unit, math.nan) for unit in UNITS}}
-            inputs = {"of": key, "cost": dict(cost or {}), "seed": None}
+            inputs = {"of": key, "cost": dict(cost or {})}
             self._store.computed("costs", inputs, lambda folder: Computed(None, amounts))
             self._charged_elsewhere = True
         self._ledger.settle()
