@@ -2,7 +2,7 @@
 
 from gc import freeze
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,6 +10,7 @@ from apo_bench import __version__
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
 from apo_bench.cli import terminal
+from apo_bench.cli.overrides import overrides_of
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
 from apo_bench.errors import InputError
 from apo_bench.formatting import one_line
@@ -327,21 +328,6 @@ def _numbers(seeds: str | None) -> tuple[int, ...] | None:
         return None if seeds is None else tuple(int(seed) for seed in seeds.split(","))
     except ValueError:
         raise InputError(f"--seeds {seeds}: whole numbers, separated by commas") from None
-
-
-def overrides_of(assignments: list[str] | None) -> dict[str, Any]:
-    """What `--set` replaces. Raises InputError."""
-    from apo_bench.config.plain_yaml import parse_yaml
-
-    overrides: dict[str, Any] = {}
-    for assignment in assignments or ():
-        key, equals, value = assignment.partition("=")
-        if not equals or not all(key.split(".")):
-            raise InputError(f"--set {assignment}: expected key=value, such as budget.flops=1e15")
-        if key in overrides:
-            raise InputError(f"--set {key}: given twice")
-        overrides[key] = parse_yaml(value, f"--set {key}")
-    return overrides
 
 
 def main() -> None:

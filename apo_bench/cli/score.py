@@ -11,6 +11,7 @@ import yaml
 
 from apo_bench.cli import terminal
 from apo_bench.cli.judging import chosen_judge
+from apo_bench.cli.overrides import overrides_of
 from apo_bench.cli.terminal import FAILED, plain_errors
 from apo_bench.config.finished_arms import FINISHED
 from apo_bench.config.plain_yaml import PlainDumper, parse_yaml
@@ -52,7 +53,6 @@ def score(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As of run.")] = None,
 ) -> None:
     """Evaluate finished checkpoints and response files on a task's test prompts: write that experiment, run it, print its tables."""
-    from apo_bench.cli.main import overrides_of
     from apo_bench.run import run_experiment
 
     path = write_experiment(
