@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from command_line import write_experiment
-from foreign_models import POLICY, policy_folder, tokenizer
+from foreign_models import POLICY, adapter_folder, policy_folder, tokenizer
 from tiny_world import RJS, SMALL_TURN, smallest_tree, tiny_task
 
 from apo_bench.config.plugins import resolve
@@ -77,13 +77,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own.chat_template = TEMPLATE
     policy_folder(folder / "other", own)
     response_file(folder / "outputs.json")
+    adapter_folder(folder / "first", folder / "lora")
     return folder
 
 
 def finished_tree(files: Path) -> dict[str, Any]:
     tree = smallest_tree()
     tree["models"]["policy"] = {**POLICY, "path": str(files / "base")}
-    tree["evaluation"]["prompts"] = None
+    tree["evaluation"] |= {"prompts": None, "dev_prompts": 6}
+    tree["judges"] = {"sim": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge"}}
+    tree["judging"] = {"prompts": 12, "audit_pairs": 4}
     tree["arms"] = {
         "rjs": {"use": RJS, "rounds": 1, **SMALL_TURN, "prompts_per_round": 4},
         "checkpoints": {"use": FINISHED, "policies": {0: [str(files / "first"), "second"], 1: ["second", "base"]}},
@@ -92,6 +95,7 @@ def finished_tree(files: Path) -> dict[str, Any]:
             "cost": {"flops": 1e15, "human_pairs": 32},
         },
         "file": {"use": FINISHED, "responses": "outputs.json"},
+        "lora": {"use": FINISHED, "adapters": {0: "lora", 1: "lora"}},
     }  # fmt: skip
     tree["compare"] = {
         "primary": [{"a": "checkpoints", "b": "rjs", "matched": ["annotation", "flops"]}],
@@ -151,7 +155,7 @@ def test_check_refuses(files: Path, tmp_path: Path, arm: dict[str, Any], reason:
 def test_every_arm_has_its_rounds_and_scores(done: RunResult) -> None:
     scores = table(done, "scores")
     last = scores.groupby("arm")["round"].max().to_dict()
-    assert last == {"rjs": 1, "checkpoints": 2, "other": 1, "file": 1}
+    assert last == {"rjs": 1, "checkpoints": 2, "other": 1, "file": 1, "lora": 1}
     by_round = scores[scores["scorer"] == "linear"].groupby(["arm", "round"])["prompt_id"].nunique()
     n = len(tiny_task().prompts["test"])
     assert (by_round["checkpoints", 2], by_round["file", 1]) == (n, n - 2)
@@ -162,13 +166,24 @@ def test_every_arm_has_its_rounds_and_scores(done: RunResult) -> None:
 
 
 @pytest.mark.slow
+def test_they_are_judged_and_chosen_on_dev_where_that_can_be(done: RunResult) -> None:
+    """A file of responses to test prompts has none to dev prompts, and so no dev score."""
+    judged = table(done, "judgments").groupby(["arm_a", "arm_b"])["value"].count()
+    assert {("checkpoints", "rjs"), ("other", "rjs"), ("file", "rjs")} == set(judged.index)
+    assert (judged > 0).all()
+    metrics = table(done, "metrics")
+    scored = metrics[(metrics["metric"] == "dev_score") & (metrics["round"] > 0)]
+    assert set(scored["arm"]) == {"rjs", "checkpoints", "other", "lora"}
+
+
+@pytest.mark.slow
 def test_kl_is_known_where_vocabularies_are_equal(done: RunResult) -> None:
     """The second round of seed 1 is the initial policy itself."""
     metrics = table(done, "metrics")
     kl = metrics[(metrics["metric"] == "kl") & (metrics["axis"] == "all") & (metrics["round"] > 0)].set_index(["arm", "seed", "round"])[
         "value"
     ]
-    assert set(kl.index.get_level_values("arm")) == {"rjs", "checkpoints"}
+    assert set(kl.index.get_level_values("arm")) == {"rjs", "checkpoints", "lora"}
     assert kl["checkpoints", 1, 2] == 0.0
     assert kl["checkpoints", 0, 1] > 0
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_models import policy_folder, tokenizer
+from foreign_models import adapter_folder, policy_folder, tokenizer
 from tiny_world import tiny_bench, tiny_lab
 
-from apo_bench.config.schema import FinishedModel, Lora, PolicyModel
+from apo_bench.config.schema import FinishedModel, PolicyModel
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext
 from apo_bench.evaluation.evaluate import RoundEvaluation
@@ -17,6 +17,7 @@ from apo_bench.lab.ledger import UNITS
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.models import adapters
 from apo_bench.models.policy import load_policy, save_model
+from apo_bench.models.tokenize import ChatFormat
 from apo_bench.types import BestOfNPolicy, Demonstration, FinishedPolicy, Policy, Round
 
 pytestmark = pytest.mark.slow
@@ -44,19 +45,6 @@ def stored(bench: EvaluationContext, policy: Policy) -> Path:
 
 def copied(bench: EvaluationContext, policy: Policy, into: Path) -> Path:
     save_model(*load_policy(stored(bench, policy)), into)
-    return into
-
-
-def adapter_folder(base: Path, into: Path, seed: int = 0) -> Path:
-    """Adapters with weights that are not 0, as peft leaves them."""
-    model, _ = load_policy(base)
-    adapted = adapters.add(model, Lora(rank=2), seed)
-    torch.manual_seed(seed)
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3)
-    adapted.peft_config["default"].base_model_name_or_path = str(base)
-    adapted.save_pretrained(into)
     return into
 
 
@@ -161,3 +149,33 @@ def test_a_folder_that_is_not_whole(bench: EvaluationContext, folder: Path, tmp_
         tiny_lab(bench).finished_policy(str(tmp_path / "broken"))
     with pytest.raises(InputError, match="no such model folder"):
         tiny_lab(bench).finished_policy("./nowhere")
+
+
+def test_kl_where_only_the_template_differs(bench: EvaluationContext, tmp_path: Path) -> None:
+    """By hand: the sum over a response's tokens of sum p (log p - log q), p after the policy's own prompt, q after the initial policy's."""
+    folder = copied(bench, bench.initial_policy, tmp_path / "templated")
+    model, own = load_policy(folder)
+    own.chat_template = "{% for m in messages %}{{ m['content'] }} the {% endfor %}"
+    own.save_pretrained(folder)
+    policy = tiny_lab(bench).finished_policy(str(folder), model=FinishedModel(max_prompt_tokens=12))
+    assert isinstance(policy, FinishedPolicy)
+    evaluation = RoundEvaluation(bench, Round(policy, None), seed=0)
+    (row,) = [row for row in evaluation.divergence() if row["axis"] == "all"]
+    prompts, limit = bench.fewer_prompts, bench.experiment.evaluation.sampling
+    untruncated = limit.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0})
+    samples = evaluation.lab.sample(policy, prompts, n=1, draw=-2, sampling=untruncated)
+    _, plain = load_policy(stored(bench, bench.initial_policy))
+    sides = [(own, policy.settings), (plain, bench.policy_model)]
+    expected = []
+    for sample in samples:
+        assert sample.token_ids is not None
+        logps = []
+        for reader, settings in sides:
+            start = ChatFormat.of(reader, settings).encode_prompt(sample.prompt, settings.max_prompt_tokens).ids
+            with torch.no_grad():
+                logits = model(torch.tensor([[*start, *sample.token_ids]])).logits[0, len(start) - 1 : -1].float()
+            logits[:, own.pad_token_id] = -1e4
+            logps.append(logits.log_softmax(-1))
+        expected.append(float((logps[0].exp() * (logps[0] - logps[1])).sum()))
+    assert row["value"] == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+    assert row["value"] > 0.01
