@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALPHA = 0.05
+UNKNOWN = "not known"
 RISKY = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")  # what a formula starts with, also full-width, and the mark of a text
 Row = Any  # one row of a frame, its columns as attributes
 
@@ -84,10 +85,15 @@ def count(value: float) -> str:
     return f"{value:.3e}" if value >= 1e7 else f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
 
 
+def spent(value: float) -> str:
+    """An amount that was spent: a count, or "not known"."""
+    return UNKNOWN if math.isnan(value) else count(value)
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits them: "89 s", "1.5 min", "1.5 h"."""
     if math.isnan(seconds):
-        return "not known"
+        return UNKNOWN
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:,.1f} {unit}"

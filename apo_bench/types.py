@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["user", "assistant"]
 Split = Literal["rm", "policy", "gold", "dev", "test"]
@@ -150,6 +150,26 @@ class BestOfNPolicy(Policy):
     policy: Policy
     reward_model: RewardModel
     n: int
+
+
+@dataclass(frozen=True)
+class FinishedPolicy(Policy):
+    """A policy that was trained elsewhere. Its weights stay at `path`: a whole model's, or adapters on the policy `base`.
+
+    `settings`: how it reads and writes, a PolicyModel; the key holds them.
+    """
+
+    path: str
+    base: "FinishedPolicy | None" = None
+    settings: Any = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class ResponseFile(Policy):
+    """Responses out of a file, in place of a policy: `responses` by the prompt's id, each with its tokens. It has no weights."""
+
+    path: str
+    responses: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

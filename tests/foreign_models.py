@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from apo_bench.config.schema import Lora
+from apo_bench.models import adapters
+from apo_bench.models.policy import load_policy
 from apo_bench.run.tiny import byte_tokenizer
 from apo_bench.types import Message, Prompt, prompt_id
 
@@ -46,6 +49,19 @@ def _folder(auto: Any, folder: Path, own: Any, spare: int, fields: Mapping[str, 
     auto.from_config(config).save_pretrained(folder)
     own.save_pretrained(folder)
     return folder
+
+
+def adapter_folder(base: Path, into: Path, seed: int = 0) -> Path:
+    """Adapters with weights that are not 0, as peft leaves them."""
+    model, _ = load_policy(base)
+    adapted = adapters.add(model, Lora(rank=2), seed)
+    torch.manual_seed(seed)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(into)
+    return into
 
 
 def change_weights(folder: Path, drop: str | None = None, shapes: Mapping[str, Any] | None = None) -> Path:

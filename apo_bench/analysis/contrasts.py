@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, shared_seeds, uninformative_gold
+from apo_bench.analysis.results import POOLED, UNINFORMATIVE, Run, declared_pairs, exclude_failed, shared_seeds, uninformative_gold
 from apo_bench.analysis.win_rates import win_rate_as_contrast
+from apo_bench.config.finished_arms import is_same_in_every_seed
 from apo_bench.config.schema import JUDGE, Compare, Comparison
 from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of, effect_size, holm, lay_out
 
@@ -79,12 +80,19 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     contrast_rows.append({**labels, **place, **_contrast(pair_scores, pair, axis, scorer, reasons[scorer, axis])})
     if run.judge is not None:
         contrast_rows += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
-    table = pd.DataFrame(contrast_rows)
+    table = pd.DataFrame([{**row, "scope": _scope(run, row)} for row in contrast_rows])
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
         rows = table["family"] == family
         table.loc[rows, "p_adjusted"] = adjust(table.loc[rows, "p_value"].to_numpy(dtype=float))
     return table[COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
+
+
+def _scope(run: Run, row: Mapping[str, Any]) -> str:
+    """A contrast's scope; a checkpoint that stands for several seeds is itself no draw of anything."""
+    arms = (row["arm_a"], row["arm_b"])
+    fixed = [arm for arm in arms if row["n_seeds"] > 1 and is_same_in_every_seed(run.experiment.arms[arm])]
+    return row["scope"] + "".join(f"; of {arm} this checkpoint only" for arm in fixed if not row["scope"].startswith(UNINFORMATIVE))
 
 
 def _contrast(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, in_order, seed_means, shared_seeds
 from apo_bench.config.schema import Comparison, Unit
-from apo_bench.formatting import Row, count, rows_of
+from apo_bench.formatting import Row, rows_of, spent
 
 MATCH_KINDS = {
     "human_pairs": "annotation",
@@ -77,7 +77,7 @@ def missed_matches(matches: pd.DataFrame) -> list[str]:
 def amounts_of(match: Row) -> str:
     """What both arms of a row of `budget_matches` used, and the ratio."""
     ratio = "" if math.isnan(match.ratio) else f", ratio {match.ratio:.3g}"
-    return f"{count(match.used_a)} against {count(match.used_b)}{ratio}"
+    return f"{spent(match.used_a)} against {spent(match.used_b)}{ratio}"
 
 
 def marginal_costs(run: Run) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def judge(folder: Folder, judge: JudgeSpec) -> None:
     folder = folder.resolve()
     experiment, task = experiment_of_run(folder, Path.cwd())
     choice = experiment.judges.get(judge)
-    name, choice = (judge, choice) if choice else _chosen(judge, experiment.judges)
+    name, choice = (judge, choice) if choice else chosen_judge(judge, experiment.judges)
     unanswered = add_judge(folder, name, choice, experiment, task)
     write_report(folder)
     terminal.print_summary(folder)
@@ -58,7 +58,7 @@ def audit_judge(
     """Audit a judge against people's labels: agreement, position and length bias, consistency, planted attacks."""
     from apo_bench.judging import audit_folder
 
-    name, choice = _chosen(judge)
+    name, choice = chosen_judge(judge)
     folder = out or Path("results") / f"audit_{name}"
     unanswered = audit_folder.audit_judge(name, choice, data, folder, n=n, attacks=attacks)
     typer.echo(visible((folder / "report" / "audit.md").read_text(encoding="utf-8")))
@@ -190,7 +190,7 @@ def import_judgments(
     typer.echo(str(summary))
 
 
-def _chosen(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
+def chosen_judge(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
     """The judge that `--judge` describes, and its name. Raises InputError, naming the option and key."""
     from pydantic import ValidationError
 

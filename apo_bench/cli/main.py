@@ -2,13 +2,15 @@
 
 from gc import freeze
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from apo_bench import __version__
 from apo_bench.cli import judging as judging_commands
+from apo_bench.cli import score as score_command
 from apo_bench.cli import terminal
+from apo_bench.cli.overrides import overrides_of
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
 from apo_bench.errors import InputError
 from apo_bench.formatting import one_line
@@ -22,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(judging_commands.app)
+app.add_typer(score_command.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]
@@ -52,7 +55,7 @@ def run(
     from apo_bench.run import run_experiment
 
     result = run_experiment(
-        experiment, overrides=_overrides(set_), out=out, workers=workers, tiny=tiny, fresh=fresh,
+        experiment, overrides=overrides_of(set_), out=out, workers=workers, tiny=tiny, fresh=fresh,
         arms=_names(arms), seeds=_numbers(seeds), dry_run=dry_run,
     )  # fmt: skip
     if dry_run:
@@ -77,7 +80,7 @@ def show_prompt(experiment: Path, set_: Set = None, tiny: Tiny = False) -> None:
     from apo_bench.run.first_prompts import first_prompts
     from apo_bench.run.start import check_and_resolve
 
-    resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
+    resolved = check_and_resolve(experiment, overrides_of(set_), tiny=tiny)
     for shown in first_prompts(resolved.experiment, resolved.task, resolved.base):
         terminal.print_first_prompt(shown)
 
@@ -171,7 +174,7 @@ def plan(
     from apo_bench.run.start import check_and_resolve
 
     device_bytes = None if device_memory is None else parse_memory(device_memory)
-    resolved = check_and_resolve(experiment, _overrides(set_), tiny=tiny)
+    resolved = check_and_resolve(experiment, overrides_of(set_), tiny=tiny)
     freeze()  # a task's many texts are not looked through again and again; this process ends with the plan
     if pilot is not None:
         refuse_unfinished(pilot)
@@ -234,7 +237,7 @@ def check(
     from apo_bench.run.start import open_experiment
     from apo_bench.run.validate import check, missed_matches
 
-    overrides, unmatched = _overrides(set_), 0
+    overrides, unmatched = overrides_of(set_), 0
     for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
         file, tasks = open_experiment(experiment, overrides, tiny=tiny)[0], TaskCache()
         notes = check(file, tasks)
@@ -325,20 +328,6 @@ def _numbers(seeds: str | None) -> tuple[int, ...] | None:
         return None if seeds is None else tuple(int(seed) for seed in seeds.split(","))
     except ValueError:
         raise InputError(f"--seeds {seeds}: whole numbers, separated by commas") from None
-
-
-def _overrides(assignments: list[str] | None) -> dict[str, Any]:
-    from apo_bench.config.plain_yaml import parse_yaml
-
-    overrides: dict[str, Any] = {}
-    for assignment in assignments or ():
-        key, equals, value = assignment.partition("=")
-        if not equals or not all(key.split(".")):
-            raise InputError(f"--set {assignment}: expected key=value, such as budget.flops=1e15")
-        if key in overrides:
-            raise InputError(f"--set {key}: given twice")
-        overrides[key] = parse_yaml(value, f"--set {key}")
-    return overrides
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ USER_ERRORS = {  # a path that cannot be written, or a full disk: the user can m
     errno.EFBIG, errno.EDQUOT,
 }  # fmt: skip
 WIDTH = 100
-LEFT_TO_THE_REPORT = ("length", "refusal", "distinct_1", "distinct_2", "unfinished", "kl_bound", "dev_score", "inference_flops")
+LEFT_TO_THE_REPORT = (
+    "length", "refusal", "distinct_1", "distinct_2", "unfinished", "unmatched", "kl_bound", "dev_score", "inference_flops",
+)  # fmt: skip
 
 
 @contextmanager
@@ -81,6 +83,18 @@ def print_summary(folder: Path) -> None:
     print_tables(
         _scores(_rows(folder / "report" / "tables" / "summary.csv")), _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv"))
     )
+    print(str(folder / "report" / "report.md"))
+
+
+def print_checkpoints(folder: Path) -> None:
+    """Each finished arm's mean scores with their intervals over prompts, and the primary contrasts; then the report's path."""
+    rows = _rows(folder / "report" / "tables" / "checkpoints.csv")
+    heads = ("arm", "stands for", "scorer", "mean", "95 % interval", "clusters", "unmatched")
+    table = Table(*heads, box=SIMPLE_HEAD, padding=0, title="Mean scores; intervals over prompts, of these checkpoints only")
+    for row in rows:
+        interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
+        table.add_row(row["arm"], row["stands_for"], row["scorer"], _short(row["mean"]), interval, row["clusters"], row["unmatched"] or "-")
+    print_tables(table, _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv")))
     print(str(folder / "report" / "report.md"))
 
 

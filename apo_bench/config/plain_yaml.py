@@ -22,6 +22,8 @@ class PlainLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag == _NUMBER[0] and _SEED.fullmatch(key_node.value):
+                key_node.tag = "tag:yaml.org,2002:str"  # a seed, or a round, read in one way only
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise InputError(f"key {key!r} is not text (line {line}); put it in quotes")
@@ -49,7 +51,7 @@ class PlainLoader(yaml.SafeLoader):
         return value
 
 
-_WHOLE = re.compile(r"[-+]?[0-9]+")
+_WHOLE, _SEED = re.compile(r"[-+]?[0-9]+"), re.compile(r"0|[1-9][0-9]*")
 _AMBIGUOUS = re.compile(r"[-+]?(?:0[0-9]+|0b[01_]+|[0-9][0-9_]*_[0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?)")
 _NUMBER = (
     "tag:apo-bench,2026:number",

@@ -35,7 +35,7 @@ from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.training.trl_trainers import own_training, trl_trainer
-from apo_bench.types import Demonstration, Pair, Prompt, Response
+from apo_bench.types import Demonstration, FinishedPolicy, Pair, Policy, Prompt, Response
 
 EXAMPLES = 2000  # responses of the task that lengths and words are taken from
 KEPT = 1_000_000  # samples and scores that a plan keeps for arms that ask for the same
@@ -88,7 +88,8 @@ class CountingStore:
         """The value as the counting engine gives it, under the key of its inputs."""
         key = digest({"kind": kind, **_without_code(inputs)})
         estimate = self._estimates.pop(key, None) or compute(Path(os.devnull) / key)
-        assert isinstance(estimate, Estimated)
+        if not isinstance(estimate, Estimated):  # what no engine computes
+            estimate = Estimated(estimate.value, estimate.counts, 0.0, disk_bytes(MANIFEST))
         self._keep(key, estimate)
         self.planned.setdefault(key, PlannedArtifact(kind, estimate.work, estimate.bytes, estimate.weights, estimate.within))
         value: Any = estimate.value
@@ -196,6 +197,16 @@ class CountingEngine:
         self._policies[key_of(into)] = size
         stored = size.whole(model)
         return Estimated(None, {}, 0.0, stored.weights + disk_bytes(MANIFEST, *stored.files), stored.weights)
+
+    def keep_in_place(self, policy: FinishedPolicy, into: Path) -> Computed[None]:
+        """Of adapters the size of their base."""
+        size = self._policies[policy.base.key] if policy.base else policy_size(policy.settings, None)
+        self._policies[key_of(into)] = size
+        return Estimated(None, {}, 0.0, disk_bytes(SCORE, MANIFEST))
+
+    def count_tokens(self, policy: Policy, texts: Sequence[str], model: PolicyModel) -> Computed[list[float]]:
+        lengths = [float(n + 1) for n in self._policies[policy.key].tokens(texts)]
+        return Estimated(lengths, {}, 0.0, disk_bytes(SCORE * len(texts), MANIFEST))
 
     def copy_policy(self, key: str, to: str, named: Callable[[str], str]) -> None:
         """Know a planned policy by another key, too; `named` gives that of the policy that its adapters stand on. Other models: nothing."""

@@ -7,6 +7,7 @@ from typing import Any
 
 MEASURED = 32  # responses of each sampled artifact that the trainer's model reads again
 LARGEST = 700.0  # nats, whose exponential is still a number
+ELSEWHERE = "elsewhere"  # among counts: they are of what was done before the run
 PREFIX = "mismatch_"  # of its parts among an artifact's counts
 
 
@@ -39,7 +40,7 @@ class Mismatch:
 
 def sampler_rows(purpose: str, artifacts: Iterable[Mapping[str, float]], server: str) -> list[dict[str, Any]]:
     """Rows of the table `samplers` for artifacts with these counts: of the server called so, and of the engine that trains."""
-    sampled = [counts for counts in artifacts if counts.get("sampled_responses")]
+    sampled = [counts for counts in artifacts if counts.get("sampled_responses") and ELSEWHERE not in counts]
     rows = []
     for engine, served in ((server, True), ("transformers", False)):
         own = [counts for counts in sampled if (f"{PREFIX}tokens" in counts) == served]

@@ -14,14 +14,14 @@ from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
-from apo_bench.types import CutTexts, Policy, Prompt, Response, RewardModel, cut_texts
+from apo_bench.types import CutTexts, FinishedPolicy, Policy, Prompt, Response, RewardModel, cut_texts
 
 
 @dataclass(frozen=True)
 class SamplingJob:
     """n responses of a policy to each prompt."""
 
-    policy: Policy
+    policy: FinishedPolicy | Policy
     prompts: tuple[Prompt, ...]
     n: int
     sampling: Sampling
@@ -64,13 +64,17 @@ class ScoringJob:
 
 @dataclass(frozen=True)
 class KLJob:
-    """KL(policy || reference) of responses that were sampled untruncated from the policy at temperature 1."""
+    """KL(policy || reference) of responses that were sampled untruncated from the policy at temperature 1.
+
+    `policy_model`: the policy's settings where they are other than the reference's (`model`).
+    """
 
     policy: Policy
     reference: Policy
     responses: tuple[Response, ...]
     model: PolicyModel
     batch_size: int
+    policy_model: PolicyModel | None = None
 
 
 class Engine(Protocol):
@@ -90,6 +94,14 @@ class Engine(Protocol):
         """The policy before any training: a copy of the model's `path`, or its new `architecture`."""
         ...
 
+    def keep_in_place(self, policy: FinishedPolicy, into: Path) -> Computed[None]:
+        """Note in the folder where a finished policy lies. Raises InputError where it cannot be read."""
+        ...
+
+    def count_tokens(self, policy: Policy, texts: Sequence[str], model: PolicyModel) -> Computed[list[float]]:
+        """Tokens of each response in a policy's vocabulary, its end included."""
+        ...
+
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         """Responses, prompt by prompt."""
         ...
@@ -103,7 +115,7 @@ class Engine(Protocol):
         ...
 
     def kl(self, job: KLJob) -> Computed[list[float]]:
-        """Nats for each response, summed over its tokens."""
+        """Nats for each response, summed over its tokens; NaN for all where the vocabularies differ."""
         ...
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]: ...

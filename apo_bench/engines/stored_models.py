@@ -19,7 +19,7 @@ from apo_bench.models.adapter_folder import base_of, is_adapter, settings_of
 from apo_bench.models.precision import resolved
 from apo_bench.store import key_of
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
-from apo_bench.types import BestOfNPolicy, Policy, RewardModel
+from apo_bench.types import BestOfNPolicy, FinishedPolicy, Policy, RewardModel
 
 
 class StoredModels:
@@ -37,13 +37,26 @@ class StoredModels:
 
     def policy_with_adapters(self, policy: Policy, spec: PolicyModel, *, in_fp32: bool = False) -> Loaded:
         """A policy to be read, as a peft model where it has adapters; `in_fp32`: whatever its settings say."""
+        if isinstance(policy, FinishedPolicy) and policy.base is not None:
+            return self._finished_adapters(policy, policy.base, spec, in_fp32=in_fp32)
         folder = self.folder("policies", policy)
-        if (base := base_of(folder)) is None:
+        if isinstance(policy, FinishedPolicy) or (base := base_of(folder)) is None:
             return self.resident.get(*self._whole_policy(policy, spec, in_fp32=in_fp32))
 
         def load() -> Loaded:
             model, tokenizer = self.policy_with_adapters(Policy(base), spec, in_fp32=in_fp32)
             return adapters.load(model, folder), tokenizer
+
+        dtype = "float32" if in_fp32 else resolved(spec, self.device).dtype
+        return self.resident.get(_key("policy", policy.key, dtype), load, stored_bytes(folder))
+
+    def _finished_adapters(self, policy: FinishedPolicy, base: FinishedPolicy, spec: PolicyModel, *, in_fp32: bool) -> Loaded:
+        """Adapters that were trained elsewhere; their folder's tokenizer and template, where it has some, in place of the base's."""
+        folder = Path(policy.path)
+
+        def load() -> Loaded:
+            model, tokenizer = self.policy_with_adapters(base, spec, in_fp32=in_fp32)
+            return adapters.load_foreign(model, tokenizer, folder, spec.trust_remote_code)
 
         dtype = "float32" if in_fp32 else resolved(spec, self.device).dtype
         return self.resident.get(_key("policy", policy.key, dtype), load, stored_bytes(folder))
@@ -83,6 +96,8 @@ class StoredModels:
     def _whole_policy(self, policy: Policy, spec: PolicyModel, *, in_fp32: bool = False) -> tuple[Any, Any, float]:
         """Key, loader and size: as the policy is read, or in fp32, to be trained or merged."""
         folder, settings = self.folder("policies", policy), resolved(spec, self.device)
+        if isinstance(policy, FinishedPolicy) and not folder.is_dir():
+            folder = policy.path  # a hub id
         options = _read_as(settings, "float32") if in_fp32 else {**_read_as(settings), "quantize": settings.quantize}
         load = partial(policies.load_policy, folder, spec.trust_remote_code, shards=in_fp32, **options)
         return _key("policy", policy.key, options["dtype"]), load, stored_bytes(folder, options["dtype"])
@@ -188,9 +203,11 @@ class StoredModels:
             self.resident.put(_key(kind, key_of(into), settings.dtype), *loaded)
 
     def folder(self, kind: str, model: Policy | RewardModel) -> Path:
-        """Where a model of the store lies. Raises InputError for a best-of-n policy, which is none."""
+        """Where a model of the store lies, or a finished policy outside it. Raises InputError for a best-of-n policy, which is none."""
         if isinstance(model, BestOfNPolicy):
             raise InputError("lab: a best-of-n policy has no weights to train, or to compare with")
+        if isinstance(model, FinishedPolicy):
+            return Path(model.path)
         return self.run_folder / "store" / kind / model.key
 
 

@@ -1,6 +1,7 @@
 """The default engine: transformers models in this process, which stay loaded from one verb to the next."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial, wraps
@@ -37,14 +38,14 @@ from apo_bench.models.model_folder import check_context
 from apo_bench.models.output_layer import is_recognised
 from apo_bench.models.precision import resolved
 from apo_bench.provenance import versions
-from apo_bench.store import Computed, scratch_of, write_json
+from apo_bench.store import Computed, key_of, scratch_of, write_json
 from apo_bench.training import encoding
 from apo_bench.training.batches import processes_share
 from apo_bench.training.checkpoints import Checkpoints
 from apo_bench.training.data import couples_items
 from apo_bench.training.trainer import TrainResult, fit
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
-from apo_bench.types import Response
+from apo_bench.types import FinishedPolicy, Policy, Response
 
 GIB = 2**30
 REPLIES = "replies"  # folder of a run: what judges that score answered
@@ -104,6 +105,20 @@ class TransformersEngine:
         return Computed(None, {})
 
     @_with_peak
+    def keep_in_place(self, policy: FinishedPolicy, into: Path) -> Computed[None]:
+        settings: PolicyModel = policy.settings
+        model, _ = self.models.policy(replace(policy, key=key_of(into)), settings)  # one that cannot be read stops the run here
+        longest = settings.max_prompt_tokens + max(settings.max_response_tokens, settings.sampling.max_new_tokens)
+        check_context(model.config, f"{policy.path}: max_prompt_tokens, with the longest response", longest)
+        write_json(into / MARKER, {"path": policy.path, "base": policy.base.path if policy.base else None})
+        return Computed(None, {})
+
+    @_with_peak
+    def count_tokens(self, policy: Policy, texts: Sequence[str], model: PolicyModel) -> Computed[list[float]]:
+        _, tokenizer = self.models.policy(policy, model)
+        return Computed([float(len(ids) + 1) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]], {})
+
+    @_with_peak
     def generate(self, job: SamplingJob) -> Computed[tuple[Response, ...]]:
         generation = self.generation(job)
         if job.sampling.engine is not None:
@@ -121,8 +136,12 @@ class TransformersEngine:
 
     @_with_peak
     def kl(self, job: KLJob) -> Computed[list[float]]:
-        (policy, tokenizer), (reference, _) = (self.models.policy(each, job.model) for each in (job.policy, job.reference))
-        return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, job.model, job.batch_size), {})
+        own = job.policy_model or job.model
+        (policy, tokenizer), (reference, other) = self.models.policy(job.policy, own), self.models.policy(job.reference, job.model)
+        if not kl_divergence.is_known(policy, reference, tokenizer, other):
+            return Computed([math.nan] * len(job.responses), {})
+        beside = None if job.policy_model is None else (other, job.model)
+        return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, own, job.batch_size, beside), {})
 
     @_with_peak
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:

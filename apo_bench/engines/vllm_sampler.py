@@ -17,7 +17,7 @@ from apo_bench.engines.vllm_client import Completion, ServerLost, VllmClient, re
 from apo_bench.engines.vllm_server import Served, VllmServer, version_of
 from apo_bench.errors import InputError
 from apo_bench.models import adapters
-from apo_bench.models.adapter_folder import base_of, is_adapter, settings_of
+from apo_bench.models.adapter_folder import base_of, is_adapter, is_foreign_adapter, settings_of
 from apo_bench.models.generate import Generation
 from apo_bench.models.policy import save_model
 from apo_bench.models.precision import resolved
@@ -128,15 +128,16 @@ class VllmSampler:
     def _is_lora_request(self, folder: Path) -> bool:
         """Whether vLLM reads a policy's adapters beside weights that lie in the store; adapters on adapters it does not."""
         base = base_of(folder)
-        return base is not None and not is_adapter(self.models.folder("policies", Policy(base)))
+        weights = None if base is None else self.models.folder("policies", Policy(base))
+        return weights is not None and weights.is_dir() and not is_adapter(weights)
 
     def _load_adapters(self, client: VllmClient, folder: Path, name: str) -> str:
         client.load_adapter(name, folder)
         return name
 
     def _whole(self, job: SamplingJob, folder: Path) -> Path:
-        """The folder of whole weights: of adapters on adapters, merged."""
-        if not is_adapter(folder):
+        """The folder of whole weights: of adapters on adapters, or on what is not in the store, merged."""
+        if not is_adapter(folder) and not is_foreign_adapter(folder):
             return folder
         self._merged = TemporaryDirectory(prefix="apo-merged-", ignore_cleanup_errors=True)
         model, tokenizer = self.models.policy_with_adapters(job.policy, job.model, in_fp32=True)

@@ -14,12 +14,13 @@ from scipy.stats import t as student
 
 from apo_bench.config.schema import Gold
 from apo_bench.engines.protocol import Items, KLJob
+from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import code_hash, digest
 from apo_bench.stats import clustered_mean, ece, reliability
 from apo_bench.store import Artifact
 from apo_bench.tables import empty_table
-from apo_bench.types import BestOfNPolicy, Prompt, Response, RewardModel, Round
+from apo_bench.types import BestOfNPolicy, FinishedPolicy, Prompt, Response, ResponseFile, RewardModel, Round
 
 NAN = float("nan")
 Rows = list[dict[str, Any]]
@@ -65,7 +66,11 @@ class RoundEvaluation:
 
     @cached_property
     def responses(self) -> tuple[Response, ...]:
-        return self.lab.sample(self.round.policy, self.context.test_prompts, n=1, sampling=self.settings.sampling)
+        policy, prompts = self.round.policy, self.context.test_prompts
+        answers = self.lab.sample(policy, prompts, n=1, sampling=self.settings.sampling)
+        if not answers and isinstance(policy, ResponseFile):
+            raise InputError(f"{policy.path}: none of the {len(prompts)} test prompts is in it")
+        return answers
 
     def tables(self) -> dict[str, Rows]:
         inference_flops = self._inference_flops()  # first, before anything else is charged
@@ -84,7 +89,7 @@ class RoundEvaluation:
         texts = [{"prompt_id": row.prompt.id, "text": row.text, "tokens": row.tokens, "finish": row.finish} for row in self.responses]
         return {
             "scores": rows,
-            "metrics": [*self.divergence(), *self.diversity(), inference_flops, *self.dev_score()],
+            "metrics": [*self.divergence(), *self.diversity(), *self.unmatched(), inference_flops, *self.dev_score()],
             "reward_models": [] if self.round.reward_model is None else self.reward_model_rows(self.round.reward_model, scores),
             "reliability": [] if self.round.reward_model is None else self.reliability_rows(self.round.reward_model),
             "responses": texts,
@@ -110,14 +115,20 @@ class RoundEvaluation:
     def divergence(self, prompts: Sequence[Prompt] | None = None) -> Rows:
         """KL to the initial policy in nats per response; of a best-of-n policy, which has no density of its own, the bound.
 
+        No rows where it is not known: of a policy with another vocabulary, and of responses out of a file.
+
         KL(best of n || policy) <= log n - (n - 1)/n (Beirami et al., arXiv:2401.01879); known here only if that policy is the initial one.
         """
         policy, prompts = self.round.policy, prompts or self.context.fewer_prompts
+        if isinstance(policy, ResponseFile):
+            return []
         if isinstance(policy, BestOfNPolicy):
             bound = math.log(policy.n) - (policy.n - 1) / policy.n
             known = policy.policy == self.context.initial_policy
             return [_metric(axis, "kl_bound", bound, 0.0, len(chosen)) for axis, chosen in by_axis(prompts) if known]
         nats = self._kl(prompts)
+        if np.isnan(nats).all():
+            return []
         return [
             _metric(
                 axis, "kl", float(nats[chosen].mean()), _standard_error(nats[chosen], [prompts[place] for place in chosen]), len(chosen)
@@ -138,12 +149,20 @@ class RoundEvaluation:
             ]
         return rows
 
+    def unmatched(self) -> Rows:
+        """How many test prompts a file of responses lacks."""
+        lacking, n = len(self.context.test_prompts) - len(self.responses), len(self.context.test_prompts)
+        return [_metric("all", "unmatched", float(lacking), NAN, n)] if isinstance(self.round.policy, ResponseFile) else []
+
     def dev_score(self) -> Rows:
         """The referee's mean score of the answers to dev prompts; no row where none are asked."""
         prompts = self.context.dev_prompts
         if not prompts:
             return []
         answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
+        if not answers:  # a file of responses to test prompts
+            return []
+        prompts = [answer.prompt for answer in answers]
         values = in_order(self.context.lab(self.seed, self.context.referee_spec).score(self.context.referee(self.seed), answers), answers)
         return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
 
@@ -212,7 +231,8 @@ class RoundEvaluation:
         """What an answer costs once training is done; choosing among n pays for n."""
         before = self.lab.used["flops"]
         answers = self.responses
-        return _metric("all", "inference_flops", (self.lab.used["flops"] - before) / len(answers), NAN, len(answers))
+        spent = NAN if isinstance(self.round.policy, ResponseFile) else (self.lab.used["flops"] - before) / len(answers)
+        return _metric("all", "inference_flops", spent, NAN, len(answers))
 
     def _scored(self, reward_model: RewardModel, items: Scored) -> np.ndarray:
         return in_order(self.lab.score(reward_model, items), items)
@@ -238,7 +258,8 @@ class RoundEvaluation:
             "engine": context.engine.identity,
         }
         batch_size = max(1, limit.batch_size // 4)
-        job = KLJob(self.round.policy, context.initial_policy, samples, context.policy_model, batch_size)
+        own = self.round.policy.settings if isinstance(self.round.policy, FinishedPolicy) else None
+        job = KLJob(self.round.policy, context.initial_policy, samples, context.policy_model, batch_size, own)
         return np.asarray(context.store.computed("kl", inputs, lambda folder: context.engine.kl(job), _save_nats, _load_nats)[1])
 
 

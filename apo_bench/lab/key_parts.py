@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.clients.response_scores import ResponseScorer
-from apo_bench.config.schema import JudgeReward, NetworkReward, SingleReward
+from apo_bench.config.schema import JudgeReward, NetworkReward, PolicyModel, SingleReward
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, path_identity
 from apo_bench.types import CutTexts, Group, Pair, Policy, TrainingItem, UnpairedExample
@@ -40,6 +40,13 @@ def of_reward_spec(spec: SingleReward) -> dict[str, Any]:
 def of_base(spec: SingleReward, body: Policy | None) -> str | None:
     """What a reward model starts from, by content where it lies here, so that a moved folder keeps its keys."""
     return (body.key if body else path_identity(spec.path)) if isinstance(spec, NetworkReward) else None
+
+
+def of_format(model: PolicyModel) -> dict[str, Any]:
+    """Those of a policy's settings that change what it reads and writes, and in which precision."""
+    precision = {"dtype", "stored_dtype", "attention", "quantize"}
+    limits, chat = {"max_prompt_tokens", "max_response_tokens"}, {"system_prompt", "chat_template_kwargs", "template_date"}
+    return model.model_dump(mode="json", include={*limits, *chat, *precision})
 
 
 def of_cut(cut: CutTexts) -> dict[str, Any]:

@@ -8,6 +8,7 @@ mistakes, not malice: a method is code that runs as the user. Repeating `sample`
 The Lab computes nothing itself: an engine does.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,16 +17,18 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from apo_bench.config.schema import EnsembleReward, PolicyModel, Recipe, RewardSpec, Sampling, Unit, members
+from apo_bench.config.schema import EnsembleReward, FinishedModel, PolicyModel, Recipe, RewardSpec, Sampling, Unit, members
+from apo_bench.engines.mismatch import ELSEWHERE
 from apo_bench.engines.protocol import Engine, Items, SamplingJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest
-from apo_bench.lab import key_parts
-from apo_bench.lab.ledger import Ledger
+from apo_bench.lab import finished_policies, key_parts
+from apo_bench.lab.ledger import UNITS, Ledger
 from apo_bench.lab.metered_store import ArtifactStore, MeteredStore, Progress
 from apo_bench.lab.reward_models import ArmRewardModel
 from apo_bench.lab.stored_results import load_responses, save_responses
 from apo_bench.models.precision import resolved
+from apo_bench.store import Computed
 from apo_bench.training import trl_trainers
 from apo_bench.training.data import check_data, check_online, sides_of
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, TRLItem, TRLTraining
@@ -34,12 +37,14 @@ from apo_bench.types import (
     CutTexts,
     Demonstration,
     EnsembleRewardModel,
+    FinishedPolicy,
     Golden,
     Group,
     Pair,
     Policy,
     Prompt,
     Response,
+    ResponseFile,
     RewardModel,
     Round,
     TrainingData,
@@ -78,8 +83,14 @@ class Lab:
         self._store = MeteredStore(store, engine, ledger, seed, code_hash(__name__), progress, charged)
         self._device = engine.hardware.get("device")  # of which keys hold what each `auto` means
         self._policy_model, spec = resolved(policy_model, self._device), resolved(reward_model, self._device)
+        self._charged_elsewhere = False
         self._sampled: dict[str, dict[str, Response]] = {}  # everything sampled, by prompt id and text
         self._reward_model = ArmRewardModel(spec, reward_bodies, dev_pairs, data, engine, self._store, self._cut_texts)
+
+    @property
+    def seed(self) -> int:
+        """The run seed, which names what was made elsewhere for it; what is random here is drawn by the Lab."""
+        return self._store.seed
 
     @property
     def seen(self) -> Mapping[Unit, set[str]]:
@@ -137,11 +148,14 @@ class Lab:
         A best-of-n policy pays for all it samples and scores.
         """
         sampling = sampling or self._policy_model.sampling
+        if isinstance(policy, ResponseFile):
+            return finished_policies.responses_of(policy, prompts, n)
         if isinstance(policy, BestOfNPolicy):
             candidates = self.sample(policy.policy, prompts, n * policy.n, draw, sampling)
             scores = self._reward_model.scores(policy.reward_model, Items.of(candidates))
             groups = (range(start, start + policy.n) for start in range(0, len(candidates), policy.n))
             return tuple(candidates[max(group, key=scores.__getitem__)] for group in groups)  # among equals the first
+        model = policy.settings if isinstance(policy, FinishedPolicy) else self._policy_model
         self._store.admit(f"sampling {len(prompts)} x {n}", sampled_responses=len(prompts) * n)
         inputs = {
             "policy": policy.key,
@@ -149,13 +163,14 @@ class Lab:
             "n": n,
             "draw": draw,
             "sampling": sampling.model_dump(exclude={"engine"}),
-            "sampler": self._engine.sampler(sampling, self._policy_model),
-            "format": self._format(),
+            "sampler": self._engine.sampler(sampling, model),
+            "format": key_parts.of_format(model),
         }
-        job = SamplingJob(policy, tuple(prompts), n, sampling, self._policy_model, self._store.derived_seed("sample", str(draw)))
+        job = SamplingJob(policy, tuple(prompts), n, sampling, model, self._store.derived_seed("sample", str(draw)))
         load = partial(load_responses, prompts=prompts, n=n)
         _, responses = self._store.computed("samples", inputs, lambda folder: self._engine.generate(job), save_responses, load)
         for response in reversed(responses):  # where a text was sampled twice, the first counts, as it does in best_of
+            response = replace(response, token_ids=None) if isinstance(policy, FinishedPolicy) else response  # of its own vocabulary
             known = self._sampled.setdefault(response.prompt.id, {})
             if response.token_ids is not None or response.text not in known:
                 known[response.text] = response
@@ -211,9 +226,7 @@ class Lab:
         if not data:
             raise InputError("lab.train_policy: no data to train on")
         check_data(loss, data, reference is not None, recipe)
-        for part in (policy, reference):
-            if isinstance(part, BestOfNPolicy):
-                raise InputError("lab.train_policy: a best-of-n policy has no weights to train, or to compare with")
+        _check_weights("lab.train_policy", policy, reference)
         self._store.admit(f"policy on {len(data)} {loss.reads}", policy_updates=recipe.updates(len(data)))
         token_ids = self._sampled_ids(data)
         inputs = {
@@ -223,7 +236,7 @@ class Lab:
             "token_ids": digest(token_ids),
             "loss": key_parts.of_loss(loss),
             "recipe": recipe.model_dump(),
-            "format": self._format(),
+            "format": key_parts.of_format(self._policy_model),
         }
         seed = self._store.derived_seed("train_policy")
         job = PolicyTraining(policy, tuple(data), loss, reference, self._policy_model, recipe, seed, token_ids)  # pyright: ignore
@@ -257,9 +270,7 @@ class Lab:
         recipe = self._recipe(recipe, learning_rate, epochs)
         sampling, spec, split = sampling or self._policy_model.sampling, self._reward_model.spec, self._data.prompts["policy"]
         check_online(algorithm, reference is not None, recipe, len(split), steps, prompts_per_step, n)
-        for part in (policy, reference):
-            if isinstance(part, BestOfNPolicy):
-                raise InputError("lab.train_online: a best-of-n policy has no weights to train, or to compare with")
+        _check_weights("lab.train_online", policy, reference)
         if isinstance(spec, EnsembleReward) != isinstance(reward_model, EnsembleRewardModel):
             raise InputError("lab.train_online: of the experiment's reward model and this one, one is an ensemble and the other is not")
         if sampling.engine is not None:
@@ -288,7 +299,7 @@ class Lab:
             "loss": key_parts.of_loss(algorithm),
             "recipe": recipe.model_dump(),
             "sampling": sampling.model_dump(exclude={"engine"}),
-            "format": self._format(),
+            "format": key_parts.of_format(self._policy_model),
         }
         artifact, _ = self._store.computed("policies", inputs, lambda folder: self._engine.train_online(job, folder, self._store.report))
         return Policy(artifact.key)
@@ -305,8 +316,7 @@ class Lab:
         """
         form, args, recipe = trl_trainers.trl_trainer(trainer, args), dict(args or {}), self._recipe(None, learning_rate, epochs)
         trl_trainers.check_data(trainer, data, recipe, args)
-        if isinstance(policy, BestOfNPolicy):
-            raise InputError("lab.train_with_trl: a best-of-n policy has no weights to train")
+        _check_weights("lab.train_with_trl", policy)
         if (reward_model is None) == (form.reads == "prompts"):
             wrong = "needs a reward model; give reward_model=" if reward_model is None else "reads no reward model; leave reward_model out"
             raise InputError(f"lab.train_with_trl: {trainer} {wrong}")
@@ -333,7 +343,7 @@ class Lab:
             "scales": scales,
             "sampling": sampling.model_dump() if sampling else None,
             "recipe": recipe.model_dump(),
-            "format": self._format(),
+            "format": key_parts.of_format(self._policy_model),
         }
         seed, left = self._store.derived_seed("train_policy"), {unit: self._ledger.left(unit) for unit in self._ledger.budget}
         job = TRLTraining(
@@ -348,6 +358,28 @@ class Lab:
         if n < 1:
             raise InputError(f"lab.best_of_n: n is 1 or more, got {n}")
         return BestOfNPolicy(identity("best of n", policy.key, reward_model.key, str(n)), policy, reward_model, n)
+
+    def finished_policy(
+        self, path: str, *, base: str | None = None, model: FinishedModel | None = None, cost: Mapping[Unit, float] | None = None
+    ) -> Policy:
+        """A policy that was trained elsewhere, to be sampled and evaluated: a model folder, a hub id, or a folder of adapters on `base`.
+
+        It stays where it is, and the same in every seed. `model`: settings in place of the experiment's. `cost`: what all finished
+        policies of the arm cost together, as declared; of other units, and without it of all, the cost is not known, and matches nothing.
+        Raises InputError for a folder that is none.
+        """
+        policy = finished_policies.finished_policy(path, base, model or FinishedModel(), self._policy_model, self._engine, self._store)
+        self._spent_elsewhere(policy.key, cost)
+        return policy
+
+    def finished_responses(self, path: str, *, cost: Mapping[Unit, float] | None = None) -> Policy:
+        """Responses out of a file in place of a policy: rows of a prompt, matched by its text, and a response to it.
+
+        Prompts that the file lacks have none. Lengths are counted in the initial policy's tokens. `cost`: as of `finished_policy`.
+        """
+        file = finished_policies.response_file(path, self.initial_policy, self._policy_model, self._engine, self._store)
+        self._spent_elsewhere(file.key, cost)
+        return file
 
     def finish_round(self, policy: Policy, reward_model: RewardModel | None = None) -> None:
         """Record a round's outcome; each is evaluated on held-out prompts, out of the method's sight."""
@@ -392,8 +424,20 @@ class Lab:
         order = np.random.default_rng(self._store.derived_seed(purpose)).permutation(len(items))
         return tuple([items[place] for place in order[:n].tolist()])
 
-    def _format(self) -> dict[str, Any]:
-        """The parts of the policy's settings that change what it reads and writes, and in which precision."""
-        precision = {"dtype", "stored_dtype", "attention", "quantize"}
-        limits, chat = {"max_prompt_tokens", "max_response_tokens"}, {"system_prompt", "chat_template_kwargs", "template_date"}
-        return self._policy_model.model_dump(mode="json", include={*limits, *chat, *precision})
+    def _spent_elsewhere(self, key: str, cost: Mapping[Unit, float] | None) -> None:
+        """Charge once what all finished policies cost: as declared, else NaN, which no match equals."""
+        if not self._charged_elsewhere:
+            amounts = {ELSEWHERE: 1.0, **{str(unit): (cost or {}).get(unit, math.nan) for unit in UNITS}}
+            inputs = {"of": key, "cost": dict(cost or {})}
+            self._store.computed("costs", inputs, lambda folder: Computed(None, amounts))
+            self._charged_elsewhere = True
+        self._ledger.settle()
+
+
+def _check_weights(verb: str, *policies: Policy | None) -> None:
+    """Raise InputError for a policy that cannot be trained, or compared with."""
+    for policy in policies:
+        if isinstance(policy, BestOfNPolicy):
+            raise InputError(f"{verb}: a best-of-n policy has no weights to train, or to compare with")
+        if isinstance(policy, FinishedPolicy | ResponseFile):
+            raise InputError(f"{verb}: {policy.path} is finished, to be sampled and evaluated; to train it, give it as models.policy.path")

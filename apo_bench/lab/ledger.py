@@ -22,12 +22,13 @@ class Ledger:
         self.arm = arm
         self.budget = dict(budget)
         self._flows: dict[Unit, float] = {unit: 0.0 for unit in UNITS if unit not in STOCKS}
+        self._elsewhere = dict.fromkeys(STOCKS, 0.0)  # items of each stock that finished policies were made of; NaN: not known
         self._seen: dict[Unit, set[str]] = {unit: set() for unit in STOCKS}
 
     @property
     def used(self) -> dict[Unit, float]:
         """Amount used of every unit."""
-        return {unit: float(len(self._seen[unit])) if unit in STOCKS else self._flows[unit] for unit in UNITS}
+        return {unit: len(self._seen[unit]) + self._elsewhere[unit] if unit in STOCKS else self._flows[unit] for unit in UNITS}
 
     @property
     def seen(self) -> dict[Unit, set[str]]:
@@ -45,9 +46,10 @@ class Ledger:
                 raise BudgetExceeded(self.arm, unit, amount, self.left(unit))  # pyright: ignore[reportArgumentType]
 
     def charge(self, amounts: Mapping[str, float]) -> None:
-        """Add amounts to flows; other keys in the mapping are counts of something else and are left alone."""
-        for unit in self._flows:
-            self._flows[unit] += amounts.get(unit, 0.0)
+        """Add amounts to flows, and to stocks what was taken elsewhere; other keys are counts of something else and are left alone."""
+        for part in (self._flows, self._elsewhere):
+            for unit in part:
+                part[unit] += amounts.get(unit, 0.0)
 
     def see(self, unit: Unit, ids: Iterable[str]) -> None:
         """Take items into a stock. Raises BudgetExceeded before any is taken."""
@@ -73,7 +75,7 @@ def marginals(
     for key, charged, seen in spent:
         new = [counts for name, counts in charged.items() if name not in computed]
         flows: dict[Unit, float] = {unit: sum(counts.get(unit, 0.0) for counts in new) for unit in UNITS}
-        added[key] = flows | {unit: float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
+        added[key] = flows | {unit: flows[unit] + float(len(set(seen[unit]) - bought[unit])) for unit in STOCKS}
         computed |= charged.keys()
         bought = {unit: bought[unit] | set(seen[unit]) for unit in STOCKS}
     return added

@@ -45,7 +45,7 @@ class MeteredStore:
         self.charged = {} if charged is None else charged
         self.wall_s = self.peak_memory_bytes = self.peak_device_bytes = 0.0
         self.ledger = ledger
-        self._store, self._engine, self._seed, self._code, self._progress = store, engine, seed, code, progress
+        self._store, self._engine, self.seed, self._code, self._progress = store, engine, seed, code, progress
 
     def admit(self, stage: str, **amounts: float) -> None:
         """Before something is spent. Raises BudgetExceeded."""
@@ -66,7 +66,7 @@ class MeteredStore:
         load: Callable[[Path], T] | None = None,
     ) -> tuple[Artifact, Any]:
         """The artifact and its value, computed if it is not there, and charged."""
-        named = {"seed": self._seed, **inputs, "code": self._code, "engine": self._engine.identity}
+        named = {"seed": self.seed, **inputs, "code": self._code, "engine": self._engine.identity}
         artifact, value = self._store.computed(kind, named, compute, save, load)
         self.ledger.charge(artifact.counts)
         self.charged[artifact.key] = artifact.counts
@@ -77,4 +77,4 @@ class MeteredStore:
 
     def derived_seed(self, *purpose: str) -> int:
         """Equal over arms, so that arms of one seed share their luck; different for every purpose."""
-        return int(identity(str(self._seed), *purpose), 16) % 2**63
+        return int(identity(str(self.seed), *purpose), 16) % 2**63

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.schema import Lora
+from apo_bench.errors import InputError
 from apo_bench.store import write_json
 
-BASE = "base.json"
+BASE, CONFIG = "base.json", "adapter_config.json"
 
 
 def write_base(folder: Path, policy: str | None, lora: Lora) -> None:
@@ -35,3 +36,23 @@ def settings_of(folder: Path) -> Lora | None:
 
 def _read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / BASE).read_text(encoding="utf-8"))
+
+
+def is_foreign_adapter(folder: Path) -> bool:
+    """Whether a folder holds adapters as peft leaves them, and no whole model."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def foreign_base(folder: Path) -> str:
+    """The model that a folder's adapters were trained on: of a run's store the folder beside it, else what peft noted.
+
+    Raises InputError where that is not said, or no more there.
+    """
+    if (key := base_of(folder)) is not None:
+        base = str(folder.parent / key)
+    else:
+        fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        base = fields.get("base_model_name_or_path") or ""
+    if not base or (Path(base).is_absolute() and not Path(base).is_dir()):
+        raise InputError(f"{folder}: its adapters stand on {base or 'a model that it does not name'}, which is not here; give `base`")
+    return base

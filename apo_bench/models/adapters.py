@@ -12,14 +12,17 @@ from typing import Any
 from safetensors.torch import save_file
 
 from apo_bench.config.schema import Lora
-from apo_bench.models.adapter_folder import write_base
+from apo_bench.errors import InputError
+from apo_bench.models.adapter_folder import CONFIG, write_base
 from apo_bench.models.device import seeded
+from apo_bench.models.model_folder import refusing
+from apo_bench.models.tokenize import load_tokenizer
 from apo_bench.store import write_json
 
 CLASSIFICATION_HEADS = ("score", "classifier")  # a reward model's is new, so it is trained in full beside adapters
 LINEAR = ("Linear", "Conv1D")  # classes of layers that "all-linear" means
 PREFIX = "base_model.model."  # of names in a file of adapters
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def add(model: Any, lora: Lora, seed: int) -> Any:
@@ -39,6 +42,22 @@ def load(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
     with seeded(0):  # peft draws weights before it reads them
         return PeftModel.from_pretrained(plain(model), str(folder), is_trainable=trainable)
+
+
+def load_foreign(model: Any, tokenizer: Any, folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """(peft model, tokenizer) of adapters from elsewhere: with the folder's own tokenizer, where it has one.
+
+    Raises InputError for adapters that do not go with the model, pickled ones, and a tokenizer with tokens that the model lacks.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder}: it has no {WEIGHTS}, the only file of adapters that is read")
+    with refusing(folder):
+        adapted = load(model, folder)
+    if (folder / "tokenizer_config.json").is_file():
+        tokenizer, rows = load_tokenizer(folder, trust_remote_code), model.get_input_embeddings().weight.shape[0]
+        if beyond := [token for token, place in tokenizer.get_vocab().items() if place >= rows]:
+            raise InputError(f"{folder}: its tokenizer has {beyond[0]!r}, but the model that its adapters stand on {rows} embeddings")
+    return adapted, tokenizer
 
 
 def save(model: Any, lora: Lora, base: str | None, folder: Path) -> None:

@@ -16,13 +16,17 @@ TOKENS_A_PASS = 4096  # padding included, so that what the layers of a pass hold
 
 
 @torch.no_grad()
-def kl(policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response], spec: PolicyModel, batch_size: int) -> list[float]:
+def kl(
+    policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response], spec: PolicyModel, batch_size: int,
+    beside: tuple[Any, PolicyModel] | None = None,
+) -> list[float]:  # fmt: skip
     """KL(policy || reference) of each response in nats: exact over the vocabulary at every token, summed over tokens.
 
-    With responses sampled untruncated from the policy at temperature 1, the mean estimates the sequence-level KL.
+    With responses sampled untruncated from the policy at temperature 1, the mean estimates the sequence-level KL. `beside`: tokenizer and
+    settings of a reference that reads prompts otherwise, in its own template; of responses both read the policy's tokens.
     """
-    chat = ChatFormat.of(tokenizer, spec)
-    items: list[tuple[list[int], list[int]]] = []
+    chat, other = ChatFormat.of(tokenizer, spec), None if beside is None else ChatFormat.of(*beside)
+    items: list[list[tuple[list[int], list[int]]]] = []  # for each model
     lengths: list[int] = []
     for response in responses:
         start = chat.encode_prompt(response.prompt, spec.max_prompt_tokens).ids
@@ -30,22 +34,39 @@ def kl(policy: Any, reference: Any, tokenizer: Any, responses: Sequence[Response
         end = chat.encode_response(response.prompt, response.text, spec.max_response_tokens, response.token_ids, cut=cut)
         if cut and end[-1:] == [chat.end_id]:  # in the place of a human turn
             end = end[:-1]
-        lengths.append(len(start) + len(end))
-        items.append((start + end, [0] * len(start) + [1] * len(end)))
+        starts = [start]
+        if other is not None and beside is not None:
+            starts.append(other.encode_prompt(response.prompt, beside[1].max_prompt_tokens).ids)
+        lengths.append(max(map(len, starts)) + len(end))
+        items.append([(start + end, [0] * len(start) + [1] * len(end)) for start in starts])
     order = sorted(range(len(items)), key=lambda place: lengths[place])
     models = [(model.eval(), is_recognised(model)) for model in (policy, reference)]
     sums: dict[int, float] = {}
     while order:
         rows = next((n for n in range(min(batch_size, len(order)), 1, -1) if n * lengths[order[n - 1]] <= TOKENS_A_PASS), 1)
         places, order = order[:rows], order[rows:]
-        ids, attention = pad([items[place][0] for place in places], tokenizer.pad_token_id)
-        mask, _ = pad([items[place][1] for place in places], 0)
-        inputs = (ids.to(policy.device), attention.to(policy.device), mask)
-        p, q = (response_positions(model, *inputs, recognised) for model, recognised in models)
+        read = [_padded([items[place][side] for place in places], tokenizer.pad_token_id) for side in range(len(items[places[0]]))]
+        p, q = (
+            response_positions(model, ids.to(policy.device), attention.to(policy.device), mask, recognised)
+            for (model, recognised), (ids, attention, mask) in zip(models, (read[0], read[-1]), strict=True)
+        )
+        mask = read[0][-1]
         per_token = torch.zeros(mask.shape)
         per_token[:, 1:][mask[:, 1:] == 1] = divergence(p, q, tokenizer.pad_token_id).cpu()
         sums.update(zip(places, per_token.sum(dim=1).tolist(), strict=True))
     return [sums[place] for place in range(len(items))]
+
+
+def is_known(policy: Any, reference: Any, tokenizer: Any, other: Any) -> bool:
+    """Whether there is a KL: both policies give probabilities to the same tokens."""
+    rows = {model.get_output_embeddings().weight.shape[0] for model in (policy, reference)}
+    return len(rows) == 1 and (tokenizer is other or tokenizer.get_vocab() == other.get_vocab())
+
+
+def _padded(items: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, attention, mask) of a batch."""
+    ids, attention = pad([ids for ids, _ in items], pad_id)
+    return ids, attention, pad([mask for _, mask in items], 0)[0]
 
 
 def divergence(p: Positions, q: Positions, pad_id: int) -> Tensor:

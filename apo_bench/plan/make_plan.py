@@ -17,6 +17,7 @@ from apo_bench.analysis.power import ALPHA, primary_power
 from apo_bench.analysis.results import POOLED, Run
 from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.clients.rate_limit import most_tokens
+from apo_bench.config.finished_arms import declared_cost, finished_arms
 from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, NetworkReward, members
 from apo_bench.data.task import Task
@@ -66,7 +67,7 @@ class Plan:
     Beside the arms there are the control "_aa", "_tune.<arm>" (all its trials, by tuning seed) and "_bench" (seed -1), if at all. matches:
     as `costs.budget_matches`. failures: (account, seed, message) of each arm-seed that would fail. disk: by account, each artifact where
     it is computed first; `removed`: bytes of them that `store.keep` leaves out at the end. work: of each arm alone, mean over seeds; of
-    everything in "_run". fits: how arms with `fit` were sized. NaN: not known here.
+    everything in "_run". fits: how arms with `fit` were sized. finished: arms that are already trained. NaN: not known here.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Plan:
     notes: tuple[str, ...]
     fits: Mapping[str, MatchedArm]
     memory: DeviceMemory
+    finished: tuple[str, ...] = ()
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -96,9 +98,10 @@ class Plan:
 
     @property
     def saved(self) -> dict[str, tuple[float, float]]:
-        """Unit -> (all arms and seeds alone, the same in this run), summed."""
+        """Unit -> (all arms and seeds alone, the same in this run), summed; without arms that are already trained."""
         rows = self.ledger[self.ledger["arm"].isin(self.arms)]
-        sums = rows.groupby("unit")[["used", "marginal"]].agg(lambda values: values.sum(skipna=False))
+        rows = rows[~rows["arm"].isin(self.finished)]
+        sums = rows.groupby("unit")[["used", "marginal"]].agg(lambda values: values.sum(skipna=False)).reindex(UNITS, fill_value=0.0)
         return {unit: (float(sums["used"][unit]), float(sums["marginal"][unit])) for unit in UNITS}
 
 
@@ -146,6 +149,7 @@ def plan(
         notes=(*unsized, *_notes(context, response_tokens, initial_tokens)),
         fits=fits,
         memory=device_memory(context.experiment, context.engine, device_bytes),
+        finished=tuple(finished_arms(experiment)),
     )
 
 
@@ -227,6 +231,10 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
         yield f"{', '.join(without)}: not on this machine, so its tokens are taken as 4 characters each, and FLOPs and disk are not known."
     if trainers := sorted(context.engine.trainers):
         yield f"{', '.join(trainers)}: time and device memory are estimates, of our own fits of its data; tokens and FLOPs are unknown."
+    for name, arm in finished_arms(experiment).items():
+        declared = ", ".join(declared_cost(arm) or {})
+        known = f"{declared} are as declared; what else it cost is" if declared else "what it cost is"
+        yield f"{name} is already trained: {known} not known, and matches nothing. Its evaluation is counted."
     if experiment.tune:
         yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
     if experiment.vary:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from apo_bench.formatting import UNKNOWN
 from apo_bench.report.document import Report, blocks_of
 from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
 from apo_bench.report.text import Text, keep_ends
@@ -111,6 +112,8 @@ def _math(text: str, relation: str = "") -> str:
     """A number as mathematics, its thousands apart and large ones as powers of ten."""
     if text in ("-", ""):
         return "--"
+    if text == UNKNOWN:
+        return text
     if match := re.fullmatch(r"([\d.]+)e\+?(\d+)", text):
         return f"${relation}{float(match[1]):.2f}\\cdot 10^{{{int(match[2])}}}$"
     return f"${relation}{text.replace(',', '{,}')}$"

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from apo_bench.formatting import count, letter, number, probability, signed
+from apo_bench.formatting import count, letter, number, probability, signed, spent
 from apo_bench.report.text import Text, say
 
 NAN = math.nan
 CI = ("ci_low", "ci_high")
-Form = Literal["number", "signed", "count", "probability", "ratio"]
+Form = Literal["number", "signed", "count", "spent", "probability", "ratio"]
 Row = Mapping[str, Any]  # of a frame, by column
 FORMS: dict[str, Callable[[float], str]] = {
-    "number": number, "signed": signed, "count": count, "probability": probability,
+    "number": number, "signed": signed, "count": count, "spent": spent, "probability": probability,
     "ratio": lambda value: "-" if math.isnan(value) else f"{value:.3f}",
 }  # fmt: skip
 
@@ -79,6 +79,7 @@ def column(
     def cell(row: Row) -> Cell:
         amounts = (row.get(source) for source in (key, f"{key}_sd", *ends, limit))
         amount, sd, low, high, budget = (NAN if amount is None else float(amount) for amount in amounts)
+        budget = NAN if form == "spent" and math.isnan(amount) else budget
         return Value(amount, form, sd, interval(low, high, form), limit=budget, standing=row.get(f"{key}_standing", ""))
 
     return Column(head, cell, paper)

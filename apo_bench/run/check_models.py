@@ -13,9 +13,11 @@ from typing import Any
 
 from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.response_scores import ResponseScorer
+from apo_bench.config.finished_arms import finished_arms, finished_models, paths
 from apo_bench.config.schema import Experiment, JudgeReward, NetworkReward, NgramReward, PolicyModel, PretrainedReward, Recipe
 from apo_bench.errors import InputError, NotHere
 from apo_bench.models import precision
+from apo_bench.models.adapter_folder import CONFIG, foreign_base
 from apo_bench.models.model_folder import check_context, check_sizes, config_fields
 from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
 from apo_bench.run.first_prompts import named_models
@@ -27,8 +29,12 @@ Network = PolicyModel | NetworkReward
 
 def check_models(experiment: Experiment, base: Path, n_axes: int | None) -> Iterator[str]:
     """Check the models; yields notes. `n_axes`: of the task, None where that is not known. Raises InputError that names a key."""
+    finished = dict(finished_models(experiment))
     for key, model in named_models(experiment):
         if isinstance(model, NgramReward):
+            continue
+        if key in finished:
+            yield from _check_finished(key, finished[key], base, experiment)
             continue
         if isinstance(model, JudgeReward):
             yield from _check_judge(key, model)
@@ -42,6 +48,33 @@ def check_models(experiment: Experiment, base: Path, n_axes: int | None) -> Iter
         yield from _check_precision(key, model, recipes)
         if any(recipe.lora is not None for recipe in recipes) and importlib.util.find_spec("peft") is None:
             yield f"{key}: lora needs peft, which is not installed; run: pip install peft"
+    yield from _check_adapters(experiment, base)
+
+
+def _check_finished(key: str, model: PolicyModel, base: Path, experiment: Experiment) -> Iterator[str]:
+    """As of the policy, under the key of the path. An arm's recipe is its maker's."""
+    try:
+        yield from (note.replace(f"{key}.path: ", f"{key}: ") for note in _check_path(key, model, str(model.path), base, experiment, None))
+    except InputError as error:
+        raise InputError(str(error).replace(f"{key}.path: ", f"{key}: ")) from None
+
+
+def _check_adapters(experiment: Experiment, base: Path) -> Iterator[str]:
+    """Check that folders of adapters hold some, and that what they stand on is known."""
+    for name, arm in finished_arms(experiment).items():
+        for key, path in paths(arm):
+            if key.partition(".")[0] != "adapters":
+                continue
+            try:
+                folder = Path(resolve_model(path, base))
+                if not (folder / CONFIG).is_file():
+                    raise InputError(f"{path}: it holds no adapters (no {CONFIG})")
+                if not arm.parameters.get("base"):
+                    foreign_base(folder)
+            except InputError as error:
+                raise InputError(f"arms.{name}.{key}: {str(error).removeprefix('path: ')}") from None
+            if importlib.util.find_spec("peft") is None:
+                yield f"arms.{name}.{key}: adapters need peft, which is not installed; run: pip install peft"
 
 
 def _check_judge(key: str, model: JudgeReward) -> Iterator[str]:

@@ -8,8 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+from apo_bench.config import finished_arms
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
-from apo_bench.config.schema import Evaluation, Experiment, PolicyModel
+from apo_bench.config.schema import Arm, Evaluation, Experiment, PolicyModel
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.models.pretrained_weights import each_model, reads_clock, resolve_model, with_paths
@@ -105,7 +106,17 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     executor = experiment.executor
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
-    return experiment.model_copy(update={"models": models, "evaluation": with_python(experiment.evaluation, base), "executor": executor})
+    arms = {name: _with_paths(name, arm, base) for name, arm in experiment.arms.items()}
+    evaluation = with_python(experiment.evaluation, base)
+    return experiment.model_copy(update={"models": models, "evaluation": evaluation, "executor": executor, "arms": arms})
+
+
+def _with_paths(name: str, arm: Arm, base: Path) -> Arm:
+    """The arm with its finished policies and files of responses located."""
+    try:
+        return finished_arms.with_paths(arm, lambda path: resolve_model(path, base), lambda path: str(find_beside(path, base) or path))
+    except InputError as error:
+        raise type(error)(f"arms.{name}: {error}") from None
 
 
 def with_python(section: Sampled, base: Path) -> Sampled:
@@ -136,7 +147,17 @@ def with_template_dates(experiment: Experiment, day: date) -> Experiment:
         dateless = hasattr(spec, "template_date") and spec.template_date is None
         return spec.model_copy(update={"template_date": day}) if dateless and path and reads_clock(path) else spec
 
-    return experiment.model_copy(update={"models": each_model(models, dated)})
+    arms = {name: _dated(arm, models.policy, day) for name, arm in experiment.arms.items()}
+    return experiment.model_copy(update={"models": each_model(models, dated), "arms": arms})
+
+
+def _dated(arm: Arm, policy: PolicyModel, day: date) -> Arm:
+    """The arm with a day for its finished policies' chat templates, where one of them reads the clock and no setting names one."""
+    settings = arm.parameters.get("model") or {}
+    if arm.use != finished_arms.FINISHED or policy.template_date or settings.get("template_date"):
+        return arm
+    models = [path for key, path in finished_arms.paths(arm) if key.partition(".")[0] in finished_arms.MODELS]
+    return arm.model_copy(update={"model": {**settings, "template_date": day.isoformat()}}) if any(map(reads_clock, models)) else arm
 
 
 def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:

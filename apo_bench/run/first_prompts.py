@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from apo_bench.clients.response_scores import ResponseScorer
+from apo_bench.config.finished_arms import finished_models
 from apo_bench.config.schema import (
     Experiment,
     JudgeReward,
@@ -62,12 +63,13 @@ def first_prompts(experiment: Experiment, task: Task, base: Path) -> Iterator[Fi
 
 
 def named_models(experiment: Experiment) -> Iterator[tuple[str, PolicyModel | SingleReward]]:
-    """The policy, the reward model and the golds, each with its key; the members of ensembles one by one."""
+    """The policy, the reward model, the golds and finished policies, each with its key; the members of ensembles one by one."""
     models = experiment.models
     yield "models.policy", models.policy
     for key, spec in [("models.reward", models.reward), *((f"models.gold.{n}.model", gold.model) for n, gold in enumerate(models.gold))]:
         several = members(spec)
         yield from ((key if len(several) == 1 else f"{key}.of.{place}", member) for place, member in enumerate(several))
+    yield from finished_models(experiment)
 
 
 def first_prompt(key: str, spec: PolicyModel | NetworkReward, experiment: Experiment, task: Task) -> FirstPrompt:

@@ -10,6 +10,7 @@ from typing import Any
 
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
+from apo_bench.engines.mismatch import ELSEWHERE
 from apo_bench.package_data import shipped_root
 from apo_bench.provenance import origin
 from apo_bench.run.jobs import Failure, Records
@@ -31,7 +32,8 @@ def manifest(
     by_axis = {name: counts.pop(name) for name in list(counts) if name.partition(".")[0] in task.pairs}
     notes = [f"{name}: {value}" for name, value in counts.items() if value]
     truncated = {name: sum(record["truncated"][name] for record in records.values()) for name in TRUNCATED}
-    sampled = sum(counts.get("sampled_responses", 0) for record in records.values() for counts in record["charged"].values())
+    charged = [counts for record in records.values() for counts in record["charged"].values() if ELSEWHERE not in counts]
+    sampled = sum(counts.get("sampled_responses", 0) for counts in charged)
     of_all = {"cut_responses": f" of {sampled:g}"}
     notes += [
         f"{label}: {truncated[name]:g}{of_all.get(name, '')} (over all arm-seeds)" for name, label in TRUNCATED.items() if truncated[name]

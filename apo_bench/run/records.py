@@ -3,15 +3,18 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from apo_bench.config.controls import AA, ORACLE, aa_seeds, made_of
+from apo_bench.config.finished_arms import with_paths
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment, SamplingEngine
 from apo_bench.engines import engine_module, launch
 from apo_bench.engines.vllm_server import version_of
 from apo_bench.errors import NotHere
-from apo_bench.hashing import code_hash, digest
+from apo_bench.hashing import checksum, code_hash, digest, path_identity
+from apo_bench.models.adapter_folder import foreign_base, is_foreign_adapter
 from apo_bench.models.pretrained_weights import by_content
 from apo_bench.provenance import versions
 from apo_bench.run.experiment import ResolvedExperiment
@@ -53,7 +56,7 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         "samplers": [_sampler(section.sampling.engine) for section in (experiment.models.policy, experiment.evaluation)],
         "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,
-        "arm": choice.model_dump(mode="json"),
+        "arm": _by_content(choice).model_dump(mode="json"),
         "seed": job.seed,
         "task": task.fingerprint,
         "code": code_hash(
@@ -65,6 +68,17 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         "versions": versions(),
         **launch.configuration(experiment.executor.launch),
     })  # fmt: skip
+
+
+def _by_content(arm: Arm) -> Arm:
+    """The arm with hashes of its finished policies and files in place of their paths; of adapters with their base."""
+
+    def content(path: str) -> Any:
+        if not is_foreign_adapter(Path(path)) or arm.parameters.get("base"):
+            return path_identity(path)
+        return [path_identity(path), content(foreign_base(Path(path)))]
+
+    return with_paths(arm, content, lambda path: checksum(Path(path)) if Path(path).is_file() else path)
 
 
 def _sampler(engine: SamplingEngine | None) -> Any:

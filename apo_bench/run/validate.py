@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.analysis import published
-from apo_bench.config import controls, tuning
+from apo_bench.config import controls, finished_arms, tuning
 from apo_bench.config import plugins as methods
 from apo_bench.config.load import ExperimentFile, read_experiment
 from apo_bench.config.schema import Arm, Experiment, FinishedReward, NetworkReward, PolicyModel, members
@@ -17,8 +17,10 @@ from apo_bench.engines import engine_module
 from apo_bench.engines import launch as launching
 from apo_bench.engines.vllm_server import version_of
 from apo_bench.errors import InputError, NotHere
+from apo_bench.finished import Finished
 from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
+from apo_bench.lab.response_files import read_responses, text_keys
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
 from apo_bench.run import trackers
@@ -72,6 +74,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         _check_against_task(experiment, task)
         _check_system_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
+        notes += _finished_notes(experiment, task, base)
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
         raise InputError(error if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
@@ -108,11 +111,44 @@ def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
 
 def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:
     method = methods.resolve(arm.use, arm.parameters, base=file.path.parent, arm=f"arms.{name}")
+    if isinstance(method, Finished):
+        _check_seeds(name, method, file.experiment)
     if not callable(getattr(method, "run", None)):
         raise InputError(f"arms.{name}: use: {arm.use} has no run(lab); it can only be the player of another method")
     finished = [member for member in members(file.experiment.models.reward) if isinstance(member, FinishedReward)]
     if getattr(method, "trains_reward_model", False) and any(member.training is None for member in finished):
         raise InputError(f"arms.{name}: {arm.use} trains the reward model, but models.reward is finished and has no training; give it one")
+
+
+def _check_seeds(name: str, finished: Finished, experiment: Experiment) -> None:
+    """Raise InputError for a seed that has no policy or file, or another number of rounds than the first."""
+    first = experiment.seeds[0]
+    for seed in experiment.seeds:
+        try:
+            rounds, before = (len(finished.rounds(each)) for each in (seed, first))
+        except InputError as error:
+            raise InputError(f"arms.{name}: {error}") from None
+        if rounds != before or not rounds:
+            raise InputError(f"arms.{name}: {rounds} rounds in seed {seed}, {before} in seed {first}")
+
+
+def _finished_notes(experiment: Experiment, task: Task, base: Path) -> Iterator[str]:
+    """What one checkpoint for several seeds means, and how many test prompts a file of responses lacks."""
+    for name, arm in finished_arms.finished_arms(experiment).items():
+        if len(experiment.seeds) > 1 and finished_arms.is_same_in_every_seed(arm):
+            yield f"arms.{name}: one for all {len(experiment.seeds)} seeds, which then differ by sampling alone, if at all"
+        for key, path in finished_arms.paths(arm):
+            if key.partition(".")[0] in finished_arms.FILES:
+                try:
+                    responses = read_responses(find_beside(path, base) or Path(path))
+                except InputError as error:
+                    raise InputError(f"arms.{name}.{key}: {error}") from None
+                prompts = task.prompts["test"]
+                lacking = sum(not any(text in responses for text in text_keys(prompt)) for prompt in prompts)
+                if lacking == len(prompts):
+                    raise InputError(f"arms.{name}.{key}: {path}: none of the task's {lacking} test prompts is in it")
+                if lacking:
+                    yield f"arms.{name}.{key}: {path}: {lacking} of the task's {len(prompts)} test prompts are not in it"
 
 
 def _check_launch(experiment: Experiment, base: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from apo_bench.config.controls import ORACLE, made_of
 from apo_bench.config.schema import EngineChoice, Executor, Gold
 from apo_bench.engines import open_engine
-from apo_bench.engines.mismatch import sampler_rows
+from apo_bench.engines.mismatch import ELSEWHERE, sampler_rows
 from apo_bench.engines.protocol import Engine
 from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.hashing import checksum
@@ -90,7 +90,9 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             record["rounds"].append({"policy": round_.policy.key, "reward_model": reward_model, "evaluation": evaluation})
         record |= {
             "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in records.TRUNCATED},
-            "charged": {key: {unit: counts[unit] for unit in UNITS if counts.get(unit)} for key, counts in lab.charged.items()},
+            "charged": {
+                key: {unit: counts[unit] for unit in (*UNITS, ELSEWHERE) if counts.get(unit)} for key, counts in lab.charged.items()
+            },
             "seen": {unit: sorted(lab.seen[unit]) for unit in STOCKS},
             "samplers": _samplers(context, lab),
             "hardware": dict(context.engine.hardware),

@@ -50,7 +50,7 @@ def test_help_names_every_command() -> None:
     assert result.exit_code == 0
     commands = (
         "run report compare power plan status gc check check-method new-method import-model judge audit-judge golden export "
-        "import-judgments"
+        "import-judgments score"
     )
     for command in commands.split():
         assert f"  {command} " in result.stdout

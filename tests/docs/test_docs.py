@@ -138,6 +138,14 @@ def test_the_task_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_checkpoints_runs_as_it_stands(tmp_path: Path) -> None:
+    output = follow(DOCS / "checkpoints.md", tmp_path, environment())
+    assert "Mean scores; intervals over prompts, of these checkpoints only" in output
+    assert "mine - rjs" in output
+    assert (tmp_path / "results" / "scored" / "score.yaml").is_file()
+
+
+@pytest.mark.slow
 def test_the_papers_experiments_pass_check() -> None:
     """The `sh` block of the page on reproducing the paper."""
     (block,) = [block for block in blocks(DOCS / "reproducing-the-paper.md") if block.language == "sh"]

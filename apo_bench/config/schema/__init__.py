@@ -6,7 +6,7 @@ from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSetti
 from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Gold, Models
-from apo_bench.config.schema.policies import Lora, PolicyModel, Recipe, Sampling, SamplingEngine
+from apo_bench.config.schema.policies import FinishedModel, Lora, PolicyModel, Recipe, Sampling, SamplingEngine
 from apo_bench.config.schema.reward_models import (
     EnsembleReward,
     FinishedReward,
@@ -36,6 +36,7 @@ __all__ = [
     "Executor",
     "Experiment",
     "Factor",
+    "FinishedModel",
     "FinishedReward",
     "Gold",
     "JudgeChoice",

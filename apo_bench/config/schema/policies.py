@@ -230,3 +230,37 @@ class PolicyModel(Section):
         if self.quantize and self.sampling.engine:
             raise ValueError(f"quantize: {self.quantize} does not go with sampling.engine, which reads the weights as they are")
         return self
+
+
+class FinishedModel(Section):
+    """Settings of a policy that was trained elsewhere; where one is not given, that of `models.policy` applies."""
+
+    system_prompt: str | None = None
+    """as for the policy"""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    """as for the policy"""
+
+    template_date: date | None = None
+    """as for the policy"""
+
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """as for the policy"""
+
+    max_response_tokens: int | None = Field(default=None, ge=1)
+    """longest response that is read again, as for KL"""
+
+    dtype: Dtype | None = None
+    """as for the policy"""
+
+    attention: Attention | None = None
+    """as for the policy"""
+
+    trust_remote_code: bool | None = None
+    """as for the policy"""
+
+    def on(self, policy: PolicyModel, path: str) -> PolicyModel:
+        """The policy's settings with these in place of its own, for a model at a path."""
+        origin = {"path": path, "architecture": None, "warmup": None}
+        own = {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None or name == "system_prompt"}
+        return policy.model_copy(update=origin | own)

@@ -11,7 +11,8 @@ from apo_bench.analysis.contrasts import MATCHED_KL
 from apo_bench.analysis.costs import amounts_of
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformative_gold
 from apo_bench.analysis.win_rates import NOT_AUDITED
-from apo_bench.config.schema import JUDGE
+from apo_bench.config.finished_arms import declared_cost
+from apo_bench.config.schema import JUDGE, Comparison
 from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
 from apo_bench.report.document import Bullets, Claim, Claims, Section
 from apo_bench.report.text import Text, join, say
@@ -19,7 +20,8 @@ from apo_bench.report.text import Text, join, say
 PLACES = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}
 MATCHES = (  # (declared, matched) and what a pair's units of that kind are called
     ("yes", "yes", "matched as declared"), ("yes", "no", "**declared but not matched**"),
-    ("no", "yes", "equal without being required"), ("no", "no", "not required and different"),
+    ("yes", "unknown", "**declared and not known to match**"), ("no", "yes", "equal without being required"),
+    ("no", "no", "not required and different"), ("no", "unknown", "not required and not known"),
 )  # fmt: skip
 
 
@@ -27,8 +29,9 @@ def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
     """What a reader must know before the answer: failed controls, missed matches, a plan that changed after results were seen."""
     budget, failed = frames["budget"], controls.failed(frames["controls"])
     texts = [say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in failed]
-    for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] == "no")]):
-        texts.append(say(f"**Not matched as declared:** `{{a}}` against `{{b}}`: {row.unit} {amounts_of(row)}.", a=row.arm_a, b=row.arm_b))
+    for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] != "yes")]):
+        title = "Not matched as declared" if row.matched == "no" else "Not known to match as declared"
+        texts.append(say(f"**{title}:** `{{a}}` against `{{b}}`: {row.unit} {amounts_of(row)}.", a=row.arm_a, b=row.arm_b))
     if change := run.manifest.get("preregistration_change"):
         texts.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
     return texts
@@ -39,7 +42,7 @@ def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Se
     compared, planned = frames["contrasts"], len(run.experiment.seeds)
     claims = Claims([claim(row, planned) for row in rows_of(compared[compared["family"] == "primary"])])
     pairs = [pair for family, pair in declared_pairs(run) if family == "primary"]
-    matches = Bullets([match(frames["budget"], pair.a, pair.b) for pair in pairs])
+    matches = Bullets([*(match(frames["budget"], pair.a, pair.b) for pair in pairs), *_declared_costs(run, pairs)])
     texts = [say("{warning}", warning=warning) for warning in warnings(run, frames)]
     return [
         Section("Answer", [claims, matches]),
@@ -84,6 +87,13 @@ def claim(row: Row, planned: int) -> Claim:
     test = say("; {reason}", reason=reason) if math.isnan(row.p_adjusted) else say(", {tested}", tested=tested(row))
     detail = f"{size}{{test}}. Scope: {{scope}}; {seeds}, {row.n_clusters} clusters of prompts."
     return Claim(first, where, say(detail, test=test, scope=row.scope))
+
+
+def _declared_costs(run: Run, pairs: Sequence[Comparison]) -> Iterable[Text]:
+    """A line for each compared arm whose cost is declared: a match in it rests on that."""
+    for name in dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)):
+        if declared := declared_cost(run.experiment.arms[name]):
+            yield say(f"`{{arm}}`: {', '.join(declared)} as **declared**, not metered.", arm=name)
 
 
 def match(budget: pd.DataFrame, a: str, b: str) -> Text:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, get_args
 
 import pandas as pd
@@ -10,12 +11,14 @@ import pandas as pd
 from apo_bench.analysis import costs
 from apo_bench.analysis.results import Run, declared_pairs, exclude_failed
 from apo_bench.config.controls import AA, made_of
+from apo_bench.config.finished_arms import declared_cost, finished_arms
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Bar, Bars
 from apo_bench.report.document import Block, Bullets, Section
 from apo_bench.report.sections.contrasts import span
-from apo_bench.report.tables import FORMS, NAN, Column, Paper, Table, arm_column, column, text_column
+from apo_bench.report.sections.finished import cost_in_words
+from apo_bench.report.tables import FORMS, NAN, Column, Paper, Row, Table, arm_column, column, text_column
 from apo_bench.report.text import Text, join, say
 
 UNITS: dict[Unit, str] = {  # that a match can be declared in
@@ -30,8 +33,8 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     matches, marginal = frames["budget"], frames["sharing"]
     columns = [
         Column("pair", lambda row: say("`{a}` / `{b}`", a=row["arm_a"], b=row["arm_b"])), text_column("unit"),
-        column("a used", "used_a", "count"), column("b used", "used_b", "count"), column("a / b", "ratio", "ratio"),
-        *map(text_column, ("kind", "declared", "matched")),
+        column("a used", "used_a", "spent"), column("b used", "used_b", "spent"), column("a / b", "ratio", "ratio"),
+        *map(text_column, ("kind", "declared")), Column("matched", partial(_matched, run)),
     ]  # fmt: skip
     note = "Means over shared seeds; other units in `budget.csv`. Matched: counts equal in every seed, flops within 5 % in every seed."
     if any(costs.different_engines(costs.sampling_engines(run), pair) for _, pair in declared_pairs(run)):
@@ -42,6 +45,12 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
         Section("What each arm added in this run", _added(marginal)), Section("Plan and run", planned_blocks(frames["plan"])),
     ]  # fmt: skip
     return Section("Budget", [*blocks, *(part for part in parts if part.blocks), _paper_table(run, matches)])
+
+
+def _matched(run: Run, row: Row) -> str:
+    """Whether a pair is matched in a unit, and whether one of them only declares what it spent."""
+    arms = (run.experiment.arms[row[side]] for side in ("arm_a", "arm_b"))
+    return row["matched"] + (", as declared" if any(row["unit"] in (declared_cost(arm) or {}) for arm in arms) else "")
 
 
 def _figure(run: Run, marginal: pd.DataFrame) -> list[Bars]:
@@ -79,12 +88,13 @@ def _alone(run: Run) -> Table:
     limits = [run.experiment.budget_of(made_of(run.experiment, arm)) if arm != "_bench" else {} for arm in frame["arm"]]
     for unit in units:
         frame[f"{unit}_limit"] = [limit.get(unit) for limit in limits]
+    finished = [say("`{arm}`: {cost}.", arm=name, cost=cost_in_words(arm)) for name, arm in finished_arms(run.experiment).items()]
     note = 'Mean over seeds; a failed seed counts with what it spent. "of": the arm\'s budget, where one is set.'
     note += f" `{AA}` is the reference again, a control." if AA in set(frame["arm"]) else ""
     if "_bench" in set(frame["arm"]):
         note += " `_bench` is what the benchmark itself spends (gold models, evaluation, warm-up); no arm is charged for it."
-    columns = [arm_column(), *[column(unit, form="count", limit=f"{unit}_limit") for unit in units]]
-    return Table(frame, columns, "What each arm costs alone", say(note))
+    columns = [arm_column(), *[column(unit, form="spent", limit=f"{unit}_limit") for unit in units]]
+    return Table(frame, columns, "What each arm costs alone", join([say(note), *finished]))
 
 
 def _added(marginal: pd.DataFrame) -> list[Block]:
@@ -100,7 +110,7 @@ def _added(marginal: pd.DataFrame) -> list[Block]:
         "Mean over seeds of what no arm or seed before it, in the experiment's order, had made or bought: what leaving the arm out would "
         "have saved, were it the last. Every arm's own account, above, is charged in full, whoever made a thing."
     )
-    columns = [arm_column(), *[column(unit, form="count") for unit in units]]
+    columns = [arm_column(), *[column(unit, form="spent") for unit in units]]
     table = Table(frame, columns, "What each arm added in this run", say(note))
     return [table, say(f"All arms and seeds together used {'; '.join(saved)}.")]
 
@@ -138,7 +148,7 @@ def planned_blocks(plan: pd.DataFrame) -> list[Block]:
         "same: they are in `measured.md`, beside this file.",
         off=say("Off by more than 10 %: {off}.", off=join(off, ", ")) if off else say("Nothing is off by more than 10 %."),
     )
-    columns = [arm_column(), *[column(unit, f"{unit}_used", "count", limit=f"{unit}_planned") for unit in units]]
+    columns = [arm_column(), *[column(unit, f"{unit}_used", "spent", limit=f"{unit}_planned") for unit in units]]
     return [Table(frame.reset_index(), columns, "Spent of planned", note)]
 
 
@@ -158,7 +168,7 @@ def _paper_table(run: Run, matches: pd.DataFrame) -> Table:
         "measured. {verdict} Counts match where they are equal in every seed, FLOPs within 5 %.",
         verdict=verdict,
     )
-    amounts = [column(title.removesuffix(" responses"), unit, "count", paper=True) for unit, title in UNITS.items()]
+    amounts = [column(title.removesuffix(" responses"), unit, "spent", paper=True) for unit, title in UNITS.items()]
     columns = [arm_column(paper=True), *amounts]
     return Table(frame, columns, "What each arm spent", name="budget", paper=Paper(note=note), is_in_paper_only=True)
 

@@ -3,16 +3,19 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from apo_bench.analysis import costs, results
 from apo_bench.analysis.results import POOLED, Run
-from apo_bench.formatting import ALPHA, number, rows_of
+from apo_bench.config.finished_arms import declared_cost
+from apo_bench.formatting import ALPHA, count, number, rows_of
 from apo_bench.report.charts import Lines, Panel, Series, kl_or_bound, lines_by_arm, series_of
 from apo_bench.report.document import Block, Section
 from apo_bench.report.sections.contrasts import span
+from apo_bench.report.sections.finished import standing_for_seeds
 from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
 from apo_bench.report.text import Text, join, say
 
@@ -39,7 +42,7 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
         arm_column(paper=True), text_column("round"), text_column("seeds", paper=True), text_column("clusters"), *scorers,
         *[_win_rate_column(str(judge), rates[rates["axis"] == POOLED]) for judge, rates in judged], Column("KL", kl_cell, paper=True),
         *[column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
-        column("training flops", "training_flops", "count"),
+        Column("training flops", partial(_training_flops, run)),
         *([column("flops per answer", "answer_flops", "count")] if pooled["answer_flops"].notna().any() else []),
     ]  # fmt: skip
     caption = "Scores at each arm's final round"
@@ -65,13 +68,20 @@ def _final_rows(run: Run, frames: Mapping[str, pd.DataFrame]) -> Iterator[dict[s
         standings = {scorer: standing(run, frames["contrasts"], means, scorer, axis) for scorer in run.scorers if scorer != "proxy"}
         for arm in ("", *run.arms):
             last = run.final_round.get(arm) if arm else 0
-            row = {"arm": arm, "axis": axis, "round": last, "seeds": len(run.arm_seeds.get(arm, [])) if arm else None}
+            row = {"arm": arm, "axis": axis, "round": last, "seeds": standing_for_seeds(run, arm) if arm else None}
             row |= {"clusters": clusters.get(arm), "training_flops": training.get(arm, NAN)}
             row["answer_flops"] = answering.get((arm, last), NAN) if arm else first
             for name in (*run.scorers, "kl", "kl_bound", "length", "refusal"):
                 row[name], row[f"{name}_sd"] = means.get((arm, name, axis), (NAN, NAN)) if arm else (start.get((name, axis), NAN), NAN)
                 row[f"{name}_standing"] = standings.get(name, {}).get(arm, "")
             yield row
+
+
+def _training_flops(run: Run, row: Row) -> Cell:
+    """As metered; of an arm that was trained elsewhere as it declares, or not known."""
+    if row["arm"] and "flops" in (declared_cost(run.experiment.arms[row["arm"]]) or {}):
+        return say(f"{count(row['training_flops'])}, declared")
+    return Value(row["training_flops"], "spent") if row["arm"] else None
 
 
 def _win_rate_column(judge: str, pooled: pd.DataFrame) -> Column:
