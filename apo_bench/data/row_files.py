@@ -80,7 +80,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], file)
     elif path.suffix == ".zst":
         try:
-            import zstandard
+            import zstandard  # pyright: ignore[reportMissingImports] (whoever has such files has it)
         except ImportError:
             raise InputError(f"{path}: .zst needs the package zstandard, which is not installed; or decompress it") from None
         try:
