@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from apo_bench import __version__
+from apo_bench.cli import data as data_commands
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import terminal
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(judging_commands.app)
+app.add_typer(data_commands.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]
