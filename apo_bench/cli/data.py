@@ -28,6 +28,9 @@ def data(
     files: Files = None,
     option: Option = None,
     policy: Policy = None,
+    cut: Annotated[
+        int | None, typer.Option(min=1, help="Count pairs whose sides are equal when cut after so many tokens, or words.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="How many rows of each file to show.")] = 1,
 ) -> None:
     """What preference files are taken for: rows, axes, clusters, splits, lengths, length bias, repeats, leaks between files."""
@@ -45,8 +48,8 @@ def data(
     preferences = read_preferences(options_of(given), Path.cwd())
     if not preferences.rows:
         raise InputError(f"task preferences: no rows are left: {_reasons(preferences.dropped)}")
-    unit, length = ("tokens", _token_count(policy)) if policy else ("words", lambda text: len(text.split()))
-    seen = overview(preferences, about.splits, about.salt, length)
+    unit, units = ("tokens", _tokens(policy)) if policy else ("words", str.split)
+    seen = overview(preferences, about.splits, about.salt, units, cut)
     terminal.print_tables(*_tables(preferences, seen, unit))
     for name in preferences.forms:
         for row in islice((row for row in preferences.rows if row.source == name), show):
@@ -83,12 +86,12 @@ def task_options(assignments: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
-def _token_count(policy: str) -> Callable[[str], int]:
+def _tokens(policy: str) -> Callable[[str], list[int]]:
     from apo_bench.models.pretrained_weights import resolve_model
     from apo_bench.models.tokenize import load_tokenizer
 
     tokenizer = load_tokenizer(resolve_model(policy, Path.cwd()))
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _reasons(dropped: Mapping[str, int]) -> str:

@@ -30,14 +30,14 @@ def write_experiment(path: Path, policy: str, options: Mapping[str, Any]) -> Pat
     folder = resolve_model(policy, Path.cwd())
     tokenizer, limit = load_tokenizer(folder), context_length(read_config(folder))
     here = path.parent.resolve()
-    placed = {**options, "data_files": [os.path.relpath(name, here) for name in options.get("data_files") or ()]}
+    placed = {**options, "data_files": [_beside(name, here) for name in options.get("data_files") or ()]}
     golden = options.get("golden")
     if isinstance(golden, Mapping) and "file" in golden:
-        placed["golden"] = {"file": os.path.relpath(golden["file"], here)}
+        placed["golden"] = {"file": _beside(golden["file"], here)}
     fields = {
         "NAME": re.sub(r"[^a-z0-9]+", "_", path.stem.lower()).strip("_") or "preferences",
-        "OPTIONS": _flow({key: value for key, value in placed.items() if value not in (None, [])}),
-        "POLICY": json.dumps(os.path.relpath(policy, here) if Path(policy).is_dir() and not Path(policy).is_absolute() else policy),
+        "OPTIONS": json.dumps({key: value for key, value in placed.items() if value not in (None, [])}, ensure_ascii=False),
+        "POLICY": json.dumps(_beside(policy, here) if Path(policy).is_dir() else policy),
         **{name: str(value) for name, value in sizes(task, lambda text: len(tokenizer(text)["input_ids"]), limit).items()},
     }
     text = (resources.files("apo_bench.cli") / "templates" / "preferences.yaml.txt").read_text(encoding="utf-8")
@@ -71,13 +71,13 @@ def sizes(task: Task, length: Any, limit: int | None) -> dict[str, int]:
     }
 
 
+def _beside(path: str, folder: Path) -> str:
+    """A path that is relative to the working directory, as one that is relative to a folder."""
+    return path if Path(path).is_absolute() else os.path.relpath(path, folder)
+
+
 def _cut_at(lengths: list[int], most: int, room: int | None) -> int:
     """The 95 % quantile of the lengths, a multiple of 16, within the limits."""
     ranked = sorted(lengths)
     wanted = -(-ranked[-(-len(ranked) * 95 // 100) - 1] // 16) * 16
     return min(wanted, most, room if room is not None else most)
-
-
-def _flow(value: Any) -> str:
-    """A value in YAML's flow style on one line, in which JSON is valid."""
-    return json.dumps(value, ensure_ascii=False)

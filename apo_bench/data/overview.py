@@ -65,8 +65,21 @@ class Overview:
     leaks: tuple[Leak, ...]
 
 
-def overview(preferences: Preferences, shares: Mapping[Split, float], salt: str, length: Callable[[str], int]) -> Overview:
-    """The overview of data as the task `preferences` splits them. `length`: of a text, in whatever unit."""
+def overview(
+    preferences: Preferences,
+    shares: Mapping[Split, float],
+    salt: str,
+    units: Callable[[str], Sequence[object]],
+    cut: int | None = None,
+) -> Overview:
+    """The overview of data as the task `preferences` splits them. `units` of a text are its words or tokens.
+
+    `cut`: also count the pairs whose sides are equal once they are cut after so many units.
+    """
+
+    def length(text: str) -> int:
+        return len(units(text))
+
     rows = list(zip(preferences.rows, map(normalise, preferences.clusters), strict=True))
     place = {cluster: split_of(cluster, shares, salt) for cluster in {cluster for _, cluster in rows}}
     axes = sorted({row.axis for row, _ in rows})
@@ -79,7 +92,7 @@ def overview(preferences: Preferences, shares: Mapping[Split, float], salt: str,
         ),
         lengths=tuple(line for axis in axes for line in _lengths(axis, [row for row, _ in rows if row.axis == axis], length)),
         bias=tuple(_bias(axis, [row for row, _ in rows if row.axis == axis and _is_pair(row)], length) for axis in axes),
-        repeats=_repeats(rows),
+        repeats=_repeats(rows) | ({} if cut is None else {f"pairs whose sides are equal when cut at {cut}": _alike(rows, units, cut)}),
         leaks=tuple(_leaks(rows, list(preferences.forms))),
     )
 
@@ -124,6 +137,11 @@ def _repeats(rows: Sequence[tuple[PreferenceRow, str]]) -> dict[str, int]:
         "rows in them": sum(sizes[cluster] for cluster, members in turns.items() if len(members) > 1),
         "rows of the largest cluster": max(sizes.values(), default=0),
     }
+
+
+def _alike(rows: Sequence[tuple[PreferenceRow, str]], units: Callable[[str], Sequence[object]], cut: int) -> int:
+    sides = ((units(row.chosen or ""), units(row.rejected or "")) for row, _ in rows if _is_pair(row))
+    return sum(list(chosen[:cut]) == list(rejected[:cut]) for chosen, rejected in sides)
 
 
 def _leaks(rows: Sequence[tuple[PreferenceRow, str]], names: Sequence[str]) -> Iterable[Leak]:
