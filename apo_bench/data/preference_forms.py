@@ -363,17 +363,17 @@ def _item(messages: Turns, sides: Sequence[str], row: Row) -> Item:
     """The pair of two sides, the chosen one first, with its score where a column has it."""
     score = next((row[key] for key in ("score_chosen", "chosen_score", "chosen_rating") if row.get(key) is not None), None)
     number = None if score is None else number_of({SCORE: score}, SCORE)
-    return Item(_asked(messages), sides[0], sides[1], sides[0], number)
+    return Item(_with_question(messages), sides[0], sides[1], sides[0], number)
 
 
 def _scored(messages: Turns, responses: Iterable[tuple[str, float]]) -> Scored:
     kept = tuple((text, score) for text, score in responses if text)
     if not kept:
         raise WrongRow("rows without a scored response dropped")
-    return Scored(_asked(messages), kept)
+    return Scored(_with_question(messages), kept)
 
 
-def _asked(messages: Turns) -> Turns:
+def _with_question(messages: Turns) -> Turns:
     if not messages or messages[0][0] != "user" or messages[-1][0] != "user" or not messages[0][1] or not messages[-1][1]:
         raise WrongRow(NO_QUESTION)
     return messages

@@ -36,7 +36,7 @@ from apo_bench.data.task_folder import find_file
 from apo_bench.data.transcripts import Turns
 from apo_bench.errors import InputError
 
-AXIS = "preference"
+AXIS = "overall"  # of rows that name none
 AXIS_NAME = re.compile(r"\w[\w .:/+-]{0,63}")
 HEAD = 1000  # rows by which a file is recognised
 
@@ -142,7 +142,7 @@ def read_preferences(options: Options, base: Path | None) -> Preferences:
     rows: list[PreferenceRow] = []
     taken: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    forms, n_rows, asked = {}, {}, set()
+    forms, n_rows, prompts = {}, {}, set()
     for source in sources(options, base):
         forms[source.name] = source.form.name
         wrong: Counter[str] = Counter()
@@ -161,12 +161,12 @@ def read_preferences(options: Options, base: Path | None) -> Preferences:
             taken[axis] += 1
             if options.max_rows is not None and taken[axis] > options.max_rows:
                 continue
-            asked.add(item.messages)
+            prompts.add(item.messages)
             rows.append(PreferenceRow(source.name, item.messages, axis, item.chosen, item.rejected, golden))
         n_rows[source.name] = counted.n
         _refuse_wrong(source, wrong, counted.n, options.max_dropped)
         dropped.update(wrong)
-    if unknown := len(answers.keys() - asked):
+    if unknown := len(answers.keys() - prompts):
         dropped["golden responses to unknown prompts left out"] = unknown
     return Preferences(tuple(rows), _clusters(rows, options.near_duplicates), forms, n_rows, dropped)
 

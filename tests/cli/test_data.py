@@ -45,12 +45,12 @@ def test_data_shows_what_was_understood(tmp_path: Path) -> None:
     assert "a.jsonl preference pairs: texts, the prompt in a column 100 100" in lines
     assert "b.jsonl preference pairs: texts, the prompt in a column 41 40" in lines
     assert "Left out: 1 rows without chosen dropped" in lines
-    assert "preference: chosen is longer in 75 % of 140 pairs whose sides differ in length" in lines
+    assert "overall: chosen is longer in 75 % of 140 pairs whose sides differ in length" in lines
     assert "rows that repeat another 20" in lines
     assert "a.jsonl b.jsonl 20 100 40" in lines
     assert "user: amber amber 0?" in lines
     assert "chosen: good 0" in lines
-    assert "preference chosen 4 4 4" in lines
+    assert "overall chosen 4 4 4" in lines
 
 
 def test_data_takes_options_and_counts_tokens(tmp_path: Path) -> None:

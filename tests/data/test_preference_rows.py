@@ -55,7 +55,7 @@ def test_rows_become_pairs(task: Any) -> None:
     assert {(pair.prompt.messages[0].content, pair.chosen, pair.rejected) for pair in pairs(loaded)} == {
         (question(i), f"good {i}", f"bad {i}") for i in range(200)
     }
-    assert loaded.axes == ("preference",)
+    assert loaded.axes == ("overall",)
     assert loaded.recognised == "pairs.jsonl: preference pairs: texts, the prompt in a column"
     assert loaded.golden == {pair.prompt.id: pair.chosen for pair in loaded.pairs["rm"]}
     assert loaded.provenance == "Preference data from local files (pairs.jsonl), split by conversation."
@@ -102,8 +102,8 @@ def test_golden_responses(task: Any, tmp_path: Path) -> None:
     answers = [{"prompt": question(i), "response": f"file {i} "} for i in range(100)]
     answers += [{"messages": [["user", question(100)]], "response": "file 100"}, {"prompt": "Never?", "response": "x"}]
     from_file = task(golden={"file": write(tmp_path / "golden.jsonl", answers)})
-    asked = {prompt.messages[0].content: prompt.id for prompt in from_file.prompts["rm"]}
-    assert from_file.golden == {asked[question(i)]: f"file {i}" for i in range(101) if question(i) in asked}
+    ids = {prompt.messages[0].content: prompt.id for prompt in from_file.prompts["rm"]}
+    assert from_file.golden == {ids[question(i)]: f"file {i}" for i in range(101) if question(i) in ids}
     assert from_file.counts["golden responses to unknown prompts left out"] == 1
     write(tmp_path / "twice.jsonl", [answers[0], answers[0]])
     refuses(r"twice\.jsonl: line 2: prompt: a second golden response", lambda: task(golden={"file": "twice.jsonl"}))
