@@ -41,7 +41,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[int]:
     multipliers = _mixed(np.arange(1, BANDS * ROWS + 1, dtype=np.uint64), np) | np.uint64(1)
     buckets: dict[tuple[int, bytes], list[int]] = {}
     for place, hashes in windows.items():
-        smallest = np.min(_mixed(hashes[:, None] * multipliers[None, :], np), axis=0).reshape(BANDS, ROWS)
+        smallest = np.min(multipliers[:, None] * hashes[None, :], axis=1).reshape(BANDS, ROWS)  # the hashes are mixed already
         for band in range(BANDS):
             candidates = buckets.setdefault((band, smallest[band].tobytes()), [])
             for other in candidates:

@@ -32,7 +32,7 @@ AXES = ("helpful", "harmless")
 Golden = dict[Turns, tuple[str | None, bool]]
 
 
-def rows(*, base: Path | None, golden: Any, max_rows: Any, **source: Any) -> Iterator[dict[str, Any]]:
+def rows(*, base: Path | None, golden: Any, max_rows: Any, splits: Any = None, **source: Any) -> Iterator[dict[str, Any]]:
     """Rows as apo_bench.data.task wants them; those that cannot be used as {"dropped": reason}. The cluster is the first human turn."""
     if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
         raise InputError(f"task hh: options.max_rows: a whole number from 1 is needed, got {max_rows!r}")
