@@ -216,8 +216,9 @@ def _completions(row: Row, reading: Reading) -> Iterator[Scored]:
     for completion in _listed(row, "completions"):
         if not isinstance(completion, Mapping):
             raise WrongRow("rows with a completion that is no object dropped")
-        ratings = (completion.get("annotations") or {}).get(name)
-        value = completion.get(name) if completion.get(name) is not None else isinstance(ratings, Mapping) and ratings.get("Rating")
+        value, aspects = completion.get(name), completion.get("annotations")
+        if value is None and isinstance(aspects, Mapping) and isinstance(aspect := aspects.get(name), Mapping):
+            value = aspect.get("Rating")
         try:
             scored.append((_answer("", text_of(completion, "response"), reading), number_of({name: value}, name)))
         except WrongRow:

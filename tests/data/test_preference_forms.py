@@ -189,6 +189,8 @@ def test_equal_scores_are_a_tie_and_equal_texts_are_once() -> None:
         ({"prompt": ASK, "responses": ["a"], "scores": []}, "rows with another number of scores than of responses dropped"),
         ({"prompt": ASK, "responses": "a", "scores": []}, "rows whose responses is no list dropped"),
         ({"instruction": ASK, "completions": [{"response": "a"}]}, "rows without a scored response dropped"),
+        ({"instruction": ASK, "completions": [{"response": "a", "annotations": True}]}, "rows without a scored response dropped"),
+        ({"instruction": ASK, "completions": ["a"]}, "rows with a completion that is no object dropped"),
         ({"prompt": ASK, "completion": "a", "label": "good"}, "rows whose label is neither true nor false dropped"),
         ({"prompt": ASK, "response": "a", "helpfulness": True}, "rows whose helpfulness is no number dropped"),
         ({**PKU, "better_response_id": 2}, "rows whose better_response_id is neither 0 nor 1 dropped"),

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from apo_bench.data.preference_forms import FORMS
 from apo_bench.data.preference_rows import options_of, read_preferences
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.types import SPLITS, Pair
 
+HH = Path(__file__).parents[3] / "shared" / "data" / "hh"
 EVEN = {"rm": 0.25, "policy": 0.25, "gold": 0.25, "test": 0.25}
 WORDS = "amber birch cedar dune ember fjord grove heath inlet jetty knoll ledge marsh nook oasis pond quarry ridge shoal tarn".split()
 
@@ -246,3 +250,37 @@ def test_two_labels_a_pair_are_two_axes(tmp_path: Path) -> None:
     refuses(
         r"options\.axis: pku\.jsonl has two labels", lambda: load_task("preferences", {"data_files": [name], "axis": "x"}, base=tmp_path)
     )
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8) | st.just("\n\nHuman: a\n\nAssistant: b"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from("role content from value response annotations overall_score text type".split()), inner)
+        | st.just({"role": "user", "content": "a"})
+        | st.just({"role": "assistant", "content": "b"})
+    ),
+    max_leaves=8,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_values_are_read_or_dropped(form: Any, data: st.DataObject, tmp_path: Path) -> None:
+    keys = [*sorted(form.columns), "prompt", "axis", "score_chosen", "helpfulness", "annotator2"]
+    rows = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(keys, VALUES)), min_size=1, max_size=4))
+    name = write(tmp_path / "any.jsonl", rows)
+    preferences = read_preferences(options_of({"data_files": [name], "max_dropped": 1.0}), tmp_path)
+    assert all(row.messages[0][0] == row.messages[-1][0] == "user" for row in preferences.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HH.is_dir(), reason="the HH files are not beside the project (../shared/data/hh)")
+def test_hh_is_read_as_its_own_task_reads_it() -> None:
+    files = {"data_files": [str(HH / f"hh_{axis}_base_test.jsonl") for axis in ("helpful", "harmless")]}
+    axis = {"column": "subset", "values": {"helpful*": "helpful", "harmless*": "harmless"}}
+    here, there = load_task("preferences", {**files, "axis": axis}, base=None), load_task("hh", files, base=None)
+    assert {(pair.id, pair.prompt.id) for pair in pairs(here)} == {(pair.id, pair.prompt.id) for pair in pairs(there)}
+    assert here.counts["pairs with a speaker's turn inside an answer dropped"] == 48
