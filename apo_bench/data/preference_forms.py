@@ -161,7 +161,7 @@ def _conversations(chosen: Turns, rejected: Turns, prompt: Turns, row: Row) -> I
         return _item(prompt, ["", ""], row)
     sides = [chosen, rejected]
     if all(side[0][0] == "user" for side in sides):
-        if any(_squeezed(side[: len(prompt)]) != _squeezed(prompt) for side in sides):
+        if not all(_holds(side[:-1], prompt) for side in sides):
             raise WrongRow("pairs whose sides begin with another prompt than theirs dropped")
         prompt = ()
     if _squeezed(chosen[:-1]) != _squeezed(rejected[:-1]):
@@ -354,6 +354,12 @@ def _shared(chosen: str, rejected: str) -> int:
     while 0 < n < max(len(chosen), len(rejected)) and not chosen[n - 1].isspace():
         n -= 1
     return n
+
+
+def _holds(turns: Turns, prompt: Turns) -> bool:
+    """Whether a conversation begins or, as in mixtures with several turns, ends with a prompt."""
+    whole, part = _squeezed(turns), _squeezed(prompt)
+    return part in (whole[: len(part)], whole[len(whole) - len(part) :])
 
 
 def _squeezed(turns: Turns) -> tuple[tuple[str, str], ...]:

@@ -80,6 +80,9 @@ def test_several_turns_and_a_system_turn() -> None:
         read(row)
     prompt = messages(*LONG)
     assert read({"prompt": prompt, "chosen": messages(reply(GOOD)), "rejected": messages(reply(BAD))}) == [Item(LONG, GOOD, BAD, GOOD)]
+    for prompt in (ASK, "Hello."):  # Tulu's mixture: a text beside whole conversations
+        row = {"id": "1", "source": "x", "prompt": prompt, "chosen": messages(*LONG, reply(GOOD)), "rejected": messages(*LONG, reply(BAD))}
+        assert read({**row, "chosen_rating": 4.5}) == [Item(LONG, GOOD, BAD, GOOD, 4.5)]
     transcript = f"\n\nHuman: Hello.\n\nAssistant: Yes?{HH}"
     assert read({"chosen": f"{transcript} {GOOD}", "rejected": f"{transcript} {BAD}"}) == [Item(LONG, GOOD, BAD, GOOD)]
 
