@@ -49,7 +49,7 @@ def audit_judge(
     judge: JudgeSpec,
     data: Annotated[
         list[str],
-        typer.Option(help="Pairs with people's labels: a file (PandaLM's JSON, HH's JSON lines), or a task for its test pairs."),
+        typer.Option(help="Pairs with people's labels: a file in any form of docs/data.md, or a task for its test pairs."),
     ],
     n: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each, chosen by hash.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_NAME if not given.")] = None,
@@ -72,7 +72,7 @@ def audit_reward(
     model: Annotated[str, typer.Argument(help="A reward model's folder or hub id, or the keys of kind: pretrained, as YAML.")],
     data: Annotated[
         list[str],
-        typer.Option(help="Pairs with people's labels: a file (RewardBench's form, HH's, PandaLM's), or a task for its test pairs."),
+        typer.Option(help="Pairs with people's labels: a file in any form of docs/data.md, or a task for its test pairs."),
     ],
     n: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each, chosen by hash.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_MODEL if not given.")] = None,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from apo_bench import __version__
+from apo_bench.cli import data as data_commands
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
 from apo_bench.cli import terminal
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(judging_commands.app)
 app.add_typer(score_command.app)
+app.add_typer(data_commands.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]

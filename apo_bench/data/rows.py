@@ -11,6 +11,8 @@ from apo_bench.errors import InputError
 from apo_bench.types import SPLITS, Demonstration, Message, Pair, Prompt, Role, Split, identity, prompt_id
 
 WARM_UP_SPLITS: tuple[Split, ...] = ("rm", "policy")  # demonstrations of the other splits' clusters are left out
+ALL = "all"  # the axes together, in tables
+IDENTICAL, EMPTY = "identical pairs dropped", "empty-sided pairs dropped"
 
 
 class RowReader:
@@ -22,7 +24,7 @@ class RowReader:
         self.prompts: dict[Split, dict[str, Prompt]] = {split: {} for split in SPLITS}
         self.demonstrations: dict[Split, list[Demonstration]] = {split: [] for split in SPLITS}
         self.golden: dict[str, str] = {}
-        self.dropped: Counter[str] = Counter({"identical pairs dropped": 0, "empty-sided pairs dropped": 0})
+        self.dropped: Counter[str] = Counter({IDENTICAL: 0, EMPTY: 0})
         self._splits: dict[str, tuple[Split, str]] = {}
 
     def add_row(self, number: int, row: Any) -> None:
@@ -37,10 +39,10 @@ class RowReader:
             raise self._error("rows", number, "chosen and rejected go together")
         if chosen is not None and rejected is not None:
             if not chosen.strip() or not rejected.strip():
-                self.dropped["empty-sided pairs dropped"] += 1
+                self.dropped[EMPTY] += 1
                 return
             if chosen.strip() == rejected.strip():
-                self.dropped["identical pairs dropped"] += 1
+                self.dropped[IDENTICAL] += 1
                 return
             self.pairs[split].append(Pair(prompt, chosen, rejected))
         self.prompts[split].setdefault(prompt.id, prompt)
@@ -70,8 +72,10 @@ class RowReader:
             raise self._error(key, number, "messages: [role, content] turns of user and assistant, the last the user's, are needed")
         if not isinstance(row["cluster"], str):
             raise self._error(key, number, f"cluster: text is needed, got {type(row['cluster']).__name__}")
-        if row["axis"] not in self.about.axes:
+        if self.about.axes != "rows" and row["axis"] not in self.about.axes:
             raise self._error(key, number, f"axis: {row['axis']!r} is none of {', '.join(self.about.axes)}")
+        if not is_text(row["axis"]) or not row["axis"].strip() or row["axis"] == ALL:
+            raise self._error(key, number, f"axis: a name other than {ALL} is needed, got {row['axis']!r}")
         messages = tuple(Message(cast(Role, role), text) for role, text in turns)
         split, cluster_id = self._placed(row["cluster"])
         return split, Prompt(prompt_id(row["axis"], messages), messages, row["axis"], cluster_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from apo_bench.data.rows import WARM_UP_SPLITS, RowReader, is_text
 from apo_bench.data.splits import check_leaks
-from apo_bench.data.task_folder import TaskCode, code_of, find_task, merge_options, read_description
+from apo_bench.data.task_folder import TaskCode, code_of, find_task, merge_options, read_description, with_shares
 from apo_bench.errors import InputError
 from apo_bench.types import SPLITS, Demonstration, Pair, Prompt, Split, identity
 
@@ -21,6 +21,7 @@ class Task:
     `axes` are those that have rows. `golden` maps the id of a prompt of the rm split to its golden response. `counts` has
     "<split>.pairs", "<split>.<axis>.pairs" and likewise prompts and clusters, and an entry for each reason for leaving rows out.
     `fingerprint` hashes the content of all rows; `source_files` are the task's YAML and python.
+    `recognised` is a line on what a user's files were taken for, and what of them was left out.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Task:
     counts: Mapping[str, int]
     source_files: tuple[Path, ...]
     fingerprint: str
+    recognised: str = ""
 
 
 def load_task(use: str, options: Mapping[str, Any], *, base: Path | None) -> Task:
@@ -65,6 +67,8 @@ def _load(folder: Path, options: Mapping[str, Any], base: Path | None) -> Task:
     path = folder / f"{folder.name}.yaml"
     about = read_description(path)
     options = merge_options(path, about.options, options)
+    if options.get("splits") is not None:
+        about = with_shares(path, about, options["splits"])
     code = TaskCode(path, options, base)
     reader = RowReader(path, about)
     for number, row in enumerate(code.each("rows", about.rows), 1):
@@ -79,7 +83,8 @@ def _load(folder: Path, options: Mapping[str, Any], base: Path | None) -> Task:
         split: (*prompts[split], *(demonstration.prompt for demonstration in reader.demonstrations[split])) for split in SPLITS
     }
     check_leaks(str(path), all_prompts)
-    axes = tuple(axis for axis in about.axes if any(prompt.axis == axis for split in SPLITS for prompt in prompts[split]))
+    present = {prompt.axis for split in SPLITS for prompt in prompts[split]}
+    axes = tuple(axis for axis in (sorted(present) if about.axes == "rows" else about.axes) if axis in present)
     counts = {**reader.dropped, **_counts(axes, pairs, prompts)}
     _refuse_empty(path, about.splits, axes, counts)
 
@@ -110,7 +115,12 @@ def _load(folder: Path, options: Mapping[str, Any], base: Path | None) -> Task:
         counts=counts,
         source_files=(path, *code_of(folder)),
         fingerprint=_fingerprint(pairs, prompts, golden, demonstrations, vocabulary or ()),
+        recognised=_recognised(code.call("recognised", about.recognised), reader.dropped) if about.recognised else "",
     )
+
+
+def _recognised(line: str, dropped: Mapping[str, int]) -> str:
+    return "; ".join([line, *(f"{n} {reason}" for reason, n in dropped.items() if n)])
 
 
 def _counts(axes: tuple[str, ...], pairs: Mapping[Split, tuple[Pair, ...]], prompts: Mapping[Split, tuple[Prompt, ...]]) -> dict[str, int]:

@@ -8,6 +8,7 @@ if its signature has that name) and returns:
   perhaps "golden"; or {"dropped": reason} for an annotation the task had to leave out, which is counted.
 - golden: prompt -> golden response or None. Instead of a function: `chosen` (a row's chosen side) or `rows` (only what rows carry).
 - ground_truth: (prompt, response) -> score.    is_refusal: text -> bool.    provenance: a sentence (or write it into the YAML).
+- recognised: a line on what the user's files were taken for, which `check` shows.
 - demonstrations: dicts {"messages", "response", "axis", "cluster"}.    vocabulary: words.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -33,10 +34,13 @@ Reference = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.[A-Za-z_]\w*$")]
 
 
 class Description(BaseModel):
-    """The fields of `metadata.apo_bench`. `options` holds every option the task has, with its default."""
+    """The fields of `metadata.apo_bench`. `options` holds every option the task has, with its default.
+
+    `axes: rows` are those of the rows. An option `splits` that is not null stands for the field.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    axes: tuple[str, ...] = Field(min_length=1)
+    axes: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["rows"]
     splits: dict[Split, float]
     salt: str
     rows: Reference
@@ -47,6 +51,7 @@ class Description(BaseModel):
     vocabulary: Reference | None = None
     options: dict[str, Any] = {}
     provenance: str = Field(min_length=1)
+    recognised: Reference | None = None
 
     @field_validator("splits")
     @classmethod
@@ -137,6 +142,14 @@ def read_description(path: Path) -> Description:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
         raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def with_shares(path: Path, about: Description, shares: Any) -> Description:
+    """The description with other shares of the splits, which a user gives as the option `splits`. Raises InputError."""
+    try:
+        return Description.model_validate({**about.model_dump(), "splits": shares})
+    except ValidationError as error:
+        raise InputError(f"{path}: options.splits: {error.errors()[0]['msg'].removeprefix('Value error, ')}, got {shares!r}") from None
 
 
 def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

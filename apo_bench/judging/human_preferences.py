@@ -8,14 +8,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from apo_bench.data.preference_forms import Reading, recognise
+from apo_bench.data.preference_rows import options_of, read_preferences
+from apo_bench.data.row_files import read_jsonl, read_rows
 from apo_bench.data.splits import normalise
 from apo_bench.data.task import Task
 from apo_bench.data.task_folder import read_description
+from apo_bench.data.transcripts import is_transcript
 from apo_bench.errors import InputError
 from apo_bench.package_data import shipped_root
-from apo_bench.types import Message, Pair, Prompt, identity, prompt_id
+from apo_bench.types import Message, Pair, Prompt, Role, identity, prompt_id
 
 Label = Literal["a", "tie", "b"]
 VOTES: Mapping[int, Label] = {0: "tie", 1: "a", 2: "b"}
@@ -59,8 +63,11 @@ def read_labelled(path: Path, n: int | None = None) -> Labelled:
     A JSON list is PandaLM's (instruction, input, response1, response2, annotator1 to 3; the label is what two of the three say). JSON
     lines with chosen and rejected are HH's, in every form that the task `hh` reads and with its prompts' ids and clusters; or, where the
     first prompt is no transcript, RewardBench's (prompt, chosen, rejected, subset), as parquet too, a subset being an axis.
+    Every other form that the task `preferences` recognises is read as it reads it, ties and rows that it drops left out.
     Raises InputError, one line that names file, line or item, and key, for anything else, and where no pair is left.
     """
+    if _is_of_another_form(path):
+        return _checked(str(path), _recognised(path), n)
     if path.suffix == ".parquet":
         return _checked(str(path), _reward_bench(path), n)
     match _opening(path):
@@ -118,6 +125,29 @@ def _hh(path: Path) -> Iterator[LabelledPair | str]:
             yield _labelled(Pair(_prompt(row["axis"], messages, row["cluster"]), row["chosen"], row["rejected"]))
 
 
+def _is_of_another_form(path: Path) -> bool:
+    """Whether the first row is of a form that is none of PandaLM's, HH's and RewardBench's."""
+    try:
+        _, row = next(read_rows(path))
+    except (InputError, StopIteration):
+        return False  # the other readers say what is wrong
+    form = recognise(row, Reading())
+    sides = {"chosen", "rejected"} <= row.keys() and ("subset" in row or is_transcript(str(row.get("prompt") or row["chosen"])))
+    return form is not None and not sides and "annotator1" not in row
+
+
+def _recognised(path: Path) -> Iterator[LabelledPair | str]:
+    """The pairs of a file as the task `preferences` reads it, clusters of equal first turns."""
+    options = options_of({"data_files": [str(path.absolute())], "near_duplicates": 1.0, "max_dropped": 1.0, "golden": "none"})
+    preferences = read_preferences(options, None)
+    for reason, n in preferences.dropped.items():
+        yield from (reason for _ in range(n))
+    for row, cluster in zip(preferences.rows, preferences.clusters, strict=True):
+        if row.chosen is not None and row.rejected is not None:
+            messages = tuple(Message(cast(Role, role), text) for role, text in row.messages)
+            yield _labelled(Pair(_prompt(row.axis, messages, cluster), row.chosen, row.rejected))
+
+
 def _is_reward_bench(path: Path) -> bool:
     """Whether the first row's prompt is a question, or messages, rather than a transcript."""
     try:
@@ -152,34 +182,8 @@ def _message(where: str, turn: Any) -> Message:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, row) of JSON lines, compressed or not, or of a parquet file."""
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            rows = pyarrow.parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from None
-        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
-        return
-    try:
-        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}: line {number}", _object(f"{path}: line {number}", line)
-    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-
-
-def _object(where: str, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: broken JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: an object is needed, got {type(row).__name__}")
-    return row
+    """(where it stands, row) of JSON lines, whatever the file's name, or of a parquet file."""
+    return read_rows(path) if path.suffix == ".parquet" else read_jsonl(path)
 
 
 def _pandalm(path: Path) -> Iterator[LabelledPair | str]:

@@ -68,7 +68,11 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(folder, trust_remote_code)
-    config = None if labels_of is None else read_config(labels_of, trust_remote_code)
+    config = None
+    if labels_of is not None:  # the rest is the body's own: what was stored counts a row for padding that the body's file may lack
+        stored = read_config(labels_of, trust_remote_code)
+        config = read_config(folder, trust_remote_code, id2label=stored.id2label, label2id=stored.label2id)
+        setattr(config, OURS, getattr(stored, OURS, False))
     with seeded(0):  # a missing head is drawn before it is read
         model = read_model(
             AutoModelForSequenceClassification, folder, config=config, new_head=labels_of is not None, trust_remote_code=trust_remote_code,

@@ -71,6 +71,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
             ]
         task = tasks.load(experiment, base)
         notes += check_models(experiment, base, len(task.axes))
+        notes += [f"task {task.name}: {task.recognised}"] if task.recognised else []
         _check_against_task(experiment, task)
         _check_system_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
@@ -260,8 +261,9 @@ def _check_system_prompts(experiment: Experiment, task: Task, base: Path) -> Non
 
 
 def _comes_from_the_hub(experiment: Experiment, base: Path) -> bool:
-    """Whether the task downloads its data: it can read local files by the option `data_files`, which is null."""
-    return _options(experiment, base).get("data_files", "") is None
+    """Whether the task downloads its data: it can read local files by the option `data_files`, which is null, and a hub is named."""
+    options = _options(experiment, base)
+    return options.get("data_files", "") is None and options.get("hub", "") is not None
 
 
 def _options(experiment: Experiment, base: Path) -> dict[str, Any]:

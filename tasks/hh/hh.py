@@ -4,33 +4,35 @@ Rows come from local files or from the hub, in two forms: prompt/chosen/rejected
 rejected are whole dialogues that differ in the last turn. Every function named in hh.yaml takes the task's options as keywords.
 """
 
-import gzip
-import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from apo_bench.data.lm_eval import as_lm_eval_dataset
+from apo_bench.data.row_files import hub_rows, read_jsonl
 from apo_bench.data.task_folder import find_file
+from apo_bench.data.transcripts import (
+    LAST_ANSWER,
+    NO_HUMAN,
+    NO_SHARED_PROMPT,
+    OPEN_ANSWER,
+    ROLES,
+    TURN_INSIDE,
+    Turns,
+    answer,
+    split_sides,
+    turns_of,
+)
 from apo_bench.errors import InputError
 from apo_bench.types import Message
 
 AXES = ("helpful", "harmless")
-ROLES = {"Human": "user", "Assistant": "assistant"}
-MARKER = re.compile(r"\n\n(Human|Assistant):")
-LAST_ANSWER = "\n\nAssistant:"
-SPEAKER = re.compile(r"(?:\A|\n)[ \t]*(Human|Assistant):")  # at the beginning of a line, also where it begins no turn
-OPEN_ANSWER = re.compile(r"(?:\A|\n)\s*Assistant:\s*\Z")
-LAST_HUMAN_TURN = re.compile(r"\n\s*\n[ \t]*Human:")
-TURN_INSIDE = "pairs with a speaker's turn inside an answer dropped"
-Turns = tuple[tuple[str, str], ...]
 Golden = dict[Turns, tuple[str | None, bool]]
 
 
-def rows(*, base: Path | None, golden: Any, max_rows: Any, **source: Any) -> Iterator[dict[str, Any]]:
+def rows(*, base: Path | None, golden: Any, max_rows: Any, splits: Any = None, **source: Any) -> Iterator[dict[str, Any]]:
     """Rows as apo_bench.data.task wants them; those that cannot be used as {"dropped": reason}. The cluster is the first human turn."""
     if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
         raise InputError(f"task hh: options.max_rows: a whole number from 1 is needed, got {max_rows!r}")
@@ -102,12 +104,12 @@ def _transcript(messages: tuple[Message, ...]) -> str:
 def _row(where: str, axis: str, row: dict[str, Any], answers: Golden | None) -> dict[str, Any]:
     prompt, chosen, rejected = _sides(where, row)
     if prompt is None:
-        return {"dropped": "pairs whose sides do not share a prompt dropped"}
+        return {"dropped": NO_SHARED_PROMPT}
     if chosen is None or rejected is None:
         return {"dropped": TURN_INSIDE}
     turns = _turns(where, prompt)
     if turns[0][0] != "user" or turns[-1][0] != "user" or not turns[0][1]:
-        return {"dropped": "pairs without a human's first or last turn dropped"}
+        return {"dropped": NO_HUMAN}
     item = {"messages": turns, "chosen": chosen, "rejected": rejected, "axis": axis, "cluster": turns[0][1]}
     if answers is None:
         return {**item, "golden": item["chosen"]} if item["chosen"] else item
@@ -125,48 +127,18 @@ def _sides(where: str, row: dict[str, Any]) -> tuple[str | None, str | None, str
     chosen, rejected = _text(where, row, "chosen"), _text(where, row, "rejected")
     if "prompt" in row:
         prompt = OPEN_ANSWER.sub("", _text(where, row, "prompt"))
-        return prompt, _answer(prompt, chosen), _answer(prompt, rejected)
-    for name, side in (("chosen", chosen), ("rejected", rejected)):
-        if LAST_ANSWER not in side:
-            raise InputError(f"{where}: {name}: neither a prompt beside it nor a transcript with an Assistant's turn")
-    (head, _, first), (other, _, second) = chosen.rpartition(LAST_ANSWER), rejected.rpartition(LAST_ANSWER)
-    return head if head.split() == other.split() else None, _answer("", first), _answer("", second)
-
-
-def _answer(prompt: str, side: str) -> str | None:
-    """The answer in a side, stripped: without the prompt, should it be repeated, and the turn in which the human goes on; None where it
-    holds another speaker's turn, which a policy would learn to write, or nothing but what was taken off.
-    """
-    answer = _without(prompt, side).strip().removeprefix(LAST_ANSWER.strip()).strip()
-    if (turn := LAST_HUMAN_TURN.search(answer)) and "Assistant" not in SPEAKER.findall(answer[turn.end() :]):
-        answer = answer[: turn.start()].strip()
-    return None if SPEAKER.search(answer) or (side.strip() and not answer) else answer
-
-
-def _without(prompt: str, side: str) -> str:
-    """A side without the prompt at its beginning, whatever their white space."""
-    place = 0
-    for letter in (letter for letter in prompt if not letter.isspace()):
-        while place < len(side) and side[place].isspace():
-            place += 1
-        if place == len(side) or side[place] != letter:
-            return side
-        place += 1
-    return side[place:]
+        return prompt, answer(prompt, chosen), answer(prompt, rejected)
+    try:
+        return split_sides(chosen, rejected)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}: neither a prompt beside it nor a transcript with an Assistant's turn") from None
 
 
 def _turns(where: str, text: str) -> Turns:
-    """A transcript's turns, stripped; a speaker's consecutive turns are one, since chat templates want them to alternate."""
-    before, *parts = MARKER.split("\n\n" + text.strip())
-    if before.strip() or not parts:
-        raise InputError(f"{where}: prompt: a transcript that begins with 'Human:' is needed")
-    turns: list[tuple[str, str]] = []
-    for name, text in zip(parts[::2], parts[1::2], strict=True):
-        if turns and turns[-1][0] == ROLES[name]:
-            turns[-1] = ROLES[name], f"{turns[-1][1]}\n\n{text.strip()}".strip()
-        else:
-            turns.append((ROLES[name], text.strip()))
-    return tuple(turns)
+    try:
+        return turns_of(text)
+    except ValueError as error:
+        raise InputError(f"{where}: prompt: {error}") from None
 
 
 def _source(
@@ -179,7 +151,7 @@ def _source(
         yield from _hub_rows(hub, hub_split, data_dirs)
         return
     for path in _files(data_files, base):
-        for where, row in _read_jsonl(path):
+        for where, row in read_jsonl(path):
             if row.get("subset") is not None:
                 subset = _text(where, row, "subset")
                 row_axis, problem = _axis_of(subset), f"subset: {subset!r} begins with neither helpful nor harmless"
@@ -196,21 +168,17 @@ def _axis_of(name: str) -> str | None:
 
 
 def _hub_rows(hub: str, split: str, folders: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    import datasets
-
     for folder in folders:
         axis = _axis_of(folder) if isinstance(folder, str) else None
         if axis is None:
             raise InputError(f"task hh: options.data_dirs: {folder!r} begins with neither helpful nor harmless")
         try:
-            table = datasets.load_dataset(hub, data_dir=folder, split=split)
-        except Exception as error:  # network, cache, hub and parser each have their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            for where, row in hub_rows(hub, split, data_dir=folder):
+                yield where, axis, row
+        except ValueError as error:
             raise InputError(
-                f"task hh: options.hub: cannot read {hub}, {folder}, {split}: {reason} (options.data_files reads local files)"
+                f"task hh: options.hub: cannot read {hub}, {folder}, {split}: {error} (options.data_files reads local files)"
             ) from None
-        for number, row in enumerate(table, 1):
-            yield f"{hub}/{folder} {split}: row {number}", axis, dict(row)
 
 
 def _files(data_files: Any, base: Path | None) -> list[Path]:
@@ -230,7 +198,7 @@ def _file(option: str, value: Any, base: Path | None) -> Path:
 
 
 def _is_test_set(path: Path) -> bool:
-    _, first = next(_read_jsonl(path), ("", {}))
+    _, first = next(read_jsonl(path), ("", {}))
     return "test" in path.name or "test" in str(first.get("subset", ""))
 
 
@@ -238,7 +206,7 @@ def _read_golden(value: Any, base: Path | None) -> Golden:
     """Turns of a prompt -> (golden response, whether a row asked for it); None for a response with a speaker's turn inside."""
     path = _file("golden", value, base)
     answers: Golden = {}
-    for where, row in _read_jsonl(path):
+    for where, row in read_jsonl(path):
         is_conversation = "messages" in row
         turns = _messages(where, row) if is_conversation else _turns(where, _text(where, row, "prompt").strip().removesuffix(LAST_ANSWER))
         if turns in answers:
@@ -247,7 +215,7 @@ def _read_golden(value: Any, base: Path | None) -> Golden:
         if not response:
             raise InputError(f"{where}: response: empty")
         names = {role: name for name, role in ROLES.items()}
-        answers[turns] = _answer("".join(f"\n\n{names.get(role, role)}: {text}" for role, text in turns), response), False
+        answers[turns] = answer("".join(f"\n\n{names.get(role, role)}: {text}" for role, text in turns), response), False
     return answers
 
 
@@ -257,31 +225,6 @@ def _messages(where: str, row: dict[str, Any]) -> Turns:
     if not isinstance(turns, list) or not all(isinstance(turn, list) and [*map(type, turn)] == [str, str] for turn in turns):
         raise InputError(f"{where}: messages: a list of [role, text] turns is needed")
     return tuple((role, text) for role, text in turns)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file: line n", row) of a jsonl or jsonl.gz file; blank lines are passed over."""
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                where = f"{path}: line {number}"
-                if not line.strip():
-                    continue
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                if not isinstance(row, dict):
-                    raise InputError(f"{where}: an object is needed, got {type(row).__name__}")
-                yield where, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: line {number}: not UTF-8 (byte {error.start} of the line)") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {number}: broken JSON: {error.msg} (column {error.colno})") from None
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:  # a number of too many digits, or lists too deep
-        raise InputError(f"{path}: line {number}: broken JSON: {error}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: line {number + 1}: cannot be read: {error}") from None
 
 
 def _text(where: str, row: dict[str, Any], key: str) -> str:

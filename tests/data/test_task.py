@@ -480,6 +480,15 @@ def test_hh_golden_file_with_messages(hh: Any, tmp_path: Path):
         refuses(r"wrong\.jsonl: line 1: messages: a list of \[role, text\] turns", lambda name=wrong: hh(golden=name))
 
 
+def test_hh_with_other_shares_has_the_same_pairs(hh: Any):
+    """Those of the README, for all of HH: about four tenths of the prompts are the policy's."""
+    shares = {"rm": 0.4, "policy": 0.4, "gold": 0.12, "dev": 0.02, "test": 0.06}
+    task = hh(splits={**shares, "dev": 0.0, "test": 0.08})
+    assert {pair for split in SPLITS for pair in task.pairs[split]} == {pair for split in SPLITS for pair in hh().pairs[split]}
+    assert 60 < len(task.prompts["policy"]) < 132
+    assert sum(shares.values()) == pytest.approx(1)
+
+
 def test_hh_max_rows_takes_the_first_of_each_axis(hh: Any):
     task = hh(max_rows=100)
     pairs = [pair for split in SPLITS for pair in task.pairs[split]]

@@ -146,6 +146,14 @@ def test_the_page_on_checkpoints_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_on_your_own_data_runs_as_it_stands(tmp_path: Path) -> None:
+    output = follow(DOCS / "data.md", tmp_path, environment())
+    assert "Left out: 1 rows without rejected dropped" in output
+    assert "note: task preferences: pairs.jsonl: preference pairs: texts, the prompt in a column; 1 rows without rejected dropped" in output
+    assert "dpo - sft" in output
+
+
+@pytest.mark.slow
 def test_the_papers_experiments_pass_check() -> None:
     """The `sh` block of the page on reproducing the paper."""
     (block,) = [block for block in blocks(DOCS / "reproducing-the-paper.md") if block.language == "sh"]

@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -11,10 +11,11 @@ from exchange_run import PROMPTS, answered, compared
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apo_bench.data.preference_rows import options_of, read_preferences
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import SHEET, Exported, export_alpaca_eval, export_annotate, export_pairs, key_path, transcript
 from apo_bench.formatting import inert
-from apo_bench.types import Message, Prompt
+from apo_bench.types import Message, Prompt, Role, prompt_id
 
 TEXTS = {
     ("apo_rjs", 0, 0): ["start"] * 3, ("rjs", 0, 0): ["start"] * 3, ("golden_refresh", 0, 0): ["start"] * 3,
@@ -108,6 +109,21 @@ def test_pairs_are_the_decided_comparisons(tmp_path: Path) -> None:
     assert (first["chosen_arm"], first["rejected_arm"], first["value"], first["judge"]) == ("apo_rjs", "rjs", 1.0, "both")
     assert (second["chosen"][0]["content"], second["rejected"][0]["content"], second["value"]) == ("boil", "still", 0.75)
     assert [row["chosen"][0]["content"] for row in lines(exported.paths[1])] == ["wash it"]
+
+
+def test_the_task_preferences_reads_the_pairs_back(tmp_path: Path) -> None:
+    """Prompts with the ids that they had, sides as they were, axes from the column; and the same once more from TRL's other forms."""
+    (path, _) = export_pairs(answered(tmp_path / "run", TEXTS, VERDICTS), tmp_path / "out").paths
+    rows = lines(path)
+    expected = [(row["prompt_id"], row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in rows]
+    implicit = [{key: row["prompt"] + row[key] for key in ("chosen", "rejected")} | {"axis": row["axis"]} for row in rows]
+    (tmp_path / "implicit.json").write_text(json.dumps(implicit))
+    for name, where in ((path, "a column"), (tmp_path / "implicit.json", "both sides")):
+        read = read_preferences(options_of({"data_files": str(name)}), None)
+        assert list(read.forms.values()) == [f"preference pairs: conversations, the prompt in {where}"]
+        ids = [prompt_id(row.axis, tuple(Message(cast(Role, role), text) for role, text in row.messages)) for row in read.rows]
+        assert [(id_, row.chosen, row.rejected) for id_, row in zip(ids, read.rows, strict=True)] == expected
+        assert not read.dropped
 
 
 def test_pairs_at_rounds_that_differ_from_seed_to_seed(tmp_path: Path) -> None:

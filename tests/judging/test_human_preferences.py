@@ -103,6 +103,26 @@ def test_hh_lines(tmp_path: Path):
     assert labelled.left_out == {"pairs whose sides do not share a prompt dropped": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "axes"),
+    [
+        ("alpaca.jsonl", [{"instruction": "Is it?", "output_1": "No.", "output_2": "Yes.", "preference": 1.9}], {"overall"}),
+        ("trl.json", json.dumps([{"prompt": "Is it?", "chosen": "Yes.", "rejected": "No.", "axis": "helpful"}]), {"helpful"}),
+        ("table.csv", "prompt,chosen,rejected\nIs it?,Yes.,No.\n", {"overall"}),
+        (
+            "pku.jsonl",
+            [{"prompt": "Is it?", "response_0": "Yes.", "response_1": "No.", "better_response_id": 0, "safer_response_id": 0}],
+            {"helpful", "harmless"},
+        ),
+    ],
+)
+def test_every_form_of_the_task_preferences(tmp_path: Path, name: str, content: Any, axes: set[str]):
+    labelled = read_labelled(write(tmp_path, name, content))
+    assert {pair.prompt.axis for pair in labelled.pairs} == axes
+    assert {pair.a if pair.label == "a" else pair.b for pair in labelled.pairs} == {"Yes."}
+    assert {pair.prompt.messages for pair in labelled.pairs} == {(Message("user", "Is it?"),)}
+
+
 def test_labels_are_balanced_by_a_hash(tmp_path: Path):
     """400 fair coins give 160 to 240 heads but for one in 20,000; the hash does not know whose side it puts first."""
     labelled = read_labelled(write(tmp_path, "many.jsonl", [line(place) for place in range(400)]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from foreign_models import policy_folder, tokenizer
 from tiny_tokenizers import WORDS, bert_tokenizer, chatml_tokenizer, prompt
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -172,6 +173,20 @@ def test_the_body_is_the_base_models_whatever_the_seed(bases: dict[str, Path]) -
         for name, weight in base.items():
             assert torch.equal(model.model.state_dict()[name][: len(weight)], weight), name
         assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_body_without_a_row_for_padding_gets_the_same_one_again(tmp_path: Path) -> None:
+    """A reward model of adapters: the configuration it was stored with counts the row that its body's file lacks."""
+    own = tokenizer()
+    own.add_special_tokens({"pad_token": "<extra pad>"})
+    folder = policy_folder(tmp_path / "body", own, spare=-1, pad_token_id=None)
+    spec = NeuralReward(kind="neural", path=str(folder), training=Recipe(learning_rate=1e-3))
+    trained, _ = rewards.new_reward_model(spec, folder, ["helpful"], None, seed=0)
+    trained.config.save_pretrained(tmp_path / "adapters")
+    loaded, _ = rewards.load_reward_model(folder, labels_of=tmp_path / "adapters")
+    embeddings = [model.get_input_embeddings().weight for model in (trained, loaded)]
+    assert embeddings[0].shape[0] == len(own)
+    assert torch.equal(*embeddings)
 
 
 def test_an_architecture_of_its_own(tmp_path: Path) -> None:

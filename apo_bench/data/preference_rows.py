@@ -1,0 +1,354 @@
+"""Preference data from files or the hub -> a task's rows: recognised, read, checked, given an axis, a golden response and a cluster."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from apo_bench.data.near_duplicates import near_duplicates
+from apo_bench.data.preference_forms import (
+    FORMS,
+    PKU_AXES,
+    TIES,
+    Form,
+    Item,
+    Reading,
+    Row,
+    Scored,
+    WrongRow,
+    conversation,
+    pair_up,
+    prompt_turns,
+    recognise,
+    repeats_prompt,
+    text_of,
+)
+from apo_bench.data.row_files import hub_rows, read_jsonl, read_rows
+from apo_bench.data.rows import ALL, EMPTY, IDENTICAL
+from apo_bench.data.splits import normalise
+from apo_bench.data.task_folder import find_file
+from apo_bench.data.transcripts import Turns
+from apo_bench.errors import InputError
+
+AXIS = "overall"  # of rows that name none
+AXIS_NAME = re.compile(r"\w[\w .:/+-]{0,63}")
+HEAD = 1000  # rows by which a file is recognised
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AxisColumn(_Options):
+    """`values`: the axis of a value, the first pattern that fits; without them the value is the axis."""
+
+    column: str
+    values: dict[str, str] | None = None
+
+
+class GoldenColumn(_Options):
+    column: str
+
+
+class GoldenFile(_Options):
+    file: str
+
+
+class GoldenScore(_Options):
+    min_score: float
+
+
+class Options(_Options):
+    """The options of the task `preferences`; tasks/preferences/README.md says what each is for."""
+
+    data_files: tuple[str, ...] | None = Field(None, min_length=1)
+    hub: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    columns: dict[str, str] = {}
+    axis: str | AxisColumn | None = None
+    golden: Literal["chosen", "none"] | GoldenColumn | GoldenFile | GoldenScore | None = None
+    score: str | None = None
+    against: Literal["worst", "drawn"] = "worst"
+    system: Literal["drop", "ignore"] = "drop"
+    drop_ties: bool = True
+    max_rows: int | None = Field(None, ge=1)
+    max_dropped: float = Field(0.5, ge=0, le=1)
+    near_duplicates: float = Field(0.7, gt=0, le=1)
+
+    @field_validator("data_files", mode="before")
+    @classmethod
+    def _a_name_is_a_list_of_it(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a data set of the hub: what it was taken for, and the rows' reading."""
+
+    name: str
+    form: Form
+    reading: Reading
+    rows: Iterable[tuple[str, Row]]
+
+
+@dataclass(frozen=True)
+class PreferenceRow:
+    """A row as a task wants it, without its cluster. `source` is the file's name."""
+
+    source: str
+    messages: Turns
+    axis: str
+    chosen: str | None
+    rejected: str | None
+    golden: str | None
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What the files hold. `forms` and `n_rows` by file's name; `dropped` counts what was left out by reason."""
+
+    rows: tuple[PreferenceRow, ...]
+    clusters: tuple[str, ...]
+    forms: Mapping[str, str]
+    n_rows: Mapping[str, int]
+    dropped: Mapping[str, int]
+
+
+def options_of(values: Mapping[str, Any]) -> Options:
+    """The options, validated. Raises InputError that names the key."""
+    try:
+        options = Options.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"task preferences: options.{first['loc'][0]}: {first['msg']}, got {values.get(str(first['loc'][0]))!r}") from None
+    if (options.data_files is None) == (options.hub is None):
+        raise InputError("task preferences: options.data_files: either files or the option hub is needed, and not both")
+    return options
+
+
+def read_preferences(options: Options, base: Path | None) -> Preferences:
+    """All rows, in the order of the files, with the cluster of each: the first turn of the first row that is nearly the same.
+
+    Raises InputError where a file is broken, is in no form that is known, or has too many rows that cannot be used.
+    """
+    answers = _golden_file(options.golden.file, base) if isinstance(options.golden, GoldenFile) else {}
+    rows: list[PreferenceRow] = []
+    taken: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    forms, n_rows, prompts = {}, {}, set()
+    for source in sources(options, base):
+        forms[source.name] = source.form.name
+        wrong: Counter[str] = Counter()
+        counted = _Counted(source.rows)
+        for item, row in _items(source, counted, options, wrong):
+            try:
+                axis = _axis(options.axis, item, row)
+                golden = _golden(options.golden, item, row, answers)
+            except WrongRow as error:
+                wrong[str(error)] += 1
+                continue
+            if item.reason:
+                dropped[item.reason] += 1
+            if item.reason == TIES and options.drop_ties:
+                continue
+            taken[axis] += 1
+            if options.max_rows is not None and taken[axis] > options.max_rows:
+                continue
+            prompts.add(item.messages)
+            rows.append(PreferenceRow(source.name, item.messages, axis, item.chosen, item.rejected, golden))
+        n_rows[source.name] = counted.n
+        _refuse_wrong(source, wrong, counted.n, options.max_dropped)
+        dropped.update(wrong)
+    if unknown := len(answers.keys() - prompts):
+        dropped["golden responses to unknown prompts left out"] = unknown
+    return Preferences(tuple(rows), _clusters(rows, options.near_duplicates), forms, n_rows, dropped)
+
+
+def task_rows(preferences: Preferences) -> Iterator[dict[str, Any]]:
+    """The rows as apo_bench.data.task wants them, then {"dropped": reason} for each that was left out."""
+    for row, cluster in zip(preferences.rows, preferences.clusters, strict=True):
+        sides = {"chosen": row.chosen, "rejected": row.rejected, "golden": row.golden}
+        known = {key: text for key, text in sides.items() if text is not None}
+        yield {"messages": row.messages, "axis": row.axis, "cluster": cluster, **known}
+    for reason, n in preferences.dropped.items():
+        yield from ({"dropped": reason} for _ in range(n))
+
+
+def recognised(options: Options, base: Path | None) -> str:
+    """A line: what each file was taken for, files of one form together."""
+    forms: dict[str, list[str]] = {}
+    for source in sources(options, base):
+        forms.setdefault(source.form.name, []).append(source.name)
+    return "; ".join(f"{', '.join(names)}: {form}" for form, names in forms.items())
+
+
+def sources(options: Options, base: Path | None) -> Iterator[Source]:
+    """The files, each recognised by its first rows. Raises InputError for a form that is not known."""
+    if options.data_files is None:
+        assert options.hub is not None
+        yield _source(options.hub, _of_the_hub(options), options)
+        return
+    files = [_file("data_files", name, base) for name in options.data_files]
+    if twice := [path for place, path in enumerate(files) if path.resolve() in [other.resolve() for other in files[:place]]]:
+        raise InputError(f"task preferences: options.data_files: {twice[0]} is named twice")
+    for path in files:
+        names = [file.name for file in files].count(path.name)
+        yield _source(path.name if names == 1 else str(path), read_rows(path), options)
+
+
+def _source(name: str, rows: Iterator[tuple[str, Row]], options: Options) -> Source:
+    renamed = ((where, {**row, **{ours: row[theirs] for ours, theirs in options.columns.items() if theirs in row}}) for where, row in rows)
+    head = list(islice(renamed, HEAD))
+    if not head:
+        raise InputError(f"task preferences: {name}: no rows")
+    columns = {column: None for _, row in head for column in row}
+    if absent := [theirs for theirs in options.columns.values() if theirs not in columns]:
+        raise InputError(f"task preferences: {name}: options.columns: no column {absent[0]!r}; columns: {', '.join(columns)}")
+    reading = Reading(options.score, options.against, options.system, repeats_prompt([row for _, row in head]))
+    whole = {column: next((row[column] for _, row in head if row.get(column) is not None), None) for column in columns}
+    form = recognise(whole, reading)
+    if form is None:
+        known = " | ".join(" ".join(sorted(form.columns)) for form in FORMS)
+        raise InputError(
+            f"task preferences: {name}: columns {', '.join(columns)} are no known form ({known}); map names with options.columns"
+        )
+    for option, choice in (("axis", options.axis), ("golden", options.golden)):
+        if isinstance(choice, AxisColumn | GoldenColumn) and choice.column not in columns:
+            raise InputError(f"task preferences: {name}: options.{option}: no column {choice.column!r}; columns: {', '.join(columns)}")
+    if isinstance(options.axis, str) and options.axis in columns:
+        raise InputError(f"task preferences: options.axis: {options.axis} is a column of {name}; write {{column: {options.axis}}}")
+    if form.columns >= PKU_AXES.keys() and options.axis is not None:
+        raise InputError(f"task preferences: options.axis: {name} has two labels a pair, which are its axes; leave it out")
+    return Source(name, form, reading, _chain(head, renamed))
+
+
+def _chain(head: Iterable[tuple[str, Row]], rest: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+    yield from head
+    yield from rest
+
+
+class _Counted:
+    """Rows, and how many there were."""
+
+    def __init__(self, rows: Iterable[tuple[str, Row]]) -> None:
+        self.rows, self.n = rows, 0
+
+    def __iter__(self) -> Iterator[Row]:
+        for _, row in self.rows:
+            self.n += 1
+            yield row
+
+
+def _items(source: Source, rows: Iterable[Row], options: Options, wrong: Counter[str]) -> Iterator[tuple[Item, Row]]:
+    """The items of a file, scored responses of a prompt as pairs after its last row; with each the row, or the first of several."""
+    waiting: dict[tuple[Turns, Any], tuple[Scored, Row]] = {}
+    for row in rows:
+        try:
+            for item in source.form.read(row, source.reading):
+                if isinstance(item, Scored):
+                    axis = row.get(options.axis.column) if isinstance(options.axis, AxisColumn) else None
+                    before, first = waiting.get((item.messages, axis), (Scored(item.messages, (), item.labels), row))
+                    together = Scored(item.messages, (*before.responses, *item.responses), item.labels)
+                    waiting[item.messages, axis] = together, first
+                elif item.chosen is not None and item.rejected is not None and (problem := _problem(item.chosen, item.rejected)):
+                    wrong[problem] += 1
+                else:
+                    yield item, row
+        except WrongRow as error:
+            wrong[str(error)] += 1
+    for scored, row in waiting.values():
+        yield from ((item, row) for item in pair_up(scored, options.against))
+
+
+def _problem(chosen: str, rejected: str) -> str | None:
+    return EMPTY if not chosen.strip() or not rejected.strip() else IDENTICAL if chosen.strip() == rejected.strip() else None
+
+
+def _refuse_wrong(source: Source, wrong: Counter[str], n: int, limit: float) -> None:
+    if wrong.total() > limit * n:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in wrong.most_common(3))
+        raise InputError(
+            f"task preferences: {source.name}: {wrong.total()} of {n} rows cannot be used (options.max_dropped: {limit:g}), "
+            f"read as {source.form.name}: {reasons}"
+        )
+
+
+def _axis(choice: str | AxisColumn | None, item: Item, row: Row) -> str:
+    if item.axis is not None:
+        return item.axis
+    if isinstance(choice, str):
+        axis = choice
+    elif choice is None:
+        axis = row["axis"] if isinstance(row.get("axis"), str) else AXIS
+    else:
+        value = row.get(choice.column)
+        if value is None:
+            raise WrongRow(f"rows without {choice.column}, their axis, dropped")
+        axis = str(value)
+        if choice.values is not None:
+            axis = next((name for pattern, name in choice.values.items() if fnmatchcase(axis, pattern)), "")
+            if not axis:
+                raise WrongRow(f"rows whose {choice.column} fits no pattern of options.axis dropped")
+    if not AXIS_NAME.fullmatch(axis) or axis == ALL:
+        raise WrongRow("rows whose axis is no name (letters, digits, blanks and .:/+-) dropped")
+    return axis
+
+
+def _golden(choice: Any, item: Item, row: Row, answers: Mapping[Turns, str]) -> str | None:
+    if choice in (None, "chosen"):
+        return item.chosen
+    if isinstance(choice, GoldenColumn):
+        return text_of(row, choice.column).strip() or None if row.get(choice.column) is not None else None
+    if isinstance(choice, GoldenFile):
+        return answers.get(item.messages)
+    if isinstance(choice, GoldenScore):
+        if item.chosen is not None and item.score is None:
+            raise WrongRow("rows without a score of the chosen side (score_chosen), which options.golden needs, dropped")
+        return item.best if item.score is not None and item.score >= choice.min_score else None
+    return None
+
+
+def _golden_file(name: str, base: Path | None) -> dict[Turns, str]:
+    """Golden responses by prompt: JSON lines with response, and prompt or messages, as `apo-bench golden` writes them."""
+    answers: dict[Turns, str] = {}
+    for where, row in read_jsonl(_file("golden", name, base)):
+        try:
+            turns = conversation(row["messages"], Reading()) if isinstance(row.get("messages"), list) else prompt_turns(row.get("prompt"))
+            response = text_of(row, "response").strip()
+        except WrongRow as error:
+            raise InputError(f"{where}: {str(error).removesuffix(' dropped')} give no golden responses") from None
+        if not turns or not response:
+            raise InputError(f"{where}: {'response' if turns else 'prompt'}: missing or empty")
+        if turns in answers:
+            raise InputError(f"{where}: {'messages' if 'messages' in row else 'prompt'}: a second golden response to one prompt")
+        answers[turns] = response
+    return answers
+
+
+def _clusters(rows: list[PreferenceRow], threshold: float) -> tuple[str, ...]:
+    turns = [normalise(row.messages[0][1]) for row in rows]
+    return tuple(turns[place] for place in near_duplicates(turns, threshold))
+
+
+def _of_the_hub(options: Options) -> Iterator[tuple[str, Row]]:
+    assert options.hub is not None
+    try:
+        yield from hub_rows(options.hub, options.split, subset=options.subset)
+    except ValueError as error:
+        raise InputError(
+            f"task preferences: options.hub: cannot read {options.hub}, {options.split}: {error} (options.data_files reads local files)"
+        ) from None
+
+
+def _file(option: str, value: str, base: Path | None) -> Path:
+    try:
+        return find_file(value, base)
+    except InputError as error:
+        raise InputError(f"task preferences: options.{option}: {error}") from None
