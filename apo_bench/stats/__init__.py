@@ -3,7 +3,7 @@
 from apo_bench.stats.bootstrap import Bootstrap, two_way_bootstrap
 from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry
 from apo_bench.stats.calibration import Bin, ece, reliability
-from apo_bench.stats.confidence_intervals import clustered_mean, wilson
+from apo_bench.stats.confidence_intervals import clustered_mean, clustered_share, share_interval, wilson
 from apo_bench.stats.length_control import LengthControlled, length_controlled_win_rate
 from apo_bench.stats.multiple_comparisons import EffectSize, benjamini_hochberg, contrasts, effect_size, holm
 from apo_bench.stats.non_inferiority import NonInferiority, SuperiorAndNonInferior, noninferiority, superior_and_noninferior
@@ -28,15 +28,16 @@ from apo_bench.stats.two_way_random_effects import (
     effective_df,
     mean_test,
     paired_error,
+    share_test,
     unpaired_error,
 )
 from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_win_rate, win_rate
 
 __all__ = [
-    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "Components", "Contrast", "EffectSize", "JudgedWinRate", "Layout",
-    "LengthControlled", "MeanTest", "NonInferiority", "Size", "SuperiorAndNonInferior", "TwoWayError", "WinRate", "agreement",
-    "benjamini_hochberg", "bradley_terry", "clustered_mean", "components", "contrast", "contrast_of", "contrasts", "ece", "effect_size",
+    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "Components", "Contrast", "EffectSize", "JudgedWinRate", "Layout", "LengthControlled",
+    "MeanTest", "NonInferiority", "Size", "SuperiorAndNonInferior", "TwoWayError", "WinRate", "agreement", "benjamini_hochberg",
+    "bradley_terry", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrasts", "ece", "effect_size",
     "effective_df", "holm", "judged_win_rate", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test",
     "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power", "reliability",
-    "superior_and_noninferior", "two_way_bootstrap", "unpaired_error", "wilson", "win_rate",
+    "share_interval", "share_test", "superior_and_noninferior", "two_way_bootstrap", "unpaired_error", "wilson", "win_rate",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from apo_bench.stats.argument_checks import as_floats, check_count
+from apo_bench.stats.argument_checks import align, as_floats, check_count
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def reliability(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int = 1
 
 def _bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, bins: int, caller: str) -> tuple[Bin, ...]:
     check_count(bins, "bins", caller, 1)
+    confidence, correct = align({"confidence": confidence, "correct": correct}, caller)
     p, hit = as_floats(confidence, f"{caller}: a confidence"), as_floats(correct, f"{caller}: an outcome")
     if p.ndim != 1 or len(p) == 0 or p.shape != hit.shape:
         raise ValueError(f"{caller}: {p.shape} confidences and {hit.shape} outcomes; give two equally long lists of at least one")

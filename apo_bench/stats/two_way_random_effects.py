@@ -19,6 +19,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtridf, stdtrit  # scipy.stats would take a second to import
 
 from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, short_repr
+from apo_bench.stats.confidence_intervals import design_effect, score_ends, wilson
 from apo_bench.stats.score_layout import Layout, lay_out
 
 NEW_SEEDS_AND_PROMPTS = "new seeds and new prompts; base policy, world and gold models as they are"
@@ -164,6 +165,29 @@ def mean_test(values: Array, *, null: float = 0.0, confidence: float = 0.95, cal
     if values.ndim != 2 or values.shape[1] < 2 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"{caller}: finite values of at least one seed and two clusters are needed, got shape {values.shape}")
     return mean_test_of(_estimate_mean(values, float(np.abs(values).max()), "", caller), confidence, null)
+
+
+def share_test(values: Array, *, confidence: float = 0.95, caller: str = "share_test") -> MeanTest:
+    """Test the mean of shares in [0, 1], (S seeds, P clusters), against 1/2, seeds and clusters both random; the interval stays in [0, 1].
+
+    With V and the reference distribution of `mean_test`, the interval holds the p with |mean - p| <= T sqrt(V p (1 - p) / (mean
+    (1 - mean))): the variance that p would have. p_value is that of 1/2 under the variance that 1/2 would have, so that both say the
+    same. Where only clusters vary V is drawn to that of values 0 and 1 (`design_effect`). All 0 or all 1: Wilson's interval for P trials.
+    Errors as in `mean_test`.
+    """
+    tested = mean_test(values, null=0.5, confidence=confidence, caller=caller)
+    if tested.mean in (0.0, 1.0):
+        low, high = wilson(len(values[0]) * tested.mean, len(values[0]), confidence)
+        return replace(tested, ci_low=low, ci_high=high, scope=THESE_CHECKPOINTS)
+    if math.isnan(tested.df):
+        return tested
+    estimated = _estimate_mean(np.asarray(values, dtype=float), 1.0, "", caller)
+    ratio = tested.standard_error**2 / (tested.mean * (1 - tested.mean))
+    if not estimated.seeds_differ:
+        ratio = design_effect(tested.mean, tested.standard_error**2, estimated.n_clusters) / estimated.n_clusters
+    low, high = score_ends(tested.mean, float(estimated.error.quantile((1 + confidence) / 2)) ** 2 * ratio)
+    p_value = 2 * float(estimated.error.below(-abs(tested.mean - 0.5) / math.sqrt(ratio / 4)))
+    return replace(tested, ci_low=low, ci_high=high, p_value=math.nan if math.isnan(tested.p_value) else p_value)
 
 
 @dataclass(frozen=True)

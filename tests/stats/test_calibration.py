@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,17 @@ def test_refusals_name_the_function(function: Any, confidence: Any, correct: Any
     with pytest.raises(ValueError, match=f"^{function.__name__}: {message}") as caught:
         function(confidence, correct)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [ece, reliability])
+def test_items_are_matched_by_the_index_of_two_series(function: Any) -> None:
+    """.9 is of item 1, which is right."""
+    confidence, correct = pd.Series([0.9, 0.2], index=[1, 2]), pd.Series([0, 1], index=[2, 1])
+    assert function(confidence, correct) == function([0.9, 0.2], [1, 0])
+    with pytest.raises(ValueError, match=f"^{function.__name__}: the indices of confidence and correct are not of the same items"):
+        function(confidence, correct.reset_index(drop=True))
+    with pytest.raises(ValueError, match=f"^{function.__name__}: correct is a dict"):
+        function([0.5], {0: 1})
 
 
 @pytest.mark.parametrize("bins", [0, -1, 1.5, 10.0, "10", None, True, math.nan])
