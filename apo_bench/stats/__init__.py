@@ -31,13 +31,15 @@ from apo_bench.stats.two_way_random_effects import (
     share_test,
     unpaired_error,
 )
+from apo_bench.stats.unbalanced_designs import UnbalancedContrast, contrast_of_all_rows, unbalanced_contrast
 from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_win_rate, win_rate
 
 __all__ = [
     "Agreement", "Bin", "Bootstrap", "BradleyTerry", "Components", "Contrast", "EffectSize", "JudgedWinRate", "Layout", "LengthControlled",
-    "MeanTest", "NonInferiority", "Size", "SuperiorAndNonInferior", "TwoWayError", "WinRate", "agreement", "benjamini_hochberg",
-    "bradley_terry", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrasts", "ece", "effect_size",
-    "effective_df", "holm", "judged_win_rate", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test",
-    "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power", "reliability",
-    "share_interval", "share_test", "superior_and_noninferior", "two_way_bootstrap", "unpaired_error", "wilson", "win_rate",
+    "MeanTest", "NonInferiority", "Size", "SuperiorAndNonInferior", "TwoWayError", "UnbalancedContrast", "WinRate", "agreement",
+    "benjamini_hochberg", "bradley_terry", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of",
+    "contrast_of_all_rows", "contrasts", "ece", "effect_size", "effective_df", "holm", "judged_win_rate", "lay_out",
+    "length_controlled_win_rate", "mde_table", "mean_test", "minimum_detectable_effect", "noncentral_t_power", "noninferiority",
+    "paired_error", "plan_size", "power", "reliability", "share_interval", "share_test", "superior_and_noninferior", "two_way_bootstrap",
+    "unbalanced_contrast", "unpaired_error", "wilson", "win_rate",
 ]  # fmt: skip

@@ -27,6 +27,13 @@ def check_count(value: Any, name: str, caller: str, least: int) -> None:
         raise ValueError(f"{caller}: {name} is a whole number of at least {least}, got {short_repr(value)}")
 
 
+def check_number(value: Any, name: str, caller: str) -> float:
+    """A finite real number, as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{caller}: {name} is a finite number, got {short_repr(value)}")
+    return float(value)
+
+
 def check_seed(seed: Any, caller: str) -> None:
     """A random seed: a whole number of at least 0."""
     check_count(seed, "seed", caller, 0)

@@ -295,9 +295,14 @@ def unpaired_error(a: Array, b: Array) -> TwoWayError:
     seed_df = effective_df([seed_a, seed_b], [s_a - 1, s_b - 1])
     residual_df = (s_a + s_b - 2) * (n_clusters - 1)
     error = combine_terms(seed_a + seed_b, seed_df, cluster, n_clusters - 1, residual_a + residual_b, residual_df)
-    if 2 not in (s_a, s_b) or n_clusters == 2:
+    return all_of_two_seeds(error, seed_a + seed_b, (s_a, s_b), n_clusters)
+
+
+def all_of_two_seeds(error: TwoWayError, seed: Array, n_seeds: tuple[int, int], n_clusters: int) -> TwoWayError:
+    """The error of arms whose seeds are not paired: where an arm has two, the seeds' side is taken as all of V."""
+    if 2 not in n_seeds or n_clusters == 2:
         return error
-    return replace(error, seed_share=np.where(seed_a + seed_b > 0, 1.0, error.seed_share))
+    return replace(error, seed_share=np.where(seed > 0, 1.0, error.seed_share))
 
 
 def effective_df(variances: Sequence[Array | float], dfs: Sequence[Array | float]) -> Array:
