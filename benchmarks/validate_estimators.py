@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats import agreement, clustered_mean, clustered_share, share_test
+from apo_bench.stats import agreement, clustered_mean, clustered_share, prediction_powered_win_rate, share_test
 from apo_bench.stats.score_layout import Layout
 from apo_bench.stats.two_way_random_effects import mean_test_of
 from apo_bench.stats.unbalanced_designs import estimate_unbalanced
@@ -130,8 +130,33 @@ def missing(rng: np.random.Generator, samples: int) -> Iterator[Row]:
                 yield covered("missing", cell, method, intervals, 0.0)
 
 
+def labels(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """A judge's verdicts on everything, labels on a random part; clusters of questions and seeds with normal effects on the logit."""
+    for (n, n_labelled, size, n_seeds), accuracy, share in product(
+        ((500, 60, 1, 0), (500, 100, 5, 0), (1000, 200, 1, 5)), (0.5, 0.9), (0.6, 0.95)
+    ):
+        sds = 0.8 * (size > 1 or n_seeds > 0), 0.3 * (n_seeds > 0)
+        base = np.log(share / (1 - share))
+        truth = float((1 / (1 + np.exp(-base - np.hypot(*sds) * rng.standard_normal(1_000_000)))).mean())
+        seed = np.repeat(np.arange(max(n_seeds, 1)), n // max(n_seeds, 1))
+        cluster = np.tile(np.arange(n // max(n_seeds, 1)) // size, max(n_seeds, 1))
+        ends: dict[str, list[tuple[float, float]]] = {"powered": [], "labels alone": []}
+        for _ in range(samples // 8):
+            logit = base + sds[0] * rng.standard_normal(cluster.max() + 1)[cluster] + sds[1] * rng.standard_normal(seed.max() + 1)[seed]
+            won = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(float)
+            judge = np.where(rng.random(n) < accuracy, won, 1 - won)
+            label = np.where(rng.permutation(n) < n_labelled, won, np.nan)
+            rows = pd.DataFrame({"judge": judge, "label": label, "cluster_id": cluster} | ({"seed": seed} if n_seeds else {}))
+            result = prediction_powered_win_rate(rows)
+            ends["powered"].append((result.ci_low, result.ci_high))
+            ends["labels alone"].append((result.labels_low, result.labels_high))
+        cell = f"{n_labelled} labels of {n}, clusters of {size}, {n_seeds or 1} seeds, judge right in {accuracy:g}, share {truth:.3f}"
+        for method, intervals in ends.items():
+            yield covered("labels", cell, method, intervals, truth)
+
+
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
-    "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing,
+    "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
 }  # fmt: skip
 
 

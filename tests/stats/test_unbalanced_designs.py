@@ -132,14 +132,14 @@ def test_unbalanced_contrast_refuses(values: Any, options: Any, message: str):
 def test_level_where_missing_goes_with_seed_and_cluster():
     """100 nulls of 4 seeds x 30 clusters, of which 30 % are missing, more where seed and cluster are good: at 5 % 5 with SD 2.2; 4 SDs
     above is 13. Power at 2.8 standard errors is above that of the complete cases."""
-    rng, rejected, found, complete = np.random.default_rng(9), 0, 0, 0
+    rng, rejected, detected, complete = np.random.default_rng(9), 0, 0, 0
     for _ in range(100):
         seeds, clusters = 0.4 * rng.normal(size=(4, 1)), 0.6 * rng.normal(size=30)
         values = seeds + clusters + 0.6 * rng.normal(size=(4, 30))
         values[rng.random(values.shape) < 0.3 + 0.15 * np.sign(seeds) + 0.1 * np.sign(clusters)] = math.nan
         effect = 2.8 * math.sqrt(0.16 / 4 + 0.36 / 30 + 0.36 / 120)
         rejected += unbalanced_contrast(frame(values), "a", "b").p_value < 0.05
-        found += unbalanced_contrast(frame(values + effect), "a", "b").p_value < 0.05
+        detected += unbalanced_contrast(frame(values + effect), "a", "b").p_value < 0.05
         complete += contrast(frame(values + effect), "a", "b").p_value < 0.05 if (~np.isnan(values).any(0)).sum() > 2 else 0
     assert rejected <= 13
-    assert found > complete
+    assert detected > complete
