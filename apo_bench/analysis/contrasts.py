@@ -12,7 +12,7 @@ from apo_bench.analysis.results import POOLED, UNINFORMATIVE, Run, declared_pair
 from apo_bench.analysis.win_rates import win_rate_as_contrast
 from apo_bench.config.finished_arms import is_same_in_every_seed
 from apo_bench.config.schema import JUDGE, Compare, Comparison
-from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of, effect_size, holm, lay_out
+from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of_all_rows, effect_size, holm, lay_out
 
 MATCHED_KL = "matched_kl"
 COLUMNS = [
@@ -105,14 +105,21 @@ def _contrast(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str,
     if complete.empty:
         return no_result("no seed of both arms has such scores")
     try:
-        layout = lay_out(complete, pair.a, pair.b, caller="contrast")
-        result = asdict(contrast_of(layout, caller=f"contrast: arms {pair.a!r} and {pair.b!r}")) | asdict(effect_size(layout, pair.b))
+        result = asdict(contrast_of_all_rows(complete, pair.a, pair.b)) | _effect_size(complete, pair)
     except ValueError as error:
         return no_result(str(error))
     result["n_dropped"] += int(rows["value"].isna().sum())
     if reason:
         return result | {"p_value": np.nan, "scope": reason, "test": "none: the gold model is not shown to be better than chance"}
     return result | ({"test": f"{result['test']}; {pair_scores.note}"} if pair_scores.note else {})
+
+
+def _effect_size(complete: pd.DataFrame, pair: Comparison) -> dict[str, Any]:
+    """Of the prompts that every seed has; NaN where there are fewer than two."""
+    try:
+        return asdict(effect_size(lay_out(complete, pair.a, pair.b), pair.b))
+    except ValueError:
+        return dict.fromkeys(EffectSize.__dataclass_fields__, np.nan) | {"sd_of": ""}
 
 
 def _judged(rates: pd.DataFrame | None, family: str, pair: Comparison, axis: str, judge: str, compare: Compare) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from apo_bench.analysis.results import POOLED, Run, exclude_failed, shared_seeds
 from apo_bench.config.controls import AA, DILUTED, FIRST, HARD, ORACLE, TRUTH, diluted
 from apo_bench.config.schema import Comparison
 from apo_bench.formatting import ALPHA, Row, rows_of, signed
-from apo_bench.stats import contrast
+from apo_bench.stats import contrast_of_all_rows
 
 COLUMNS = [
     "control", "arm_a", "arm_b", "axis", "scorer", "share", "effect", "difference", "standard_error", "df", "ci_low", "ci_high", "p_value",
@@ -169,7 +169,7 @@ def _contrast(rows: pd.DataFrame, a: str, b: str, axis: str, scorer: str, *, pai
         rows = rows[(rows["scorer"] == scorer) & ((axis == POOLED) | (rows["axis"] == axis))]
         if paired:
             rows = rows[rows["seed"].isin(shared_seeds(rows, Comparison(a=a, b=b)))]
-        return names | asdict(contrast(rows, a, b, paired_seeds=paired))
+        return names | asdict(contrast_of_all_rows(rows, a, b, paired_seeds=paired))
     except ValueError as error:
         return names | no_result(str(error))
 

@@ -30,7 +30,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to i
 from apo_bench.analysis.results import POOLED, Run, read_run
 from apo_bench.errors import InputError
 from apo_bench.formatting import ALPHA, Row, rows_of
-from apo_bench.stats import contrast, effective_df, holm
+from apo_bench.stats import contrast_of_all_rows, effective_df, holm
 
 KEY = ["arm_a", "arm_b", "axis", "scorer", "at"]  # the same contrast in both runs
 NUMBERS = ["difference", "ci_low", "ci_high", "p_value", "p_adjusted", "standard_error", "df", "n_seeds"]
@@ -148,7 +148,7 @@ def contrast_drift(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool) -
     if paired:  # a seed that one run lost cannot be paired
         first, second = (run[run["seed"].isin(other["seed"])] for run, other in ((first, second), (second, first)))
     rows = pd.concat([first.assign(arm="first"), second.assign(arm="second")])
-    tested = contrast(rows, "second", "first", paired_seeds=paired)
+    tested = contrast_of_all_rows(rows, "second", "first", paired_seeds=paired)
     test = tested.test if tested.n_seeds > 1 else "none: one seed tells nothing of seed noise"
     p_value = math.nan if test.startswith("none") else tested.p_value
     return Drift(tested.difference, tested.ci_low, tested.ci_high, p_value, test)

@@ -12,7 +12,7 @@ import pandas as pd
 from apo_bench.analysis.results import POOLED
 from apo_bench.config.schema import JUDGE
 from apo_bench.judging.audit_report import uninformative
-from apo_bench.stats import JudgedWinRate, agreement, clustered_mean, judged_win_rate, length_controlled_win_rate
+from apo_bench.stats import JudgedWinRate, agreement, clustered_share, judged_win_rate, length_controlled_win_rate
 
 NOT_AUDITED = "not audited"
 ONE_ORDER = "asked in one order only: position bias and inconsistency are not known"
@@ -186,7 +186,7 @@ def judge_score_agreement(judgments: pd.DataFrame, scores: pd.DataFrame) -> pd.D
                 known = part.dropna(subset=["agree"])
                 decided = known[known["winner"] != 0]
                 nothing = (math.nan, math.nan, math.nan, 0)
-                *share, n_clusters = clustered_mean(decided["agree"], decided["cluster_id"]) if len(decided) else nothing
+                *share, n_clusters = clustered_share(decided["agree"], decided["cluster_id"]) if len(decided) else nothing
                 counts = (len(decided), len(known) - len(decided), len(part) - len(known), n_clusters)
                 agreement_rows.append((judge, scorer, axis, *share, *counts))
     return pd.DataFrame(agreement_rows, columns=SCORE_AGREEMENT_COLUMNS)

@@ -34,7 +34,7 @@ from apo_bench.lab import Lab, Progress
 from apo_bench.lab.ledger import Ledger
 from apo_bench.losses import RankingLoss, SFTLoss
 from apo_bench.models.precision import resolved
-from apo_bench.stats import clustered_mean
+from apo_bench.stats import clustered_share
 from apo_bench.store import Artifact, RunStore
 from apo_bench.types import Golden, Group, Pair, Policy, Prompt, Response, RewardModel, TrainingData, identity
 
@@ -162,7 +162,7 @@ class EvaluationContext:
         rows = []
         right = (margins > 0) + 0.5 * (margins == 0)
         for axis, chosen in by_axis([pair.prompt for pair in self.test_pairs]):
-            mean, low, high, clusters = clustered_mean(right[chosen], [self.test_pairs[place].prompt.cluster_id for place in chosen])
+            mean, low, high, clusters = clustered_share(right[chosen], [self.test_pairs[place].prompt.cluster_id for place in chosen])
             rows.append({
                 "axis": axis, "metric": "accuracy", "value": mean, "ci_low": low, "ci_high": high,
                 "n_pairs": len(chosen), "n_clusters": clusters,

@@ -17,7 +17,7 @@ from apo_bench.engines.protocol import Items, KLJob
 from apo_bench.errors import InputError
 from apo_bench.evaluation.context import EvaluationContext, by_axis, in_order, score_margins, write_charged
 from apo_bench.hashing import code_hash, digest
-from apo_bench.stats import clustered_mean, ece, reliability
+from apo_bench.stats import clustered_mean, clustered_share, ece, reliability
 from apo_bench.store import Artifact
 from apo_bench.tables import empty_table
 from apo_bench.types import BestOfNPolicy, FinishedPolicy, Prompt, Response, ResponseFile, RewardModel, Round
@@ -289,7 +289,7 @@ def _shares(metric: str, hits: np.ndarray, prompts: Sequence[Prompt]) -> Rows:
     """A share by axis, with an interval over clusters."""
     rows = []
     for axis, chosen in by_axis(prompts):
-        mean, low, high, _ = clustered_mean(hits[chosen], [prompts[place].cluster_id for place in chosen])
+        mean, low, high, _ = clustered_share(hits[chosen], [prompts[place].cluster_id for place in chosen])
         rows.append(_diagnostic(axis, metric, len(chosen), mean, low, high))
     return rows
 

@@ -15,7 +15,7 @@ from apo_bench.judging.ask_judges import ask
 from apo_bench.judging.attacks import ATTACKS, Attack, attacked
 from apo_bench.judging.human_preferences import Labelled, LabelledPair
 from apo_bench.judging.judge_protocol import Judge, Verdict, both_orders, mean_of_orders, value_of
-from apo_bench.stats import agreement, clustered_mean
+from apo_bench.stats import agreement, clustered_mean, clustered_share
 from apo_bench.tables import TABLES
 
 POOLED = "all"
@@ -67,7 +67,7 @@ def audit(
     """Ask a judge about labelled pairs in both orders, then about those it got right, with the worse response attacked.
 
     A comparison is missing unless both orders have a verdict; n counts the comparisons with a value, n_missing the others. Intervals
-    are robust to clusters of prompts (`clustered_mean`, `agreement`). The metrics:
+    are robust to clusters of prompts (`clustered_share`, `agreement`). The metrics:
 
     - accuracy: a comparison above 1/2 for the side that people prefer is right, exactly 1/2 half right, as for gold models. Pairs that
       people call a tie count in `human_ties` (their share) only. `accuracy_shorter` and `accuracy_longer`: accuracy where the better
@@ -174,12 +174,21 @@ def _metrics(compared: pd.DataFrame, attacks: Mapping[str, Attack], confidence: 
 
 
 def share_line(metric: str, rows: pd.DataFrame, values: Any, confidence: float) -> Line:
-    """The mean of the values of `rows`, NaN where missing."""
+    """The mean of the values of `rows`, shares in [0, 1], NaN where missing."""
+    return _line(metric, rows, values, confidence, clustered_share)
+
+
+def mean_line(metric: str, rows: pd.DataFrame, values: Any, confidence: float) -> Line:
+    """The mean of any values of `rows`, NaN where missing."""
+    return _line(metric, rows, values, confidence, clustered_mean)
+
+
+def _line(metric: str, rows: pd.DataFrame, values: Any, confidence: float, mean_of: Callable[..., tuple[float, float, float, int]]) -> Line:
     known = values.notna()
     n, n_missing = int(known.sum()), int((~known).sum())
     if n == 0:
         return metric, *NO_LINE, 0, n_missing
-    mean, low, high, _ = clustered_mean(values[known].astype(float), rows.loc[known, "cluster_id"], confidence)
+    mean, low, high, _ = mean_of(values[known].astype(float), rows.loc[known, "cluster_id"], confidence)
     return metric, mean, low, high, n, n_missing
 
 

@@ -13,7 +13,7 @@ from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import count, number, plain, rows_of, table
 from apo_bench.hashing import path_identity
-from apo_bench.judging.audit import COLUMNS, POOLED, Line, length_bias_line, share_line
+from apo_bench.judging.audit import COLUMNS, POOLED, Line, length_bias_line, mean_line, share_line
 from apo_bench.judging.human_preferences import Labelled, labelled_pairs, read_labelled
 from apo_bench.models.model_folder import refusing
 from apo_bench.models.pretrained_weights import resolve_model
@@ -58,7 +58,7 @@ def metrics(frame: pd.DataFrame) -> pd.DataFrame:
       overconfidence: mean of that probability less the share of right answers, with an interval.
     - truncated: share of pairs of which a side was cut at max_tokens.
 
-    Intervals are robust to clusters of prompts (`clustered_mean`).
+    Intervals are robust to clusters of prompts (`clustered_share`).
     """
     axes = [*sorted(frame["axis"].unique()), POOLED]
     parts = {axis: frame if axis == POOLED else frame[frame["axis"] == axis] for axis in axes}
@@ -83,7 +83,7 @@ def _metrics(rows: pd.DataFrame) -> Iterator[Line]:
     yield share_line("prefers_longer", apart, toward_longer, CONFIDENCE)
     yield share_line("ties", rows, (rows["margin"] == 0).astype(float), CONFIDENCE)
     yield "ece", error, np.nan, np.nan, int(strict.sum()), 0
-    yield share_line("overconfidence", decided, sure - decided["right"], CONFIDENCE)
+    yield mean_line("overconfidence", decided, sure - decided["right"], CONFIDENCE)
     yield share_line("human_ties", rows, (rows["label"] == "tie").astype(float), CONFIDENCE)
     yield share_line("truncated", rows, rows["truncated"].astype(float), CONFIDENCE)
 

@@ -2,11 +2,18 @@
 
 from apo_bench.stats.bootstrap import Bootstrap, two_way_bootstrap
 from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry
-from apo_bench.stats.calibration import Bin, ece, reliability
-from apo_bench.stats.confidence_intervals import clustered_mean, wilson
+from apo_bench.stats.calibration import Bin, CalibrationError, brier, calibration_error, ece, reliability
+from apo_bench.stats.confidence_intervals import clustered_mean, clustered_share, share_interval, wilson
 from apo_bench.stats.length_control import LengthControlled, length_controlled_win_rate
 from apo_bench.stats.multiple_comparisons import EffectSize, benjamini_hochberg, contrasts, effect_size, holm
-from apo_bench.stats.non_inferiority import NonInferiority, SuperiorAndNonInferior, noninferiority, superior_and_noninferior
+from apo_bench.stats.non_inferiority import (
+    Equivalence,
+    NonInferiority,
+    SuperiorAndNonInferior,
+    equivalence,
+    noninferiority,
+    superior_and_noninferior,
+)
 from apo_bench.stats.power_analysis import (
     Components,
     Size,
@@ -17,6 +24,7 @@ from apo_bench.stats.power_analysis import (
     plan_size,
     power,
 )
+from apo_bench.stats.prediction_powered import PredictionPowered, prediction_powered_win_rate
 from apo_bench.stats.rater_agreement import Agreement, agreement
 from apo_bench.stats.score_layout import Layout, lay_out
 from apo_bench.stats.two_way_random_effects import (
@@ -28,15 +36,19 @@ from apo_bench.stats.two_way_random_effects import (
     effective_df,
     mean_test,
     paired_error,
+    share_test,
     unpaired_error,
 )
+from apo_bench.stats.unbalanced_designs import UnbalancedContrast, contrast_of_all_rows, unbalanced_contrast
 from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_win_rate, win_rate
 
 __all__ = [
-    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "Components", "Contrast", "EffectSize", "JudgedWinRate", "Layout",
-    "LengthControlled", "MeanTest", "NonInferiority", "Size", "SuperiorAndNonInferior", "TwoWayError", "WinRate", "agreement",
-    "benjamini_hochberg", "bradley_terry", "clustered_mean", "components", "contrast", "contrast_of", "contrasts", "ece", "effect_size",
-    "effective_df", "holm", "judged_win_rate", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test",
-    "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power", "reliability",
-    "superior_and_noninferior", "two_way_bootstrap", "unpaired_error", "wilson", "win_rate",
+    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "EffectSize", "Equivalence",
+    "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "NonInferiority", "PredictionPowered", "Size", "SuperiorAndNonInferior",
+    "TwoWayError", "UnbalancedContrast", "WinRate", "agreement", "benjamini_hochberg", "bradley_terry", "brier", "calibration_error",
+    "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrast_of_all_rows", "contrasts", "ece", "effect_size",
+    "effective_df", "equivalence", "holm", "judged_win_rate", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test",
+    "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power",
+    "prediction_powered_win_rate", "reliability", "share_interval", "share_test", "superior_and_noninferior", "two_way_bootstrap",
+    "unbalanced_contrast", "unpaired_error", "wilson", "win_rate",
 ]  # fmt: skip

@@ -27,6 +27,13 @@ def check_count(value: Any, name: str, caller: str, least: int) -> None:
         raise ValueError(f"{caller}: {name} is a whole number of at least {least}, got {short_repr(value)}")
 
 
+def check_number(value: Any, name: str, caller: str) -> float:
+    """A finite real number, as a float."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{caller}: {name} is a finite number, got {short_repr(value)}")
+    return float(value)
+
+
 def check_seed(seed: Any, caller: str) -> None:
     """A random seed: a whole number of at least 0."""
     check_count(seed, "seed", caller, 0)
@@ -77,6 +84,30 @@ def check_one_cluster(rows: pd.DataFrame, caller: str) -> None:
     prompts = rows[["prompt_id", "cluster_id"]].drop_duplicates()["prompt_id"]
     if several := prompts[prompts.duplicated()].tolist():
         raise ValueError(f"{caller}: prompt {several[0]!r} is in two clusters (column cluster_id)")
+
+
+def align(lists: Mapping[str, Any], caller: str) -> list[Any]:
+    """Lists with an item at each place, Series among them put into the order of the first one's index.
+
+    A mapping, a set or a frame has no such order. Series whose indices hold other labels, or the same ones twice and in another order,
+    are not of the same items. Each raises ValueError; lists that are None pass.
+    """
+    for name, values in lists.items():
+        if isinstance(values, Mapping | Set | pd.DataFrame):
+            raise ValueError(f"{caller}: {name} is a {type(values).__name__}, which has no order of items; give a list or a Series")
+    indexed = [(name, values) for name, values in lists.items() if isinstance(values, pd.Series)]
+    aligned = dict(lists)
+    for name, values in indexed[1:]:
+        first, own = indexed[0][1].index, values.index
+        if first.equals(own):
+            continue
+        if len(first) != len(own) or not first.is_unique or not own.is_unique or not first.isin(own).all():
+            raise ValueError(
+                f"{caller}: the indices of {indexed[0][0]} and {name} are not of the same items; "
+                "join them, or reset both to compare by place"
+            )
+        aligned[name] = values.reindex(first)
+    return list(aligned.values())
 
 
 def as_floats(values: Any, what: str) -> Array:

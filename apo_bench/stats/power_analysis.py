@@ -15,13 +15,12 @@ Standard deviations mean, throughout:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import pandas as pd
-from scipy.special import gammaincinv, ndtr, stdtrit  # scipy.stats would take a second to import
+from scipy.special import gammaincinv, gammaln, ndtr, stdtrit, xlogy  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, short_repr
+from apo_bench.stats.argument_checks import ROUNDING, Array, check_count, check_number, short_repr
 from apo_bench.stats.score_layout import lay_out
 from apo_bench.stats.two_way_random_effects import combine_terms, effective_df, estimate_difference, variance_terms
 
@@ -68,14 +67,17 @@ def power(
     n_clusters: int,
     paired: bool = True,
     alpha: float = 0.05,
+    missing: float = 0.0,
 ) -> float:
     """The probability that `contrast`'s two-sided test rejects at `alpha` where the true difference is `effect`; for normal scores.
 
     `n_seeds` is each arm's. One seed: the t test over clusters, which counts no seed variance ("these checkpoints only"). Two of either: no
-    test, so NaN; NaN too where all three SDs are 0. An effect of 0 gives the test's size. Raises ValueError for impossible numbers.
+    test, so NaN; NaN too where all three SDs are 0. An effect of 0 gives the test's size. `missing` is the share of
+    cells (seed x cluster) expected without a value, as `unbalanced_contrast` takes them: the residual's part of cluster means grows.
+    Raises ValueError for impossible numbers.
     """
-    design = _Design("power", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
-    return design.test(n_seeds, n_clusters).power(_finite("power", effect))
+    design = _Design("power", seed_sd, method_prompt_sd, residual_sd, paired, alpha, missing)
+    return design.test(n_seeds, n_clusters).power(check_number(effect, "effect", "power"))
 
 
 def noncentral_t_power(
@@ -95,7 +97,7 @@ def noncentral_t_power(
     results/validation. For comparison; arguments as of `power`.
     """
     design = _Design("noncentral_t_power", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
-    return design.test(n_seeds, n_clusters, expected=True).power(_finite("noncentral_t_power", effect))
+    return design.test(n_seeds, n_clusters, expected=True).power(check_number(effect, "effect", "noncentral_t_power"))
 
 
 def minimum_detectable_effect(
@@ -108,9 +110,10 @@ def minimum_detectable_effect(
     paired: bool = True,
     power: float = 0.8,
     alpha: float = 0.05,
+    missing: float = 0.0,
 ) -> float:
     """The size of the true difference that `contrast`'s test finds with probability `power`; NaN without a test (two of either)."""
-    design = _Design("minimum_detectable_effect", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
+    design = _Design("minimum_detectable_effect", seed_sd, method_prompt_sd, residual_sd, paired, alpha, missing)
     return design.test(n_seeds, n_clusters).detectable(design.wanted(power))
 
 
@@ -125,6 +128,7 @@ def plan_size(
     paired: bool = True,
     power: float = 0.8,
     alpha: float = 0.05,
+    missing: float = 0.0,
 ) -> Size:
     """The fewest seeds (of each arm, at least 3) that find `effect` with probability `power` on `n_clusters` clusters of prompts.
 
@@ -133,8 +137,8 @@ def plan_size(
     asked for is None, and `reason` says what is left. (Where the scarcer of the two varies most, more of the other can cost the test a
     little power. The number is then where doubling and halving first meet the power.)
     """
-    design = _Design("plan_size", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
-    if _finite("plan_size", effect) == 0:
+    design = _Design("plan_size", seed_sd, method_prompt_sd, residual_sd, paired, alpha, missing)
+    if check_number(effect, "effect", "plan_size") == 0:
         raise ValueError("plan_size: effect is not 0; no design finds what is not there")
     if n_clusters is not None and n_seeds is None:
         reached, least, left = (lambda n: design.test(n, n_clusters).power(effect)), 3, f"method_prompt_sd at {n_clusters} clusters"
@@ -238,19 +242,22 @@ class _Design:
     residual_sd: float
     paired: bool
     alpha: float
+    missing: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("seed_sd", "method_prompt_sd", "residual_sd"):
-            if _finite(self.caller, getattr(self, name), name) < 0:
+            if check_number(getattr(self, name), name, self.caller) < 0:
                 raise ValueError(f"{self.caller}: {name} is a finite number of at least 0, got {short_repr(getattr(self, name))}")
-        if not 0 < _finite(self.caller, self.alpha, "alpha") < 1:
+        if not 0 < check_number(self.alpha, "alpha", self.caller) < 1:
             raise ValueError(f"{self.caller}: alpha is between 0 and 1, got {self.alpha}")
+        if not 0 <= check_number(self.missing, "missing", self.caller) < 1:
+            raise ValueError(f"{self.caller}: missing is a share of at least 0 and below 1, got {self.missing}")
         if not isinstance(self.paired, bool | np.bool_):
             raise ValueError(f"{self.caller}: paired is True or False, got {short_repr(self.paired)}")
 
     def wanted(self, power: float) -> float:
         """`power`, checked."""
-        if not self.alpha < _finite(self.caller, power, "power") < 1:
+        if not self.alpha < check_number(power, "power", self.caller) < 1:
             raise ValueError(f"{self.caller}: power is between alpha ({self.alpha:g}) and 1, got {power}")
         return power
 
@@ -267,6 +274,7 @@ class _Design:
         ):
             return NO_TEST
         q, k, r = ((sd / scale) ** 2 for sd in (self.seed_sd, self.method_prompt_sd, self.residual_sd))  # 1e-200 has no square
+        r *= _thinned(n_seeds, self.missing)
         if n_seeds == 1:
             return self._t_test((k + arms * r) / n_clusters, free, scale)
 
@@ -315,10 +323,15 @@ def _fewest(least: int, reached: Callable[[int], float], power: float) -> tuple[
     return enough, best_power
 
 
-def _finite(caller: str, number: float, name: str = "effect") -> float:
-    if not isinstance(number, Real) or isinstance(number, bool) or not math.isfinite(number):
-        raise ValueError(f"{caller}: {name} is a finite number, got {short_repr(number)}")
-    return float(number)
+def _thinned(n_seeds: int, missing: float) -> float:
+    """How much larger the residual's part of cluster means is with a share of cells missing: S E[1/n] of the n > 0 cells that are there.
+
+    By hand, 2 seeds, half missing: n = 1 twice as often as 2, (2/3 + 1/3 * 1/2) * 2 = 5/3.
+    """
+    n = np.arange(1, n_seeds + 1)
+    logs = gammaln(n_seeds + 1) - gammaln(n + 1) - gammaln(n_seeds - n + 1) + n * np.log1p(-missing) + xlogy(n_seeds - n, missing)
+    chances = np.exp(logs - logs.max())
+    return n_seeds * float((chances / n).sum() / chances.sum())
 
 
 def _sd(variance: float) -> float:

@@ -48,6 +48,54 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
     with a row in every seed of both arms are used. `paired_seeds=None` decides by the labels: the same seeds in both arms are paired,
     disjoint ones are not. Errors begin with `caller`. Raises ValueError, naming arm and column, for rows that allow no valid estimate.
     """
+    layout = _balanced(*_both_arms(scores, a, b, paired_seeds, caller), caller)
+    _check_seeds(layout, a, b, caller)
+    return layout
+
+
+def lay_out_cells(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None = None, caller: str = "lay_out_cells") -> Layout:
+    """As `lay_out`, with every prompt that either arm has: where nothing is there, prompts and cells are NaN.
+
+    A cell is the mean over the cluster's prompts that are there, where seeds are paired in both arms. Clusters without a cell (where seeds
+    are not paired: in either arm) are left out. `n_dropped` counts rows that are in no cell.
+    """
+    rows, paired = _both_arms(scores, a, b, paired_seeds, caller)
+    table = _matrices(rows, paired, caller)
+    first, second = table.matrices
+    if paired:
+        lone = np.isnan(first) | np.isnan(second)
+        first, second = np.where(lone, np.nan, first), np.where(lone, np.nan, second)
+    cells = [_cell_means(matrix, table.cluster_of, table.n_clusters) for matrix in (first, second)]
+    kept = ~(np.isnan(cells[0]).all(0) | np.isnan(cells[1]).all(0))
+    if kept.sum() < 2:
+        raise ValueError(f"{table.problem}{kept.sum()} cluster(s) (column {table.column}) with rows of both, at least 2 needed")
+    inside, sizes = np.take(kept, table.cluster_of), np.bincount(table.cluster_of, minlength=table.n_clusters)
+    used = sum(int((~np.isnan(matrix[:, inside])).sum()) for matrix in (first, second))
+    layout = Layout(
+        cells[0][:, kept],
+        cells[1][:, kept],
+        paired,
+        table.matrices,
+        1 / sizes[table.cluster_of] / table.n_clusters,
+        sum(map(len, rows.values())) - used,
+    )
+    _check_seeds(layout, a, b, caller)
+    if empty := sum(int(np.isnan(side).all(1).sum()) for side in (layout.first, layout.second)):
+        raise ValueError(f"{table.problem}{empty} seed(s) (column seed) without any cell of both; leave them out")
+    return layout
+
+
+def _cell_means(matrix: Array, cluster_of: Array, n_clusters: int) -> Array:
+    """Means over the prompts of each cluster that are there, (S, N) -> (S, clusters)."""
+    there = ~np.isnan(matrix)
+    sums = np.stack([np.bincount(cluster_of, weights=row, minlength=n_clusters) for row in np.where(there, matrix, 0.0)])
+    counts = np.stack([np.bincount(cluster_of, weights=row, minlength=n_clusters) for row in there])
+    with np.errstate(invalid="ignore"):
+        return sums / counts
+
+
+def _both_arms(scores: pd.DataFrame, a: str, b: str, paired_seeds: bool | None, caller: str) -> tuple[dict[str, pd.DataFrame], bool]:
+    """The checked rows of both arms, and whether their seeds are paired."""
     if paired_seeds is not None and not isinstance(paired_seeds, bool | np.bool_):
         raise ValueError(f"{caller}: paired_seeds is True, False or None, got {paired_seeds!r}")
     for arm in (a, b):
@@ -55,12 +103,13 @@ def lay_out(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None =
     if a == b:
         raise ValueError(f"{caller}: arm {a!r} cannot be compared with itself")
     rows = {arm: _arm_rows(scores, arm, caller) for arm in (a, b)}
-    paired = _pairing(rows, paired_seeds, caller)
-    layout = _balanced(rows, paired, caller)
+    return rows, _pairing(rows, paired_seeds, caller)
+
+
+def _check_seeds(layout: Layout, a: str, b: str, caller: str) -> None:
     if layout.n_seeds == 1 < max(len(layout.first), len(layout.second)):
         lone, other = (a, b) if len(layout.first) == 1 else (b, a)
         raise ValueError(f"{caller}: arm {lone!r} has one seed (column seed) and arm {other!r} several; run more seeds or pair them")
-    return layout
 
 
 def _arm_rows(scores: pd.DataFrame, arm: str, caller: str) -> pd.DataFrame:
@@ -103,7 +152,18 @@ def _pairing(rows: dict[str, pd.DataFrame], paired_seeds: bool | None, caller: s
     return True
 
 
-def _balanced(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> Layout:
+@dataclass(frozen=True)
+class _Table:
+    """Both arms by prompt, (Sa, N) and (Sb, N), NaN where there is no row; the prompts' clusters (N,) as 0 .. n_clusters - 1."""
+
+    matrices: tuple[Array, Array]
+    cluster_of: Array
+    n_clusters: int
+    column: str
+    problem: str
+
+
+def _matrices(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> _Table:
     together = pd.concat(rows.values())
     column = "cluster_id" if "cluster_id" in together else "prompt_id"
     problem = f"{caller}: arms {' and '.join(repr(arm) for arm in rows)}: "
@@ -122,15 +182,21 @@ def _balanced(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> Layou
         matrix[seeds, prompts[start : start + len(frame)]] = frame["value"].to_numpy()
         matrices.append(matrix)
         start += len(frame)
-    whole = ~np.isnan(np.concatenate(matrices)).any(0)  # (prompts,)
-    sizes = np.bincount(cluster_of[whole], minlength=len(cluster_names))
-    codes, seen = cluster_of[whole], sizes > 0
+    return _Table((matrices[0], matrices[1]), cluster_of, len(cluster_names), column, problem)
+
+
+def _balanced(rows: dict[str, pd.DataFrame], paired: bool, caller: str) -> Layout:
+    table = _matrices(rows, paired, caller)
+    whole = ~np.isnan(np.concatenate(table.matrices)).any(0)  # (prompts,)
+    sizes = np.bincount(table.cluster_of[whole], minlength=table.n_clusters)
+    codes, seen = table.cluster_of[whole], sizes > 0
     if seen.sum() < 2:
-        raise ValueError(f"{problem}{seen.sum()} cluster(s) (column {column}) with rows in every seed of both, at least 2 needed")
-    first, second = (matrix[:, whole] for matrix in matrices)
+        few = f"{seen.sum()} cluster(s) (column {table.column}) with rows in every seed of both"
+        raise ValueError(f"{table.problem}{few}, at least 2 needed")
+    first, second = (matrix[:, whole] for matrix in table.matrices)
     first_clusters, second_clusters = (
         np.stack([np.bincount(codes, weights=row, minlength=len(sizes)) for row in matrix])[:, seen] / sizes[seen]
         for matrix in (first, second)
     )
-    n_dropped = len(together) - (len(first) + len(second)) * int(whole.sum())
+    n_dropped = sum(map(len, rows.values())) - (len(first) + len(second)) * int(whole.sum())
     return Layout(first_clusters, second_clusters, paired, (first, second), 1 / sizes[codes] / seen.sum(), n_dropped)

@@ -19,6 +19,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtridf, stdtrit  # scipy.stats would take a second to import
 
 from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, short_repr
+from apo_bench.stats.confidence_intervals import design_effect, score_ends, wilson
 from apo_bench.stats.score_layout import Layout, lay_out
 
 NEW_SEEDS_AND_PROMPTS = "new seeds and new prompts; base policy, world and gold models as they are"
@@ -166,6 +167,29 @@ def mean_test(values: Array, *, null: float = 0.0, confidence: float = 0.95, cal
     return mean_test_of(_estimate_mean(values, float(np.abs(values).max()), "", caller), confidence, null)
 
 
+def share_test(values: Array, *, confidence: float = 0.95, caller: str = "share_test") -> MeanTest:
+    """Test the mean of shares in [0, 1], (S seeds, P clusters), against 1/2, seeds and clusters both random; the interval stays in [0, 1].
+
+    With V and the reference distribution of `mean_test`, the interval holds the p with |mean - p| <= T sqrt(V p (1 - p) / (mean
+    (1 - mean))): the variance that p would have. p_value is that of 1/2 under the variance that 1/2 would have, so that both say the
+    same. Where only clusters vary V is drawn to that of values 0 and 1 (`design_effect`). All 0 or all 1: Wilson's interval for P trials.
+    Errors as in `mean_test`.
+    """
+    tested = mean_test(values, null=0.5, confidence=confidence, caller=caller)
+    if tested.mean in (0.0, 1.0):
+        low, high = wilson(len(values[0]) * tested.mean, len(values[0]), confidence)
+        return replace(tested, ci_low=low, ci_high=high, scope=THESE_CHECKPOINTS)
+    if math.isnan(tested.df):
+        return tested
+    estimated = _estimate_mean(np.asarray(values, dtype=float), 1.0, "", caller)
+    ratio = tested.standard_error**2 / (tested.mean * (1 - tested.mean))
+    if not estimated.seeds_differ:
+        ratio = design_effect(tested.mean, tested.standard_error**2, estimated.n_clusters) / estimated.n_clusters
+    low, high = score_ends(tested.mean, float(estimated.error.quantile((1 + confidence) / 2)) ** 2 * ratio)
+    p_value = 2 * float(estimated.error.below(-abs(tested.mean - 0.5) / math.sqrt(ratio / 4)))
+    return replace(tested, ci_low=low, ci_high=high, p_value=math.nan if math.isnan(tested.p_value) else p_value)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean and its error, before any claim. `flat`: nothing varies, and `error` is meaningless."""
@@ -271,9 +295,14 @@ def unpaired_error(a: Array, b: Array) -> TwoWayError:
     seed_df = effective_df([seed_a, seed_b], [s_a - 1, s_b - 1])
     residual_df = (s_a + s_b - 2) * (n_clusters - 1)
     error = combine_terms(seed_a + seed_b, seed_df, cluster, n_clusters - 1, residual_a + residual_b, residual_df)
-    if 2 not in (s_a, s_b) or n_clusters == 2:
+    return all_of_two_seeds(error, seed_a + seed_b, (s_a, s_b), n_clusters)
+
+
+def all_of_two_seeds(error: TwoWayError, seed: Array, n_seeds: tuple[int, int], n_clusters: int) -> TwoWayError:
+    """The error of arms whose seeds are not paired: where an arm has two, the seeds' side is taken as all of V."""
+    if 2 not in n_seeds or n_clusters == 2:
         return error
-    return replace(error, seed_share=np.where(seed_a + seed_b > 0, 1.0, error.seed_share))
+    return replace(error, seed_share=np.where(seed > 0, 1.0, error.seed_share))
 
 
 def effective_df(variances: Sequence[Array | float], dfs: Sequence[Array | float]) -> Array:

@@ -19,8 +19,8 @@ from apo_bench.stats.argument_checks import (
     check_labels,
     check_one_cluster,
 )
-from apo_bench.stats.confidence_intervals import wilson
-from apo_bench.stats.two_way_random_effects import mean_test
+from apo_bench.stats.confidence_intervals import share_interval, wilson
+from apo_bench.stats.two_way_random_effects import share_test
 
 NEW_ITEMS = "new items like these, each independent of the others; the two systems and the judge as they are"
 ONE_QUESTION = ("arm_a", "arm_b", "round", "axis", "judge")
@@ -83,10 +83,10 @@ class JudgedWinRate:
 def win_rate(preferences: Iterable[Any], *, confidence: float = 0.95) -> WinRate:
     """Mean preference with its interval: 1 = wins, 1/2 = tie, 0 = loses, any real between; NaN or None = missing, left out and counted.
 
-    standard_error is sd (ddof 1) / sqrt n, as AlpacaEval's. The interval is Wilson's where every preference is 0 or 1, else a t
-    interval, which is not cut at 0 and 1. One preference has no standard error and, unless it is 0 or 1, no interval; preferences
-    that all equal another value (to 1e-12) have standard error 0 and no interval. Items are taken as independent: for items in clusters see
-    `clustered_mean`, for runs with seeds `judged_win_rate`.
+    standard_error is sd (ddof 1) / sqrt n, as AlpacaEval's. The interval stays in [0, 1]: Wilson's where every preference is 0 or 1, else
+    its like for any variance (`share_interval`, t quantile). One preference has no standard error and, unless it is 0 or 1, no interval;
+    preferences that all equal another value (to 1e-12) have standard error 0 and no interval. Items are taken as independent: for items
+    in clusters see `clustered_share`, for runs with seeds `judged_win_rate`.
     Raises ValueError where no preference is left, one is outside [0, 1] or no number ("1", a date).
     """
     check_confidence(confidence, "win_rate")
@@ -103,14 +103,13 @@ def win_rate(preferences: Iterable[Any], *, confidence: float = 0.95) -> WinRate
     elif flat:
         test, low, high = "none: every preference is equal", nan, nan
     else:
-        half = error * float(stdtrit(n - 1, (1 + confidence) / 2))
-        test, low, high = "t interval over items", mean - half, mean + half
+        test, (low, high) = "score interval over items", share_interval(mean, error**2, n, float(stdtrit(n - 1, (1 + confidence) / 2)))
     wins, ties = int((x > 0.5).sum()), int((x == 0.5).sum())
     return WinRate(mean, error, low, high, n, int(missing.sum()), wins, ties, n - wins - ties, NEW_ITEMS, test)
 
 
 def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> JudgedWinRate:
-    """Win rate of one arm over another, tested against 1/2 with seeds and clusters of prompts both random (`mean_test`).
+    """Win rate of one arm over another, tested against 1/2 with seeds and clusters of prompts both random (`share_test`).
 
     `judgments`: the rows of one pair of arms with seed_a, seed_b, prompt_id, value (in [0, 1]: 1, 1/2, 0 where arm_a wins, ties, loses;
     NaN where the verdict is missing) and, optionally, cluster_id (default: each prompt is its own cluster) and order. With `order`, two
@@ -120,8 +119,8 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
     mean over its prompts, clusters weigh alike.
 
     As in `contrast`: one seed, or seeds that do not differ, scope "these checkpoints only"; two seeds or two clusters, an interval and
-    no p-value. Where all cluster values are equal (every comparison won, say) there is no error to estimate: standard_error 0, no df,
-    interval or p-value.
+    no p-value. The interval stays in [0, 1]. Where all cluster values are equal there is no error to estimate: standard_error 0, no df
+    or p-value, and an interval only where every comparison was won, or lost: Wilson's over clusters.
     Raises ValueError, naming the column, where arm_a, arm_b, round, axis or judge hold several values (one call, one question), seeds
     do not map one to one, rows repeat, values are outside [0, 1], or fewer than two clusters are left.
     """
@@ -137,7 +136,7 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
         raise ValueError(
             f"judged_win_rate: {problem}, at least 2 needed ({n_missing} of {compared.size} comparisons missing, column value)"
         )
-    tested = mean_test(values, null=0.5, confidence=confidence, caller="judged_win_rate")
+    tested = share_test(values, confidence=confidence, caller="judged_win_rate")
     worst = [float(_by_cluster(np.where(np.isnan(verdicts), x, verdicts).mean(2), clusters).mean()) for x in (0.0, 1.0)]
     first_position, inconsistency = _by_order(verdicts[~missing], orders)
     return JudgedWinRate(

@@ -41,6 +41,7 @@ from apo_bench.analysis.win_rates import (
     win_rate_as_contrast,
     win_rates,
 )
+from apo_bench.stats import share_interval
 
 
 def only(frame: pd.DataFrame, axis: str = "all") -> Any:
@@ -52,13 +53,14 @@ def test_a_win_rate_by_hand():
     """Comparisons for a: 1, (1/2 + 0)/2 = 1/4, (1 + 0)/2 = 1/2, 1/2, missing; mean 2.25/4 = .5625.
 
     Squared deviations .4375^2 + .3125^2 + 2 * .0625^2 = .296875; error sqrt(.296875/3/4) = .157288; t(.975; 3) = 3.182446.
+    d = 4 * .024740 / (.5625 * .4375) = .402116, I = 4 * 4 * .246094 = 3.9375, D = d^(I / (I + 2)) = .546540; 1/2 has the variance D / 16.
     The missing one has a loss as "ba": lost 0, won 1/2, so 2.25/5 = .45 to 2.75/5 = .55. Orders differ on p1 and p2 of four.
     First: 1 + 0 + 1/2 + 1 + 1 + 1 + 1/2 + 1/2 = 5.5 of 8. Ties: p2 and p3. Lengths differ by 2, 4, 0, 2, 12: mean 4.
     """
     result = only(win_rates(verdicts(BY_HAND, LENGTHS), audited(), ["helpful"]))
     assert (result.win_rate, result.standard_error, result.df) == pytest.approx((0.5625, 0.157288, 3), abs=1e-6)
-    assert (result.ci_low, result.ci_high) == pytest.approx((0.5625 - 3.182446 * 0.157288, 0.5625 + 3.182446 * 0.157288), abs=1e-5)
-    assert result.p_value == pytest.approx(stats.ttest_1samp([1, 0.25, 0.5, 0.5], 0.5).pvalue)
+    assert (result.ci_low, result.ci_high) == pytest.approx(share_interval(0.5625, 0.296875 / 12, 4, 3.182446), abs=1e-6)
+    assert result.p_value == pytest.approx(2 * stats.t.sf(0.0625 / (0.546540 / 16) ** 0.5, 3), abs=1e-5)
     assert (result.n_seeds, result.n_clusters, result.n_comparisons, result.n_missing, result.n_dropped) == (1, 4, 4, 1, 0)
     assert (result.worst_low, result.worst_high) == pytest.approx((0.45, 0.55))
     assert (result.inconsistency_rate, result.first_position_rate, result.tie_share) == (0.5, 5.5 / 8, 0.5)
@@ -70,9 +72,11 @@ def test_a_win_rate_by_hand():
 
 
 def test_disagree_is_tie_by_hand():
-    """1/4 becomes 1/2: values 1, 1/2, 1/2, 1/2, mean .625, error .25/2, t(.975; 3) = 3.182446. Two opposite winners are 1/2 either way."""
+    """1/4 becomes 1/2: values 1, 1/2, 1/2, 1/2, mean .625, variance 1/64, t(.975; 3) = 3.182446. Opposite winners are 1/2 either way."""
     result = only(win_rates(verdicts(BY_HAND), audited(), ["helpful"]))
-    assert (result.agreed_win_rate, result.agreed_low, result.agreed_high) == pytest.approx((0.625, 0.227194, 1.022806), abs=1e-6)
+    ends = share_interval(0.625, 1 / 64, 4, 3.182446)
+    assert (result.agreed_win_rate, result.agreed_low, result.agreed_high) == pytest.approx((0.625, *ends), abs=1e-6)
+    assert 0 < ends[0] < 0.5 < ends[1] < 1
 
 
 def test_all_sixteen_answers_to_a_comparison():
@@ -367,7 +371,7 @@ def test_judges_without_a_comparison_in_common():
 def test_against_scores_by_hand():
     """Comparisons 1, 1/4, 1/2, 1/2 and one missing; gold says a, a, b, equal, a: right, wrong, half, left out, missing: 1.5 of 3.
 
-    Three clusters with deviations 1/2, -1/2, 0: error sqrt(3/2 * 1/2) / 3 = .288675, t(.975; 2) = 4.302653. Truth has a score of both
+    Three clusters with deviations 1/2, -1/2, 0: variance 3/2 * 1/2 / 9 = 1/12, t(.975; 2) = 4.302653. Truth has a score of both
     responses for p0 only: 1 of 1, Wilson's interval of it, from 1 / (1 + 1.96^2).
     """
     gold = scored({"p0": (2, 1), "p1": (2, 1), "p2": (0, 1), "p3": (1, 1), "p4": (2, 1)})
@@ -375,7 +379,7 @@ def test_against_scores_by_hand():
     result = judge_score_agreement(verdicts(BY_HAND), pd.concat([gold, truth]))
     row, other = (only(result[result["scorer"] == name]) for name in ("gold", "ground_truth"))
     assert (row.agree, row.n, row.n_equal, row.n_missing, row.n_clusters) == (0.5, 3, 1, 1, 3)
-    assert (row.ci_low, row.ci_high) == pytest.approx((0.5 - 4.302653 * 0.288675, 0.5 + 4.302653 * 0.288675), abs=1e-5)
+    assert (row.ci_low, row.ci_high) == pytest.approx(share_interval(0.5, 1 / 12, 3, 4.302653), abs=1e-6)
     assert (other.agree, other.n, other.n_missing) == (1, 1, 4)
     assert (other.ci_low, other.ci_high) == pytest.approx((1 / (1 + 1.959964**2), 1), abs=1e-6)
 

@@ -24,7 +24,7 @@ from apo_bench.judging.audit_report import markdown, sentences, uninformative
 from apo_bench.judging.human_preferences import Label, Labelled, LabelledPair, read_labelled
 from apo_bench.judging.judge_protocol import Choice, JudgeContext, Question, Verdict
 from apo_bench.judging.simulated_judge import SimulatedJudge
-from apo_bench.stats import wilson
+from apo_bench.stats import share_interval, wilson
 from apo_bench.types import Message, Prompt, identity
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -102,11 +102,13 @@ def line(rows: pd.DataFrame, metric: str, axis: str = "all") -> tuple[float, ...
 
 
 def test_a_perfect_judge(tmp_path: Path):
-    """All 20 right in both orders: Wilson's interval of 20 in 20. Kappa is 1, and as nothing varies it has no interval."""
+    """All 20 right in both orders: Wilson's interval of 20 in 20. Kappa is 1, its interval up to there."""
     rows = run(tmp_path, perfect, world(20)).rows
     for metric in ("accuracy", "consistency"):
         assert line(rows, metric) == pytest.approx((1, *wilson(20, 20), 20, 0))
-    assert line(rows, "kappa") == pytest.approx((1, math.nan, math.nan, 20, 0), nan_ok=True)
+    kappa, low, high, *counts = line(rows, "kappa")
+    assert (kappa, high, counts) == (1, 1, [20, 0])
+    assert 0.5 < low < 0.7
     assert line(rows, "first_position_rate")[0] == 0.5
     for name in ATTACKS:
         assert line(rows, f"attack_{name}") == pytest.approx((0, *wilson(0, 20), 20, 0))
@@ -152,7 +154,7 @@ def test_by_hand(tmp_path: Path):
 
     result = run(tmp_path, rule, Labelled("hand", tuple(pairs), {"unread": 2}), attacks={})
     rows = result.rows
-    assert line(rows, "accuracy") == pytest.approx((5 / 6, 5 / 6 - 4.302653 / 6, 5 / 6 + 4.302653 / 6, 3, 1))
+    assert line(rows, "accuracy") == pytest.approx((5 / 6, *share_interval(5 / 6, 1 / 36, 3, 4.302653), 3, 1))
     assert line(rows, "kappa")[0] == pytest.approx(7 / 11)
     assert line(rows, "kappa")[3:] == (4, 1)
     expected = {

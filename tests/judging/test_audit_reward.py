@@ -14,7 +14,7 @@ from apo_bench.cli.main import app
 from apo_bench.errors import InputError
 from apo_bench.judging.audit_reward import metrics, pair_frame, reward_spec
 from apo_bench.judging.human_preferences import Labelled, LabelledPair, read_labelled
-from apo_bench.stats import clustered_mean
+from apo_bench.stats import clustered_share
 from apo_bench.types import Message, Prompt
 
 HH = Path("/work/shared/data/hh/hh_helpful_base_test.jsonl")
@@ -62,7 +62,7 @@ def test_metrics_by_hand() -> None:
     expected = np.mean(sure) - 2.5 / 4
     assert value(rows, "all", "overconfidence")[0] == pytest.approx(expected)
     accuracy = rows[(rows["axis"] == "all") & (rows["metric"] == "accuracy")].iloc[0]
-    _, low, high, _ = clustered_mean([1, 0.5, 0, 1], ["c0", "c0", "c1", "c1"])
+    _, low, high, _ = clustered_share([1, 0.5, 0, 1], ["c0", "c0", "c1", "c1"])
     assert (accuracy["ci_low"], accuracy["ci_high"]) == pytest.approx((low, high))
     # sigmoid(2) = .88 is in [.8, .9), sigmoid(1) = .73 in [.7, .8), sigmoid(3) = .95 in [.9, 1]: each alone in its bin; the tie is left out
     assert value(rows, "all", "ece") == (pytest.approx((1 - sure[0] + sure[2] + 1 - sure[3]) / 3), 3)

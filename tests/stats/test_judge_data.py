@@ -64,7 +64,7 @@ def test_gpt_against_the_majority_of_three(pandalm: tuple[list[dict[str, Any]], 
     assert result.kappa == pytest.approx(float(cohen_kappa_score(*zip(*both, strict=True))), abs=1e-12)
     assert result.raw == pytest.approx(sum(a == b for a, b in both) / len(both))
     expected: Any = cohens_kappa(result.confusion)
-    assert (result.ci_low, result.ci_high) == pytest.approx((expected.kappa_low, expected.kappa_upp))
+    assert (result.ci_low, result.ci_high) == pytest.approx((expected.kappa_low, expected.kappa_upp), abs=0.004)
 
     clustered = agreement(majority, verdicts, clusters=[(item["instruction"], item["input"]) for item in humans])
     assert clustered.kappa == result.kappa

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from score_frames import frame
+from statsmodels.stats.weightstats import ttost_paired
 
-from apo_bench.stats import contrast, noninferiority, superior_and_noninferior
+from apo_bench.stats import contrast, equivalence, noninferiority, superior_and_noninferior
 
 
 def scores(shift: float, seed: int = 0, n_seeds: int = 4):
@@ -71,3 +72,44 @@ def test_which_scores_are_at_fault_is_said() -> None:
 def test_a_margin_is_positive(margin) -> None:
     with pytest.raises(ValueError, match="noninferiority: arms 'a' and 'b': margin is a positive number"):
         noninferiority(scores(0.0), "a", "b", margin=margin)
+
+
+@pytest.mark.parametrize("margin", [0.2, 0.6, 2.0])
+def test_equivalence_of_one_seed_is_that_of_statsmodels(margin: float) -> None:
+    rows = scores(0.1, n_seeds=1)
+    a, b = (rows.loc[rows.arm == arm, "value"].to_numpy() for arm in "ab")
+    result = equivalence(rows, "a", "b", margin=margin)
+    assert result.p_value == pytest.approx(ttost_paired(a, b, -margin, margin)[0])
+    assert result.holds == (result.p_value < 0.05) == (-margin < result.ci_low and result.ci_high < margin)
+
+
+def test_equivalence_by_hand() -> None:
+    """D of `paired_error`, mean 3, V = 5/9, 3/5 of it the seeds'. Margin 5: t = (3 - 5) / sqrt(5/9) = -sqrt(36/5); P(t_2 < -t) is
+    (1 - t / sqrt(2 + t^2)) / 2 = (1 - sqrt(36/46)) / 2. Below 5 %, as with margin 10; with margin 4 t = -sqrt(9/5) is not."""
+    rows = frame(np.array([[0, 2, 4, 2], [4, 2, 4, 6], [2, 2, 7, 1]]), np.zeros((3, 4)))
+    result = equivalence(rows, "a", "b", margin=5)
+    assert result.p_value == pytest.approx(0.6 * (1 - math.sqrt(36 / 46)) / 2 + 0.4 * scipy_stats.t.cdf(-math.sqrt(36 / 5), 3))
+    assert (result.holds, equivalence(rows, "a", "b", margin=10).holds) == (True, True)
+    assert not equivalence(rows, "a", "b", margin=4).holds
+
+
+def test_equivalence_without_a_test_does_not_hold() -> None:
+    result = equivalence(scores(0.0, n_seeds=2), "a", "b", margin=100)
+    assert (result.holds, math.isnan(result.p_value)) == (False, True)
+    with pytest.raises(ValueError, match=r"confidence is above 0.5"):
+        equivalence(scores(0.0), "a", "b", margin=1, confidence=0.4)
+    with pytest.raises(ValueError, match="margin is a positive number"):
+        equivalence(scores(0.0), "a", "b", margin=0)
+
+
+def test_lower_is_better() -> None:
+    """Losses: a's larger ones are worse. As the negated scores, where higher is better."""
+    rows = scores(0.8)
+    negated = rows.assign(value=-rows["value"])
+    assert noninferiority(rows, "a", "b", margin=0.1, higher_is_better=False) == noninferiority(negated, "a", "b", margin=0.1)
+    both = superior_and_noninferior(negated, rows, "a", "b", margin=3.0, higher_is_better=(False, True))
+    assert both == superior_and_noninferior(rows, rows, "a", "b", margin=3.0)
+    with pytest.raises(ValueError, match=r"^noninferiority: higher_is_better is True or False"):
+        noninferiority(rows, "a", "b", margin=0.1, higher_is_better="no")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"^superior_and_noninferior: higher_is_better is a pair"):
+        superior_and_noninferior(rows, rows, "a", "b", margin=1, higher_is_better=True)  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,7 @@ from score_frames import frame
 
 from apo_bench.stats.power_analysis import (
     Components,
+    _thinned,
     components,
     mde_table,
     minimum_detectable_effect,
@@ -314,3 +315,18 @@ def test_a_pilot_beyond_floating_point_is_refused() -> None:
     for unit in (1e160, 1e-170):
         with pytest.raises(ValueError, match="components: arms 'a' and 'b': column value is too small or too large"):
             components(frame(*(values * unit)), "a", "b")
+
+
+@pytest.mark.parametrize(("n_seeds", "missing", "factor"), [(2, 0.5, 5 / 3), (5, 0.0, 1.0), (1, 0.3, 1.0)])
+def test_missing_cells_make_the_residual_larger(n_seeds: int, missing: float, factor: float):
+    """Of two seeds, half missing, one is there twice as often as both: 2 (2/3 + 1/3 * 1/2) = 5/3."""
+    assert _thinned(n_seeds, missing) == pytest.approx(factor)
+    sizes = {"seed_sd": 0.3, "method_prompt_sd": 0.5, "n_seeds": 5, "n_clusters": 40}
+    larger = power(0.4, residual_sd=math.sqrt(_thinned(5, missing)), **sizes)
+    assert power(0.4, residual_sd=1.0, missing=missing, **sizes) == pytest.approx(larger)
+
+
+@pytest.mark.parametrize("missing", [1, -0.1, math.nan, "0.1"])
+def test_missing_is_a_share(missing: Any):
+    with pytest.raises(ValueError, match=r"^power: missing is"):
+        power(0.4, seed_sd=0.3, method_prompt_sd=0.5, residual_sd=1, n_seeds=5, n_clusters=40, missing=missing)

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from apo_bench.stats.confidence_intervals import share_interval
 from apo_bench.stats.two_way_random_effects import contrast
 from apo_bench.stats.win_rate_estimates import JudgedWinRate, judged_win_rate, win_rate
 
@@ -46,12 +47,20 @@ def assert_equal(result: JudgedWinRate, expected: JudgedWinRate) -> None:
 
 def test_win_rate_by_hand():
     """1, .5, 0, .5, 1: mean .6; squared deviations .16 + .01 + .36 + .01 + .16 = .7; error sqrt(.7 / 4 / 5) = sqrt(.035) = .187083;
-    t(.975; 4) = 2.776445, half-width .519426."""
+    t(.975; 4) = 2.776445. d = .035 * 5 / .24 = .729167, I = 4 * 5 * .24 = 4.8, D = d^(4.8 / 6.8) = .800151, c = t^2 D / 5 = 1.233616:
+    centre (.6 + c/2) / (1 + c) = .544770, half-width sqrt(.24 c + c^2 / 4) / (1 + c) = .368241."""
     result = win_rate([1, 0.5, None, 0, 0.5, math.nan, 1])
     assert (result.mean, result.standard_error) == pytest.approx((0.6, math.sqrt(0.035)))
-    assert (result.ci_low, result.ci_high) == pytest.approx((0.6 - 0.519426, 0.6 + 0.519426), abs=1e-6)
+    assert (result.ci_low, result.ci_high) == pytest.approx((0.544770 - 0.368241, 0.544770 + 0.368241), abs=3e-6)
     assert (result.n, result.n_missing, result.n_wins, result.n_ties, result.n_losses) == (5, 2, 2, 2, 1)
-    assert result.test == "t interval over items"
+    assert result.test == "score interval over items"
+
+
+def test_a_tie_makes_nothing_surer():
+    """49 wins and a tie: with a t interval .970 to 1.010. The interval stays in [0, 1] and begins below that of 50 wins."""
+    tied, won = win_rate([1] * 49 + [0.5]), win_rate([1] * 50)
+    assert 0.92 < tied.ci_low < won.ci_low
+    assert tied.mean < tied.ci_high < 1
 
 
 def test_binary_preferences_have_wilsons_interval():
@@ -78,9 +87,8 @@ def test_win_rate_agrees_with_scipy_and_mirrors(preferences: list[float]):
     expected = (1 - result.mean, result.standard_error, 1 - result.ci_high, 1 - result.ci_low)
     assert (other.mean, other.standard_error, other.ci_low, other.ci_high) == pytest.approx(expected, nan_ok=True)
     assert (other.n_wins, other.n_ties, other.n_losses) == (result.n_losses, result.n_ties, result.n_wins)
-    if result.test == "t interval over items":
-        expected = stats.t.interval(0.95, len(preferences) - 1, result.mean, result.standard_error)
-        assert (result.ci_low, result.ci_high) == pytest.approx(expected)
+    if result.test != "none: every preference is equal":
+        assert 0 <= result.ci_low < result.mean < result.ci_high <= 1 or result.mean in (result.ci_low, result.ci_high)
 
 
 def test_degenerate_win_rates():
@@ -169,13 +177,16 @@ def test_confidence_is_a_share(confidence: Any):
 def test_judged_win_rate_by_hand():
     """Three seeds, four prompts, eighths 0 2 4 2 / 4 2 4 6 / 2 2 7 1: mean 3; seed means 2, 4, 3, A/S = 1/3; prompt means 2, 2, 5, 3,
     B/P = 1/2; residuals -1 1 0 0 / 1 -1 -2 2 / 0 0 2 -2, C = 20/6, C/(SP) = 5/18. V = A/S + B/P - C/(SP) = 5/9, 3/5 of it the seeds'.
-    t = (3 - 4) / sqrt(5/9) = -sqrt(9/5); p = 3/5 p(2 df) + 2/5 p(3 df), with 2 df 1 - t / sqrt(2 + t^2) = 1 - sqrt(9/19)."""
+    In wins: V / (3/8 * 5/8) = (5/9 / 64) / (15/64) = 1/27, so that 1/2 would have the variance 1/4 / 27 = 1/108; t^2 = 108/64 = 27/16;
+    p = 3/5 p(2 df) + 2/5 p(3 df), with 2 df 1 - t / sqrt(2 + t^2) = 1 - sqrt(27/59). An end e has (3/8 - e)^2 = T^2 e (1 - e) / 27."""
     result = judged_win_rate(frame(np.array([[0, 2, 4, 2], [4, 2, 4, 6], [2, 2, 7, 1]]) / 8))
     error = math.sqrt(5 / 9) / 8
     assert (result.win_rate, result.standard_error) == pytest.approx((3 / 8, error))
-    assert result.p_value == pytest.approx(0.6 * (1 - math.sqrt(9 / 19)) + 0.4 * 2 * stats.t.sf(math.sqrt(9 / 5), 3))
-    half = stats.t.ppf(0.975, result.df) * error
-    assert (result.ci_low, result.ci_high) == pytest.approx((3 / 8 - half, 3 / 8 + half))
+    assert result.p_value == pytest.approx(0.6 * (1 - math.sqrt(27 / 59)) + 0.4 * 2 * stats.t.sf(math.sqrt(27 / 16), 3))
+    c = stats.t.ppf(0.975, result.df) ** 2 / 27
+    for end in (result.ci_low, result.ci_high):
+        assert (3 / 8 - end) ** 2 == pytest.approx(c * end * (1 - end))
+    assert 0 < result.ci_low < 3 / 8 < result.ci_high < 1
     assert 2 < result.df < 3
     assert (result.n_seeds, result.n_clusters, result.n_comparisons, result.n_missing, result.n_dropped) == (3, 4, 12, 0, 0)
     assert (result.worst_low, result.worst_high, result.note) == (pytest.approx(3 / 8), pytest.approx(3 / 8), "")
@@ -188,32 +199,37 @@ def test_judged_win_rate_by_hand():
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(2, 6)), elements=EIGHTHS))
-def test_the_test_is_that_of_contrast(values: np.ndarray):
-    """Against an arm that scores 1/2 everywhere the paired difference is the win rate less 1/2."""
+def test_the_error_is_that_of_contrast(values: np.ndarray):
+    """Against an arm that scores 1/2 everywhere the paired difference is the win rate less 1/2. The variance that 1/2 would have is not
+    below that at the win rate, so the p-value is not below the contrast's; and it is below 5 % where the interval leaves out 1/2."""
     rows = frame(values)
     scores = rows[["prompt_id", "value"]].assign(arm="a", seed=rows["seed_a"])
     expected = contrast(pd.concat([scores, scores.assign(arm="b", value=0.5)]), "a", "b")
     result = judged_win_rate(rows)
     assert result.win_rate - 0.5 == pytest.approx(expected.difference)
-    assert (result.ci_low - 0.5, result.ci_high - 0.5) == pytest.approx((expected.ci_low, expected.ci_high), nan_ok=True)
-    actual, wanted = ([x.standard_error, x.df, x.p_value] for x in (result, expected))
+    actual, wanted = ([x.standard_error, x.df] for x in (result, expected))
     assert actual == pytest.approx(wanted, nan_ok=True)
+    assert math.isnan(result.p_value) == math.isnan(expected.p_value)
+    assert math.isnan(result.ci_low) or 0 <= result.ci_low <= result.win_rate <= result.ci_high <= 1
+    if not math.isnan(result.p_value):
+        assert result.p_value >= expected.p_value - 1e-12
+        assert (result.p_value < 0.05) == (not result.ci_low <= 0.5 <= result.ci_high)
 
 
 def test_both_orders_by_hand():
     """Orders (ab, ba) of five prompts: (1, 1), (1, 0), (.5, 0), (.5, missing), (1, not asked). Comparisons 1, .5, .25 and two missing:
     win rate 1.75 / 3; the missing verdicts lost, (1.75 + .25 + .5) / 5, and won, (1.75 + .75 + 1) / 5. Shown first wins (1 + 0) / 2,
-    (1 + 1) / 2, (.5 + 1) / 2: 2.25 / 3. Two of three comparisons change with the order. One seed: scipy's t test of 1, .5, .25
-    against .5."""
+    (1 + 1) / 2, (.5 + 1) / 2: 2.25 / 3. Two of three comparisons change with the order. One seed: mean 7/12, squared deviations
+    42/144, variance of the mean 7/144; d = 3 * 7/144 / (35/144) = 3/5, I = 12 * 35/144 = 35/12, D = (3/5)^(35/59); 1/2 would have the
+    variance D / 12, t = (1/12) / sqrt(D / 12) with 2 degrees of freedom."""
     result = judged_win_rate(orders([1, 1, 0.5, 0.5, 1], [1, 0, 0, None, None]).iloc[:-1])
     assert result.win_rate == pytest.approx(1.75 / 3)
     assert (result.n_comparisons, result.n_missing, result.n_dropped) == (3, 2, 0)
     assert (result.worst_low, result.worst_high) == pytest.approx((0.5, 0.7))
     assert (result.first_position_rate, result.inconsistency_rate) == pytest.approx((0.75, 2 / 3))
-    expected = stats.ttest_1samp([1, 0.5, 0.25], 0.5)
-    interval = expected.confidence_interval(0.95)
-    assert (result.p_value, result.df) == pytest.approx((expected.pvalue, 2))
-    assert (result.ci_low, result.ci_high) == pytest.approx((interval.low, interval.high))
+    effect = 0.6 ** (35 / 59)
+    assert (result.p_value, result.df) == pytest.approx((2 * stats.t.sf(1 / 12 / math.sqrt(effect / 12), 2), 2))
+    assert (result.ci_low, result.ci_high) == pytest.approx(share_interval(7 / 12, 7 / 144, 3, stats.t.ppf(0.975, 2)))
     assert result.scope.startswith("these checkpoints only")
 
 
@@ -303,10 +319,13 @@ def test_other_order_labels_have_no_first_position():
     assert result.win_rate == pytest.approx(1.75 / 3)
 
 
-def test_all_won_has_no_interval():
-    result = judged_win_rate(frame(np.ones((3, 4))))
+def test_all_won_has_wilsons_interval_over_clusters():
+    """Four clusters, all won: at least 4 / (4 + z^2) = .510109. All tied: nothing."""
+    result, tied = judged_win_rate(frame(np.ones((3, 4)))), judged_win_rate(frame(np.full((3, 4), 0.5)))
     assert (result.win_rate, result.standard_error) == (1, 0)
-    assert math.isnan(result.ci_low)
+    assert (result.ci_low, result.ci_high) == pytest.approx((0.510109, 1), abs=1e-6)
+    assert result.scope.startswith("these checkpoints only")
+    assert math.isnan(tied.ci_low)
     assert math.isnan(result.p_value)
     assert result.test.startswith("none")
 

@@ -1,0 +1,164 @@
+"""Do the intervals of shares, of kappa and of contrasts with missing rows cover what they should?
+
+    OMP_NUM_THREADS=1 python benchmarks/validate_estimators.py --only kappas
+
+Simulates samples of known truth, and counts how often the 95 % intervals of `apo_bench.stats` hold it. Writes
+results/validation/estimators.csv: a row a cell, with the share that each interval covers and its mean width. The same --seed
+gives the same file; --only replaces the rows of one study. About eight minutes on one core.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apo_bench.stats import agreement, clustered_mean, clustered_share, prediction_powered_win_rate, share_test
+from apo_bench.stats.score_layout import Layout
+from apo_bench.stats.two_way_random_effects import mean_test_of
+from apo_bench.stats.unbalanced_designs import estimate_unbalanced
+
+OUT = Path(__file__).resolve().parents[1] / "results" / "validation"
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=2_000, help="samples a cell")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--only", choices=list(STUDIES))
+    arguments = parser.parse_args()
+    path, names = arguments.out / "estimators.csv", [arguments.only] if arguments.only else list(STUDIES)
+    rows = pd.DataFrame([row for name in names for row in STUDIES[name](np.random.default_rng(arguments.seed), arguments.samples)])
+    if arguments.only and path.exists():
+        old = pd.read_csv(path)
+        rows = pd.concat([old[old["study"] != arguments.only], rows])
+    rows.to_csv(path, index=False, float_format="%.4g", lineterminator="\n")
+
+
+def covered(study: str, cell: str, method: str, ends: list[tuple[float, float]], truth: float) -> Row:
+    """Coverage and mean width of the intervals that exist."""
+    low, high = np.array(ends).T
+    known = ~np.isnan(low)
+    inside = (low <= truth) & (truth <= high)
+    return {
+        "study": study, "cell": cell, "method": method, "samples": int(known.sum()),
+        "coverage": float(inside[known].mean()), "width": float((high - low)[known].mean()),
+    }  # fmt: skip
+
+
+def ties(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Independent preferences of 0, 1/2 and 1."""
+    for n, (win, tie) in product((10, 30, 50, 200), ((0.98, 0.02), (0.95, 0.04), (0.9, 0.1), (0.7, 0.28), (0.3, 0.4))):
+        draws = rng.choice([1.0, 0.5, 0.0], (samples, n), p=[win, tie, max(0.0, 1 - win - tie)])
+        for method, function in (("share", clustered_share), ("t", clustered_mean)):
+            ends = [function(values, range(n))[1:3] for values in draws]
+            yield covered("ties", f"{n} items, {win:g} won, {tie:g} tied", method, ends, win + tie / 2)
+
+
+def clusters(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Beta-binomial clusters."""
+    for n, size, share, correlation in product((10, 20, 50), (3, 20), (0.5, 0.9, 0.97), (0.05, 0.5)):
+        spread, codes = 1 / correlation - 1, np.repeat(np.arange(n), size)
+        chances = rng.beta(share * spread, (1 - share) * spread, (samples, n))
+        draws = rng.random((samples, n * size)) < np.repeat(chances, size, axis=1)
+        for method, function in (("share", clustered_share), ("t", clustered_mean)):
+            ends = [function(values, codes)[1:3] for values in draws]
+            yield covered("clusters", f"{n} clusters of {size}, share {share:g}, correlation {correlation:g}", method, ends, share)
+
+
+def seeds(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Seeds and prompts with normal effects on the logit; verdicts in both orders."""
+    for n_seeds, n_prompts, share, sd in product((1, 3, 5, 10), (20, 100), (0.5, 0.8, 0.95, 0.98), (0.0, 0.5)):
+        sd_seeds = sd if n_seeds > 1 else 0.0
+        base = np.log(share / (1 - share))
+        truth = float((1 / (1 + np.exp(-base - np.hypot(sd_seeds, 1) * rng.standard_normal(1_000_000)))).mean())
+        ends = []
+        for _ in range(samples // 4):
+            logit = base + sd_seeds * rng.standard_normal((n_seeds, 1)) + rng.standard_normal(n_prompts)
+            tested = share_test(rng.binomial(2, 1 / (1 + np.exp(-logit))) / 2)
+            ends.append((tested.ci_low, tested.ci_high))
+        yield covered("seeds", f"{n_seeds} seeds, {n_prompts} prompts, share {truth:.3f}, seed SD {sd_seeds:g}", "share", ends, truth)
+
+
+def kappas(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """b has a's label with probability kappa and draws one as a does otherwise: Cohen's kappa is that probability."""
+    for n, shares, kappa in product((30, 100), ([0.5, 0.5], [0.8, 0.2], [0.9, 0.1], [0.5, 0.3, 0.2]), (0.0, 0.2, 0.6, 0.9)):
+        ends, wald = [], []
+        for _ in range(samples // 4):
+            a, other = (rng.choice(len(shares), n, p=shares) for _ in range(2))
+            result = agreement(a, np.where(rng.random(n) < kappa, a, other))
+            ends.append((result.ci_low, result.ci_high))
+            half = 1.959964 * result.standard_error
+            wald.append((result.kappa - half, result.kappa + half))
+        for method, intervals in (("4 added", ends), ("Wald", wald)):
+            yield covered("kappas", f"{n} items, labels {'/'.join(map(str, shares))}, kappa {kappa:g}", method, intervals, kappa)
+
+
+def missing(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Differences of seeds x clusters with holes: at random, or more of them where seed and cluster are good. The truth is 0."""
+    whole = "complete cases"
+    for paired, n_seeds, n_clusters, (seed, cluster, rest), how in product(
+        (True, False), (3, 5, 10), (30, 100), ((0.0, 0.3, 0.7), (0.3, 0.3, 0.4)), ("10 % at random", "30 % at random", "20 % by effect")
+    ):
+        ends: dict[str, list[tuple[float, float]]] = {"all rows": [], whole: []}
+        for _ in range(samples // 4):
+            sides = []
+            for _ in range(1 if paired else 2):
+                good_seed, good_cluster = rng.normal(size=(n_seeds, 1)), rng.normal(size=n_clusters)
+                side = seed**0.5 * good_seed + (cluster if paired else cluster / 2) ** 0.5 * good_cluster
+                side = side + rest**0.5 * rng.normal(size=side.shape)
+                share = 0.2 + 0.1 * np.sign(good_seed) * (seed > 0) + 0.1 * np.sign(good_cluster) if "effect" in how else int(how[:2]) / 100
+                side[rng.random(side.shape) < share] = np.nan
+                sides.append(side)
+            full = ~np.isnan(np.concatenate(sides)).any(0)
+            some = np.all([~np.isnan(side).all(0) for side in sides], axis=0)
+            for method, kept in (("all rows", some), (whole, full)):
+                if kept.sum() < 3:
+                    continue
+                first, second = sides[0][:, kept], 0 * sides[0][:, kept] if paired else sides[1][:, kept]
+                layout = Layout(first, second, paired, (first, second), np.full(kept.sum(), 1 / kept.sum()), 0)
+                tested = mean_test_of(estimate_unbalanced(layout, "missing"), 0.95)
+                ends[method].append((tested.ci_low, tested.ci_high))
+        cell = f"{'paired' if paired else 'unpaired'}, {n_seeds} seeds, {n_clusters} clusters, seeds' variance {seed:g}, {how}"
+        for method, intervals in ends.items():
+            if intervals:
+                yield covered("missing", cell, method, intervals, 0.0)
+
+
+def labels(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """A judge's verdicts on everything, labels on a random part; clusters of questions and seeds with normal effects on the logit."""
+    for (n, n_labelled, size, n_seeds), accuracy, share in product(
+        ((500, 60, 1, 0), (500, 100, 5, 0), (1000, 200, 1, 5)), (0.5, 0.9), (0.6, 0.95)
+    ):
+        sds = 0.8 * (size > 1 or n_seeds > 0), 0.3 * (n_seeds > 0)
+        base = np.log(share / (1 - share))
+        truth = float((1 / (1 + np.exp(-base - np.hypot(*sds) * rng.standard_normal(1_000_000)))).mean())
+        seed = np.repeat(np.arange(max(n_seeds, 1)), n // max(n_seeds, 1))
+        cluster = np.tile(np.arange(n // max(n_seeds, 1)) // size, max(n_seeds, 1))
+        ends: dict[str, list[tuple[float, float]]] = {"powered": [], "labels alone": []}
+        for _ in range(samples // 8):
+            logit = base + sds[0] * rng.standard_normal(cluster.max() + 1)[cluster] + sds[1] * rng.standard_normal(seed.max() + 1)[seed]
+            won = (rng.random(n) < 1 / (1 + np.exp(-logit))).astype(float)
+            judge = np.where(rng.random(n) < accuracy, won, 1 - won)
+            label = np.where(rng.permutation(n) < n_labelled, won, np.nan)
+            rows = pd.DataFrame({"judge": judge, "label": label, "cluster_id": cluster} | ({"seed": seed} if n_seeds else {}))
+            result = prediction_powered_win_rate(rows)
+            ends["powered"].append((result.ci_low, result.ci_high))
+            ends["labels alone"].append((result.labels_low, result.labels_high))
+        cell = f"{n_labelled} labels of {n}, clusters of {size}, {n_seeds or 1} seeds, judge right in {accuracy:g}, share {truth:.3f}"
+        for method, intervals in ends.items():
+            yield covered("labels", cell, method, intervals, truth)
+
+
+STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
+    "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
