@@ -22,7 +22,7 @@ class Ledger:
         self.arm = arm
         self.budget = dict(budget)
         self._flows: dict[Unit, float] = {unit: 0.0 for unit in UNITS if unit not in STOCKS}
-        self._elsewhere = dict.fromkeys(STOCKS, 0.0)  # items of each stock that finished policies were made of; NaN: not known
+        self._elsewhere: dict[Unit, float] = dict.fromkeys(STOCKS, 0.0)  # taken for finished policies; NaN: not known
         self._seen: dict[Unit, set[str]] = {unit: set() for unit in STOCKS}
 
     @property
