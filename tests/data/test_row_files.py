@@ -74,7 +74,7 @@ def test_a_cell_may_hold_a_list(tmp_path: Path) -> None:
         ("rows.csv", b'a,b\n"1,2\n', r"rows\.csv: line \d: "),
         ("rows.parquet", b"PAR1", r"rows\.parquet: cannot be read"),
         ("rows.csv.gz", b"no gzip", r"rows\.csv\.gz: cannot be read"),
-        ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], r"rows\.jsonl\.gz: line \d+: cannot be read"),
+        ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], r"rows\.jsonl\.gz: line \d+: cannot be read"),
     ],
 )
 def test_broken_files(name: str, data: bytes, pattern: str, tmp_path: Path) -> None:
