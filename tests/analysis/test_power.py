@@ -43,14 +43,18 @@ def only(run: Run, **options: float) -> ContrastPower:
 
 @pytest.mark.slow
 def test_a_plan_is_made_of_the_scores_of_its_contrast(tmp_path: Path) -> None:
-    """The declared round, the finished prompts: the numbers that `components` and `plan_size` give for those rows."""
+    """The declared round, the finished prompts: the numbers that `components` and `plan_size` give for those rows.
+
+    The contrast takes the unfinished prompt's other rows too, so it has a cluster more; the plan's is the larger detectable difference.
+    """
     scores = drawn(4)
     gone = (scores["arm"] == B) & (scores["seed"] == 1) & (scores["prompt_id"] == "p0")
     run = made_run(tmp_path, scores[~gone])
     plan = only(run, power=0.9, effect=0.7)
     table = contrasts(run)
     (contrast,) = table[table["family"] == "primary"].to_dict("records")
-    assert (plan.a, plan.b, plan.axis, plan.n_seeds, plan.n_clusters) == (A, B, "all", 4, 11) == (A, B, "all", *sizes(contrast))
+    assert (plan.a, plan.b, plan.axis, plan.n_seeds, plan.n_clusters) == (A, B, "all", 4, 11)
+    assert sizes(contrast) == (4, 12)
     final = scores[~gone & (scores["round"] == 2)]
     assert plan.components == components(final, A, B)
     sds = {name: getattr(plan.components, name) for name in ("seed_sd", "method_prompt_sd", "residual_sd")}
