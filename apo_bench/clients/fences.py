@@ -1,10 +1,11 @@
-"""Texts of others inside a prompt, fenced by a code that occurs in none of them, so that no text can close its fence."""
+"""Questions about texts of others: by which criterion, and the texts fenced by a code that none of them holds, so none can close it."""
 
 from collections.abc import Iterable, Mapping
 from itertools import count
 
 from apo_bench.types import Prompt, identity
 
+CRITERIA = {"helpful": "helpfulness", "harmless": "harmlessness"}  # by axis; any other axis is judged on overall quality
 SYSTEM, USER = "=== system ===\n", "\n=== user ===\n"  # the parts of a template's file
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.endpoint import ChatSettings, require
-from apo_bench.clients.fences import fenced_messages, parts_of
+from apo_bench.clients.fences import CRITERIA, fenced_messages, parts_of
 from apo_bench.clients.journal import Journal, add_lost, spent_usd
 from apo_bench.clients.replies import CUT_OFF, Reply, counted_reasons, with_words
 from apo_bench.config.schema import JudgeReward
@@ -27,7 +27,7 @@ from apo_bench.types import Prompt
 
 PROMPTS = Path(__file__).with_name("score_prompts")
 NAMES = tuple(sorted(path.stem for path in PROMPTS.glob("*.txt")))
-BY_AXIS, CRITERIA = "by_axis", {"helpful": "helpfulness", "harmless": "harmlessness"}  # any other axis: overall quality
+BY_AXIS = "by_axis"
 NO_NUMBER = "no number of the scale"
 ATTEMPTS = 3  # for an answer that holds no score; each with another seed
 MOST_LOGPROBS = 20  # alternatives a token that servers give at most

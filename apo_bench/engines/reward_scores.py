@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from apo_bench.config.schema import EnsembleReward, RewardSpec
+from apo_bench.engines.ensembles import combined
 from apo_bench.engines.protocol import Items, ScoringJob
 from apo_bench.store import Computed
 from apo_bench.training.online import Score, Scores
@@ -26,11 +25,10 @@ def scorer(
     def ensemble(responses: Sequence[Response]) -> Scores:
         assert isinstance(spec, EnsembleReward)
         assert isinstance(reward_model, EnsembleRewardModel)
-        spent, scaled = Counter[str](), []
-        for model, own, (mean, sd) in zip(reward_model.members, spec.of, scales, strict=True):
-            scores, counts = single(model, own, responses)
-            scaled.append((np.asarray(scores) - mean) / sd)
+        scored = [single(model, own, responses) for model, own in zip(reward_model.members, spec.of, strict=True)]
+        spent = Counter[str]()
+        for _, counts in scored:
             spent.update(counts)
-        return (np.mean if spec.combine == "mean" else np.min)(scaled, axis=0).tolist(), spent
+        return combined([scores for scores, _ in scored], scales, spec.combine), spent
 
     return ensemble if isinstance(spec, EnsembleReward) else lambda responses: single(reward_model, spec, responses)

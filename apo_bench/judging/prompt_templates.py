@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from apo_bench.clients.fences import fenced_messages, parts_of
+from apo_bench.clients.fences import CRITERIA, fenced_messages, parts_of
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest
 from apo_bench.judging.answer_parsing import LABELS
@@ -17,7 +17,6 @@ from apo_bench.judging.judge_protocol import Question
 PROMPTS = Path(__file__).with_name("prompts")
 NAMES = tuple(sorted(path.stem for path in PROMPTS.glob("*.txt")))
 BY_AXIS = {"by_axis": "{}.v1", "by_axis.reasoned": "{}.reasoned.v1"}
-CRITERIA = {"helpful": "helpfulness", "harmless": "harmlessness"}  # by axis; any other axis is judged on overall quality
 
 
 @dataclass(frozen=True)

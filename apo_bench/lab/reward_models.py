@@ -16,6 +16,7 @@ from apo_bench.config.schema import (
     is_frozen,
     members,
 )
+from apo_bench.engines.ensembles import combined
 from apo_bench.engines.protocol import Engine, Items, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded, path_identity
@@ -62,9 +63,9 @@ class ArmRewardModel:
             return self._scores(reward_model, self.spec, items)
         if not isinstance(reward_model, EnsembleRewardModel):
             raise InputError("lab.score: the experiment's reward model is an ensemble, and this is none")
-        parts = zip(reward_model.members, self.spec.of, self.scales(reward_model), strict=True)
-        scaled = [(np.asarray(self._scores(member, own, items)) - mean) / sd for member, own, (mean, sd) in parts]
-        return (np.mean(scaled, axis=0) if self.spec.combine == "mean" else np.min(scaled, axis=0)).tolist()
+        scales = self.scales(reward_model)
+        scores = [self._scores(member, own, items) for member, own in zip(reward_model.members, self.spec.of, strict=True)]
+        return combined(scores, scales, self.spec.combine)
 
     def scales(self, reward_model: RewardModel | None) -> tuple[tuple[float, float], ...]:
         """Mean and sd of each of an ensemble's members on the dev split's human pairs, both sides; of any other model none."""
