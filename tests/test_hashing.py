@@ -250,7 +250,7 @@ def test_a_line_of_the_schema_makes_again_what_reads_it(copy_of_the_code: Path, 
 @pytest.mark.slow
 def test_a_line_of_the_seed_derivation_makes_again_what_is_drawn(copy_of_the_code: Path, tmp_path: Path) -> None:
     """Not the first weights, whose seed the experiment gives: of `policies` there is one that stays."""
-    before, after = rerun_with(copy_of_the_code, tmp_path, "str(self._seed), *purpose", 'str(self._seed), "anew", *purpose')
+    before, after = rerun_with(copy_of_the_code, tmp_path, "str(self.seed), *purpose", 'str(self.seed), "anew", *purpose')
     assert kinds_added(before, after) == set(before.artifacts)
     n_before = len(before.artifacts["policies"])
     assert len(after.artifacts["policies"]) == 2 * n_before - 1
