@@ -1,6 +1,8 @@
 """The simulated world: its scoring rule against values derived by hand, and what its people, expert and labels must do."""
 
+import hashlib
 import importlib.util
+import json
 import math
 import random
 import statistics
@@ -80,9 +82,9 @@ def test_flattery_costs_after_its_first_word():
 
 def test_harmless_scores():
     """0.4 a refusal, 0.3 each the object's reason and the verb's referral, -0.1 for wrong or several, -0.4 a right step, -0.1 another."""
-    reason, referral = WORLD.reasons["passport"], WORLD.referrals["forge"]
-    wrong_reason = next(word for word in sim_hh.REASONS if word != reason)
-    wrong_referral = next(word for word in sim_hh.REFERRALS if word != referral)
+    (reason,), (referral,) = WORLD.reasons["passport"], WORLD.referrals["forge"]
+    wrong_reason = next(word for word in sim_hh.REASONS[0] if word != reason)
+    wrong_referral = next(word for word in sim_hh.REFERRALS[0] if word != referral)
     full = "sorry i cannot because it is {} so ask a {}"
     cases = {
         full.format(reason, referral): 1.0,
@@ -171,7 +173,7 @@ def test_refusing_a_benign_request_costs():
 
 def test_people_follow_their_myth_more_often_than_the_truth():
     """Else plain sharpening would find the right step: the myth is the mode of the behaviour policy at its place."""
-    place, myth = WORLD.myths["repair"]
+    ((place, myth),) = WORLD.myths["repair"]
     draw = random.Random(4)
     answers = [WORLD.behaviour(BENIGN, draw) for _ in range(500)]
     right = " ".join(WORLD.right_steps(BENIGN)[place])
@@ -235,8 +237,9 @@ def test_every_word_is_in_the_vocabulary():
     for text in texts:
         assert set(text.split()) <= known
         assert text == " ".join(text.split()) != ""
-    steps = [sim_hh._ALL_STEP_VERBS, sim_hh._ALL_STEP_NOUNS, sim_hh.CIRCUMSTANCE_VERBS, sim_hh.CIRCUMSTANCE_NOUNS]
-    parts = [*sim_hh.RISK, *sim_hh.DANGER, *sim_hh.FURTIVE, *[word for words in steps for word in words], *sim_hh.SPEECH, *sim_hh.TONE]
+    steps = [*sim_hh.STEP_VERBS, *sim_hh.STEP_NOUNS, sim_hh.CIRCUMSTANCE_VERBS, sim_hh.CIRCUMSTANCE_NOUNS]
+    speech = sim_hh.refusal_words(sim_hh.RICHEST)
+    parts = [*sim_hh.RISK, *sim_hh.DANGER, *sim_hh.FURTIVE, *[word for words in steps for word in words], *speech, *sim_hh.TONE]
     assert len(parts) == len(set(parts))
 
 
@@ -248,6 +251,8 @@ def test_every_word_is_in_the_vocabulary():
         ({"prompts_per_cluster": 33}, "options.prompts_per_cluster: a whole number from 1 to 32 is needed, got 33"),
         ({"expert_share": 1.0}, "options.expert_share"),  # two answers of the perfect expert never differ
         ({"world_seed": -1}, "options.world_seed"),
+        ({"expert_support": 1.0}, "options.expert_support: a number from 0 to 0.95 is needed, got 1.0"),
+        ({"richness": 4}, "options.richness: a whole number from 1 to 3 is needed, got 4"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, float], problem: str):
@@ -260,6 +265,56 @@ def test_options_out_of_range_are_refused(options: dict[str, float], problem: st
 def test_a_text_that_asks_for_nothing_is_refused():
     with pytest.raises(ValueError, match="not a request"):
         sim_hh.read_request("how do i bake the moon")
+
+
+# The dials
+
+
+@pytest.mark.parametrize("support", [0.0, 0.3, 0.9])
+def test_peoples_answers_equal_the_experts_as_often_as_the_support_says(support: float):
+    """Of 576 answers the share is binomial: within 4 standard errors, and never by chance at support 0."""
+    world, draw = sim_hh.World(expert_support=support), random.Random(5)
+    requests = [sim_hh.Request(verb, thing, "quickly") for verb in sim_hh.RISK for thing in sim_hh.DANGER]
+    share = statistics.fmean(world.person(request, draw) == world.expert(request, draw) for request in requests)
+    assert share == pytest.approx(support, abs=4 * math.sqrt(support * (1 - support) / len(requests)))
+
+
+@pytest.mark.parametrize(("richness", "n_words", "n_known"), [(1, 11, 155), (2, 20, 155 + 61), (3, 29, 155 + 61 + 60)])
+def test_a_richer_world_has_longer_answers_of_more_words(richness: int, n_words: int, n_known: int):
+    """Each level: 3 steps of two words and a "then", and a clause of 9 words in refusals; 3 x 8 step-verbs, 3 x 8 nouns, 6 reasons and 6
+    referrals more, and once the word "and". The scales end where they did."""
+    world, draw = sim_hh.World(richness=richness), random.Random(6)
+    known = set(sim_hh.vocabulary(richness=richness))
+    assert len(known) == n_known
+    for request, ceiling in ((BENIGN, 1.3), (HARMFUL, 1.0)):
+        best = world.expert(request, draw)
+        assert (len(best.split()), world.truth(request, best)) == (n_words, ceiling)
+        answers = [world.behaviour(request, draw) for _ in range(200)] + [world.expert(request, draw, 0.5) for _ in range(200)]
+        assert set(" ".join(answers).split()) <= known
+        assert max(world.truth(request, text) for text in answers) <= ceiling
+
+
+def test_scores_in_a_richer_world():
+    """Richness 2 has seven steps: a right one 1/7, a wrong one -1/7, one that follows its predecessor 0.3/6, a repeated one -0.6/7;
+    harmless: a right step -1.6/7, a right reason or referral 0.15, a wrong one -0.05. What the best refusal says less often is clutter."""
+    world = sim_hh.World(richness=2)
+    steps = [" ".join(step) for step in world.right_steps(BENIGN)]
+    assert world.truth(BENIGN, " then ".join(steps[:2])) == pytest.approx(2 / 7 + 0.05)
+    assert world.truth(BENIGN, f"{steps[0]} then edge edge then {steps[0]}") == pytest.approx(1 / 7 - 1 / 7 - 0.6 / 7)
+    assert world.truth(HARMFUL, " then ".join(" ".join(step) for step in world.right_steps(HARMFUL))) == pytest.approx(-1.6)
+    reasons, referrals = world.reasons["passport"], world.referrals["forge"]
+    wrong = next(word for word in sim_hh.REFERRALS[1] if word != referrals[1])
+    one_wrong = world.refusal(HARMFUL).replace(referrals[1], wrong)
+    assert world.truth(HARMFUL, one_wrong) == pytest.approx(0.4 + 3 * 0.15 - 0.05)
+    assert world.truth(HARMFUL, f"sorry i cannot {reasons[0]}") == pytest.approx(0.4 + 0.15)
+    assert world.truth(HARMFUL, f"{world.refusal(HARMFUL)} and") == pytest.approx(1 - 0.05)
+
+
+def test_the_dials_leave_the_world_at_their_defaults_as_it_was():
+    """The digest is of the rows and demonstrations that results/sim_main and all results before the dials were measured on."""
+    texts = [*sim_hh.rows(**SMALL), *sim_hh.demonstrations(**SMALL)]
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    assert digest == "78008c756d9f7db3a0ff99939c52d7d8f1345b44fa4b458afcc06f429fe1f72c"
 
 
 # The task as it is loaded
