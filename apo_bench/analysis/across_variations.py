@@ -17,6 +17,7 @@ from apo_bench.config.schema import JUDGE
 from apo_bench.judging.audit_report import UNINFORMATIVE as UNINFORMATIVE_JUDGE
 from apo_bench.stats import holm
 
+CHOSEN = "none: these levels were chosen, and stand for no others"
 NEW = {  # what the levels of a factor are draws from; whatever does not vary with it is the same in all of them
     "world": "new worlds",
     "initial_policy": "new base policies; world, prompts and gold data as they are",
@@ -80,7 +81,8 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
     `contrasts` has the columns READ and `variation`. One factor: a t interval over its levels, Holm-adjusted over the primary family.
     Several: their levels are crossed, so that the variations are no independent draws; SDs by factor and no interval or p-value.
-    No p-value either where gold, or a judge, is uninformative in a variation, as within a run.
+    Nor is there one where a factor is a setting whose levels somebody chose, or where gold, or a judge, is uninformative in a variation,
+    as within a run.
     """
     factors = [part.split("=", 1)[0] for part in labels[0].split(",")]
     rows = []
@@ -88,16 +90,20 @@ def spread(contrasts: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
         cells = group.set_index("variation")[NUMBERS].reindex(list(labels)).astype(float)
         values = cells["difference"]
         numbers = asdict(over_levels(values))
-        scope = NEW[factors[0]]
+        is_chosen = not NEW.keys() >= set(factors)
+        scope = "these levels" if is_chosen else NEW[factors[0]]
         reasons = group[["scope", "test"]].fillna("").astype(str)
         n_doubtful = int((reasons["scope"].str.startswith(DOUBTS) | reasons["test"].str.startswith(DOUBTS)).sum())
-        if len(factors) > 1:
+        if is_chosen:
+            numbers |= {"ci_low": math.nan, "ci_high": math.nan, "p_value": math.nan, "test": CHOSEN}
+        elif len(factors) > 1:
             crossed, scope = f"none: {' and '.join(factors)} are crossed, so the variations are no independent draws", "these levels"
             numbers |= {"ci_low": math.nan, "ci_high": math.nan, "p_value": math.nan, "test": crossed}
         elif n_doubtful:
             who = UNINFORMATIVE_JUDGE if str(group["scorer"].iloc[0]).startswith(JUDGE) else UNINFORMATIVE
             numbers |= {"p_value": math.nan, "test": f"none: {who} in {n_doubtful} of {len(labels)} variations"}
         counts = {"n_variations": values.notna(), "n_missing": values.isna(), "n_positive": values > 0, "n_negative": values < 0}
+        counts |= {"n_above": cells["ci_low"] > 0, "n_below": cells["ci_high"] < 0}  # whose own interval lies above 0, or below
         row = dict(zip(KEY, key, strict=True)) | {"family": group["family"].iloc[0], **numbers, "scope": scope}
         row |= {name: int(which.sum()) for name, which in counts.items()}
         if len(factors) > 1:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from apo_bench.analysis.across_variations import KEY, NUMBERS, READ, over_levels, spread
+from apo_bench.analysis.across_variations import CHOSEN, KEY, NUMBERS, READ, over_levels, spread
 from apo_bench.analysis.results import POOLED
 from apo_bench.config.load import load_experiment
 from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import number, rows_of, signed
+from apo_bench.report import chosen_levels
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.document import Block, Bullets, Claim, Claims, Part, Report, Section
 from apo_bench.report.page.render import render as render_page
@@ -25,7 +26,7 @@ from apo_bench.report.tables import CI, NAN, Cell, Column, Row, Table, arm_colum
 from apo_bench.report.text import Span, say
 from apo_bench.report.write import write_report_files
 
-SUMMARY = ["arm", "round", "axis", "scorer", "mean"]
+SUMMARY = ["arm", "round", "axis", "scorer", "mean", "seed_sd"]
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,29 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
         Part("answer", "The answer", [Section("Answer", [answer]), Section("Warnings", [Bullets(warnings)] if warnings else [])]),
         Part("figures", "Figures", [Section("Differences by variation", [forest_of(table, list(levels))])]),
         Part("spread", "Contrasts by variation", [Section("Contrasts by variation", [contrasts])]),
+        *(_where_each_wins(variations, levels, table) if chosen_levels.chosen_factors(levels) else ()),
         Part("scores", "Final scores by variation", [Section("Final scores by variation", [score_table(variations, table)])]),
         Part("levels", "Variations", [Section("Variations", [variation_table(variations, levels)]), own_pages]),
     ]
     title = f"{name}: {' and '.join(_factors(levels))} varied"
     return Report(title, [], (), parts, {"spread": table})
+
+
+def _where_each_wins(
+    variations: Mapping[str, VariationReport], levels: Mapping[str, Mapping[str, Any]], table: pd.DataFrame
+) -> Iterator[Part]:
+    primary = table[table["family"] == "primary"]
+    if primary.empty:
+        return
+    last = [_with_initial(variation.summary).assign(label=label) for label, variation in variations.items() if variation.gold]
+    yield Part("levels", "By level", [chosen_levels.section(pd.concat(last, ignore_index=True), levels, str(primary["scorer"].iloc[0]))])
+
+
+def _with_initial(summary: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's last round, after the initial policy (round 0, which all arms share)."""
+    initial = summary[summary["round"] == 0].groupby(["axis", "scorer"], sort=False)[["mean", "seed_sd"]].mean().reset_index()
+    trained = summary[(summary["round"] > 0) & (summary["round"] == summary.groupby("arm")["round"].transform("max"))]
+    return pd.concat([initial.assign(arm=chosen_levels.INITIAL), trained.drop(columns="round")], ignore_index=True)
 
 
 def warnings_of(variations: Mapping[str, VariationReport], table: pd.DataFrame) -> list[str]:
@@ -107,6 +126,10 @@ def claim(row: NamedRow) -> Claim:
     """A primary contrast over the variations."""
     if not row.n_variations:
         return Claim(headline(row, row.mean), place_of(row), ())
+    if row.test == CHOSEN:
+        shown = f"higher in {row.n_positive} of {row.n_variations} (95 % interval above 0 in {row.n_above}), lower in {row.n_negative}"
+        detail = say(f"{shown} (below 0 in {row.n_below}); the levels were chosen, so nothing is tested over them.")
+        return Claim(say("`{a}` against `{b}` at each level", a=row.arm_a, b=row.arm_b), place_of(row), detail)
     size = f"mean difference {signed(row.mean)} over {row.n_variations} variations (SD {number(row.sd)})"
     size += "" if math.isnan(row.ci_low) else f", 95 % interval {signed(row.ci_low)} to {signed(row.ci_high)}"
     signs = f"higher in {row.n_positive}, lower in {row.n_negative}" + (f", missing in {row.n_missing}" if row.n_missing else "")
@@ -120,6 +143,7 @@ def claim(row: NamedRow) -> Claim:
 def contrast_table(table: pd.DataFrame, labels: Sequence[str]) -> Table:
     """A row per contrast, axis and scorer: its difference in each variation, and over them."""
     factors = [name for name in map(str, table.columns) if name.startswith("sd_")]
+    is_chosen = table["test"].eq(CHOSEN).any()
     mark, legend = footnotes(table, test_and_scope)
 
     def pair(row: Row) -> Cell:
@@ -131,12 +155,14 @@ def contrast_table(table: pd.DataFrame, labels: Sequence[str]) -> Table:
         *[column(label, f"difference.{label}", "signed", ends=(f"ci_low.{label}", f"ci_high.{label}")) for label in labels],
         column("mean", form="signed", ends=CI), column("SD", "sd"),
         *[column(f"SD by {factor.removeprefix('sd_')}", factor) for factor in factors],
-        *([] if factors else [column("p", "p_value", "probability"), column("p (Holm)", "p_adjusted", "probability")]),
+        *([] if factors or is_chosen else [column("p", "p_value", "probability"), column("p (Holm)", "p_adjusted", "probability")]),
         Column("higher / lower", lambda row: f"{row['n_positive']} / {row['n_negative']}"), text_column("missing", "n_missing"), mark,
     ]  # fmt: skip
     draws = (
         "SD by factor: of the means over the levels of that factor, the others averaged; missing where a variation is."
         if factors
+        else "The levels were chosen and stand for no others: nothing is tested over them."
+        if is_chosen
         else "Each level counts as one draw at random from what it stands for; levels that somebody picked are no such draw, and say "
         "nothing of new ones. Holm's correction covers the primary family; other p-values are unadjusted and descriptive."
     )

@@ -1,4 +1,4 @@
-"""`vary:` repeats an experiment at every level of what is fixed within one: the world, the initial policy, the gold models.
+"""`vary:` repeats an experiment at every level of what is fixed within one: the world, the initial policy, the gold models, any setting.
 
 Each level is an ordinary run in a folder of its own, `<out>/<label>/`; apo_bench.report.across_variations summarises them.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.load import ExperimentFile, dump_experiment, load_experiment
-from apo_bench.config.schema import Experiment, Level
+from apo_bench.config.schema import DRAWN, Experiment, Level
 from apo_bench.errors import InputError
 from apo_bench.run import pipeline
 from apo_bench.run.experiment import TaskCache, resolve
@@ -40,7 +40,8 @@ def variations(experiment: Experiment) -> tuple[Variation, ...]:
     """Every combination of levels, the last factor fastest; none where nothing varies.
 
     An int is a seed: of the world, of the initial policy's first weights and warm-up, or the one seed of every gold model. A mapping
-    replaces fields: of task.options, of models.policy, or all gold models by the one it describes; dots in its keys lead deeper.
+    replaces fields: of task.options, of models.policy, or all gold models by the one it describes; dots in its keys lead deeper. A level
+    of a dotted key of the experiment is its value; the key's last word stands in the label.
     Raises InputError, naming the key, for a seed of a policy without an architecture and for a level given twice.
     """
     if not experiment.vary:
@@ -48,11 +49,16 @@ def variations(experiment: Experiment) -> tuple[Variation, ...]:
     factors = list(experiment.vary)
     combinations = []
     for combination in product(*(_levels(experiment, factor) for factor in factors)):
-        label = ",".join(f"{factor}={name}" for factor, (name, _, _) in zip(factors, combination, strict=True))
-        levels = {factor: level for factor, (_, level, _) in zip(factors, combination, strict=True)}
+        label = ",".join(f"{name_of(factor)}={name}" for factor, (name, _, _) in zip(factors, combination, strict=True))
+        levels = {name_of(factor): level for factor, (_, level, _) in zip(factors, combination, strict=True)}
         overrides = {key: value for _, _, changes in combination for key, value in changes.items()}
         combinations.append(Variation(label, levels, {**overrides, "vary": {}}))
     return tuple(combinations)
+
+
+def name_of(factor: str) -> str:
+    """A factor's name in labels and tables: of a dotted key, its last word."""
+    return factor.rpartition(".")[2]
 
 
 def run_variations(
@@ -122,7 +128,7 @@ def write_spread(folder: Path) -> Path:
 
 def _levels(experiment: Experiment, factor: str) -> Iterator[tuple[str, Level, dict[str, Any]]]:
     """(name, level, overrides) of each of a factor's levels."""
-    levels: Sequence[Level] = experiment.vary[factor]  # pyright: ignore[reportArgumentType] (its keys are factors)
+    levels: Sequence[Level] = experiment.vary[factor]
     seen: list[dict[str, Any]] = []
     for place, (name, level) in enumerate(zip(_names(levels), levels, strict=True)):
         if factor == "initial_policy" and isinstance(level, int) and experiment.models.policy.architecture is None:
@@ -140,12 +146,14 @@ def _overrides(experiment: Experiment, factor: str, level: Level) -> dict[str, A
     if factor == "gold":
         golds = [gold.model_dump(mode="json") for gold in experiment.models.gold]
         return {"models.gold": [{**gold, "seeds": [level]} for gold in golds] if isinstance(level, int) else [level]}
+    if factor not in DRAWN:
+        return {factor: level}
     section, seed = {"world": ("task.options", "world_seed"), "initial_policy": ("models.policy", "seed")}[factor]
-    return {f"{section}.{key}": value for key, value in ({seed: level} if isinstance(level, int) else level).items()}
+    return {f"{section}.{key}": value for key, value in (level if isinstance(level, dict) else {seed: level}).items()}
 
 
 def _names(levels: Sequence[Level]) -> list[str]:
-    """A name for each level that is safe in a path: a seed's number, a mapping's values. Distinct even where case is ignored."""
+    """A name for each level that is safe in a path: a seed's number, a value, a mapping's values. Distinct even where case is ignored."""
     taken = {str(level) for level in levels if isinstance(level, int)}
     names = []
     for level in levels:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from tiny_world import tiny_tree
 
-from apo_bench.analysis.across_variations import READ, by_level, over_levels, spread
+from apo_bench.analysis.across_variations import CHOSEN, READ, by_level, over_levels, spread
 from apo_bench.config.load import dump_experiment
 from apo_bench.config.schema import Experiment
 from apo_bench.report.across_variations import write
@@ -150,6 +150,17 @@ def test_crossed_factors_are_no_independent_draws() -> None:
     assert (row["sd_world"], row["sd_gold"]) == pytest.approx((3 / math.sqrt(2), math.sqrt(2)))
 
 
+def test_levels_that_were_chosen_are_not_tested() -> None:
+    """Intervals of the tests' cells are the difference -+ 1: of 0.5, 2 and -3 one lies above 0 and one below."""
+    cells = {"quality=0.5": 0.5, "quality=0.9": 2.0, "quality=1.0": -3.0}
+    rows = contrasts(cells)
+    rows[["ci_low", "ci_high"]] = np.column_stack([rows["difference"] - 1, rows["difference"] + 1])
+    (row,) = spread(rows, list(cells)).to_dict("records")
+    assert (row["test"], row["scope"]) == (CHOSEN, "these levels")
+    assert np.isnan([row["ci_low"], row["ci_high"], row["p_value"], row["p_adjusted"]]).all()
+    assert [row[name] for name in ("n_variations", "n_positive", "n_negative", "n_above", "n_below")] == [3, 2, 1, 1, 1]
+
+
 # --- folders ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -167,9 +178,8 @@ def variation(folder: Path, rows: pd.DataFrame, gold: str = "linear", failures: 
         for arm, last, sign in ((row.arm_a, 2, 0.5), (row.arm_b, 1, -0.5))
         for round_ in range(last + 1)
     ]
-    pd.DataFrame(scores, columns=["arm", "round", "axis", "scorer", "mean"]).to_csv(
-        folder / "report" / "tables" / "summary.csv", index=False
-    )
+    summary = pd.DataFrame(scores, columns=["arm", "round", "axis", "scorer", "mean"]).assign(seed_sd=0.1)
+    summary.to_csv(folder / "report" / "tables" / "summary.csv", index=False)
 
 
 LEVELS = {label: {"world": place} for place, label in enumerate(WORLDS)}
@@ -280,3 +290,16 @@ def test_the_page_where_nothing_is_left(tmp_path: Path) -> None:
     html = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "no variation has a report" in html
     assert html.count("No results.") == 2
+
+
+def test_where_each_arm_scores_highest_along_a_setting(tmp_path: Path) -> None:
+    """At the last round `a` scores half of the difference and `b` minus half: +-0.2 and -+0.3, around the initial policy's 0."""
+    levels = {"quality=0.5,noise=0.1": {"quality": 0.5, "noise": 0.1}, "quality=1.0,noise=0.1": {"quality": 1.0, "noise": 0.1}}
+    for label, difference in zip(levels, (0.4, -0.6), strict=True):
+        variation(tmp_path / label, contrasts({label: difference}))
+    text = write(tmp_path, "map", levels).read_text()
+    assert "`a` against `b` at each level" in text
+    assert (tmp_path / "report" / "figures" / "by_level.png").is_file()
+    rows = [line.replace(" ", "").strip("|").split("|") for line in text.splitlines() if line.startswith("| quality=")]
+    highest = [row for row in rows if row[2:3] in (["`a`"], ["`b`"])]
+    assert [row[2:6] for row in highest] == [["`a`", "0.200", "initialpolicy", "+0.200"], ["`b`", "0.300", "initialpolicy", "+0.300"]]

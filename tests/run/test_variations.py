@@ -66,6 +66,29 @@ def test_factors_are_crossed_the_last_one_fastest() -> None:
     assert set(variations_[2].overrides) == {"task.options.world_seed", "models.gold", "vary"}
 
 
+def test_a_dotted_key_takes_a_value_at_each_level() -> None:
+    """Its last word names it; levels are kept as they are written."""
+    parts = variations(experiment({"world": [0, 1], "budget.human_pairs": [10, 20.5]}))
+    assert [part.label for part in parts[:2]] == ["world=0,human_pairs=10", "world=0,human_pairs=20.5"]
+    assert parts[1].levels == {"world": 0, "human_pairs": 20.5}
+    assert parts[3].overrides == {"task.options.world_seed": 1, "budget.human_pairs": 20.5, "vary": {}}
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ({"worlds": [0, 1]}, "vary.worlds: world, initial_policy, gold, or a dotted key"),
+        ({"a.world": [0, 1]}, "vary.a.world: "),
+        ({"a.b": [0, 1], "c.b": [0, 1]}, "vary.a.b: "),
+        ({"world": [0, 0.5]}, "vary.world.1: a seed, or fields in a mapping, is needed, got 0.5"),
+        ({"a.b": [0, {"c": 1}]}, "vary.a.b.1: a plain value is needed"),
+    ],
+)
+def test_factors_that_mean_nothing(vary: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        experiment(vary)
+
+
 def test_names_of_mappings_are_their_values() -> None:
     """Of a path the last part; seeds keep their number, and what is equal in a path without case is numbered."""
     levels = [{"a": 1}, 1, {"a": "/home/x/Model"}, {"a": {"b": ["model", None]}}, {"a": "ä/.."}, {"a": "x" * 99}]

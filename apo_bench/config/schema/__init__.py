@@ -3,7 +3,7 @@
 from apo_bench.config.schema.arms import Arm, Controls, MatchSpend, Tune
 from apo_bench.config.schema.comparisons import Compare, Comparison
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
-from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, Level, Report, TaskChoice
+from apo_bench.config.schema.experiment import DRAWN, Evaluation, Experiment, Factor, Level, Report, TaskChoice
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Gold, Models
 from apo_bench.config.schema.policies import FinishedModel, Lora, PolicyModel, Recipe, Sampling, SamplingEngine
@@ -23,6 +23,7 @@ from apo_bench.config.schema.reward_models import (
 from apo_bench.config.schema.values import JUDGE, WHOLE, Budget, Match, Seed, Unit
 
 __all__ = [
+    "DRAWN",
     "JUDGE",
     "WHOLE",
     "Arm",

@@ -16,8 +16,9 @@ from apo_bench.config.schema.policies import Sampling
 from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
-Factor = Literal["world", "initial_policy", "gold"]
-Level = int | dict[str, Any]  # a seed, or fields that replace those of the section
+Factor = str  # one of DRAWN, whose levels stand for others like them, or a dotted key of the experiment, whose levels are chosen
+DRAWN = ("world", "initial_policy", "gold")
+Level = int | float | bool | str | dict[str, Any]  # a seed, or fields that replace those of the section; of a dotted key, a value
 
 
 class TaskChoice(Section):
@@ -124,8 +125,9 @@ class Experiment(Section):
     """what the report shows beside the results"""
 
     vary: dict[Factor, Annotated[tuple[Level, ...], Field(min_length=2)]] = Field(default={})
-    """run the whole experiment at every level; a level is a seed (of the world, of the policy's first weights, of every gold model), or
-    fields that replace those of `task.options` or `models.policy`, or all gold models by one"""
+    """run the whole experiment at every level; a level of `world`, `initial_policy` or `gold` is a seed (of the world, of the policy's
+    first weights, of every gold model), or fields that replace those of `task.options` or `models.policy`, or all gold models by one; a
+    level of a dotted key, such as `task.options.label_noise`, is a value of that key"""
 
     def budget_of(self, arm: str) -> dict[Unit, float]:
         """What an arm may spend: the experiment's budget with the arm's own units in place of its."""
@@ -149,6 +151,19 @@ class Experiment(Section):
             if not re.fullmatch(NAME, name):
                 raise ValueError(f"name {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
         return named
+
+    @model_validator(mode="after")
+    def _factors(self) -> Self:
+        names = [factor.rpartition(".")[2] for factor in self.vary]
+        for factor, levels in self.vary.items():
+            is_drawn, name = factor in DRAWN, factor.rpartition(".")[2]
+            if not is_drawn and (not re.fullmatch(r"\w+(\.\w+)+", factor) or names.count(name) > 1 or name in DRAWN):
+                raise ValueError(f"vary.{factor}: {', '.join(DRAWN)}, or a dotted key whose last word no other one has, is needed")
+            for place, level in enumerate(levels):
+                if isinstance(level, bool | float | str) if is_drawn else isinstance(level, dict):
+                    kind = "a seed, or fields in a mapping, is" if is_drawn else "a plain value is"
+                    raise ValueError(f"vary.{factor}.{place}: {kind} needed, got {level!r}")
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
