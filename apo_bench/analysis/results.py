@@ -18,6 +18,7 @@ from apo_bench.tables import TABLES, empty_table, read_table, table_path
 
 MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
     "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "preregistration_change": dict,
+    "preregistered": dict,
     "hardware": dict,
     "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
 }  # fmt: skip

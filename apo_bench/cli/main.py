@@ -255,6 +255,21 @@ def check(
 
 @app.command()
 @plain_errors()
+def preregister(
+    experiment: Path,
+    set_: Set = None,
+    question: Annotated[str | None, typer.Option(help="What is asked, in words; the comment at the top of the file if not given.")] = None,
+) -> None:
+    """Freeze an experiment (question, families, seeds, grids, code) in a hashed file beside it, to be committed before it is run."""
+    from apo_bench.run.preregister import preregister as freeze_experiment
+    from apo_bench.run.start import check_and_resolve
+
+    file = freeze_experiment(check_and_resolve(experiment, overrides_of(set_)), question=question)
+    typer.echo(f"{file}\nnext: commit it, then apo-bench run {experiment}")
+
+
+@app.command()
+@plain_errors()
 def check_method(
     spec: Annotated[str, typer.Argument(metavar="file.py@CLASS")],
     with_: Annotated[str, typer.Option("--with", metavar="YAML", help="Its parameters, such as '{rounds: 2}'.")] = "{}",

@@ -15,7 +15,7 @@ from apo_bench.report.charts import Bars, Forest, Lines
 from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
-from apo_bench.report.sections import answer, finished, judges, provenance, reward_models, samplers, scores, training
+from apo_bench.report.sections import answer, finished, judges, preregistered, provenance, reward_models, samplers, scores, training
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
@@ -98,7 +98,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
     source = run.experiment.report.beside
     published_parts = [provenance.published_section(run, source, frames["beside"])] if source else []
     parts = [
-        Part("answer", "The answer", answer.sections(run, frames, sentences)),
+        Part("answer", "The answer", [*answer.sections(run, frames, sentences), *preregistered.sections(run)]),
         Part("scores", "Scores", [scores.final_section(run, frames), finished.section(run)]),
         Part("figures", "Figures and tables", [section for section in details if section and section.blocks]),
         Part("published", "Published numbers", published_parts),

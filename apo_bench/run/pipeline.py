@@ -28,6 +28,7 @@ from apo_bench.run.gc import sweep
 from apo_bench.run.jobs import Job, Records, Trials
 from apo_bench.run.manifest import manifest
 from apo_bench.run.models_csv import write_models
+from apo_bench.run.preregister import compare_with_preregistration
 from apo_bench.run.scheduler import ALL, JobRunner, JobSubset
 from apo_bench.run.tables import gather_tables, remove_tables, write_tables
 from apo_bench.run.trackers import write_curves
@@ -68,6 +69,7 @@ def run(
     """
     given = resolved
     _check(resolved, subset)
+    registered = None if tiny else compare_with_preregistration(resolved, variation)
     fits = _fits(resolved)
     resolved = resolved.with_overrides(match_spend.overrides(fits))
     runner = JobRunner(resolved, workers)
@@ -99,6 +101,7 @@ def run(
     facts |= {"tuned": dict(tuning.arms)} if tuning.arms else {}
     facts |= {"fits": {name: asdict(fit) for name, fit in fits.items()}} if fits else {}
     facts |= {"variation": dict(variation)} if variation else {}
+    facts |= {"preregistered": registered} if registered else {}
     with FileLock(resolved.folder / "store" / ".report.lock"):  # of several runs on one folder the first writes, the others find it written
         if (resolved.folder / "experiment.yaml").read_text(encoding="utf-8") != dump_experiment(given.file.experiment):
             raise InputError(f"{resolved.folder / 'experiment.yaml'}: another run has changed the experiment of this folder meanwhile")

@@ -11,6 +11,7 @@ from apo_bench.config import controls, finished_arms, tuning
 from apo_bench.config import plugins as methods
 from apo_bench.config.load import ExperimentFile, read_experiment
 from apo_bench.config.schema import Arm, Experiment, FinishedReward, NetworkReward, PolicyModel, members
+from apo_bench.config.variations import variations
 from apo_bench.data import task_folder as task_files
 from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
@@ -28,7 +29,6 @@ from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
 from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
-from apo_bench.run.variations import variations
 from apo_bench.types import Split
 
 

@@ -14,13 +14,14 @@ from tiny_world import tiny_tree
 
 from apo_bench.config.load import load_experiment, read_experiment
 from apo_bench.config.schema import Experiment
+from apo_bench.config.variations import Variation, variations
 from apo_bench.errors import InputError
 from apo_bench.run import pipeline
 from apo_bench.run import variations as variation
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import Failure
 from apo_bench.run.validate import check_experiment
-from apo_bench.run.variations import Variation, run_variations, variations
+from apo_bench.run.variations import run_variations
 
 OTHER_GOLD = {"name": "other", "model": {"kind": "ngram", "ngrams": [1, 1]}, "seeds": [5]}
 
