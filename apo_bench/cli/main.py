@@ -129,6 +129,24 @@ def compare(
 
 @app.command()
 @plain_errors()
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a published result, which holds report/.")],
+    sample: Annotated[str, typer.Option(metavar="SHARE", help="The share of arm-seeds to make again, at least one.")] = "5%",
+    seed: Annotated[int, typer.Option(help="Draws which ones.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where they are made; verification/<its name> if not given.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes at a time.")] = None,
+) -> None:
+    """Make a drawn sample of a published result's arm-seeds again; exit status 1 where one does not agree with what was published."""
+    from apo_bench.run.verify import verify as make_again
+
+    result = make_again(folder, out or Path("verification") / folder.resolve().name, share=_share(sample), seed=seed, workers=workers)
+    terminal.print_tables(*terminal.verification(result))
+    if not result.agrees:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+@plain_errors()
 def power(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     power: Annotated[float, typer.Option(help="The probability of detecting a true difference.")] = 0.8,
@@ -345,6 +363,14 @@ def _numbers(seeds: str | None) -> tuple[int, ...] | None:
         return None if seeds is None else tuple(int(seed) for seed in seeds.split(","))
     except ValueError:
         raise InputError(f"--seeds {seeds}: whole numbers, separated by commas") from None
+
+
+def _share(text: str) -> float:
+    """A share, such as 0.05 or 5%."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise InputError(f"--sample {text}: a share such as 0.05 or 5% is needed") from None
 
 
 def main() -> None:

@@ -199,6 +199,19 @@ def plans(plans: Any, scorer: str, power: float) -> list[Table]:
     return tables
 
 
+def verification(result: Any) -> list[Table | str]:
+    """The scores that were made again beside the published ones, then what they say."""
+    heads = ("arm", "seed", "axis", "scorer", "published", "again", "difference", "tolerance", "verdict")
+    table = Table(*heads, box=SIMPLE_HEAD, padding=0, title=f"{len(result.drawn)} of {result.n_published} arm-seeds, made again")
+    for row in result.scores.itertuples():
+        numbers = (_digits(row.published), _digits(row.again), _digits(row.difference), _digits(row.tolerance))
+        table.add_row(row.arm, str(row.seed), row.axis, row.scorer, *numbers, row.verdict)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in result.scores["verdict"].value_counts().items())
+    failed = [f"failed: {one_line(failure)}" for failure in result.failures]
+    verdict = "agrees with what was published" if result.agrees else "does not agree with what was published, or cannot be told to"
+    return [table, *failed, f"{counts}: what was made again {verdict}"]
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

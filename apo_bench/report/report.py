@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from apo_bench.analysis import controls, costs, published, results, win_rates
+from apo_bench.analysis import controls, costs, published, results, verification, win_rates
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
+from apo_bench.config.load import dump_experiment
 from apo_bench.formatting import inert
 from apo_bench.report import latex, markdown
 from apo_bench.report.charts import Bars, Forest, Lines
@@ -36,6 +37,7 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     files: dict[str, bytes | str] = dict(render(report))
     is_aggregate = aggregates_only or run.experiment.report.aggregates_only
     files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
+    files["rerun.yaml"] = dump_experiment(verification.experiment_as_run(run))
     timings = table_path(folder, "timings")
     if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
         measured = costs.time_and_memory(run, read_table(timings, "timings"))
@@ -55,6 +57,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         "summary": summary,
         "by_round": results.metrics_by_round(run, summary, results.reward_model_diagnostics(run)),
         "contrasts": contrasts(run, rates),
+        "arm_seeds": verification.arm_seed_scores(run),
         "budget": costs.budget_matches(run),
         "sharing": costs.marginal_costs(run),
         "plan": costs.planned_and_spent(run),
