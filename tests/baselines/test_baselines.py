@@ -34,6 +34,7 @@ PREFERENCE, KTO = "baselines/preference.py@Preference", "baselines/kto.py@KTO"
 TRL = "baselines/trl_trainer.py@TRLTrainer"
 SFT, BEST = "baselines/sft.py@SFT", "baselines/best_of_n.py@BestOfN"
 ONLINE, ONLINE_DPO, SPIN = "baselines/online.py@Online", "baselines/online_dpo.py@OnlineDPO", "baselines/spin.py@SPIN"
+HUMAN_REFIT = "baselines/human_refit.py@HumanRefit"
 SMALL = {"prompts_per_round": 6, "samples_per_prompt": 2}
 STEPS: dict[str, Any] = {"steps_per_round": 2, "prompts_per_step": 4, "samples_per_prompt": 2}
 REFRESH: dict[str, Any]
@@ -69,6 +70,11 @@ SHIPPED: dict[str, tuple[str, dict[str, Any]]] = {  # every file, every player i
     "online dpo": (ONLINE_DPO, {"rounds": 1, **STEPS}),
     "online simpo": (ONLINE_DPO, {"rounds": 1, "loss": "simpo", **STEPS}),
     "spin": (SPIN, {"rounds": 2, "samples_per_prompt": 2, "beta": [0.1, 5.0]}),
+    "refit on human pairs": (HUMAN_REFIT, {"rounds": 2, "repeated_pairs": 5, "player": {"use": RJS, **SMALL}}),
+    "refit on human pairs, going on": (
+        HUMAN_REFIT,
+        {"rounds": 2, "repeated_pairs": 5, "start": "previous", "player": {"use": BEST, "n": 2}},
+    ),
     "apo with grpo": apo(ONLINE, 2, {"algorithm": "grpo", **STEPS}),
     "golden_refresh with rloo": apo(ONLINE, 1, {"algorithm": "rloo", **STEPS}, **REFRESH),
     "apo with online dpo": apo(ONLINE_DPO, 1, STEPS),
@@ -347,3 +353,18 @@ def test_every_shipped_loss_trains_moves_and_replays(context: EvaluationContext)
         assert (again.rounds, again.used) == (lab.rounds, lab.used)
         policies.append(lab.rounds[0].policy.key)
     assert len({*policies, tiny_lab(context).initial_policy.key}) == len(names) + 1
+
+
+def test_a_refit_on_human_pairs_takes_as_many_updates_as_apo_and_no_golden_response(context: EvaluationContext) -> None:
+    """3 golden responses x 2 samples are 6 more pairs than the human ones, in APO's rounds and here: equal updates of the reward model,
+    2 ceil((32 + 6) / 16) = 6 in two rounds; and each round's reward model is another."""
+    spent = []
+    move = {"use": RJS, **SMALL}
+    for use, parameters in ((APO, {"samples_per_prompt": 2}), (HUMAN_REFIT, {"repeated_pairs": 6})):
+        lab = tiny_lab(context, {"human_pairs": 32, "golden_responses": 3})
+        resolve(use, {"rounds": 2, "player": move, **parameters}, base=None).run(lab)
+        assert len({round_.reward_model for round_ in lab.rounds}) == 2
+        spent.append({unit: lab.used[unit] for unit in ("human_pairs", "rm_updates", "policy_updates", "golden_responses")})
+    apo_spent, refit_spent = spent
+    assert refit_spent == apo_spent | {"golden_responses": 0}
+    assert refit_spent["rm_updates"] == 6

@@ -39,6 +39,7 @@ def test_a_listed_method_can_be_named() -> None:
         ("baselines/iterative_dpo.py@DPO", "human pairs, samples", "a reference (by its loss), a reward model", True),
         ("baselines/sft.py@SFT", "human pairs, golden responses", "", False),
         ("baselines/online.py@Online", "human pairs, samples", "a reference (by its loss), a reward model", True),
+        ("baselines/human_refit.py@HumanRefit", "human pairs", "a reward model", False),
         ("baselines/spin.py@SPIN", "golden responses, samples", "a reference", False),
         ("sigmoid", "pairs", "a reference", False),
         ("simpo", "pairs", "", False),
