@@ -62,7 +62,7 @@ def test_what_is_published_can_be_made_again_row_for_row(published: Path, tmp_pa
     result = verify(published, tmp_path / "again", share=1.0, workers=1)
     assert (len(result.drawn), result.n_published, result.failures) == (4, 4, ())
     assert set(result.scores["verdict"]) == {SAME}
-    assert set(result.scores["scorer"]) == {"proxy", "linear", "linear.0", "ground_truth"}
+    assert set(result.scores["scorer"]) >= {"proxy", "linear", "linear.0", "ground_truth"}
     assert result.agrees
     assert not (tmp_path / "again" / "store" / "trials").exists()
 
