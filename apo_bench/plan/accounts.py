@@ -146,8 +146,10 @@ class Accounts:
             self.failures.append((account, seed, error))
         else:
             first = lab.rounds[0].reward_model
-            for round_ in (Round(self.context.initial_policy, first), *lab.rounds):
+            for number, round_ in enumerate((Round(self.context.initial_policy, first), *lab.rounds)):
                 self.context.evaluate(round_, seed, first)
+                if account == arm:  # controls are asked no sets
+                    self.context.evaluate_sets(round_, seed, number, len(lab.rounds))
         new = (islice(keys, before, None) for keys, before in ((self.context.planned, planned), (self.context.charged, bench)))
         self._played[account, seed] = PlayedArm.of(lab, *map(list, new))
         self._take(account)

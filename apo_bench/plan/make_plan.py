@@ -164,6 +164,10 @@ def _judges(run: Run, context: CountingContext, base: Path | None) -> Iterator[J
     experiment, judging = run.experiment, run.experiment.judging
     prompts = min(len(context.test_prompts), judging.prompts or len(context.test_prompts))
     questions = 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * prompts
+    for part in experiment.evaluation.prompt_sets if experiment.judges else ():
+        if "judge" in part.scorers:
+            asked = sum(len(question.prompts) for question in context.prompt_sets[part.name].questions)
+            questions += 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * min(asked, judging.prompts or asked)
     audited = min(judging.audit_pairs, len(context.task.pairs["test"]))
     audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
     for name, choice in experiment.judges.items():

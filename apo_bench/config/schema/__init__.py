@@ -7,6 +7,7 @@ from apo_bench.config.schema.experiment import Evaluation, Experiment, Factor, L
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Gold, Models
 from apo_bench.config.schema.policies import FinishedModel, Lora, PolicyModel, Recipe, Sampling, SamplingEngine
+from apo_bench.config.schema.prompt_sets import RULE, PromptSet
 from apo_bench.config.schema.reward_models import (
     EnsembleReward,
     FinishedReward,
@@ -24,6 +25,7 @@ from apo_bench.config.schema.values import JUDGE, WHOLE, Budget, Match, Seed, Un
 
 __all__ = [
     "JUDGE",
+    "RULE",
     "WHOLE",
     "Arm",
     "Budget",
@@ -52,6 +54,7 @@ __all__ = [
     "NgramReward",
     "PolicyModel",
     "PretrainedReward",
+    "PromptSet",
     "Recipe",
     "Report",
     "RewardSpec",
