@@ -89,7 +89,7 @@ def _messages(row: Row) -> Question:
     if not isinstance(turns, Sequence) or isinstance(turns, str):
         raise WrongRow("rows whose messages are no list dropped")
     read = _read(turns)
-    return Question(_asked(read[:-1] if read and read[-1][0] == "assistant" else read))
+    return Question(_ending_with_a_question(read[:-1] if read and read[-1][0] == "assistant" else read))
 
 
 FORMS = tuple(
@@ -110,7 +110,7 @@ FORMS = tuple(
 
 def _question(prompt: Any) -> Question:
     """A text, a transcript or messages."""
-    return Question(_asked(_read(prompt)))
+    return Question(_ending_with_a_question(_read(prompt)))
 
 
 def _read(prompt: Any) -> Turns:
@@ -120,7 +120,7 @@ def _read(prompt: Any) -> Turns:
         raise WrongRow(str(error).partition(" (options")[0]) from None
 
 
-def _asked(turns: Turns) -> Turns:
+def _ending_with_a_question(turns: Turns) -> Turns:
     if not turns or not any(text.strip() for _, text in turns):
         raise WrongRow(NO_PROMPT)
     if turns[0][0] != "user" or turns[-1][0] != "user" or not turns[0][1].strip() or not turns[-1][1].strip():

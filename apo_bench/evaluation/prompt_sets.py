@@ -77,12 +77,12 @@ class SetEvaluation:
         """To first turns, then to second ones. A file of responses lacks those of prompts that it does not have."""
         questions = self.context.prompt_sets[self.part.name].questions
         lab, axis = self.context.lab(self.seed), self.part.axis or self.context.task.axes[0]
-        asked = {(prompt := _as_axis(question.prompt, axis)).id: (prompt, question) for question in questions}
-        first = self._sample(lab, [prompt for prompt, _ in asked.values()])
-        answers = [SetAnswer(asked[response.prompt.id][1].prompt, response) for response in first]
+        by_id = {(prompt := _as_axis(question.prompt, axis)).id: (prompt, question) for question in questions}
+        first = self._sample(lab, [prompt for prompt, _ in by_id.values()])
+        answers = [SetAnswer(by_id[response.prompt.id][1].prompt, response) for response in first]
         going_on = {}
         for response in first:
-            prompt, question = asked[response.prompt.id]
+            prompt, question = by_id[response.prompt.id]
             if question.follow_up is not None:
                 turns = (*prompt.messages, Message("assistant", response.text), Message("user", question.follow_up))
                 second = Prompt(prompt_id(axis, turns), turns, axis, prompt.cluster_id)

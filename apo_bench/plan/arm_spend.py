@@ -82,7 +82,9 @@ class CountingContext(EvaluationContext):
                 evaluation = SetEvaluation(self, part, round_, seed)
                 rows = sum(len(values) for values in evaluation.scores().values())
                 text = sum(len(answer.response.text) for answer in evaluation.answers)
-                self.planned[key] = PlannedArtifact("evaluations", 0.0, disk_bytes(ROW * rows, BLOCK + 0.6 * text, MANIFEST, 1.3 * MANIFEST))
+                self.planned[key] = PlannedArtifact(
+                    "evaluations", 0.0, disk_bytes(ROW * rows, BLOCK + 0.6 * text, MANIFEST, 1.3 * MANIFEST)
+                )
 
     def evaluate_oracle(self, final: Round, seed: int) -> None:
         """Charge what the best of several answers of an arm's final policy takes, and their scores."""

@@ -166,8 +166,8 @@ def _judges(run: Run, context: CountingContext, base: Path | None) -> Iterator[J
     questions = 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * prompts
     for part in experiment.evaluation.prompt_sets if experiment.judges else ():
         if "judge" in part.scorers:
-            asked = sum(len(question.prompts) for question in context.prompt_sets[part.name].questions)
-            questions += 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * min(asked, judging.prompts or asked)
+            n = sum(len(question.prompts) for question in context.prompt_sets[part.name].questions)
+            questions += 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * min(n, judging.prompts or n)
     audited = min(judging.audit_pairs, len(context.task.pairs["test"]))
     audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
     for name, choice in experiment.judges.items():
@@ -239,6 +239,13 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
         declared = ", ".join(declared_cost(arm) or {})
         known = f"{declared} are as declared; what else it cost is" if declared else "what it cost is"
         yield f"{name} is already trained: {known} not known, and matches nothing. Its evaluation is counted."
+    for part in experiment.evaluation.prompt_sets:
+        n = sum(len(question.prompts) for question in context.prompt_sets[part.name].questions)
+        rounds = "every round" if part.round == "all" else "the last round"
+        yield (
+            f"Prompt set {part.name}: {n} answers of the initial policy and of each arm-seed's policy after {rounds}, about {n * mean:.0f} "
+            "tokens a policy; with their scores among what evaluation spends."
+        )
     if experiment.tune:
         yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
     if experiment.vary:

@@ -112,6 +112,11 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     return experiment.model_copy(update={"models": models, "evaluation": evaluation, "executor": executor, "arms": arms})
 
 
+def with_set_files(experiment: Experiment, base: Path) -> Experiment:
+    """The experiment with the files of its prompt sets located."""
+    return experiment.model_copy(update={"evaluation": with_files(experiment.evaluation, base)})
+
+
 def _with_paths(name: str, arm: Arm, base: Path) -> Arm:
     """The arm with its finished policies and files of responses located."""
     try:

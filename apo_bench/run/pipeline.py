@@ -216,6 +216,7 @@ def _write_report(
         return []
     from apo_bench.report.report import write_report
     from apo_bench.run.judges import judge_new_tables
+    from apo_bench.run.prompt_sets import gather_sets
 
     _open_judges(resolved)  # before earlier tables are removed
     (folder / REPORT_KEY).unlink(missing_ok=True)
@@ -225,13 +226,16 @@ def _write_report(
         folder, experiment, arm_records, trial_records, pairs_used=_shared_pairs(experiment, task), prompts=task.prompts["test"],
         controls=control_records, plan=plan.arms,
     )  # fmt: skip
+    sets = gather_sets(folder, experiment, task, arm_records, base) if experiment.evaluation.prompt_sets else None
+    if sets is not None:
+        tables, facts = {**tables, **sets.tables}, {**facts, "prompt_sets": dict(sets.facts)}
     remove_tables(folder)
     write_tables(folder, {name: rows for name, rows in tables.items() if name != "timings"})  # judges add their own timings
     write_json(folder / "manifest.json", facts)
     incomplete_judges: Sequence[Any] = []
     if arm_records:
         preregistration.register_plan(folder, experiment)
-        incomplete_judges = judge_new_tables(folder, experiment, facts, tables, task, base)
+        incomplete_judges = [*judge_new_tables(folder, experiment, facts, tables, task, base), *(sets.incomplete if sets else ())]
     write_report(folder)
     if not incomplete_judges:
         write_report_key(folder, key)

@@ -44,7 +44,8 @@ FORMS: dict[str, tuple[Mapping[str, Any], str, Question]] = {  # a row with the 
     ),
     "xstest": ({**XSTEST, "prompt": "Why is the sky blue?", "label": "safe"}, "XSTest", Question(ASKED, label="safe")),
     "xstest_without_labels": (
-        {**XSTEST, "prompt": "Why is the sky blue?", "type": "contrast_homonyms"}, "XSTest, labels by type", Question(ASKED, label="unsafe"),
+        {**XSTEST, "prompt": "Why is the sky blue?", "type": "contrast_homonyms"},
+        "XSTest, labels by type", Question(ASKED, label="unsafe"),
     ),
     "harmbench": (
         {"Behavior": "Do it.", "FunctionalCategory": "contextual", "SemanticCategory": "illegal", "Tags": "context",
@@ -69,7 +70,8 @@ def jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 def test_each_form_is_recognised_and_read(name: str) -> None:
     row, form_name, question = FORMS[name]
     form = recognise(row)
-    assert form is not None and form.name == form_name
+    assert form is not None
+    assert form.name == form_name
     assert form.read(row) == question
 
 
@@ -116,7 +118,8 @@ def test_a_set_has_a_question_a_row_and_counts_what_it_leaves_out(tmp_path: Path
 def test_only_first_turns_make_one_axis(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "q.jsonl", [{"turns": ["What is a lever?", "And a rim?"]}])
     questions = read_prompt_set("mt", [path], {}, both_turns=False)
-    assert questions.axes == ("mt",) and questions.questions[0].follow_up is None
+    assert questions.axes == ("mt",)
+    assert questions.questions[0].follow_up is None
     assert questions.dropped == {"further turns that are not asked": 1}
 
 
@@ -147,7 +150,11 @@ def test_near_duplicates_are_one_cluster(tmp_path: Path) -> None:
     [
         ([{"question": "a"}], {}, "columns question are no known form"),
         ([{"prompt": "a"}], {"prompt": "text"}, "no column 'text'"),
-        ([{"prompt": "a"}, {"prompt": 1}, {"prompt": 2}], {}, "2 of 3 rows cannot be used, read as prompts: 2 rows whose prompt is no text"),
+        (
+            [{"prompt": "a"}, {"prompt": 1}, {"prompt": 2}],
+            {},
+            "2 of 3 rows cannot be used, read as prompts: 2 rows",
+        ),
         ([], {}, "no rows"),
     ],
 )
@@ -156,7 +163,8 @@ def test_a_file_that_is_no_set_is_refused(tmp_path: Path, rows: Any, columns: di
     part = PromptSet(name="s", data_files=(str(path),), columns=columns)
     with pytest.raises(InputError, match=message) as caught:
         read_set(part)
-    assert str(caught.value).startswith("evaluation.prompt_sets: s: ") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith("evaluation.prompt_sets: s: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named() -> None:
@@ -173,7 +181,7 @@ def test_leaks_are_prompts_that_policies_are_trained_on(tmp_path: Path) -> None:
     assert [question.where.rpartition(": ")[2] for question in prompt_sets.leaks(questions, task)] == ["line 1"]
     messages = (Message("user", trained),)
     demonstrated = replace(task.demonstrations[0], prompt=Prompt("d", messages, "helpful", "d"))
-    prompts = {split: () for split in task.prompts}
+    prompts = dict.fromkeys(task.prompts, ())
     assert len(prompt_sets.leaks(questions, replace(task, prompts=prompts, demonstrations=(demonstrated,)))) == 1  # pyright: ignore
     assert prompt_sets.leaks(questions, replace(task, prompts=prompts, demonstrations=())) == []  # pyright: ignore
 
@@ -187,7 +195,8 @@ def real(name: str) -> Path:
 def test_the_published_mt_bench_is_read_whole() -> None:
     """80 questions of two turns, as its paper says (Zheng et al., arXiv:2306.05685)."""
     questions = read_prompt_set("mt", [real("mt_bench_question.jsonl")], {})
-    assert len(questions.questions) == 80 and all(question.follow_up for question in questions.questions)
+    assert len(questions.questions) == 80
+    assert all(question.follow_up for question in questions.questions)
     assert not questions.dropped
 
 

@@ -11,7 +11,7 @@ SetScorer = Literal["refusal", "gold", "judge"]
 
 
 class PromptSet(Section):
-    """Prompts of files as people have them, answered by each arm's policies: an axis of its own, in no pooled number and no declared test."""
+    """Prompts out of files as people have them, which policies answer: an axis of its own, in no pooled number and no declared test."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     """the set's name, which is its axis: letters, digits, `_`, `-`; no axis of the task"""
