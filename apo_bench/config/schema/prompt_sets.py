@@ -48,4 +48,4 @@ class PromptSet(Section):
     @field_validator("data_files", mode="before")
     @classmethod
     def _a_name_is_a_list_of_it(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value  # strict from here on
