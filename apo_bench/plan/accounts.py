@@ -182,6 +182,11 @@ class Accounts:
         left_out = {key for played in self._played.values() for key in played.charged if key not in kept and planned[key].kind in MODELS}
         return sum(planned[key].bytes for key in left_out)
 
+    @property
+    def n_rounds(self) -> dict[tuple[str, int], int]:
+        """Of each arm-seed, controls among them."""
+        return {key: len(played.rounds) for key, played in self._played.items()}
+
     def ledger(self) -> pd.DataFrame:
         """arm, seed, unit, used, marginal, budget of every account."""
         experiment, task = self.context.experiment, self.context.task

@@ -211,6 +211,7 @@ def _write_report(
     if change := preregistration.plan_change(folder, experiment):
         facts |= {"preregistration_change": change}
     judges = [path for judge in experiment.judges.values() for path in source_files(judge.use, judge.parameters, base=base)]
+    judges += [Path(part.refusal_labels) for part in experiment.evaluation.prompt_sets if part.refusal_labels]
     key = report_key(folder, facts, {**arm_records, **control_records}, judges)
     if report_is_current(folder, key):
         return []

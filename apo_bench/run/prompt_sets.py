@@ -67,7 +67,7 @@ def gather_sets(folder: Path, experiment: Experiment, task: Task, records: Recor
             try:
                 rows, quality = _refusals(folder, experiment, part, tables, base)
             except InputError as error:
-                incomplete.append(IncompleteJudge(part.refusal_by, f"refusals of {part.name}: {error}"))
+                incomplete.append(IncompleteJudge(part.refusal_by, f"refusals of {part.name}: {str(error).removeprefix('kind: judge: ')}"))
                 continue
             tables[SCORES] = pd.concat([tables[SCORES], rows], ignore_index=True)
             facts[part.name]["refusal"] = quality
