@@ -10,6 +10,7 @@ from apo_bench.analysis import prompt_sets
 from apo_bench.analysis.results import Run
 from apo_bench.config.schema import RULE, PromptSet
 from apo_bench.formatting import number
+from apo_bench.judging.refusals import STATED_RULE
 from apo_bench.report.document import Block, Section
 from apo_bench.report.sections.contrasts import test_and_scope
 from apo_bench.report.tables import Table, arm_column, column, footnotes, interval_column, pair_column, text_column
@@ -100,11 +101,7 @@ def _about(part: PromptSet, facts: Mapping[str, Any], run: Run) -> Iterator[Text
 def _refusal(part: PromptSet, quality: Mapping[str, Any] | None) -> Text:
     if not quality:
         return say("Refusals were not told: {judge} left questions unanswered.", judge=part.refusal_by)
-    by = (
-        say("the rule that apo-bench states in docs/prompt-sets.md")
-        if part.refusal_by == RULE
-        else say("the judge {judge}", judge=part.refusal_by)
-    )
+    by = say("a rule ({rule})", rule=STATED_RULE) if part.refusal_by == RULE else say("the judge {judge}", judge=part.refusal_by)
     whose = (
         say("{file}", file=quality["labelled"])
         if quality["labelled"]
