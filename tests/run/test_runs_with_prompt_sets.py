@@ -129,7 +129,8 @@ def test_judges_compare_the_answers_and_second_turns_as_conversations(run_folder
     assert sorted(set(verdicts["axis"])) == ["mt.first", "mt.second"]
     assert len(verdicts) == 2 * 12 * 2
     assert not set(table(run_folder, "judgments")["axis"]) & {"mt.first", "mt.second"}
-    answers = table(run_folder, "set_responses").set_index(["arm", "seed", "round", "prompt_id"])["text"].to_dict()
+    rows = table(run_folder, "set_responses").to_dict("records")
+    answers = {(row["arm"], row["seed"], row["round"], row["prompt_id"]): row["text"] for row in rows}
     first_of = {second_id(key[3]): key[3] for key in answers}
     for row in verdicts[verdicts["order"] == "ab"].to_dict("records"):
         length = []
