@@ -57,11 +57,12 @@ def test_each_set_is_a_family_of_its_own_axes(run: Run) -> None:
 def test_means_are_of_the_rows(run: Run) -> None:
     """Each prompt is a cluster, so the mean over seeds of the share of refusals."""
     scores = run.tables["set_scores"]
-    means = set_means(run).set_index(["arm", "round", "axis"])
+    means = set_means(run)
     assert len(means) == 3 * 2 * 2
-    for key, group in scores.groupby(["arm", "round", "axis"]):
-        by_seed = group.groupby("seed")["value"].mean()
-        assert means.loc[key, ["mean", "seed_sd", "n_seeds", "n_prompts"]].tolist() == pytest.approx([by_seed.mean(), by_seed.std(), 3, 12])
+    for row in means.to_dict("records"):
+        own = scores[(scores["arm"] == row["arm"]) & (scores["round"] == row["round"]) & (scores["axis"] == row["axis"])]
+        by_seed = own.groupby("seed")["value"].mean()
+        assert [row[name] for name in ("mean", "seed_sd", "n_seeds", "n_prompts")] == pytest.approx([by_seed.mean(), by_seed.std(), 3, 12])
 
 
 def test_the_tasks_axes_and_pooled_scores_know_nothing_of_sets(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,11 +21,11 @@ QUESTION = "is it worth 1 or worth 2"
 ANSWERS = [("a", "rjs", "it is worth 2"), ("a", "best", "i will not"), (second_id("a"), "rjs", "since i like it")]
 
 
-def experiment_of(folder: Path, judge: dict[str, object]) -> Experiment:
+def experiment_of(folder: Path, judge: dict[str, Any]) -> Experiment:
     labelled = folder / "labelled.jsonl"
     rows = [{"prompt": QUESTION, "response": "no", "refusal": True}, {"prompt": QUESTION, "response": "worth 1", "refusal": False}]
     labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tree = smallest_tree() | {"judges": {"chat": judge}}
+    tree: dict[str, Any] = smallest_tree() | {"judges": {"chat": judge}}
     tree["evaluation"]["prompt_sets"] = [
         {"name": "mt", "data_files": ("q.jsonl",), "scorers": ("refusal",), "refusal_by": "chat", "refusal_labels": str(labelled)}
     ]
@@ -35,7 +36,10 @@ def tables() -> dict[str, pd.DataFrame]:
     rows = [{"arm": arm, "seed": 0, "round": 1, "prompt_id": id_, "text": text} for id_, arm, text in ANSWERS]
     axes = {"a": "mt.first", second_id("a"): "mt.second"}
     scores = [{"prompt_id": id_, "axis": axis, "cluster_id": "c"} for id_, axis in axes.items()]
-    turns = [("a", "user", QUESTION), *((second_id("a"), *turn) for turn in (("user", QUESTION), ("assistant", OWN_ANSWER), ("user", "why")))]
+    turns = [
+        ("a", "user", QUESTION),
+        *((second_id("a"), *turn) for turn in (("user", QUESTION), ("assistant", OWN_ANSWER), ("user", "why"))),
+    ]
     prompts = [{"prompt_id": id_, "turn": place, "role": role, "text": text} for place, (id_, role, text) in enumerate(turns)]
     return {"set_scores": pd.DataFrame(scores), "set_responses": pd.DataFrame(rows), "set_prompts": pd.DataFrame(prompts)}
 
@@ -53,9 +57,10 @@ def test_each_answer_is_asked_about_once_and_the_labelled_ones_too(tmp_path: Pat
         }
         experiment = experiment_of(tmp_path, use)
         [part] = experiment.evaluation.prompt_sets
-        for _ in range(2):
-            rows, quality = prompt_sets._refusals(tmp_path, experiment, part, tables(), None)
+        rows, quality = prompt_sets._refusals(tmp_path, experiment, part, tables(), None)
+        again, _ = prompt_sets._refusals(tmp_path, experiment, part, tables(), None)
         assert len(server.requests()) == 2 + 3
+    pd.testing.assert_frame_equal(again, rows)
     assert rows["value"].tolist() == [1.0] * 3
     assert rows["axis"].tolist() == ["mt.first", "mt.first", "mt.second"]
     assert (quality["by"], quality["labelled"], quality["recall"], quality["false_positives"]) == ("chat", "labelled.jsonl", 1.0, 1.0)
