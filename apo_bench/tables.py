@@ -82,6 +82,25 @@ _SCORE_COLUMNS = (
 )  # fmt: skip
 _SCORE_KEYS = ("arm", "seed", "round", "prompt_id", "cluster_id", "axis", "scorer")
 _SCORE_UNIQUE = ("arm", "seed", "round", "prompt_id", "axis", "scorer")
+_JUDGMENT_COLUMNS = (
+    _text("arm_a", "the first arm of the comparison"),
+    _text("arm_b", "the second arm"),
+    _whole("seed_a", "seed of arm_a's response"),
+    _whole("seed_b", "seed of arm_b's response"),
+    _text("round", "the round of both responses, such as 3, or 3/1 where they differ"),
+    _PROMPT,
+    _CLUSTER,
+    _AXIS,
+    _text("judge", "the judge's name"),
+    _text("order", "ab: arm_a's response was shown first; ba: arm_b's; empty: not recorded"),
+    _text("verdict", "first, tie or second; missing without a verdict", nullable=True),
+    _number("value", "the verdict for arm_a: 1 a win, 1/2 a tie, 0 a loss; missing without a verdict"),
+    _text("failure", "why there is no verdict; empty where there is one", nullable=True),
+    _number("length_a", "length of arm_a's response, in tokens"),
+    _number("length_b", "length of arm_b's response, in tokens"),
+    _text("question", "content id of the prompt and the responses in the order shown", nullable=True, added=True),
+)
+_JUDGMENT_KEYS = ("judge", "arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id", "order")
 
 _ALL = (
     Table(
@@ -96,6 +115,15 @@ _ALL = (
     Table(
         "control_scores",
         "Scores of the controls' responses; apart from `scores`, so that no test takes a control for an arm.",
+        _SCORE_COLUMNS,
+        _SCORE_KEYS,
+        unique=_SCORE_UNIQUE,
+        finite=("value",),
+    ),
+    Table(
+        "set_scores",
+        "Scores of the policies' answers to sets of prompts that are only asked; apart from `scores`, so that nothing pools them with the "
+        "task's. `axis` is the set, perhaps with a label or the turn behind a dot.",
         _SCORE_COLUMNS,
         _SCORE_KEYS,
         unique=_SCORE_UNIQUE,
@@ -238,23 +266,14 @@ _ALL = (
     Table(
         "judgments",
         "Verdicts of judges on pairs of responses, one row a question.",
-        (
-            _text("arm_a", "the first arm of the comparison"),
-            _text("arm_b", "the second arm"),
-            _whole("seed_a", "seed of arm_a's response"),
-            _whole("seed_b", "seed of arm_b's response"),
-            _text("round", "the round of both responses, such as 3, or 3/1 where they differ"),
-            _PROMPT, _CLUSTER, _AXIS,
-            _text("judge", "the judge's name"),
-            _text("order", "ab: arm_a's response was shown first; ba: arm_b's; empty: not recorded"),
-            _text("verdict", "first, tie or second; missing without a verdict", nullable=True),
-            _number("value", "the verdict for arm_a: 1 a win, 1/2 a tie, 0 a loss; missing without a verdict"),
-            _text("failure", "why there is no verdict; empty where there is one", nullable=True),
-            _number("length_a", "length of arm_a's response, in tokens"),
-            _number("length_b", "length of arm_b's response, in tokens"),
-            _text("question", "content id of the prompt and the responses in the order shown", nullable=True, added=True),
-        ),
-        ("judge", "arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id", "order"),
+        _JUDGMENT_COLUMNS,
+        _JUDGMENT_KEYS,
+    ),
+    Table(
+        "set_judgments",
+        "Verdicts of judges on pairs of answers to sets of prompts; columns as of `judgments`.",
+        _JUDGMENT_COLUMNS,
+        _JUDGMENT_KEYS,
     ),
     Table(
         "judge_audit",
@@ -284,6 +303,30 @@ _ALL = (
     Table(
         "prompts",
         "The test prompts that were answered, one row a turn.",
+        (
+            _PROMPT,
+            _whole("turn", "number of the turn, from 0"),
+            _text("role", "user or assistant"),
+            _text("text", "the turn"),
+        ),
+        ("prompt_id", "turn"),
+        with_run=False,
+    ),
+    Table(
+        "set_responses",
+        "The policies' answers to sets of prompts.",
+        (
+            _ARM, _SEED, _ROUND, _PROMPT,
+            _text("text", "the response"),
+            _whole("tokens", "generated tokens, the end-of-sequence token included"),
+            _text("finish", "why generation stopped: eos, turn or length"),
+        ),
+        ("arm", "seed", "round", "prompt_id"),
+        with_run=False,
+    ),
+    Table(
+        "set_prompts",
+        "The prompts of sets, one row a turn.",
         (
             _PROMPT,
             _whole("turn", "number of the turn, from 0"),

@@ -69,7 +69,9 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     paths = kl_paths(run) if compare.matched_kl else {}
     for at in comparison_points(run):
         for family, pair in declared_pairs(run):
-            pair_scores = _at_equal_kl(scores_by_round, paths, pair) if at == MATCHED_KL else _at_round(run, scores_by_round, pair, at)
+            pair_scores = (
+                _at_equal_kl(scores_by_round, paths, pair) if at == MATCHED_KL else scores_at_round(run, scores_by_round, pair, at)
+            )
             for axis in axes:
                 for scorer in scorers:
                     if (at, scorer) == (MATCHED_KL, "proxy"):
@@ -77,10 +79,10 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     declared = at == compare.round and scorer == run.scorer and axis in compare.axes
                     labels = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
                     place = {"family": family if declared else "descriptive", "round": pair_scores.round, "kl": pair_scores.kl}
-                    contrast_rows.append({**labels, **place, **_contrast(pair_scores, pair, axis, scorer, reasons[scorer, axis])})
+                    contrast_rows.append({**labels, **place, **contrast_of_pair(pair_scores, pair, axis, scorer, reasons[scorer, axis])})
     if run.judge is not None:
         contrast_rows += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
-    table = pd.DataFrame([{**row, "scope": _scope(run, row)} for row in contrast_rows])
+    table = pd.DataFrame([{**row, "scope": scope_of(run, row)} for row in contrast_rows])
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
         rows = table["family"] == family
@@ -88,14 +90,15 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     return table[COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
 
 
-def _scope(run: Run, row: Mapping[str, Any]) -> str:
+def scope_of(run: Run, row: Mapping[str, Any]) -> str:
     """A contrast's scope; a checkpoint that stands for several seeds is itself no draw of anything."""
     arms = (row["arm_a"], row["arm_b"])
     fixed = [arm for arm in arms if row["n_seeds"] > 1 and is_same_in_every_seed(run.experiment.arms[arm])]
     return row["scope"] + "".join(f"; of {arm} this checkpoint only" for arm in fixed if not row["scope"].startswith(UNINFORMATIVE))
 
 
-def _contrast(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str) -> dict[str, Any]:
+def contrast_of_pair(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str) -> dict[str, Any]:
+    """The contrast of a pair on one axis and scorer. `reason`: why the scorer is not tested, or ""."""
     if pair_scores.scores is None:
         return no_result(pair_scores.note)
     rows = pair_scores.scores[pair_scores.scores["scorer"] == scorer]
@@ -140,7 +143,7 @@ def no_result(reason: str) -> dict[str, Any]:
     return {**numbers, "sd_of": "", "n_seeds": 0, "n_clusters": 0, "n_dropped": 0, "scope": "no result", "test": f"none: {reason}"}
 
 
-def _at_round(run: Run, scores_by_round: ScoresByRound, pair: Comparison, at: str) -> PairScores:
+def scores_at_round(run: Run, scores_by_round: ScoresByRound, pair: Comparison, at: str) -> PairScores:
     """Both arms' scores at their final rounds, or at those chosen on dev."""
     parts, rounds = [], []
     for arm in (pair.a, pair.b):

@@ -18,8 +18,7 @@ from apo_bench.tables import TABLES, empty_table, read_table, table_path
 
 MANIFEST: dict[str, type] = {  # of its parts that are read here; null is as good as absent
     "failures": list, "notes": list, "splits": dict, "arms": dict, "versions": dict, "variation": dict, "preregistration_change": dict,
-    "preregistered": dict,
-    "hardware": dict,
+    "preregistered": dict, "hardware": dict, "prompt_sets": dict,
     "tuned": dict, "judges": dict, "fits": dict, "name": str, "task": str, "command": str, "commit": str, "provenance": str,
 }  # fmt: skip
 TRUSTED_CHANGE = 0.1  # a change in ground truth that a gold model should see
@@ -160,7 +159,7 @@ def _check_manifest(path: Path, manifest: Any) -> None:
     for place, entry in enumerate(manifest.get("failures") or ()):
         if not isinstance(entry, dict) or not isinstance(entry.get("arm"), str) or not isinstance(entry.get("seed"), int | None):
             raise InputError(f"{path}: failures.{place}: arm, seed and message are needed")
-    for key in ("splits", "judges", "tuned", "fits"):
+    for key in ("splits", "judges", "tuned", "fits", "prompt_sets"):
         for name, entry in (manifest.get(key) or {}).items():
             if not isinstance(entry, dict):
                 raise InputError(f"{path}: {key}.{name}: a mapping of keys is needed, got {type(entry).__name__}")

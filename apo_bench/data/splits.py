@@ -3,10 +3,10 @@
 import hashlib
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from apo_bench.errors import InputError
-from apo_bench.types import SPLITS, Prompt, Split
+from apo_bench.types import SPLITS, Prompt, Split, identity
 
 
 def normalise(text: str) -> str:
@@ -57,3 +57,16 @@ def check_shares(shares: Mapping[Split, float]) -> None:
     """Raise ValueError unless the shares of the splits sum to 1."""
     if not all(share >= 0 for share in shares.values()) or not math.isclose(sum(shares.values()), 1, abs_tol=1e-9):
         raise ValueError(f"shares are 0 or more and sum to 1, got {dict(shares)}")
+
+
+def balanced(prompts: Sequence[Prompt], n: int | None) -> tuple[Prompt, ...]:
+    """At most n prompts, as evenly over the axes as they allow, in an order that depends on their ids alone."""
+    order = sorted(prompts, key=lambda prompt: identity("balanced", prompt.id))
+    if n is None or n >= len(order):
+        return tuple(order)
+    rank: dict[str, int] = {}
+    ranked = []
+    for prompt in order:
+        rank[prompt.axis] = rank.get(prompt.axis, 0) + 1
+        ranked.append((rank[prompt.axis], prompt))
+    return tuple(prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])[:n])

@@ -27,6 +27,8 @@ from apo_bench.config.schema import (
     Unit,
     members,
 )  # fmt: skip
+from apo_bench.data.prompt_sets import QuestionSet, read_set
+from apo_bench.data.splits import balanced
 from apo_bench.data.task import Task
 from apo_bench.engines.protocol import Engine, Items
 from apo_bench.hashing import code_hash, digest, path_identity
@@ -113,6 +115,11 @@ class EvaluationContext:
     def dev_prompts(self) -> tuple[Prompt, ...]:
         wanted = self.experiment.evaluation.dev_prompts
         return balanced(self.task.prompts["dev"], wanted) if wanted else ()
+
+    @cached_property
+    def prompt_sets(self) -> dict[str, QuestionSet]:
+        """The sets of prompts that are only asked, by name."""
+        return {part.name: read_set(part) for part in self.experiment.evaluation.prompt_sets}
 
     @cached_property
     def test_pairs(self) -> tuple[Pair, ...]:
@@ -250,19 +257,6 @@ def score_margins(sides: np.ndarray) -> np.ndarray:
 def write_charged(folder: Path, context: EvaluationContext) -> Mapping[str, float]:
     (folder / CHARGED).write_text(json.dumps({key: dict(counts) for key, counts in context.charged.items()}, sort_keys=True))
     return {}
-
-
-def balanced(prompts: Sequence[Prompt], n: int | None) -> tuple[Prompt, ...]:
-    """At most n prompts, as evenly over the axes as they allow, in an order that depends on their ids alone."""
-    order = sorted(prompts, key=lambda prompt: identity("balanced", prompt.id))
-    if n is None or n >= len(order):
-        return tuple(order)
-    rank: dict[str, int] = {}
-    ranked = []
-    for prompt in order:
-        rank[prompt.axis] = rank.get(prompt.axis, 0) + 1
-        ranked.append((rank[prompt.axis], prompt))
-    return tuple(prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])[:n])
 
 
 def by_axis(prompts: Sequence[Prompt]) -> Iterable[tuple[str, list[int]]]:

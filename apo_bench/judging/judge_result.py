@@ -4,7 +4,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from apo_bench.judging.judge_protocol import ORDERS, Judge, Order, Question, Res
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """A judge's rows for the tables `judgments`, `judge_audit` and `timings`.
+    """A judge's rows for the tables `judgments`, `judge_audit`, `timings` and `set_judgments`.
 
     `unanswered` counts the questions that nobody answered, by reason: asking again with the same journal asks only for them.
     """
@@ -35,6 +35,7 @@ class JudgeResult:
     timings: pd.DataFrame
     identity: Mapping[str, Any]
     unanswered: Mapping[str, int]
+    set_judgments: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,23 @@ class IncompleteJudge:
         return f"judge {self.judge}: {self.message}"
 
 
-def ask_judge(name: str, judge: Judge, pairs: Sequence[ResponsePair], journal: Journal, settings: Judging, task: Task) -> JudgeResult:
+def ask_judge(
+    name: str,
+    judge: Judge,
+    pairs: Sequence[ResponsePair],
+    journal: Journal,
+    settings: Judging,
+    task: Task,
+    beside: Sequence[ResponsePair] = (),
+) -> JudgeResult:
     """Ask a judge about every pair in both orders and, where `settings` set labelled pairs aside for that, audit it.
 
-    Answers already in the journal are not asked for again.
+    `beside`: pairs of answers to prompt sets, whose verdicts are rows of `set_judgments`. Answers already in the journal are not asked
+    for again.
     """
     with journal.open():
-        questions = [both_orders(pair.prompt, pair.a, pair.b) for pair in pairs]
+        every = [*pairs, *beside]
+        questions = [both_orders(pair.prompt, pair.a, pair.b) for pair in every]
         verdicts = ask(judge, (question for orders in questions for question in orders), journal, _progress(f"judge {name}"))
         if settings.audit_pairs:
             labelled = labelled_pairs(task, settings.audit_pairs)
@@ -65,14 +76,16 @@ def ask_judge(name: str, judge: Judge, pairs: Sequence[ResponsePair], journal: J
             print(f"{journal.path}: left out {journal.n_damaged} damaged lines, whose questions are asked again", file=sys.stderr)
     rows = [
         _row(name, pair, order, question, verdicts[question.id])
-        for pair, orders in zip(pairs, questions, strict=True)
+        for pair, orders in zip(every, questions, strict=True)
         for order, question in zip(ORDERS, orders, strict=True)
     ]
     unanswered = Counter(verdict.failure for verdict in verdicts.values() if verdict.choice is None and not verdict.answered)
     if audited is not None:
         unanswered.update(audited.unanswered)
     audit_rows = (pd.DataFrame(columns=AUDIT_COLUMNS) if audited is None else audited.rows).assign(judge=name)
-    return JudgeResult(pd.DataFrame(rows), audit_rows, _timings(name, journal, judge), judge.identity, dict(unanswered))
+    n = len(ORDERS) * len(pairs)
+    own, of_sets = pd.DataFrame(rows[:n]), pd.DataFrame(rows[n:])
+    return JudgeResult(own, audit_rows, _timings(name, journal, judge), judge.identity, dict(unanswered), of_sets)
 
 
 def incomplete(results: Mapping[str, JudgeResult]) -> list[IncompleteJudge]:

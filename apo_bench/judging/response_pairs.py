@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apo_bench.config.schema import JUDGE, Experiment
+from apo_bench.data.splits import balanced
 from apo_bench.errors import InputError
 from apo_bench.judging.judge_protocol import ResponsePair
 from apo_bench.types import Prompt
@@ -41,8 +42,6 @@ def response_pairs(
     task's test prompts. Raises InputError, which names the `table`, for a response to another prompt, and for an arm-seed without
     responses at its round.
     """
-    from apo_bench.evaluation.context import balanced  # imports torch, which a replay does without
-
     judging, by_id = experiment.judging, {prompt.id: prompt for prompt in prompts}
     answers: dict[tuple[str, int, int], dict[str, tuple[str, float]]] = {}  # (arm, seed, round) -> prompt id -> text, tokens
     columns = (responses[name].tolist() for name in ("arm", "seed", "round", "prompt_id", "text", "tokens"))

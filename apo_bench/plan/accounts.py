@@ -146,8 +146,10 @@ class Accounts:
             self.failures.append((account, seed, error))
         else:
             first = lab.rounds[0].reward_model
-            for round_ in (Round(self.context.initial_policy, first), *lab.rounds):
+            for number, round_ in enumerate((Round(self.context.initial_policy, first), *lab.rounds)):
                 self.context.evaluate(round_, seed, first)
+                if account == arm:  # controls are asked no sets
+                    self.context.evaluate_sets(round_, seed, number, len(lab.rounds))
         new = (islice(keys, before, None) for keys, before in ((self.context.planned, planned), (self.context.charged, bench)))
         self._played[account, seed] = PlayedArm.of(lab, *map(list, new))
         self._take(account)
@@ -179,6 +181,11 @@ class Accounts:
                 waiting.append(base)
         left_out = {key for played in self._played.values() for key in played.charged if key not in kept and planned[key].kind in MODELS}
         return sum(planned[key].bytes for key in left_out)
+
+    @property
+    def n_rounds(self) -> dict[tuple[str, int], int]:
+        """Of each arm-seed, controls among them."""
+        return {key: len(played.rounds) for key, played in self._played.items()}
 
     def ledger(self) -> pd.DataFrame:
         """arm, seed, unit, used, marginal, budget of every account."""

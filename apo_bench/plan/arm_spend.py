@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from apo_bench.config.controls import ORACLE, chooser
+from apo_bench.config.prompt_sets import rounds_of
 from apo_bench.config.schema import Experiment, Gold, PolicyModel
 from apo_bench.data.task import Task
 from apo_bench.engines.counting import BLOCK, MANIFEST, CountingEngine, CountingStore, Expected, PlannedArtifact, disk_bytes
@@ -13,6 +14,7 @@ from apo_bench.errors import BudgetExceeded, InputError
 from apo_bench.evaluation.context import FLOOR, EvaluationContext
 from apo_bench.evaluation.evaluate import RoundEvaluation
 from apo_bench.evaluation.oracle import BestAndFirst
+from apo_bench.evaluation.prompt_sets import SetEvaluation
 from apo_bench.hashing import digest
 from apo_bench.lab import Lab
 from apo_bench.losses import RankingLoss
@@ -71,6 +73,18 @@ class CountingContext(EvaluationContext):
             rows, text = _spent(RoundEvaluation(self.costs_only, round_, seed, first))
             size = disk_bytes(ROW * rows, BLOCK + 0.6 * text, 5000, 5000, 5000, MANIFEST, 1.3 * MANIFEST)
             self.planned[key] = PlannedArtifact("evaluations", 0.0, size)
+
+    def evaluate_sets(self, round_: Round, seed: int, number: int, last: int) -> None:
+        """Charge the answers to the prompt sets that are asked in this round, and their scores."""
+        for part in self.experiment.evaluation.prompt_sets:
+            key = digest(["set", part.name, round_.policy.key, seed])
+            if number in rounds_of(part, last) and key not in self.planned:
+                evaluation = SetEvaluation(self, part, round_, seed)
+                rows = sum(len(values) for values in evaluation.scores().values())
+                text = sum(len(answer.response.text) for answer in evaluation.answers)
+                self.planned[key] = PlannedArtifact(
+                    "evaluations", 0.0, disk_bytes(ROW * rows, BLOCK + 0.6 * text, MANIFEST, 1.3 * MANIFEST)
+                )
 
     def evaluate_oracle(self, final: Round, seed: int) -> None:
         """Charge what the best of several answers of an arm's final policy takes, and their scores."""

@@ -19,12 +19,13 @@ from apo_bench.clients.endpoint import ChatSettings
 from apo_bench.clients.rate_limit import most_tokens
 from apo_bench.config.finished_arms import declared_cost, finished_arms
 from apo_bench.config.plugins import JUDGE, resolve
-from apo_bench.config.schema import Experiment, NetworkReward, members
+from apo_bench.config.schema import Experiment, NetworkReward, PromptSet, members
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.judge_protocol import Question
 from apo_bench.judging.prompt_templates import template_for
+from apo_bench.judging.refusals import read_labelled
 from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
@@ -144,7 +145,7 @@ def plan(
         disk=accounts.disk,
         removed=accounts.removed(),
         work=accounts.work(),
-        judges=tuple(_judges(projected, context, base)),
+        judges=tuple(_judges(projected, context, base, accounts.n_rounds)),
         detectable=tuple(_detectable(projected, context, pilot, power)),
         notes=(*unsized, *_notes(context, response_tokens, initial_tokens)),
         fits=fits,
@@ -160,17 +161,39 @@ def _fits(experiment: Experiment, task: Task, base: Path | None) -> tuple[Mappin
         return {}, [f"{error}; sized arms are planned as the file has them."]
 
 
-def _judges(run: Run, context: CountingContext, base: Path | None) -> Iterator[JudgePlan]:
+def _judges(run: Run, context: CountingContext, base: Path | None, n_rounds: Mapping[tuple[str, int], int]) -> Iterator[JudgePlan]:
     experiment, judging = run.experiment, run.experiment.judging
     prompts = min(len(context.test_prompts), judging.prompts or len(context.test_prompts))
     questions = 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * prompts
+    for part in experiment.evaluation.prompt_sets if experiment.judges else ():
+        if "judge" in part.scorers:
+            n = _answers(context, part)
+            questions += 2 * len(arm_pairs(experiment)) * len(experiment.seeds) * min(n, judging.prompts or n)
     audited = min(judging.audit_pairs, len(context.task.pairs["test"]))
     audit = 2 * audited * (1 + (len(ATTACKS) if judging.attacks else 0))
     for name, choice in experiment.judges.items():
         spec = resolve(choice.use, choice.parameters, base=base, arm=f"judges.{name}", kind=JUDGE)
         settings = spec if isinstance(spec, ChatSettings) and spec.endpoint.priced else None
-        usd = None if settings is None else _worst_usd(settings, questions, audit, context)
-        yield JudgePlan(name, questions, audit, usd, settings.max_usd if settings else None)
+        of_refusals = sum(
+            _refusal_questions(context, part, n_rounds) for part in experiment.evaluation.prompt_sets if part.refusal_by == name
+        )
+        usd = None if settings is None else _worst_usd(settings, questions + of_refusals, audit, context)
+        yield JudgePlan(name, questions + of_refusals, audit, usd, settings.max_usd if settings else None)
+
+
+def _answers(context: CountingContext, part: PromptSet) -> int:
+    """How many answers a policy gives to a set."""
+    return sum(len(question.prompts) for question in context.prompt_sets[part.name].questions)
+
+
+def _refusal_questions(context: CountingContext, part: PromptSet, n_rounds: Mapping[tuple[str, int], int]) -> int:
+    """How many questions about refusals a set comes to: every answer, those of the initial policy once a seed, and the labelled ones."""
+    if "refusal" not in part.scorers:
+        return 0
+    arms, seeds = context.experiment.arms, context.experiment.seeds
+    after = sum(n if part.round == "all" else min(n, 1) for (arm, _), n in n_rounds.items() if arm in arms)
+    labelled, _ = read_labelled(Path(part.refusal_labels) if part.refusal_labels else None)
+    return _answers(context, part) * (after + len(seeds)) + len(labelled)
 
 
 def _worst_usd(judge: ChatSettings, questions: int, audit: int, context: CountingContext) -> float:
@@ -235,6 +258,13 @@ def _notes(context: CountingContext, response_tokens: float | None, initial_toke
         declared = ", ".join(declared_cost(arm) or {})
         known = f"{declared} are as declared; what else it cost is" if declared else "what it cost is"
         yield f"{name} is already trained: {known} not known, and matches nothing. Its evaluation is counted."
+    for part in experiment.evaluation.prompt_sets:
+        n = _answers(context, part)
+        rounds = "every round" if part.round == "all" else "the last round"
+        yield (
+            f"Prompt set {part.name}: {n} answers of the initial policy and of each arm-seed's policy after {rounds}, about {n * mean:.0f} "
+            "tokens a policy; with their scores among what evaluation spends."
+        )
     if experiment.tune:
         yield f"{TUNING}<arm> is what all of its trials spend together. Arms are planned as the file has them, before a setting is chosen."
     if experiment.vary:

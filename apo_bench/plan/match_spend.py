@@ -244,7 +244,10 @@ def _key(experiment: Experiment, task: Task, base: Path) -> str:
     arms = {name: with_value(arm, fits[name].by, 0) if name in fits else arm for name, arm in experiment.arms.items()}
     methods = [source_files(arm.use, arm.parameters, base=base) for arm in experiment.arms.values()]
     return digest({
-        "experiment": experiment.model_dump(mode="json", include={"seeds", "evaluation", "budget"}),
+        "experiment": {
+            **experiment.model_dump(mode="json", include={"seeds", "budget"}),
+            "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"prompt_sets"}),
+        },
         "models": by_content(experiment.models).model_dump(mode="json"),
         "arms": {name: arm.model_dump(mode="json") for name, arm in arms.items()},
         "task": task.fingerprint,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from apo_bench.config.plugins import source_files
+from apo_bench.config.prompt_sets import by_content as by_content_of_sets
 from apo_bench.config.schema import Experiment
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError
@@ -42,6 +43,7 @@ def plan_key(experiment: Experiment, task: Task, base: Path) -> str:
         "task": task.fingerprint,
         "code": [code_hash(__name__, *task.source_files), *(code_hash(*files) for files in methods)],
         "versions": versions(),
+        **by_content_of_sets(experiment.evaluation),
     })  # fmt: skip
 
 

@@ -16,7 +16,18 @@ from apo_bench.report.charts import Bars, Forest, Lines
 from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
-from apo_bench.report.sections import answer, finished, judges, preregistered, provenance, reward_models, samplers, scores, training
+from apo_bench.report.sections import (
+    answer,
+    finished,
+    judges,
+    preregistered,
+    prompt_sets,
+    provenance,
+    reward_models,
+    samplers,
+    scores,
+    training,
+)
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
@@ -63,6 +74,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         "plan": costs.planned_and_spent(run),
         "controls": controls.controls(run),
         **training.frames(run),
+        **prompt_sets.frames(run),
     }
     if rates is not None:
         scored = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
@@ -88,6 +100,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         contrast_sections.section(run, frames["contrasts"]),
         contrast_sections.control_section(run, frames["controls"]),
         judges.section(run, frames),
+        prompt_sets.section(run, frames),
         scores.dev_section(run) if run.dev_round else None,
         scores.annotation_section(run) if run.experiment.compare.curves else None,
         scores.answer_section(run, frames),

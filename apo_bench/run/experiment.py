@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from apo_bench.config import finished_arms
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
+from apo_bench.config.prompt_sets import with_files
 from apo_bench.config.schema import Arm, Evaluation, Experiment, PolicyModel
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
@@ -107,8 +108,13 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
     arms = {name: _with_paths(name, arm, base) for name, arm in experiment.arms.items()}
-    evaluation = with_python(experiment.evaluation, base)
+    evaluation = with_files(with_python(experiment.evaluation, base), base)
     return experiment.model_copy(update={"models": models, "evaluation": evaluation, "executor": executor, "arms": arms})
+
+
+def with_set_files(experiment: Experiment, base: Path) -> Experiment:
+    """The experiment with the files of its prompt sets located."""
+    return experiment.model_copy(update={"evaluation": with_files(experiment.evaluation, base)})
 
 
 def _with_paths(name: str, arm: Arm, base: Path) -> Arm:

@@ -18,6 +18,7 @@ from apo_bench.judging.judge_protocol import Judge, ResponsePair
 from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_judge, incomplete
 from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.judging.response_pairs import response_pairs
+from apo_bench.run.prompt_sets import set_pairs, with_set_axes
 from apo_bench.run.tables import replace_judges, write_tables
 from apo_bench.stats.argument_checks import Array
 from apo_bench.store import write_json
@@ -32,8 +33,8 @@ IMPORTED = "imported"  # likewise: verdicts from outside, a table `judgments` fo
 class JudgedRun:
     """What a run's judges add to its tables and to its manifest.
 
-    `tables`: rows of `judgments`, `judge_audit` and `timings`. `manifest`: by judge, its identity and unanswered questions, or how many
-    imported verdicts were left out. `incomplete`: the judges that left questions unanswered.
+    `tables`: rows of `judgments`, `set_judgments`, `judge_audit` and `timings`. `manifest`: by judge, its identity and unanswered
+    questions, or how many imported verdicts were left out. `incomplete`: the judges that left questions unanswered.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -49,7 +50,8 @@ def judge_run(folder: Path, run: Run, responses: pd.DataFrame, task: Task, base:
     """
     judges = open_judges(folder, run.experiment, task, base)
     pairs = pairs_of(folder, run, responses, task) if judges else []
-    results = {name: _ask(name, judge, folder, run, task, pairs) for name, judge in judges.items()}
+    beside = set_pairs(folder, run) if judges else []
+    results = {name: _ask(name, judge, folder, run, task, pairs, beside) for name, judge in judges.items()}
     imported, left_out = [], {}
     for path in sorted((folder / IMPORTED).glob("*.parquet")):
         rows = read_table(path, "judgments")
@@ -58,7 +60,7 @@ def judge_run(folder: Path, run: Run, responses: pd.DataFrame, task: Task, base:
         if not current.all():
             left_out[path.stem] = f"{int((~current).sum())} of {len(rows)} imported verdicts are on responses that the run no longer has"
             print(f"judge {path.stem}: {left_out[path.stem]}; left out", file=sys.stderr)
-    return _judged(results, imported, left_out)
+    return _judged(folder, results, imported, left_out)
 
 
 def judge_new_tables(
@@ -84,7 +86,7 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
     judge = open_judge(name, choice, judge_context(experiment, task, folder, Path.cwd()))
     added = {other: spec.model_dump(mode="json") for other, spec in _added(folder)}  # checked before anything is asked
     pairs = pairs_of(folder, run, read_responses(folder), task)
-    judged = _judged({name: _ask(name, judge, folder, run, task, pairs)})
+    judged = _judged(folder, {name: _ask(name, judge, folder, run, task, pairs, set_pairs(folder, run))})
     if name not in run.experiment.judges:
         write_json(folder / ADDED, {**added, name: choice.model_dump(mode="json")})
     record_judges(folder, judged, run.manifest)
@@ -133,16 +135,19 @@ def _added(folder: Path) -> Iterator[tuple[str, JudgeChoice]]:
         yield from choices.items()
 
 
-def _ask(name: str, judge: Judge, folder: Path, run: Run, task: Task, pairs: Sequence[ResponsePair]) -> JudgeResult:
+def _ask(
+    name: str, judge: Judge, folder: Path, run: Run, task: Task, pairs: Sequence[ResponsePair], beside: Sequence[ResponsePair]
+) -> JudgeResult:
     journal = Journal(folder / "store" / "judging" / f"{name}.jsonl")
-    return ask_judge(name, judge, pairs, journal, run.experiment.judging, task)
+    return ask_judge(name, judge, pairs, journal, run.experiment.judging, task, beside)
 
 
 def _judged(
-    results: Mapping[str, JudgeResult], imported: Sequence[pd.DataFrame] = (), left_out: Mapping[str, str] | None = None
+    folder: Path, results: Mapping[str, JudgeResult], imported: Sequence[pd.DataFrame] = (), left_out: Mapping[str, str] | None = None
 ) -> JudgedRun:
     frames = {
         "judgments": [*(result.judgments for result in results.values()), *imported],
+        "set_judgments": [with_set_axes(folder, result.set_judgments) for result in results.values()],
         "judge_audit": [result.audit for result in results.values()],
         "timings": [result.timings for result in results.values()],
     }

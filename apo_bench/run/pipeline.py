@@ -214,11 +214,13 @@ def _write_report(
     if change := preregistration.plan_change(folder, experiment):
         facts |= {"preregistration_change": change}
     judges = [path for judge in experiment.judges.values() for path in source_files(judge.use, judge.parameters, base=base)]
+    judges += [Path(part.refusal_labels) for part in experiment.evaluation.prompt_sets if part.refusal_labels]
     key = report_key(folder, facts, {**arm_records, **control_records}, judges)
     if report_is_current(folder, key):
         return []
     from apo_bench.report.report import write_report
     from apo_bench.run.judges import judge_new_tables
+    from apo_bench.run.prompt_sets import gather_sets
 
     _open_judges(resolved)  # before earlier tables are removed
     (folder / REPORT_KEY).unlink(missing_ok=True)
@@ -228,13 +230,16 @@ def _write_report(
         folder, experiment, arm_records, trial_records, pairs_used=_shared_pairs(experiment, task), prompts=task.prompts["test"],
         controls=control_records, plan=plan.arms,
     )  # fmt: skip
+    sets = gather_sets(folder, experiment, task, arm_records, base) if experiment.evaluation.prompt_sets else None
+    if sets is not None:
+        tables, facts = {**tables, **sets.tables}, {**facts, "prompt_sets": dict(sets.facts)}
     remove_tables(folder)
     write_tables(folder, {name: rows for name, rows in tables.items() if name != "timings"})  # judges add their own timings
     write_json(folder / "manifest.json", facts)
     incomplete_judges: Sequence[Any] = []
     if arm_records:
         preregistration.register_plan(folder, experiment)
-        incomplete_judges = judge_new_tables(folder, experiment, facts, tables, task, base)
+        incomplete_judges = [*judge_new_tables(folder, experiment, facts, tables, task, base), *(sets.incomplete if sets else ())]
     write_report(folder)
     if not incomplete_judges:
         write_report_key(folder, key)

@@ -9,6 +9,7 @@ from typing import Any
 from apo_bench.config.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.config.finished_arms import with_paths
 from apo_bench.config.plugins import resolve, source_files
+from apo_bench.config.prompt_sets import by_content as by_content_of_sets
 from apo_bench.config.schema import Arm, Experiment, SamplingEngine
 from apo_bench.engines import engine_module, launch
 from apo_bench.engines.vllm_server import version_of
@@ -52,7 +53,7 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         return digest({"reference": record_key(replace(job, arm=arm), resolved), "n": experiment.controls.oracle_n})
     return digest({
         "models": by_content(experiment.models).model_dump(mode="json", exclude={"policy": {"sampling": {"engine"}}}),
-        "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"sampling": {"engine"}}),
+        "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"sampling": {"engine"}, "prompt_sets": True}),
         "samplers": [_sampler(section.sampling.engine) for section in (experiment.models.policy, experiment.evaluation)],
         "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,
@@ -67,6 +68,7 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         ),
         "versions": versions(),
         **launch.configuration(experiment.executor.launch),
+        **(by_content_of_sets(experiment.evaluation) if job.trial is None and job.arm in experiment.arms else {}),
     })  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def rows_in(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     store = folder / "store"
     gold = [store / "gold_accuracy" / record["gold"]] if "gold" in record else []
     curves = [store / KIND / key for key in record.get("curves", {}).values()]
-    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *gold, *curves]
+    sets = [store / "evaluations" / key for round_ in record.get("rounds", ()) for key in round_.get("prompt_sets", {}).values()]
+    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *sets, *gold, *curves]
 
 
 def gather_tables(

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from apo_bench.config import plugins as methods
-from apo_bench.config.schema import JUDGE, WHOLE, Experiment, Gold
+from apo_bench.config.schema import JUDGE, RULE, WHOLE, Experiment, Gold
 from apo_bench.hashing import code_hash
 
 # Upper limits of sizes; a size that the experiment leaves open is set to its limit.
@@ -26,6 +26,7 @@ RECIPE = {"epochs": 1, "batch_size": 8, "warmup_steps": 0}
 LONG_RECIPE = {"epochs": 0.1, "warmup_steps": 0}  # of a warm-up and of gold models, which train on all of the task's data
 SAMPLING = {"max_new_tokens": 8, "batch_size": 64}
 EVALUATION = {"prompts": 16, "kl_prompts": 8, "held_out_golden": 8, "diagnostic_pairs": 32}
+PROMPT_SET = {"prompts": 8}
 DEV_PROMPTS, SEEDS, TRIALS, LEVELS = 8, 2, 2, 2
 TURN = {"prompts_per_round": 8, "prompts_per_step": 4, "steps_per_round": 2}  # of players
 JUDGING = {"prompts": 8, "audit_pairs": 8}
@@ -83,6 +84,8 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
     evaluation: dict[str, Any] = _capped(tree["evaluation"], EVALUATION) | {"sampling": sampling(tree["evaluation"]["sampling"])}
     if evaluation["dev_prompts"] is not None:
         evaluation["dev_prompts"] = min(evaluation["dev_prompts"], DEV_PROMPTS)
+    if evaluation.get("prompt_sets"):
+        evaluation["prompt_sets"] = [_small_set(part, tree["judges"]) for part in evaluation["prompt_sets"]]
     overrides: dict[str, Any] = {
         "seeds": tree["seeds"][:SEEDS],
         "models": {
@@ -159,6 +162,12 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token=PAD, eos_token=END, chat_template=TEMPLATE, clean_up_tokenization_spaces=False
     )
+
+
+def _small_set(part: Mapping[str, Any], judges: Mapping[str, Any]) -> dict[str, Any]:
+    """Few prompts, and refusals told by the rule where a judge behind a server would."""
+    served = "base_url" in judges.get(part["refusal_by"], {})
+    return {**_capped(part, PROMPT_SET), **({"refusal_by": RULE} if served else {})}
 
 
 def _capped(section: Mapping[str, Any], most: Mapping[str, float]) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from apo_bench.plan import match_spend
 from apo_bench.run import trackers
 from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
-from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_template_dates
+from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_set_files, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
+from apo_bench.run.prompt_sets import check_sets
 from apo_bench.types import Split
 
 
@@ -76,6 +77,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         _check_system_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
         notes += _finished_notes(experiment, task, base)
+        notes += check_sets(with_set_files(experiment, base), task, base)
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
         raise InputError(error if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None

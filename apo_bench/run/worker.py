@@ -66,6 +66,7 @@ def _make_gold(context: Any, gold: Gold, seed: int) -> None:
 def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Report) -> None:
     """Run the arm's method, evaluate its rounds, and write its record."""
     from apo_bench.evaluation.evaluate import RoundEvaluation, evaluate
+    from apo_bench.evaluation.prompt_sets import evaluate_sets
     from apo_bench.types import Round
 
     lab = context.lab(job.seed, arm=made_of(context.experiment, job.arm))
@@ -88,6 +89,8 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             evaluation = evaluate(context, round_, job.seed, first).key
             reward_model = round_.reward_model.key if round_.reward_model else None
             record["rounds"].append({"policy": round_.policy.key, "reward_model": reward_model, "evaluation": evaluation})
+            if job.arm in context.experiment.arms and (sets := evaluate_sets(context, round_, job.seed, number, len(lab.rounds))):
+                record["rounds"][-1]["prompt_sets"] = sets
         record |= {
             "truncated": {name: sum(counts.get(name, 0) for counts in lab.charged.values()) for name in records.TRUNCATED},
             "charged": {

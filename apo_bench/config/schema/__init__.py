@@ -7,6 +7,7 @@ from apo_bench.config.schema.experiment import DRAWN, Evaluation, Experiment, Fa
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Gold, Models
 from apo_bench.config.schema.policies import FinishedModel, Lora, PolicyModel, Recipe, Sampling, SamplingEngine
+from apo_bench.config.schema.prompt_sets import RULE, PromptSet
 from apo_bench.config.schema.reward_models import (
     EnsembleReward,
     FinishedReward,
@@ -25,6 +26,7 @@ from apo_bench.config.schema.values import JUDGE, WHOLE, Budget, Match, Seed, Un
 __all__ = [
     "DRAWN",
     "JUDGE",
+    "RULE",
     "WHOLE",
     "Arm",
     "Budget",
@@ -53,6 +55,7 @@ __all__ = [
     "NgramReward",
     "PolicyModel",
     "PretrainedReward",
+    "PromptSet",
     "Recipe",
     "Report",
     "RewardSpec",

@@ -5,7 +5,14 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)  # fmt: skip
 
 from apo_bench.config.schema.arms import Arm, Controls, Tune
 from apo_bench.config.schema.comparisons import Compare
@@ -13,7 +20,8 @@ from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSetti
 from apo_bench.config.schema.judges import JudgeChoice, Judging
 from apo_bench.config.schema.models import Models
 from apo_bench.config.schema.policies import Sampling
-from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit
+from apo_bench.config.schema.prompt_sets import RULE, PromptSet
+from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit, distinct
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Factor = str  # one of DRAWN, whose levels stand for others like them, or a dotted key of the experiment, whose levels are chosen
@@ -54,6 +62,20 @@ class Evaluation(Section):
 
     diagnostic_pairs: int | None = Field(default=None, ge=2)
     """held-out human pairs that reward models are evaluated on; `null`: all"""
+
+    prompt_sets: tuple[PromptSet, ...] = ()
+    """sets of prompts that are only asked, each an axis of its own"""
+
+    @field_validator("prompt_sets")
+    @classmethod
+    def _names_of_their_own(cls, sets: tuple[PromptSet, ...]) -> tuple[PromptSet, ...]:
+        distinct(part.name for part in sets)
+        return sets
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Without what is empty and younger than runs that have no such key: they keep their keys and bytes."""
+        return {name: value for name, value in fields(self).items() if value or name != "prompt_sets"}
 
 
 class Report(Section):
@@ -177,6 +199,9 @@ class Experiment(Section):
         for name, arms in self.compare.curves.items():
             if unknown := [arm for arm in arms if arm not in self.arms]:
                 raise ValueError(f"compare.curves.{name}: no arm named {unknown[0]!r}; arms: {', '.join(self.arms)}")
+        for part in self.evaluation.prompt_sets:
+            if part.refusal_by not in (RULE, *self.judges):
+                raise ValueError(f"evaluation.prompt_sets: {part.name}: refusal_by: no judge named {part.refusal_by!r}, nor {RULE}")
         if self.compare.round == "dev_best" and self.evaluation.dev_prompts is None:
             raise ValueError("compare.round: dev_best needs evaluation.dev_prompts")
         if self.tune is not None:

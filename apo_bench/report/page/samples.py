@@ -74,11 +74,14 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
     `gap` says how far the arm's own reward model ranks an answer above the first gold model: the difference of both scores, each in SDs
     from its mean over the prompts of that arm, seed and round. NaN where either is missing or does not vary.
     """
-    scores = run.tables["scores"]
+    scores = pd.concat([run.tables["scores"], run.tables["set_scores"]]) if len(run.tables["set_scores"]) else run.tables["scores"]
     scores = scores[scores["scorer"].isin([*run.scorers, "refusal"])]
     wide = scores.pivot(index=KEYS, columns="scorer", values="value").reset_index()
     about = scores[["prompt_id", "axis"]].drop_duplicates("prompt_id")
-    rows = read_responses(folder).merge(wide, on=KEYS, how="left").merge(about, on="prompt_id", how="left")
+    responses = read_responses(folder)
+    if (path := table_path(folder, "set_responses")).exists():
+        responses = pd.concat([responses, read_table(path, "set_responses")], ignore_index=True)
+    rows = responses.merge(wide, on=KEYS, how="left").merge(about, on="prompt_id", how="left")
     rows = rows[rows["arm"].isin(run.arms)].fillna({"axis": ""})
     rows["gap"] = np.nan
     if {"proxy", run.golds[0]} <= set(rows.columns):
@@ -86,7 +89,9 @@ def answers(folder: Path, run: Run) -> pd.DataFrame:
         groups = rows.groupby(["arm", "seed", "round"])[pair]
         standard = (rows[pair] - groups.transform("mean")) / groups.transform("std")
         rows["gap"] = (standard["proxy"] - standard[run.golds[0]]).replace([np.inf, -np.inf], np.nan)
-    return in_order(rows, run, ["axis", "prompt_id", "arm", "seed", "round"], axis=("", *run.axes))
+    return in_order(
+        rows, run, ["axis", "prompt_id", "arm", "seed", "round"], axis=("", *run.axes, *sorted(set(run.tables["set_scores"]["axis"])))
+    )
 
 
 def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tuple[str, str], str]) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def _verdicts(
 ) -> Any:
     """A row per verdict on the prompts of `rows`; `judge_texts` are found by the question's identity, which is made of what was shown."""
     judged = run.tables["judgments"]
+    judged = pd.concat([judged, run.tables["set_judgments"]]) if len(run.tables["set_judgments"]) else judged
     judged = judged[judged["prompt_id"].isin(place["prompt_id"]) & judged["arm_a"].isin(run.arms) & judged["arm_b"].isin(run.arms)]
     judged = judged.sort_values(["prompt_id", "judge", "arm_a", "arm_b", "seed_a", "seed_b", "round", "order"])
     answer = dict(zip(zip(*(rows[key].tolist() for key in KEYS), strict=True), rows["text"], strict=True))
@@ -175,7 +181,8 @@ def read_prompts(folder: Path, run: Run) -> tuple[Turns, str]:
     """
     path, turns = table_path(folder, "prompts"), {}
     if path.exists():
-        for row in rows_of(read_table(path, "prompts").sort_values(["prompt_id", "turn"])):
+        tables = [name for name in ("prompts", "set_prompts") if table_path(folder, name).exists()]
+        for row in rows_of(pd.concat([read_table(table_path(folder, name), name) for name in tables]).sort_values(["prompt_id", "turn"])):
             turns.setdefault(str(row.prompt_id), []).append((str(row.role), str(row.text)))
         return turns, ""
     choice = run.experiment.task
