@@ -10,6 +10,7 @@ from apo_bench.config.controls import AA, ORACLE, aa_seeds, made_of
 from apo_bench.config.finished_arms import with_paths
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.schema import Arm, Experiment, SamplingEngine
+from apo_bench.data.capability_tasks import file_identity
 from apo_bench.engines import engine_module, launch
 from apo_bench.engines.vllm_server import version_of
 from apo_bench.errors import NotHere
@@ -52,7 +53,8 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         return digest({"reference": record_key(replace(job, arm=arm), resolved), "n": experiment.controls.oracle_n})
     return digest({
         "models": by_content(experiment.models).model_dump(mode="json", exclude={"policy": {"sampling": {"engine"}}}),
-        "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"sampling": {"engine"}}),
+        "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"sampling": {"engine"}, "capabilities": True}),
+        **_capabilities(job, experiment),
         "samplers": [_sampler(section.sampling.engine) for section in (experiment.models.policy, experiment.evaluation)],
         "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,
@@ -68,6 +70,13 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         "versions": versions(),
         **launch.configuration(experiment.executor.launch),
     })  # fmt: skip
+
+
+def _capabilities(job: Job, experiment: Experiment) -> dict[str, Any]:
+    """The lm-eval tasks that an arm's final policy is run on; of trials and controls none."""
+    settings = experiment.evaluation.capabilities
+    is_run = settings is not None and job.trial is None and job.arm in experiment.arms
+    return {"capabilities": file_identity(settings)} if is_run and settings else {}
 
 
 def _by_content(arm: Arm) -> Arm:

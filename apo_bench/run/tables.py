@@ -26,7 +26,8 @@ def rows_in(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     store = folder / "store"
     gold = [store / "gold_accuracy" / record["gold"]] if "gold" in record else []
     curves = [store / KIND / key for key in record.get("curves", {}).values()]
-    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *gold, *curves]
+    items = [store / "capabilities" / key for key in record.get("capabilities", {}).values() if key]
+    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *gold, *curves, *items]
 
 
 def gather_tables(
@@ -68,7 +69,7 @@ def gather_tables(
         tables["prompts"] = pd.DataFrame(_turns(prompts, set(tables["responses"]["prompt_id"])), columns=list(TABLES["prompts"].names))
         gold = next(iter({record["gold"] for record in records.values()}))  # all arm-seeds share their gold
         tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / gold / "gold.parquet")
-    tables |= _curves(folder, records)
+    tables |= {**_curves(folder, records), **_capabilities(folder, records)}
     flat = {
         "ledger": _ledger(experiment, records, trials, controls, pairs_used),
         "plan": [
@@ -105,6 +106,24 @@ def _curves(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
         numbers = {artifact: place for place, artifact in enumerate(sorted(once["artifact"].unique()), 1)}
         frames["training"].append(once.assign(arm="_bench", seed=-1, fit=once["artifact"].map(numbers)))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items() if parts}
+
+
+def _capabilities(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
+    """Item scores of the arm-seeds' final policies, and once of the initial one; no table where no task was run."""
+    import pandas as pd
+
+    keys = {
+        (arm, seed, len(record["rounds"]) - 1): record["capabilities"].get("final")
+        for (arm, seed), record in records.items()
+        if record.get("capabilities")
+    }
+    keys |= {("_initial", -1, 0): record["capabilities"]["initial"] for record in records.values() if record.get("capabilities")}
+    parts = [
+        pd.read_parquet(folder / "store" / "capabilities" / key / "items.parquet").assign(arm=arm, seed=seed, round=round_)
+        for (arm, seed, round_), key in keys.items()
+        if key
+    ]
+    return {"capabilities": pd.concat(parts, ignore_index=True)} if parts else {}
 
 
 def remove_tables(folder: Path) -> None:

@@ -5,9 +5,10 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from apo_bench.config.schema.arms import Arm, Controls, Tune
+from apo_bench.config.schema.capabilities import Capabilities
 from apo_bench.config.schema.comparisons import Compare
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.judges import JudgeChoice, Judging
@@ -53,6 +54,14 @@ class Evaluation(Section):
 
     diagnostic_pairs: int | None = Field(default=None, ge=2)
     """held-out human pairs that reward models are evaluated on; `null`: all"""
+
+    capabilities: Capabilities | None = None
+    """tasks of lm-eval on which final policies are compared with the initial one; `null`: none"""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without sections that are not given: an experiment that has none keeps its keys and its bytes."""
+        return {name: value for name, value in fields(self).items() if name != "capabilities" or value is not None}
 
 
 class Report(Section):
