@@ -324,6 +324,7 @@ _ALL = (
 )  # fmt: skip
 TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}
 CAPABILITY_ITEMS = TABLES["capabilities"].names[3:]  # of one policy
+INITIAL_POLICY = "_initial"  # its name in the table `capabilities`
 
 
 def table_path(folder: Path, name: str) -> Path:

@@ -133,7 +133,7 @@ def open_tasks(settings: Capabilities, options: Mapping[str, Any]) -> Tasks:
     """
     from lm_eval.tasks import TaskManager
 
-    entries, tasks, given = _entries(settings), dict[str, Any](), {**options, **settings.metadata}
+    entries, tasks, given = check_names(settings), dict[str, Any](), {**options, **settings.metadata}
     with tempfile.TemporaryDirectory() as scratch:
         for name, entry in entries.items():
             is_task = entry.kind.name == "TASK"
@@ -157,7 +157,7 @@ def open_tasks(settings: Capabilities, options: Mapping[str, Any]) -> Tasks:
     return tasks
 
 
-def _entries(settings: Capabilities) -> dict[str, Any]:
+def check_names(settings: Capabilities) -> dict[str, Any]:
     """lm-eval's entry of each task: in `include_path` where it has one, else among its own. Raises InputError where there is none."""
     from lm_eval.tasks import TaskManager
 
@@ -205,17 +205,19 @@ def _with_whole_paths(name: str, entry: Any, scratch: Path) -> Path:
 
 
 def are_local(settings: Capabilities) -> bool:
-    """Whether all tasks read files, or are python of `include_path`; the data of others are known only to a hub or its cache.
+    """Whether all tasks are of `include_path` and read files, or are python; the data of others are known only to a hub or its cache.
 
-    Raises InputError for a task that is not there.
+    Raises InputError for a task that is not there, where there is an `include_path`.
     """
-    folder = Path(settings.include_path).resolve() if settings.include_path else None
+    if settings.include_path is None:
+        return False
+    folder = Path(settings.include_path).resolve()
 
     def is_local(entry: Any) -> bool:
-        is_own = folder is not None and entry.yaml_path is not None and Path(entry.yaml_path).resolve().is_relative_to(folder)
+        is_own = entry.yaml_path is not None and Path(entry.yaml_path).resolve().is_relative_to(folder)
         return is_own and ("custom_dataset" in entry.cfg or entry.cfg.get("dataset_path") in LOCAL)
 
-    return all(is_local(entry) for entry in _entries(settings).values())
+    return all(is_local(entry) for entry in check_names(settings).values())
 
 
 def expected(settings: Capabilities, options: Mapping[str, Any]) -> tuple[int, float]:

@@ -29,7 +29,7 @@ from apo_bench.config.schema import (
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
-from apo_bench.engines.protocol import Items, CapabilityJob, KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.protocol import CapabilityJob, Items, KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of

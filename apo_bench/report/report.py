@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis import controls, costs, published, results, win_rates
+from apo_bench.analysis.capabilities import capability_losses
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
 from apo_bench.formatting import inert
@@ -15,7 +16,7 @@ from apo_bench.report.charts import Bars, Forest, Lines
 from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
-from apo_bench.report.sections import answer, finished, judges, provenance, reward_models, samplers, scores, training
+from apo_bench.report.sections import answer, capabilities, finished, judges, provenance, reward_models, samplers, scores, training
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
@@ -61,6 +62,8 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         "controls": controls.controls(run),
         **training.frames(run),
     }
+    if len(losses := capability_losses(run)):
+        frames["capabilities"] = losses
     if rates is not None:
         scored = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
         against = win_rates.judge_score_agreement(judgments, results.exclude_failed(scored, run.failed))
@@ -88,6 +91,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         scores.dev_section(run) if run.dev_round else None,
         scores.annotation_section(run) if run.experiment.compare.curves else None,
         scores.answer_section(run, frames),
+        capabilities.section(run, frames),
         reward_models.section(run, frames, results.reward_model_diagnostics(run)),
         reward_models.gold_section(run),
         training.section(run),

@@ -107,7 +107,7 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
     arms = {name: _with_paths(name, arm, base) for name, arm in experiment.arms.items()}
-    evaluation = _with_task_folder(with_python(experiment.evaluation, base), base)
+    evaluation = with_task_folder(with_python(experiment.evaluation, base), base)
     return experiment.model_copy(update={"models": models, "evaluation": evaluation, "executor": executor, "arms": arms})
 
 
@@ -119,7 +119,7 @@ def _with_paths(name: str, arm: Arm, base: Path) -> Arm:
         raise type(error)(f"arms.{name}: {error}") from None
 
 
-def _with_task_folder(evaluation: Evaluation, base: Path) -> Evaluation:
+def with_task_folder(evaluation: Evaluation, base: Path) -> Evaluation:
     """The evaluation with the folder of lm-eval tasks located, beside the file, in the working directory or shipped."""
     settings = evaluation.capabilities
     if settings is None or settings.include_path is None:

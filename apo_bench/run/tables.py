@@ -11,7 +11,7 @@ from apo_bench.config.schema import Experiment, Unit
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.run.jobs import Records, Trials
 from apo_bench.run.training_curves import KIND
-from apo_bench.tables import TABLES, read_table, table_path, write_table
+from apo_bench.tables import INITIAL_POLICY, TABLES, read_table, table_path, write_table
 from apo_bench.types import Prompt
 
 if TYPE_CHECKING:
@@ -112,12 +112,10 @@ def _capabilities(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
     """Item scores of the arm-seeds' final policies, and once of the initial one; no table where no task was run."""
     import pandas as pd
 
-    keys = {
-        (arm, seed, len(record["rounds"]) - 1): record["capabilities"].get("final")
-        for (arm, seed), record in records.items()
-        if record.get("capabilities")
-    }
-    keys |= {("_initial", -1, 0): record["capabilities"]["initial"] for record in records.values() if record.get("capabilities")}
+    run = {place: record for place, record in records.items() if record.get("capabilities")}
+    keys = {(arm, seed, len(record["rounds"]) - 1): record["capabilities"]["final"] for (arm, seed), record in run.items()}
+    for record in run.values():  # the same of all
+        keys[INITIAL_POLICY, -1, 0] = record["capabilities"]["initial"]
     parts = [
         pd.read_parquet(folder / "store" / "capabilities" / key / "items.parquet").assign(arm=arm, seed=seed, round=round_)
         for (arm, seed, round_), key in keys.items()

@@ -69,7 +69,9 @@ def test_rows_are_lm_evals_samples(tmp_path: Path, tiny_policy: Any, monkeypatch
     folder = write_tasks(tmp_path / "tasks")
     settings = Capabilities(tasks=TASKS, include_path=str(folder), limit=6, num_fewshot=2, batch_size=4)
     rows, counts = ours(tmp_path, whole_policy(tiny_policy), settings)
-    results = theirs(HFLM(str(tiny_policy[0]), device="cpu", dtype="float32", batch_size=4), folder, monkeypatch, limit=6, num_fewshot=2)
+    results = theirs(
+        HFLM(pretrained=str(tiny_policy[0]), device="cpu", dtype="float32", batch_size=4), folder, monkeypatch, limit=6, num_fewshot=2
+    )
     compare(rows, results, 6)
     assert rows.groupby(["task", "metric"])["rank"].first().to_dict() == {
         ("choose", "acc,none"): 0,
@@ -97,7 +99,7 @@ def test_the_policys_own_template_and_system_prompt(tmp_path: Path, tiny_policy:
     spec = tiny_policy[1].model_copy(update={"system_prompt": "dry", "chat_template_kwargs": {"word": "boil"}})
     settings = Capabilities(tasks=TASKS, include_path=str(folder), limit=None, apply_chat_template=True)
     rows, _ = ours(tmp_path, FinishedPolicy("chat", str(model), None, spec), settings)
-    lm = HFLM(str(model), device="cpu", dtype="float32", batch_size=16, chat_template_args={"word": "boil"})
+    lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=16, chat_template_args={"word": "boil"})
     compare(rows, theirs(lm, folder, monkeypatch, apply_chat_template=True, system_instruction="dry"), 8)
     plain, _ = ours(tmp_path, FinishedPolicy("chat", str(model), None, spec), settings.model_copy(update={"apply_chat_template": False}))
     assert not plain["value"].equals(rows["value"])
@@ -124,6 +126,6 @@ def test_a_policy_with_adapters_is_run_with_them(tmp_path: Path, tiny_policy: An
     policy = FinishedPolicy("adapted", str(tmp_path / "adapters"), base, base.settings)
     settings = Capabilities(tasks=TASKS, include_path=str(folder), limit=None)
     rows, _ = ours(tmp_path, policy, settings)
-    compare(rows, theirs(HFLM(str(tmp_path / "merged"), device="cpu", dtype="float32"), folder, monkeypatch), 8)
+    compare(rows, theirs(HFLM(pretrained=str(tmp_path / "merged"), device="cpu", dtype="float32"), folder, monkeypatch), 8)
     plain, _ = ours(tmp_path, base, settings)
     assert not plain["value"].equals(rows["value"])
