@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 
@@ -26,6 +27,20 @@ def write_tasks(folder: Path, n: int = 8) -> Path:
         tree = {"task": name, "dataset_path": "json", "dataset_kwargs": files, "test_split": "test", **own, "metadata": {"version": 2.0}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return folder
+
+
+def hugging_face_model(**options: Any) -> Any:
+    """lm-eval's own model, whose decorators hide its parameters from type checkers."""
+    import lm_eval.models.huggingface as models
+
+    return cast(Any, models.HFLM)(**options)
+
+
+def lm_eval_results(model: Any, **options: Any) -> Any:
+    """`lm_eval.simple_evaluate`."""
+    import lm_eval
+
+    return cast(Any, lm_eval.simple_evaluate)(model, **options)
 
 
 _CHOOSE = {

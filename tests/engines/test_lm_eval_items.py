@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from lm_eval_tasks import write_tasks
+from lm_eval_tasks import hugging_face_model, lm_eval_results, write_tasks
 
 from apo_bench.config.schema import Capabilities, Lora, PolicyModel
 from apo_bench.engines.protocol import CapabilityJob
@@ -34,12 +34,11 @@ def ours(tmp_path: Path, policy: FinishedPolicy, settings: Capabilities) -> tupl
 
 def theirs(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Any]:
     """lm-eval by itself, from the folder of the data, since it reads them relative to the working directory."""
-    import lm_eval
     from lm_eval.tasks import TaskManager
 
     monkeypatch.chdir(folder)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return lm_eval.simple_evaluate(model, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0, **options)  # pyright: ignore
+    return lm_eval_results(model, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0, **options)
 
 
 def compare(rows: pd.DataFrame, results: dict[str, Any], n: int) -> None:
@@ -64,13 +63,15 @@ def whole_policy(tiny_policy: tuple[Path, PolicyModel], **changes: Any) -> Finis
 
 def test_rows_are_lm_evals_samples(tmp_path: Path, tiny_policy: Any, monkeypatch: pytest.MonkeyPatch):
     """Multiple choice and generated answers, two metrics, two filters, two examples before each item, a limit below the items."""
-    from lm_eval.models.huggingface import HFLM
-
     folder = write_tasks(tmp_path / "tasks")
     settings = Capabilities(tasks=TASKS, include_path=str(folder), limit=6, num_fewshot=2, batch_size=4)
     rows, counts = ours(tmp_path, whole_policy(tiny_policy), settings)
     results = theirs(
-        HFLM(pretrained=str(tiny_policy[0]), device="cpu", dtype="float32", batch_size=4), folder, monkeypatch, limit=6, num_fewshot=2
+        hugging_face_model(pretrained=str(tiny_policy[0]), device="cpu", dtype="float32", batch_size=4),
+        folder,
+        monkeypatch,
+        limit=6,
+        num_fewshot=2,
     )
     compare(rows, results, 6)
     assert rows.groupby(["task", "metric"])["rank"].first().to_dict() == {
@@ -85,7 +86,6 @@ def test_rows_are_lm_evals_samples(tmp_path: Path, tiny_policy: Any, monkeypatch
 
 
 def test_the_policys_own_template_and_system_prompt(tmp_path: Path, tiny_policy: Any, monkeypatch: pytest.MonkeyPatch):
-    from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
     template = "{% for m in messages %}{{ m['content'] }} {{ word }} {% endfor %}"
@@ -99,7 +99,7 @@ def test_the_policys_own_template_and_system_prompt(tmp_path: Path, tiny_policy:
     spec = tiny_policy[1].model_copy(update={"system_prompt": "dry", "chat_template_kwargs": {"word": "boil"}})
     settings = Capabilities(tasks=TASKS, include_path=str(folder), limit=None, apply_chat_template=True)
     rows, _ = ours(tmp_path, FinishedPolicy("chat", str(model), None, spec), settings)
-    lm = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=16, chat_template_args={"word": "boil"})
+    lm = hugging_face_model(pretrained=str(model), device="cpu", dtype="float32", batch_size=16, chat_template_args={"word": "boil"})
     compare(rows, theirs(lm, folder, monkeypatch, apply_chat_template=True, system_instruction="dry"), 8)
     plain, _ = ours(tmp_path, FinishedPolicy("chat", str(model), None, spec), settings.model_copy(update={"apply_chat_template": False}))
     assert not plain["value"].equals(rows["value"])
@@ -108,7 +108,6 @@ def test_the_policys_own_template_and_system_prompt(tmp_path: Path, tiny_policy:
 def test_a_policy_with_adapters_is_run_with_them(tmp_path: Path, tiny_policy: Any, monkeypatch: pytest.MonkeyPatch):
     """The same as the model with merged weights, which lm-eval loads from a folder."""
     import torch
-    from lm_eval.models.huggingface import HFLM
 
     from apo_bench.models import adapters
     from apo_bench.models.policy import load_policy, save_model
@@ -126,6 +125,6 @@ def test_a_policy_with_adapters_is_run_with_them(tmp_path: Path, tiny_policy: An
     policy = FinishedPolicy("adapted", str(tmp_path / "adapters"), base, base.settings)
     settings = Capabilities(tasks=TASKS, include_path=str(folder), limit=None)
     rows, _ = ours(tmp_path, policy, settings)
-    compare(rows, theirs(HFLM(pretrained=str(tmp_path / "merged"), device="cpu", dtype="float32"), folder, monkeypatch), 8)
+    compare(rows, theirs(hugging_face_model(pretrained=str(tmp_path / "merged"), device="cpu", dtype="float32"), folder, monkeypatch), 8)
     plain, _ = ours(tmp_path, base, settings)
     assert not plain["value"].equals(rows["value"])
