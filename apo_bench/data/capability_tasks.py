@@ -56,8 +56,8 @@ def identity(settings: Capabilities, tasks: Tasks) -> dict[str, Any]:
     contents = {}
     for name, task in tasks.items():
         examples = list(task.fewshot_docs() or ()) if task.get_config("num_fewshot") else []
-        asked = json.dumps([_items(task, settings.limit), examples], sort_keys=True, default=str)
-        contents[name] = {"version": str(task.VERSION), "content": digest(asked)}
+        questions = json.dumps([_items(task, settings.limit), examples], sort_keys=True, default=str)
+        contents[name] = {"version": str(task.VERSION), "content": digest(questions)}
     return {**file_identity(settings), "tasks": contents}
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def item_scores(model: Any, tokenizer: Any, job: CapabilityJob) -> Computed[list
         tokenizer.chat_template = ChatFormat.of(tokenizer, job.model).template
     with as_in_lm_eval(), seeded(OTHER):
         tasks = open_tasks(settings, job.options)
-        lm = HFLM(
+        lm = cast(Any, HFLM)(
             pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size, chat_template_args=dict(job.model.chat_template_kwargs)
         )
         results = evaluate(
