@@ -11,7 +11,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,14 @@ def open_tasks(settings: Capabilities, options: Mapping[str, Any]) -> Tasks:
     from lm_eval.tasks import TaskManager
 
     entries, tasks, given = check_names(settings), dict[str, Any](), {**options, **settings.metadata}
+    groups = partial(_all_tasks, settings.include_path, json.dumps(given, sort_keys=True))
     with tempfile.TemporaryDirectory() as scratch:
         for name, entry in entries.items():
-            is_task = entry.kind.name == "TASK"
+            is_task = entry.kind.name in ("TASK", "PY_TASK")
             spec = str(_with_whole_paths(name, entry, Path(scratch))) if is_task else name
             try:
-                manager = TaskManager(include_path=settings.include_path, include_defaults=not is_task, metadata=given)
-                tasks |= manager.load([spec])["tasks"]
+                opened = TaskManager(include_path=settings.include_path, include_defaults=False, metadata=given) if is_task else groups()
+                tasks |= opened.load([spec])["tasks"]
             except Exception as error:  # data sets, metrics and tasks raise errors of every kind
                 kind, what = (NotHere if isinstance(error, ConnectionError) else InputError), f"{KEY}.tasks: {name}"
                 cause = str(error) if isinstance(error, InputError) else f"lm-eval cannot open it: {type(error).__name__}: {error}"
@@ -165,7 +166,7 @@ def check_names(settings: Capabilities) -> dict[str, Any]:
     if folder is not None and not Path(folder).is_dir():
         raise InputError(f"{KEY}.include_path: {folder}: no such folder")
     own = TaskManager(include_path=folder, include_defaults=False).task_index if folder else {}
-    index = own if set(names) <= set(own) else {**_shipped(), **own}
+    index = own if set(names) <= set(own) else {**_all_tasks(None, "{}").task_index, **own}
     if missing := next((name for name in names if name not in index), None):
         near = ", ".join(difflib.get_close_matches(missing, index, 3))
         raise InputError(
@@ -175,11 +176,11 @@ def check_names(settings: Capabilities) -> dict[str, Any]:
 
 
 @cache
-def _shipped() -> Mapping[str, Any]:
-    """lm-eval's own tasks, whose thousands of files take it half a minute to read."""
+def _all_tasks(folder: str | None, given: str) -> Any:
+    """A task manager of lm-eval's own tasks too, whose thousands of files take it half a minute to read; `given`: metadata, as JSON."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager().task_index
+    return TaskManager(include_path=folder, metadata=json.loads(given))
 
 
 def _with_whole_paths(name: str, entry: Any, scratch: Path) -> Path:

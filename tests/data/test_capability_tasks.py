@@ -1,6 +1,7 @@
 """lm-eval's tasks from local files: opened without a network, known by content, refused in one line."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -82,7 +83,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path):
 @pytest.mark.slow
 def test_a_name_that_no_task_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("lm_eval")
-    monkeypatch.setattr(capability_tasks, "_shipped", lambda: {"choosy": None})  # in place of thousands of files
+    monkeypatch.setattr(
+        capability_tasks, "_all_tasks", lambda *_: SimpleNamespace(task_index={"choosy": None})
+    )  # in place of thousands of files
     with pytest.raises(InputError, match=r"tasks: no task 'chose' in lm-eval or .*tasks; near: choose, choosy"):
         open_tasks(settings(write_tasks(tmp_path / "tasks"), tasks=("chose",)), {})
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -46,7 +47,7 @@ def test_tasks_that_are_not_there_are_a_line_of_check(write_experiment: Callable
     from apo_bench.data import capability_tasks
     from apo_bench.run.validate import check_experiment
 
-    monkeypatch.setattr(capability_tasks, "_shipped", dict)  # in place of thousands of files
+    monkeypatch.setattr(capability_tasks, "_all_tasks", lambda *_: SimpleNamespace(task_index={}))  # in place of thousands of files
     with pytest.raises(InputError, match=r"experiment.yaml: evaluation\.capabilities\.tasks: no task 'sums'"):
         check_experiment(write_experiment(tree_with(tasks=["sums"])))
     note = next(note for note in check_experiment(write_experiment(tree_with())) if "capabilities" in note)
