@@ -80,7 +80,7 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     contrast_rows.append({**labels, **place, **_contrast(pair_scores, pair, axis, scorer, reasons[scorer, axis])})
     if run.judge is not None:
         contrast_rows += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
-    table = pd.DataFrame([{**row, "scope": _scope(run, row)} for row in contrast_rows])
+    table = pd.DataFrame([{**row, "scope": scope_of(run, row)} for row in contrast_rows])
     table["p_adjusted"] = np.nan
     for family, adjust in (("primary", holm), ("secondary", benjamini_hochberg)):
         rows = table["family"] == family
@@ -88,8 +88,8 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
     return table[COLUMNS].astype({"n_seeds": int, "n_clusters": int, "n_dropped": int})
 
 
-def _scope(run: Run, row: Mapping[str, Any]) -> str:
-    """A contrast's scope; a checkpoint that stands for several seeds is itself no draw of anything."""
+def scope_of(run: Run, row: Mapping[str, Any]) -> str:
+    """The scope of a contrast or of a win rate; a checkpoint that stands for several seeds is itself no draw of anything."""
     arms = (row["arm_a"], row["arm_b"])
     fixed = [arm for arm in arms if row["n_seeds"] > 1 and is_same_in_every_seed(run.experiment.arms[arm])]
     return row["scope"] + "".join(f"; of {arm} this checkpoint only" for arm in fixed if not row["scope"].startswith(UNINFORMATIVE))
