@@ -12,9 +12,11 @@ import yaml
 from lm_eval_tasks import hugging_face_model, lm_eval_results
 from tiny_world import smallest_tree, tiny_task
 
+from apo_bench.config.load import load_experiment
 from apo_bench.errors import InputError
 from apo_bench.run import records
 from apo_bench.run.experiment import resolve_experiment
+from apo_bench.run.tiny import tiny_overrides
 
 CAPABILITIES = {"tasks": ["sim_hh_answers"], "include_path": "tasks/sim_hh", "limit": 12, "apply_chat_template": True, "margin": 0.5}
 
@@ -39,6 +41,14 @@ def test_no_key_of_an_experiment_without_capabilities_knows_of_them(
     assert first == second
     records.record_key(given.job("_aa", 5), given)  # a control is run on no task
     assert "capabilities" not in hashed[-1]
+
+
+def test_a_tiny_run_takes_few_items(write_experiment: Callable[[dict[str, Any]], Path], tmp_path: Path):
+    path = write_experiment(tree_with(limit=None))
+    evaluation = tiny_overrides(load_experiment(path), path, tmp_path)["evaluation"]
+    assert evaluation["capabilities"]["limit"] == 4
+    path = write_experiment(smallest_tree())
+    assert "capabilities" not in tiny_overrides(load_experiment(path), path, tmp_path)["evaluation"]
 
 
 @pytest.mark.slow
