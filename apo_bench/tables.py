@@ -289,6 +289,23 @@ _ALL = (
         ("judge", "axis", "metric"),
     ),
     Table(
+        "capabilities",
+        "Scores of lm-eval's items, of each arm-seed's final policy and, as arm `_initial`, of the initial policy.",
+        (
+            _ARM, _SEED, _ROUND,
+            _text("task", "the task's name in lm-eval"),
+            _text("metric", "the metric and the filter, as lm-eval's results name them, such as `acc,none`"),
+            _whole("rank", "the metric's place among those of its task, 0 for the first"),
+            _whole("doc_id", "number of the item in its task, as in lm-eval's samples"),
+            _CLUSTER,
+            _number("value", "the item's score, as in lm-eval's samples"),
+            _whole("higher_is_better", "1 where a higher score is better, else 0"),
+        ),
+        ("arm", "seed", "round", "task", "metric", "doc_id"),
+        unique=("arm", "seed", "round", "task", "metric", "doc_id"),
+        finite=("value",),
+    ),
+    Table(
         "responses",
         "The policies' responses to test prompts.",
         (
@@ -349,6 +366,8 @@ _ALL = (
     ),
 )  # fmt: skip
 TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}
+CAPABILITY_ITEMS = TABLES["capabilities"].names[3:]  # of one policy
+INITIAL_POLICY = "_initial"  # its name in the table `capabilities`
 
 
 def table_path(folder: Path, name: str) -> Path:

@@ -15,8 +15,11 @@ from tiny_world import RJS, SMALL_TURN, smallest_tree, tiny_task
 from apo_bench.config.plugins import resolve
 from apo_bench.config.schema import FinishedModel
 from apo_bench.errors import InputError
+from apo_bench.exchange.export_model import export_model
 from apo_bench.finished import Finished
 from apo_bench.lab.ledger import UNITS
+from apo_bench.models import adapters
+from apo_bench.models.policy import load_policy
 from apo_bench.plan.make_plan import plan
 from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
@@ -221,6 +224,40 @@ def test_the_report_says_what_is_known_and_what_is_declared(done: RunResult) -> 
         assert text in report, text
     assert "of nan" not in report
     assert "nan %" not in report
+
+
+@pytest.mark.slow
+def test_a_win_rate_is_of_the_one_checkpoint(done: RunResult) -> None:
+    """As the contrast by the gold model says; an arm with a checkpoint a seed is not marked."""
+    tables = done.folder / "report" / "tables"
+    scopes = pd.read_csv(tables / "judged.csv").groupby("arm_a")["scope"].unique()
+    assert all("; of other this checkpoint only" in scope or scope == "no result" for scope in scopes["other"])
+    assert not any("checkpoint only" in scope for scope in scopes["checkpoints"])
+    contrasts = pd.read_csv(tables / "contrasts.csv")
+    assert not contrasts["scope"].str.contains("only; of .* only").any()
+
+
+@pytest.mark.slow
+def test_a_finished_policy_is_exported_as_a_copy(done: RunResult, files: Path, tmp_path: Path) -> None:
+    """Weights and template are those at its place, adapters are merged into their base; one that has moved away is a line."""
+    import torch
+
+    for arm, source in (("other", load_policy(files / "other")[0]), ("lora", _with_lora(files))):
+        model, own = load_policy(export_model(done.folder, arm, 0, None, tmp_path / arm))
+        ids = torch.arange(3, 40)[None]
+        with torch.no_grad():
+            assert torch.allclose(model(ids).logits, source(ids).logits, atol=1e-4)
+        assert own.chat_template == (TEMPLATE if arm == "other" else tokenizer().chat_template)
+    (files / "other").rename(files / "moved")
+    try:
+        with pytest.raises(InputError, match=r"the policy lies at .*other, which is not there any more"):
+            export_model(done.folder, "other", 1, None, tmp_path / "again")
+    finally:
+        (files / "moved").rename(files / "other")
+
+
+def _with_lora(files: Path) -> Any:
+    return adapters.readable(adapters.load(load_policy(files / "first")[0], files / "lora"))
 
 
 @pytest.mark.slow

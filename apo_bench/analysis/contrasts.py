@@ -91,7 +91,7 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def scope_of(run: Run, row: Mapping[str, Any]) -> str:
-    """A contrast's scope; a checkpoint that stands for several seeds is itself no draw of anything."""
+    """The scope of a contrast or of a win rate; a checkpoint that stands for several seeds is itself no draw of anything."""
     arms = (row["arm_a"], row["arm_b"])
     fixed = [arm for arm in arms if row["n_seeds"] > 1 and is_same_in_every_seed(run.experiment.arms[arm])]
     return row["scope"] + "".join(f"; of {arm} this checkpoint only" for arm in fixed if not row["scope"].startswith(UNINFORMATIVE))

@@ -29,7 +29,7 @@ from apo_bench.config.schema import (
 from apo_bench.data.task import Task
 from apo_bench.engines.model_sizes import Placeholder, PolicySize, RewardSize, Stored, policy_size, reward_size
 from apo_bench.engines.passes import Passes
-from apo_bench.engines.protocol import Items, KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.protocol import CapabilityJob, Items, KLJob, SamplingJob, ScoringJob
 from apo_bench.errors import InputError
 from apo_bench.hashing import digest, digest_encoded
 from apo_bench.store import Artifact, Computed, key_of
@@ -247,6 +247,10 @@ class CountingEngine:
         read = 2 * self.expected.policy.read_flops([(response.prompt, response.text) for response in job.responses])
         n = len(job.responses)
         return Estimated([0.0] * n, {}, read, disk_bytes(SCORE * n, MANIFEST / 2))
+
+    def run_capabilities(self, job: CapabilityJob) -> Computed[list[dict[str, Any]]]:
+        """Nothing is known of a task's items here; the plan says so."""
+        return Computed([], {})
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Estimated[None]:
         """Adapters go on where the policy has some with the same settings, else stand on it."""

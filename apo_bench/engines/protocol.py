@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
+from apo_bench.config.schema import Capabilities, PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
@@ -77,6 +77,16 @@ class KLJob:
     policy_model: PolicyModel | None = None
 
 
+@dataclass(frozen=True)
+class CapabilityJob:
+    """lm-eval's tasks on one policy. `options`: metadata of tasks beside that of the settings."""
+
+    policy: Policy
+    model: PolicyModel
+    settings: Capabilities
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Engine(Protocol):
     """A backend. Every verb returns its value with the counts spent; training writes the model into the folder `into`."""
 
@@ -116,6 +126,10 @@ class Engine(Protocol):
 
     def kl(self, job: KLJob) -> Computed[list[float]]:
         """Nats for each response, summed over its tokens; NaN for all where the vocabularies differ."""
+        ...
+
+    def run_capabilities(self, job: CapabilityJob) -> Computed[list[dict[str, Any]]]:
+        """A row for each task, metric and item; see `lm_eval_items.item_scores`."""
         ...
 
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]: ...

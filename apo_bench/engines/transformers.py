@@ -24,8 +24,9 @@ from apo_bench.config.schema import (
     SamplingEngine,
 )
 from apo_bench.engines import data_parallel, launch, online, vllm_sampler
+from apo_bench.engines.lm_eval_items import item_scores
 from apo_bench.engines.model_cache import default_limit_bytes
-from apo_bench.engines.protocol import KLJob, SamplingJob, ScoringJob
+from apo_bench.engines.protocol import CapabilityJob, KLJob, SamplingJob, ScoringJob
 from apo_bench.engines.stored_models import StoredModels
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash
@@ -142,6 +143,10 @@ class TransformersEngine:
             return Computed([math.nan] * len(job.responses), {})
         beside = None if job.policy_model is None else (other, job.model)
         return Computed(kl_divergence.kl(policy, reference, tokenizer, job.responses, own, job.batch_size, beside), {})
+
+    @_with_peak
+    def run_capabilities(self, job: CapabilityJob) -> Computed[list[dict[str, Any]]]:
+        return item_scores(*self.models.policy(job.policy, job.model), job)
 
     @_with_peak
     def train_policy(self, job: PolicyTraining, into: Path) -> Computed[None]:

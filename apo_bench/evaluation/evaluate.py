@@ -41,7 +41,7 @@ def evaluate(context: EvaluationContext, round_: Round, seed: int, first: Reward
         "golds": golds,
         "referee": context.referee(seed).key if context.dev_prompts else None,
         "seed": seed,
-        "evaluation": context.experiment.evaluation.model_dump(exclude={"sampling": {"engine"}, "prompt_sets": True}),
+        "evaluation": context.experiment.evaluation.model_dump(exclude={"sampling": {"engine"}, "prompt_sets": True, "capabilities": True}),
         "task": context.task.fingerprint,
         "prompts": digest([prompt.id for prompt in context.test_prompts]),
         **context.key_parts(),

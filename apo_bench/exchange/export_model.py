@@ -1,9 +1,13 @@
-"""A policy of a run as an ordinary model folder: its adapters merged into their base."""
+"""A policy of a run as an ordinary model folder: its adapters merged into their base. One from elsewhere is written as a copy."""
 
+import json
 from pathlib import Path
 
+from apo_bench.config.load import load_experiment
+from apo_bench.config.schema import Arm, FinishedModel, PolicyModel
 from apo_bench.errors import InputError
 from apo_bench.run.models_csv import read_models
+from apo_bench.types import FinishedPolicy, Policy
 
 
 def export_model(folder: Path, arm: str, seed: int, round_: int | None, out: Path) -> Path:
@@ -26,11 +30,28 @@ def export_model(folder: Path, arm: str, seed: int, round_: int | None, out: Pat
     from apo_bench.engines.stored_models import StoredModels
     from apo_bench.models import adapters
     from apo_bench.models.policy import save_model
-    from apo_bench.run.experiment import experiment_of_run
-    from apo_bench.types import Policy
 
-    spec = experiment_of_run(folder, Path.cwd())[0].models.policy
-    policy = Policy(Path(rounds[number]["folder"]).name)
+    experiment = load_experiment(folder / "experiment.yaml")
+    policy, spec = _policy(folder / rounds[number]["folder"], experiment.models.policy, experiment.arms.get(arm))
     model, tokenizer = StoredModels(folder, float("inf")).policy_with_adapters(policy, spec, in_fp32=True)
     save_model(adapters.plain(model), tokenizer, out)
     return out
+
+
+def _policy(folder: Path, settings: PolicyModel, arm: Arm | None) -> tuple[Policy, PolicyModel]:
+    """The policy that a folder of the store holds, or that it notes the place of, with how it is read.
+
+    Raises InputError where a policy from elsewhere is no longer there.
+    """
+    from apo_bench.models.finished_reward import MARKER  # which imports torch
+
+    note = folder / MARKER
+    if not note.is_file():
+        return Policy(folder.name), settings
+    lies, base = (json.loads(note.read_text(encoding="utf-8"))[name] for name in ("path", "base"))
+    for path in filter(None, (lies, base)):
+        if Path(path).is_absolute() and not Path(path).is_dir():
+            raise InputError(f"{note}: the policy lies at {path}, which is not there any more")
+    own = FinishedModel.model_validate_json(json.dumps((arm.parameters.get("model") if arm else None) or {}))
+    below = FinishedPolicy(f"{folder.name} base", base) if base else None
+    return FinishedPolicy(folder.name, lies, below), own.on(settings, base or lies)

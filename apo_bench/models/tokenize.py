@@ -227,7 +227,7 @@ class ChatFormat:
         return text
 
     @cached_property
-    def _template(self) -> str:
+    def template(self) -> str:
         """The template, its calls of the clock replaced by the day that they are to give."""
         try:
             template = self.tokenizer.get_chat_template()
@@ -243,7 +243,7 @@ class ChatFormat:
 
     def _apply(self, turns: Sequence[Turn], options: Mapping[str, Any]) -> str:
         try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, chat_template=self._template, **options)
+            return self.tokenizer.apply_chat_template(turns, tokenize=False, chat_template=self.template, **options)
         except (TemplateError, ValueError, TypeError) as error:
             kind, given = InputError, ""
             if turns[0]["role"] == "system":

@@ -30,6 +30,7 @@ from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.lab.ledger import UNITS
 from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
 from apo_bench.plan.arm_spend import CountingContext, counting_context
+from apo_bench.plan.capability_tokens import capability_note
 from apo_bench.plan.device_memory import DeviceMemory, device_memory
 from apo_bench.plan.match_spend import MatchedArm, size_arms, with_sizes
 from apo_bench.stats.power_analysis import minimum_detectable_effect
@@ -147,7 +148,7 @@ def plan(
         work=accounts.work(),
         judges=tuple(_judges(projected, context, base, accounts.n_rounds)),
         detectable=tuple(_detectable(projected, context, pilot, power)),
-        notes=(*unsized, *_notes(context, response_tokens, initial_tokens)),
+        notes=(*unsized, *_notes(context, response_tokens, initial_tokens), *filter(None, [capability_note(experiment, base)])),
         fits=fits,
         memory=device_memory(context.experiment, context.engine, device_bytes),
         finished=tuple(finished_arms(experiment)),

@@ -246,7 +246,7 @@ def _key(experiment: Experiment, task: Task, base: Path) -> str:
     return digest({
         "experiment": {
             **experiment.model_dump(mode="json", include={"seeds", "budget"}),
-            "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"prompt_sets"}),
+            "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"prompt_sets", "capabilities"}),
         },
         "models": by_content(experiment.models).model_dump(mode="json"),
         "arms": {name: arm.model_dump(mode="json") for name, arm in arms.items()},

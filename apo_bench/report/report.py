@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis import controls, costs, published, results, verification, win_rates
-from apo_bench.analysis.contrasts import contrasts
+from apo_bench.analysis.capabilities import capability_losses
+from apo_bench.analysis.contrasts import contrasts, scope_of
 from apo_bench.analysis.results import Run
 from apo_bench.config.load import dump_experiment
 from apo_bench.formatting import inert
@@ -18,6 +19,7 @@ from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
 from apo_bench.report.sections import (
     answer,
+    capabilities,
     finished,
     judges,
     preregistered,
@@ -76,12 +78,14 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         **training.frames(run),
         **prompt_sets.frames(run),
     }
+    if len(losses := capability_losses(run)):
+        frames["capabilities"] = losses
     if rates is not None:
         scored = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
         against = win_rates.judge_score_agreement(judgments, results.exclude_failed(scored, run.failed))
         between = win_rates.judge_agreement(judgments)
         frames |= {
-            "judged": rates,
+            "judged": rates.assign(scope=[scope_of(run, row) for _, row in rates.iterrows()]),
             "judge_audit": audit,
             "judges_agreement": win_rates.flag_uninformative_judges(between, audit, run.axes, ("judge", "other")),
             "judges_against_scores": win_rates.flag_uninformative_judges(against, audit, run.axes),
@@ -104,6 +108,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         scores.dev_section(run) if run.dev_round else None,
         scores.annotation_section(run) if run.experiment.compare.curves else None,
         scores.answer_section(run, frames),
+        capabilities.section(run, frames),
         reward_models.section(run, frames, results.reward_model_diagnostics(run)),
         reward_models.gold_section(run),
         training.section(run),

@@ -108,7 +108,7 @@ def with_resolved_files(experiment: Experiment, base: Path) -> Experiment:
     if executor.launch is not None:
         executor = executor.model_copy(update={"launch": str(find_beside(executor.launch, base) or executor.launch)})
     arms = {name: _with_paths(name, arm, base) for name, arm in experiment.arms.items()}
-    evaluation = with_files(with_python(experiment.evaluation, base), base)
+    evaluation = with_task_folder(with_files(with_python(experiment.evaluation, base), base), base)
     return experiment.model_copy(update={"models": models, "evaluation": evaluation, "executor": executor, "arms": arms})
 
 
@@ -123,6 +123,16 @@ def _with_paths(name: str, arm: Arm, base: Path) -> Arm:
         return finished_arms.with_paths(arm, lambda path: resolve_model(path, base), lambda path: str(find_beside(path, base) or path))
     except InputError as error:
         raise type(error)(f"arms.{name}: {error}") from None
+
+
+def with_task_folder(evaluation: Evaluation, base: Path) -> Evaluation:
+    """The evaluation with the folder of lm-eval tasks located, beside the file, in the working directory or shipped."""
+    settings = evaluation.capabilities
+    if settings is None or settings.include_path is None:
+        return evaluation
+    path = Path(settings.include_path).expanduser()
+    located = settings.model_copy(update={"include_path": str((find_beside(path, base) or path).absolute())})
+    return evaluation.model_copy(update={"capabilities": located})
 
 
 def with_python(section: Sampled, base: Path) -> Sampled:

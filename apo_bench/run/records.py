@@ -11,6 +11,7 @@ from apo_bench.config.finished_arms import with_paths
 from apo_bench.config.plugins import resolve, source_files
 from apo_bench.config.prompt_sets import by_content as by_content_of_sets
 from apo_bench.config.schema import Arm, Experiment, SamplingEngine
+from apo_bench.data.capability_tasks import file_identity
 from apo_bench.engines import engine_module, launch
 from apo_bench.engines.vllm_server import version_of
 from apo_bench.errors import NotHere
@@ -53,7 +54,10 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         return digest({"reference": record_key(replace(job, arm=arm), resolved), "n": experiment.controls.oracle_n})
     return digest({
         "models": by_content(experiment.models).model_dump(mode="json", exclude={"policy": {"sampling": {"engine"}}}),
-        "evaluation": experiment.evaluation.model_dump(mode="json", exclude={"sampling": {"engine"}, "prompt_sets": True}),
+        "evaluation": experiment.evaluation.model_dump(
+            mode="json", exclude={"sampling": {"engine"}, "prompt_sets": True, "capabilities": True}
+        ),
+        **_capabilities(job, experiment),
         "samplers": [_sampler(section.sampling.engine) for section in (experiment.models.policy, experiment.evaluation)],
         "budget": experiment.budget_of(arm),
         "tuning": job.trial is not None,
@@ -70,6 +74,13 @@ def record_key(job: Job, resolved: ResolvedExperiment) -> str:
         **launch.configuration(experiment.executor.launch),
         **(by_content_of_sets(experiment.evaluation) if job.trial is None and job.arm in experiment.arms else {}),
     })  # fmt: skip
+
+
+def _capabilities(job: Job, experiment: Experiment) -> dict[str, Any]:
+    """The lm-eval tasks that an arm's final policy is run on; of trials and controls none."""
+    settings = experiment.evaluation.capabilities
+    is_run = settings is not None and job.trial is None and job.arm in experiment.arms
+    return {"capabilities": file_identity(settings)} if is_run and settings else {}
 
 
 def _by_content(arm: Arm) -> Arm:

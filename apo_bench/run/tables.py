@@ -11,7 +11,7 @@ from apo_bench.config.schema import Experiment, Unit
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.run.jobs import Records, Trials
 from apo_bench.run.training_curves import KIND
-from apo_bench.tables import TABLES, read_table, table_path, write_table
+from apo_bench.tables import INITIAL_POLICY, TABLES, read_table, table_path, write_table
 from apo_bench.types import Prompt
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def rows_in(folder: Path, record: Mapping[str, Any]) -> list[Path]:
     gold = [store / "gold_accuracy" / record["gold"]] if "gold" in record else []
     curves = [store / KIND / key for key in record.get("curves", {}).values()]
     sets = [store / "evaluations" / key for round_ in record.get("rounds", ()) for key in round_.get("prompt_sets", {}).values()]
-    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *sets, *gold, *curves]
+    items = [store / "capabilities" / key for key in record.get("capabilities", {}).values() if key]
+    return [*(store / "evaluations" / round_["evaluation"] for round_ in record.get("rounds", ())), *sets, *gold, *curves, *items]
 
 
 def gather_tables(
@@ -69,7 +70,7 @@ def gather_tables(
         tables["prompts"] = pd.DataFrame(_turns(prompts, set(tables["responses"]["prompt_id"])), columns=list(TABLES["prompts"].names))
         gold = next(iter({record["gold"] for record in records.values()}))  # all arm-seeds share their gold
         tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / gold / "gold.parquet")
-    tables |= _curves(folder, records)
+    tables |= {**_curves(folder, records), **_capabilities(folder, records)}
     flat = {
         "ledger": _ledger(experiment, records, trials, controls, pairs_used),
         "plan": [
@@ -106,6 +107,22 @@ def _curves(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
         numbers = {artifact: place for place, artifact in enumerate(sorted(once["artifact"].unique()), 1)}
         frames["training"].append(once.assign(arm="_bench", seed=-1, fit=once["artifact"].map(numbers)))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items() if parts}
+
+
+def _capabilities(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
+    """Item scores of the arm-seeds' final policies, and once of the initial one; no table where no task was run."""
+    import pandas as pd
+
+    run = {place: record for place, record in records.items() if record.get("capabilities")}
+    keys = {(arm, seed, len(record["rounds"]) - 1): record["capabilities"]["final"] for (arm, seed), record in run.items()}
+    for record in run.values():  # the same of all
+        keys[INITIAL_POLICY, -1, 0] = record["capabilities"]["initial"]
+    parts = [
+        pd.read_parquet(folder / "store" / "capabilities" / key / "items.parquet").assign(arm=arm, seed=seed, round=round_)
+        for (arm, seed, round_), key in keys.items()
+        if key
+    ]
+    return {"capabilities": pd.concat(parts, ignore_index=True)} if parts else {}
 
 
 def remove_tables(folder: Path) -> None:

@@ -28,6 +28,7 @@ SAMPLING = {"max_new_tokens": 8, "batch_size": 64}
 EVALUATION = {"prompts": 16, "kl_prompts": 8, "held_out_golden": 8, "diagnostic_pairs": 32}
 PROMPT_SET = {"prompts": 8}
 DEV_PROMPTS, SEEDS, TRIALS, LEVELS = 8, 2, 2, 2
+ITEMS = 4  # of each lm-eval task
 TURN = {"prompts_per_round": 8, "prompts_per_step": 4, "steps_per_round": 2}  # of players
 JUDGING = {"prompts": 8, "audit_pairs": 8}
 BUDGET = {"human_pairs": 64, "golden_responses": 16}
@@ -86,6 +87,8 @@ def tiny_overrides(experiment: Experiment, path: Path, cache_folder: Path) -> di
         evaluation["dev_prompts"] = min(evaluation["dev_prompts"], DEV_PROMPTS)
     if evaluation.get("prompt_sets"):
         evaluation["prompt_sets"] = [_small_set(part, tree["judges"]) for part in evaluation["prompt_sets"]]
+    if evaluation.get("capabilities"):
+        evaluation["capabilities"] |= {"limit": min(evaluation["capabilities"]["limit"] or ITEMS, ITEMS)}
     overrides: dict[str, Any] = {
         "seeds": tree["seeds"][:SEEDS],
         "models": {

@@ -25,9 +25,10 @@ from apo_bench.lab.response_files import read_responses, text_keys
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
 from apo_bench.run import trackers
+from apo_bench.run.check_capabilities import check_capabilities
 from apo_bench.run.check_models import check_models
 from apo_bench.run.executors import executor
-from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_set_files, with_template_dates
+from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_set_files, with_task_folder, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
 from apo_bench.run.prompt_sets import check_sets
 from apo_bench.types import Split
@@ -63,7 +64,9 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         if experiment.report.beside:
             published.read_published(published.find_published(experiment.report.beside))
             published.matching_arms(experiment, experiment.report.arms)
+        evaluation = with_task_folder(experiment.evaluation, base)
         notes = [*_code(experiment, base), *_check_samplers(experiment, base)]
+        notes += check_capabilities(experiment.model_copy(update={"evaluation": evaluation}), base)
         if _comes_from_the_hub(experiment, base):
             return [
                 *notes,

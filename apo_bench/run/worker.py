@@ -65,6 +65,7 @@ def _make_gold(context: Any, gold: Gold, seed: int) -> None:
 
 def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Report) -> None:
     """Run the arm's method, evaluate its rounds, and write its record."""
+    from apo_bench.evaluation.capabilities import capability_keys
     from apo_bench.evaluation.evaluate import RoundEvaluation, evaluate
     from apo_bench.evaluation.prompt_sets import evaluate_sets
     from apo_bench.types import Round
@@ -106,6 +107,9 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
             "floor": context.floor_accuracy(job.seed),
             "gold": context.gold_accuracy().key,
         }
+        if context.experiment.evaluation.capabilities and job.arm in context.experiment.arms:
+            report("capabilities")
+            record["capabilities"] = capability_keys(context, lab.rounds[-1].policy)
         fits = {"arm": fits_of(context.store, lab.charged, lab.rounds), "shared": fits_of(context.store, sorted(context.charged))}
         record["curves"] = {whose: keep_curves(context.store, curves) for whose, curves in fits.items()}
     records.write_record(job, resolved, {**record, "bench": context.charged, "artifacts": context.store.used})

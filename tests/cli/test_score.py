@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from apo_bench.cli.main import app
 from apo_bench.cli.score import experiment_tree
 from apo_bench.config.load import read_experiment
+from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.stats import clustered_mean
 
@@ -103,3 +104,28 @@ def test_from_three_checkpoints_and_a_file_to_a_table_with_intervals(tmp_path: P
     other = CliRunner().invoke(app, [*command[:3], *command[5:]])
     assert other.exit_code == 2
     assert "another experiment is there; choose another --out" in other.stderr
+
+
+@pytest.mark.slow
+def test_two_checkpoints_on_a_file_of_preferences(tmp_path: Path) -> None:
+    """`--data`: the task `preferences` reads the file; both answer its test prompts, and nothing else is in the tables."""
+    words = "amber birch cedar dune ember fjord grove heath inlet jetty knoll ledge marsh nook oasis pond quarry ridge shoal tarn".split()
+    rows = [
+        {"prompt": f"{words[i % 20]} {words[(i // 20 + i) % 20]} {i * 7919 % 1000}?", "chosen": f"good {i}", "rejected": f"no {i}"}
+        for i in range(120)
+    ]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arms = [str(policy_folder(tmp_path / name, initializer_range=0.2 + 0.05 * place)) for place, name in enumerate(("one", "two"))]
+    command = ["score", *arms, "--data", str(data), "--out", str(tmp_path / "out"), "--prompts", "6"]
+    result = CliRunner().invoke(app, [*command, "--max-new-tokens", "4", "--max-prompt-tokens", "64", "--workers", "1"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    task = load_task("preferences", {"data_files": [str(data)]}, base=None)
+    texts = {prompt.id: prompt.messages[0].content for prompt in task.prompts["test"]}
+    scores = pd.read_parquet(tmp_path / "out" / "run" / "tables" / "scores.parquet")
+    assert scores.groupby("arm")["prompt_id"].nunique().to_dict() == {"one": 6, "two": 6}
+    assert set(scores["prompt_id"]) <= set(texts)
+    assert set(texts.values()) <= {row["prompt"] for row in rows}
+    contrasts = pd.read_csv(tmp_path / "out" / "run" / "report" / "tables" / "contrasts.csv")
+    primary = contrasts[contrasts["family"] == "primary"]
+    assert (primary["arm_a"].tolist(), primary["arm_b"].tolist()) == (["two"], ["one"])

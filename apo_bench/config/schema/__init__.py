@@ -1,6 +1,7 @@
 """What an experiment file may contain. Unknown keys are refused, and nothing is converted."""
 
 from apo_bench.config.schema.arms import Arm, Controls, MatchSpend, Tune
+from apo_bench.config.schema.capabilities import Capabilities
 from apo_bench.config.schema.comparisons import Compare, Comparison
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.experiment import DRAWN, Evaluation, Experiment, Factor, Level, Report, TaskChoice
@@ -30,6 +31,7 @@ __all__ = [
     "WHOLE",
     "Arm",
     "Budget",
+    "Capabilities",
     "Compare",
     "Comparison",
     "Controls",

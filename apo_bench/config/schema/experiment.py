@@ -15,6 +15,7 @@ from pydantic import (
 )  # fmt: skip
 
 from apo_bench.config.schema.arms import Arm, Controls, Tune
+from apo_bench.config.schema.capabilities import Capabilities
 from apo_bench.config.schema.comparisons import Compare
 from apo_bench.config.schema.execution import EngineChoice, Executor, StoreSettings
 from apo_bench.config.schema.judges import JudgeChoice, Judging
@@ -66,6 +67,9 @@ class Evaluation(Section):
     prompt_sets: tuple[PromptSet, ...] = ()
     """sets of prompts that are only asked, each an axis of its own"""
 
+    capabilities: Capabilities | None = None
+    """tasks of lm-eval on which final policies are compared with the initial one; `null`: none"""
+
     @field_validator("prompt_sets")
     @classmethod
     def _names_of_their_own(cls, sets: tuple[PromptSet, ...]) -> tuple[PromptSet, ...]:
@@ -75,7 +79,7 @@ class Evaluation(Section):
     @model_serializer(mode="wrap")
     def _as_before(self, fields: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         """Without what is empty and younger than runs that have no such key: they keep their keys and bytes."""
-        return {name: value for name, value in fields(self).items() if value or name != "prompt_sets"}
+        return {name: value for name, value in fields(self).items() if value or name not in ("prompt_sets", "capabilities")}
 
 
 class Report(Section):

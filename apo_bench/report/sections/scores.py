@@ -14,6 +14,7 @@ from apo_bench.config.finished_arms import declared_cost
 from apo_bench.formatting import ALPHA, count, number, rows_of
 from apo_bench.report.charts import Lines, Panel, Series, kl_or_bound, lines_by_arm, series_of
 from apo_bench.report.document import Block, Section
+from apo_bench.report.sections import capabilities
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.sections.finished import standing_for_seeds
 from apo_bench.report.tables import NAN, Cell, Column, Paper, Row, Table, Value, arm_column, column, text_column
@@ -42,7 +43,7 @@ def final_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
         arm_column(paper=True), text_column("round"), text_column("seeds", paper=True), text_column("clusters"), *scorers,
         *[_win_rate_column(str(judge), rates[rates["axis"] == POOLED]) for judge, rates in judged], Column("KL", kl_cell, paper=True),
         *[column(head, metric) for metric, head in optional.items() if pooled[metric].notna().any()],
-        Column("training flops", partial(_training_flops, run)),
+        *capabilities.main_columns(frames), Column("training flops", partial(_training_flops, run)),
         *([column("flops per answer", "answer_flops", "count")] if pooled["answer_flops"].notna().any() else []),
     ]  # fmt: skip
     caption = "Scores at each arm's final round"
