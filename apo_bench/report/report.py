@@ -85,7 +85,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         against = win_rates.judge_score_agreement(judgments, results.exclude_failed(scored, run.failed))
         between = win_rates.judge_agreement(judgments)
         frames |= {
-            "judged": rates.assign(scope=[scope_of(run, row) for _, row in rates.iterrows()]),
+            "judged": rates.assign(scope=[scope_of(run, dict(row)) for _, row in rates.iterrows()]),
             "judge_audit": audit,
             "judges_agreement": win_rates.flag_uninformative_judges(between, audit, run.axes, ("judge", "other")),
             "judges_against_scores": win_rates.flag_uninformative_judges(against, audit, run.axes),
