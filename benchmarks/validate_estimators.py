@@ -9,7 +9,7 @@ gives the same file; --only replaces the rows of one study. About eight minutes 
 
 import argparse
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import pandas as pd
 
 from apo_bench.stats import agreement, clustered_mean, clustered_share, prediction_powered_win_rate, share_test
 from apo_bench.stats.score_layout import Layout
-from apo_bench.stats.two_way_random_effects import mean_test_of
+from apo_bench.stats.simultaneous_contrasts import arm_covariances, contrast_matrix, least_p_values, pointwise_alpha
+from apo_bench.stats.two_way_random_effects import TwoWayError, estimate_difference, mean_test_of
 from apo_bench.stats.unbalanced_designs import estimate_unbalanced
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "validation"
@@ -155,8 +156,42 @@ def labels(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             yield covered("labels", cell, method, intervals, truth)
 
 
+def families(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Arms that are all alike, paired by seed, the first with twice the others' SD or not: do all intervals of a family hold 0 at once?"""
+    for (n_seeds, n_clusters), n_arms, (seed, cluster), first_sd, kind in product(
+        ((3, 30), (3, 100), (5, 30), (5, 100), (10, 100)), (4, 8), ((0.0, 0.3), (0.4, 0.2)), (1.0, 2.0), ("reference", "all pairs")
+    ):
+        pairs = list(combinations(range(n_arms), 2)) if kind == "all pairs" else [(arm, 0) for arm in range(1, n_arms)]
+        signs, hold = contrast_matrix(pairs, n_arms), {"simultaneous": [], "Bonferroni": [], "each alone": []}
+        widths: dict[str, list[float]] = {method: [] for method in hold}
+        for _ in range(samples // 10):
+            values = seed**0.5 * rng.normal(size=(n_arms, n_seeds, 1)) + cluster**0.5 * rng.normal(size=(n_arms, 1, n_clusters))
+            values = values + (1 - seed - cluster) ** 0.5 * rng.normal(size=(n_arms, n_seeds, n_clusters))
+            values[0] *= first_sd
+            estimates = [estimate_difference(paired_layout(values[a], values[b]), "families") for a, b in pairs]
+            minima = least_p_values(estimates, signs, arm_covariances(values, paired=True), 2_000, rng)
+            errors = TwoWayError(*(np.array([getattr(x.error, name) for x in estimates]) for name in TwoWayError.__dataclass_fields__))
+            p_value = errors.p_value(np.array([x.mean for x in estimates])).min()
+            level = pointwise_alpha(minima, estimates, 0.05)[0]
+            for method, alpha in (("simultaneous", level), ("Bonferroni", 0.05 / len(pairs)), ("each alone", 0.05)):
+                hold[method].append(p_value > alpha)
+                widths[method].append(float(2 * (errors.quantile(1 - alpha / 2) * np.sqrt(errors.variance)).mean()))
+        cell = f"{n_arms} arms, {kind}, {n_seeds} seeds, {n_clusters} clusters, seeds' variance {seed:g}, first arm's SD {first_sd:g}"
+        for method, results in hold.items():
+            yield {
+                "study": "families", "cell": cell, "method": method, "samples": len(results),
+                "coverage": float(np.mean(results)), "width": float(np.mean(widths[method])),
+            }  # fmt: skip
+
+
+def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
+    """Of arms (S, P) without holes, every prompt its own cluster."""
+    return Layout(first, second, True, (first, second), np.full(first.shape[1], 1 / first.shape[1]), 0)
+
+
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
     "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
+    "families": families,
 }  # fmt: skip
 
 

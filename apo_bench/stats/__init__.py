@@ -27,6 +27,7 @@ from apo_bench.stats.power_analysis import (
 from apo_bench.stats.prediction_powered import PredictionPowered, prediction_powered_win_rate
 from apo_bench.stats.rater_agreement import Agreement, agreement
 from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.simultaneous_contrasts import RankSets, SimultaneousContrasts, rank_sets, simultaneous_contrasts
 from apo_bench.stats.two_way_random_effects import (
     Contrast,
     MeanTest,
@@ -44,11 +45,11 @@ from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_wi
 
 __all__ = [
     "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "EffectSize", "Equivalence",
-    "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "NonInferiority", "PredictionPowered", "Size", "SuperiorAndNonInferior",
-    "TwoWayError", "UnbalancedContrast", "WinRate", "agreement", "benjamini_hochberg", "bradley_terry", "brier", "calibration_error",
-    "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrast_of_all_rows", "contrasts", "ece", "effect_size",
-    "effective_df", "equivalence", "holm", "judged_win_rate", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test",
-    "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power",
-    "prediction_powered_win_rate", "reliability", "share_interval", "share_test", "superior_and_noninferior", "two_way_bootstrap",
-    "unbalanced_contrast", "unpaired_error", "wilson", "win_rate",
+    "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "NonInferiority", "PredictionPowered", "RankSets", "SimultaneousContrasts",
+    "Size", "SuperiorAndNonInferior", "TwoWayError", "UnbalancedContrast", "WinRate", "agreement", "benjamini_hochberg", "bradley_terry",
+    "brier", "calibration_error", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrast_of_all_rows",
+    "contrasts", "ece", "effect_size", "effective_df", "equivalence", "holm", "judged_win_rate", "lay_out", "length_controlled_win_rate",
+    "mde_table", "mean_test", "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power",
+    "prediction_powered_win_rate", "rank_sets", "reliability", "share_interval", "share_test", "simultaneous_contrasts",
+    "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast", "unpaired_error", "wilson", "win_rate",
 ]  # fmt: skip
