@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis import controls, costs, published, results, win_rates
+from apo_bench.analysis.arm_ranking import arm_ranking
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
 from apo_bench.formatting import inert
@@ -16,6 +17,7 @@ from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
 from apo_bench.report.sections import answer, finished, judges, provenance, reward_models, samplers, scores, training
+from apo_bench.report.sections import arm_ranking as ranking_section
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
@@ -55,6 +57,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         "summary": summary,
         "by_round": results.metrics_by_round(run, summary, results.reward_model_diagnostics(run)),
         "contrasts": contrasts(run, rates),
+        "arm_ranking": arm_ranking(run),
         "budget": costs.budget_matches(run),
         "sharing": costs.marginal_costs(run),
         "plan": costs.planned_and_spent(run),
@@ -99,7 +102,15 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
     published_parts = [provenance.published_section(run, source, frames["beside"])] if source else []
     parts = [
         Part("answer", "The answer", answer.sections(run, frames, sentences)),
-        Part("scores", "Scores", [scores.final_section(run, frames), finished.section(run)]),
+        Part(
+            "scores",
+            "Scores",
+            [
+                scores.final_section(run, frames),
+                ranking_section.section(run, frames["arm_ranking"]),
+                finished.section(run),
+            ],
+        ),
         Part("figures", "Figures and tables", [section for section in details if section and section.blocks]),
         Part("published", "Published numbers", published_parts),
         Part("samples", "Samples", []),
