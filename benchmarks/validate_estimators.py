@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats import agreement, clustered_mean, clustered_share, prediction_powered_win_rate, share_test
+from apo_bench.stats import (
+    RaterAgreement,
+    agreement,
+    clustered_mean,
+    clustered_share,
+    gwet_ac1,
+    krippendorff_alpha,
+    prediction_powered_win_rate,
+    share_test,
+    weighted_kappa,
+)
 from apo_bench.stats.score_layout import Layout
 from apo_bench.stats.simultaneous_contrasts import arm_covariances, contrast_matrix, least_p_values, pointwise_alpha
 from apo_bench.stats.two_way_random_effects import TwoWayError, estimate_difference, mean_test_of
@@ -184,6 +194,35 @@ def families(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             }  # fmt: skip
 
 
+def raters(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Four grades by three raters, of whom each leaves out a fifth: a rater grades the item's own grade, blurred, or guesses."""
+
+    def draw(n: int, shares: list[float], noise: float) -> np.ndarray:
+        truth = rng.choice(4, n, p=shares)
+        blurred = np.clip(truth[:, None] + rng.choice([-1, 0, 0, 1], (n, 3)), 0, 3)
+        return np.where(rng.random((n, 3)) < noise, rng.choice(4, (n, 3), p=shares), blurred).astype(float)
+
+    def estimates(grades: np.ndarray) -> dict[str, RaterAgreement]:
+        places = np.argwhere(~np.isnan(grades))
+        rows = pd.DataFrame({"item": places[:, 0], "rater": places[:, 1], "label": grades[tuple(places.T)]})
+        return {
+            "alpha, nominal": krippendorff_alpha(rows), "alpha, ordinal": krippendorff_alpha(rows, level="ordinal"),
+            "AC1": gwet_ac1(rows), "kappa, quadratic": weighted_kappa(grades[:, 0], grades[:, 1], weights="quadratic", order=range(4)),
+        }  # fmt: skip
+
+    for n, shares, noise in product((30, 100), ([0.25] * 4, [0.7, 0.1, 0.1, 0.1]), (0.1, 0.6)):
+        truths = [estimates(draw(500, shares, noise)) for _ in range(100)]  # no jackknife of 50,000 items
+        ends: dict[str, list[tuple[float, float]]] = {method: [] for method in truths[0]}
+        for _ in range(samples // 10):
+            grades = draw(n, shares, noise)
+            grades[rng.random(grades.shape) < 0.2] = np.nan
+            for method, result in estimates(grades).items():
+                ends[method].append((result.ci_low, result.ci_high))
+        for method, intervals in ends.items():
+            truth = float(np.mean([result[method].coefficient for result in truths]))
+            yield covered("raters", f"{n} items, labels {'/'.join(map(str, shares))}, noise {noise:g}", method, intervals, truth)
+
+
 def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
     """Of arms (S, P) without holes, every prompt its own cluster."""
     return Layout(first, second, True, (first, second), np.full(first.shape[1], 1 / first.shape[1]), 0)
@@ -191,7 +230,7 @@ def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
 
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
     "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
-    "families": families,
+    "families": families, "raters": raters,
 }  # fmt: skip
 
 

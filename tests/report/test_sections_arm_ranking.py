@@ -20,7 +20,7 @@ GOLD = LEDGER | {"gold": frame("gold", [("encoder", -1, "helpful", "accuracy", 0
 
 def run_scores(means: dict[str, float]) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    values = {(arm, seed, 1): mean + rng.normal(size=20) for arm, mean in means.items() for seed in (0, 1, 2)}
+    values = {(arm, seed, 1): (mean + rng.normal(size=20)).tolist() for arm, mean in means.items() for seed in (0, 1, 2)}
     return scored(values, "encoder")
 
 
@@ -34,6 +34,7 @@ def ranked(rows: list[tuple[str, int, int, float, float]]) -> pd.DataFrame:
     return table.assign(reference="rjs").reindex(columns=COLUMNS)
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_statistics(tmp_path: Path) -> None:
     """Every number is that of `simultaneous_contrasts` and `rank_sets` on the same rows; the reference has no interval."""
     scores = run_scores({"rjs": 0.0, "golden_refresh": 3.0, "apo_rjs": 3.1})
