@@ -27,9 +27,10 @@ from apo_bench.stats import (
     share_test,
     weighted_kappa,
 )
+from apo_bench.stats.anytime_valid import half_width
 from apo_bench.stats.score_layout import Layout
 from apo_bench.stats.simultaneous_contrasts import arm_covariances, contrast_matrix, least_p_values, pointwise_alpha
-from apo_bench.stats.two_way_random_effects import TwoWayError, estimate_difference, mean_test_of
+from apo_bench.stats.two_way_random_effects import TwoWayError, estimate_difference, mean_test_of, paired_error
 from apo_bench.stats.unbalanced_designs import estimate_unbalanced
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "validation"
@@ -223,6 +224,21 @@ def raters(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             yield covered("raters", f"{n} items, labels {'/'.join(map(str, shares))}, noise {noise:g}", method, intervals, truth)
 
 
+def looks(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Differences without an effect, looked at after every seed from the fourth to the twentieth: does every look's interval hold 0?"""
+    for n_clusters, (seed, cluster) in product((30, 100), ((0.0, 0.3), (0.1, 0.2), (0.4, 0.2))):
+        hold: dict[str, list[bool]] = {"anytime": [], "fixed": []}
+        for _ in range(samples // 2):
+            values = seed**0.5 * rng.normal(size=(20, 1)) + cluster**0.5 * rng.normal(size=n_clusters)
+            values = values + (1 - seed - cluster) ** 0.5 * rng.normal(size=values.shape)
+            some = [values[:n] for n in range(4, 21)]
+            hold["anytime"].append(all(abs(x.mean()) <= half_width(x, 0.05) for x in some))
+            hold["fixed"].append(all(paired_error(x).p_value(x.mean()) > 0.05 for x in some))
+        for method, results in hold.items():
+            cell = f"20 seeds, {n_clusters} clusters, seeds' variance {seed:g}"
+            yield {"study": "looks", "cell": cell, "method": method, "samples": len(results), "coverage": float(np.mean(results))}
+
+
 def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
     """Of arms (S, P) without holes, every prompt its own cluster."""
     return Layout(first, second, True, (first, second), np.full(first.shape[1], 1 / first.shape[1]), 0)
@@ -230,7 +246,7 @@ def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
 
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
     "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
-    "families": families, "raters": raters,
+    "families": families, "raters": raters, "looks": looks,
 }  # fmt: skip
 
 

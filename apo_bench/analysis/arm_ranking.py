@@ -16,11 +16,12 @@ def arm_ranking(run: Run) -> pd.DataFrame:
     """The arms, best mean first, with rank sets and simultaneous intervals against the reference: COLUMNS.
 
     By the declared scorer on the first declared axis at the declared round, over the seeds that all arms have. No rows for fewer than
-    three arms, a judge as the scorer (its win rates are of pairs), a gold model that is not shown to be informative, and scores that
-    allow no estimate. The reference is that of `controls`: the second arm of the first primary pair, unless declared.
+    three arms, for seeds that may be added after a look (`stopping: anytime`), a judge as the scorer (its win rates are of pairs), a gold
+    model that is not shown to be informative, and scores that allow no estimate. The reference is that of `controls`: the second arm of
+    the first primary pair, unless declared.
     """
     axis, empty = run.experiment.compare.axes[0], pd.DataFrame(columns=COLUMNS)
-    if run.judge is not None or uninformative_gold(run, run.scorer, axis):
+    if run.experiment.compare.stopping == "anytime" or run.judge is not None or uninformative_gold(run, run.scorer, axis):
         return empty
     scores = run.scores_at(run.experiment.compare.round)
     scores = scores[(scores["scorer"] == run.scorer) & scores["arm"].isin(run.arms)].dropna(subset=["value"])

@@ -1,5 +1,6 @@
 """Statistics of arms: frames and arrays in, frozen results out, no I/O. docs/statistics.md explains the choices."""
 
+from apo_bench.stats.anytime_valid import anytime_contrast, anytime_contrast_of, e_value
 from apo_bench.stats.bootstrap import Bootstrap, two_way_bootstrap
 from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry
 from apo_bench.stats.calibration import Bin, CalibrationError, brier, calibration_error, ece, reliability
@@ -48,10 +49,10 @@ __all__ = [
     "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "EffectSize", "Equivalence",
     "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "NonInferiority", "PredictionPowered", "RankSets", "RaterAgreement",
     "SimultaneousContrasts", "Size", "SuperiorAndNonInferior", "TwoWayError", "UnbalancedContrast", "WinRate", "agreement",
-    "benjamini_hochberg", "bradley_terry", "brier", "calibration_error", "clustered_mean", "clustered_share", "components", "contrast",
-    "contrast_of", "contrast_of_all_rows", "contrasts", "ece", "effect_size", "effective_df", "equivalence", "gwet_ac1", "holm",
-    "judged_win_rate", "krippendorff_alpha", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test", "minimum_detectable_effect",
-    "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power", "prediction_powered_win_rate", "rank_sets", "reliability",
-    "share_interval", "share_test", "simultaneous_contrasts", "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast",
-    "unpaired_error", "weighted_kappa", "wilson", "win_rate",
+    "anytime_contrast", "anytime_contrast_of", "benjamini_hochberg", "bradley_terry", "brier", "calibration_error", "clustered_mean",
+    "clustered_share", "components", "contrast", "contrast_of", "contrast_of_all_rows", "contrasts", "e_value", "ece", "effect_size",
+    "effective_df", "equivalence", "gwet_ac1", "holm", "judged_win_rate", "krippendorff_alpha", "lay_out", "length_controlled_win_rate",
+    "mde_table", "mean_test", "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power",
+    "prediction_powered_win_rate", "rank_sets", "reliability", "share_interval", "share_test", "simultaneous_contrasts",
+    "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast", "unpaired_error", "weighted_kappa", "wilson", "win_rate",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ PUBLISHED = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
 
 def long(rows: Sequence[Sequence[object]]) -> pd.DataFrame:
     """A string or list a rater, an item a place; "." is missing."""
-    cells = [(i, r, None if x == "." else int(x) if str(x).isdigit() else x) for r, row in enumerate(rows) for i, x in enumerate(row)]
+    cells = [(i, r, None if x == "." else int(str(x)) if str(x).isdigit() else x) for r, row in enumerate(rows) for i, x in enumerate(row)]
     return pd.DataFrame(cells, columns=["item", "rater", "label"])
 
 

@@ -9,8 +9,8 @@ from apo_bench.report.tables import Cell, Column, Row, Table, arm_column, column
 from apo_bench.report.text import Text, join, say
 
 NOTE = (
-    "Intervals against the reference hold for all arms at once with 95 % confidence (as Dunnett's), and so do the ranks, from the "
-    "intervals of all pairs (as Tukey's): of 20 such tables, about one has an arm outside of what it shows. Both are wider than the declared "
+    "Intervals against the reference hold for all arms at once with 95 % confidence (as Dunnett's), and so do the ranks, from intervals of "
+    "all pairs (as Tukey's): of 20 such tables, about one has an arm outside of what it shows. Both are wider than the declared "
     "contrasts' own, for which a few pairs were chosen before the run."
 )
 
