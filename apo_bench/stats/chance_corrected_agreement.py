@@ -18,6 +18,7 @@ from apo_bench.stats.argument_checks import (
     ROUNDING,
     Array,
     align,
+    as_frame,
     check_columns,
     check_confidence,
     check_hashable,
@@ -146,6 +147,7 @@ def _counts(
 ) -> tuple[Array, tuple[Any, ...], Array, int]:
     """Ratings by item and label (items, labels), the labels, the items' clusters, and how many items have fewer than two ratings."""
     check_confidence(confidence, caller)
+    ratings = as_frame(ratings)
     check_columns(ratings, ["item", "rater", "label"], caller)
     for column in ("item", "rater"):
         check_labels(ratings[column], f"{caller}: column {column}")

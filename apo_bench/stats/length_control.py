@@ -13,6 +13,7 @@ from apo_bench.stats.argument_checks import (
     ROUNDING,
     Array,
     as_floats,
+    as_frame,
     check_columns,
     check_confidence,
     check_count,
@@ -69,7 +70,7 @@ def length_controlled_win_rate(
     *,
     difficulty: Mapping[Any, float] | pd.Series | None = None,
     draws: int = 1000,
-    seed: int,
+    seed: int = 0,
     confidence: float = 0.95,
 ) -> LengthControlled:
     """Win rate of a over b, had both answers been equally long: the model of AlpacaEval 2 for one pair of systems.
@@ -103,6 +104,7 @@ def length_controlled_win_rate(
     check_confidence(confidence, CALLER)
     check_count(draws, "draws", CALLER, 100)
     check_seed(seed, CALLER)
+    preferences = as_frame(preferences)
     rows, n_missing = _checked(preferences)
     value, longer = rows["value"].to_numpy(), (rows["length_a"] - rows["length_b"]).to_numpy()
     x, names, notes = _design(longer, _difficulties(rows["prompt_id"], difficulty))

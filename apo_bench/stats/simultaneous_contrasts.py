@@ -20,7 +20,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats.argument_checks import Array, check_arm, check_confidence, check_count, check_seed, short_repr
+from apo_bench.stats.argument_checks import Array, as_frame, check_arm, check_confidence, check_count, check_seed, short_repr
 from apo_bench.stats.score_layout import Layout, lay_out, lay_out_cells
 from apo_bench.stats.two_way_random_effects import Estimate, estimate_difference, mean_test_of
 from apo_bench.stats.unbalanced_designs import estimate_unbalanced
@@ -89,6 +89,7 @@ def simultaneous_contrasts(
     check_confidence(confidence, caller)
     check_count(draws, "draws", caller, 1000)
     check_seed(seed, caller)
+    scores = as_frame(scores)
     arms = _arms(scores, caller)
     if reference is not None and reference not in arms:
         raise ValueError(f"{caller}: reference {short_repr(reference)} is none of the arms (column arm)")
@@ -128,6 +129,7 @@ def rank_sets(
     """
     if not isinstance(higher_is_better, bool | np.bool_):
         raise ValueError(f"rank_sets: higher_is_better is True or False, got {short_repr(higher_is_better)}")
+    scores = as_frame(scores)
     family = simultaneous_contrasts(scores, paired_seeds=paired_seeds, confidence=confidence, draws=draws, seed=seed)
     arms, sign = _arms(scores, "rank_sets"), 1 if higher_is_better else -1
     means = np.nanmean(np.nanmean(_cells(scores, arms), axis=1), axis=1)
