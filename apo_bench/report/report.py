@@ -9,6 +9,7 @@ import pandas as pd
 from apo_bench.analysis import controls, costs, published, results, win_rates
 from apo_bench.analysis.arm_ranking import arm_ranking
 from apo_bench.analysis.contrasts import contrasts
+from apo_bench.analysis.human_labels import human_labels, imported_judges
 from apo_bench.analysis.results import Run
 from apo_bench.formatting import inert
 from apo_bench.report import latex, markdown
@@ -20,6 +21,7 @@ from apo_bench.report.sections import answer, finished, judges, provenance, rewa
 from apo_bench.report.sections import arm_ranking as ranking_section
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
+from apo_bench.report.sections import human_labels as label_section
 from apo_bench.report.tables import Table
 from apo_bench.report.text import say
 from apo_bench.report.write import write_report_files
@@ -71,6 +73,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         frames |= {
             "judged": rates,
             "judge_audit": audit,
+            "human_labels": human_labels(judgments, imported_judges(run)),
             "judges_agreement": win_rates.flag_uninformative_judges(between, audit, run.axes, ("judge", "other")),
             "judges_against_scores": win_rates.flag_uninformative_judges(against, audit, run.axes),
         }
@@ -88,6 +91,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         contrast_sections.section(run, frames["contrasts"]),
         contrast_sections.control_section(run, frames["controls"]),
         judges.section(run, frames),
+        label_section.section(frames["human_labels"]) if "human_labels" in frames else None,
         scores.dev_section(run) if run.dev_round else None,
         scores.annotation_section(run) if run.experiment.compare.curves else None,
         scores.answer_section(run, frames),
