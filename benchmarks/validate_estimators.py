@@ -1,10 +1,10 @@
-"""Do the intervals of shares, of kappa and of contrasts with missing rows cover what they should?
+"""Do the intervals of shares, agreement, families of arms, sequences and contrasts with missing rows cover what they should?
 
     OMP_NUM_THREADS=1 python benchmarks/validate_estimators.py --only kappas
 
 Simulates samples of known truth, and counts how often the 95 % intervals of `apo_bench.stats` hold it. Writes
 results/validation/estimators.csv: a row a cell, with the share that each interval covers and its mean width. The same --seed
-gives the same file; --only replaces the rows of one study. About eight minutes on one core.
+gives the same file; --only replaces the rows of one study. About twenty minutes on one core.
 """
 
 import argparse
@@ -224,7 +224,7 @@ def raters(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             yield covered("raters", f"{n} items, labels {'/'.join(map(str, shares))}, noise {noise:g}", method, intervals, truth)
 
 
-def looks(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+def sequences(rng: np.random.Generator, samples: int) -> Iterator[Row]:
     """Differences without an effect, looked at after every seed from the fourth to the twentieth: does every look's interval hold 0?"""
     for n_clusters, (seed, cluster) in product((30, 100), ((0.0, 0.3), (0.1, 0.2), (0.4, 0.2))):
         hold: dict[str, list[bool]] = {"anytime": [], "fixed": []}
@@ -236,7 +236,7 @@ def looks(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             hold["fixed"].append(all(paired_error(x).p_value(x.mean()) > 0.05 for x in some))
         for method, results in hold.items():
             cell = f"20 seeds, {n_clusters} clusters, seeds' variance {seed:g}"
-            yield {"study": "looks", "cell": cell, "method": method, "samples": len(results), "coverage": float(np.mean(results))}
+            yield {"study": "sequences", "cell": cell, "method": method, "samples": len(results), "coverage": float(np.mean(results))}
 
 
 def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
@@ -246,7 +246,7 @@ def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
 
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
     "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
-    "families": families, "raters": raters, "looks": looks,
+    "families": families, "raters": raters, "sequences": sequences,
 }  # fmt: skip
 
 
