@@ -10,8 +10,8 @@ NOTE = (
     "Win rates of the first arm by people's standard. Labels alone: of the comparisons that people labelled. With the judge: its verdicts "
     "on all comparisons, corrected by the labels and weighed so that the error is not above that of the labels alone (prediction-powered "
     "inference); right whatever the judge is worth, if the labelled comparisons are a random part. A sheet filled to its end is one; "
-    "filled in part it has too many ties, those of identical responses. Worth: so many labels alone would be as sure. The judge alone is not "
-    "corrected by anything."
+    "filled in part it has too many ties, those of identical responses. Worth: so many labels alone would be as sure. The judge alone is "
+    "not corrected by anything."
 )
 
 
