@@ -1,24 +1,36 @@
-"""Do the intervals of shares, of kappa and of contrasts with missing rows cover what they should?
+"""Do the intervals of shares, agreement, families of arms, sequences and contrasts with missing rows cover what they should?
 
     OMP_NUM_THREADS=1 python benchmarks/validate_estimators.py --only kappas
 
 Simulates samples of known truth, and counts how often the 95 % intervals of `apo_bench.stats` hold it. Writes
 results/validation/estimators.csv: a row a cell, with the share that each interval covers and its mean width. The same --seed
-gives the same file; --only replaces the rows of one study. About eight minutes on one core.
+gives the same file; --only replaces the rows of one study. About twenty minutes on one core.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats import agreement, clustered_mean, clustered_share, prediction_powered_win_rate, share_test
+from apo_bench.stats import (
+    RaterAgreement,
+    agreement,
+    clustered_mean,
+    clustered_share,
+    gwet_ac1,
+    krippendorff_alpha,
+    prediction_powered_win_rate,
+    share_test,
+    weighted_kappa,
+)
+from apo_bench.stats.anytime_valid import half_width
 from apo_bench.stats.score_layout import Layout
-from apo_bench.stats.two_way_random_effects import mean_test_of
+from apo_bench.stats.simultaneous_contrasts import arm_covariances, contrast_matrix, least_p_values, pointwise_alpha
+from apo_bench.stats.two_way_random_effects import TwoWayError, estimate_difference, mean_test_of, paired_error
 from apo_bench.stats.unbalanced_designs import estimate_unbalanced
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "validation"
@@ -155,8 +167,86 @@ def labels(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             yield covered("labels", cell, method, intervals, truth)
 
 
+def families(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Arms that are all alike, paired by seed, the first with twice the others' SD or not: do all intervals of a family hold 0 at once?"""
+    for (n_seeds, n_clusters), n_arms, (seed, cluster), first_sd, kind in product(
+        ((3, 30), (3, 100), (5, 30), (5, 100), (10, 100)), (4, 8), ((0.0, 0.3), (0.4, 0.2)), (1.0, 2.0), ("reference", "all pairs")
+    ):
+        pairs = list(combinations(range(n_arms), 2)) if kind == "all pairs" else [(arm, 0) for arm in range(1, n_arms)]
+        signs, hold = contrast_matrix(pairs, n_arms), {"simultaneous": [], "Bonferroni": [], "each alone": []}
+        widths: dict[str, list[float]] = {method: [] for method in hold}
+        for _ in range(samples // 10):
+            values = seed**0.5 * rng.normal(size=(n_arms, n_seeds, 1)) + cluster**0.5 * rng.normal(size=(n_arms, 1, n_clusters))
+            values = values + (1 - seed - cluster) ** 0.5 * rng.normal(size=(n_arms, n_seeds, n_clusters))
+            values[0] *= first_sd
+            estimates = [estimate_difference(paired_layout(values[a], values[b]), "families") for a, b in pairs]
+            minima = least_p_values(estimates, signs, arm_covariances(values, paired=True), 2_000, rng)
+            errors = TwoWayError(*(np.array([getattr(x.error, name) for x in estimates]) for name in TwoWayError.__dataclass_fields__))
+            p_value = errors.p_value(np.array([x.mean for x in estimates])).min()
+            level = pointwise_alpha(minima, estimates, 0.05)[0]
+            for method, alpha in (("simultaneous", level), ("Bonferroni", 0.05 / len(pairs)), ("each alone", 0.05)):
+                hold[method].append(p_value > alpha)
+                widths[method].append(float(2 * (errors.quantile(1 - alpha / 2) * np.sqrt(errors.variance)).mean()))
+        cell = f"{n_arms} arms, {kind}, {n_seeds} seeds, {n_clusters} clusters, seeds' variance {seed:g}, first arm's SD {first_sd:g}"
+        for method, results in hold.items():
+            yield {
+                "study": "families", "cell": cell, "method": method, "samples": len(results),
+                "coverage": float(np.mean(results)), "width": float(np.mean(widths[method])),
+            }  # fmt: skip
+
+
+def raters(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Four grades by three raters, of whom each leaves out a fifth: a rater grades the item's own grade, blurred, or guesses."""
+
+    def draw(n: int, shares: list[float], noise: float) -> np.ndarray:
+        truth = rng.choice(4, n, p=shares)
+        blurred = np.clip(truth[:, None] + rng.choice([-1, 0, 0, 1], (n, 3)), 0, 3)
+        return np.where(rng.random((n, 3)) < noise, rng.choice(4, (n, 3), p=shares), blurred).astype(float)
+
+    def estimates(grades: np.ndarray) -> dict[str, RaterAgreement]:
+        places = np.argwhere(~np.isnan(grades))
+        rows = pd.DataFrame({"item": places[:, 0], "rater": places[:, 1], "label": grades[tuple(places.T)]})
+        return {
+            "alpha, nominal": krippendorff_alpha(rows), "alpha, ordinal": krippendorff_alpha(rows, level="ordinal"),
+            "AC1": gwet_ac1(rows), "kappa, quadratic": weighted_kappa(grades[:, 0], grades[:, 1], weights="quadratic", order=range(4)),
+        }  # fmt: skip
+
+    for n, shares, noise in product((30, 100), ([0.25] * 4, [0.7, 0.1, 0.1, 0.1]), (0.1, 0.6)):
+        truths = [estimates(draw(500, shares, noise)) for _ in range(100)]  # no jackknife of 50,000 items
+        ends: dict[str, list[tuple[float, float]]] = {method: [] for method in truths[0]}
+        for _ in range(samples // 10):
+            grades = draw(n, shares, noise)
+            grades[rng.random(grades.shape) < 0.2] = np.nan
+            for method, result in estimates(grades).items():
+                ends[method].append((result.ci_low, result.ci_high))
+        for method, intervals in ends.items():
+            truth = float(np.mean([result[method].coefficient for result in truths]))
+            yield covered("raters", f"{n} items, labels {'/'.join(map(str, shares))}, noise {noise:g}", method, intervals, truth)
+
+
+def sequences(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Differences without an effect, looked at after every seed from the fourth to the twentieth: does every look's interval hold 0?"""
+    for n_clusters, (seed, cluster) in product((30, 100), ((0.0, 0.3), (0.1, 0.2), (0.4, 0.2))):
+        hold: dict[str, list[bool]] = {"anytime": [], "fixed": []}
+        for _ in range(samples // 2):
+            values = seed**0.5 * rng.normal(size=(20, 1)) + cluster**0.5 * rng.normal(size=n_clusters)
+            values = values + (1 - seed - cluster) ** 0.5 * rng.normal(size=values.shape)
+            some = [values[:n] for n in range(4, 21)]
+            hold["anytime"].append(all(abs(x.mean()) <= half_width(x, 0.05) for x in some))
+            hold["fixed"].append(all(paired_error(x).p_value(x.mean()) > 0.05 for x in some))
+        for method, results in hold.items():
+            cell = f"20 seeds, {n_clusters} clusters, seeds' variance {seed:g}"
+            yield {"study": "sequences", "cell": cell, "method": method, "samples": len(results), "coverage": float(np.mean(results))}
+
+
+def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
+    """Of arms (S, P) without holes, every prompt its own cluster."""
+    return Layout(first, second, True, (first, second), np.full(first.shape[1], 1 / first.shape[1]), 0)
+
+
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
     "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
+    "families": families, "raters": raters, "sequences": sequences,
 }  # fmt: skip
 
 

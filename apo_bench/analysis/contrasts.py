@@ -12,7 +12,7 @@ from apo_bench.analysis.results import POOLED, UNINFORMATIVE, Run, declared_pair
 from apo_bench.analysis.win_rates import win_rate_as_contrast
 from apo_bench.config.finished_arms import is_same_in_every_seed
 from apo_bench.config.schema import JUDGE, Compare, Comparison
-from apo_bench.stats import Contrast, EffectSize, benjamini_hochberg, contrast_of_all_rows, effect_size, holm, lay_out
+from apo_bench.stats import Contrast, EffectSize, anytime_contrast, benjamini_hochberg, contrast_of_all_rows, effect_size, holm, lay_out
 
 MATCHED_KL = "matched_kl"
 COLUMNS = [
@@ -79,7 +79,8 @@ def contrasts(run: Run, rates: pd.DataFrame | None = None) -> pd.DataFrame:
                     declared = at == compare.round and scorer == run.scorer and axis in compare.axes
                     labels = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "at": at}
                     place = {"family": family if declared else "descriptive", "round": pair_scores.round, "kl": pair_scores.kl}
-                    contrast_rows.append({**labels, **place, **contrast_of_pair(pair_scores, pair, axis, scorer, reasons[scorer, axis])})
+                    reason = reasons[scorer, axis]
+                    contrast_rows.append({**labels, **place, **contrast_of_pair(pair_scores, pair, axis, scorer, reason, compare)})
     if run.judge is not None:
         contrast_rows += [_judged(rates, family, pair, axis, run.judge, compare) for family, pair in declared_pairs(run) for axis in axes]
     table = pd.DataFrame([{**row, "scope": scope_of(run, row)} for row in contrast_rows])
@@ -97,7 +98,7 @@ def scope_of(run: Run, row: Mapping[str, Any]) -> str:
     return row["scope"] + "".join(f"; of {arm} this checkpoint only" for arm in fixed if not row["scope"].startswith(UNINFORMATIVE))
 
 
-def contrast_of_pair(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str) -> dict[str, Any]:
+def contrast_of_pair(pair_scores: PairScores, pair: Comparison, axis: str, scorer: str, reason: str, compare: Compare) -> dict[str, Any]:
     """The contrast of a pair on one axis and scorer. `reason`: why the scorer is not tested, or ""."""
     if pair_scores.scores is None:
         return no_result(pair_scores.note)
@@ -107,8 +108,9 @@ def contrast_of_pair(pair_scores: PairScores, pair: Comparison, axis: str, score
     complete = complete[complete["seed"].isin(shared_seeds(complete, pair))]
     if complete.empty:
         return no_result("no seed of both arms has such scores")
+    estimate = anytime_contrast if compare.stopping == "anytime" else contrast_of_all_rows
     try:
-        result = asdict(contrast_of_all_rows(complete, pair.a, pair.b)) | _effect_size(complete, pair)
+        result = asdict(estimate(complete, pair.a, pair.b)) | _effect_size(complete, pair)
     except ValueError as error:
         return no_result(str(error))
     result["n_dropped"] += int(rows["value"].isna().sum())

@@ -69,7 +69,7 @@ def _rows(run: Run, view: Run, part: PromptSet) -> Iterator[dict[str, Any]]:
         pair_scores = scores_at_round(view, by_round, pair, "final")  # pyright: ignore[reportArgumentType]
         for axis in view.axes:
             for scorer in set_scorers(run, part):
-                numbers = contrast_of_pair(pair_scores, pair, axis, scorer, reasons.get(scorer, ""))
+                numbers = contrast_of_pair(pair_scores, pair, axis, scorer, reasons.get(scorer, ""), run.experiment.compare)
                 row = {"arm_a": pair.a, "arm_b": pair.b, "axis": axis, "scorer": scorer, "round": pair_scores.round, **numbers}
                 yield {**row, "scope": scope_of(run, row)}
     if len(judgments := view.tables["judgments"]):

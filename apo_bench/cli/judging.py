@@ -169,6 +169,9 @@ def import_judgments(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Annotations: a folder of their own.")] = None,
     key: Annotated[Path | None, typer.Option(help="The one sheet's key, where it is not beside it.")] = None,
     name: Annotated[str, typer.Option(help="Sheets: what the judge is called.")] = "human",
+    without_difficulty: Annotated[
+        bool, typer.Option("--without-difficulty", help="Annotations: win rates at equal lengths without a term for hard instructions.")
+    ] = False,
 ) -> None:
     """Import outside verdicts: people's, as a judge of a run, or AlpacaEval's, with our statistics."""
     if (run is None) == (out is None):
@@ -184,9 +187,10 @@ def import_judgments(
         assert out is not None
         from apo_bench.exchange.alpaca_eval_annotations import import_annotations
 
-        imported, summary = import_annotations(files, out), out / "summary.md"
+        imported, summary = import_annotations(files, out, without_difficulty=without_difficulty), out / "summary.md"
         typer.echo(visible(summary.read_text(encoding="utf-8")))
-    typer.echo(f"{imported.n} comparisons{_counted(imported.missing, 'without a verdict')}")
+    skipped = f"; {imported.n_skipped} skipped: a model compared with itself" if imported.n_skipped else ""
+    typer.echo(f"{imported.n} comparisons{_counted(imported.missing, 'without a verdict')}{skipped}")
     typer.echo(str(summary))
 
 

@@ -19,7 +19,7 @@ from apo_bench.exchange.human_annotations import COMPARISON, Imported, as_judgme
 from apo_bench.formatting import number, plain, rows_of, table
 from apo_bench.hashing import digest_files
 from apo_bench.provenance import origin
-from apo_bench.stats import BradleyTerry, bradley_terry, length_controlled_win_rate, win_rate
+from apo_bench.stats import BradleyTerry, bradley_terry, instruction_difficulty, length_controlled_win_rate, win_rate
 from apo_bench.store import write_json, write_text
 from apo_bench.tables import table_path, write_table
 from apo_bench.types import Message, prompt_id
@@ -30,25 +30,28 @@ TEXTS = ("instruction", "output_1", "output_2", "generator_1", "generator_2")
 DEFAULTS = {"annotator": "alpaca_eval", "dataset": "overall"}  # texts that may be absent
 NUMBERS = ("win_rate", "standard_error", "ci_low", "ci_high", "lc_win_rate", "lc_low", "lc_high", "share_longer", "length_a", "length_b")
 COUNTS = ("n", "n_missing", "n_wins", "n_ties", "n_losses")
+ALONE = "none at equal lengths: of one model alone, how hard the instructions are is not known (--without-difficulty leaves that out)"
 WORDS = ("scope", "test", "lc_test", "lc_note")
 
 
-def import_annotations(paths: Sequence[Path], out: Path) -> Imported:
+def import_annotations(paths: Sequence[Path], out: Path, *, without_difficulty: bool = False) -> Imported:
     """Write annotations to a folder of their own: tables/judgments.parquet, win_rates.csv, summary.md, manifest.json.
 
+    `without_difficulty`: as in `win_rates`. Comparisons of a model with itself are skipped and counted.
     Raises InputError also where the folder is something else, a run's, say.
     """
-    judgments, about = read_annotations(paths), out / "manifest.json"
+    (judgments, n_skipped), about = _read(paths), out / "manifest.json"
     if (out / "experiment.yaml").exists() or (about.exists() and f'"kind": "{KIND}"' not in about.read_text(encoding="utf-8")):
         raise InputError(f"{out}: not a folder of {KIND}; they do not go into a run's folder")
-    rates, fitted = win_rates(judgments), strengths(judgments)
+    rates, fitted = win_rates(judgments, without_difficulty=without_difficulty), strengths(judgments)
     path = table_path(out, "judgments")
     write_table(path, "judgments", judgments)
     write_text(out / "win_rates.csv", rates.to_csv(index=False))
     write_text(out / "summary.md", "\n".join(_summary(rates, fitted)) + "\n")
     files = {str(path): digest_files([path]) for path in paths}
-    write_json(about, {"kind": KIND, "files": files, "rows": len(judgments), "missing": missing_by_reason(judgments), **origin()})
-    return Imported(path, len(judgments), missing_by_reason(judgments))
+    counts = {"rows": len(judgments), "missing": missing_by_reason(judgments), "skipped": n_skipped}
+    write_json(about, {"kind": KIND, "files": files, **counts, **origin()})
+    return Imported(path, len(judgments), missing_by_reason(judgments), n_skipped)
 
 
 def read_annotations(paths: Sequence[Path]) -> pd.DataFrame:
@@ -56,21 +59,32 @@ def read_annotations(paths: Sequence[Path]) -> pd.DataFrame:
 
     preference 1: output_1 wins, 2: output_2 wins, 1.5 or 0: a draw, a number between: how far; null: no verdict. `value` = preference - 1.
     judge is the annotator, axis the dataset, each instruction a cluster of its own, lengths are in characters. Outside models have no seed
-    (0) and no round, and the order that was shown is not recorded.
+    (0) and no round, and the order that was shown is not recorded. Rows of a model compared with itself (a baseline's own file) are left
+    out.
     """
+    return _read(paths)[0]
+
+
+def _read(paths: Sequence[Path]) -> tuple[pd.DataFrame, int]:
+    """The annotations, and how many more compare a model with itself."""
     rows: list[dict[str, Any]] = []
     seen: dict[tuple[Any, ...], str] = {}
+    n_skipped = 0
     for path in paths:
         for where, annotation in _annotations(path):
             row = _annotation(where, annotation)
+            if row["arm_a"] == row["arm_b"]:
+                n_skipped += 1
+                continue
             key = tuple(row[name] for name in ("judge", *COMPARISON))
             if key in seen:
                 raise InputError(f"{where}: instruction: annotated before, {seen[key]}")
             seen[key] = where
             rows.append(row)
     if not rows:
-        raise InputError(f"{', '.join(map(str, paths))}: no annotations")
-    return as_judgments(rows)
+        skipped = f" but {n_skipped} of a model compared with itself" if n_skipped else ""
+        raise InputError(f"{', '.join(map(str, paths))}: no annotations{skipped}")
+    return as_judgments(rows), n_skipped
 
 
 def _annotations(path: Path) -> Iterator[tuple[str, Any]]:
@@ -91,8 +105,6 @@ def _annotation(where: str, annotation: Any) -> dict[str, Any]:
         raise InputError(f"{where}: an annotation is a mapping of keys, got {type(annotation).__name__}")
     texts = {key: _text(where, key, annotation.get(key)) for key in TEXTS}
     texts |= {key: _text(where, key, default if annotation.get(key) is None else annotation[key]) for key, default in DEFAULTS.items()}
-    if texts["generator_1"] == texts["generator_2"]:
-        raise InputError(f"{where}: generator_2: {reprlib.repr(texts['generator_2'])} is compared with itself")
     value = _value(where, annotation)
     prompt = prompt_id(texts["dataset"], (Message("user", texts["instruction"]),))
     return {
@@ -124,13 +136,17 @@ def _value(where: str, annotation: Mapping[str, Any]) -> float:
     return 0.5 if preference == 0 else float(preference - 1)
 
 
-def win_rates(judgments: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+def win_rates(judgments: pd.DataFrame, *, draws: int = 1000, seed: int = 0, without_difficulty: bool = False) -> pd.DataFrame:
     """A row for each judge and two models, over all instructions: judge, arm_a, arm_b, COUNTS, NUMBERS, WORDS.
 
     win_rate is arm_a's: see `stats.win_rate`; lc_* and share_longer: see `stats.length_controlled_win_rate`, whose bootstrap takes
-    `draws` and `seed`. length_* are means in characters. What the statistics refuse is NaN, and `test` or `lc_test` says why.
+    `draws` and `seed`. How hard instructions are is fitted to all models of a judge and reference together (`instruction_difficulty`);
+    one model alone has no such table, and no lc_* unless `without_difficulty`, which leaves the term out. length_* are means in
+    characters. What the statistics refuse is NaN, and `test` or `lc_test` says why.
     """
     rows = []
+    references = judgments.rename(columns={"arm_a": "model"}).groupby(["judge", "arm_b"], sort=True)
+    tables = {key: None if without_difficulty else _difficulty(part) for key, part in references}
     for (judge, a, b), part in judgments.groupby(["judge", "arm_a", "arm_b"], sort=True):
         row: dict[str, Any] = {"judge": judge, "arm_a": a, "arm_b": b}
         row |= dict.fromkeys(COUNTS, 0) | dict.fromkeys(NUMBERS, math.nan) | dict.fromkeys(WORDS, "")
@@ -138,13 +154,25 @@ def win_rates(judgments: pd.DataFrame, *, draws: int = 1000, seed: int = 0) -> p
         try:
             rate = asdict(win_rate(part["value"]))
             row |= {"win_rate": rate.pop("mean")} | rate
-            even = length_controlled_win_rate(part, draws=draws, seed=seed)
+            if (table := tables[judge, b]) is None and not without_difficulty:
+                row["lc_test"] = ALONE
+                rows.append(row)
+                continue
+            even = length_controlled_win_rate(part, difficulty=table, draws=draws, seed=seed)
             row |= {"lc_win_rate": even.lc_win_rate, "lc_low": even.ci_low, "lc_high": even.ci_high}
             row |= {"share_longer": even.share_longer, "lc_test": even.test, "lc_note": even.note}
         except ValueError as error:
             row["lc_test" if row["test"] else "test"] = f"none: {error}"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _difficulty(preferences: pd.DataFrame) -> dict[Any, float] | None:
+    """How hard each instruction is; None for a single model."""
+    rated = preferences.dropna(subset=["value"])
+    if rated["model"].nunique() < 2:
+        return None
+    return dict.fromkeys(preferences["prompt_id"], 0.0) | instruction_difficulty(rated)
 
 
 def strengths(judgments: pd.DataFrame) -> dict[str, BradleyTerry]:
@@ -170,8 +198,9 @@ def _summary(rates: pd.DataFrame, fitted: Mapping[str, BradleyTerry]) -> list[st
     words = dict.fromkeys(f"{note}." for row in rows_of(rates) for note in (row.test, row.scope, row.lc_test, row.lc_note) if note)
     lines = ["# Outside verdicts", "", *table(heads, rows), ""]
     lines += [
-        "Win rates are shares of preferences, a draw 1/2. At equal lengths: what preferences and lengths together predict for answers of",
-        "one length, a sensitivity analysis. Lengths: mean characters of the model's answers and of the other's.",
+        "Win rates are shares of preferences, a draw 1/2. At equal lengths: what preferences, lengths and, where several models are here,",
+        "how hard the instructions are predict together for answers of one length, a sensitivity analysis. Lengths: mean characters of the",
+        "model's answers and of the other's.",
         "",
     ]
     lines += [f"- {plain(word)}" for word in words]

@@ -34,11 +34,15 @@ COMPARISON = ["arm_a", "arm_b", "axis", "seed_a", "seed_b", "prompt_id"]
 
 @dataclass(frozen=True)
 class Imported:
-    """The table written, how many comparisons came in, and how many of them have no verdict, by reason."""
+    """The table written, how many comparisons came in, and how many of them have no verdict, by reason.
+
+    `n_skipped` more compare a model with itself, as a baseline's own file does.
+    """
 
     path: Path
     n: int
     missing: Mapping[str, int]
+    n_skipped: int = 0
 
 
 def import_sheets(folder: Path, sheets: Sequence[Path], key: Path | None = None, *, judge: str = "human") -> Imported:

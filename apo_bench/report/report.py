@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis import controls, costs, published, results, verification, win_rates
+from apo_bench.analysis.arm_ranking import arm_ranking
 from apo_bench.analysis.capabilities import capability_losses
 from apo_bench.analysis.contrasts import contrasts, scope_of
+from apo_bench.analysis.human_labels import human_labels, imported_judges
 from apo_bench.analysis.results import Run
 from apo_bench.config.load import dump_experiment
 from apo_bench.formatting import inert
@@ -30,8 +32,10 @@ from apo_bench.report.sections import (
     scores,
     training,
 )
+from apo_bench.report.sections import arm_ranking as ranking_section
 from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
+from apo_bench.report.sections import human_labels as label_section
 from apo_bench.report.tables import Table
 from apo_bench.report.text import say
 from apo_bench.report.write import write_report_files
@@ -71,6 +75,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         "by_round": results.metrics_by_round(run, summary, results.reward_model_diagnostics(run)),
         "contrasts": contrasts(run, rates),
         "arm_seeds": verification.arm_seed_scores(run),
+        "arm_ranking": arm_ranking(run),
         "budget": costs.budget_matches(run),
         "sharing": costs.marginal_costs(run),
         "plan": costs.planned_and_spent(run),
@@ -87,6 +92,7 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
         frames |= {
             "judged": rates.assign(scope=[scope_of(run, dict(row)) for _, row in rates.iterrows()]),
             "judge_audit": audit,
+            "human_labels": human_labels(judgments, imported_judges(run)),
             "judges_agreement": win_rates.flag_uninformative_judges(between, audit, run.axes, ("judge", "other")),
             "judges_against_scores": win_rates.flag_uninformative_judges(against, audit, run.axes),
         }
@@ -105,6 +111,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         contrast_sections.control_section(run, frames["controls"]),
         judges.section(run, frames),
         prompt_sets.section(run, frames),
+        label_section.section(frames["human_labels"]) if "human_labels" in frames else None,
         scores.dev_section(run) if run.dev_round else None,
         scores.annotation_section(run) if run.experiment.compare.curves else None,
         scores.answer_section(run, frames),
@@ -120,7 +127,11 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
     published_parts = [provenance.published_section(run, source, frames["beside"])] if source else []
     parts = [
         Part("answer", "The answer", [*answer.sections(run, frames, sentences), *preregistered.sections(run)]),
-        Part("scores", "Scores", [scores.final_section(run, frames), finished.section(run)]),
+        Part(
+            "scores",
+            "Scores",
+            [scores.final_section(run, frames), ranking_section.section(run, frames["arm_ranking"]), finished.section(run)],
+        ),
         Part("figures", "Figures and tables", [section for section in details if section and section.blocks]),
         Part("published", "Published numbers", published_parts),
         Part("samples", "Samples", []),

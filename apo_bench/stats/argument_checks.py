@@ -49,6 +49,11 @@ def check_columns(frame: Any, columns: Sequence[Any], caller: str) -> None:
             raise ValueError(f"{caller}: column {column} {'is missing' if times == 0 else f'occurs {times} times'}")
 
 
+def as_frame(frame: Any) -> Any:
+    """A pandas frame of a table from another library (polars, pyarrow, ...), which goes by its `to_pandas`; anything else as it is."""
+    return frame if isinstance(frame, pd.DataFrame) or not hasattr(frame, "to_pandas") else frame.to_pandas()
+
+
 def check_arm(arm: Any, caller: str) -> None:
     """The name of an arm: one label, not a list of them."""
     if not isinstance(arm, Hashable) or arm is None:

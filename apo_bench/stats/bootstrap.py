@@ -24,7 +24,7 @@ class Bootstrap(Contrast):
 
 
 def two_way_bootstrap(
-    scores: pd.DataFrame, a: str, b: str, *, draws: int = 10_000, seed: int, paired_seeds: bool | None = None, confidence: float = 0.95
+    scores: pd.DataFrame, a: str, b: str, *, draws: int = 10_000, seed: int = 0, paired_seeds: bool | None = None, confidence: float = 0.95
 ) -> Bootstrap:
     """The difference of two arms with an interval that resampled seeds and clusters may make lopsided.
 

@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from apo_bench.stats.argument_checks import Array, as_floats, check_columns, check_confidence, check_count, check_labels, check_seed
+from apo_bench.stats.argument_checks import (
+    Array,
+    as_floats,
+    as_frame,
+    check_columns,
+    check_confidence,
+    check_count,
+    check_labels,
+    check_seed,
+)
 from apo_bench.stats.bootstrap import draw_counts
 from apo_bench.stats.logistic_regression import fit_logit
 
@@ -62,7 +71,7 @@ def bradley_terry(
     check_confidence(confidence, "bradley_terry")
     check_count(draws, "draws", "bradley_terry", 100)
     check_seed(seed, "bradley_terry")
-    rows, absent, n_missing = _checked(battles, cluster)
+    rows, absent, n_missing = _checked(as_frame(battles), cluster)
     models = _ordered(pd.concat([rows["a"], rows["b"]]).unique().tolist())
     trials, wins, pairs = _by_cluster(rows, models)  # (G, pairs)
     n_clusters = trials.shape[0]

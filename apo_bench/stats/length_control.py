@@ -13,6 +13,7 @@ from apo_bench.stats.argument_checks import (
     ROUNDING,
     Array,
     as_floats,
+    as_frame,
     check_columns,
     check_confidence,
     check_count,
@@ -31,6 +32,7 @@ LABEL = "sensitivity analysis: length is post-treatment"
 NEW_PROMPTS = "new prompts like these; the two systems and the judge as they are"
 AT_A_TIME = 1_000_000  # weights held in memory
 LARGEST = 1e100  # beyond it squares overflow
+FEW_LONGER = 0.1  # of the comparisons; beyond it equal lengths lie at the edge of the data
 NO_ERROR = 1e-9  # refits that vary by less than this do not vary
 
 
@@ -41,8 +43,8 @@ class LengthControlled:
     `win_rate` is the plain mean of `n` preferences (`n_missing` more had no value and are in no other field), `lc_win_rate` the
     length-controlled one, with `standard_error` and interval. `coefficients` are on the log-odds scale: intercept; length, per unit of
     tanh; difficulty, per SD of the table's values around their mean. `share_longer` is the share of comparisons where a's response is
-    the longer one (equal lengths 1/2): at 0 or 1, equal lengths lie outside the data. `n_unbounded` counts the draws whose estimate
-    rests on the penalty (of so few wins, say, that lengths separate them); they are kept.
+    the longer one (equal lengths 1/2): at 0 or 1, equal lengths lie outside the data, and below .1 or above .9 `note` warns. `n_unbounded`
+    counts the draws whose estimate rests on the penalty (of so few wins, say, that lengths separate them); they are kept.
     """
 
     win_rate: float
@@ -69,7 +71,7 @@ def length_controlled_win_rate(
     *,
     difficulty: Mapping[Any, float] | pd.Series | None = None,
     draws: int = 1000,
-    seed: int,
+    seed: int = 0,
     confidence: float = 0.95,
 ) -> LengthControlled:
     """Win rate of a over b, had both answers been equally long: the model of AlpacaEval 2 for one pair of systems.
@@ -103,6 +105,7 @@ def length_controlled_win_rate(
     check_confidence(confidence, CALLER)
     check_count(draws, "draws", CALLER, 100)
     check_seed(seed, CALLER)
+    preferences = as_frame(preferences)
     rows, n_missing = _checked(preferences)
     value, longer = rows["value"].to_numpy(), (rows["length_a"] - rows["length_b"]).to_numpy()
     x, names, notes = _design(longer, _difficulties(rows["prompt_id"], difficulty))
@@ -131,6 +134,9 @@ def length_controlled_win_rate(
         df = float(effective_df([by_seed, variance - by_seed], [max(n_seeds - 1, 1), n_clusters - 1])) if error > 0 else math.nan
     if math.isnan(lc):
         notes.append("not available: the data do not say what happens at equal lengths")
+    share_longer = float((np.sign(longer) + 1).mean() / 2)
+    if not math.isnan(lc) and not FEW_LONGER <= share_longer <= 1 - FEW_LONGER:
+        notes.append(f"extrapolates: a's answer is the longer one in {100 * share_longer:.2g} % of the comparisons")
     low = high = math.nan
     test = "none: the win rate at equal lengths has no standard error here"
     if error > 0:
@@ -146,7 +152,7 @@ def length_controlled_win_rate(
         ci_low=low,
         ci_high=high,
         coefficients=dict(zip(names, coefficients.tolist(), strict=True)),
-        share_longer=float((np.sign(longer) + 1).mean() / 2),
+        share_longer=share_longer,
         n=len(rows),
         n_missing=n_missing,
         n_clusters=n_clusters,

@@ -13,8 +13,9 @@ Standard deviations mean, throughout:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,14 +69,17 @@ def power(
     paired: bool = True,
     alpha: float = 0.05,
     missing: float = 0.0,
+    **described: Any,
 ) -> float:
     """The probability that `contrast`'s two-sided test rejects at `alpha` where the true difference is `effect`; for normal scores.
 
     `n_seeds` is each arm's. One seed: the t test over clusters, which counts no seed variance ("these checkpoints only"). Two of either: no
     test, so NaN; NaN too where all three SDs are 0. An effect of 0 gives the test's size. `missing` is the share of
     cells (seed x cluster) expected without a value, as `unbalanced_contrast` takes them: the residual's part of cluster means grows.
+    `described`: what else a `Components` holds, which changes nothing, so that `power(effect, **asdict(components(...)), ...)` works.
     Raises ValueError for impossible numbers.
     """
+    _check_described(described, "power")
     design = _Design("power", seed_sd, method_prompt_sd, residual_sd, paired, alpha, missing)
     return design.test(n_seeds, n_clusters).power(check_number(effect, "effect", "power"))
 
@@ -90,12 +94,14 @@ def noncentral_t_power(
     n_clusters: int,
     paired: bool = True,
     alpha: float = 0.05,
+    **described: Any,
 ) -> float:
     """The usual approximation of `power`: a noncentral t at |effect| / sqrt(V), with the degrees of freedom at expected mean squares.
 
     It ignores the floor of V and that V's shares are themselves estimated, and mostly overstates power: by how much is in
     results/validation. For comparison; arguments as of `power`.
     """
+    _check_described(described, "noncentral_t_power")
     design = _Design("noncentral_t_power", seed_sd, method_prompt_sd, residual_sd, paired, alpha)
     return design.test(n_seeds, n_clusters, expected=True).power(check_number(effect, "effect", "noncentral_t_power"))
 
@@ -111,8 +117,10 @@ def minimum_detectable_effect(
     power: float = 0.8,
     alpha: float = 0.05,
     missing: float = 0.0,
+    **described: Any,
 ) -> float:
     """The size of the true difference that `contrast`'s test finds with probability `power`; NaN without a test (two of either)."""
+    _check_described(described, "minimum_detectable_effect")
     design = _Design("minimum_detectable_effect", seed_sd, method_prompt_sd, residual_sd, paired, alpha, missing)
     return design.test(n_seeds, n_clusters).detectable(design.wanted(power))
 
@@ -129,6 +137,7 @@ def plan_size(
     power: float = 0.8,
     alpha: float = 0.05,
     missing: float = 0.0,
+    **described: Any,
 ) -> Size:
     """The fewest seeds (of each arm, at least 3) that find `effect` with probability `power` on `n_clusters` clusters of prompts.
 
@@ -137,6 +146,7 @@ def plan_size(
     asked for is None, and `reason` says what is left. (Where the scarcer of the two varies most, more of the other can cost the test a
     little power. The number is then where doubling and halving first meet the power.)
     """
+    _check_described(described, "plan_size")
     design = _Design("plan_size", seed_sd, method_prompt_sd, residual_sd, paired, alpha, missing)
     if check_number(effect, "effect", "plan_size") == 0:
         raise ValueError("plan_size: effect is not 0; no design finds what is not there")
@@ -157,6 +167,35 @@ def plan_size(
         )
         return Size(n_seeds, n_clusters, best_power, reason)
     return Size(n_seeds or fewest, n_clusters or fewest, reached(fewest))
+
+
+def binary_components(
+    share_a: float, share_b: float, *, seed_sd: float = 0.0, method_prompt_sd: float = 0.0, correlation: float = 0.0
+) -> Components:
+    """Variance components of 0-1 scores (pass or fail, refused or not) of two paired arms whose shares of 1 are `share_a` and `share_b`.
+
+    A cell's difference has variance pa (1 - pa) + pb (1 - pb) - 2 rho sqrt(pa (1 - pa) pb (1 - pb)), `correlation` rho being that of the
+    two arms' scores on one prompt; what seeds (`seed_sd`) and prompts (`method_prompt_sd`) do not take of it is residual. For use in
+    `power(share_a - share_b, **asdict(...), ...)`: the mean over many cells is near normal.
+    By hand, .5 and .4: .25 + .24 = .49, residual SD .7. Raises ValueError for shares that are not between 0 and 1, and components beyond
+    that variance.
+    """
+    caller = "binary_components"
+    for name, share in (("share_a", share_a), ("share_b", share_b)):
+        if not 0 < check_number(share, name, caller) < 1:
+            raise ValueError(f"{caller}: {name} is between 0 and 1, got {share}")
+    if not -1 <= check_number(correlation, "correlation", caller) <= 1:
+        raise ValueError(f"{caller}: correlation is between -1 and 1, got {correlation}")
+    first, second = share_a * (1 - share_a), share_b * (1 - share_b)
+    residual = first + second - 2 * correlation * math.sqrt(first * second) - seed_sd**2 - method_prompt_sd**2
+    if residual < 0:
+        raise ValueError(f"{caller}: seed_sd and method_prompt_sd are larger than 0-1 scores of such shares can vary")
+    return Components(seed_sd, method_prompt_sd, math.sqrt(residual), source=f"0-1 scores, shares {share_a:g} and {share_b:g}")
+
+
+def _check_described(described: Mapping[str, Any], caller: str) -> None:
+    if odd := sorted(set(described) - set(Components.__dataclass_fields__)):
+        raise TypeError(f"{caller}() got an unexpected keyword argument {odd[0]!r}")
 
 
 def components(scores: pd.DataFrame, a: str, b: str, *, paired_seeds: bool | None = None) -> Components:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri, stdtrit  # scipy.stats would take a second to import
 
-from apo_bench.stats.argument_checks import Array, as_floats, check_columns, check_confidence, check_labels
+from apo_bench.stats.argument_checks import Array, as_floats, as_frame, check_columns, check_confidence, check_labels
 from apo_bench.stats.confidence_intervals import score_ends, share_interval
 from apo_bench.stats.two_way_random_effects import TwoWayError, combine_terms
 
@@ -57,7 +57,7 @@ def prediction_powered_win_rate(rows: pd.DataFrame, *, confidence: float = 0.95)
     """
     caller = "prediction_powered_win_rate"
     check_confidence(confidence, caller)
-    judge, label, units, n_missing = _checked(rows, caller)
+    judge, label, units, n_missing = _checked(as_frame(rows), caller)
     known = ~np.isnan(label)
     clusters = units[-1]
     effective = known.sum() ** 2 / float((np.bincount(clusters[known]).astype(float) ** 2).sum())

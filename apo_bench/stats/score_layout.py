@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from apo_bench.stats.argument_checks import Array, as_floats, check_arm, check_columns, check_labels, label_codes
+from apo_bench.stats.argument_checks import Array, as_floats, as_frame, check_arm, check_columns, check_labels, label_codes
 
 NEEDED = ("arm", "seed", "prompt_id", "value")
 
@@ -102,6 +102,7 @@ def _both_arms(scores: pd.DataFrame, a: str, b: str, paired_seeds: bool | None, 
         check_arm(arm, caller)
     if a == b:
         raise ValueError(f"{caller}: arm {a!r} cannot be compared with itself")
+    scores = as_frame(scores)
     rows = {arm: _arm_rows(scores, arm, caller) for arm in (a, b)}
     return rows, _pairing(rows, paired_seeds, caller)
 

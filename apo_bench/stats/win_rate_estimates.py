@@ -13,6 +13,7 @@ from apo_bench.stats.argument_checks import (
     ROUNDING,
     Array,
     as_floats,
+    as_frame,
     check_columns,
     check_confidence,
     check_hashable,
@@ -125,7 +126,7 @@ def judged_win_rate(judgments: pd.DataFrame, *, confidence: float = 0.95) -> Jud
     do not map one to one, rows repeat, values are outside [0, 1], or fewer than two clusters are left.
     """
     check_confidence(confidence, "judged_win_rate")
-    verdicts, clusters, orders = _grid(_checked(judgments))
+    verdicts, clusters, orders = _grid(_checked(as_frame(judgments)))
     compared = verdicts.mean(2)  # (S, N), NaN where a verdict is missing
     missing = np.isnan(compared)
     whole = ~missing.any(0)  # (N,)

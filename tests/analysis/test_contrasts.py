@@ -12,6 +12,7 @@ from run_folder import experiment, measured, scored, write_run
 
 from apo_bench.analysis.contrasts import KlPath, contrasts, first_round_reaching, kl_paths
 from apo_bench.analysis.results import Run, read_run
+from apo_bench.stats import anytime_contrast
 
 A, B, NAN = "apo_rjs", "golden_refresh", float("nan")
 BOTH = {"primary": [{"a": A, "b": B}], "scorer": "ground_truth"}
@@ -133,3 +134,14 @@ def test_families_are_at_the_declared_round(tmp_path: Path) -> None:
 def test_a_declared_round_that_dev_never_chose_is_no_result(tmp_path: Path) -> None:
     result = row(made_run(tmp_path, scored(TWO), measured("kl", KL), round="dev_best"), "dev_best")
     assert (result.family, result.test) == ("primary", "none: no dev_score was recorded")
+
+
+def test_contrasts_of_a_run_that_may_stop_at_any_look(tmp_path: Path) -> None:
+    """The declared rule is that of the contrasts: `anytime_contrast` of the same rows; Holm's correction as ever."""
+    rng = np.random.default_rng(0)
+    values = {(arm, seed, 1): (mean + rng.normal(size=30)).tolist() for arm, mean in ((A, 2.0), (B, 0.0)) for seed in range(6)}
+    run = made_run(tmp_path, scored(values), measured("kl", KL), stopping="anytime")
+    expected, result = anytime_contrast(scored(values), A, B), row(run, "final")
+    assert (result.difference, result.ci_low, result.p_value) == (expected.difference, expected.ci_low, expected.p_value)
+    assert result.p_adjusted == result.p_value
+    assert "valid at any look" in result.test

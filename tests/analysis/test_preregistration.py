@@ -11,8 +11,9 @@ from apo_bench.errors import InputError
 from apo_bench.report.report import write_report
 
 
-def planned(seeds: list[int], prompts: int | None = 40) -> Experiment:
+def planned(seeds: list[int], prompts: int | None = 40, stopping: str = "fixed") -> Experiment:
     settings = experiment(seeds=seeds)
+    settings["compare"] |= {"stopping": stopping}
     settings["evaluation"] |= {"prompts": prompts}
     return Experiment.model_validate(settings)
 
@@ -26,7 +27,8 @@ def test_the_first_results_fix_the_plan(tmp_path: Path) -> None:
     preregistration.register_plan(tmp_path, first)
     change = preregistration.plan_change(tmp_path, more)
     assert change == {
-        "first": {"seeds": [0, 1], "prompts": 40}, "now": {"seeds": [0, 1, 2], "prompts": 40}, "seeds_added": [2], "seeds_removed": [],
+        "first": {"seeds": [0, 1], "prompts": 40, "stopping": "fixed"}, "now": {"seeds": [0, 1, 2], "prompts": 40, "stopping": "fixed"},
+        "seeds_added": [2], "seeds_removed": [],
     }  # fmt: skip
     preregistration.register_plan(tmp_path, more)
     assert preregistration.plan_change(tmp_path, more) == change
@@ -41,6 +43,17 @@ def test_removed_seeds_and_other_prompts_are_changes_too(tmp_path: Path) -> None
         "results were first seen with seeds 0, 1, 2; seeds 2 were removed; the number of prompts was changed from all to 40. "
         "The p-values and intervals below assume that seeds and prompts were fixed in advance."
     )
+
+
+def test_seeds_may_be_added_where_that_was_declared_from_the_start(tmp_path: Path) -> None:
+    first = planned([0, 1], stopping="anytime")
+    preregistration.register_plan(tmp_path, first)
+    assert preregistration.plan_change(tmp_path, planned([0, 1, 2], stopping="anytime")) is None
+    for other in (planned([0], stopping="anytime"), planned([0, 1, 2], prompts=None, stopping="anytime")):
+        assert preregistration.plan_change(tmp_path, other) is not None
+    change = preregistration.plan_change(tmp_path, planned([0, 1]))
+    assert change is not None
+    assert "compare.stopping was changed from anytime to fixed" in preregistration.describe_change(change)
 
 
 def test_a_folder_is_named_by_a_text_too(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ def test_the_leaderboard_again(published: pd.DataFrame, tmp_path: Path) -> None:
     assert set(rates["arm_b"]) == {"gpt4_1106_preview"}
     assert (rates["lc_win_rate"] > rates["win_rate"]).all()  # as theirs: all are shorter than the reference
     assert (published["length_controlled_winrate"] > published["win_rate"]).all()
+    alone = win_rates(read_annotations(sorted(DATA.glob("*.jsonl.gz"))), draws=100, without_difficulty=True).set_index("arm_a")
+    theirs = published["length_controlled_winrate"]
+    off = [float((100 * frame["lc_win_rate"] - theirs).abs().mean()) for frame in (rates, alone)]
+    assert off[0] < 2 < 8 < off[1]  # a table of difficulty from these four models only
     fitted = strengths(read_annotations(sorted(DATA.glob("*.jsonl.gz"))))["weighted_alpaca_eval_gpt4_turbo"]
     assert list(fitted.strengths["model"][1:]) == list(rates["win_rate"].sort_values(ascending=False).index)
     summary = (tmp_path / "summary.md").read_text()
@@ -95,7 +99,6 @@ def test_the_same_rows_as_list_and_compressed(tmp_path: Path) -> None:
         (ROW | {"output_2": 5}, "line 2: output_2: text is needed, got 5"),
         (ROW | {"dataset": 5}, "line 2: dataset: text is needed, got 5"),
         (ROW | {"instruction": "\ud800"}, r"line 2: instruction: not Unicode text \(character 0\)"),
-        (ROW | {"generator_2": "base"}, "line 2: generator_2: 'base' is compared with itself"),
         (ROW | {"instruction": "before"}, "line 2: instruction: annotated before, .*line 1"),
         ([], "line 2: an annotation is a mapping of keys, got list"),
     ],
@@ -137,7 +140,7 @@ def test_any_rows_are_verdicts_or_one_line(rows: list[Any]) -> None:
             verdicts = read_annotations([path])
         except InputError as error:
             refusal = str(error)
-    assert (len(verdicts) == len(rows)) if verdicts is not None else refusal.startswith(str(path))
+    assert (len(verdicts) <= len(rows)) if verdicts is not None else refusal.startswith(str(path))
     assert verdicts is None or verdicts["value"].dropna().between(0, 1).all()
     assert "\n" not in refusal
 
@@ -151,6 +154,28 @@ def test_what_the_statistics_refuse_is_said_and_no_number_made_up(tmp_path: Path
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "| gpt | model | base | - | - | 0 | 2 | 0 / 0 / 0 | - (-) | 2 / 4 |" in text
     assert "Strengths" not in text
+
+
+def test_a_baselines_own_file_is_skipped_and_counted(tmp_path: Path) -> None:
+    files = [written(tmp_path / "base.jsonl", ROW | {"generator_2": "base"}), written(tmp_path / "a.jsonl", ROW)]
+    done = import_annotations(files, tmp_path / "out")
+    assert (done.n, done.n_skipped) == (1, 1)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["skipped"] == 1
+    with pytest.raises(InputError, match=r"base.jsonl: no annotations but 1 of a model compared with itself"):
+        read_annotations(files[:1])
+
+
+def test_no_win_rate_at_equal_lengths_of_one_model_unless_it_is_wanted(tmp_path: Path) -> None:
+    """Of one model, what is an easy instruction and what is a good answer are the same; a second model makes a table."""
+    rows = [annotation(str(i), 1 + (i % 3 > 0), output_1="a" * (5 + i % 4), output_2="a" * (7 - i % 5)) for i in range(24)]
+    more = [row | {"generator_2": "other", "preference": 1 + (i % 2)} for i, row in enumerate(rows)]
+    single, both = (read_annotations([written(tmp_path / "a.jsonl", *lines)]) for lines in (rows, rows + more))
+    assert win_rates(single, draws=100)["lc_win_rate"].isna().all()
+    assert win_rates(single, draws=100)["lc_test"].str.contains("without-difficulty").all()
+    assert win_rates(single, draws=100, without_difficulty=True)["lc_win_rate"].notna().all()
+    rates = win_rates(both, draws=100)
+    assert rates["lc_win_rate"].notna().all()
+    assert not rates["lc_note"].str.contains("no difficulty").any()
 
 
 def test_win_rates_are_apart_by_judge_and_model(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from score_frames import frame
 
+from apo_bench.stats import bradley_terry, contrast, krippendorff_alpha, simultaneous_contrasts
 from apo_bench.stats.argument_checks import as_floats, check_columns, check_confidence, check_count, check_labels, check_seed
 
 
@@ -116,3 +119,18 @@ def test_not_a_column(frame: Any, message: str):
 def test_not_labels(labels: list[Any], message: str):
     with pytest.raises(ValueError, match=f"^f: x {message}"):
         check_labels(pd.Series(labels, dtype=object), "f: x")
+
+
+def test_tables_of_other_libraries_are_taken() -> None:
+    """A pyarrow table, as a polars frame, has `to_pandas`; the results are those of the pandas frame."""
+    rng = np.random.default_rng(0)
+    scores = frame(*rng.normal(size=(2, 3, 6)))
+    table: Any = pa.Table.from_pandas(scores)
+    assert contrast(table, "a", "b") == contrast(scores, "a", "b")
+    pd.testing.assert_frame_equal(simultaneous_contrasts(table, draws=1000).table, simultaneous_contrasts(scores, draws=1000).table)
+    battles = pd.DataFrame({"a": ["x", "y", "x"], "b": ["y", "x", "y"], "value": [1.0, 1.0, 0.5]})
+    other: Any = pa.Table.from_pandas(battles)
+    pd.testing.assert_frame_equal(bradley_terry(other, draws=100).strengths, bradley_terry(battles, draws=100).strengths)
+    ratings = pd.DataFrame({"item": [0, 0, 1, 1], "rater": [0, 1, 0, 1], "label": [1, 1, 2, 1]})
+    other = pa.Table.from_pandas(ratings)
+    assert krippendorff_alpha(other).coefficient == krippendorff_alpha(ratings).coefficient

@@ -1,6 +1,7 @@
 """Power by hand, against scipy's noncentral t where the test is an exact t test, and against simulations of the test itself."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from score_frames import frame
 from apo_bench.stats.power_analysis import (
     Components,
     _thinned,
+    binary_components,
     components,
     mde_table,
     minimum_detectable_effect,
@@ -330,3 +332,32 @@ def test_missing_cells_make_the_residual_larger(n_seeds: int, missing: float, fa
 def test_missing_is_a_share(missing: Any):
     with pytest.raises(ValueError, match=r"^power: missing is"):
         power(0.4, seed_sd=0.3, method_prompt_sd=0.5, residual_sd=1, n_seeds=5, n_clusters=40, missing=missing)
+
+
+def test_a_pilots_components_go_into_a_plan_as_they_are() -> None:
+    rng = np.random.default_rng(51)
+    pilot = components(frame(*rng.normal(size=(2, 4, 20))), "a", "b")
+    sds = {name: getattr(pilot, name) for name in ("seed_sd", "method_prompt_sd", "residual_sd")}
+    assert power(0.4, **asdict(pilot), n_seeds=5, n_clusters=40) == power(0.4, **sds, n_seeds=5, n_clusters=40)
+    assert plan_size(0.4, **asdict(pilot), n_clusters=40) == plan_size(0.4, **sds, n_clusters=40)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'alhpa'"):
+        power(0.4, **sds, n_seeds=5, n_clusters=40, alhpa=0.1)
+
+
+def test_components_of_binary_scores_by_hand() -> None:
+    """.5 and .4: .25 + .24 = .49; with correlation .5 less sqrt(.06) = .2449; with a seed SD of .1 less .01."""
+    assert binary_components(0.5, 0.4).residual_sd == pytest.approx(0.7)
+    assert binary_components(0.5, 0.4, correlation=0.5).residual_sd == pytest.approx(math.sqrt(0.49 - math.sqrt(0.06)))
+    assert binary_components(0.5, 0.4, seed_sd=0.1).residual_sd == pytest.approx(math.sqrt(0.48))
+    for changes, message in (({"share_a": 1.0}, "share_a is between"), ({"seed_sd": 2.0}, "larger than"), ({"correlation": 2.0}, "corr")):
+        with pytest.raises(ValueError, match=f"binary_components: .*{message}"):
+            binary_components(**{"share_a": 0.5, "share_b": 0.4} | changes)
+
+
+@pytest.mark.slow
+def test_power_for_binary_scores_is_the_share_of_rejections() -> None:
+    """1,000 runs of 5 seeds on 60 prompts, shares .7 and .6, no seed or prompt effects: within 3 binomial errors and the test's floor."""
+    rng = np.random.default_rng(52)
+    expected = power(0.1, **asdict(binary_components(0.7, 0.6)), n_seeds=5, n_clusters=60)
+    values = (rng.random((1_000, 5, 60)) < 0.7).astype(float) - (rng.random((1_000, 5, 60)) < 0.6)
+    assert float((paired_error(values).p_value(values.mean((1, 2))) < 0.05).mean()) == pytest.approx(expected, abs=0.05)

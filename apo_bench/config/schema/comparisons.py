@@ -44,6 +44,10 @@ class Compare(Section):
     curves: dict[str, Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(distinct)]] = Field(default={})
     """named lists of arms, drawn by the annotation they bought"""
 
+    stopping: Literal["fixed", "anytime"] = "fixed"
+    """`fixed`: the number of seeds is fixed before results are seen; `anytime`: seeds may be added after any look, for wider intervals
+    (confidence sequences over paired seeds)"""
+
     correction: Literal["holm"] = "holm"
     """correction of the primary family's p-values"""
 

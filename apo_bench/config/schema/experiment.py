@@ -218,6 +218,8 @@ class Experiment(Section):
         known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold), *judges}
         if self.compare.scorer not in known:
             raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")
+        if self.compare.stopping == "anytime" and self.compare.scorer in judges:
+            raise ValueError("compare.stopping: anytime needs a model's scores, and compare.scorer is a judge")
         return self
 
     def _check_fits(self) -> None:
