@@ -1,5 +1,6 @@
 """Servers on 127.0.0.1 with one answer for everybody, which remember what they were sent."""
 
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ class OneAnswer(Served):
 
 
 @contextmanager
-def answering(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Iterator[OneAnswer]:
+def answering(status: int, body: bytes, headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None) -> Iterator[OneAnswer]:
     """A server, in a thread, that sends every request the same answer."""
     heads: list[dict[str, str]] = []
 
@@ -37,10 +38,12 @@ def answering(status: int, body: bytes, headers: Mapping[str, str] | None = None
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        running = OneAnswer(f"http://127.0.0.1:{server.server_port}/v1")
+        running = OneAnswer(f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}/v1")
         object.__setattr__(running, "heads", heads)
         yield running
     finally:

@@ -23,8 +23,8 @@ class Endpoint:
     `api_key_env` names the environment variable with the API key; None: none is needed. `timeout_s` is for one attempt, answer
     included, and a call has at most `max_attempts`. `max_wait_s` is the longest wait between two, also where Retry-After asks for more.
     `system`: the system prompt is a message of its own, stands at the head of the first user message ("merged", for servers that refuse the
-    role), or is left out. `headers` are sent too; {api_key} in one stands for the key, which is then sent nowhere else. `api_version` becomes
-    ?api-version=..., as Azure has it. Raises InputError that names the field.
+    role), or is left out. `headers` are sent too; {api_key} in one stands for the key, which is then sent nowhere else. `api_version` is
+    sent as ?api-version=..., as Azure has it. Raises InputError that names the field.
     """
 
     base_url: str
@@ -46,9 +46,8 @@ class Endpoint:
         require(self.system in ("own", "merged", "none"), "system", "own, merged or none is wanted", self.system)
         for name, value in self.headers.items():
             require(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is not None, "headers", "not the name of a header", name)
-            require(
-                value.isascii() and value.isprintable(), f"headers.{name}", "characters that no header has"
-            )  # not shown: it may be a key
+            # The value is not shown: it may be a key.
+            require(value.isascii() and value.isprintable(), f"headers.{name}", "characters that no header has")
             require(name.casefold() not in _OWN_HEADERS, f"headers.{name}", "is set by the request itself")
             require("{api_key}" not in value or self.api_key_env is not None, f"headers.{name}", "{api_key} needs api_key_env")
         require(bool(self.model), "model", "a name is wanted", self.model)

@@ -1,4 +1,4 @@
-"""HTTP to one chat server and to nobody else: no credentials, proxies or redirects that the experiment or the machine's proxy does not name."""
+"""HTTP to one chat server and to nobody else: no credentials, cookies, redirects or proxies that nobody has named."""
 
 import asyncio
 import errno

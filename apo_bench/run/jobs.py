@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from apo_bench.errors import shortened
 from apo_bench.store import write_json
 
 SHARED = GOLD, INITIAL = "_gold", "_initial_policy"  # jobs whose results all arms share
@@ -102,6 +103,7 @@ def run_job(work: Work, job: Job, tell: Callable[[ProgressEvent], None] = lambda
     report("starting")
     message = work(job, report)
     if message:
+        message = shortened(message)
         mark_failed(job, message, progress)
     else:
         job.progress.unlink(missing_ok=True)

@@ -9,7 +9,10 @@ from own_server import answering
 from apo_bench.clients.rate_limit import retry_after_s
 from apo_bench.clients.replies import read_reply
 
-REPLY = '{{"choices": [{{"message": {{"content": "A"}}, "finish_reason": "stop"}}], "usage": {{"prompt_tokens": {n}, "completion_tokens": 1}}, "created": {n}}}'
+REPLY = (
+    '{{"choices": [{{"message": {{"content": "A"}}, "finish_reason": "stop"}}], "created": {n}, '
+    '"usage": {{"prompt_tokens": {n}, "completion_tokens": 1}}}}'
+)
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "9" * 5000, "-" + "9" * 5000, "1e400", "NaN", "-1", "1.5", "true", "{}"])
