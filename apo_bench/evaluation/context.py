@@ -199,6 +199,7 @@ class EvaluationContext:
             initial_policy=initial_policy,
             progress=(lambda stage, used: self.progress(stage, {})) if own else self.progress,
             charged=self.charged if own else None,
+            is_arms=not own,
         )
 
     def _reward_body(self, spec: SingleReward) -> Policy | None:

@@ -21,6 +21,7 @@ from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.tables import Table
 from apo_bench.report.text import say
 from apo_bench.report.write import write_report_files
+from apo_bench.store import updating
 from apo_bench.tables import read_table, table_path
 
 
@@ -30,19 +31,20 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. With `aggregates_only` the page shows no prompt, response or
     judge's words. Raises InputError, one line naming file and key or column.
     """
-    run = results.read_run(folder)
-    frames = report_frames(run)
-    report = build(folder, run, frames)
-    files: dict[str, bytes | str] = dict(render(report))
-    is_aggregate = aggregates_only or run.experiment.report.aggregates_only
-    files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
-    timings = table_path(folder, "timings")
-    if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
-        measured = costs.time_and_memory(run, read_table(timings, "timings"))
-        files["tables/measured.csv"] = csv_text(measured)
-        section = Section(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
-        files["measured.md"] = "\n".join(markdown.section_lines([section], "#")[1:]) + "\n"
-    write_report_files(folder, files)
+    with updating(folder):
+        run = results.read_run(folder)
+        frames = report_frames(run)
+        report = build(folder, run, frames)
+        files: dict[str, bytes | str] = dict(render(report))
+        is_aggregate = aggregates_only or run.experiment.report.aggregates_only
+        files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
+        timings = table_path(folder, "timings")
+        if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
+            measured = costs.time_and_memory(run, read_table(timings, "timings"))
+            files["tables/measured.csv"] = csv_text(measured)
+            section = Section(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
+            files["measured.md"] = "\n".join(markdown.section_lines([section], "#")[1:]) + "\n"
+        write_report_files(folder, files)
     return folder / "report" / "report.md"
 
 

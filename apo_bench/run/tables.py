@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apo_bench.analysis.seal import break_seal
 from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Experiment, Unit
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
@@ -108,7 +109,8 @@ def _curves(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
 
 
 def remove_tables(folder: Path) -> None:
-    """Remove all tables, such as those of an earlier question; what they were made from is in the store."""
+    """Remove all tables, such as those of an earlier question; what they were made from is in the store. They are no longer sealed."""
+    break_seal(folder)
     shutil.rmtree(folder / "tables", ignore_errors=True)
 
 

@@ -48,7 +48,7 @@ def work(job: Job, report: Report) -> str | None:
     except InputError as error:
         return f"{error}"
     except Exception as error:
-        message, log = shortened(f"{type(error).__name__}: {error}".splitlines()[0]), job.folder / "logs" / f"{job.record.stem}.log"
+        message, log = shortened(f"{type(error).__name__}: {error}".splitlines()[0]), job.log
         try:
             write_text(log, shortened(traceback.format_exc(), MOST_LOG))
         except OSError:  # the disk may be full
