@@ -36,7 +36,7 @@ def run_folder(folder: Path, judging: Mapping[str, Any] | None = None, **changes
 def judged(folder: Path, base: Path | None = None) -> tuple[pd.DataFrame, Sequence[IncompleteJudge]]:
     """Ask the run's judges and record what they answer, as a run does that has written its other tables; the rows of `judgments`, and
     the judges that left questions unanswered."""
-    break_seal(folder)
+    break_seal(folder, "judges")
     run = read_run(folder, repairing=True)
     judged_run = judges.judge_run(folder, run, read_responses(folder), tiny_task(), base)
     judges.record_judges(folder, judged_run)

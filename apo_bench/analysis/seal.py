@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from apo_bench.errors import InputError
 from apo_bench.hashing import checksum
@@ -19,21 +19,22 @@ def seal(folder: Path) -> None:
     write_json(folder / SEAL, {"files": {path.relative_to(folder).as_posix(): checksum(path) for path in paths}})
 
 
-def break_seal(folder: Path) -> None:
-    """Say that manifest and tables are about to change: until the next `seal` nothing is read from them."""
+def break_seal(folder: Path, change: Literal["all", "judges"] = "all") -> None:
+    """Say that manifest and tables, or what judges have in them, are about to change: until the next `seal` nothing is read from them."""
     try:
         kept = {name: value for name, value in _files(folder).items() if name.startswith(f"{IMPORTED}/")}
     except InputError:  # then all of it is made anew
         kept = {}
-    write_json(folder / SEAL, {"files": kept, "changing": True})
+    write_json(folder / SEAL, {"files": kept, "changing": change})
 
 
 def check_seal(folder: Path, *, repairing: bool = False) -> None:
     """Raise InputError where a file is not as it was sealed, or writing it was interrupted. A folder without a seal is taken as it is.
 
-    `repairing`: for what completes an interrupted change.
+    `repairing`: for what completes an interrupted change of judges.
     """
-    if _read(folder).get("changing") and not repairing:
+    change = _read(folder).get("changing")
+    if change and not (repairing and change == "judges"):
         raise InputError(f"{folder}: writing its tables was interrupted, or is under way; run the experiment again, which completes them")
     for name in _files(folder):
         check_file(folder, folder / name)

@@ -100,9 +100,10 @@ def _load(folder: Path, options: Mapping[str, Any], base: Path | None) -> Task:
     vocabulary = tuple(code.each("vocabulary", about.vocabulary)) if about.vocabulary else None
     if odd := [word for word in vocabulary or () if not is_text(word)]:
         raise InputError(f"{path}: metadata.apo_bench.vocabulary: words are needed, got {odd[0]!r}")
-    if odd := [word for word in vocabulary or () if len(word.split()) != 1 or any(special in word for special in SPECIAL_WORDS)]:
+    if odd := [word for word in vocabulary or () if word.split() != [word] or any(special in word for special in SPECIAL_WORDS)]:
         raise InputError(f"{path}: metadata.apo_bench.vocabulary: {odd[0]!r} is no word of texts: {_NO_WORD}")
-    is_reference = about.provenance.count(".") == 1 and about.provenance.replace(".", "a").isidentifier()
+    names = about.provenance.split(".")
+    is_reference = len(names) == 2 and all(name.isidentifier() for name in names)  # "Ours." is a sentence
     return Task(
         name=folder.name,
         axes=axes,

@@ -58,7 +58,7 @@ def import_sheets(folder: Path, sheets: Sequence[Path], key: Path | None = None,
     _check_shown(folder, rows)
     with updating(folder):
         read_run(folder, repairing=True)  # what another command has written meanwhile is undamaged
-        break_seal(folder)
+        break_seal(folder, "judges")
         write_table(kept, "judgments", rows)
         replace_judges(folder, {"judgments": rows}, [judge])
         seal(folder)

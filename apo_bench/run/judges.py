@@ -109,7 +109,7 @@ def remove_judge(folder: Path, name: str) -> None:
         if name not in added and not imported.exists():
             others = sorted({*added, *(path.stem for path in imported.parent.glob("*.parquet"))})
             raise InputError(f"judges.{name}: {folder} has no such judge; added or imported: {', '.join(others) or 'none'}")
-        break_seal(folder)
+        break_seal(folder, "judges")
         _write_added(folder, {other: choice for other, choice in added.items() if other != name})
         imported.unlink(missing_ok=True)
         replace_judges(folder, {table: pd.DataFrame() for table in ("judgments", "judge_audit", "timings")}, {name})
@@ -123,7 +123,7 @@ def record_judges(folder: Path, judged: JudgedRun) -> None:
     names = {*judged.manifest, *(judged.tables["judgments"]["judge"] if len(judged.tables["judgments"]) else ())}
     with updating(folder):
         manifest = read_run(folder, repairing=True).manifest
-        break_seal(folder)
+        break_seal(folder, "judges")
         replace_judges(folder, judged.tables, names)
         write_json(folder / "manifest.json", {**manifest, "judges": {**(manifest.get("judges") or {}), **judged.manifest}})
         seal(folder)
