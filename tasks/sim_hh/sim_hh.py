@@ -121,7 +121,7 @@ class World:
 
     def _check(self) -> None:
         largest = len(FORMS) * len(FURTIVE)
-        bounds = {"prompts_per_cluster": (1, largest), "pairs_per_prompt": (0, math.inf), "demonstrations_per_cluster": (0, math.inf)}
+        bounds = {"prompts_per_cluster": (1, largest), "pairs_per_prompt": (0, 1000), "demonstrations_per_cluster": (0, 10_000)}
         shares = {"expert_share": (0, 0.95), "expert_quality": (0, 1), "label_noise": (0, 1)}
         for name, (low, high) in {**bounds, **shares, "label_temperature": (0, math.inf), "world_seed": (0, math.inf)}.items():
             value, whole = getattr(self, name), name in bounds or name == "world_seed"
