@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -28,15 +29,16 @@ from apo_bench.tables import read_table, table_path
 def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     """Rebuild `folder`/report from its tables; the same tables give the same bytes. Returns the path of report.md.
 
-    Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. With `aggregates_only` the page shows no prompt, response or
+    Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. With `aggregates_only` it shows no prompt, response or
     judge's words. Raises InputError, one line naming file and key or column.
     """
     with updating(folder):
         run = results.read_run(folder)
+        is_aggregate = aggregates_only or run.experiment.report.aggregates_only
+        run = without_quotes(run) if is_aggregate else run
         frames = report_frames(run)
         report = build(folder, run, frames)
         files: dict[str, bytes | str] = dict(render(report))
-        is_aggregate = aggregates_only or run.experiment.report.aggregates_only
         files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
         timings = table_path(folder, "timings")
         if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
@@ -46,6 +48,12 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
             files["measured.md"] = "\n".join(markdown.section_lines([section], "#")[1:]) + "\n"
         write_report_files(folder, files)
     return folder / "report" / "report.md"
+
+
+def without_quotes(run: Run) -> Run:
+    """The run without judges' words."""
+    judges = {name: {key: value for key, value in facts.items() if key != "unread"} for name, facts in run.manifest.get("judges", {}).items()}
+    return replace(run, manifest={**run.manifest, **({"judges": judges} if judges else {})})
 
 
 def report_frames(run: Run) -> dict[str, pd.DataFrame]:

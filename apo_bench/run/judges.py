@@ -183,7 +183,8 @@ def _judged(
         "timings": [result.timings for result in results.values()],
     }
     judges: dict[str, dict[str, Any]] = {
-        name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered)} for name, result in results.items()
+        name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered), "unread": dict(result.unread)}
+        for name, result in results.items()
     }
     judges |= {name: {"left_out": message} for name, message in (left_out or {}).items()}
     return JudgedRun({name: _combined(parts) for name, parts in frames.items()}, judges, incomplete(results))
