@@ -1,6 +1,5 @@
 """The errors that a user can cause. Each is one line that names the place and the problem."""
 
-
 MOST = 2000  # characters of a message
 
 

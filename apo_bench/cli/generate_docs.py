@@ -361,7 +361,12 @@ def judging_page() -> str:
     parts = []
     for judge in judge_parameters():
         rows = [(f"`{name}`", "" if default is None else f"`{default}`") for name, default in judge.parameters.items()]
-        parts += [f"### {judge.use.rpartition('@')[2]}", f"`use: {judge.use}`", judge.about, "\n".join(table(["parameter", "default"], rows))]
+        parts += [
+            f"### {judge.use.rpartition('@')[2]}",
+            f"`use: {judge.use}`",
+            judge.about,
+            "\n".join(table(["parameter", "default"], rows)),
+        ]
     listed = "\n\n".join(parts)
     return f"{before}{mark}\n\n{listed}\n\n{JUDGES_END}{rest.partition(JUDGES_END)[2]}"
 

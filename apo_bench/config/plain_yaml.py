@@ -9,7 +9,6 @@ import yaml
 
 from apo_bench.errors import InputError
 
-
 MOST_CHARACTERS, MOST_LEVELS, MOST_VALUES = 2**20, 100, 200_000
 
 

@@ -22,7 +22,6 @@ from apo_bench.judging.audit import audit
 from apo_bench.judging.human_preferences import labelled_pairs
 from apo_bench.judging.judge_protocol import ORDERS, Judge, Order, Question, ResponsePair, Verdict, both_orders, value_of
 
-
 QUOTED = 300  # characters
 
 

@@ -52,7 +52,9 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
 
 def without_quotes(run: Run) -> Run:
     """The run without judges' words."""
-    judges = {name: {key: value for key, value in facts.items() if key != "unread"} for name, facts in run.manifest.get("judges", {}).items()}
+    judges = {
+        name: {key: value for key, value in facts.items() if key != "unread"} for name, facts in run.manifest.get("judges", {}).items()
+    }
     return replace(run, manifest={**run.manifest, **({"judges": judges} if judges else {})})
 
 

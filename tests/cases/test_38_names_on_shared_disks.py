@@ -44,7 +44,13 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("differing", "alive"),
-    [({}, True), ({"pid": 2**22 + 1}, False), ({"boot": "another"}, False), ({"machine": "another"}, True), ({"host": "another", "boot": "another"}, True)],
+    [
+        ({}, True),
+        ({"pid": 2**22 + 1}, False),
+        ({"boot": "another"}, False),
+        ({"machine": "another"}, True),
+        ({"host": "another", "boot": "another"}, True),
+    ],
 )
 def test_a_process_is_looked_for_only_where_its_number_means_it(differing: Mapping[str, Any], alive: bool) -> None:
     """A number of this boot in another container, or on another host, cannot be looked up; one of an earlier boot is gone."""

@@ -1,9 +1,14 @@
 """Proxies, certificates and addresses that do not work: the reason stands in the last line, before or at the first calls, and is short."""
 
+import json
+import os
 import shutil
 import ssl
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_judges import verdicts_of
@@ -11,7 +16,9 @@ from own_server import answering
 
 from apo_bench.clients.endpoint import Endpoint
 from apo_bench.clients.transport import proxy_for
+from apo_bench.config.load import read_experiment
 from apo_bench.errors import MOST, InputError
+from apo_bench.run.jobs import Job, run_job
 
 ANSWER = b'{"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}'
 
@@ -94,3 +101,36 @@ def test_an_endpoint_s_errors_are_short() -> None:
     with pytest.raises(InputError) as caught:
         Endpoint(f"ftp://{'x' * 100_000}", "model", None)
     assert len(str(caught.value)) <= MOST
+
+
+@pytest.mark.parametrize("kind", ["arms", "judges"])
+def test_a_name_that_no_file_can_have_is_refused(
+    kind: str, tree: dict[str, Any], write_experiment: Callable[[dict[str, Any]], Path]
+) -> None:
+    """A file's name has 255 letters at most, and holds more than the arm's."""
+    tree.setdefault(kind, {})["x" * 250] = {"use": "absent.py@X"}
+    with pytest.raises(InputError, match=f"{kind}: name 'x") as caught:
+        read_experiment(write_experiment(tree))
+    assert len(str(caught.value)) <= MOST
+
+
+def test_an_arm_s_error_is_short_in_every_file(tmp_path: Path) -> None:
+    """Of ten million letters its progress keeps the start and the end, and so does whatever reads it."""
+    job = Job(tmp_path / "experiment.yaml", "{}", tmp_path, "rjs", 0)
+    message = run_job(lambda job, report: f"ValueError: {'x' * 10_000_000} is wrong", job)
+    assert message is not None
+    assert len(message) <= MOST
+    assert json.loads(job.progress.read_text())["error"] == message
+    assert message.startswith("ValueError: xxx")
+    assert message.endswith("xxx is wrong")
+
+
+@pytest.mark.slow
+def test_output_that_its_terminal_cannot_show_is_spelled_out(tmp_path: Path) -> None:
+    """PYTHONIOENCODING=ascii, and a name that is none."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", "from apo_bench.cli.main import main; main()", "check", str(tmp_path / "\u00fc\u4e2d.yaml")]
+    ended = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert ended.returncode == 2
+    assert b"no such file" in ended.stderr
+    assert b"Traceback" not in ended.stderr
