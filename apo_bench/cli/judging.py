@@ -68,16 +68,34 @@ def judge(
 @app.command(epilog=PARAMETERS)
 @plain_errors()
 def audit_judge(
-    judge: JudgeSpec,
+    judge: Annotated[str | None, _JUDGE] = None,
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Pairs with people's labels: a file in any form of docs/data.md, or a task for its test pairs."),
-    ],
+    ] = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(help="Verdicts recorded elsewhere in place of a judge: rows of JudgeBench, LLMBar, MT-Bench, RewardBench, PandaLM."),
+    ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each, chosen by hash.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_NAME if not given.")] = None,
     attacks: Annotated[bool, typer.Option(help="Also plant attacks in the worse responses.")] = True,
 ) -> None:
     """Audit a judge against people's labels: agreement, position and length bias, consistency, planted attacks."""
+    if (judge is None) == (verdicts is None) or (judge is not None and not data):
+        raise InputError("audit-judge: give --judge with --data, or --verdicts")
+    if verdicts is not None:
+        from apo_bench.judging.recorded_verdicts import audit_recorded
+
+        labels = [Path(name) for name in data or ()]
+        if len(labels) > 1:
+            raise InputError("audit-judge: --verdicts goes with one --data at most")
+        recorded = audit_recorded(verdicts, labels[0] if labels else None, out or Path("results") / f"audit_{verdicts.stem}")
+        typer.echo(visible(recorded.read_text(encoding="utf-8")))
+        typer.echo(str(recorded))
+        return
+    assert judge is not None
+    assert data is not None
     from apo_bench.judging import audit_folder
 
     name, choice = chosen_judge(judge)
