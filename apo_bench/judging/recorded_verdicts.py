@@ -66,7 +66,14 @@ def audit_recorded(path: Path, labels: Path | None, folder: Path) -> Path:
     rows, left_out = read_recorded(path, labels)
     compared = compare_recorded(rows)
     cells = [
-        [plain(row.axis), row.metric, number(row.value), f"{number(row.ci_low)} to {number(row.ci_high)}", count(row.n), count(row.n_missing)]
+        [
+            plain(row.axis),
+            row.metric,
+            number(row.value),
+            f"{number(row.ci_low)} to {number(row.ci_high)}",
+            count(row.n),
+            count(row.n_missing),
+        ]
         for row in rows_of(compared)
     ]
     dropped = "".join(f"; left out: {plain(reason)} {count(n)}" for reason, n in sorted(left_out.items()))
@@ -93,7 +100,9 @@ def _lines(rows: pd.DataFrame, confidence: float) -> Iterator[Line]:
     right = decided["value"].where(decided["label"] == "a", 1 - decided["value"])
     half = right.map({0.0: 0.0, 0.25: 0.0, 0.5: 0.5, 0.75: 1.0, 1.0: 1.0})
     labels = [None if value != value else "a" if value > 0.5 else "b" if value < 0.5 else "tie" for value in rows["value"]]
-    same = pd.Series([float("nan") if mine is None else float(mine == label) for mine, label in zip(labels, rows["label"], strict=True)], rows.index)
+    same = pd.Series(
+        [float("nan") if mine is None else float(mine == label) for mine, label in zip(labels, rows["label"], strict=True)], rows.index
+    )
     yield share_line("accuracy, ties half", decided, half, confidence)
     yield share_line("accuracy, ties wrong", decided, (half == 1).where(half.notna()), confidence)
     yield share_line("same label", rows, same, confidence)

@@ -2,8 +2,8 @@
 
 Every verb is metered (it charges the arm's ledger), memoised by content (equal work is done once, over arms and crashes),
 replayable (finished verbs return at once) and blind (no gold reward model, dev or test prompt is reachable, and an arm's prompts that the
-Lab did not hand out are refused). `blind` protects against mistakes, not malice: a method is code that runs as the user. Repeating `sample` with the same arguments returns the same samples;
-`draw` gives fresh ones.
+Lab did not hand out are refused). `blind` protects against mistakes, not malice: a method is code that runs as the user. Repeating
+`sample` with the same arguments returns the same samples; `draw` gives fresh ones.
 
 The Lab computes nothing itself: an engine does.
 """

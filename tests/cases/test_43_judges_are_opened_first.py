@@ -1,4 +1,4 @@
-"""A judge that cannot judge (no folder, no class, no tokenizer, no single token for a label): one line before anything is asked or spent."""
+"""A judge that cannot judge (no folder, no class, no tokenizer, no weights): one line before anything is asked or spent."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -113,7 +113,8 @@ def test_the_last_line_decides_or_nothing_does(answer: str, word: str) -> None:
         ("Both are fine, but one is kinder.\nMy final verdict is: [[B]]", "second"), ("[[A]] and so\n[[A]]", "first"),
         ("First I thought [[A]].\n[[B]]", None), ("[[A]]\nThat is all.", None), ("[[C]]", None), ("[[A>A]]", None),
         ("Verdict: A\n[[B]]", None),
-        ('{"verdict": "A"}', "first"), ('{"reasoning": "B is rude.", "winner": "Response A"}', "first"), ('```json\n{"Verdict": "tie"}\n```', "tie"),
+        ('{"verdict": "A"}', "first"), ('{"reasoning": "B is rude.", "winner": "Response A"}', "first"),
+        ('```json\n{"Verdict": "tie"}\n```', "tie"),
         ('{"better_response": "B", "confidence": 0.9}', "second"), ('{"verdict": "A", "winner": "B"}', None), ('{"verdict": "both"}', None),
         ('{"reasoning": "A"}', None), ('{"verdict": 1}', None),
     ],
@@ -125,7 +126,8 @@ def test_marks_and_json_are_verdicts_where_they_are_the_only_ones(answer: str, c
 @pytest.mark.parametrize(
     ("answer", "choice"),
     [
-        ("Response A", "first"), ("response b.", "second"), ("**Assistant B**", "second"), ("Verdict: Response A", "first"), ("A>>B", "first"),
+        ("Response A", "first"), ("response b.", "second"), ("**Assistant B**", "second"), ("Verdict: Response A", "first"),
+        ("A>>B", "first"),
         ("A > B", "first"), ("B>A", "second"), ("A=B", "tie"), ("A<<B", "second"), ("Response A is better", None), ("A>B>A", None),
         ("Response A?", None), ("Response", None), ("Response tie", None), ("A>A", None), ("A or B", None),
     ],

@@ -58,7 +58,12 @@ def test_judge_bench_by_both_rules_for_ties(tmp_path: Path) -> None:
 
 def test_mt_bench_takes_people_s_majority_whichever_way_round(tmp_path: Path) -> None:
     """Two people for m, one for n given the other way round; the judge says n. Without a majority the comparison is left out."""
-    rows = [mt_bench("model_a", "expert_1"), mt_bench("model_b", "author_0", "n", "m"), mt_bench("model_b", "expert_2"), mt_bench("model_b", "gpt4_pair")]
+    rows = [
+        mt_bench("model_a", "expert_1"),
+        mt_bench("model_b", "author_0", "n", "m"),
+        mt_bench("model_b", "expert_2"),
+        mt_bench("model_b", "gpt4_pair"),
+    ]
     frame, left_out = read_recorded(written(tmp_path, rows))
     assert (frame["label"].tolist(), frame["value"].tolist(), left_out) == (["a"], [0.0], {})
     _, left_out = read_recorded(written(tmp_path, [*rows, *({**row, "question_id": 2} for row in (rows[0], rows[2]))]))
