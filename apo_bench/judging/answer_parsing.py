@@ -68,5 +68,5 @@ def _of_json(answer: str) -> set[Choice | None] | None:
         return None
     if not isinstance(value, Mapping):
         return None
-    held = [inner for key, inner in value.items() if key.casefold().replace("_", "").replace(" ", "") in VERDICT_KEYS]
-    return {choice_of(inner) if isinstance(inner, str) else None for inner in held}
+    stated = [inner for key, inner in value.items() if key.casefold().replace("_", "").replace(" ", "") in VERDICT_KEYS]
+    return {choice_of(inner) if isinstance(inner, str) else None for inner in stated}

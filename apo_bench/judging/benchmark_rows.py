@@ -83,6 +83,7 @@ def _llm_bar(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labelled
 
 def _mt_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[LabelledRow | str]:
     """A row a vote: people's majority is the label, and a row of another judge its verdict, of which both orders are one."""
+    other_side: dict[Label, Label] = {"a": "b", "b": "a", "tie": "tie"}
     votes: dict[tuple[Any, ...], list[tuple[str, Label]]] = {}
     first: dict[tuple[Any, ...], LabelledRow] = {}
     for where, row in rows:
@@ -95,7 +96,7 @@ def _mt_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labelle
         _, b = _conversation(where, row, f"conversation_{names[1]}", row["turn"])
         key = (row["question_id"], *sorted((str(row["model_a"]), str(row["model_b"]))), row["turn"])
         first.setdefault(key, LabelledRow(f"turn {row['turn']}", messages, a, b, "tie"))
-        votes.setdefault(key, []).append((judge, {"a": "b", "b": "a"}.get(winner, winner) if swapped else winner))  # pyright: ignore
+        votes.setdefault(key, []).append((judge, other_side[winner] if swapped else winner))
     for key, row in first.items():
         people = Counter(label for judge, label in votes[key] if judge.startswith(PEOPLE)).most_common()
         others = [label for judge, label in votes[key] if not judge.startswith(PEOPLE)]
@@ -110,14 +111,14 @@ def _reward_bench_scores(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Itera
     """Scores of the chosen and the rejected side, alone or in lists; people chose a."""
     for where, row in rows:
         scores = [row["scores_chosen"], row["scores_rejected"]]
-        values = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in scores]
+        values: list[Any] = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in scores]
         if not all(isinstance(value, int | float) for value in values):
             raise InputError(f"{where}: scores_chosen, scores_rejected: numbers are needed, got {scores!r}")
         difference = values[0] - values[1]
         verdict: Choice | None = None if difference != difference else "first" if difference > 0 else "second" if difference < 0 else "tie"
-        texts = [str(row.get(f"text_{side}", row.get(side, ""))) for side in ("chosen", "rejected")]
+        a, b = (str(row.get(f"text_{side}", row.get(side, ""))) for side in ("chosen", "rejected"))
         messages = (Message("user", str(row.get("prompt", row.get("id", where)))),)
-        yield LabelledRow(str(row.get("subset") or "overall"), messages, *texts, "a", verdict)
+        yield LabelledRow(str(row.get("subset") or "overall"), messages, a, b, "a", verdict)
 
 
 FORMS = (

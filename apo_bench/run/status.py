@@ -203,8 +203,10 @@ def _job_status(job: Job, message: str | None, present: set[str], unreadable: li
         n = len(present & set(strings_in(record)))
         rounds = len(record["rounds"]) - 1 if "rounds" in record else len(record["dev_scores"])  # an arm's begin with round 0
         return JobStatus(*place, "finished", rounds=rounds, artifacts=n, work_s=_work_s(store, record, unreadable))
-    if message is not None or log:
-        return JobStatus(*place, "failed", message if message is not None else log[-1], log=log)
+    if log and message is None:
+        message = log[-1]
+    if message is not None:
+        return JobStatus(*place, "failed", message, log=log)
     return JobStatus(*place, "not started")
 
 

@@ -47,7 +47,7 @@ def work(job: Job, report: Report) -> str | None:
         return str(error)
     except InputError as error:
         return f"{error}"
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:  # a method may raise anything
         message, log = shortened(f"{type(error).__name__}: {error}".splitlines()[0]), job.log
         try:
             write_text(log, shortened(traceback.format_exc(), MOST_LOG))

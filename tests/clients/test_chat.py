@@ -21,6 +21,7 @@ import pytest
 from chat_server import Plan, Served, request_key, right_answer, serving, worth_questions
 from hypothesis import given
 from hypothesis import strategies as st
+from own_server import answering
 
 from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.endpoint import Endpoint, Sampling
@@ -640,3 +641,58 @@ def test_the_key_is_told_to_the_server_and_to_nobody_else(
     captured = capfd.readouterr()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert KEY not in caplog.text + captured.out + captured.err + "".join(shown)
+
+
+# Servers that differ
+
+
+def test_a_server_on_this_machine_needs_no_key_and_others_say_so() -> None:
+    assert ChatJudge("m", "http://localhost:8000/v1").endpoint.api_key_env is None
+    assert ChatJudge("m", "http://[::1]:8000/v1").endpoint.api_key_env is None
+    with pytest.raises(InputError, match="ChatJudge: api_key_env: the name of the environment variable"):
+        ChatJudge("m", "https://host.org/v1")
+    assert ChatJudge("m", "https://host.org/v1", None).endpoint.api_key_env is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"system": "other"}, "system: own, merged or none"),
+        ({"headers": {"a b": "x"}}, "headers: not the name of a header"),
+        ({"headers": {"X": "a\nb"}}, "headers.X: characters that no header has"),
+        ({"headers": {"Content-Length": "1"}}, "headers.Content-Length: is set by the request itself"),
+        ({"headers": {"api-key": "{api_key}"}}, "headers.api-key: {api_key} needs api_key_env"),
+    ],
+)
+def test_a_setting_for_a_server_that_differs_is_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        endpoint(**settings)
+
+
+@pytest.mark.parametrize(
+    ("system", "roles", "first"),
+    [("own", ["system", "user"], "be kind"), ("merged", ["user"], "be kind\n\nwhich?"), ("none", ["user"], "which?")],
+)
+def test_the_system_prompt_stands_where_the_server_takes_it(system: Any, roles: list[str], first: str) -> None:
+    sent = endpoint(system=system).laid_out([{"role": "system", "content": "be kind"}, {"role": "user", "content": "which?"}])
+    assert ([message["role"] for message in sent], sent[0]["content"]) == (roles, first)
+    assert endpoint(system=system).laid_out([{"role": "user", "content": "which?"}]) == [{"role": "user", "content": "which?"}]
+
+
+@pytest.mark.slow
+def test_headers_and_a_version_as_azure_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    settings = {"headers": {"api-key": "{api_key}", "X-Team": "a"}, "api_version": "2024-10-21", "api_key_env": "MY_KEY"}
+    with answering(200, b'{"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}') as server:
+        reply = client(server, **settings).reply(MESSAGES, SAMPLING)
+        [head] = server.heads
+    assert reply.text == "A"
+    assert (head["api-key"], head["x-team"], head.get("authorization")) == (KEY, "a", None)
+    assert head["path"] == "/v1/chat/completions?api-version=2024-10-21"
+
+
+def test_what_is_as_usual_is_in_no_identity() -> None:
+    """So that answers of earlier versions are still those of this judge."""
+    usual = ChatJudge("m", "http://localhost/v1").identity
+    assert set(usual) == {"model", "server", "sampling"}
+    assert ChatJudge("m", "http://localhost/v1", system="merged").identity == {**usual, "system": "merged"}

@@ -39,7 +39,8 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 def values(path: Path, labels: Path | None = None) -> dict[str, float]:
     rows = compare_recorded(read_recorded(path, labels)[0])
-    return rows[rows["axis"] == "all"].set_index("metric")["value"].to_dict()
+    pooled = rows[rows["axis"] == "all"]
+    return dict(zip(pooled["metric"], pooled["value"], strict=True))
 
 
 def test_judge_bench_by_both_rules_for_ties(tmp_path: Path) -> None:
