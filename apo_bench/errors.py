@@ -1,14 +1,21 @@
 """The errors that a user can cause. Each is one line that names the place and the problem."""
 
+MOST = 2000  # characters of a message
+
+
+def shortened(text: str, most: int = MOST) -> str:
+    """The text, without its middle where it has more than so many characters."""
+    return text if len(text) <= most else f"{text[: most // 2 - 3]} ... {text[len(text) - most // 2 + 2 :]}"
+
 
 class InputError(ValueError):
     """A file, key or value from the user is wrong. The command line prints the message and exits with status 2.
 
-    The message is one line, whatever text it quotes: white space of any kind becomes one blank.
+    The message is one short line, whatever text it quotes: white space of any kind becomes one blank, and a long one loses its middle.
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(shortened(" ".join(str(message).split())))
 
 
 class NotHere(InputError):

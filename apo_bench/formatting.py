@@ -51,8 +51,8 @@ def table(headers: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def plain(value: object) -> str:
-    """Text from a file or a server as one table cell or line, visible, and without working tags or images."""
-    return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[")
+    """Text from a file or a server as one table cell or line, visible, and without working tags, images or links."""
+    return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("![", "!\\[").replace("](", "]\\(")
 
 
 def letter(place: int) -> str:

@@ -9,9 +9,12 @@ import hashlib
 import json
 import os
 import resource
+import secrets
 import shutil
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -124,7 +127,7 @@ class RunStore:
     def _build(self, kind: str, key: str, final: Path, inputs: Mapping[str, Any], build: Callable[[Path], Computed[Any]]) -> None:
         for left_over in final.parent.glob(f".{key}.tmp*"):  # of a killed process: this one holds the lock
             shutil.rmtree(left_over)
-        folder = final.with_name(f".{key}.tmp{os.getpid()}")
+        folder = temporary_name(final)
         folder.mkdir()
         started = time.monotonic()
         try:
@@ -164,10 +167,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """As `write_text`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with _replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -176,10 +177,47 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: Any) -> None:
     """Write a frame as parquet, atomically."""
+    with _replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place at the end, or is removed where writing it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    table.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that nobody else uses, in another container or on another machine either."""
+    return path.with_name(f".{path.name[:100]}.tmp-{machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def machine() -> str:
+    """A short name of where a process number means this process: host, boot and process namespace."""
+    parts = [socket.gethostname(), boot()]
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return digest(parts)[:8]
+
+
+def boot() -> str:
+    """Since when this machine runs, as Linux names it; "" elsewhere."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def updating(folder: Path) -> Any:
+    """A lock for whoever reads a run folder's tables, manifest, judges or report in order to write them. A thread may take it again."""
+    store = folder.resolve() / "store"
+    return FileLock(store / ".report.lock", is_singleton=True) if store.is_dir() else nullcontext()
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

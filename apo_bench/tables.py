@@ -432,7 +432,20 @@ def _misfit(values: "pd.Series", column: Column) -> str:
     if not column.nullable and len(known) < len(values):
         return f"{len(values) - len(known)} rows have none"
     if column.kind == "text":
-        return "" if isinstance(values.dtype, pd.StringDtype) or all(isinstance(value, str) for value in known) else "texts are needed"
+        if isinstance(values.dtype, pd.StringDtype):
+            return _undecodable(values)
+        return "" if all(isinstance(value, str) for value in known) else "texts are needed"
     if len(known) and not pd.api.types.is_numeric_dtype(values):
         return f"numbers are needed, got {values.dtype}"
     return "whole numbers are needed" if column.kind == "whole" and bool((known % 1 != 0).any()) else ""
+
+
+def _undecodable(values: "pd.Series") -> str:
+    """Why texts that parquet holds are none, or "": pandas decodes them only when they are used."""
+    import pyarrow as pa
+
+    try:
+        pa.array(values.array).validate(full=True)
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        return f"damaged: {error}"
+    return ""

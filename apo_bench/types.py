@@ -172,6 +172,9 @@ class ResponseFile(Policy):
     responses: Mapping[str, tuple[str, int]] = field(default_factory=dict, compare=False, repr=False)
 
 
+SPECIAL_WORDS = ("<pad>", "<eos>", "<unk>", "<user>", "<assistant>")  # of the tokenizer over a task's vocabulary
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """What methods may see of a task: the rm split's pairs, the rm and policy splits' prompts, golden responses."""

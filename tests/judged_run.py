@@ -10,6 +10,7 @@ from exchange_run import answered
 from tiny_world import tiny_task
 
 from apo_bench.analysis.results import read_responses, read_run
+from apo_bench.analysis.seal import break_seal
 from apo_bench.judging.judge_result import IncompleteJudge
 from apo_bench.run import judges
 
@@ -33,8 +34,10 @@ def run_folder(folder: Path, judging: Mapping[str, Any] | None = None, **changes
 
 
 def judged(folder: Path, base: Path | None = None) -> tuple[pd.DataFrame, Sequence[IncompleteJudge]]:
-    """Ask the run's judges and record what they answer; the rows of `judgments`, and the judges that left questions unanswered."""
-    run = read_run(folder)
+    """Ask the run's judges and record what they answer, as a run does that has written its other tables; the rows of `judgments`, and
+    the judges that left questions unanswered."""
+    break_seal(folder, "judges")
+    run = read_run(folder, repairing=True)
     judged_run = judges.judge_run(folder, run, read_responses(folder), tiny_task(), base)
-    judges.record_judges(folder, judged_run, run.manifest)
+    judges.record_judges(folder, judged_run)
     return pd.read_parquet(folder / "tables" / "judgments.parquet"), judged_run.incomplete

@@ -173,7 +173,7 @@ def compare_with_published(run: Run, frames: Mapping[str, pd.DataFrame], rows: p
         if row.metric in ("accuracy_percent", "ece"):
             own.append(_our_reward_model(run, arms, row.arm, row.against, row.metric))
         elif row.metric == "win_percent":
-            own.append(_our_win_rate(frames.get("judged"), arms, row.arm, row.against))
+            own.append(_our_win_rate(run, frames.get("judged"), arms, row.arm, row.against))
         else:
             own.append(_our_score(run, means, frames["contrasts"], arms, row.arm, row.against))
     names = ["our_arm", "our_against", "our_scorer", "our_value", "our_value_against", "our_difference", "our_low", "our_high"]
@@ -199,13 +199,19 @@ def _our_score(run: Run, means: pd.DataFrame, contrasts: pd.DataFrame, arms: Map
     return (first, second, scorer, value, other, difference, low, high)
 
 
-def _our_win_rate(judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> OwnNumbers:
-    """The win rate of a over b by the first judge that compared them; published ones may be against another opponent."""
+def _our_win_rate(run: Run, judged: pd.DataFrame | None, arms: Mapping[str, str], a: str, b: str) -> OwnNumbers:
+    """The win rate of a over b by the experiment's own judge: its scorer, else the first that its audit shows to be informative.
+
+    Without one there are no numbers: a judge that was added or imported later changes none. Published ones may be against another opponent.
+    """
     if judged is None or a not in arms or b not in arms:
         return NO_NUMBERS
+    own = dict.fromkeys([*([run.judge] if run.judge else []), *run.experiment.judges])
     rows = judged[(judged["arm_a"] == arms[a]) & (judged["arm_b"] == arms[b]) & (judged["axis"] == POOLED)]
+    rows = rows[rows["judge"].isin(list(own)) & (rows["informative"] == "") & rows["win_rate"].notna()]
     if rows.empty:
         return NO_NUMBERS
+    rows = rows.sort_values("judge", key=lambda names: names.map(list(own).index), kind="stable")
     rate, low, high = (100 * float(rows.iloc[0][column]) for column in ("win_rate", "ci_low", "ci_high"))
     return (arms[a], arms[b], f"judge/{rows.iloc[0]['judge']}", rate, 100 - rate, 2 * rate - 100, 2 * low - 100, 2 * high - 100)
 
@@ -256,7 +262,7 @@ def comparison_caveats(run: Run, rows: pd.DataFrame, comparison: pd.DataFrame) -
     held_out = "ours is the last round's, on held-out human pairs, of the first player that has both a plain and an APO arm"
     own = {
         "score": f"ours is by {run.golds[0]}; signs can be compared, sizes cannot",
-        "win_percent": "ours is that of arm a over arm b (b has the rest of 100 %), and the difference is a's lead",
+        "win_percent": f"ours is that of arm a over arm b (b has the rest of 100 %), {_own_judge(comparison)}; the difference is a's lead",
         "accuracy_percent": held_out,
         "ece": held_out,
     }
@@ -279,6 +285,12 @@ def comparison_caveats(run: Run, rows: pd.DataFrame, comparison: pd.DataFrame) -
     if absent := [arm for arm in dict.fromkeys(comparison["arm"]) if arm not in here]:
         lines.append(f"No arm here corresponds to: {', '.join(absent)}. The key report.arms maps published policies to arms.")
     return lines
+
+
+def _own_judge(comparison: pd.DataFrame) -> str:
+    """By whom our win rates are."""
+    scorers = comparison.loc[(comparison["metric"] == "win_percent") & (comparison["our_scorer"] != ""), "our_scorer"]
+    return f"by {', '.join(dict.fromkeys(scorers))}" if len(scorers) else "by none: the experiment has no informative judge of these arms"
 
 
 def _number(value: float, digits: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from apo_bench.analysis.seal import check_file, check_seal
 from apo_bench.config.load import load_experiment
 from apo_bench.config.schema import JUDGE, Comparison, Experiment
 from apo_bench.errors import InputError
@@ -114,12 +115,13 @@ class Run:
         return {(arm, seed): chosen.get((arm, seed), self.final_round[arm]) for arm, seeds in self.arm_seeds.items() for seed in seeds}
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path, *, repairing: bool = False) -> Run:
     """Read experiment.yaml, manifest.json and tables/*.parquet of a run folder.
 
-    Raises InputError, one line naming file and column.
+    `repairing`: as in `check_seal`. Raises InputError, one line naming file and column, also where a file does not match its checksum.
     """
     folder = Path(folder)
+    check_seal(folder, repairing=repairing)
     experiment = load_experiment(folder / "experiment.yaml")
     path = folder / "manifest.json"
     try:
@@ -147,7 +149,9 @@ def read_run(folder: str | Path) -> Run:
 
 def read_responses(folder: str | Path) -> pd.DataFrame:
     """The table `responses`: every response to a test prompt. Raises InputError as `read_run` does."""
-    return read_table(table_path(Path(folder), "responses"), "responses")
+    path = table_path(Path(folder), "responses")
+    check_file(Path(folder), path)
+    return read_table(path, "responses")
 
 
 def _check_manifest(path: Path, manifest: Any) -> None:

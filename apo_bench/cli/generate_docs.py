@@ -23,11 +23,14 @@ from typer.models import ArgumentInfo, ParameterInfo
 
 from apo_bench.cli.methods import HEADINGS, citation, listing
 from apo_bench.config import schema as config
+from apo_bench.formatting import table
 from apo_bench.hashing import PACKAGE
 
 DOCS = PACKAGE.parent / "docs"
 LOSSES_BEGIN = "<!-- Written by `python -m apo_bench.cli.generate_docs` from apo_bench/losses/shipped.py: shipped losses. -->"
 LOSSES_END = "<!-- End of shipped losses. -->"
+JUDGES_BEGIN = "<!-- Written by `python -m apo_bench.cli.generate_docs` from apo_bench/judging/: parameters of judges. -->"
+JUDGES_END = "<!-- End of parameters of judges. -->"
 GENERATED = "<!-- Written by `python -m apo_bench.cli.generate_docs`; change the code, not this page. -->"
 PLAIN = {
     int: "whole number", date: "date", float: "number", bool: "true or false", str: "text", Path: "path", Any: "anything",
@@ -55,7 +58,7 @@ def pages() -> dict[Path, str]:
     """The text of every generated page, by its path."""
     written = {
         "experiment.md": experiment_page(), "cli.md": cli_page(), "api.md": api_page(), "methods.md": methods_page(),
-        "new-loss.md": new_loss_page(),
+        "new-loss.md": new_loss_page(), "judging.md": judging_page(),
     }  # fmt: skip
     return {DOCS / name: text for name, text in written.items()}
 
@@ -348,6 +351,24 @@ def new_loss_page() -> str:
     """The page as it stands, its table of shipped losses written anew."""
     before, mark, rest = (DOCS / "new-loss.md").read_text(encoding="utf-8").partition(LOSSES_BEGIN)
     return f"{before}{mark}\n\n{losses_table()}\n\n{LOSSES_END}{rest.partition(LOSSES_END)[2]}"
+
+
+def judging_page() -> str:
+    """The page as it stands, its list of judges' parameters written anew."""
+    from apo_bench.judging.judge_parameters import judge_parameters
+
+    before, mark, rest = (DOCS / "judging.md").read_text(encoding="utf-8").partition(JUDGES_BEGIN)
+    parts = []
+    for judge in judge_parameters():
+        rows = [(f"`{name}`", "" if default is None else f"`{default}`") for name, default in judge.parameters.items()]
+        parts += [
+            f"### {judge.use.rpartition('@')[2]}",
+            f"`use: {judge.use}`",
+            judge.about,
+            "\n".join(table(["parameter", "default"], rows)),
+        ]
+    listed = "\n\n".join(parts)
+    return f"{before}{mark}\n\n{listed}\n\n{JUDGES_END}{rest.partition(JUDGES_END)[2]}"
 
 
 def losses_table() -> str:

@@ -13,49 +13,89 @@ from apo_bench.errors import InputError
 from apo_bench.formatting import one_line, visible
 
 app = typer.Typer()
+PARAMETERS = (  # `judging.judge_parameters` as text: commands start without importing judges
+    'apo_bench.judging.chat_judge@ChatJudge: model, base_url, api_key_env="", served_as=null, temperature=0.0, max_tokens=512, '
+    'max_tokens_key="max_tokens", seed=0, extra={}, concurrency=16, timeout_s=60.0, max_attempts=6, max_wait_s=60.0, '
+    'usd_per_million_prompt_tokens=0.0, usd_per_million_completion_tokens=0.0, max_usd=null, system="own", headers={}, '
+    'api_version=null, template="by_axis"\n\n'
+    'apo_bench.judging.local_judge@LocalJudge: path, template="by_axis", tie_margin=0.0, batch_size=8, max_tokens=2048, '
+    'trust_remote_code=false, chat_template_kwargs={}, template_date="2025-01-01"\n\n'
+    "apo_bench.judging.reward_judge@RewardModelJudge: gold=null, path=null, tie_margin=0.0, max_tokens=null, batch_size=64, "
+    'axis_input=false, output=0, template=null, system_prompt=null, dtype="auto", attention="auto", trust_remote_code=false\n\n'
+    "apo_bench.judging.simulated_judge@SimulatedJudge: noise=0.0, position_bias=0.0, length_bias=0.0, tie_margin=0.0, "
+    "failure_rate=0.0, seed=0\n\n"
+)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run's folder.")]
-JudgeSpec = Annotated[
-    str,
-    typer.Option(
-        "--judge",
-        metavar="YAML",
-        help="A judge as in an experiment's judges, with name: and use:, as a YAML mapping or a file; or the name of one of the run's.",
-    ),
-]
+_JUDGE = typer.Option(
+    "--judge",
+    metavar="YAML",
+    help="A judge as in an experiment's judges, with name: and use:, as a YAML mapping or a file; or the name of one of the run's.",
+)
+JudgeSpec = Annotated[str, _JUDGE]
 
 
-@app.command()
+@app.command(epilog=PARAMETERS)
 @plain_errors()
-def judge(folder: Folder, judge: JudgeSpec) -> None:
-    """Add a judge to a finished run, or ask one of its own again; existing answers are kept."""
+def judge(
+    folder: Folder,
+    judge: Annotated[str | None, _JUDGE] = None,
+    remove: Annotated[str | None, typer.Option(metavar="NAME", help="Take a judge out that was added or imported.")] = None,
+) -> None:
+    """Add a judge to a finished run, or ask one of its own again; existing answers are kept. Or take one out again."""
     refuse_unfinished(folder)
+    if (judge is None) == (remove is None):
+        raise InputError("judge: give --judge or --remove, one of them")
     from apo_bench.report.report import write_report
     from apo_bench.run.experiment import experiment_of_run
-    from apo_bench.run.judges import add_judge
+    from apo_bench.run.judges import add_judge, remove_judge
 
     folder = folder.resolve()
+    if remove is not None:
+        remove_judge(folder, remove)
+        write_report(folder)
+        typer.echo(str(folder / "report" / "report.md"))
+        return
+    assert judge is not None
     experiment, task = experiment_of_run(folder, Path.cwd())
     choice = experiment.judges.get(judge)
     name, choice = (judge, choice) if choice else chosen_judge(judge, experiment.judges)
     unanswered = add_judge(folder, name, choice, experiment, task)
     write_report(folder)
-    terminal.print_summary(folder)
+    terminal.print_judge(folder, name)
     _fail_on(unanswered)
 
 
-@app.command()
+@app.command(epilog=PARAMETERS)
 @plain_errors()
 def audit_judge(
-    judge: JudgeSpec,
+    judge: Annotated[str | None, _JUDGE] = None,
     data: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Pairs with people's labels: a file in any form of docs/data.md, or a task for its test pairs."),
-    ],
+    ] = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option(help="Verdicts recorded elsewhere in place of a judge: rows of JudgeBench, LLMBar, MT-Bench, RewardBench, PandaLM."),
+    ] = None,
     n: Annotated[int | None, typer.Option(min=1, help="At most so many pairs of each, chosen by hash.")] = None,
     out: Annotated[Path | None, typer.Option(help="The folder for the audit; results/audit_NAME if not given.")] = None,
     attacks: Annotated[bool, typer.Option(help="Also plant attacks in the worse responses.")] = True,
 ) -> None:
     """Audit a judge against people's labels: agreement, position and length bias, consistency, planted attacks."""
+    if (judge is None) == (verdicts is None) or (judge is not None and not data):
+        raise InputError("audit-judge: give --judge with --data, or --verdicts")
+    if verdicts is not None:
+        from apo_bench.judging.recorded_verdicts import audit_recorded
+
+        labels = [Path(name) for name in data or ()]
+        if len(labels) > 1:
+            raise InputError("audit-judge: --verdicts goes with one --data at most")
+        recorded = audit_recorded(verdicts, labels[0] if labels else None, out or Path("results") / f"audit_{verdicts.stem}")
+        typer.echo(visible(recorded.read_text(encoding="utf-8")))
+        typer.echo(str(recorded))
+        return
+    assert judge is not None
+    assert data is not None
     from apo_bench.judging import audit_folder
 
     name, choice = chosen_judge(judge)

@@ -86,6 +86,27 @@ def print_summary(folder: Path) -> None:
     print(str(folder / "report" / "report.md"))
 
 
+def print_judge(folder: Path, judge: str) -> None:
+    """A judge's audit in words, its win rates by pair and axis, at most 100 columns wide; then the report's path."""
+    from apo_bench.analysis.results import read_run
+    from apo_bench.judging.audit_report import sentences
+
+    audit = read_run(folder).tables["judge_audit"]
+    own = audit[audit["judge"] == judge]
+    axes = list(dict.fromkeys(own["axis"]))
+    lines = [" ".join(sentences(own, axis)) for axis in axes] or ["not audited (judging.audit_pairs: 0), so no claim may rest on it"]
+    heads = ("pair", "axis", "win rate", "95 % interval", "p", "n", "missing")
+    table = Table(*heads, box=SIMPLE_HEAD, padding=0, title=f"Win rates by {judge}")
+    for row in _rows(folder / "report" / "tables" / "judged.csv"):
+        if row["judge"] == judge:
+            interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
+            p = f"{float(row['p_value']):.2g}" if row["p_value"] else row["test"]
+            pair = f"{row['arm_a']} over {row['arm_b']}"
+            table.add_row(pair, row["axis"], _short(row["win_rate"]), interval, p, row["n_comparisons"], row["n_missing"])
+    print_tables(*(f"Audit of {judge}, {line}" for line in lines), table)
+    print(str(folder / "report" / "report.md"))
+
+
 def print_checkpoints(folder: Path) -> None:
     """Each finished arm's mean scores with their intervals over prompts, and the primary contrasts; then the report's path."""
     rows = _rows(folder / "report" / "tables" / "checkpoints.csv")

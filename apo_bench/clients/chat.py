@@ -2,19 +2,18 @@
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from apo_bench.clients.circuit_breaker import CircuitBreaker
 from apo_bench.clients.endpoint import Endpoint, Sampling, api_key
-from apo_bench.clients.rate_limit import OVER_COST, ConcurrencyLimiter, Messages, SpendLimiter, most_tokens, retry_after_s, wait_s
-from apo_bench.clients.replies import SHOWN, CallError, Reply, error_of, read_reply, with_words
+from apo_bench.clients.rate_limit import OVER_COST, ConcurrencyLimiter, Messages, SpendLimiter, most_tokens, wait_s
+from apo_bench.clients.replies import SHOWN, CallError, Reply, read_reply, with_words
+from apo_bench.clients.transport import Connection, proxy_for
 from apo_bench.errors import NotHere
-
-if TYPE_CHECKING:
-    import openai
 
 K = TypeVar("K")
 OF_ITS_OWN = 10_000  # tokens that a server may add to a prompt or an answer; a larger count is not believed
@@ -41,12 +40,10 @@ class ChatClient:
         self._key = api_key(endpoint.api_key_env)
         try:
             import aiohttp  # noqa: F401
-            import httpx2
-            import openai  # noqa: F401
         except ImportError as error:
             raise NotHere(f"{error.name} is not installed: pip install 'apo-bench[judge]'") from None
-        self._tls = httpx2.create_ssl_context()
-        self.connect(fresh=False)  # loads now what openai's package loads late, before a call is timed
+        proxy_for(endpoint.base_url)
+        self._tls = ssl.create_default_context()
 
     def reply(self, messages: Messages, sampling: Sampling, spent_usd: float = 0.0, fresh: bool = False) -> Reply:
         """One call."""
@@ -68,24 +65,9 @@ class ChatClient:
             finally:
                 runner.run(batch.close())
 
-    def connect(self, fresh: bool) -> "openai.AsyncOpenAI":
-        """openai's client on aiohttp, which needs half the time of its default transport. It belongs to the running event loop."""
-        import httpx2
-        import openai
-
-        limits = httpx2.Limits(max_connections=self.endpoint.concurrency, max_keepalive_connections=self.endpoint.concurrency)
-        key = self._key or "none"
-        client = openai.AsyncOpenAI(
-            base_url=self.endpoint.base_url,
-            api_key=key,
-            max_retries=0,  # ours are in _Batch
-            timeout=None,
-            # Set explicitly, so that OPENAI_CUSTOM_HEADERS cannot put another key in its place.
-            default_headers={"Authorization": f"Bearer {key}"} | ({"Cache-Control": "no-cache"} if fresh else {}),
-            http_client=openai.DefaultAioHttpClient(verify=self._tls, limits=limits, timeout=None, follow_redirects=False),
-        )
-        client._platform = "Unknown"  # or each of the first calls starts a thread to find out; nothing depends on it
-        return client
+    def connect(self, max_tokens: int, fresh: bool) -> Connection:
+        """Connections of the running event loop."""
+        return Connection(self.endpoint, self._key, self._tls, max_tokens, fresh)
 
     def clean(self, text: str) -> str:
         """A server's text without the key, should it repeat it, and without what UTF-8 cannot hold."""
@@ -99,7 +81,6 @@ class _Batch(Generic[K]):
     def __init__(self, client: ChatClient, calls: Iterator[tuple[K, Messages]], sampling: Sampling, spent_usd: float, fresh: bool) -> None:
         self.client, self.endpoint, self.calls = client, client.endpoint, calls
         self.max_tokens, self.body = sampling.max_tokens, {"model": client.endpoint.model, **sampling.body()}
-        self.url = f"{client.endpoint.base_url.rstrip('/')}/chat/completions"  # whole, or openai's client parses it three times a call
         self.fresh = fresh
         self.concurrency, self.spending = ConcurrencyLimiter(client.endpoint.concurrency), SpendLimiter(client.endpoint.max_usd, spent_usd)
         self.breaker = client.breaker = CircuitBreaker(client.breaker)
@@ -110,7 +91,7 @@ class _Batch(Generic[K]):
     async def next(self) -> list[tuple[K, Reply]]:
         """What has arrived since, at least one; nothing after the last."""
         if not self.workers:
-            self.openai = self.client.connect(self.fresh)
+            self.connection = self.client.connect(self.max_tokens, self.fresh)
             self.working = self.endpoint.concurrency
             for _ in range(self.working):
                 self.workers.append(asyncio.create_task(self._work()))
@@ -128,7 +109,7 @@ class _Batch(Generic[K]):
             worker.cancel()
         await asyncio.gather(*self.workers, return_exceptions=True)
         if self.workers:
-            await self.openai.close()
+            await self.connection.close()
 
     async def _work(self) -> None:
         try:
@@ -155,7 +136,7 @@ class _Batch(Generic[K]):
 
     async def _call(self, messages: Messages) -> Reply:
         """One call with its attempts."""
-        body = {**self.body, "messages": messages}
+        body = {**self.body, "messages": self.endpoint.laid_out(messages)}
         worst_usd = self.endpoint.cost_usd(most_tokens(messages), self.max_tokens)
         attempt, lost_usd = 0, 0.0
         while isinstance(got := await self._attempt(body, worst_usd), CallError):
@@ -192,26 +173,12 @@ class _Batch(Generic[K]):
 
     async def _request(self, body: Mapping[str, Any], worst_usd: float) -> Reply:
         """Raises CallError."""
-        import httpx2
-        import openai
-
         start = time.perf_counter()
+        content = await self.connection.post(body, self.client.now())
         try:
-            async with asyncio.timeout(self.endpoint.timeout_s):
-                response = await self.openai.post(self.url, body=body, cast_to=httpx2.Response)
-        except TimeoutError:
-            raise CallError(f"no answer within {self.endpoint.timeout_s:g} s", lost=True) from None
-        except openai.APIStatusError as error:
-            wait = retry_after_s(error.response.headers.get("retry-after"), self.client.now())
-            raise error_of(error.status_code, error.body, wait) from None
-        except Exception as error:  # of openai, or of the transport, which does not translate all of its own
-            if _never_connected(error):
-                raise CallError(f"cannot connect to {self.endpoint.base_url}", hopeless=True) from None
-            raise CallError("connection lost", lost=True) from None
-        try:
-            reply = read_reply(response.content)
+            reply = read_reply(content)
         except ValueError:
-            raise CallError("unreadable reply", _page(response.content), lost=True) from None
+            raise CallError("unreadable reply", _page(content), lost=True) from None
         prompt, completion = reply.prompt_tokens or 0, reply.completion_tokens or 0
         if prompt > most_tokens(body["messages"]) + OF_ITS_OWN or completion > self.max_tokens + OF_ITS_OWN:
             reply = replace(reply, prompt_tokens=None, completion_tokens=None)
@@ -224,10 +191,3 @@ def _page(content: bytes) -> str:
     """How a page begins that came instead of JSON; nothing of a reply that was torn."""
     text = " ".join(content[:1000].decode("utf-8", "replace").split())
     return "" if text[:1] in "{[" else text[:SHOWN]
-
-
-def _never_connected(error: BaseException | None) -> bool:
-    """Whether an error comes from one of connecting. The transport in between calls every lost connection a time-out of connecting."""
-    import aiohttp
-
-    return error is not None and (isinstance(error, aiohttp.ClientConnectorError) or _never_connected(error.__cause__))

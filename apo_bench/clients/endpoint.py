@@ -1,14 +1,19 @@
 """Where a model is served, at what price, and how it is sampled: the settings of a chat client, checked."""
 
+import ipaddress
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from apo_bench.errors import InputError, NotHere
+
+NOT_GIVEN = ""
+System = Literal["own", "merged", "none"]
+_OWN_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,9 @@ class Endpoint:
 
     `api_key_env` names the environment variable with the API key; None: none is needed. `timeout_s` is for one attempt, answer
     included, and a call has at most `max_attempts`. `max_wait_s` is the longest wait between two, also where Retry-After asks for more.
-    Raises InputError that names the field.
+    `system`: the system prompt is a message of its own, stands at the head of the first user message ("merged", for servers that refuse the
+    role), or is left out. `headers` are sent too; {api_key} in one stands for the key, which is then sent nowhere else. `api_version` is
+    sent as ?api-version=..., as Azure has it. Raises InputError that names the field.
     """
 
     base_url: str
@@ -30,9 +37,19 @@ class Endpoint:
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
     max_usd: float | None = None
+    system: System = "own"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    api_version: str | None = None
 
     def __post_init__(self) -> None:
         _check_url(self.base_url)
+        require(self.system in ("own", "merged", "none"), "system", "own, merged or none is wanted", self.system)
+        for name, value in self.headers.items():
+            require(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) is not None, "headers", "not the name of a header", name)
+            # The value is not shown: it may be a key.
+            require(value.isascii() and value.isprintable(), f"headers.{name}", "characters that no header has")
+            require(name.casefold() not in _OWN_HEADERS, f"headers.{name}", "is set by the request itself")
+            require("{api_key}" not in value or self.api_key_env is not None, f"headers.{name}", "{api_key} needs api_key_env")
         require(bool(self.model), "model", "a name is wanted", self.model)
         # Not shown: it may be a key by mistake.
         name = self.api_key_env is None or re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env) is not None
@@ -46,6 +63,24 @@ class Endpoint:
         if self.max_usd is not None:
             require(0 <= self.max_usd < math.inf, "max_usd", "must be at least 0", self.max_usd)
             require(self.priced, "max_usd", "a cost limit needs the prices, usd_per_million_prompt_tokens and ..._completion_tokens")
+
+    @property
+    def url(self) -> str:
+        """Where requests go."""
+        version = f"?api-version={quote(self.api_version)}" if self.api_version else ""
+        return f"{self.base_url.rstrip('/')}/chat/completions{version}"
+
+    def laid_out(self, messages: Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
+        """The messages with the system prompt where this server takes it."""
+        if self.system == "own" or not messages or messages[0]["role"] != "system":
+            return messages
+        system, *others = messages
+        if self.system == "none" or not others:
+            return others
+        first, *rest = others
+        if first["role"] != "user":
+            return [{"role": "user", "content": system["content"]}, *others]
+        return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
     @property
     def priced(self) -> bool:
@@ -83,13 +118,14 @@ class Sampling:
 class ChatSettings:
     """A chat model as a user writes it down: where it is, how it is sampled, how hard it may be asked and what it costs.
 
+    `api_key_env` names the environment variable with the API key; null: none is needed, which is the default for a server on this machine.
     `served_as` is a name for a server that moves: answers are kept under it instead of under `base_url`. Settings of sampling that a server
     refuses are null. The rest is as in Endpoint and Sampling. Raises InputError that names class and field.
     """
 
     model: str
     base_url: str
-    api_key_env: str | None
+    api_key_env: str | None = NOT_GIVEN
     served_as: str | None = None
     temperature: float | None = 0.0
     max_tokens: int = 512
@@ -103,6 +139,9 @@ class ChatSettings:
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
     max_usd: float | None = None
+    system: System = "own"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    api_version: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -116,7 +155,13 @@ class ChatSettings:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(**{part.name: getattr(self, part.name) for part in fields(Endpoint)})
+        settings = {part.name: getattr(self, part.name) for part in fields(Endpoint)}
+        if self.api_key_env == NOT_GIVEN:
+            _check_url(self.base_url)
+            wanted = "the name of the environment variable with the API key is wanted; null: none is needed"
+            require(is_loopback(self.base_url), "api_key_env", wanted)
+            settings["api_key_env"] = None
+        return Endpoint(**settings)
 
     @property
     def sampling(self) -> Sampling:
@@ -125,13 +170,24 @@ class ChatSettings:
     @property
     def identity(self) -> Mapping[str, Any]:
         """What can change an answer. The server is part of it: many local ones answer to any model's name. Prices and pace are not."""
-        return {"model": self.model, "server": self.served_as or self.base_url.rstrip("/"), "sampling": self.sampling.body()}
+        own = {"system": self.system, "headers": dict(self.headers), "api_version": self.api_version}
+        set_ = {name: value for name, value in own.items() if value and value != "own"}
+        return {"model": self.model, "server": self.served_as or self.base_url.rstrip("/"), "sampling": self.sampling.body(), **set_}
 
 
 def require(condition: bool, name: str, wanted: str, *got: object) -> None:
     """Raises InputError about the field `name` unless `condition`."""
     if not condition:
         raise InputError(f"{name}: {wanted}" + "".join(f", got {value!r}" for value in got))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the server of a URL is this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _check_url(url: str) -> None:

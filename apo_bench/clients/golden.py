@@ -35,9 +35,8 @@ WRITER = Kind("golden writer", {"messages": "messages(prompt)"})
 class GoldenWriter(ChatSettings):
     """The model that answers, and how it is asked.
 
-    `api_key_env` names the environment variable with the API key, null where none is needed. `system_prompt` null: no system message, which
-    some servers replace by a default of their own; "" sends an empty one. `max_usd` counts all that the file's journal was charged. The
-    other fields are those of ChatSettings. Raises InputError that names the field.
+    `system_prompt` null: no system message, which some servers replace by a default of their own; "" sends an empty one. `max_usd` counts
+    all that the file's journal was charged. The other fields are those of ChatSettings. Raises InputError that names the field.
     """
 
     system_prompt: str | None = None

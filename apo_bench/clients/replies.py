@@ -19,6 +19,7 @@ HOPELESS = {401, 402, 403, 404, 405, 407}  # as would every other call
 SHOWN = 200  # characters of a server's error message
 REASONS = 5  # of failures in a line
 MAX_TOKENS = 2**53  # a larger count is none
+INT_DIGITS = 400  # Python refuses to read many more
 
 _CONTENT = re.compile(
     r"content[ _-]?(?:filter|policy|management|moderation|violation)|moderat|flagged|responsible_?ai|safety|prohibited|inappropriate"
@@ -94,10 +95,7 @@ def counted_reasons(counts: Mapping[str, int]) -> str:
 
 def read_reply(content: bytes) -> Reply:
     """The reply in a response's body, without its cost. Raises CallError where it is an error, and ValueError where it is no JSON."""
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON") from None
+    data = read_json(content)
     error, choices = (data.get("error"), data.get("choices")) if isinstance(data, Mapping) else (data, None)
     if error:
         raise error_of(None, error)
@@ -121,6 +119,14 @@ def read_reply(content: bytes) -> Reply:
     prompt, completion = _tokens(data.get("usage"))
     spoken = (text if answer is None else answer) or refusal or ""
     return Reply(spoken, failure, prompt_tokens=prompt, completion_tokens=completion, logprobs=_logprobs(choice.get("logprobs")))
+
+
+def read_json(content: bytes) -> Any:
+    """The value of a JSON text; a whole number of any length is one. Raises ValueError."""
+    try:
+        return json.loads(content, parse_int=lambda digits: int(digits) if len(digits) <= INT_DIGITS else float(digits))
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
 
 
 def error_of(status: int | None, body: Any, wait_s: float | None = None) -> CallError:

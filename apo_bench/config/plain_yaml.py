@@ -9,13 +9,31 @@ import yaml
 
 from apo_bench.errors import InputError
 
+MOST_CHARACTERS, MOST_LEVELS, MOST_VALUES = 2**20, 100, 200_000
+
 
 class PlainLoader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice (PyYAML silently keeps the last), and reads a date as text.
 
     Numbers are those of YAML 1.2: 1e-3 and 5e-1 are numbers, 1:30 is text. What YAML 1.1 reads as another number, such as 010 or 1_000, is
-    refused, and so is a number that no float can hold.
+    refused, and so is a number that no float can hold. A text of more than MOST_CHARACTERS, deeper than MOST_LEVELS, or of more than
+    MOST_VALUES with every alias written out, is refused before anything is made of it.
     """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        sizes: dict[int, int] = {}
+        if node is not None and _size(node, sizes) > MOST_VALUES:
+            raise InputError(f"more than {MOST_VALUES} values, with every alias written out")
+        return node
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > MOST_LEVELS:
+            raise InputError(f"more than {MOST_LEVELS} levels (line {self.peek_event().start_mark.line + 1})")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
@@ -51,6 +69,17 @@ class PlainLoader(yaml.SafeLoader):
         return value
 
 
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """The values in a node, those of aliases as often as they are named. Raises InputError for one that holds itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = -1  # under way
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner) if isinstance(inner, list) else 1
+    if sizes[id(node)] < 0:
+        raise InputError(f"a value holds itself (line {node.start_mark.line + 1})")
+    return sizes[id(node)]
+
+
 _WHOLE, _SEED = re.compile(r"[-+]?[0-9]+"), re.compile(r"0|[1-9][0-9]*")
 _AMBIGUOUS = re.compile(r"[-+]?(?:0[0-9]+|0b[01_]+|[0-9][0-9_]*_[0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?)")
 _NUMBER = (
@@ -80,6 +109,8 @@ PlainDumper.add_implicit_resolver("tag:yaml.org,2002:float", *_NUMBER[1:])
 
 def parse_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> Any:
     """The value of a YAML text, by the rules of experiment files. Raises InputError, which starts with `source`."""
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"{source}: {len(text)} characters, at most {MOST_CHARACTERS} are read as YAML")
     try:
         return yaml.load(text, Loader=loader)
     except InputError as error:
@@ -93,6 +124,8 @@ def parse_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoad
 def read_yaml(path: Path, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> Any:
     """The value of a YAML file. As `parse_yaml`."""
     try:
+        if path.stat().st_size > 4 * MOST_CHARACTERS:  # no more bytes a character in UTF-8
+            raise InputError(f"{source}: {path.stat().st_size} bytes, at most {MOST_CHARACTERS} characters are read as YAML")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{source}: no such file") from None

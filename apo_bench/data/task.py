@@ -11,7 +11,7 @@ from apo_bench.data.rows import WARM_UP_SPLITS, RowReader, is_text
 from apo_bench.data.splits import check_leaks
 from apo_bench.data.task_folder import TaskCode, code_of, find_task, merge_options, read_description, with_shares
 from apo_bench.errors import InputError
-from apo_bench.types import SPLITS, Demonstration, Pair, Prompt, Split, identity
+from apo_bench.types import SPECIAL_WORDS, SPLITS, Demonstration, Pair, Prompt, Split, identity
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def _load(folder: Path, options: Mapping[str, Any], base: Path | None) -> Task:
     vocabulary = tuple(code.each("vocabulary", about.vocabulary)) if about.vocabulary else None
     if odd := [word for word in vocabulary or () if not is_text(word)]:
         raise InputError(f"{path}: metadata.apo_bench.vocabulary: words are needed, got {odd[0]!r}")
-    is_reference = about.provenance.count(".") == 1 and about.provenance.replace(".", "a").isidentifier()
+    if odd := [word for word in vocabulary or () if word.split() != [word] or any(special in word for special in SPECIAL_WORDS)]:
+        raise InputError(f"{path}: metadata.apo_bench.vocabulary: {odd[0]!r} is no word of texts: {_NO_WORD}")
+    names = about.provenance.split(".")
+    is_reference = len(names) == 2 and all(name.isidentifier() for name in names)  # "Ours." is a sentence
     return Task(
         name=folder.name,
         axes=axes,
@@ -117,6 +120,9 @@ def _load(folder: Path, options: Mapping[str, Any], base: Path | None) -> Task:
         fingerprint=_fingerprint(pairs, prompts, golden, demonstrations, vocabulary or ()),
         recognised=_recognised(code.call("recognised", about.recognised), reader.dropped) if about.recognised else "",
     )
+
+
+_NO_WORD = f"it may hold neither white space nor {', '.join(SPECIAL_WORDS)}, which mark turns, ends and padding"
 
 
 def _recognised(line: str, dropped: Mapping[str, int]) -> str:

@@ -16,10 +16,10 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from filelock import FileLock
 from pydantic import TypeAdapter
 
+from apo_bench.config.plain_yaml import read_yaml
 from apo_bench.config.python_files import load_python_file
 from apo_bench.config.schema import EngineChoice, Executor
 from apo_bench.engines import open_engine
@@ -92,9 +92,9 @@ def launch(job: PolicyTraining | RewardModelTraining, engine: LaunchingEngine, i
 def _settings(config: Path) -> dict[str, Any]:
     """The configuration's keys. Raises InputError for one that cannot be used."""
     try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"executor.launch: {config}: cannot be read ({type(error).__name__})") from None
+        settings = read_yaml(config, str(config))
+    except InputError as error:
+        raise InputError(f"executor.launch: {error}") from None
     if not isinstance(settings, dict):
         raise InputError(f"executor.launch: {config}: not an accelerate configuration")
     if settings.get("num_machines", 1) != 1:

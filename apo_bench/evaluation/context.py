@@ -206,6 +206,7 @@ class EvaluationContext:
             initial_policy=initial_policy,
             progress=(lambda stage, used: self.progress(stage, {})) if own else self.progress,
             charged=self.charged if own else None,
+            is_arms=ledger.arm not in ("_bench", "_floor"),
         )
 
     def _reward_body(self, spec: SingleReward) -> Policy | None:

@@ -19,12 +19,14 @@ import pandas as pd
 from pydantic import ValidationError
 
 from apo_bench.analysis.results import read_responses, read_run
+from apo_bench.analysis.seal import IMPORTED, break_seal, seal
 from apo_bench.errors import InputError
 from apo_bench.exchange.export import Key, Shown, key_path
 from apo_bench.formatting import rows_of
 from apo_bench.judging.judge_protocol import Choice, value_of
-from apo_bench.run.judges import IMPORTED, on_current_responses  # every run writes its tables anew, and keeps what is imported
+from apo_bench.run.judges import on_current_responses  # every run writes its tables anew, and keeps what is imported
 from apo_bench.run.tables import replace_judges
+from apo_bench.store import updating
 from apo_bench.tables import TABLES, table_path, write_table
 
 CHOICES: Mapping[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "1.0": "first", "2.0": "second"}  # 1.0: a column of numbers
@@ -50,7 +52,7 @@ def import_sheets(folder: Path, sheets: Sequence[Path], key: Path | None = None,
 
     Raises InputError also where the run has another judge of that name or does not hold the responses that were shown.
     """
-    run = read_run(folder)
+    run = read_run(folder, repairing=True)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", judge):
         raise InputError(f"judge {judge!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
     kept = folder / IMPORTED / f"{judge}.parquet"
@@ -58,8 +60,12 @@ def import_sheets(folder: Path, sheets: Sequence[Path], key: Path | None = None,
         raise InputError(f"{folder}: there is a judge {judge} already; import under another name")
     rows = read_sheets(sheets, key, judge=judge)
     _check_shown(folder, rows)
-    write_table(kept, "judgments", rows)
-    replace_judges(folder, {"judgments": rows}, [judge])
+    with updating(folder):
+        read_run(folder, repairing=True)  # what another command has written meanwhile is undamaged
+        break_seal(folder, "judges")
+        write_table(kept, "judgments", rows)
+        replace_judges(folder, {"judgments": rows}, [judge])
+        seal(folder)
     return Imported(table_path(folder, "judgments"), len(rows), missing_by_reason(rows))
 
 

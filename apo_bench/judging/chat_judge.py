@@ -17,8 +17,7 @@ from apo_bench.judging.prompt_templates import Template, template_for, templates
 class ChatJudge(ChatSettings):
     """`{use: apo_bench.judging.chat_judge@ChatJudge, model: ..., base_url: ..., api_key_env: ...}`
 
-    `api_key_env` names the environment variable with the API key, null where none is needed. The other fields are those of ChatSettings.
-    Raises InputError that names the field.
+    The other fields are those of ChatSettings. Raises InputError that names the field.
     """
 
     template: str = "by_axis"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from apo_bench.data.preference_forms import Reading, recognise
 from apo_bench.data.preference_rows import options_of, read_preferences
@@ -18,14 +18,13 @@ from apo_bench.data.task import Task
 from apo_bench.data.task_folder import read_description
 from apo_bench.data.transcripts import is_transcript
 from apo_bench.errors import InputError
+from apo_bench.judging.benchmark_rows import NO_MAJORITY, Label, LabelledRow, benchmark_form, read_benchmark
 from apo_bench.package_data import shipped_root
 from apo_bench.types import Message, Pair, Prompt, Role, identity, prompt_id
 
-Label = Literal["a", "tie", "b"]
 VOTES: Mapping[int, Label] = {0: "tie", 1: "a", 2: "b"}
 PANDALM_AXIS = "overall"
 IDENTICAL = "identical responses"
-NO_MAJORITY = "no majority of annotators"
 NO_QUESTION = "a prompt that does not end with a user's turn"
 NOT_TEXT = "a response that is true or false, not text"
 
@@ -63,9 +62,12 @@ def read_labelled(path: Path, n: int | None = None) -> Labelled:
     A JSON list is PandaLM's (instruction, input, response1, response2, annotator1 to 3; the label is what two of the three say). JSON
     lines with chosen and rejected are HH's, in every form that the task `hh` reads and with its prompts' ids and clusters; or, where the
     first prompt is no transcript, RewardBench's (prompt, chosen, rejected, subset), as parquet too, a subset being an axis.
+    Rows of JudgeBench, LLMBar, MT-Bench's judgments and RewardBench's scores are recognised by their columns (`benchmark_rows`).
     Every other form that the task `preferences` recognises is read as it reads it, ties and rows that it drops left out.
     Raises InputError, one line that names file, line or item, and key, for anything else, and where no pair is left.
     """
+    if form := benchmark_form(path):
+        return _checked(str(path), (row if isinstance(row, str) else _of_benchmark(row) for row in read_benchmark(path, form)), n)
     if _is_of_another_form(path):
         return _checked(str(path), _recognised(path), n)
     if path.suffix == ".parquet":
@@ -186,7 +188,22 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     return read_rows(path) if path.suffix == ".parquet" else read_jsonl(path)
 
 
+def read_labelled_votes(path: Path) -> Iterator[tuple[Any, LabelledPair | str]]:
+    """(idx, pair or the reason why it is none) of PandaLM's items. Raises InputError as `read_labelled` does."""
+    if _opening(path) != "[":
+        raise InputError(f"{path}: not a JSON list (PandaLM)")
+    yield from _pandalm_items(path)
+
+
+def _of_benchmark(row: LabelledRow) -> LabelledPair:
+    return LabelledPair(_prompt(row.axis, row.messages, row.messages[0].content), row.a, row.b, row.label)
+
+
 def _pandalm(path: Path) -> Iterator[LabelledPair | str]:
+    return (pair for _, pair in _pandalm_items(path))
+
+
+def _pandalm_items(path: Path) -> Iterator[tuple[Any, LabelledPair | str]]:
     try:
         items = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -203,11 +220,11 @@ def _pandalm(path: Path) -> Iterator[LabelledPair | str]:
         label, most = votes.most_common(1)[0]
         question = "\n\n".join(filter(None, (_text(where, item, key) for key in ("instruction", "input"))))
         if any(isinstance(item.get(key), bool) for key in ("response1", "response2")):
-            yield NOT_TEXT  # six published items, in which "True" became a boolean
+            yield item.get("idx"), NOT_TEXT  # six published items, in which "True" became a boolean
             continue
         a, b = (_text(where, item, key) for key in ("response1", "response2"))
         prompt = _prompt(PANDALM_AXIS, (Message("user", question),), question)
-        yield LabelledPair(prompt, a, b, label) if most > 1 else NO_MAJORITY
+        yield item.get("idx"), LabelledPair(prompt, a, b, label) if most > 1 else NO_MAJORITY
 
 
 def _vote(where: str, item: dict[str, Any], key: str) -> Label:

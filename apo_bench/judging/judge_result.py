@@ -22,12 +22,15 @@ from apo_bench.judging.audit import audit
 from apo_bench.judging.human_preferences import labelled_pairs
 from apo_bench.judging.judge_protocol import ORDERS, Judge, Order, Question, ResponsePair, Verdict, both_orders, value_of
 
+QUOTED = 300  # characters
+
 
 @dataclass(frozen=True)
 class JudgeResult:
     """A judge's rows for the tables `judgments`, `judge_audit`, `timings` and `set_judgments`.
 
-    `unanswered` counts the questions that nobody answered, by reason: asking again with the same journal asks only for them.
+    `unanswered` counts the questions that nobody answered, by reason: asking again with the same journal asks only for them. `unread`:
+    of the answers without a verdict, one for each reason, its first QUOTED characters.
     """
 
     judgments: pd.DataFrame
@@ -35,6 +38,7 @@ class JudgeResult:
     timings: pd.DataFrame
     identity: Mapping[str, Any]
     unanswered: Mapping[str, int]
+    unread: Mapping[str, str]
     set_judgments: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -85,7 +89,14 @@ def ask_judge(
     audit_rows = (pd.DataFrame(columns=AUDIT_COLUMNS) if audited is None else audited.rows).assign(judge=name)
     n = len(ORDERS) * len(pairs)
     own, of_sets = pd.DataFrame(rows[:n]), pd.DataFrame(rows[n:])
-    return JudgeResult(own, audit_rows, _timings(name, journal, judge), judge.identity, dict(unanswered), of_sets)
+    timings = _timings(name, journal, judge)
+    return JudgeResult(own, audit_rows, timings, judge.identity, dict(unanswered), _unread(verdicts), of_sets)
+
+
+def _unread(verdicts: Mapping[str, Verdict]) -> dict[str, str]:
+    """An answer without a verdict for each reason: that of the first question, by its id."""
+    answered = [verdict for _, verdict in sorted(verdicts.items(), reverse=True) if verdict.choice is None and verdict.answered]
+    return {verdict.failure: verdict.text[:QUOTED] for verdict in answered if verdict.text.strip()}
 
 
 def incomplete(results: Mapping[str, JudgeResult]) -> list[IncompleteJudge]:

@@ -17,6 +17,7 @@ from apo_bench.hashing import code_hash, digest_folder
 from apo_bench.judging.answer_parsing import LABELS
 from apo_bench.judging.judge_protocol import Judge, JudgeContext, Question, Verdict
 from apo_bench.judging.prompt_templates import template_for, templates_of
+from apo_bench.models.model_folder import check_model, config_fields, fit_embedding
 from apo_bench.models.pretrained_weights import resolve_model
 from apo_bench.provenance import versions
 
@@ -53,8 +54,24 @@ class LocalJudge:
             raise InputError(f"LocalJudge: template: {self.template!r} asks for reasons, and a next token has no room for them")
 
     def open(self, context: JudgeContext) -> Judge:
-        """Raises InputError for a path that does not exist. The model is loaded with the first question."""
-        return OpenLocalJudge(self, resolve_model(self.path, Path(context.base) if context.base else None))
+        """Raises InputError for a path that does not exist, and for a folder whose model cannot judge; of that no weight is read before
+        the first question."""
+        model = resolve_model(self.path, Path(context.base) if context.base else None)
+        if Path(model).is_dir():
+            self._check(Path(model))
+        return OpenLocalJudge(self, model)
+
+    def _check(self, folder: Path) -> None:
+        if self.trust_remote_code and "auto_map" in config_fields(folder):
+            return
+        from transformers import AutoModelForCausalLM
+
+        from apo_bench.models.tokenize import load_tokenizer
+
+        network = check_model(AutoModelForCausalLM, folder, self.trust_remote_code)
+        tokenizer = load_tokenizer(folder, self.trust_remote_code)
+        fit_embedding(network, tokenizer)
+        label_tokens(self.chat(tokenizer), LABELS)
 
     def chat(self, tokenizer: Any) -> "ChatFormat":
         """How the model reads questions; it does not think before it answers."""

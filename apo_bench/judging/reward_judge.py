@@ -13,7 +13,7 @@ from annotated_types import Ge
 from apo_bench.errors import InputError
 from apo_bench.hashing import code_hash, digest_folder
 from apo_bench.judging.judge_protocol import GoldScorer, Judge, JudgeContext, Question, Verdict
-from apo_bench.models.model_folder import check_context, config_fields
+from apo_bench.models.model_folder import check_context, check_model, config_fields
 from apo_bench.models.pretrained_weights import resolve_model
 from apo_bench.provenance import versions
 from apo_bench.types import Prompt
@@ -52,12 +52,12 @@ class RewardModelJudge:
             raise InputError(f"RewardModelJudge: give exactly one of gold and path, got gold={self.gold!r} and path={self.path!r}")
 
     def open(self, context: JudgeContext) -> Judge:
-        """Raises InputError for an unknown gold model, for a gold model outside a run, for a path that does not exist, and for more
-        `max_tokens` than the model in it has places."""
+        """Raises InputError for an unknown gold model, for a gold model outside a run, for a path that does not exist, for a folder whose
+        model cannot score, and for more `max_tokens` than it has places."""
         if self.path is not None:
             model = resolve_model(self.path, Path(context.base) if context.base else None)
-            if Path(model).is_dir() and self.max_tokens is not None:
-                check_context(config_fields(Path(model)), f"{self.path}: max_tokens", self.max_tokens)
+            if Path(model).is_dir():
+                self._check(Path(model))
             return OpenRewardModelJudge(self, model, None, "")
         if context.gold_scorer is None:
             raise InputError(f"RewardModelJudge: gold: {self.gold!r} is a reward model of a run, and there is none here; give a path")
@@ -66,6 +66,36 @@ class RewardModelJudge:
                 f"RewardModelJudge: gold: no gold reward model {self.gold!r}; there are: {', '.join(context.gold_ids) or 'none'}"
             )
         return OpenRewardModelJudge(self, None, context.gold_scorer, context.gold_ids[self.gold])
+
+    def _check(self, folder: Path) -> None:
+        fields = config_fields(folder)
+        if self.max_tokens is not None:
+            check_context(fields, f"{self.path}: max_tokens", self.max_tokens)
+        if self.trust_remote_code and "auto_map" in fields:
+            return
+        from transformers import AutoModelForSequenceClassification
+
+        from apo_bench.models.finished_reward import check_finished, finished_tokenizer
+
+        network = check_model(AutoModelForSequenceClassification, folder, self.trust_remote_code)
+        spec = self.model_spec(str(folder))
+        check_finished(folder, network.config, spec)
+        finished_tokenizer(folder, spec, network)
+
+    def model_spec(self, model: str) -> Any:
+        """The model as `kind: pretrained` has it."""
+        from apo_bench.config.schema import PretrainedReward
+        from apo_bench.models.finished_reward import own_template
+        from apo_bench.models.model_folder import context_length, read_config
+
+        context = context_length(read_config(model, self.trust_remote_code))
+        limit = self.max_tokens or min(DEFAULT_TOKENS, context or DEFAULT_TOKENS)
+        template = self.template or own_template(model, self.trust_remote_code)
+        fields = ("axis_input", "output", "system_prompt", "dtype", "attention", "trust_remote_code")
+        return PretrainedReward(
+            kind="pretrained", path=model, max_tokens=limit, template=template, score_batch_size=self.batch_size,
+            **{name: getattr(self, name) for name in fields},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,24 +136,16 @@ class OpenRewardModelJudge(Judge):
         """Scores of the items that are short enough, and tokens of all; a gold model truncates by its own settings."""
         if self.gold_scorer is not None and self.spec.gold is not None:
             return dict(zip(items, self.gold_scorer(self.spec.gold, items), strict=True)), {}
-        from apo_bench.config.schema import PretrainedReward
         from apo_bench.models.device import own_device
-        from apo_bench.models.finished_reward import load_finished, own_template
-        from apo_bench.models.model_folder import context_length, read_config
+        from apo_bench.models.finished_reward import load_finished
         from apo_bench.models.policy import use_one_thread
         from apo_bench.models.precision import resolved
         from apo_bench.models.reward import encode_texts, score
 
         assert self.model is not None
         use_one_thread()
-        context = context_length(read_config(self.model, self.spec.trust_remote_code))
-        limit = self.spec.max_tokens or min(DEFAULT_TOKENS, context or DEFAULT_TOKENS)
-        template = self.spec.template or own_template(self.model, self.spec.trust_remote_code)
-        fields = ("axis_input", "output", "system_prompt", "dtype", "attention", "trust_remote_code")
-        spec = PretrainedReward(
-            kind="pretrained", path=self.model, max_tokens=limit, template=template, score_batch_size=self.spec.batch_size,
-            **{name: getattr(self.spec, name) for name in fields},
-        )  # fmt: skip
+        spec = self.spec.model_spec(self.model)
+        limit = spec.max_tokens
         spec = resolved(spec, own_device().type)
         model, tokenizer = load_finished(self.model, spec, dtype=spec.dtype, attention=spec.attention)
         encoded = encode_texts(tokenizer, items, spec.model_copy(update={"max_tokens": sys.maxsize}), model=model)

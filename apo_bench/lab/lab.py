@@ -1,17 +1,17 @@
 """The Lab: everything a method may do, and nothing else.
 
 Every verb is metered (it charges the arm's ledger), memoised by content (equal work is done once, over arms and crashes),
-replayable (finished verbs return at once) and blind (no gold reward model, dev or test prompt is reachable). `blind` protects against
-mistakes, not malice: a method is code that runs as the user. Repeating `sample` with the same arguments returns the same samples;
-`draw` gives fresh ones.
+replayable (finished verbs return at once) and blind (no gold reward model, dev or test prompt is reachable, and an arm's prompts that the
+Lab did not hand out are refused). `blind` protects against mistakes, not malice: a method is code that runs as the user. Repeating
+`sample` with the same arguments returns the same samples; `draw` gives fresh ones.
 
 The Lab computes nothing itself: an engine does.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any, Literal, TypeVar
 
@@ -75,11 +75,12 @@ class Lab:
         initial_policy: Policy,
         progress: Progress = lambda stage, used: None,
         charged: dict[str, Mapping[str, float]] | None = None,
+        is_arms: bool = False,
     ) -> None:
         self.initial_policy = initial_policy
         self.rounds: list[Round] = []
         self.granted: dict[Unit, int] = {}  # the most items drawn at a time, of human pairs and golden responses
-        self._engine, self._ledger, self._data = engine, ledger, data
+        self._engine, self._ledger, self._data, self._is_arms = engine, ledger, data, is_arms
         self._store = MeteredStore(store, engine, ledger, seed, code_hash(__name__), progress, charged)
         self._device = engine.hardware.get("device")  # of which keys hold what each `auto` means
         self._policy_model, spec = resolved(policy_model, self._device), resolved(reward_model, self._device)
@@ -147,6 +148,7 @@ class Lab:
 
         A best-of-n policy pays for all it samples and scores.
         """
+        self._refuse_foreign("lab.sample", prompts)
         sampling = sampling or self._policy_model.sampling
         if isinstance(policy, ResponseFile):
             return finished_policies.responses_of(policy, prompts, n)
@@ -179,6 +181,7 @@ class Lab:
     def score(self, reward_model: RewardModel, responses: Sequence[Response] | Sequence[tuple[Prompt, str]]) -> tuple[Group, ...]:
         """The reward model's scores, grouped by prompt in order of first appearance. A sample cut at the length limit has no end."""
         items = Items.of(responses)
+        self._refuse_foreign("lab.score", (prompt for prompt, _ in items))
         scores = self._reward_model.scores(reward_model, items)
         grouped: dict[str, tuple[Prompt, list[str], list[float]]] = {}
         for (prompt, text), value in zip(items, scores, strict=True):
@@ -197,6 +200,7 @@ class Lab:
         pairs = tuple(chain.from_iterable(pair_sets))
         if not pairs:
             raise InputError("lab.train_reward_model: no pairs to train on")
+        self._refuse_foreign("lab.train_reward_model", (pair.prompt for pair in pairs))
         return self._reward_model.trained(pairs, loss, start)
 
     @property
@@ -225,6 +229,7 @@ class Lab:
         recipe = self._recipe(recipe, learning_rate, epochs)
         if not data:
             raise InputError("lab.train_policy: no data to train on")
+        self._refuse_foreign("lab.train_policy", (item.prompt for item in data))
         check_data(loss, data, reference is not None, recipe)
         _check_weights("lab.train_policy", policy, reference)
         self._store.admit(f"policy on {len(data)} {loss.reads}", policy_updates=recipe.updates(len(data)))
@@ -331,6 +336,7 @@ class Lab:
             f"{trainer} on {len(data)} {form.reads}",
             policy_updates=updates, sampled_responses=samples, scored_responses=samples * len(parts),
         )  # fmt: skip
+        self._refuse_foreign("lab.train_with_trl", (item if isinstance(item, Prompt) else item.prompt for item in data))
         scales = self._reward_model.scales(reward_model)
         token_ids = self._sampled_ids([item for item in data if not isinstance(item, Prompt)])
         inputs = {
@@ -388,6 +394,18 @@ class Lab:
         self._store.report(f"round {len(self.rounds)} done")
 
     # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _refuse_foreign(self, verb: str, prompts: Iterable[Prompt]) -> None:
+        """Raise InputError for a prompt that an arm did not get from its lab: by mistake it may be one that the arm is tested on."""
+        if self._is_arms and (foreign := next((prompt for prompt in prompts if prompt not in self._handed_out), None)):
+            start = foreign.messages[-1].content[:40] if foreign.messages else ""
+            raise InputError(f"{verb}: a prompt that is none of this lab's ({foreign.id}: {start!r}); prompts, pairs and golden have them")
+
+    @cached_property
+    def _handed_out(self) -> frozenset[Prompt]:
+        data = self._data
+        parts = (*data.prompts.values(), (pair.prompt for pair in data.pairs), (golden.prompt for golden in data.golden))
+        return frozenset(chain.from_iterable(parts))
 
     def _recipe(self, recipe: Recipe | None, learning_rate: float | None, epochs: float | None) -> Recipe:
         """A recipe, or the experiment's, with a learning rate and epochs in place of its own where they are given."""

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from apo_bench.types import SPECIAL_WORDS
+
 # A word-level tokenizer's own template; it has no place for a system message.
 WORD_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} "
@@ -16,8 +18,7 @@ def word_tokenizer(vocabulary: Sequence[str]) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<pad>", "<eos>", "<unk>", "<user>", "<assistant>"]
-    words = {word: number for number, word in enumerate([*special, *dict.fromkeys(vocabulary)])}
+    words = {word: number for number, word in enumerate([*SPECIAL_WORDS, *dict.fromkeys(vocabulary)])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(

@@ -119,7 +119,7 @@ def play(context: CountingContext, arm: str, method: object, seed: int) -> tuple
         method.run(lab)  # pyright: ignore[reportAttributeAccessIssue]
     except (BudgetExceeded, InputError) as error:
         return lab, str(error)
-    except Exception as error:  # a user's method may raise anything
+    except (Exception, SystemExit, GeneratorExit) as error:  # a user's method may raise anything
         return lab, f"{type(error).__name__}: {error}"
     return lab, "" if lab.rounds else "it finished no round (lab.finish_round was not called)"
 

@@ -232,7 +232,7 @@ def _spending(context: Any, arm: str, unit: Unit, method: Any) -> float:
             raise InputError(f"the arm's own budget forbids it: {error}") from None
         except InputError:
             raise
-        except Exception as error:  # a user's method may raise anything
+        except (Exception, SystemExit, GeneratorExit) as error:  # a user's method may raise anything
             raise InputError(f"{type(error).__name__}: {error}") from None
         total += lab.used[unit]
     return total / len(seeds)

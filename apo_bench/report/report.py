@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -39,30 +40,41 @@ from apo_bench.report.sections import human_labels as label_section
 from apo_bench.report.tables import Table
 from apo_bench.report.text import say
 from apo_bench.report.write import write_report_files
+from apo_bench.store import updating
 from apo_bench.tables import read_table, table_path
 
 
 def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
     """Rebuild `folder`/report from its tables; the same tables give the same bytes. Returns the path of report.md.
 
-    Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. With `aggregates_only` the page shows no prompt, response or
+    Reads experiment.yaml (resolved), manifest.json and tables/*.parquet. With `aggregates_only` it shows no prompt, response or
     judge's words. Raises InputError, one line naming file and key or column.
     """
-    run = results.read_run(folder)
-    frames = report_frames(run)
-    report = build(folder, run, frames)
-    files: dict[str, bytes | str] = dict(render(report))
-    is_aggregate = aggregates_only or run.experiment.report.aggregates_only
-    files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
-    files["rerun.yaml"] = dump_experiment(verification.experiment_as_run(run))
-    timings = table_path(folder, "timings")
-    if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
-        measured = costs.time_and_memory(run, read_table(timings, "timings"))
-        files["tables/measured.csv"] = csv_text(measured)
-        section = Section(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
-        files["measured.md"] = "\n".join(markdown.section_lines([section], "#")[1:]) + "\n"
-    write_report_files(folder, files)
+    with updating(folder):
+        run = results.read_run(folder)
+        is_aggregate = aggregates_only or run.experiment.report.aggregates_only
+        run = without_quotes(run) if is_aggregate else run
+        frames = report_frames(run)
+        report = build(folder, run, frames)
+        files: dict[str, bytes | str] = dict(render(report))
+        files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
+        files["rerun.yaml"] = dump_experiment(verification.experiment_as_run(run))
+        timings = table_path(folder, "timings")
+        if timings.exists():  # measured, so no two runs have the same: a file and a table of their own
+            measured = costs.time_and_memory(run, read_table(timings, "timings"))
+            files["tables/measured.csv"] = csv_text(measured)
+            section = Section(f"{run.experiment.name}: as measured", cost_sections.measured_blocks(measured))
+            files["measured.md"] = "\n".join(markdown.section_lines([section], "#")[1:]) + "\n"
+        write_report_files(folder, files)
     return folder / "report" / "report.md"
+
+
+def without_quotes(run: Run) -> Run:
+    """The run without judges' words."""
+    judges = {
+        name: {key: value for key, value in facts.items() if key != "unread"} for name, facts in run.manifest.get("judges", {}).items()
+    }
+    return replace(run, manifest={**run.manifest, **({"judges": judges} if judges else {})})
 
 
 def report_frames(run: Run) -> dict[str, pd.DataFrame]:

@@ -87,6 +87,8 @@ def _check_judge(key: str, model: JudgeReward) -> Iterator[str]:
         ChatClient(scorer.endpoint)
     except NotHere as error:
         yield f"{key}.{error}"
+    except InputError as error:
+        raise InputError(f"{key}.{error}") from None
 
 
 def _check_precision(key: str, model: Network, recipes: Sequence[Recipe]) -> Iterator[str]:

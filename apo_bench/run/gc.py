@@ -22,7 +22,8 @@ from apo_bench.run.status import artifacts, read_status, strings_in
 from apo_bench.store import MANIFEST, RUN_LOCK
 
 OF_MODELS = {"samples": ("policy",), "scores": ("reward_model",), "kl": ("policy", "reference")}  # kind -> inputs that name models
-LEFT_OVER = re.compile(r"\.?[0-9a-f]{24}\.(tmp|damaged|scratch)\w*|\..+\.json\.tmp\d+")  # of artifacts, and of files written whole
+LEFT_OVER = re.compile(r"\.?[0-9a-f]{24}\.(tmp|damaged|scratch)[\w-]*|\..+\.tmp(\d+|-[\w-]+)")  # of artifacts, and of files written whole
+WRITTEN = ("store/*", "store/*/*", "*", "tables/*", "imported/*", "logs/*", "report/*", "report/*/*")  # where there may be some
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ def needed(folder: Path) -> set[str]:
 
 
 def _unneeded(folder: Path, keep: Keep) -> Swept:
-    store, present = folder / "store", artifacts(folder)
+    present = artifacts(folder)
     kept = needed(folder) - unkept(present, [_record(path) for path in _records(folder)], keep)
     orphans = [path for key, path in present.items() if key not in kept]
-    left_over = [path for pattern in ("*", "*/*") for path in sorted(store.glob(pattern)) if LEFT_OVER.fullmatch(path.name)]
+    left_over = [path for pattern in WRITTEN for path in sorted(folder.glob(pattern)) if LEFT_OVER.fullmatch(path.name)]
     paths = (*left_over, *orphans)  # in this order: an orphan is renamed before it is removed, perhaps to a left-over's name
     return Swept(paths, sum(map(_size, paths)), len(kept))
 

@@ -1,5 +1,6 @@
 """The jobs of a run, and how a worker runs one and reports on it. A job travels to a worker as paths and numbers, never as objects."""
 
+import json
 import os
 import re
 import socket
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from apo_bench.store import write_json
+from apo_bench.errors import shortened
+from apo_bench.store import boot, machine, write_json
 
 SHARED = GOLD, INITIAL = "_gold", "_initial_policy"  # jobs whose results all arms share
 
@@ -59,6 +61,11 @@ class Job:
         return self.folder / "store" / "progress" / self.record.name
 
     @property
+    def log(self) -> Path:
+        """The file with the traceback of its last failure."""
+        return self.folder / "logs" / f"{self.record.stem}.log"
+
+    @property
     def record(self) -> Path:
         """The file with its result."""
         if self.trial is not None:
@@ -92,7 +99,7 @@ def prepare_worker() -> None:
 
 def run_job(work: Work, job: Job, tell: Callable[[ProgressEvent], None] = lambda event: None) -> str | None:
     """Run one job and return its error message, or None. Its progress file is kept up to date, and removed when it has finished."""
-    progress: dict[str, Any] = {**this_process(), "steps": 0, "rounds": 0}
+    progress: dict[str, Any] = {**_begun(job), "steps": 0, "rounds": 0}
 
     def report(stage: str, tokens: float = 0.0, used: Mapping[str, float] | None = None) -> None:
         progress["rounds" if re.fullmatch(r"round \d+ done", stage) else "steps"] += 1
@@ -102,9 +109,12 @@ def run_job(work: Work, job: Job, tell: Callable[[ProgressEvent], None] = lambda
     report("starting")
     message = work(job, report)
     if message:
+        message = shortened(message)
         mark_failed(job, message, progress)
     else:
         job.progress.unlink(missing_ok=True)
+        with suppress(OSError):
+            job.log.unlink(missing_ok=True)  # of an earlier failure
     return message
 
 
@@ -116,15 +126,29 @@ def final_event(message: str | None) -> ProgressEvent:
 def mark_waiting(jobs: Sequence[Job]) -> None:
     """Write in the jobs' progress files that they are queued by this process."""
     for job in jobs:
-        write_json(job.progress, {**this_process(), "stage": "waiting"})
+        write_json(job.progress, {**_begun(job), "stage": "waiting"})
 
 
 def mark_failed(job: Job, message: str, progress: dict[str, Any] | None = None) -> None:
     """Write the error message into the job's progress file."""
     with suppress(OSError):  # the disk may be full, and the job may have failed for that reason
-        write_json(job.progress, {**(progress or this_process()), "stage": "failed", "error": message})
+        write_json(job.progress, {**(progress or _begun(job)), "stage": "failed", "error": message})
+
+
+def _begun(job: Job) -> dict[str, Any]:
+    """This process, and the seal of the record that its work may replace: another seal means that it has."""
+    return {**this_process(), "before": seal_of(job.record)}
+
+
+def seal_of(record: Path) -> str | None:
+    """The seal of a job's record; None where there is none."""
+    try:
+        value = json.loads(record.read_text(encoding="utf-8"))
+        return value.get("seal") if isinstance(value, dict) else None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def this_process() -> dict[str, Any]:
-    """Pid and host of this process."""
-    return {"pid": os.getpid(), "host": socket.gethostname()}
+    """Pid and host of this process, and where its pid means it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "boot": boot(), "machine": machine()}

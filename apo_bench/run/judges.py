@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from apo_bench.analysis.results import Run, read_responses, read_run
+from apo_bench.analysis.seal import IMPORTED, break_seal, check_imported, seal
 from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
@@ -21,12 +22,11 @@ from apo_bench.judging.response_pairs import response_pairs
 from apo_bench.run.prompt_sets import set_pairs, with_set_axes
 from apo_bench.run.tables import replace_judges, write_tables
 from apo_bench.stats.argument_checks import Array
-from apo_bench.store import write_json
+from apo_bench.store import updating, write_json
 from apo_bench.tables import empty_table, read_table
 from apo_bench.types import identity
 
 ADDED = "judges.json"  # in the run folder: judges that its experiment does not name
-IMPORTED = "imported"  # likewise: verdicts from outside, a table `judgments` for each judge
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def judge_run(folder: Path, run: Run, responses: pd.DataFrame, task: Task, base:
     `responses` are the rows of the run's table. Answers already in a judge's journal are not asked for again. Raises InputError where a
     judge cannot be opened.
     """
+    check_imported(folder)
     judges = open_judges(folder, run.experiment, task, base)
     pairs = pairs_of(folder, run, responses, task) if judges else []
     beside = set_pairs(folder, run) if judges else []
@@ -80,24 +81,59 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
 
     Raises InputError for a name that the run's experiment gives to another judge.
     """
-    run = read_run(folder)
+    run = read_run(folder, repairing=True)
     if run.experiment.judges.get(name, choice) != choice or (folder / IMPORTED / f"{name}.parquet").exists():
         raise InputError(f"judges.{name}: {folder} has another judge of this name")
     judge = open_judge(name, choice, judge_context(experiment, task, folder, Path.cwd()))
-    added = {other: spec.model_dump(mode="json") for other, spec in _added(folder)}  # checked before anything is asked
-    pairs = pairs_of(folder, run, read_responses(folder), task)
+    list(_added(folder))  # raises what is wrong with it before anything is asked
+    responses = read_responses(folder)
+    pairs = pairs_of(folder, run, responses, task)
     judged = _judged(folder, {name: _ask(name, judge, folder, run, task, pairs, set_pairs(folder, run))})
-    if name not in run.experiment.judges:
-        write_json(folder / ADDED, {**added, name: choice.model_dump(mode="json")})
-    record_judges(folder, judged, run.manifest)
+    with updating(folder):
+        if not read_responses(folder).equals(responses):
+            raise InputError(f"{folder}: it was run again meanwhile; the same command asks about its new responses")
+        if name not in run.experiment.judges:
+            _write_added(folder, {**dict(_added(folder)), name: choice})
+        record_judges(folder, judged)
     return judged.incomplete
 
 
-def record_judges(folder: Path, judged: JudgedRun, manifest: Mapping[str, Any]) -> None:
+def remove_judge(folder: Path, name: str) -> None:
+    """Take a judge that was added or imported out of a finished run: its verdicts, its audit, its costs. Its journal stays.
+
+    Raises InputError for a judge of the run's experiment, and for one that the run does not have.
+    """
+    with updating(folder):
+        run = read_run(folder, repairing=True)
+        added, imported = dict(_added(folder)), folder / IMPORTED / f"{name}.parquet"
+        if name in run.experiment.judges:
+            raise InputError(f"judges.{name}: it is in {folder}'s experiment; take it out there and run it again")
+        if name not in added and not imported.exists():
+            others = sorted({*added, *(path.stem for path in imported.parent.glob("*.parquet"))})
+            raise InputError(f"judges.{name}: {folder} has no such judge; added or imported: {', '.join(others) or 'none'}")
+        break_seal(folder, "judges")
+        _write_added(folder, {other: choice for other, choice in added.items() if other != name})
+        imported.unlink(missing_ok=True)
+        replace_judges(folder, {table: pd.DataFrame() for table in ("judgments", "set_judgments", "judge_audit", "timings")}, {name})
+        judges = {other: facts for other, facts in (run.manifest.get("judges") or {}).items() if other != name}
+        write_json(folder / "manifest.json", {**run.manifest, "judges": judges})
+        seal(folder)
+
+
+def record_judges(folder: Path, judged: JudgedRun) -> None:
     """Put the judges' rows in place of their earlier ones in a finished run, and add them to its manifest."""
     names = {*judged.manifest, *(judged.tables["judgments"]["judge"] if len(judged.tables["judgments"]) else ())}
-    replace_judges(folder, judged.tables, names)
-    write_json(folder / "manifest.json", {**manifest, "judges": {**(manifest.get("judges") or {}), **judged.manifest}})
+    with updating(folder):
+        manifest = read_run(folder, repairing=True).manifest
+        break_seal(folder, "judges")
+        replace_judges(folder, judged.tables, names)
+        write_json(folder / "manifest.json", {**manifest, "judges": {**(manifest.get("judges") or {}), **judged.manifest}})
+        seal(folder)
+
+
+def _write_added(folder: Path, judges: Mapping[str, JudgeChoice]) -> None:
+    if judges or (folder / ADDED).exists():
+        write_json(folder / ADDED, {name: choice.model_dump(mode="json") for name, choice in judges.items()})
 
 
 def open_judges(folder: Path, experiment: Experiment, task: Task, base: Path | None) -> dict[str, Judge]:
@@ -152,7 +188,8 @@ def _judged(
         "timings": [result.timings for result in results.values()],
     }
     judges: dict[str, dict[str, Any]] = {
-        name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered)} for name, result in results.items()
+        name: {"identity": dict(result.identity), "unanswered": dict(result.unanswered), "unread": dict(result.unread)}
+        for name, result in results.items()
     }
     judges |= {name: {"left_out": message} for name, message in (left_out or {}).items()}
     return JudgedRun({name: _combined(parts) for name, parts in frames.items()}, judges, incomplete(results))

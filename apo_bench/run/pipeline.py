@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from apo_bench.analysis import preregistration
+from apo_bench.analysis.seal import check_imported, seal
 from apo_bench.config.controls import AA, ORACLE, chooser, hard_failure
 from apo_bench.config.load import dump_experiment
 from apo_bench.config.plugins import source_files
@@ -34,7 +33,7 @@ from apo_bench.run.tables import gather_tables, remove_tables, write_tables
 from apo_bench.run.trackers import write_curves
 from apo_bench.run.trials import Tuning, run_tuning, trial_jobs
 from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key, write_report_key
-from apo_bench.store import free_name, write_json, write_text
+from apo_bench.store import free_name, updating, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def run(
     facts |= {"fits": {name: asdict(fit) for name, fit in fits.items()}} if fits else {}
     facts |= {"variation": dict(variation)} if variation else {}
     facts |= {"preregistered": registered} if registered else {}
-    with FileLock(resolved.folder / "store" / ".report.lock"):  # of several runs on one folder the first writes, the others find it written
+    with updating(resolved.folder):  # of several runs on one folder the first writes, the others find it written
         if (resolved.folder / "experiment.yaml").read_text(encoding="utf-8") != dump_experiment(given.file.experiment):
             raise InputError(f"{resolved.folder / 'experiment.yaml'}: another run has changed the experiment of this folder meanwhile")
         incomplete_judges = _write_report(resolved, facts, arm_records, tuning.records, control_records, fits)
@@ -222,7 +221,8 @@ def _write_report(
     from apo_bench.run.judges import judge_new_tables
     from apo_bench.run.prompt_sets import gather_sets
 
-    _open_judges(resolved)  # before earlier tables are removed
+    check_imported(folder)  # before earlier tables are removed
+    _open_judges(resolved)
     (folder / REPORT_KEY).unlink(missing_ok=True)
     plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
     plans.save(folder, plan)
@@ -240,6 +240,7 @@ def _write_report(
     if arm_records:
         preregistration.register_plan(folder, experiment)
         incomplete_judges = [*judge_new_tables(folder, experiment, facts, tables, task, base), *(sets.incomplete if sets else ())]
+    seal(folder)
     write_report(folder)
     if not incomplete_judges:
         write_report_key(folder, key)

@@ -23,13 +23,14 @@ from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import GOLD, INITIAL, Job
 from apo_bench.run.records import control_jobs
 from apo_bench.run.remaining_time import remaining_time
+from apo_bench.store import boot, machine
 
 State = Literal["finished", "running", "waiting", "stopped", "failed", "not started"]
 ReportState = Literal["up to date", "none yet", "out of date"]
 WAITING = "waiting"
 LOG_LINES = 4  # of a failure, shown
 _KEY = re.compile(r"[0-9a-f]{24}")
-_TEMPORARY = re.compile(r"\.[0-9a-f]{24}\.tmp(\d+)")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{24}\.tmp-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -188,24 +189,25 @@ def tables(status: Status) -> list[Any]:
 
 
 def _job_status(job: Job, message: str | None, present: set[str], unreadable: list[str]) -> JobStatus:
-    """By the newest of its files: its record, its progress, an error in the manifest, or a traceback in its log."""
+    """By its progress, unless its record came after that; else by its record, an error in the manifest, or a traceback in its log.
+
+    What came after what stands in these files: a progress names the record that was there when it began.
+    """
     place = (job.arm, job.seed, job.trial)
-    store, log_file = job.folder / "store", job.folder / "logs" / f"{job.record.stem}.log"
+    store, log_file = job.folder / "store", job.log
     log = tuple(log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]) if log_file.is_file() else ()
-    candidates: list[tuple[int, JobStatus]] = []  # (modification time, status by that file)
-    if log:
-        candidates.append((_modified(log_file), JobStatus(*place, "failed", log[-1], log=log)))
-    if message is not None:
-        candidates.append((_modified(job.folder / "manifest.json"), JobStatus(*place, "failed", message, log=log)))
-    progress_file = store / "progress" / job.record.name
-    if progress := _read(progress_file, unreadable):
-        candidates.append((_modified(progress_file), _from_progress(place, progress, log)))
-    if record := _read(job.record, unreadable):
+    progress, record = _read(store / "progress" / job.record.name, unreadable), _read(job.record, unreadable)
+    if progress and (record is None or progress.get("before", record.get("seal")) == record.get("seal")):
+        return _from_progress(place, progress, log)
+    if record:
         n = len(present & set(strings_in(record)))
         rounds = len(record["rounds"]) - 1 if "rounds" in record else len(record["dev_scores"])  # an arm's begin with round 0
-        status = JobStatus(*place, "finished", rounds=rounds, artifacts=n, work_s=_work_s(store, record, unreadable))
-        candidates.append((_modified(job.record), status))
-    return sorted(candidates, key=lambda candidate: candidate[0])[-1][1] if candidates else JobStatus(*place, "not started")
+        return JobStatus(*place, "finished", rounds=rounds, artifacts=n, work_s=_work_s(store, record, unreadable))
+    if log and message is None:
+        message = log[-1]
+    if message is not None:
+        return JobStatus(*place, "failed", message, log=log)
+    return JobStatus(*place, "not started")
 
 
 def _from_progress(place: tuple[str, int, int | None], progress: Mapping[str, Any], log: tuple[str, ...]) -> JobStatus:
@@ -215,9 +217,18 @@ def _from_progress(place: tuple[str, int, int | None], progress: Mapping[str, An
     )
     if progress.get("error") is not None:
         return replace(status, state="failed", stage=str(progress["error"]), log=log)
-    if progress.get("host") not in (None, socket.gethostname()) or lives(status.pid):  # another host's processes cannot be seen from here
+    if at_work(progress):
         return replace(status, state="waiting", stage="") if status.stage == WAITING else status
     return replace(status, state="not started", stage="") if status.stage == WAITING else replace(status, state="stopped")
+
+
+def at_work(process: Mapping[str, Any]) -> bool:
+    """Whether the process of a progress file runs, as far as can be seen: those of another host or container are taken to."""
+    if process.get("host") not in (None, socket.gethostname()):
+        return True
+    if process.get("boot") not in (None, boot()):
+        return False
+    return process.get("machine") not in (None, machine()) or lives(process.get("pid"))
 
 
 def lives(pid: int | None) -> bool:
@@ -253,10 +264,6 @@ def _error_message(manifest: Mapping[str, Any], job: Job) -> str | None:
     return next((failure["message"] for failure in failures if (failure["arm"], failure["seed"]) == (job.arm, job.seed)), None)
 
 
-def _modified(path: Path) -> int:
-    return path.stat().st_mtime_ns
-
-
 def _read(path: Path, unreadable: list[str]) -> dict[str, Any] | None:
     """A JSON mapping, or None; the path of a file that is there but holds none is added to `unreadable`."""
     try:
@@ -289,8 +296,8 @@ def _judges(folder: Path, experiment: Experiment, manifest: Mapping[str, Any]) -
 def _building(folder: Path) -> Iterator[str]:
     """Artifacts in the making: the folder they are built in is named by the pid."""
     for path in sorted((folder / "store").glob("*/.*")):
-        if (match := _TEMPORARY.fullmatch(path.name)) and lives(int(match[1])):
-            yield f"process {match[1]} makes {path.parent.name}"
+        if (match := _TEMPORARY.fullmatch(path.name)) and match[1] == machine() and lives(int(match[2])):
+            yield f"process {match[2]} makes {path.parent.name}"
 
 
 def _report_state(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], statuses: Sequence[JobStatus]) -> ReportState:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apo_bench.analysis.seal import break_seal
 from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Experiment, Unit
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
@@ -126,7 +127,8 @@ def _capabilities(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
 
 
 def remove_tables(folder: Path) -> None:
-    """Remove all tables, such as those of an earlier question; what they were made from is in the store."""
+    """Remove all tables, such as those of an earlier question; what they were made from is in the store. They are no longer sealed."""
+    break_seal(folder)
     shutil.rmtree(folder / "tables", ignore_errors=True)
 
 
@@ -137,7 +139,7 @@ def write_tables(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
 
 
 def replace_judges(folder: Path, tables: Mapping[str, "pd.DataFrame"], judges: Collection[str]) -> None:
-    """Put rows of `judgments`, `judge_audit` and `timings` in place of those that the named judges have in a finished run."""
+    """Put rows of `judgments`, `set_judgments`, `judge_audit` and `timings` in place of those that the named judges have in a finished run."""
     import pandas as pd
 
     for name, rows in tables.items():

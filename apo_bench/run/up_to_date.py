@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from apo_bench.analysis.seal import check_seal
 from apo_bench.hashing import checksum, code_hash, digest, digest_files
 from apo_bench.report.write import report_damage
 from apo_bench.run.jobs import Records
@@ -30,6 +31,7 @@ def report_is_current(folder: Path, key: str) -> bool:
     try:
         stored = json.loads((folder / REPORT_KEY).read_text())
         same = stored["key"] == key and stored["tables"] == _checksums(folder)
+        check_seal(folder)
         return same and (folder / "manifest.json").exists() and report_damage(folder) is None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -12,7 +12,7 @@ from apo_bench.config.schema import EngineChoice, Executor, Gold
 from apo_bench.engines import open_engine
 from apo_bench.engines.mismatch import ELSEWHERE, sampler_rows
 from apo_bench.engines.protocol import Engine
-from apo_bench.errors import BudgetExceeded, InputError
+from apo_bench.errors import BudgetExceeded, InputError, shortened
 from apo_bench.hashing import checksum
 from apo_bench.lab.ledger import STOCKS, UNITS
 from apo_bench.models.precision import summary
@@ -22,6 +22,7 @@ from apo_bench.run.jobs import GOLD, INITIAL, Job, Report
 from apo_bench.run.training_curves import fits_of, keep_curves
 from apo_bench.store import write_text
 
+MOST_LOG = 100_000  # characters of a traceback
 OTHER = {"version": "vllm"}  # a server that a method names
 
 
@@ -46,10 +47,10 @@ def work(job: Job, report: Report) -> str | None:
         return str(error)
     except InputError as error:
         return f"{error}"
-    except Exception as error:
-        message, log = f"{type(error).__name__}: {error}".splitlines()[0], job.folder / "logs" / f"{job.record.stem}.log"
+    except (Exception, SystemExit, GeneratorExit) as error:  # a method may raise anything
+        message, log = shortened(f"{type(error).__name__}: {error}".splitlines()[0]), job.log
         try:
-            write_text(log, traceback.format_exc())
+            write_text(log, shortened(traceback.format_exc(), MOST_LOG))
         except OSError:  # the disk may be full
             return message
         return f"{message} (see {log})"

@@ -144,7 +144,7 @@ class World:
 
     def _check(self) -> None:
         largest = len(FORMS) * len(FURTIVE)
-        bounds = {"prompts_per_cluster": (1, largest), "pairs_per_prompt": (0, math.inf), "demonstrations_per_cluster": (0, math.inf)}
+        bounds = {"prompts_per_cluster": (1, largest), "pairs_per_prompt": (0, 1000), "demonstrations_per_cluster": (0, 10_000)}
         bounds |= {"richness": (1, RICHEST)}
         shares = {"expert_share": (0, 0.95), "expert_quality": (0, 1), "label_noise": (0, 1)}
         shares |= {} if self.expert_support is None else {"expert_support": (0, 0.95)}

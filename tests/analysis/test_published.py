@@ -1,6 +1,7 @@
 """Published numbers: the file that is shipped, what is refused, intervals derived by hand, and the table with ours beside."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from run_folder import experiment, frame, measured, scored, write_run
 from apo_bench.analysis import published
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run, read_run
-from apo_bench.config.schema import Experiment
+from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.errors import InputError
 from apo_bench.report.markdown import section_lines
 from apo_bench.report.sections.provenance import published_section
@@ -187,8 +188,8 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
     """Our contrast apo_rjs - rjs is the report's; accuracies in per cent: 60 and (62 + 63 + 64) / 3 = 63, the difference 3 with t interval
     3 -+ 4.3027 / sqrt(3) (SD 1, three seeds). A judge's win rate of 60 % is a lead of 20 points over the 40 % that are left."""
     run = made_run(tmp_path)
-    judged = pd.DataFrame([("apo_rjs", "rjs", "all", "gpt", 0.6, 0.5, 0.7)])
-    judged.columns = ["arm_a", "arm_b", "axis", "judge", "win_rate", "ci_low", "ci_high"]
+    run = replace(run, experiment=run.experiment.model_copy(update={"judges": {"gpt": JudgeChoice(use="judges.py@Gpt")}}))
+    judged = pd.DataFrame([("apo_rjs", "rjs", "all", "gpt", 0.6, 0.5, 0.7, "")], columns=JUDGED)
     frames = {"contrasts": contrasts(run), "judged": judged}
     result = {(row["metric"], row["arm"]): row for row in published.compare_with_published(run, frames, SHIPPED, {}).to_dict("records")}
 
@@ -208,6 +209,37 @@ def test_ours_stand_beside_theirs(tmp_path: Path) -> None:
     for missing in (("score", "apo_dpo"), ("win_percent", "apo_dpo"), ("ece", "rm_apo_v3_seq")):
         assert cells(*missing, "arm") == [""]
         assert math.isnan(cells(*missing, "difference")[0])
+
+
+JUDGED = ["arm_a", "arm_b", "axis", "judge", "win_rate", "ci_low", "ci_high", "informative"]
+
+
+@pytest.mark.parametrize(
+    ("own", "verdicts", "chosen", "rate"),
+    [
+        (["gpt"], [("added", 0.5, ""), ("gpt", 0.6, "")], "judge/gpt", 60),
+        (["b", "a"], [("a", 0.5, ""), ("b", 0.6, "")], "judge/b", 60),
+        (["b", "a"], [("a", 0.5, ""), ("b", 0.6, "accuracy: the interval includes 1/2")], "judge/a", 50),
+        (["b", "a"], [("a", 0.5, ""), ("b", math.nan, "")], "judge/a", 50),
+        (["gpt"], [("gpt", 0.6, "not audited"), ("added", 0.5, "")], "", math.nan),
+        ([], [("added", 0.5, "")], "", math.nan),
+    ],
+    ids=["one was added", "the first of two", "the first is uninformative", "the first has no verdict", "it was not audited", "none"],
+)
+def test_our_win_rate_is_by_the_experiment_s_own_informative_judge(
+    own: list[str], verdicts: list[tuple[str, float, str]], chosen: str, rate: float, tmp_path: Path
+) -> None:
+    """An added judge changes no published comparison, and the judge is named; without one there are no numbers."""
+    run = made_run(tmp_path)
+    run = replace(run, experiment=run.experiment.model_copy(update={"judges": {name: JudgeChoice(use="judges.py@J") for name in own}}))
+    judged = pd.DataFrame([("apo_rjs", "rjs", "all", name, value, 0.4, 0.7, why) for name, value, why in verdicts], columns=JUDGED)
+    frames = {"contrasts": contrasts(run), "judged": judged}
+    rows = published.compare_with_published(run, frames, SHIPPED, {})
+    row = rows[(rows["metric"] == "win_percent") & (rows["arm"] == "apo_rjs")].iloc[0]
+    assert row["our_scorer"] == chosen
+    assert row["our_value"] == pytest.approx(rate, nan_ok=True)
+    caveats = " ".join(published.comparison_caveats(run, SHIPPED, rows))
+    assert (f"by {chosen}" if chosen else "no informative judge") in caveats
 
 
 def section_of(run: Run) -> list[str]:

@@ -55,6 +55,34 @@ def test_a_judge_is_added_to_a_finished_run(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_adding_a_judge_ends_with_its_audit_and_its_win_rates_and_it_is_removed_again(folder: Path) -> None:
+    before = (folder / "report" / "tables" / "judged.csv").read_text()
+    lines = call("judge", folder, "--judge", f"{{name: second, use: {SIMULATED}, noise: 0.5}}").stdout.splitlines()
+    assert lines[0].startswith("Audit of second, ")
+    title = next(place for place, line in enumerate(lines) if "Win rates by second" in line)
+    assert any("apo_rjs over" in line for line in lines[title:])
+    assert lines[-1].endswith("report.md")
+    assert max(map(len, lines)) <= 100
+    assert "second" in (folder / "report" / "tables" / "judged.csv").read_text()
+    call("judge", folder, "--remove", "second")
+    assert (folder / "report" / "tables" / "judged.csv").read_text() == before
+    assert "has no such judge" in refused("judge", folder, "--remove", "second")
+    assert "give --judge or --remove" in refused("judge", folder)
+
+
+@pytest.mark.slow
+def test_the_report_quotes_an_unread_answer_of_each_kind(tmp_path: Path) -> None:
+    """The simulated judge says the same whenever it fails; aggregates have no words of judges."""
+    folder = run_folder(tmp_path / "run", {"audit_pairs": 0}, judges={"sim": {"use": SIMULATED, "failure_rate": 1.0}}, task=TREE["task"])
+    judged(folder)
+    write_report(folder)
+    quote = "sim, unparsable: \u201cBoth have their merits.\u201d"
+    assert quote in (folder / "report" / "report.md").read_text()
+    write_report(folder, aggregates_only=True)
+    assert "Both have their merits" not in (folder / "report" / "report.md").read_text() + (folder / "report" / "report.html").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "message"),
     [

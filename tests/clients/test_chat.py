@@ -21,6 +21,7 @@ import pytest
 from chat_server import Plan, Served, request_key, right_answer, serving, worth_questions
 from hypothesis import given
 from hypothesis import strategies as st
+from own_server import answering
 
 from apo_bench.clients.chat import ChatClient
 from apo_bench.clients.endpoint import Endpoint, Sampling
@@ -298,7 +299,7 @@ def test_a_passing_fault_is_tried_again(fault: str) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [*((status, f"HTTP {status}: fault {status} for Bearer none") for status in ("429", "500", "503")),
+    [*((status, f"HTTP {status}: fault {status} for None") for status in ("429", "500", "503")),
      ("drop", "connection lost"), ("truncate", "connection lost"), ("garbage", "unreadable reply"), ("hang", "no answer within 0.1 s")],
 )  # fmt: skip
 def test_a_lasting_fault_is_reported_after_the_last_attempt(fault: str, reason: str) -> None:
@@ -313,7 +314,7 @@ def test_a_refused_request_is_not_tried_again_and_others_go_on(fault: str) -> No
     with serving(Plan(script=[fault])) as server:
         replies = dict(client(server, concurrency=1).replies(many(5), SAMPLING))
         assert (replies[0].failure, replies[0].answered, replies[0].rejected) == (f"HTTP {fault}", False, True)
-        assert replies[0].text == f"fault {fault} for Bearer none"  # on one line
+        assert replies[0].text == f"fault {fault} for None"  # on one line
         assert [replies[i].text for i in range(1, 5)] == ["A"] * 4
         assert len(server.requests()) == 5
 
@@ -324,7 +325,7 @@ def test_what_no_call_can_survive_stops_the_batch(fault: str) -> None:
     with serving(Plan(faults={fault: 1.0})) as server:
         replies = dict(client(server, concurrency=4).replies(many(500), SAMPLING))
         assert len(server.requests()) <= 4
-        assert {reply.failure for reply in replies.values()} == {f"HTTP {fault}: fault {fault} for Bearer none"}
+        assert {reply.failure for reply in replies.values()} == {f"HTTP {fault}: fault {fault} for None"}
         assert len(replies) == 500
         assert not any(reply.answered for reply in replies.values())
 
@@ -335,7 +336,7 @@ def test_a_server_that_is_not_there_stops_the_batch() -> None:
         nowhere = Served(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
         waits = Waits()
         replies = dict(client(nowhere, sleep=waits, max_attempts=3, concurrency=4).replies(many(100), SAMPLING))
-    assert {reply.failure for reply in replies.values()} == {f"cannot connect to {nowhere.base_url}"}
+    assert {reply.failure for reply in replies.values()} == {f"cannot connect to {nowhere.base_url}: Connection refused"}
     assert len(waits) <= 4 * 2  # two waits between three attempts, for those that were under way
 
 
@@ -635,8 +636,63 @@ def test_the_key_is_told_to_the_server_and_to_nobody_else(
     assert "HTTP 401: fault 401 for Bearer ***" in shown[6]
     with serving() as server:
         judge(server).compare(questions[0].prompt, "worth 1", "worth 2")
-        assert {request["authorization"] for request in server.requests()} == {"Bearer none"}
+        assert {request["authorization"] for request in server.requests()} == {None}
 
     captured = capfd.readouterr()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert KEY not in caplog.text + captured.out + captured.err + "".join(shown)
+
+
+# Servers that differ
+
+
+def test_a_server_on_this_machine_needs_no_key_and_others_say_so() -> None:
+    assert ChatJudge("m", "http://localhost:8000/v1").endpoint.api_key_env is None
+    assert ChatJudge("m", "http://[::1]:8000/v1").endpoint.api_key_env is None
+    with pytest.raises(InputError, match="ChatJudge: api_key_env: the name of the environment variable"):
+        ChatJudge("m", "https://host.org/v1")
+    assert ChatJudge("m", "https://host.org/v1", None).endpoint.api_key_env is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"system": "other"}, "system: own, merged or none"),
+        ({"headers": {"a b": "x"}}, "headers: not the name of a header"),
+        ({"headers": {"X": "a\nb"}}, "headers.X: characters that no header has"),
+        ({"headers": {"Content-Length": "1"}}, "headers.Content-Length: is set by the request itself"),
+        ({"headers": {"api-key": "{api_key}"}}, "headers.api-key: {api_key} needs api_key_env"),
+    ],
+)
+def test_a_setting_for_a_server_that_differs_is_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        endpoint(**settings)
+
+
+@pytest.mark.parametrize(
+    ("system", "roles", "first"),
+    [("own", ["system", "user"], "be kind"), ("merged", ["user"], "be kind\n\nwhich?"), ("none", ["user"], "which?")],
+)
+def test_the_system_prompt_stands_where_the_server_takes_it(system: Any, roles: list[str], first: str) -> None:
+    sent = endpoint(system=system).laid_out([{"role": "system", "content": "be kind"}, {"role": "user", "content": "which?"}])
+    assert ([message["role"] for message in sent], sent[0]["content"]) == (roles, first)
+    assert endpoint(system=system).laid_out([{"role": "user", "content": "which?"}]) == [{"role": "user", "content": "which?"}]
+
+
+@pytest.mark.slow
+def test_headers_and_a_version_as_azure_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    settings = {"headers": {"api-key": "{api_key}", "X-Team": "a"}, "api_version": "2024-10-21", "api_key_env": "MY_KEY"}
+    with answering(200, b'{"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}') as server:
+        reply = client(server, **settings).reply(MESSAGES, SAMPLING)
+        [head] = server.heads
+    assert reply.text == "A"
+    assert (head["api-key"], head["x-team"], head.get("authorization")) == (KEY, "a", None)
+    assert head["path"] == "/v1/chat/completions?api-version=2024-10-21"
+
+
+def test_what_is_as_usual_is_in_no_identity() -> None:
+    """So that answers of earlier versions are still those of this judge."""
+    usual = ChatJudge("m", "http://localhost/v1").identity
+    assert set(usual) == {"model", "server", "sampling"}
+    assert ChatJudge("m", "http://localhost/v1", system="merged").identity == {**usual, "system": "merged"}

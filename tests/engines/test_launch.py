@@ -236,8 +236,8 @@ def test_a_launched_process_ends_with_the_launching_process(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (None, "cannot be read (FileNotFoundError)"),
-        ("{", "cannot be read (ParserError)"),
+        (None, "no such file"),
+        ("{", "not valid YAML (line 1)"),
         ("- 1", "not an accelerate configuration"),
         ("num_machines: 2", "num_machines 2; a fit is launched on one machine"),
     ],
@@ -247,7 +247,7 @@ def test_a_configuration_that_cannot_be_used_is_one_line(bench: EvaluationContex
         (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(InputError) as wrong:
         launch(training_jobs(bench)["sft"], TransformersEngine(tmp_path, launch_config=str(tmp_path / "x.yaml")), tmp_path / "trained")
-    assert str(wrong.value) == f"executor.launch: {tmp_path / 'x.yaml'}: {fault}"
+    assert str(wrong.value).startswith(f"executor.launch: {tmp_path / 'x.yaml'}: {fault}")
     with pytest.raises(InputError):
         configuration(str(tmp_path / "x.yaml"))
 

@@ -35,7 +35,7 @@ NEVER = [
     "The first one",
     "\uff21",
     "\x00A",
-    "Response A",
+    "Response A or B",
 ]
 BARE: list[tuple[str, Choice]] = [
     ("A", "first"),
@@ -102,3 +102,38 @@ def test_reading_never_fails(answer: str, reasoned: bool) -> None:
 def test_the_last_line_decides_or_nothing_does(answer: str, word: str) -> None:
     """Reasons before it can take a verdict away, by stating another one, but never turn it into that."""
     assert parse_answer(f"{answer}\nVerdict: {word}", reasoned=True) in (None, CHOICES[word.lower()])
+
+
+@pytest.mark.parametrize("reasoned", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("[[A]]", "first"), ("[[B]]", "second"), ("[[tie]]", "tie"), ("[[A>>B]]", "first"), ("[[B>A]]", "second"), ("[[A=B]]", "tie"),
+        ("[[A<B]]", "second"), ("[[Response B]]", "second"),
+        ("Both are fine, but one is kinder.\nMy final verdict is: [[B]]", "second"), ("[[A]] and so\n[[A]]", "first"),
+        ("First I thought [[A]].\n[[B]]", None), ("[[A]]\nThat is all.", None), ("[[C]]", None), ("[[A>A]]", None),
+        ("Verdict: A\n[[B]]", None),
+        ('{"verdict": "A"}', "first"), ('{"reasoning": "B is rude.", "winner": "Response A"}', "first"),
+        ('```json\n{"Verdict": "tie"}\n```', "tie"),
+        ('{"better_response": "B", "confidence": 0.9}', "second"), ('{"verdict": "A", "winner": "B"}', None), ('{"verdict": "both"}', None),
+        ('{"reasoning": "A"}', None), ('{"verdict": 1}', None),
+    ],
+)  # fmt: skip
+def test_marks_and_json_are_verdicts_where_they_are_the_only_ones(answer: str, choice: str | None, reasoned: bool) -> None:
+    assert parse_answer(answer, reasoned) == choice
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("Response A", "first"), ("response b.", "second"), ("**Assistant B**", "second"), ("Verdict: Response A", "first"),
+        ("A>>B", "first"),
+        ("A > B", "first"), ("B>A", "second"), ("A=B", "tie"), ("A<<B", "second"), ("Response A is better", None), ("A>B>A", None),
+        ("Response A?", None), ("Response", None), ("Response tie", None), ("A>A", None), ("A or B", None),
+    ],
+)  # fmt: skip
+def test_a_verdict_in_other_words(answer: str, choice: str | None) -> None:
+    """As a whole answer, and as the last line of one with reasons."""
+    assert parse_answer(answer, reasoned=False) == choice
+    with_head = answer if answer.startswith("Verdict") else f"Verdict: {answer}"
+    assert parse_answer(f"One is kinder.\n{with_head}", reasoned=True) == choice

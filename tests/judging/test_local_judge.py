@@ -283,7 +283,7 @@ def test_the_identity_is_the_content_and_the_parameters(words: Path, tmp_path: P
     assert str(words) not in json.dumps(identity)
     changes: list[dict[str, Any]] = [{"template": "overall.v1"}, {"tie_margin": 0.1}, {"max_tokens": 99}]
     assert all(LocalJudge(str(words), **change).open(JudgeContext()).identity != identity for change in changes)
-    (copy / "config.json").write_text("{}")
+    (copy / "README.md").write_text("Another model.")
     assert LocalJudge(str(copy)).open(JudgeContext()).identity != identity
 
 

@@ -170,5 +170,5 @@ def test_the_identity_is_the_content_and_the_parameters(folder: Path, tmp_path: 
     )  # fmt: skip
     assert identity == same != other
     assert str(folder) not in json.dumps(identity)
-    (copy / "config.json").write_text("{}")
+    (copy / "README.md").write_text("Another model.")
     assert RewardModelJudge(path=str(copy)).open(JudgeContext()).identity != identity

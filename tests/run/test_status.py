@@ -22,7 +22,7 @@ from apo_bench.run import pipeline
 from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.jobs import GOLD
 from apo_bench.run.status import JobStatus, Status, lives, read_status, tables, time_left
-from apo_bench.store import write_json
+from apo_bench.store import machine, write_json
 
 PATIENCE_S = 300
 SEEDS = (0, 1, 2)
@@ -138,14 +138,16 @@ def test_a_process_that_has_ended_does_not_live_though_its_number_is_taken() -> 
 
 @pytest.mark.slow
 def test_of_what_the_files_say_the_newest_holds(folder: Path) -> None:
-    """A failure by the manifest at 30 s: a record of before is of another question, one of after mends it. So with progress."""
+    """A progress names the record that was there when it began: of another question then. With another record it is older than that.
+    Times say nothing: every file is given the same."""
     at(30, folder / "manifest.json", {"failures": [FAILED, {**FAILED, "seed": 1}]})
-    record(folder, "rjs", 0, when=10)
-    record(folder, "rjs", 1, when=40)
-    record(folder, "apo_rjs", 0, when=10)
-    progress(folder, "apo_rjs.0", "scoring 4", os.getpid(), when=20)
+    record(folder, "rjs", 0, when=30)
+    progress(folder, "rjs.0", "failed", os.getpid(), when=30, error="budget exceeded", before=None)
+    record(folder, "rjs", 1, when=30)
+    record(folder, "apo_rjs", 0, when=30)
+    progress(folder, "apo_rjs.0", "scoring 4", os.getpid(), when=30, before=None)
     record(folder, "apo_rjs", 1, when=30)
-    progress(folder, "apo_rjs.1", "evaluating round 2", dead(), when=20)  # killed between its record and the end
+    progress(folder, "apo_rjs.1", "evaluating round 2", dead(), when=30, before="another")  # killed between its record and the end
     status = read_status(folder)
     assert [part(status, "rjs", seed).state for seed in SEEDS] == ["failed", "finished", "not started"]
     assert [part(status, "apo_rjs", seed).state for seed in SEEDS] == ["running", "finished", "not started"]
@@ -259,7 +261,7 @@ def test_judges_by_their_journals(folder: Path) -> None:
 @pytest.mark.slow
 def test_what_is_being_built_is_told_by_its_process(folder: Path) -> None:
     for pid in (os.getpid(), dead()):
-        (folder / "store" / "policies" / f".{'0' * 24}.tmp{pid}").mkdir(parents=True)
+        (folder / "store" / "policies" / f".{'0' * 24}.tmp-{machine()}-{pid}-{'a' * 8}").mkdir(parents=True)
     status = read_status(folder)
     assert status.building == (f"process {os.getpid()} makes policies",)
     assert "for which arm is not on disk" in printed(status)

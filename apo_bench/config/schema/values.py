@@ -10,7 +10,7 @@ Unit = Literal[
 ]  # fmt: skip
 Match = Literal["annotation", "samples", "updates", "flops"]
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # also the name of a file or folder
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"  # also the name of a file or folder, with room for more in its 255 letters
 CLASS = r"^[^@]+@[A-Za-z_]\w*$"  # module@Class or file.py@Class
 JUDGE = "judge/"  # before a judge's name, where it is the scorer
 WHOLE = "whole file"  # the context of a dump that also has what changes no result

@@ -59,7 +59,7 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
         return Section("Judged", [])
     rates, audit = frames["judged"], frames["judge_audit"]
     trust = trust_section(audit, sorted(rates["judge"].unique()), frames["judges_agreement"], frames["judges_against_scores"])
-    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), trust])
+    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), *_unread(run), trust])
 
 
 def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
@@ -96,6 +96,16 @@ def _paper_note(rates: pd.DataFrame) -> Text:
         tests=names(dict.fromkeys(rates["test"]), "; "),
         doubt=say(" No better than chance, or not shown to be: {judges}.", judges=names(doubted)) if doubted else (),
     )
+
+
+def _unread(run: Run) -> list[Section]:
+    """An answer without a verdict of each judge and kind, so that a reader sees whether the judge or its reading is at fault."""
+    quotes = [
+        say("{judge}, {reason}: \u201c{text}\u201d", judge=judge, reason=reason, text=" ".join(str(text).split()))
+        for judge, facts in sorted((run.manifest.get("judges") or {}).items())
+        for reason, text in sorted((facts.get("unread") or {}).items())
+    ]
+    return [Section("Answers without a verdict", [say("Of each kind one, as the judge gave it:"), Bullets(quotes)])] if quotes else []
 
 
 def _missing_cell(row: Row) -> Cell:

@@ -19,6 +19,8 @@ from apo_bench.run.devices import default_workers, idle_gpus, seeing_only, worke
 from apo_bench.run.executors import TRIES, Show, in_order, is_over, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
 
+GRACE_S = 10.0  # between asking a worker to end and ending it
+
 
 @dataclass
 class _Worker:
@@ -68,6 +70,8 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
         for worker in pool:  # idle, unless the run was interrupted
             worker.process.terminate()
         for worker in pool:
+            worker.process.join(GRACE_S)
+            worker.process.kill()  # one whose method ignores the signal
             worker.process.join()
             worker.pipe.close()
         for slot in slots:
