@@ -12,7 +12,6 @@ The rule, for an arm-seed that was made again from the published experiment:
 
 import hashlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +77,14 @@ def compare_scores(published: pd.DataFrame, again: pd.DataFrame) -> pd.DataFrame
     published: all arm-seeds' rows of `arm_seed_scores`, read as published. tolerance: the largest difference that is no evidence against
     the published mean, before Holm's correction.
     """
-    spread = published.groupby(["arm", "axis", "scorer"])["mean"].agg(["std", "count"])
-    by_key = published.set_index(KEY)
+    groups = published.groupby(["arm", "axis", "scorer"])["mean"]
+    spread = {key: (float(means.std()), len(means)) for key, means in groups}
+    by_key = {tuple(row[name] for name in KEY): row for row in published.to_dict("records")}
     rows: list[dict[str, Any]] = []
     for row in again.to_dict("records"):
         key = tuple(row[name] for name in KEY)
-        before: Mapping[str, Any] = by_key.loc[key].to_dict()
-        sd, count = spread.loc[(row["arm"], row["axis"], row["scorer"])]
+        before = by_key[key]
+        sd, count = spread[row["arm"], row["axis"], row["scorer"]]
         difference, same = row["mean"] - before["mean"], row["rows"] == before["rows"]
         testable, error = count > 1 and sd > 0, math.sqrt(2) * sd
         rows.append(

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass_environment  # pyright: ignore[reportAttributeAccessIssue] (not in its stubs)
 
 from apo_bench.clients.endpoint import Endpoint, is_loopback
 from apo_bench.clients.rate_limit import retry_after_s
@@ -91,7 +91,7 @@ def proxy_for(url: str) -> str | None:
 def _reason(error: BaseException) -> str:
     """Why there is no connection, in the system's words."""
     inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    if isinstance(inner, OSError) and inner.errno in errno.errorcode and not isinstance(inner, ssl.SSLError):
+    if isinstance(inner, OSError) and inner.errno is not None and inner.errno in errno.errorcode and not isinstance(inner, ssl.SSLError):
         return os.strerror(inner.errno)  # asyncio's own words name the address once more
     return str(getattr(inner, "verify_message", "") or getattr(inner, "strerror", "") or inner)
 

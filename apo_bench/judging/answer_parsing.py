@@ -33,7 +33,7 @@ def parse_answer(answer: str, reasoned: bool) -> Choice | None:
         return stated.pop() if len(stated) == 1 else None
     lines = [_stated(line) for line in answer.splitlines() if line.strip(DECORATION)]
     verdicts: set[Choice | None] = {verdict for head, verdict in lines if head == "verdict"}
-    marks = {choice_of(mark) for mark in _MARK.findall(answer)}
+    marks: set[Choice | None] = {choice_of(mark) for mark in _MARK.findall(answer)}
     if not reasoned:
         head, verdict = _stated(answer)
         if head in ("", "verdict") and verdict:

@@ -65,7 +65,7 @@ def _judge_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labe
         if label not in ("first", "second"):
             raise InputError(f"{where}: label: A>B or B>A is needed, got {row['label']!r}")
         given = [judgment.get("decision") if isinstance(judgment, Mapping) else None for judgment in row.get("judgments") or ()][:2]
-        verdicts = [choice_of(verdict) if isinstance(verdict, str) else None for verdict in given]
+        verdicts: list[Choice | None] = [choice_of(verdict) if isinstance(verdict, str) else None for verdict in given]
         own = _own_verdicts(row)
         ab, ba = own if any(own) else (*verdicts, None, None)[:2]
         axis = str(row.get("source") or "overall").partition("-")[0]
@@ -98,7 +98,7 @@ def _mt_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labelle
         first.setdefault(key, LabelledRow(f"turn {row['turn']}", messages, a, b, "tie"))
         votes.setdefault(key, []).append((judge, other_side[winner] if swapped else winner))
     for key, row in first.items():
-        people = Counter(label for judge, label in votes[key] if judge.startswith(PEOPLE)).most_common()
+        people: list[tuple[Label, int]] = Counter([label for judge, label in votes[key] if judge.startswith(PEOPLE)]).most_common()
         others = [label for judge, label in votes[key] if not judge.startswith(PEOPLE)]
         if not people or (len(people) > 1 and people[0][1] == people[1][1]):
             yield NO_MAJORITY if people else "no vote of a person"

@@ -139,7 +139,7 @@ def write_tables(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
 
 
 def replace_judges(folder: Path, tables: Mapping[str, "pd.DataFrame"], judges: Collection[str]) -> None:
-    """Put rows of `judgments`, `set_judgments`, `judge_audit` and `timings` in place of those that the named judges have in a finished run."""
+    """Put rows of judges' tables in place of those that the named judges have in a finished run."""
     import pandas as pd
 
     for name, rows in tables.items():
