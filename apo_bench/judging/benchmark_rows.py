@@ -98,7 +98,8 @@ def _mt_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labelle
         first.setdefault(key, LabelledRow(f"turn {row['turn']}", messages, a, b, "tie"))
         votes.setdefault(key, []).append((judge, other_side[winner] if swapped else winner))
     for key, row in first.items():
-        people: list[tuple[Label, int]] = Counter([label for judge, label in votes[key] if judge.startswith(PEOPLE)]).most_common()
+        labels: Counter[Label] = Counter(label for judge, label in votes[key] if judge.startswith(PEOPLE))
+        people = labels.most_common()
         others = [label for judge, label in votes[key] if not judge.startswith(PEOPLE)]
         if not people or (len(people) > 1 and people[0][1] == people[1][1]):
             yield NO_MAJORITY if people else "no vote of a person"
