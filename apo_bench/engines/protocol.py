@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from apo_bench.config.schema import Capabilities, PolicyModel, RewardSpec, Sampling
+from apo_bench.config.schema import PolicyModel, RewardSpec, Sampling
 from apo_bench.hashing import encoded
 from apo_bench.store import Computed
 from apo_bench.training.training_spec import OnlineTraining, PolicyTraining, RewardModelTraining, TRLTraining
 from apo_bench.types import CutTexts, FinishedPolicy, Policy, Prompt, Response, RewardModel, cut_texts
+
+if TYPE_CHECKING:  # else what the Lab keeps would depend on how lm-eval is asked
+    from apo_bench.config.schema import Capabilities
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class CapabilityJob:
 
     policy: Policy
     model: PolicyModel
-    settings: Capabilities
+    settings: "Capabilities"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -183,4 +183,4 @@ def test_a_real_audit_reaches_the_report(tmp_path: Any, noise: float, verdict: s
 
 def test_text_from_a_server_is_inert_in_a_report():
     """No tag, no image, no further cell or line."""
-    assert plain("<script>x</script> ![i](http://e)\n| a") == "&lt;script>x&lt;/script> !\\[i](http://e) \\| a"
+    assert plain("<script>x</script> ![i](http://e)\n| a") == "&lt;script>x&lt;/script> !\\[i]\\(http://e) \\| a"
