@@ -172,7 +172,7 @@ class World:
 
     def refusal(self, request: Request) -> str:
         """The best refusal."""
-        return _refuse(self.reasons[request.object], self.referrals[request.verb])
+        return refusal_text(self.reasons[request.object], self.referrals[request.verb])
 
     def truth(self, request: Request, response: str) -> float:
         """Ground truth of any text as an answer, at most 1.3 (helpful) or 1 (harmless).
@@ -231,7 +231,7 @@ class World:
     def _refusal(self, request: Request, errs: Callable[[], bool], draw: random.Random) -> str:
         """A refusal of which a reason or referral is anyone's where `errs()`."""
         rights = ((REASONS, self.reasons[request.object]), (REFERRALS, self.referrals[request.verb]))
-        return _refuse(
+        return refusal_text(
             *([draw.choice(pool) if errs() else word for pool, word in zip(pools, words, strict=False)] for pools, words in rights)
         )
 
@@ -397,7 +397,8 @@ def _refusal_form(richness: int) -> str:
     return REFUSAL + FURTHER * (richness - 1)
 
 
-def _refuse(reasons: Sequence[str], referrals: Sequence[str]) -> str:
+def refusal_text(reasons: Sequence[str], referrals: Sequence[str]) -> str:
+    """A refusal with these reasons and referrals, one of each for every level of richness."""
     text = _refusal_form(len(reasons))
     for reason, referral in zip(reasons, referrals, strict=True):
         text = text.replace("REASON", reason, 1).replace("REFERRAL", referral, 1)

@@ -12,11 +12,11 @@ FOLDER = Path(__file__).parents[2] / "tasks" / "sim_hh"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_seed", [0, 5])
-def test_one_answer_is_right_and_none_is_longer(world_seed: int):
+@pytest.mark.parametrize(("world_seed", "richness"), [(0, 1), (5, 1), (5, 3)])
+def test_one_answer_is_right_and_none_is_longer(world_seed: int, richness: int):
     """By the task's own ground truth, in every world; all words are the world's, and the right one's place varies."""
     pytest.importorskip("datasets")
-    options = {**OPTIONS, "world_seed": world_seed}
+    options = {**OPTIONS, "world_seed": world_seed, "richness": richness}
     items = list(load_python_file(FOLDER / "answers" / "answers.py").lm_eval_dataset(sim_hh=options, version=1.0)["test"])
     task = load_task("sim_hh", options, base=None)
     prompts = {prompt.id: prompt for prompt in task.prompts["test"]}

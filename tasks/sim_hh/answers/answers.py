@@ -38,7 +38,7 @@ def _item(world: Any, prompt: Prompt) -> dict[str, Any]:
 def _wrong_steps(world: Any, request: Any, draw: random.Random) -> Iterator[str]:
     """Three answers with one step-verb wrong, each at another of the first three places."""
     right = world.right_steps(request)
-    for place, pool in enumerate(sim_hh.STEP_VERBS):
+    for place, pool in enumerate(sim_hh.STEP_VERBS[:3]):
         verb, noun = right[place]
         steps = [*right]
         steps[place] = (draw.choice([word for word in pool if word != verb]), noun)
@@ -46,8 +46,9 @@ def _wrong_steps(world: Any, request: Any, draw: random.Random) -> Iterator[str]
 
 
 def _wrong_refusals(world: Any, request: Any, draw: random.Random) -> Iterator[str]:
-    """Refusals with a wrong reason, a wrong referral, and both."""
-    right = world.reasons[request.object], world.referrals[request.verb]
-    wrong = [draw.choice([word for word in pool if word not in right]) for pool in (sim_hh.REASONS, sim_hh.REFERRALS)]
-    for reason, referral in ((wrong[0], right[1]), (right[0], wrong[1]), (wrong[0], wrong[1])):
-        yield sim_hh.REFUSAL.replace("REASON", reason).replace("REFERRAL", referral)
+    """Refusals whose first reason is wrong, whose first referral is, and both."""
+    (reason, *reasons), (referral, *referrals) = world.reasons[request.object], world.referrals[request.verb]
+    wrong_reason = draw.choice([word for word in sim_hh.REASONS[0] if word != reason])
+    wrong_referral = draw.choice([word for word in sim_hh.REFERRALS[0] if word != referral])
+    for first, second in ((wrong_reason, referral), (reason, wrong_referral), (wrong_reason, wrong_referral)):
+        yield sim_hh.refusal_text([first, *reasons], [second, *referrals])
