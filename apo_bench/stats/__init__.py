@@ -6,6 +6,7 @@ from apo_bench.stats.bradley_terry import BradleyTerry, bradley_terry
 from apo_bench.stats.calibration import Bin, CalibrationError, brier, calibration_error, ece, reliability
 from apo_bench.stats.chance_corrected_agreement import RaterAgreement, gwet_ac1, krippendorff_alpha, weighted_kappa
 from apo_bench.stats.confidence_intervals import clustered_mean, clustered_share, share_interval, wilson
+from apo_bench.stats.davidson import Davidson, davidson
 from apo_bench.stats.instruction_difficulty import instruction_difficulty
 from apo_bench.stats.length_control import LengthControlled, length_controlled_win_rate
 from apo_bench.stats.meta_analysis import MetaAnalysis, meta_analysis
@@ -49,14 +50,14 @@ from apo_bench.stats.unbalanced_designs import UnbalancedContrast, contrast_of_a
 from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_win_rate, win_rate
 
 __all__ = [
-    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "EffectSize", "Equivalence",
+    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "Davidson", "EffectSize", "Equivalence",
     "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "MetaAnalysis", "NonInferiority", "PredictionPowered", "RankSets",
     "RaterAgreement", "SimultaneousContrasts", "Size", "SuperiorAndNonInferior", "TwoWayError", "UnbalancedContrast", "WinRate",
     "agreement", "anytime_contrast", "anytime_contrast_of", "benjamini_hochberg", "binary_components", "bradley_terry", "brier",
     "calibration_error", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrast_of_all_rows", "contrasts",
-    "e_value", "ece", "effect_size", "effective_df", "equivalence", "gwet_ac1", "holm", "instruction_difficulty", "judged_win_rate",
-    "krippendorff_alpha", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test", "meta_analysis", "minimum_detectable_effect",
-    "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power", "prediction_powered_win_rate", "rank_sets", "reliability",
-    "share_interval", "share_test", "simultaneous_contrasts", "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast",
-    "unpaired_error", "weighted_kappa", "wilson", "win_rate",
+    "davidson", "e_value", "ece", "effect_size", "effective_df", "equivalence", "gwet_ac1", "holm", "instruction_difficulty",
+    "judged_win_rate", "krippendorff_alpha", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test", "meta_analysis",
+    "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power",
+    "prediction_powered_win_rate", "rank_sets", "reliability", "share_interval", "share_test", "simultaneous_contrasts",
+    "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast", "unpaired_error", "weighted_kappa", "wilson", "win_rate",
 ]  # fmt: skip
