@@ -415,7 +415,7 @@ def test_a_long_report_loses_the_tables_that_stand_elsewhere_too() -> None:
 def test_the_same_tables_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
     again = write_report(write_run(tmp_path / "run", tables())).parent
     names = sorted(path.relative_to(report) for path in report.rglob("*") if path.is_file())
-    assert {name.suffix for name in names} == {".md", ".csv", ".png", ".svg", ".pdf", ".tex", ".html", ".json"}
+    assert {name.suffix for name in names} == {".md", ".yaml", ".csv", ".png", ".svg", ".pdf", ".tex", ".html", ".json"}
     for name in names:
         assert (again / name).read_bytes() == (report / name).read_bytes(), name
 
