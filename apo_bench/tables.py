@@ -75,6 +75,15 @@ _AXIS = _text("axis", "the preference axis; `all` pools them")
 _METRIC = _text("metric", "what was measured")
 _INTERVAL = (_number("ci_low", "lower end of the 95 % interval"), _number("ci_high", "upper end of the 95 % interval"))
 
+_RESPONSE_COLUMNS = (
+    _ARM, _SEED, _ROUND, _PROMPT,
+    _text("text", "the response"),
+    _whole("tokens", "generated tokens, the end-of-sequence token included"),
+    _text("finish", "why generation stopped: eos, turn or length"),
+)  # fmt: skip
+_TURN_COLUMNS = (
+    _PROMPT, _whole("turn", "number of the turn, from 0"), _text("role", "user or assistant"), _text("text", "the turn"),
+)  # fmt: skip
 _SCORE_COLUMNS = (
     _ARM, _SEED, _ROUND, _PROMPT, _CLUSTER, _AXIS,
     _text("scorer", "proxy, a gold model, ground_truth, refusal or length"),
@@ -308,48 +317,28 @@ _ALL = (
     Table(
         "responses",
         "The policies' responses to test prompts.",
-        (
-            _ARM, _SEED, _ROUND, _PROMPT,
-            _text("text", "the response"),
-            _whole("tokens", "generated tokens, the end-of-sequence token included"),
-            _text("finish", "why generation stopped: eos, turn or length"),
-        ),
+        _RESPONSE_COLUMNS,
         ("arm", "seed", "round", "prompt_id"),
         with_run=False,
     ),
     Table(
         "prompts",
         "The test prompts that were answered, one row a turn.",
-        (
-            _PROMPT,
-            _whole("turn", "number of the turn, from 0"),
-            _text("role", "user or assistant"),
-            _text("text", "the turn"),
-        ),
+        _TURN_COLUMNS,
         ("prompt_id", "turn"),
         with_run=False,
     ),
     Table(
         "set_responses",
         "The policies' answers to sets of prompts.",
-        (
-            _ARM, _SEED, _ROUND, _PROMPT,
-            _text("text", "the response"),
-            _whole("tokens", "generated tokens, the end-of-sequence token included"),
-            _text("finish", "why generation stopped: eos, turn or length"),
-        ),
+        _RESPONSE_COLUMNS,
         ("arm", "seed", "round", "prompt_id"),
         with_run=False,
     ),
     Table(
         "set_prompts",
         "The prompts of sets, one row a turn.",
-        (
-            _PROMPT,
-            _whole("turn", "number of the turn, from 0"),
-            _text("role", "user or assistant"),
-            _text("text", "the turn"),
-        ),
+        _TURN_COLUMNS,
         ("prompt_id", "turn"),
         with_run=False,
     ),

@@ -18,7 +18,7 @@ A drift within seed noise is no proof that there is none: its interval bounds ho
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
 from apo_bench.analysis.results import POOLED, Run, read_run
+from apo_bench.config.load import dotted
 from apo_bench.errors import InputError
 from apo_bench.formatting import ALPHA, Row, rows_of
 from apo_bench.stats import contrast_of_all_rows, effective_df, holm
@@ -285,17 +286,9 @@ def _differing_settings(first: RunContrasts, second: RunContrasts) -> dict[str, 
     for run in (first.run, second.run):
         experiment = {key: value for key, value in run.experiment.model_dump(mode="json").items() if key not in NOT_COMPARED}
         facts = {key: run.manifest.get(key) for key in FACTS}
-        settings.append(dict(_flat({"experiment": experiment, **facts, "failures": len(run.manifest.get("failures") or ())})))
+        settings.append(dotted({"experiment": experiment, **facts, "failures": len(run.manifest.get("failures") or ())}))
     a, b = settings
     return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
-
-
-def _flat(tree: Any, key: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(tree, dict) and tree:
-        for name, value in tree.items():
-            yield from _flat(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, tree
 
 
 def _compare_tables(first: Path, second: Path) -> dict[str, str]:

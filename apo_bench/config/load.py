@@ -88,6 +88,13 @@ def _key(error: ErrorDetails, tree: Any) -> str:
     return ".".join(parts)
 
 
+def dotted(tree: Any, key: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted key; an empty mapping is a value."""
+    if not isinstance(tree, dict) or not tree:
+        return {key: tree}
+    return {name: value for part, inner in tree.items() for name, value in dotted(inner, f"{key}.{part}" if key else str(part)).items()}
+
+
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:

@@ -8,7 +8,7 @@ import pandas as pd
 from apo_bench.config.schema import DRAWN
 from apo_bench.report.charts import Lines, Panel, Point, Series
 from apo_bench.report.document import Block, Section
-from apo_bench.report.tables import Column, Row, Table, arm_column, column, text_column
+from apo_bench.report.tables import Table, arm_column, column, text_column
 from apo_bench.report.text import say
 
 INITIAL = "initial policy"
@@ -58,15 +58,12 @@ def highest_table(rows: pd.DataFrame, labels: Sequence[str], scorer: str) -> Tab
             rows_of_table.append({"label": label, "axis": axis, "arm": first, "mean": best, "next": second, "lead": best - next_best})
     frame = pd.DataFrame(rows_of_table)
 
-    def runner_up(row: Row) -> str:
-        return str(row["next"])
-
     columns = [
         text_column("variation", "label"),
         text_column("axis"),
         arm_column(),
         column("mean"),
-        Column("next", runner_up),
+        text_column("next"),
         column("lead", form="signed"),
     ]
     note = f"By {scorer}, means over seeds. Chance flatters the highest of several means; whether a lead is shown stands in the contrasts."

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from apo_bench.config.load import ExperimentFile
+from apo_bench.config.load import ExperimentFile, dotted
 from apo_bench.config.plugins import source_files
 from apo_bench.config.schema import WHOLE, Experiment
 from apo_bench.config.variations import variations
@@ -91,7 +91,7 @@ def compare_with_preregistration(resolved: ResolvedExperiment, variation: Mappin
 
 def deviations(frozen: Mapping[str, Any], resolved: ResolvedExperiment, variation: Mapping[str, Any] | None = None) -> Iterator[str]:
     """Each way in which a run is not what was preregistered, in words."""
-    before, now = _flat(_at_level(frozen["experiment"], resolved.path, variation)), _flat(_plain(resolved.file.experiment))
+    before, now = dotted(_at_level(frozen["experiment"], resolved.path, variation)), dotted(_plain(resolved.file.experiment))
     for key in dict.fromkeys([*before, *now]):
         if key.partition(".")[0] not in FREE and before.get(key) != now.get(key):
             yield f"{key}: {json.dumps(before.get(key))} was preregistered, {json.dumps(now.get(key))} was run"
@@ -150,10 +150,3 @@ def _at_level(experiment: Mapping[str, Any], path: Path, variation: Mapping[str,
 
 def _plain(experiment: Experiment) -> dict[str, Any]:
     return experiment.model_dump(mode="json", context=WHOLE)
-
-
-def _flat(tree: Any, key: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; an empty mapping is a value."""
-    if not isinstance(tree, dict) or not tree:
-        return {key: tree}
-    return {name: value for part, inner in tree.items() for name, value in _flat(inner, f"{key}.{part}" if key else str(part)).items()}

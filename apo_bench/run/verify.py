@@ -40,7 +40,8 @@ def verify(published: Path, out: Path, *, share: float = 0.05, seed: int = 0, wo
     Raises InputError for a folder without what is needed, and for whatever `run_experiment` refuses.
     """
     scores = read_scores(published)
-    drawn = draw_arm_seeds(sorted(set(zip(scores["arm"], scores["seed"], strict=True))), share, seed)
+    arm_seeds = sorted(set(zip(scores["arm"], scores["seed"], strict=True)))
+    drawn = draw_arm_seeds(arm_seeds, share, seed)
     experiment, failures, parts = published / EXPERIMENT, [], []
     for arm, arm_seed in drawn:
         result = run_experiment(experiment, out=out, arms=[arm], seeds=[arm_seed], workers=workers)
@@ -55,7 +56,7 @@ def verify(published: Path, out: Path, *, share: float = 0.05, seed: int = 0, wo
         raise InputError(f"{out}: no arm-seed could be made again: {'; '.join(failures)}")
     again = summarise_rows(pd.concat(parts, ignore_index=True))
     shared = again.merge(scores[KEY], on=KEY)
-    return Verification(compare_scores(scores, shared), drawn, len(set(zip(scores["arm"], scores["seed"], strict=True))), tuple(failures))
+    return Verification(compare_scores(scores, shared), drawn, len(arm_seeds), tuple(failures))
 
 
 def read_scores(published: Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """Bradley-Terry strengths of models from pairwise battles."""
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +70,11 @@ def bradley_terry(
     check_confidence(confidence, "bradley_terry")
     check_count(draws, "draws", "bradley_terry", 100)
     check_seed(seed, "bradley_terry")
-    rows, absent, n_missing = _checked(as_frame(battles), cluster)
-    models = _ordered(pd.concat([rows["a"], rows["b"]]).unique().tolist())
+    every = read_battles(as_frame(battles), cluster, "bradley_terry")
+    rows = every.dropna(subset=["value"])
+    n_missing = len(every) - len(rows)
+    absent = in_order(list({*every["a"], *every["b"]} - {*rows["a"], *rows["b"]}))
+    models = in_order(pd.concat([rows["a"], rows["b"]]).unique().tolist())
     trials, wins, pairs = _by_cluster(rows, models)  # (G, pairs)
     n_clusters = trials.shape[0]
     x, outer = _design(pairs, len(models))
@@ -122,28 +124,27 @@ def bradley_terry(
     )
 
 
-def _checked(battles: pd.DataFrame, cluster: str | None) -> tuple[pd.DataFrame, list[Hashable], int]:
-    """Battles with a value: a, b, value (a's win), cluster; models that have none; how many battles have no value."""
+def read_battles(battles: pd.DataFrame, cluster: str | None, caller: str) -> pd.DataFrame:
+    """The battles, those without a value (NaN) too: a, b, value (a's win, in [0, 1]) and, with `cluster`, cluster. Raises ValueError."""
     keys = ["a", "b", *([] if cluster is None else [cluster])]
-    check_columns(battles, [*keys, "value"], "bradley_terry")
+    check_columns(battles, [*keys, "value"], caller)
     for column in keys:
-        check_labels(battles[column], f"bradley_terry: column {column}")
-    value = as_floats(battles["value"], "bradley_terry: column value")
+        check_labels(battles[column], f"{caller}: column {column}")
+    value = as_floats(battles["value"], f"{caller}: column value")
     if outside := value[(value < 0) | (value > 1)].tolist():
-        raise ValueError(f"bradley_terry: column value is outside [0, 1]: {outside[0]}")
+        raise ValueError(f"{caller}: column value is outside [0, 1]: {outside[0]}")
     rows = pd.DataFrame({"a": battles["a"].to_numpy(dtype=object), "b": battles["b"].to_numpy(dtype=object), "value": value})
     if cluster is not None:
         rows["cluster"] = battles[cluster].to_numpy(dtype=object)
     if selves := rows.loc[rows["a"] == rows["b"], "a"].tolist():
-        raise ValueError(f"bradley_terry: model {selves[0]!r} meets itself (columns a and b)")
-    present = rows[~np.isnan(value)]
-    if present.empty:
-        raise ValueError(f"bradley_terry: no battle has a value (column value, {len(rows)} missing)")
-    absent = (set(rows["a"]) | set(rows["b"])) - set(present["a"]) - set(present["b"])
-    return present, _ordered(list(absent)), len(rows) - len(present)
+        raise ValueError(f"{caller}: model {selves[0]!r} meets itself (columns a and b)")
+    if rows["value"].isna().all():
+        raise ValueError(f"{caller}: no battle has a value (column value, {len(rows)} missing)")
+    return rows
 
 
-def _ordered(labels: list[Any]) -> list[Any]:
+def in_order(labels: list[Any]) -> list[Any]:
+    """Labels in an order that does not depend on where they stood: numbers by size, all else by its text."""
     return sorted(labels, key=lambda label: (type(label).__name__, label if isinstance(label, int | float) else repr(label)))
 
 
@@ -156,7 +157,7 @@ def _by_cluster(rows: pd.DataFrame, models: list[Any]) -> tuple[Any, Any, Array]
     won = np.where(a < b, rows["value"], 1 - rows["value"])
     keys, pair = np.unique(np.minimum(a, b) * len(models) + np.maximum(a, b), return_inverse=True)
     if "cluster" in rows:
-        places = {label: i for i, label in enumerate(_ordered(rows["cluster"].unique().tolist()))}
+        places = {label: i for i, label in enumerate(in_order(rows["cluster"].unique().tolist()))}
         unit = rows["cluster"].map(places).to_numpy(dtype=int)
     else:
         unit = np.empty(len(rows), dtype=int)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, stdtrit
 
-from apo_bench.stats.argument_checks import Array, as_floats, as_frame, check_columns, check_confidence, check_labels
+from apo_bench.stats.argument_checks import Array, as_frame, check_confidence
+from apo_bench.stats.bradley_terry import in_order, read_battles
 
 STEPS, CLOSE = 100, 1e-10
 ELO, ELO_AT = 400 / math.log(10), 1000.0  # points for each unit of log-odds, and where the scale has its zero
@@ -57,8 +58,11 @@ def davidson(
     (`bradley_terry` takes such battles).
     """
     check_confidence(confidence, "davidson")
-    rows, n_missing = _checked(as_frame(battles), cluster)
-    models = sorted({*rows["a"], *rows["b"]}, key=lambda model: (type(model).__name__, repr(model)))
+    every = read_battles(as_frame(battles), cluster, "davidson")
+    rows = every.dropna(subset=["value"]).reset_index(drop=True)
+    if other := [value for value in rows["value"].tolist() if value not in (0.0, 0.5, 1.0)]:
+        raise ValueError(f"davidson: column value: 0, 0.5 or 1 is needed, got {other[0]}")
+    models = in_order(list({*rows["a"], *rows["b"]}))
     if baseline is not None and baseline not in models:
         raise ValueError(f"davidson: baseline {baseline!r}: no such model (columns a and b)")
     place = {model: number for number, model in enumerate(models)}
@@ -89,32 +93,12 @@ def davidson(
         tie_high=high,
         n=len(rows),
         n_ties=int(results[:, 1].sum()),
-        n_missing=n_missing,
+        n_missing=len(every) - len(rows),
         n_clusters=n_clusters,
         df=n_clusters - 1,
         scope=f"new {'battles' if cluster is None else f'values of {cluster}'} like these; these models and this judge",
         test="t intervals from clusters' scores" if n_clusters > 1 else "none: one cluster has no error",
     )
-
-
-def _checked(battles: pd.DataFrame, cluster: str | None) -> tuple[pd.DataFrame, int]:
-    """Battles with a value: a, b, value, cluster; and how many have none."""
-    keys = ["a", "b", *([] if cluster is None else [cluster])]
-    check_columns(battles, [*keys, "value"], "davidson")
-    for column in keys:
-        check_labels(battles[column], f"davidson: column {column}")
-    value = as_floats(battles["value"], "davidson: column value")
-    present = ~np.isnan(value)
-    if other := [number for number in value[present].tolist() if number not in (0.0, 0.5, 1.0)]:
-        raise ValueError(f"davidson: column value: 0, 0.5 or 1 is needed, got {other[0]}")
-    rows = pd.DataFrame({"a": battles["a"].to_numpy(dtype=object), "b": battles["b"].to_numpy(dtype=object), "value": value})
-    if cluster is not None:
-        rows["cluster"] = battles[cluster].to_numpy(dtype=object)
-    if selves := rows.loc[rows["a"] == rows["b"], "a"].tolist():
-        raise ValueError(f"davidson: model {selves[0]!r} meets itself (columns a and b)")
-    if not present.any():
-        raise ValueError(f"davidson: no battle has a value (column value, {len(rows)} missing)")
-    return rows[present].reset_index(drop=True), int((~present).sum())
 
 
 def _check_finite(results: Array, first: Array, second: Array, n_models: int) -> None:
