@@ -152,7 +152,7 @@ class World:
             value, whole = getattr(self, name), name in bounds or name == "world_seed"
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
                 kind = "a whole number" if whole else "a number"
-                raise InputError(f"sim_hh: options.{name}: {kind} from {low} to {high} is needed, got {value!r}")
+                raise InputError(f"task sim_hh: options.{name}: {kind} from {low} to {high} is needed, got {value!r}")
 
     @property
     def step_verbs(self) -> tuple[list[str], ...]:

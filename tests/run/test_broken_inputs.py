@@ -363,7 +363,7 @@ def test_tasks_texts(root: Path, name: str, number: int) -> None:
     description.write_bytes(content)
     options = SMALL_WORLD if name == "sim_hh" else {"data_files": [write_rows(root / "beside" / "rows.jsonl", ROWS).name]}
     path = write_tree(root / "beside" / "e.yaml", toy_experiment(name, **options))
-    settle(how, root, {str(description), "task hh: options."}, "check", path)
+    settle(how, root, {str(description), f"task {name}: options."}, "check", path)
 
 
 # --- data --------------------------------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ def test_a_damaged_artifact_is_found_moved_aside_and_computed_again(
 
 
 def test_a_report_that_was_killed_or_damaged_is_made_again(experiment: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """`report` is killed at its fourth file; then a table is edited. Each time `status` tells, and `run` makes the report again."""
+    """`report` is killed at its fourth file: the earlier one stands. Its manifest is lost, a table edited: `run` makes it again."""
     folder = shutil.copytree(undisturbed, tmp_path / "run")
     files = sorted(path for path in (folder / "report").rglob("*") if path.is_file())
     before = {path: path.read_bytes() for path in files}
@@ -237,12 +237,16 @@ def test_a_report_that_was_killed_or_damaged_is_made_again(experiment: Path, und
     )
     killed = subprocess.run([sys.executable, "-c", script, str(folder)])
     assert killed.returncode == -signal.SIGKILL
-    manifest = folder / "report" / "report.json"
-    assert read_status(folder).report_damage == "report/report.json is missing: the report was interrupted, or never written"
-    assert read_status(folder).report == "out of date"
-    assert all(path.read_bytes() == before[path] for path in files if path != manifest)  # each file is whole
-    for harm_report in (lambda: None, lambda: (folder / "report" / "tables" / "contrasts.csv").write_text("arm_a\n")):
+    assert read_status(folder).report_damage is None
+    assert all(path.read_bytes() == before[path] for path in files)
+    report = folder / "report"
+    harms = {
+        "report/report.json is missing: the report was interrupted, or never written": (report / "report.json").unlink,
+        "report/tables/contrasts.csv does not match its checksum": lambda: (report / "tables" / "contrasts.csv").write_text("arm_a\n"),
+    }
+    for damage_of_report, harm_report in harms.items():
         harm_report()
+        assert read_status(folder).report_damage == damage_of_report
         assert read_status(folder).report == "out of date"
         assert pipeline.run(resolve_experiment(experiment, None, folder), workers=1).failures == ()
         assert (read_status(folder).report, read_status(folder).report_damage) == ("up to date", None)

@@ -330,7 +330,7 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
 def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path: Path) -> None:
     """Seen with seeds 0 and 1. Without seed 1 the report opens with it, a replay of that too; as planned, nothing is said."""
     folder = shutil.copytree(done, tmp_path / "copy")
-    assert json.loads((folder / "store" / "preregistration.json").read_text()) == [{"prompts": 14, "seeds": [0, 1]}]
+    assert json.loads((folder / "store" / "preregistration.json").read_text()) == [{"prompts": 14, "seeds": [0, 1], "stopping": "fixed"}]
     fewer = tiny_tree() | {"seeds": [0]}
     notice = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 1 were removed."
     for _ in range(2):
