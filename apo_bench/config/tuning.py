@@ -1,6 +1,7 @@
 """Equal tuning for every arm: which settings are tried, and which is taken. Nothing is run here.
 
-Every arm gets the same number of trials over its own grid, on seeds of their own, judged by the referee's score on dev prompts.
+Every arm gets the same number of trials over its own grid, on seeds of their own, judged on dev prompts: by the referee's score or, in a
+simulated world that no result is reported for, by the ground truth.
 """
 
 import math
@@ -25,18 +26,18 @@ def trials(arm: str, grid: Mapping[str, Sequence[Any]], n: int) -> tuple[Setting
     return tuple(settings[place] for place in sorted(by_chance[:n]))
 
 
-def best(dev_scores: Sequence[float], kl: Sequence[float], max_kl: float | None = None) -> int:
+def best(scores: Sequence[float], kl: Sequence[float], max_kl: float | None = None) -> int:
     """The trial with the highest score, among equals the first, of those within `max_kl` nats of the initial policy.
 
     NaN, a trial that failed or whose distance is not known where it matters, is never taken. Raises ValueError if none is left.
     """
-    finished = [place for place, score in enumerate(dev_scores) if not math.isnan(score)]
+    finished = [place for place, score in enumerate(scores) if not math.isnan(score)]
     if not finished:
         raise ValueError("every trial failed")
     near = [place for place in finished if max_kl is None or kl[place] <= max_kl]
     if not near:
         raise ValueError(f"no trial ended within {max_kl:g} nats of the initial policy")
-    return max(near, key=lambda place: dev_scores[place])
+    return max(near, key=lambda place: scores[place])
 
 
 def taken_round(dev_scores: Sequence[float], rule: str) -> int:

@@ -154,17 +154,25 @@ class RoundEvaluation:
         lacking, n = len(self.context.test_prompts) - len(self.responses), len(self.context.test_prompts)
         return [_metric("all", "unmatched", float(lacking), NAN, n)] if isinstance(self.round.policy, ResponseFile) else []
 
-    def dev_score(self) -> Rows:
-        """The referee's mean score of the answers to dev prompts; no row where none are asked."""
+    @cached_property
+    def dev_answers(self) -> tuple[Response, ...]:
+        """Of dev prompts; none where none are asked, or out of a file of responses to test prompts."""
         prompts = self.context.dev_prompts
-        if not prompts:
-            return []
-        answers = self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling)
-        if not answers:  # a file of responses to test prompts
+        return self.lab.sample(self.round.policy, prompts, n=1, sampling=self.settings.sampling) if prompts else ()
+
+    def dev_score(self) -> Rows:
+        """The referee's mean score of the answers to dev prompts; no row where there are none."""
+        answers = self.dev_answers
+        if not answers:
             return []
         prompts = [answer.prompt for answer in answers]
         values = in_order(self.context.lab(self.seed, self.context.referee_spec).score(self.context.referee(self.seed), answers), answers)
         return [_metric("all", "dev_score", float(values.mean()), _standard_error(values, prompts), len(prompts))]
+
+    def dev_truth(self) -> float | None:
+        """The mean ground truth of the same answers; None where the task has none. Of trials alone: it may choose settings."""
+        truth = self.context.task.ground_truth
+        return float(np.mean([truth(answer.prompt, answer.text) for answer in self.dev_answers])) if truth and self.dev_answers else None
 
     def reward_model_rows(self, reward_model: RewardModel, scores: Mapping[str, Any]) -> Rows:
         """Accuracy and calibration on held-out human pairs, accuracy on golden over current samples, drift, agreement with gold."""

@@ -21,8 +21,17 @@ def golden_over_samples(golden: Sequence[Golden], samples: Sequence[Response]) -
 
 
 def best_of(groups: Sequence[Group]) -> tuple[Demonstration, ...]:
-    """The best-scored response to each prompt; among equals the first."""
-    return tuple(Demonstration(group.prompt, group.responses[int(np.argmax(group.scores))]) for group in groups)
+    """The best-scored response to each prompt; among equals the first.
+
+    An empty response is never imitated, whatever its score, as in the APO authors' code: a prompt with no other is left out.
+    """
+    best = []
+    for group in groups:
+        written = [place for place, text in enumerate(group.responses) if text.strip()]
+        if written:
+            place = written[int(np.argmax([group.scores[place] for place in written]))]
+            best.append(Demonstration(group.prompt, group.responses[place]))
+    return tuple(best)
 
 
 def best_worst(groups: Sequence[Group]) -> tuple[Pair, ...]:

@@ -1,11 +1,12 @@
-"""The trials of tuning: their jobs, and the setting that each arm gets by its trials' dev scores."""
+"""The trials of tuning: their jobs, and the setting that each arm gets by what its trials reached on dev prompts."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from apo_bench.config import tuning
+from apo_bench.config.controls import TRUTH
 from apo_bench.config.schema import Tune
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import Failure, Job, Trials
@@ -28,6 +29,15 @@ class Tuning:
     def without_setting(self, arm: str) -> bool:
         """Whether the arm was tuned and no setting could be chosen."""
         return any(failure.arm == arm for failure in self.failed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial reached on dev prompts; NaN where a seed failed, or where it is not known."""
+
+    dev_score: float = math.nan  # the referee's
+    dev_truth: float = math.nan
+    kl: float = math.nan  # nats
 
 
 def trial_jobs(resolved: ResolvedExperiment) -> list[Job]:
@@ -56,17 +66,19 @@ def run_tuning(runner: JobRunner, subset: JobSubset) -> Tuning:
         if arm in postponed:
             continue
         outcomes = [_outcome(records, arm, trial, tune, runner.resolved.experiment.compare.round) for trial in range(len(settings))]
-        scores, kl = zip(*outcomes, strict=True)
+        by = [outcome.dev_truth if tune.by == TRUTH else outcome.dev_score for outcome in outcomes]
         try:
-            chosen = settings[tuning.best(scores, kl, tune.max_kl)]
+            chosen = settings[tuning.best(by, [outcome.kl for outcome in outcomes], tune.max_kl)]
         except ValueError as error:
             reason = f": {messages[arm, 0]}" if (arm, 0) in messages else ""
             failed += [Failure(arm, seed, f"tuning: {error}{reason}") for seed in runner.resolved.experiment.seeds]
             continue
         trials = []
-        for trial, (setting, (score, nats)) in enumerate(zip(settings, outcomes, strict=True)):
-            result = {"dev_score": None, "error": messages[arm, trial]} if math.isnan(score) else {"dev_score": score}
-            trials.append({"setting": setting, **result, "kl": None if math.isnan(nats) else nats})
+        for trial, (setting, outcome) in enumerate(zip(settings, outcomes, strict=True)):
+            error = {"error": messages[arm, trial]} if math.isnan(outcome.dev_score) else {}
+            trials.append(
+                {"setting": setting, **{name: None if math.isnan(value) else value for name, value in asdict(outcome).items()}, **error}
+            )
         arms[arm] = {"chosen": chosen, "trials": trials}
     return Tuning(arms, records, tuple(failed), postponed)
 
@@ -75,14 +87,13 @@ def _settings(tune: Tune | None) -> dict[str, tuple[tuning.Setting, ...]]:
     return {arm: tuning.trials(arm, grid, tune.trials) for arm, grid in tune.grids.items()} if tune else {}
 
 
-def _outcome(records: Trials, arm: str, trial: int, tune: Tune, rule: str) -> tuple[float, float]:
-    """Dev score and KL in nats at the round that counts, means over the tuning seeds; NaN if one of them failed or is not known."""
-    values = []
+def _outcome(records: Trials, arm: str, trial: int, tune: Tune, rule: str) -> Outcome:
+    """Means over the tuning seeds at the round that counts."""
+    rounds = []
     for seed in tune.seeds:
-        if record := records.get((arm, trial, seed)):
-            round_ = tuning.taken_round(record["dev_scores"], rule)
-            values.append((record["dev_scores"][round_], math.nan if record["kl"][round_] is None else record["kl"][round_]))
-        else:
-            values.append((math.nan, math.nan))
-    scores, kl = zip(*values, strict=True)
-    return sum(scores) / len(scores), sum(kl) / len(kl)
+        record = records.get((arm, trial, seed))
+        if record is None:
+            return Outcome()
+        place = tuning.taken_round(record["dev_scores"], rule)
+        rounds.append([math.nan if record[name][place] is None else record[name][place] for name in ("dev_scores", "dev_truth", "kl")])
+    return Outcome(*(sum(values) / len(values) for values in zip(*rounds, strict=True)))

@@ -284,6 +284,8 @@ def _check_against_task(experiment: Experiment, task: Task) -> None:
             raise InputError(f"compare.axes: task {task.name} has no axis {axis!r}; it has: {', '.join(task.axes)}, all")
     if experiment.controls.oracle:
         controls.chooser(experiment, task.ground_truth is not None)
+    if experiment.tune and experiment.tune.by == "ground_truth" and task.ground_truth is None:
+        raise InputError(f"tune.by: task {task.name} has no ground truth; referee is what chooses without")
     if experiment.compare.scorer == "ground_truth" and task.ground_truth is None:
         raise InputError(f"compare.scorer: task {task.name} has no ground truth")
     for key, model in named_models(experiment):

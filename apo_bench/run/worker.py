@@ -80,6 +80,7 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
         report("scoring on dev prompts")
         evaluations = [RoundEvaluation(context, round_, job.seed) for round_ in lab.rounds]
         record["dev_scores"] = [evaluation.dev_score()[0]["value"] for evaluation in evaluations]
+        record["dev_truth"] = [evaluation.dev_truth() for evaluation in evaluations]
         kl = ([row["value"] for row in evaluation.divergence(context.dev_prompts) if row["axis"] == "all"] for evaluation in evaluations)
         record["kl"] = [values[0] if values else None for values in kl]
     else:

@@ -52,6 +52,12 @@ def test_golden_over_samples_gives_each_sample_a_duel(prompts: list[Prompt], dat
     assert all(pair.chosen == gold[pair.prompt] and pair.source == "golden_over_sample" for pair in duels)
 
 
+def test_an_empty_response_is_never_imitated() -> None:
+    """The highest score is an empty response's; of the second prompt's only response nothing is left."""
+    some = [Group(PROMPTS[0], ("", "a", "b"), (9.0, 0.5, 0.7)), Group(PROMPTS[1], (" \n",), (1.0,))]
+    assert best_of(some) == (Demonstration(PROMPTS[0], "b"),)
+
+
 def test_selection_by_hand() -> None:
     first, second = PROMPTS[:2]
     some = [Group(first, ("a", "b", "c"), (0.5, 2.0, 2.0)), Group(second, ("x", "y"), (1.0, 1.0))]

@@ -221,7 +221,7 @@ def whole_run() -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]
     settings["compare"] |= {"matched_kl": True, "curves": {"plain to APO": ["rjs", "apo_rjs"]}}
     settings["evaluation"] |= {"dev_prompts": 8}
     settings["tune"] = {"trials": 2, "grids": {arm: {"rounds": [1, 2]} for arm in ARMS}}
-    trials = [{"setting": {"rounds": rounds}, "dev_score": 0.1 * rounds} for rounds in (1, 2)]
+    trials = [{"setting": {"rounds": rounds}, "dev_score": 0.1 * rounds, "dev_truth": 0.5 - 0.2 * rounds, "kl": 1.0} for rounds in (1, 2)]
     return frames, settings, {"tuned": {arm: {"chosen": {"rounds": 2}, "trials": trials} for arm in ARMS}, "variation": {"world": 1}}
 
 

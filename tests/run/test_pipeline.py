@@ -510,9 +510,22 @@ def test_each_arm_takes_the_setting_of_the_highest_dev_score(tuned: tuple[Path, 
         assert first != second
         kl = [trials[f"{arm}.{number}.1000"]["kl"][-1] for number in (0, 1)]
         assert all(nats > 0 for nats in kl)
-        expected = zip(settings, (first, second), kl, strict=True)
-        assert choice["trials"] == [{"setting": setting, "dev_score": score, "kl": nats} for setting, score, nats in expected]
+        truth = [trials[f"{arm}.{number}.1000"]["dev_truth"][-1] for number in (0, 1)]
+        assert choice["trials"] == [
+            {"setting": settings[place], "dev_score": (first, second)[place], "dev_truth": truth[place], "kl": kl[place]}
+            for place in (0, 1)
+        ]
         assert choice["chosen"] == settings[0 if first > second else 1]
+
+
+def test_by_the_truth_the_setting_of_the_highest_dev_truth_is_taken_from_the_same_trials(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, tree = shutil.copytree(tuned[1], tmp_path / "run"), tuned_tree()
+    tree["tune"]["by"] = "ground_truth"
+    before = records(folder, "trials")
+    assert pipeline.run(resolve_experiment(write_experiment(tmp_path / "truth", tree), None, folder), workers=1).failures == ()
+    assert records(folder, "trials") == before
+    for choice in choices(folder).values():
+        assert choice["chosen"] == max(choice["trials"], key=lambda trial: trial["dev_truth"])["setting"]
 
 
 def test_arms_run_with_what_was_chosen(tuned: tuple[Path, Path]) -> None:
@@ -577,7 +590,7 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     assert set(now) == {"rjs", "apo_rjs"}
     assert now["rjs"]["chosen"] == {"samples_per_prompt": 4}
     error = "budget exceeded: arm rjs, unit sampled_responses: needs 400, has 100 left"
-    failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "error": error, "kl": None}
+    failed = {"setting": {"samples_per_prompt": 50}, "dev_score": None, "dev_truth": None, "kl": None, "error": error}
     assert now["rjs"]["trials"] == [failed, before["rjs"]["trials"][1]]
     ledger = pd.read_parquet(folder / "tables" / "ledger.parquet").query("unit == 'sampled_responses'").set_index("arm")["used"]
     assert (ledger["rjs"], ledger["_tune.rjs"], "greedy" in ledger.index) == (32, 32, False)

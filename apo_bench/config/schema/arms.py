@@ -1,6 +1,6 @@
 """What is compared: arms, how they are tuned or sized, and the controls beside them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,10 +34,14 @@ class Arm(PluginChoice):
 
 
 class Tune(Section):
-    """Equal tuning for all arms: the same number of trials, each drawn from the arm's own grid and judged by its dev score."""
+    """Equal tuning for all arms: the same number of trials, each drawn from the arm's own grid and judged on dev prompts."""
 
     trials: int = Field(ge=2)
     """trials of each arm"""
+
+    by: Literal["referee", "ground_truth"] = "referee"
+    """what judges a trial: the referee's score, or a simulated task's ground truth, to choose settings in a world that no result is
+    reported for and to see what the referee's choice would have cost"""
 
     max_kl: float | None = Field(default=None, gt=0)
     """KL divergence from the initial policy, in nats on dev prompts, beyond which a trial is never chosen, since far away a referee is

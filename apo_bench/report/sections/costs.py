@@ -10,7 +10,8 @@ import pandas as pd
 
 from apo_bench.analysis import costs
 from apo_bench.analysis.results import Run, declared_pairs, exclude_failed
-from apo_bench.config.controls import AA, made_of
+from apo_bench.analysis.tuning import referee_choices, referee_limits
+from apo_bench.config.controls import AA, TRUTH, made_of
 from apo_bench.config.finished_arms import declared_cost, finished_arms
 from apo_bench.config.schema import Unit
 from apo_bench.formatting import count, rows_of
@@ -185,18 +186,45 @@ def tuning_section(run: Run) -> Section:
     ]  # fmt: skip
     seeds = f" on seed {', '.join(map(str, tune.seeds))}" if tune else ""
     limit = f", and those that ended more than {tune.max_kl:g} nats from the initial policy set aside" if tune and tune.max_kl else ""
+    judge = "the ground truth of their answers, which no real task has," if tune and tune.by == TRUTH else "dev_score"
     note = (
-        f"Every arm had equally many trials over its own grid{seeds}, judged by dev_score{limit}. What they spent, all trials together, is "
-        "beside each arm's budget and is not in the arms' own costs below."
+        f"Every arm had equally many trials over its own grid{seeds}, judged on dev prompts by {judge}{limit}. What they spent, all trials "
+        "together, is beside each arm's budget and is not in the arms' own costs below."
     )
     rows = [
-        (arm, _setting(trial["setting"]), trial.get("dev_score"), trial.get("kl"),
+        (arm, _setting(trial["setting"]), trial.get("dev_score"), trial.get("dev_truth"), trial.get("kl"),
          "chosen" if trial["setting"] == tuned.get("chosen") else trial.get("error") or "")
         for arm, tuned in run.manifest["tuned"].items() for trial in tuned.get("trials", [])
     ]  # fmt: skip
-    tried = pd.DataFrame(rows, columns=["arm", "setting", "dev_score", "kl", "remark"])
-    trial_columns = [arm_column(), text_column("tried", "setting"), column("dev_score"), column("KL (nats)", "kl"), text_column("remark")]
-    return Section("Tuning", [Table(frame, columns, "Tuning", say(note)), Table(tried, trial_columns, "All trials")])
+    tried = pd.DataFrame(rows, columns=["arm", "setting", "dev_score", "dev_truth", "kl", "remark"])
+    known = [column("truth", "dev_truth")] if tried["dev_truth"].notna().any() else []
+    trial_columns = [
+        arm_column(), text_column("tried", "setting"), column("dev_score"), *known, column("KL (nats)", "kl"), text_column("remark"),
+    ]  # fmt: skip
+    return Section("Tuning", [Table(frame, columns, "Tuning", say(note)), *_referee_blocks(run), Table(tried, trial_columns, "All trials")])
+
+
+def _referee_blocks(run: Run) -> list[Block]:
+    """What the referee's choice cost; nothing where trials have no truth."""
+    choices = referee_choices(run)
+    if choices.empty:
+        return []
+    choice_columns = [
+        arm_column(), Column("the referee takes", lambda row: _setting(row["by_referee"])), column("truth", "truth_by_referee"),
+        Column("highest truth", lambda row: _setting(row["by_truth"])), column("truth", "truth_by_truth"), column("cost", "cost"),
+    ]  # fmt: skip
+    limit_columns = [
+        Column("KL limit (nats)", lambda row: "none" if math.isinf(row["limit"]) else f"{row['limit']:g}"),
+        column("mean cost", "cost"), column("worst", "worst"), text_column("arms", "n_arms"),
+    ]  # fmt: skip
+    note = (
+        "Truth of the answers to dev prompts, which chose nothing unless tune.by says so. The highest of several noisy truths flatters, so "
+        "costs are upper bounds."
+    )
+    return [
+        Table(choices, choice_columns, "What the referee's choice costs", say(note), name="referee_choices"),
+        Table(referee_limits(run), limit_columns, "The same under other KL limits", name="referee_limits"),
+    ]
 
 
 def _setting(values: Mapping[str, Any]) -> str:
