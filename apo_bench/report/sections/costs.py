@@ -186,7 +186,7 @@ def tuning_section(run: Run) -> Section:
     ]  # fmt: skip
     seeds = f" on seed {', '.join(map(str, tune.seeds))}" if tune else ""
     limit = f", and those that ended more than {tune.max_kl:g} nats from the initial policy set aside" if tune and tune.max_kl else ""
-    judge = "the ground truth of their answers, which no real task has," if tune and tune.by == TRUTH else "dev_score"
+    judge = "the ground truth of their answers, which no real task has" if tune and tune.by == TRUTH else "dev_score"
     note = (
         f"Every arm had equally many trials over its own grid{seeds}, judged on dev prompts by {judge}{limit}. What they spent, all trials "
         "together, is beside each arm's budget and is not in the arms' own costs below."
