@@ -89,7 +89,7 @@ def _read(results: Path, folder: Path) -> CommittedReport:
     tables = {table: _table(place / ("" if table == "audit" else "tables") / f"{table}.csv", columns) for table, columns in COLUMNS.items()}
     markdown = place / ("report.md" if tables["audit"].empty else "audit.md")
     facts = _provenance(markdown)
-    commit, rerun = facts.get("commit", "").partition(",")[0], place / "rerun.yaml"
+    commit, rerun = re.split("[, ]", facts.get("commit", ""))[0], place / "rerun.yaml"
     experiment = read_yaml(rerun, str(rerun)) if rerun.is_file() else None
     if experiment is not None and not isinstance(experiment, Mapping):
         raise InputError(f"{rerun}: an experiment is needed, got {type(experiment).__name__}")

@@ -70,7 +70,7 @@ def _counts(answers: Sequence[Answered]) -> str:
     untested = len(answers) - tested
     parts = [f"{shown} show{'s' * (shown == 1)} a difference", f"{tested - shown} do{'es' * (tested - shown == 1)} not"]
     parts += [f"{untested} could not be tested"] if untested else []
-    return f"{len(answers)} declared comparisons: {', '.join(parts)}."
+    return f"{len(answers)} declared comparison{'s' * (len(answers) != 1)}: {', '.join(parts)}."
 
 
 def _by_task(tables: Sequence[Ranked]) -> Mapping[str, Mapping[str, list[RankTable]]]:
