@@ -85,7 +85,7 @@ def _drawn(ranked: Ranked) -> RankTable:
     rows, ranks = [], []
     for place, row in enumerate(ranked.table.to_dict("records")):
         name = f"{row['arm']} ({row['report']})" if len(ranked.reports) > 1 else row["arm"]
-        flops = "" if math.isnan(row["flops"]) else f", {count(row['flops'])} FLOPs"
+        flops = "" if math.isnan(row["flops"]) else f", {count(row['flops'])}\u00a0FLOPs"
         remark = minus(f"mean {number(row['mean'])}") + f", {row['n_seeds']} seeds{flops}"
         is_clear = row["ci_high"] < 0 or row["ci_low"] > 0
         value = 0.0 if place == 0 else row["difference"]
