@@ -10,6 +10,7 @@ from apo_bench import __version__
 from apo_bench.cli import data as data_commands
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
+from apo_bench.cli import site as site_command
 from apo_bench.cli import terminal
 from apo_bench.cli.overrides import overrides_of
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(judging_commands.app)
 app.add_typer(score_command.app)
 app.add_typer(data_commands.app)
+app.add_typer(site_command.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]

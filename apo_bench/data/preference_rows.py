@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from apo_bench.data import transcripts
 from apo_bench.data.near_duplicates import near_duplicates
 from apo_bench.data.preference_forms import (
     FORMS,
@@ -22,7 +23,6 @@ from apo_bench.data.preference_forms import (
     Row,
     Scored,
     WrongRow,
-    conversation,
     pair_up,
     prompt_turns,
     recognise,
@@ -38,6 +38,7 @@ from apo_bench.errors import InputError
 
 AXIS = "overall"  # of rows that name none
 AXIS_NAME = re.compile(r"\w[\w .:/+-]{0,63}")
+GOLDEN_TURN_INSIDE = "with a speaker's turn inside"
 HEAD = 1000  # rows by which a file is recognised
 
 
@@ -45,11 +46,14 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class AxisColumn(_Options):
-    """`values`: the axis of a value, the first pattern that fits; without them the value is the axis."""
+class AxisRule(_Options):
+    """`values`: the axis of a column's value, the first pattern that fits; without them the value is the axis. `files`: the axis of rows
+    without that column, by the first pattern that fits the file's name, or else its folder's.
+    """
 
-    column: str
+    column: str | None = None
     values: dict[str, str] | None = None
+    files: dict[str, str] = {}
 
 
 class GoldenColumn(_Options):
@@ -65,14 +69,16 @@ class GoldenScore(_Options):
 
 
 class Options(_Options):
-    """The options of the task `preferences`; tasks/preferences/README.md says what each is for."""
+    """The options of the task `preferences`; tasks/preferences/README.md says what each is for. `task`: whose they are, in messages."""
 
+    task: str = "preferences"
     data_files: tuple[str, ...] | None = Field(None, min_length=1)
     hub: str | None = None
     subset: str | None = None
+    data_dirs: tuple[str, ...] = ()
     split: str = "train"
     columns: dict[str, str] = {}
-    axis: str | AxisColumn | None = None
+    axis: str | AxisRule | None = None
     golden: Literal["chosen", "none"] | GoldenColumn | GoldenFile | GoldenScore | None = None
     score: str | None = None
     against: Literal["worst", "drawn"] = "worst"
@@ -90,9 +96,11 @@ class Options(_Options):
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a data set of the hub: what it was taken for, and the rows' reading."""
+    """A file, or a data set of the hub: what it was taken for, and its rows. `path`: in messages. `axis`: of rows that name none."""
 
     name: str
+    path: str
+    axis: str | None
     form: Form
     reading: Reading
     rows: Iterable[tuple[str, Row]]
@@ -126,10 +134,10 @@ def options_of(values: Mapping[str, Any]) -> Options:
     try:
         options = Options.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"task preferences: options.{first['loc'][0]}: {first['msg']}, got {values.get(str(first['loc'][0]))!r}") from None
+        first, task = error.errors()[0], values.get("task", "preferences")
+        raise InputError(f"task {task}: options.{first['loc'][0]}: {first['msg']}, got {values.get(str(first['loc'][0]))!r}") from None
     if (options.data_files is None) == (options.hub is None):
-        raise InputError("task preferences: options.data_files: either files or the option hub is needed, and not both")
+        raise InputError(f"task {options.task}: options.data_files: either files or the option hub is needed, and not both")
     return options
 
 
@@ -138,21 +146,20 @@ def read_preferences(options: Options, base: Path | None) -> Preferences:
 
     Raises InputError where a file is broken, is in no form that is known, or has too many rows that cannot be used.
     """
-    answers = _golden_file(options.golden.file, base) if isinstance(options.golden, GoldenFile) else {}
+    answers = golden_responses(options, base)
     rows: list[PreferenceRow] = []
     taken: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     forms, n_rows, prompts = {}, {}, set()
     for source in sources(options, base):
         forms[source.name] = source.form.name
-        wrong: Counter[str] = Counter()
         counted = _Counted(source.rows)
-        for item, row in _items(source, counted, options, wrong):
+        for item, row in _items(source, counted, options):
             try:
-                axis = _axis(options.axis, item, row)
+                axis = _axis(options.axis, item, row, source.axis)
                 golden = _golden(options.golden, item, row, answers)
             except WrongRow as error:
-                wrong[str(error)] += 1
+                counted.drop(str(error))
                 continue
             if item.reason:
                 dropped[item.reason] += 1
@@ -164,10 +171,11 @@ def read_preferences(options: Options, base: Path | None) -> Preferences:
             prompts.add(item.messages)
             rows.append(PreferenceRow(source.name, item.messages, axis, item.chosen, item.rejected, golden))
         n_rows[source.name] = counted.n
-        _refuse_wrong(source, wrong, counted.n, options.max_dropped)
-        dropped.update(wrong)
-    if unknown := len(answers.keys() - prompts):
-        dropped["golden responses to unknown prompts left out"] = unknown
+        _refuse_wrong(source, counted, options)
+        dropped.update(counted.wrong)
+    for turns, text in answers.items():
+        if text is None or turns not in prompts:
+            dropped[f"golden responses {'to unknown prompts' if text else GOLDEN_TURN_INSIDE} left out"] += 1
     return Preferences(tuple(rows), _clusters(rows, options.near_duplicates), forms, n_rows, dropped)
 
 
@@ -193,40 +201,44 @@ def sources(options: Options, base: Path | None) -> Iterator[Source]:
     """The files, each recognised by its first rows. Raises InputError for a form that is not known."""
     if options.data_files is None:
         assert options.hub is not None
-        yield _source(options.hub, _of_the_hub(options), options)
+        for folder in options.data_dirs or (None,):
+            name = "/".join(filter(None, (options.hub, folder)))
+            yield _source(name, name, (folder or "",), _of_the_hub(options, folder), options)
         return
-    files = [_file("data_files", name, base) for name in options.data_files]
+    files = [_file(options, "data_files", name, base) for name in options.data_files]
     if twice := [path for place, path in enumerate(files) if path.resolve() in [other.resolve() for other in files[:place]]]:
-        raise InputError(f"task preferences: options.data_files: {twice[0]} is named twice")
+        raise InputError(f"task {options.task}: options.data_files: {twice[0]} is named twice")
     for path in files:
-        names = [file.name for file in files].count(path.name)
-        yield _source(path.name if names == 1 else str(path), read_rows(path), options)
+        name = path.name if [file.name for file in files].count(path.name) == 1 else str(path)
+        yield _source(name, str(path), (path.name, path.parent.name), read_rows(path), options)
 
 
-def _source(name: str, rows: Iterator[tuple[str, Row]], options: Options) -> Source:
+def _source(name: str, path: str, names: Sequence[str], rows: Iterator[tuple[str, Row]], options: Options) -> Source:
+    """`names`: those that may tell the axis, of the file and its folder."""
     renamed = ((where, {**row, **{ours: row[theirs] for ours, theirs in options.columns.items() if theirs in row}}) for where, row in rows)
-    head = list(islice(renamed, HEAD))
+    head, at = list(islice(renamed, HEAD)), f"task {options.task}: {path}"
     if not head:
-        raise InputError(f"task preferences: {name}: no rows")
+        raise InputError(f"{at}: no rows")
     columns = {column: None for _, row in head for column in row}
     if absent := [theirs for theirs in options.columns.values() if theirs not in columns]:
-        raise InputError(f"task preferences: {name}: options.columns: no column {absent[0]!r}; columns: {', '.join(columns)}")
+        raise InputError(f"{at}: options.columns: no column {absent[0]!r}; columns: {', '.join(columns)}")
     reading = Reading(options.score, options.against, options.system, repeats_prompt([row for _, row in head]))
     whole = {column: next((row[column] for _, row in head if row.get(column) is not None), None) for column in columns}
     form = recognise(whole, reading)
     if form is None:
         known = " | ".join(" ".join(sorted(form.columns)) for form in FORMS)
-        raise InputError(
-            f"task preferences: {name}: columns {', '.join(columns)} are no known form ({known}); map names with options.columns"
-        )
+        raise InputError(f"{at}: columns {', '.join(columns)} are no known form ({known}); map names with options.columns")
+    by_name = options.axis.files.items() if isinstance(options.axis, AxisRule) else ()
+    axis = next((axis for name in names for pattern, axis in by_name if fnmatchcase(name, pattern)), None)
     for option, choice in (("axis", options.axis), ("golden", options.golden)):
-        if isinstance(choice, AxisColumn | GoldenColumn) and choice.column not in columns:
-            raise InputError(f"task preferences: {name}: options.{option}: no column {choice.column!r}; columns: {', '.join(columns)}")
+        if isinstance(choice, AxisRule | GoldenColumn) and choice.column not in columns and (option == "golden" or axis is None):
+            lacking = f"no column {choice.column!r}" if choice.column else "no pattern of files fits"
+            raise InputError(f"{at}: options.{option}: {lacking}; columns: {', '.join(columns)}")
     if isinstance(options.axis, str) and options.axis in columns:
-        raise InputError(f"task preferences: options.axis: {options.axis} is a column of {name}; write {{column: {options.axis}}}")
+        raise InputError(f"task {options.task}: options.axis: {options.axis} is a column of {name}; write {{column: {options.axis}}}")
     if form.columns >= PKU_AXES.keys() and options.axis is not None:
-        raise InputError(f"task preferences: options.axis: {name} has two labels a pair, which are its axes; leave it out")
-    return Source(name, form, reading, _chain(head, renamed))
+        raise InputError(f"task {options.task}: options.axis: {name} has two labels a pair, which are its axes; leave it out")
+    return Source(name, path, axis, form, reading, _chain(head, renamed))
 
 
 def _chain(head: Iterable[tuple[str, Row]], rest: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
@@ -235,34 +247,39 @@ def _chain(head: Iterable[tuple[str, Row]], rest: Iterator[tuple[str, Row]]) -> 
 
 
 class _Counted:
-    """Rows, and how many there were."""
+    """Rows, how many there were, and those that cannot be used, by reason; `first`: where the first of them stands."""
 
     def __init__(self, rows: Iterable[tuple[str, Row]]) -> None:
-        self.rows, self.n = rows, 0
+        self.rows, self.n, self.where, self.first = rows, 0, "", ""
+        self.wrong: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Row]:
-        for _, row in self.rows:
-            self.n += 1
+        for where, row in self.rows:
+            self.n, self.where = self.n + 1, where
             yield row
 
+    def drop(self, reason: str) -> None:
+        self.wrong[reason] += 1
+        self.first = self.first or self.where
 
-def _items(source: Source, rows: Iterable[Row], options: Options, wrong: Counter[str]) -> Iterator[tuple[Item, Row]]:
+
+def _items(source: Source, rows: _Counted, options: Options) -> Iterator[tuple[Item, Row]]:
     """The items of a file, scored responses of a prompt as pairs after its last row; with each the row, or the first of several."""
     waiting: dict[tuple[Turns, Any], tuple[Scored, Row]] = {}
     for row in rows:
         try:
             for item in source.form.read(row, source.reading):
                 if isinstance(item, Scored):
-                    axis = row.get(options.axis.column) if isinstance(options.axis, AxisColumn) else None
+                    axis = row.get(options.axis.column) if isinstance(options.axis, AxisRule) and options.axis.column else None
                     before, first = waiting.get((item.messages, axis), (Scored(item.messages, (), item.labels), row))
                     together = Scored(item.messages, (*before.responses, *item.responses), item.labels)
                     waiting[item.messages, axis] = together, first
                 elif item.chosen is not None and item.rejected is not None and (problem := _problem(item.chosen, item.rejected)):
-                    wrong[problem] += 1
+                    rows.drop(problem)
                 else:
                     yield item, row
         except WrongRow as error:
-            wrong[str(error)] += 1
+            rows.drop(str(error))
     for scored, row in waiting.values():
         yield from ((item, row) for item in pair_up(scored, options.against))
 
@@ -271,16 +288,16 @@ def _problem(chosen: str, rejected: str) -> str | None:
     return EMPTY if not chosen.strip() or not rejected.strip() else IDENTICAL if chosen.strip() == rejected.strip() else None
 
 
-def _refuse_wrong(source: Source, wrong: Counter[str], n: int, limit: float) -> None:
-    if wrong.total() > limit * n:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in wrong.most_common(3))
+def _refuse_wrong(source: Source, rows: _Counted, options: Options) -> None:
+    if rows.wrong.total() > options.max_dropped * rows.n:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rows.wrong.most_common(3))
         raise InputError(
-            f"task preferences: {source.name}: {wrong.total()} of {n} rows cannot be used (options.max_dropped: {limit:g}), "
-            f"read as {source.form.name}: {reasons}"
+            f"task {options.task}: {source.path}: {rows.wrong.total()} of {rows.n} rows cannot be used (options.max_dropped: "
+            f"{options.max_dropped:g}), read as {source.form.name}: {reasons}; the first: {rows.first}"
         )
 
 
-def _axis(choice: str | AxisColumn | None, item: Item, row: Row) -> str:
+def _axis(choice: str | AxisRule | None, item: Item, row: Row, of_source: str | None) -> str:
     if item.axis is not None:
         return item.axis
     if isinstance(choice, str):
@@ -288,11 +305,11 @@ def _axis(choice: str | AxisColumn | None, item: Item, row: Row) -> str:
     elif choice is None:
         axis = row["axis"] if isinstance(row.get("axis"), str) else AXIS
     else:
-        value = row.get(choice.column)
-        if value is None:
+        value = row.get(choice.column) if choice.column else None
+        if value is None and of_source is None:
             raise WrongRow(f"rows without {choice.column}, their axis, dropped")
-        axis = str(value)
-        if choice.values is not None:
+        axis = str(value) if value is not None else str(of_source)
+        if value is not None and choice.values is not None:
             axis = next((name for pattern, name in choice.values.items() if fnmatchcase(axis, pattern)), "")
             if not axis:
                 raise WrongRow(f"rows whose {choice.column} fits no pattern of options.axis dropped")
@@ -301,7 +318,7 @@ def _axis(choice: str | AxisColumn | None, item: Item, row: Row) -> str:
     return axis
 
 
-def _golden(choice: Any, item: Item, row: Row, answers: Mapping[Turns, str]) -> str | None:
+def _golden(choice: Any, item: Item, row: Row, answers: Mapping[Turns, str | None]) -> str | None:
     if choice in (None, "chosen"):
         return item.chosen
     if isinstance(choice, GoldenColumn):
@@ -315,20 +332,27 @@ def _golden(choice: Any, item: Item, row: Row, answers: Mapping[Turns, str]) -> 
     return None
 
 
-def _golden_file(name: str, base: Path | None) -> dict[Turns, str]:
-    """Golden responses by prompt: JSON lines with response, and prompt or messages, as `apo-bench golden` writes them."""
-    answers: dict[Turns, str] = {}
-    for where, row in read_jsonl(_file("golden", name, base)):
+def golden_responses(options: Options, base: Path | None) -> dict[Turns, str | None]:
+    """Golden responses by prompt: JSON lines with response, and prompt or messages, as `apo-bench golden` writes them.
+
+    None for a response that holds a speaker's turn. A repeated prompt and the human's next turn are taken off.
+    """
+    answers: dict[Turns, str | None] = {}
+    if not isinstance(options.golden, GoldenFile):
+        return answers
+    for where, row in read_jsonl(_file(options, "golden", options.golden.file, base)):
+        key = "messages" if "messages" in row else "prompt"
         try:
-            turns = conversation(row["messages"], Reading()) if isinstance(row.get("messages"), list) else prompt_turns(row.get("prompt"))
-            response = text_of(row, "response").strip()
+            if key == "messages" and not isinstance(row[key], list):
+                raise InputError(f"{where}: messages: a list of [role, text] turns is needed")
+            turns, response = prompt_turns(row.get(key)), text_of(row, "response").strip()
         except WrongRow as error:
             raise InputError(f"{where}: {str(error).removesuffix(' dropped')} give no golden responses") from None
         if not turns or not response:
-            raise InputError(f"{where}: {'response' if turns else 'prompt'}: missing or empty")
+            raise InputError(f"{where}: {'response' if turns else key}: missing or empty")
         if turns in answers:
-            raise InputError(f"{where}: {'messages' if 'messages' in row else 'prompt'}: a second golden response to one prompt")
-        answers[turns] = response
+            raise InputError(f"{where}: {key}: a second golden response to one prompt")
+        answers[turns] = transcripts.answer(transcripts.written(turns), response)
     return answers
 
 
@@ -337,18 +361,17 @@ def _clusters(rows: list[PreferenceRow], threshold: float) -> tuple[str, ...]:
     return tuple(turns[place] for place in near_duplicates(turns, threshold))
 
 
-def _of_the_hub(options: Options) -> Iterator[tuple[str, Row]]:
+def _of_the_hub(options: Options, folder: str | None) -> Iterator[tuple[str, Row]]:
     assert options.hub is not None
     try:
-        yield from hub_rows(options.hub, options.split, subset=options.subset)
+        yield from hub_rows(options.hub, options.split, data_dir=folder, subset=options.subset)
     except ValueError as error:
-        raise InputError(
-            f"task preferences: options.hub: cannot read {options.hub}, {options.split}: {error} (options.data_files reads local files)"
-        ) from None
+        place = ", ".join(filter(None, (options.hub, folder, options.split)))
+        raise InputError(f"task {options.task}: options.hub: cannot read {place}: {error} (options.data_files reads local files)") from None
 
 
-def _file(option: str, value: str, base: Path | None) -> Path:
+def _file(options: Options, option: str, value: str, base: Path | None) -> Path:
     try:
         return find_file(value, base)
     except InputError as error:
-        raise InputError(f"task preferences: options.{option}: {error}") from None
+        raise InputError(f"task {options.task}: options.{option}: {error}") from None

@@ -19,7 +19,8 @@ _CELL = 1 << 27  # characters of a CSV's cell; the module's own limit is 131,072
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """("file: line n", row) of every row of a file, whose kind is its name's ending: one of KINDS, perhaps with .gz or .zst after it.
+    """("file: line n", row) of every row of a file, whose kind is its name's ending: one of KINDS, perhaps with .gz or .zst after it. A
+    file of another name whose first line is an object holds JSON lines.
 
     A .json is a list of objects, an object that holds one under `data` or `examples`, or JSON lines. A CSV's first line names its columns;
     an empty cell is a missing value, and one that holds a JSON list is that list. Raises InputError, one line, for what is broken.
@@ -29,7 +30,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         yield from _parquet(path)
     elif kind in (".csv", ".tsv"):
         yield from _table(path, "," if kind == ".csv" else "\t")
-    elif kind == ".json" and not _is_json_lines(path):
+    elif kind == ".json" and not all(_first_lines(path)):
         yield from _json(path)
     else:
         yield from read_jsonl(path)
@@ -95,6 +96,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 def _kind(path: Path) -> str:
     kind = path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+    if kind.lower() not in KINDS and _first_lines(path)[0]:
+        return ".jsonl"
     if kind.lower() not in KINDS:
         raise InputError(f"{path}: its kind is not known; a name ends with {', '.join(KINDS)}, perhaps with .gz or .zst after it")
     return kind.lower()
@@ -115,14 +118,14 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
 
 
-def _is_json_lines(path: Path) -> bool:
-    """Whether the first line is an object by itself and another follows."""
+def _first_lines(path: Path) -> tuple[bool, bool]:
+    """Whether the first line is an object by itself, and whether another line follows."""
     try:
         with opened(path) as lines:
             first, second = next(lines, b""), next(lines, b"")
-        return isinstance(json.loads(first.decode("utf-8-sig")), dict) and bool(second.strip())
+        return isinstance(json.loads(first.decode("utf-8-sig")), dict), bool(second.strip())
     except (ValueError, RecursionError, OSError, EOFError, zlib.error):
-        return False
+        return False, False
 
 
 def _json(path: Path) -> Iterator[tuple[str, Row]]:

@@ -68,6 +68,12 @@ def turns_of(text: str) -> Turns:
     return joined((ROLES[name], part) for name, part in zip(parts[::2], parts[1::2], strict=True))
 
 
+def written(turns: Iterable[tuple[str, str]]) -> str:
+    """Turns as a transcript that waits for an answer."""
+    names = {role: name for name, role in ROLES.items()}
+    return "".join(f"\n\n{names[role]}: {text}" for role, text in turns) + LAST_ANSWER
+
+
 def joined(turns: Iterable[tuple[str, str]]) -> Turns:
     """The turns, stripped, a speaker's consecutive ones with an empty line between them as one."""
     alternating: list[tuple[str, str]] = []

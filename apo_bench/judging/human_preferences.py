@@ -118,7 +118,7 @@ def _prompt(axis: str, messages: tuple[Message, ...], cluster: str) -> Prompt:
 def _hh(path: Path) -> Iterator[LabelledPair | str]:
     """The rows of the shipped task's own reader."""
     folder = shipped_root() / "tasks" / "hh"
-    options = {**read_description(folder / "hh.yaml").options, "data_files": [str(path.absolute())]}
+    options = {**read_description(folder / "hh.yaml").options, "data_files": [str(path.absolute())], "max_dropped": 1.0}
     for row in runpy.run_path(str(folder / "hh.py"))["rows"](base=None, **options):
         if "dropped" in row:
             yield row["dropped"]

@@ -1,6 +1,5 @@
 """Golden responses through a real server: read by the task, paid for once, none invented, no key told, no foreign file touched."""
 
-import importlib.util
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from apo_bench.clients.golden import EMPTY, GoldenWriter, Written, golden_lines,
 from apo_bench.clients.journal import Journal
 from apo_bench.clients.rate_limit import OVER_COST
 from apo_bench.clients.replies import CUT_OFF, REFUSED
+from apo_bench.data.preference_rows import golden_responses, options_of
 from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.types import Message, Prompt
@@ -156,32 +156,31 @@ def test_n_are_of_all_axes_and_more_are_added_to_them(tmp_path: Path, task: Task
 TURN = st.text(st.characters(codec="utf-8"))
 
 
+def as_read(text: str) -> str:
+    """Line ends as \\n, stripped."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(TURN, TURN, TURN, st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)),
         max_size=4,
-        unique_by=lambda row: row[:3],
+        unique_by=lambda row: tuple(map(as_read, row[:3])),
     )
 )
 def test_any_text_comes_back_from_the_file(tmp_path: Path, drawn: list[tuple[str, str, str, str]]) -> None:
-    """Line separators, quotes, markers of transcripts: hh reads the turns it is to look up. Responses are stripped."""
+    """Line separators, quotes, markers of transcripts: a task reads the turns it is to look up, as it reads its prompts."""
     golden = [
         (Prompt(str(i), (Message("user", a), Message("assistant", b), Message("user", c)), "helpful", "c"), text)
         for i, (a, b, c, text) in enumerate(drawn)
     ]
     path = tmp_path / "golden.jsonl"
     path.write_text(golden_lines(golden), encoding="utf-8", newline="")
-    assert HH._read_golden(str(path), None) == {
-        (("user", a), ("assistant", b), ("user", c)): (text.strip(), False) for a, b, c, text in drawn
-    }  # fmt: skip
-
-
-_spec = importlib.util.spec_from_file_location("hh_under_golden_test", Path(__file__).parents[2] / "tasks" / "hh" / "hh.py")
-assert _spec is not None
-assert _spec.loader is not None
-HH: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(HH)
+    options = options_of({"data_files": "none.jsonl", "golden": {"file": str(path)}})
+    assert golden_responses(options, None) == {
+        (("user", as_read(a)), ("assistant", as_read(b)), ("user", as_read(c))): as_read(text) for a, b, c, text in drawn
+    }
 
 
 # What is missing

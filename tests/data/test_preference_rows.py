@@ -83,6 +83,34 @@ def test_axes(task: Any, axis: Any, axes: tuple[str, ...]) -> None:
     assert task(axis=axis, splits=EVEN).axes == axes
 
 
+def test_the_axis_of_rows_without_the_column_is_that_of_their_file_or_folder(tmp_path: Path) -> None:
+    """A file's name counts before its folder's, and a row's own value before both."""
+    (tmp_path / "harmless").mkdir()
+    names = [
+        write(tmp_path / "harmless" / name, [row(i) for i in places])
+        for name, places in (("a.jsonl", range(2)), ("kind.jsonl", range(2, 5)))
+    ]
+    names.append(write(tmp_path / "b.jsonl", [row(5, kind="polite"), row(6)]))
+    axis = {"column": "kind", "files": {"kind*": "helpful", "harm*": "harmless", "b*": "rest"}}
+    loaded = read_preferences(
+        options_of({"data_files": [f"harmless/{names[0]}", f"harmless/{names[1]}", names[2]], "axis": axis}), tmp_path
+    )
+    assert [item.axis for item in loaded.rows] == ["harmless", "harmless", "helpful", "helpful", "helpful", "polite", "rest"]
+    refuses(
+        r"b\.jsonl: options\.axis: no pattern of files fits",
+        lambda: read_preferences(options_of({"data_files": names[2:], "axis": {"files": {}}}), tmp_path),
+    )
+
+
+def test_a_golden_response_with_a_speaker_inside_is_left_out(tmp_path: Path) -> None:
+    name = write(tmp_path / "pairs.jsonl", [row(i) for i in range(3)])
+    texts = ["Good.", "Good.\n\nHuman: And?\n\nAssistant: More.", "Good.\n\nHuman: Thanks."]
+    golden = write(tmp_path / "golden.jsonl", [{"prompt": question(i), "response": text} for i, text in enumerate(texts)])
+    loaded = read_preferences(options_of({"data_files": [name], "golden": {"file": golden}}), tmp_path)
+    assert [item.golden for item in loaded.rows] == ["Good.", None, "Good."]
+    assert loaded.dropped == {"golden responses with a speaker's turn inside left out": 1}
+
+
 def test_a_column_named_axis_is_the_axis(task: Any, tmp_path: Path) -> None:
     name = write(tmp_path / "own.jsonl", [row(i, axis="x" if i % 2 else "y") for i in range(200)])
     assert load_task("preferences", {"data_files": [name]}, base=tmp_path).axes == ("x", "y")

@@ -59,6 +59,12 @@ def test_a_cell_may_hold_a_list(tmp_path: Path) -> None:
     assert where.endswith("rows.csv: line 2")
 
 
+@pytest.mark.parametrize("name", ["rows", "rows.txt"])
+def test_a_file_of_another_name_that_begins_with_an_object_holds_json_lines(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"a": 1}\n{"a": 2}\n')
+    assert [row["a"] for _, row in read_rows(tmp_path / name)] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "pattern"),
     [

@@ -475,9 +475,14 @@ def test_hh_golden_file_with_messages(hh: Any, tmp_path: Path):
     assert task.golden == {prompt.id: f"Golden {prompt.messages[0].content.split()[1]}" for prompt in prompts}
     twice = write_jsonl(tmp_path / "twice.jsonl", [golden[0], golden[0]])
     refuses(r"twice\.jsonl: line 2: messages: a second", lambda: hh(golden=twice))
-    for turns in (None, "user", [["user"]], [["user", 1]], [{"role": "user", "content": "One"}]):
+    for turns, problem in (
+        (None, r"messages: a list of \[role, text\] turns"),
+        ("user", r"messages: a list of \[role, text\] turns"),
+        ([["user"]], "rows with a turn of neither user nor assistant"),
+        ([["user", 1]], "rows whose content is no text"),
+    ):
         wrong = write_jsonl(tmp_path / "wrong.jsonl", [{"messages": turns, "response": "x"}])
-        refuses(r"wrong\.jsonl: line 1: messages: a list of \[role, text\] turns", lambda name=wrong: hh(golden=name))
+        refuses(rf"wrong\.jsonl: line 1: {problem}", lambda name=wrong: hh(golden=name))
 
 
 def test_hh_with_other_shares_has_the_same_pairs(hh: Any):
@@ -501,13 +506,18 @@ def test_hh_max_rows_takes_the_first_of_each_axis(hh: Any):
         (b"\xff\xfe", r"bad\.jsonl: line 2: not UTF-8"),
         (b'{"prompt": ', r"bad\.jsonl: line 2: broken JSON"),
         (b"[1]", r"bad\.jsonl: line 2: an object is needed"),
-        (b'{"prompt": "Human: a", "chosen": "b", "subset": "helpful"}', r"bad\.jsonl: line 2: rejected: missing"),
-        (b'{"prompt": "Human: a", "chosen": 1, "rejected": "c", "subset": "helpful"}', r"line 2: chosen: text is needed, got int"),
-        (b'{"prompt": "Human: a", "chosen": "b", "rejected": "\\ud800", "subset": "helpful"}', r"line 2: rejected: .*surrogate"),
-        (b'{"prompt": "Human: a", "chosen": "b", "rejected": "c", "subset": "rude"}', r"bad\.jsonl: line 2: subset: 'rude'"),
-        (b'{"prompt": "Human: a", "chosen": "b", "rejected": "c"}', r"bad\.jsonl: line 2: subset: missing"),
-        (b'{"prompt": "a", "chosen": "b", "rejected": "c", "subset": "helpful"}', r"line 2: prompt: a transcript"),
-        (b'{"chosen": "b", "rejected": "c", "subset": "helpful"}', r"line 2: chosen: neither"),
+        (b'{"prompt": "Human: a", "chosen": "b", "subset": "helpful"}', r"rows without rejected dropped; the first: .*bad\.jsonl: line 2"),
+        (b'{"prompt": "Human: a", "chosen": 1, "rejected": "c", "subset": "helpful"}', r"rows whose chosen is no text dropped; .*: line 2"),
+        (
+            b'{"prompt": "Human: a", "chosen": "b", "rejected": "\\ud800", "subset": "helpful"}',
+            r"rows whose rejected is no text dropped; .*: line 2",
+        ),
+        (b'{"prompt": "Human: a", "chosen": "b", "rejected": "c", "subset": "rude"}', r"rows whose subset fits no pattern .*: line 2"),
+        (
+            b'{"prompt": "Human: a", "chosen": "b", "rejected": "c"}',
+            r"1 of 2 rows cannot be used .*: 1 rows without subset, their axis, .*: line 2",
+        ),
+        (b'{"chosen": "b", "rejected": "c", "subset": "helpful"}', r"sides do not share a prompt dropped; .*: line 2"),
     ],
 )
 def test_hh_bad_lines(tmp_path: Path, last: bytes, pattern: str):
@@ -519,7 +529,7 @@ def test_hh_bad_lines(tmp_path: Path, last: bytes, pattern: str):
     ("options", "pattern"),
     [
         ({"data_files": ["absent.jsonl"]}, r"options\.data_files: absent\.jsonl: no such file"),
-        ({"data_files": "pairs.jsonl"}, r"options\.data_files: a list of paths is needed"),
+        ({"data_files": 5}, r"task hh: options\.data_files: "),
         ({"data_files": ["pairs.jsonl", "pairs.jsonl"]}, r"options\.data_files: .*named twice"),
         ({"axis": "rude"}, r"options\.axis: 'rude'"),
         ({"max_rows": 0}, r"options\.max_rows: "),

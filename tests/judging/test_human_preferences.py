@@ -145,8 +145,8 @@ def test_a_subset_is_the_same_whatever_the_order_of_the_file(tmp_path: Path):
     [
         ("", "line 1: neither a JSON list"),
         ("prompt,chosen\n", "line 1: neither a JSON list"),
-        ('{"prompt": "x", "chosen": "y"}', "line 1: subset: missing"),
-        ('{"prompt": "x", "chosen": "y", "subset": "helpful"}', "line 1: rejected: missing"),
+        ('{"prompt": "x", "chosen": "y"}', "columns prompt, chosen are no known form"),
+        ('{"prompt": "x", "chosen": "y", "subset": "helpful"}', "columns prompt, chosen, subset are no known form"),
         (json.dumps(line()) + "\n{", "line 2: broken JSON"),
         (json.dumps([item()]) + "\n]", "line 2: broken JSON"),
         ("[]", r"no labelled pair \(0 left out\)"),
