@@ -23,9 +23,11 @@ from apo_bench.stats import (
     clustered_share,
     gwet_ac1,
     krippendorff_alpha,
+    mean_across_judges,
     prediction_powered_win_rate,
     share_test,
     weighted_kappa,
+    win_rate_across_judges,
 )
 from apo_bench.stats.anytime_valid import half_width
 from apo_bench.stats.score_layout import Layout
@@ -239,6 +241,35 @@ def sequences(rng: np.random.Generator, samples: int) -> Iterator[Row]:
             yield {"study": "sequences", "cell": cell, "method": method, "samples": len(results), "coverage": float(np.mean(results))}
 
 
+def judges(rng: np.random.Generator, samples: int) -> Iterator[Row]:
+    """Judges, seeds and clusters with normal effects and interactions: does the interval hold the mean over all judges there are?
+
+    The judges' SD is in units of the rest's, which is 1; judges by clusters half of it in variance. Of win rates the effects are on the
+    logit, and each comparison is asked in both orders.
+    """
+    for kind, n_judges, n_seeds, n_clusters, sd in product(("mean", "win rate"), (2, 3, 5, 10), (1, 5), (30, 100), (0.0, 0.2, 0.6)):
+        base, sd_seeds = 1.0, 0.2 * (n_seeds > 1)
+        spread = float(np.sqrt(sd**2 + sd_seeds**2 + 0.5**2 + sd**2 / 2))
+        truth = 0.0 if kind == "mean" else float((1 / (1 + np.exp(-base - spread * rng.standard_normal(1_000_000)))).mean())
+        ends: dict[str, list[tuple[float, float]]] = {"judges random": [], "these judges": []}
+        for _ in range(samples // 10):
+            shape = (n_judges, n_seeds, n_clusters)
+            values = sd * rng.normal(size=(n_judges, 1, 1)) + sd_seeds * rng.normal(size=(n_seeds, 1)) + 0.5 * rng.normal(size=n_clusters)
+            values = values + sd / 2**0.5 * rng.normal(size=(n_judges, 1, n_clusters)) + np.zeros(shape)
+            if kind == "mean":
+                values = values + rng.normal(size=shape)
+            else:
+                values = rng.binomial(2, 1 / (1 + np.exp(-base - values))) / 2
+            judge, seed, prompt = (place.ravel() for place in np.indices(shape))
+            rows = pd.DataFrame({"judge": judge, "seed": seed, "prompt_id": prompt, "value": values.ravel()})
+            result = (mean_across_judges if kind == "mean" else win_rate_across_judges)(rows)
+            ends["judges random"].append((result.ci_low, result.ci_high))
+            ends["these judges"].append((result.these_low, result.these_high))
+        for method, intervals in ends.items():
+            cell = f"{kind}, {n_judges} judges, {n_seeds} seeds, {n_clusters} clusters, judges' SD {sd:g}"
+            yield covered("judges", cell, method, intervals, truth)
+
+
 def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
     """Of arms (S, P) without holes, every prompt its own cluster."""
     return Layout(first, second, True, (first, second), np.full(first.shape[1], 1 / first.shape[1]), 0)
@@ -246,7 +277,7 @@ def paired_layout(first: np.ndarray, second: np.ndarray) -> Layout:
 
 STUDIES: dict[str, Callable[[np.random.Generator, int], Iterator[Row]]] = {
     "ties": ties, "clusters": clusters, "seeds": seeds, "kappas": kappas, "missing": missing, "labels": labels,
-    "families": families, "raters": raters, "sequences": sequences,
+    "families": families, "raters": raters, "sequences": sequences, "judges": judges,
 }  # fmt: skip
 
 
