@@ -129,6 +129,36 @@ def compare(
 
 @app.command()
 @plain_errors()
+def meta(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Finished runs, or published reports, of independent experiments.")
+    ],
+    contrast: Annotated[str, typer.Option(metavar="A,B", help="The two arms whose difference is combined.")],
+    axis: Annotated[str, typer.Option(help="The axis; all: pooled.")] = "all",
+    at: Annotated[Literal["final", "dev_best", "matched_kl"], typer.Option(help="Where arms are compared.")] = "final",
+    scorer: Annotated[
+        str | None, typer.Option(help="The scorer, such as ground_truth or judge/NAME; all that are shared if not given.")
+    ] = None,
+    in_sds: Annotated[
+        bool,
+        typer.Option("--in-sds", help="In SDs of the second arm's scores, for scorers of unlike scales; also by each run's own scorer."),
+    ] = False,
+    tau: Annotated[
+        Literal["paule_mandel", "reml"], typer.Option(help="How the variance between experiments is estimated.")
+    ] = "paule_mandel",
+) -> None:
+    """Combine one contrast over several experiments: random effects, how far they differ, and what a new one would show."""
+    from apo_bench.analysis.combined_experiments import combine_experiments
+
+    arms = _names(contrast) or ()
+    if len(arms) != 2 or not all(arms):
+        raise InputError(f"--contrast {contrast}: two arms, separated by a comma, are needed")
+    combined = combine_experiments(folders, *arms, axis=axis, at=at, scorer=scorer, in_sds=in_sds, tau=tau)
+    terminal.print_tables(*terminal.combination(combined))
+
+
+@app.command()
+@plain_errors()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a published result, which holds report/.")],
     sample: Annotated[str, typer.Option(metavar="SHARE", help="The share of arm-seeds to make again, at least one.")] = "5%",

@@ -11,7 +11,7 @@ with judges counts once, plus Var(judge) / J. The mean squares of a balanced des
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -147,6 +147,13 @@ def _residual_term(values: Array) -> float:
 def _across(rows: pd.DataFrame, null: float, is_share: bool, confidence: float, caller: str) -> AcrossJudges:
     check_confidence(confidence, caller)
     values, n_dropped = _values(as_frame(rows), is_share, caller)
+    return replace(across_judges_of(values, null, is_share=is_share, confidence=confidence, caller=caller), n_dropped=n_dropped)
+
+
+def across_judges_of(
+    values: Array, null: float, *, is_share: bool, confidence: float = 0.95, caller: str = "across_judges_of"
+) -> AcrossJudges:
+    """The mean of values (J, S, P) against `null`; with `is_share` they are in [0, 1], and so is the interval."""
     n_judges, n_seeds, n_clusters = values.shape
     scale, averaged = float(np.abs(values).max()), values.mean(0)
     if is_share:
@@ -154,7 +161,7 @@ def _across(rows: pd.DataFrame, null: float, is_share: bool, confidence: float, 
     else:
         these = mean_test(averaged, null=null, confidence=confidence, caller=caller)
     judges = values.mean((1, 2))
-    own = (float(judges.min()), float(judges.max()), these.ci_low, these.ci_high, n_judges, n_seeds, n_clusters, n_dropped)
+    own = (float(judges.min()), float(judges.max()), these.ci_low, these.ci_high, n_judges, n_seeds, n_clusters, 0)
     if np.ptp(values, axis=0).max() <= ROUNDING * scale:
         scope, test = f"these judges, which agree on everything; {these.scope}", these.test
         return AcrossJudges(these.mean, these.standard_error, these.df, these.ci_low, these.ci_high, these.p_value, 0.0, *own, scope, test)
