@@ -11,6 +11,7 @@ from apo_bench.cli import data as data_commands
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
 from apo_bench.cli import terminal
+from apo_bench.cli.contained import contained
 from apo_bench.cli.overrides import overrides_of
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
 from apo_bench.errors import InputError
@@ -29,6 +30,9 @@ app.add_typer(score_command.app)
 app.add_typer(data_commands.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
+]
+TimeLimit = Annotated[
+    float, typer.Option(metavar="SECONDS", min=1, help="A method, task or judge whose code has no end is stopped after so long.")
 ]
 Tiny = Annotated[bool, typer.Option("--tiny", help="With tiny random models and small sizes, to see that the file works.")]
 
@@ -213,32 +217,34 @@ def plan(
     device_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Plan for a GPU with so much memory, such as 80GB; exit status 1 if it does not fit.")
     ] = None,
+    time_limit: TimeLimit = 3600,
 ) -> None:
     """What every arm would spend, counted without a model, time and device memory; nothing is written."""
-    from apo_bench.analysis.results import read_run
-    from apo_bench.plan import probe as probing
-    from apo_bench.plan.device_memory import parse_memory
-    from apo_bench.plan.display import tables
-    from apo_bench.plan.make_plan import plan as projected
-    from apo_bench.run.devices import default_workers
-    from apo_bench.run.start import check_and_resolve
+    with contained(time_limit):
+        from apo_bench.analysis.results import read_run
+        from apo_bench.plan import probe as probing
+        from apo_bench.plan.device_memory import parse_memory
+        from apo_bench.plan.display import tables
+        from apo_bench.plan.make_plan import plan as projected
+        from apo_bench.run.devices import default_workers
+        from apo_bench.run.start import check_and_resolve
 
-    device_bytes = None if device_memory is None else parse_memory(device_memory)
-    resolved = check_and_resolve(experiment, overrides_of(set_), tiny=tiny)
-    freeze()  # a task's many texts are not looked through again and again; this process ends with the plan
-    if pilot is not None:
-        refuse_unfinished(pilot)
-    wanted, task = resolved.experiment, resolved.task
-    initial = probing.answer_tokens(wanted, task) if probe else None
-    pilot_run = read_run(pilot) if pilot else None
-    projection = projected(
-        wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial,
-        device_bytes=device_bytes,
-    )  # fmt: skip
-    timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
-    terminal.print_tables(*tables(projection, timed))
-    if projection.failures or projection.memory.fits is False:
-        raise typer.Exit(FAILED)
+        device_bytes = None if device_memory is None else parse_memory(device_memory)
+        resolved = check_and_resolve(experiment, overrides_of(set_), tiny=tiny)
+        freeze()  # a task's many texts are not looked through again and again; this process ends with the plan
+        if pilot is not None:
+            refuse_unfinished(pilot)
+        wanted, task = resolved.experiment, resolved.task
+        initial = probing.answer_tokens(wanted, task) if probe else None
+        pilot_run = read_run(pilot) if pilot else None
+        projection = projected(
+            wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial,
+            device_bytes=device_bytes,
+        )  # fmt: skip
+        timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
+        terminal.print_tables(*tables(projection, timed))
+        if projection.failures or projection.memory.fits is False:
+            raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -281,24 +287,26 @@ def check(
     set_: Set = None,
     tiny: Tiny = False,
     strict: Annotated[bool, typer.Option("--strict", help="Also count; exit status 1 where a declared match would be missed.")] = False,
+    time_limit: TimeLimit = 3600,
 ) -> None:
     """Validate experiments (all shipped ones if none is named)."""
-    from apo_bench.run.experiment import TaskCache
-    from apo_bench.run.start import open_experiment
-    from apo_bench.run.validate import check, missed_matches
+    with contained(time_limit):
+        from apo_bench.run.experiment import TaskCache
+        from apo_bench.run.start import open_experiment
+        from apo_bench.run.validate import check, missed_matches
 
-    overrides, unmatched = overrides_of(set_), 0
-    for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
-        file, tasks = open_experiment(experiment, overrides, tiny=tiny)[0], TaskCache()
-        notes = check(file, tasks)
-        typer.echo(f"ok  {experiment}")
-        for note in notes:
-            typer.echo(f"    note: {note}")
-        for line in missed_matches(file, tasks) if strict else ():
-            typer.echo(f"    not matched: {line}")
-            unmatched += 1
-    if unmatched:
-        raise typer.Exit(FAILED)
+        overrides, unmatched = overrides_of(set_), 0
+        for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
+            file, tasks = open_experiment(experiment, overrides, tiny=tiny)[0], TaskCache()
+            notes = check(file, tasks)
+            typer.echo(f"ok  {experiment}")
+            for note in notes:
+                typer.echo(f"    note: {note}")
+            for line in missed_matches(file, tasks) if strict else ():
+                typer.echo(f"    not matched: {line}")
+                unmatched += 1
+        if unmatched:
+            raise typer.Exit(FAILED)
 
 
 @app.command()
