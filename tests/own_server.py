@@ -10,7 +10,7 @@ from chat_server import Served
 
 
 class OneAnswer(Served):
-    """A running server. `heads`: the path and headers of each request so far, in lower case."""
+    """A running server. `heads`: the path, headers (in lower case) and body of each request so far."""
 
     heads: list[dict[str, str]]
 
@@ -24,8 +24,8 @@ def answering(status: int, body: bytes, headers: Mapping[str, str] | None = None
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            heads.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}})
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body_sent = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            heads.append({"path": self.path, **{name.lower(): value for name, value in self.headers.items()}, "body": body_sent})
             with suppress(OSError):  # the client may hang up
                 self.send_response(status)
                 for name, value in (headers or {}).items():

@@ -53,7 +53,7 @@ ADDED = (
 
 @dataclass(frozen=True)
 class RunContrasts:
-    """One run: the contrasts of its report, and its tables (None: only the report is there)."""
+    """One run: the contrasts of its report (READ, and `sd` where the report has it), and its tables (None: only the report is there)."""
 
     folder: Path
     contrasts: pd.DataFrame
@@ -104,7 +104,7 @@ def compare_runs(first: str | Path, second: str | Path) -> Reproduction:
     Raises InputError, one line, for a folder that holds no finished run and for runs without a common contrast.
     """
     first, second = Path(first), Path(second)
-    runs = _read_contrasts(first), _read_contrasts(second)
+    runs = read_contrasts(first), read_contrasts(second)
     keys = [set(run.contrasts[KEY].itertuples(index=False, name=None)) for run in runs]
     if not keys[0] & keys[1]:
         raise InputError(f"{first} and {second}: no contrast (arms, axis, scorer and round) is in both")
@@ -181,10 +181,10 @@ def _drift(first: RunContrasts, second: RunContrasts, key: tuple[str, ...], a: p
     if math.isnan(a["difference"]) or math.isnan(b["difference"]):
         where = first if math.isnan(a["difference"]) else second
         return untested_drift(f"no result in {where.folder}")
-    if reason := _another_scale(first, second, key[3]):
+    if reason := another_scale(first, second, key[3]):
         return untested_drift(reason)
     differences, others = (_differences(side.run, *key) if side.run else None for side in (first, second))
-    if differences is not None and others is not None and _mostly_shared(set(differences["prompt_id"]), set(others["prompt_id"])):
+    if differences is not None and others is not None and mostly_shared(set(differences["prompt_id"]), set(others["prompt_id"])):
         try:
             return contrast_drift(differences, others, paired=paired)
         except ValueError as error:
@@ -192,12 +192,12 @@ def _drift(first: RunContrasts, second: RunContrasts, key: tuple[str, ...], a: p
     return drift_from_reports(a.to_dict(), b.to_dict())  # pyright: ignore[reportArgumentType] (columns are numbers)
 
 
-def _mostly_shared(first: set[str], second: set[str]) -> bool:
+def mostly_shared(first: set[str], second: set[str]) -> bool:
     """Whether the runs have the same test prompts; different worlds share a few, too."""
     return 2 * len(first & second) > min(len(first), len(second))
 
 
-def _another_scale(first: RunContrasts, second: RunContrasts, scorer: str) -> str:
+def another_scale(first: RunContrasts, second: RunContrasts, scorer: str) -> str:
     """Why two runs' scores by one scorer's name are not on one scale, or ""."""
     if first.run is None or second.run is None:
         return ""
@@ -253,7 +253,8 @@ def _verdict(row: Row) -> str:
 # --- the folders ----------------------------------------------------------------------------------------------------------------
 
 
-def _read_contrasts(folder: Path) -> RunContrasts:
+def read_contrasts(folder: Path) -> RunContrasts:
+    """The contrasts of a finished run, or of a report alone. Raises InputError, one line naming folder or file and column."""
     path = folder / "report" / "tables" / "contrasts.csv"
     if (folder / "report" / "tables" / "spread.csv").is_file():
         raise InputError(f"{folder}: a run at several levels; name the folder of one of them")
@@ -267,7 +268,8 @@ def _read_contrasts(folder: Path) -> RunContrasts:
     for column in READ:
         if column not in rows:
             raise InputError(f"{path}: column {column} is missing")
-    for column in NUMBERS:
+    columns = [*READ, *(["sd"] if "sd" in rows else [])]
+    for column in columns[columns.index(NUMBERS[0]) :]:
         values = pd.to_numeric(rows[column].replace("", "nan"), errors="coerce")
         if bad := list(rows[column][values.isna() & ~rows[column].isin(["", "nan"])]):
             raise InputError(f"{path}: column {column}: {bad[0]!r} is no number")
@@ -275,7 +277,7 @@ def _read_contrasts(folder: Path) -> RunContrasts:
     if rows.duplicated(KEY).any():
         raise InputError(f"{path}: two rows have the same {', '.join(KEY)}")
     whole = (folder / "manifest.json").is_file() and (folder / "tables" / "scores.parquet").is_file()
-    return RunContrasts(folder, rows[READ], read_run(folder) if whole else None)
+    return RunContrasts(folder, rows[columns], read_run(folder) if whole else None)
 
 
 def _differing_settings(first: RunContrasts, second: RunContrasts) -> dict[str, tuple[Any, Any]] | None:

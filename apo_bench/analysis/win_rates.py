@@ -84,10 +84,10 @@ def win_rates(judgments: pd.DataFrame, audit: pd.DataFrame, axes: Sequence[str],
     rate_rows = []
     for pair, rows in judgments.groupby(PAIR, sort=True):
         a, b, judge = pair
-        for rounds in _rounds(pairs[pair]):
+        for rounds in round_groups(pairs[pair]):
             for axis in (*axes, POOLED):
-                verdicts, pair_comparisons = (_at(frame, rounds, axis) for frame in (rows, pairs[pair]))
-                names = {"arm_a": a, "arm_b": b, "axis": axis, "judge": judge, "round": _label(rounds)}
+                verdicts, pair_comparisons = (rows_at(frame, rounds, axis) for frame in (rows, pairs[pair]))
+                names = {"arm_a": a, "arm_b": b, "axis": axis, "judge": judge, "round": round_label(rounds)}
                 orders = 2 if judge in twice else 1
                 numbers = _rate(verdicts, pair_comparisons, orders) | _missing(verdicts, pair_comparisons, orders)
                 numbers |= _length_controlled(pair_comparisons, draws)
@@ -203,20 +203,20 @@ def flag_uninformative_judges(
     return frame.assign(informative=reasons)
 
 
-def _rounds(pair: pd.DataFrame) -> list[list[str]]:
+def round_groups(pair: pd.DataFrame) -> list[list[str]]:
     """The rounds that share a row: all of them where every seed has a single one, else each alone."""
     rounds = sorted(pair["round"].unique())
     together = pair.groupby("seed_a")["round"].nunique().max() == 1
     return [rounds] if together else [[round_] for round_ in rounds]
 
 
-def _label(rounds: Sequence[str]) -> str:
+def round_label(rounds: Sequence[str]) -> str:
     """ "3" or "1+3/2": arm_a's rounds, then arm_b's if they differ."""
     sides = [sorted({round_.split("/")[side] for round_ in map(str, rounds)}) for side in (0, -1)]
     return "/".join(dict.fromkeys("+".join(side) for side in sides))
 
 
-def _at(rows: pd.DataFrame, rounds: Sequence[str], axis: str) -> pd.DataFrame:
+def rows_at(rows: pd.DataFrame, rounds: Sequence[str], axis: str) -> pd.DataFrame:
     """The rows of these rounds and this axis, sorted, so that the order of the file does not matter."""
     chosen = rows[rows["round"].isin(rounds)]
     chosen = chosen if axis == POOLED else chosen[chosen["axis"] == axis]

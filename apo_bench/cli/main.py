@@ -12,6 +12,7 @@ from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
 from apo_bench.cli import site as site_command
 from apo_bench.cli import terminal
+from apo_bench.cli.contained import contained
 from apo_bench.cli.overrides import overrides_of
 from apo_bench.cli.terminal import FAILED, plain_errors, refuse_unfinished
 from apo_bench.errors import InputError
@@ -31,6 +32,9 @@ app.add_typer(data_commands.app)
 app.add_typer(site_command.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
+]
+TimeLimit = Annotated[
+    float, typer.Option(metavar="SECONDS", min=1, help="A method, task or judge whose code has no end is stopped after so long.")
 ]
 Tiny = Annotated[bool, typer.Option("--tiny", help="With tiny random models and small sizes, to see that the file works.")]
 
@@ -131,6 +135,36 @@ def compare(
 
 @app.command()
 @plain_errors()
+def meta(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Finished runs, or published reports, of independent experiments.")
+    ],
+    contrast: Annotated[str, typer.Option(metavar="A,B", help="The two arms whose difference is combined.")],
+    axis: Annotated[str, typer.Option(help="The axis; all: pooled.")] = "all",
+    at: Annotated[Literal["final", "dev_best", "matched_kl"], typer.Option(help="Where arms are compared.")] = "final",
+    scorer: Annotated[
+        str | None, typer.Option(help="The scorer, such as ground_truth or judge/NAME; all that are shared if not given.")
+    ] = None,
+    in_sds: Annotated[
+        bool,
+        typer.Option("--in-sds", help="In SDs of the second arm's scores, for scorers of unlike scales; also by each run's own scorer."),
+    ] = False,
+    tau: Annotated[
+        Literal["paule_mandel", "reml"], typer.Option(help="How the variance between experiments is estimated.")
+    ] = "paule_mandel",
+) -> None:
+    """Combine one contrast over several experiments: random effects, how far they differ, and what a new one would show."""
+    from apo_bench.analysis.combined_experiments import combine_experiments
+
+    arms = _names(contrast) or ()
+    if len(arms) != 2 or not all(arms):
+        raise InputError(f"--contrast {contrast}: two arms, separated by a comma, are needed")
+    combined = combine_experiments(folders, *arms, axis=axis, at=at, scorer=scorer, in_sds=in_sds, tau=tau)
+    terminal.print_tables(*terminal.combination(combined))
+
+
+@app.command()
+@plain_errors()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a published result, which holds report/.")],
     sample: Annotated[str, typer.Option(metavar="SHARE", help="The share of arm-seeds to make again, at least one.")] = "5%",
@@ -185,32 +219,34 @@ def plan(
     device_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Plan for a GPU with so much memory, such as 80GB; exit status 1 if it does not fit.")
     ] = None,
+    time_limit: TimeLimit = 3600,
 ) -> None:
     """What every arm would spend, counted without a model, time and device memory; nothing is written."""
-    from apo_bench.analysis.results import read_run
-    from apo_bench.plan import probe as probing
-    from apo_bench.plan.device_memory import parse_memory
-    from apo_bench.plan.display import tables
-    from apo_bench.plan.make_plan import plan as projected
-    from apo_bench.run.devices import default_workers
-    from apo_bench.run.start import check_and_resolve
+    with contained(time_limit):
+        from apo_bench.analysis.results import read_run
+        from apo_bench.plan import probe as probing
+        from apo_bench.plan.device_memory import parse_memory
+        from apo_bench.plan.display import tables
+        from apo_bench.plan.make_plan import plan as projected
+        from apo_bench.run.devices import default_workers
+        from apo_bench.run.start import check_and_resolve
 
-    device_bytes = None if device_memory is None else parse_memory(device_memory)
-    resolved = check_and_resolve(experiment, overrides_of(set_), tiny=tiny)
-    freeze()  # a task's many texts are not looked through again and again; this process ends with the plan
-    if pilot is not None:
-        refuse_unfinished(pilot)
-    wanted, task = resolved.experiment, resolved.task
-    initial = probing.answer_tokens(wanted, task) if probe else None
-    pilot_run = read_run(pilot) if pilot else None
-    projection = projected(
-        wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial,
-        device_bytes=device_bytes,
-    )  # fmt: skip
-    timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
-    terminal.print_tables(*tables(projection, timed))
-    if projection.failures or projection.memory.fits is False:
-        raise typer.Exit(FAILED)
+        device_bytes = None if device_memory is None else parse_memory(device_memory)
+        resolved = check_and_resolve(experiment, overrides_of(set_), tiny=tiny)
+        freeze()  # a task's many texts are not looked through again and again; this process ends with the plan
+        if pilot is not None:
+            refuse_unfinished(pilot)
+        wanted, task = resolved.experiment, resolved.task
+        initial = probing.answer_tokens(wanted, task) if probe else None
+        pilot_run = read_run(pilot) if pilot else None
+        projection = projected(
+            wanted, task, base=resolved.base, pilot=pilot_run, response_tokens=response_tokens, initial_tokens=initial,
+            device_bytes=device_bytes,
+        )  # fmt: skip
+        timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
+        terminal.print_tables(*tables(projection, timed))
+        if projection.failures or projection.memory.fits is False:
+            raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -253,24 +289,26 @@ def check(
     set_: Set = None,
     tiny: Tiny = False,
     strict: Annotated[bool, typer.Option("--strict", help="Also count; exit status 1 where a declared match would be missed.")] = False,
+    time_limit: TimeLimit = 3600,
 ) -> None:
     """Validate experiments (all shipped ones if none is named)."""
-    from apo_bench.run.experiment import TaskCache
-    from apo_bench.run.start import open_experiment
-    from apo_bench.run.validate import check, missed_matches
+    with contained(time_limit):
+        from apo_bench.run.experiment import TaskCache
+        from apo_bench.run.start import open_experiment
+        from apo_bench.run.validate import check, missed_matches
 
-    overrides, unmatched = overrides_of(set_), 0
-    for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
-        file, tasks = open_experiment(experiment, overrides, tiny=tiny)[0], TaskCache()
-        notes = check(file, tasks)
-        typer.echo(f"ok  {experiment}")
-        for note in notes:
-            typer.echo(f"    note: {note}")
-        for line in missed_matches(file, tasks) if strict else ():
-            typer.echo(f"    not matched: {line}")
-            unmatched += 1
-    if unmatched:
-        raise typer.Exit(FAILED)
+        overrides, unmatched = overrides_of(set_), 0
+        for experiment in experiments or sorted((shipped_root() / "experiments").glob("*.yaml")):
+            file, tasks = open_experiment(experiment, overrides, tiny=tiny)[0], TaskCache()
+            notes = check(file, tasks)
+            typer.echo(f"ok  {experiment}")
+            for note in notes:
+                typer.echo(f"    note: {note}")
+            for line in missed_matches(file, tasks) if strict else ():
+                typer.echo(f"    not matched: {line}")
+                unmatched += 1
+        if unmatched:
+            raise typer.Exit(FAILED)
 
 
 @app.command()

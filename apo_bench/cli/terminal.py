@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import locale
+import math
 import os
 import sys
 import textwrap
@@ -21,7 +22,7 @@ from rich.text import Text
 
 from apo_bench.cli.methods import HEADINGS
 from apo_bench.errors import InputError
-from apo_bench.formatting import one_line, visible
+from apo_bench.formatting import number, one_line, probability, signed, visible
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 USER_ERRORS = {  # a path that cannot be written, or a full disk: the user can mend it
@@ -231,6 +232,29 @@ def verification(result: Any) -> list[Table | str]:
     failed = [f"failed: {one_line(failure)}" for failure in result.failures]
     verdict = "agrees with what was published" if result.agrees else "does not agree with what was published, or cannot be told to"
     return [table, *failed, f"{counts}: what was made again {verdict}"]
+
+
+def combination(combined: Any) -> list[Table | str]:
+    """A contrast over experiments: by each scorer the experiments' differences and their mean, then what to know of it."""
+    shown: list[Table | str] = []
+    place = f"{combined.a} - {combined.b}, {'all axes pooled' if combined.axis == 'all' else combined.axis}, {combined.at}"
+    for by in combined.by_scorer:
+        unit = ", in SDs" if combined.in_sds else ""
+        table = Table(
+            "experiment", "scorer", "seeds", "difference", "95 % interval", "weight", box=SIMPLE_HEAD, padding=0, title=f"{place}{unit}"
+        )
+        for row in by.experiments.itertuples():
+            interval = f"{signed(row.ci_low)} to {signed(row.ci_high)}"
+            table.add_row(row.folder, row.scorer, str(int(row.n_seeds)), signed(row.difference), interval, f"{row.weight:.2f}")
+        result = by.result
+        table.add_section()
+        table.add_row("mean", by.scorer, "", signed(result.mean), f"{signed(result.ci_low)} to {signed(result.ci_high)}", "1.00")
+        p = "" if math.isnan(result.p_value) else f", p = {probability(result.p_value)}"
+        spread = f"true differences vary with SD {number(result.tau)} (I2 {result.i_squared:.0%}, Q {result.q:.3g}, "
+        spread += f"p = {probability(result.q_p_value)})"
+        new = f"in a new experiment {signed(result.predicted_low)} to {signed(result.predicted_high)}"
+        shown += [table, f"By {by.scorer}: {result.test}{p}; {spread}; {new}.", *(f"left out: {line}" for line in by.left_out)]
+    return [*shown, *combined.notes]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -51,7 +51,7 @@ class ResponseScorer(ChatSettings):
     @classmethod
     def of(cls, spec: JudgeReward) -> "ResponseScorer":
         """As an experiment has it."""
-        return cls(**{part.name: getattr(spec, part.name) for part in fields(cls) if hasattr(spec, part.name)})
+        return cls(**{part.name: getattr(spec, part.name) for part in fields(cls)})
 
     def check(self) -> None:
         super().check()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from apo_bench.analysis import controls, costs, published, results, verification, win_rates
+from apo_bench.analysis.across_judges import across_judges, judge_ranking
 from apo_bench.analysis.arm_ranking import arm_ranking
 from apo_bench.analysis.capabilities import capability_losses
 from apo_bench.analysis.contrasts import contrasts, scope_of
@@ -100,9 +101,11 @@ def report_frames(run: Run) -> dict[str, pd.DataFrame]:
     if rates is not None:
         scored = run.tables["scores"][run.tables["scores"]["scorer"].isin([*run.golds, "ground_truth"])]
         against = win_rates.judge_score_agreement(judgments, results.exclude_failed(scored, run.failed))
-        between = win_rates.judge_agreement(judgments)
+        between, across = win_rates.judge_agreement(judgments), across_judges(judgments, rates)
         frames |= {
             "judged": rates.assign(scope=[scope_of(run, dict(row)) for _, row in rates.iterrows()]),
+            "across_judges": across.assign(scope=[scope_of(run, dict(row)) for _, row in across.iterrows()]),
+            "judge_ranking": judge_ranking(judgments, rates),
             "judge_audit": audit,
             "human_labels": human_labels(judgments, imported_judges(run)),
             "judges_agreement": win_rates.flag_uninformative_judges(between, audit, run.axes, ("judge", "other")),

@@ -56,7 +56,8 @@ def first_prompts(experiment: Experiment, task: Task, base: Path) -> Iterator[Fi
                 raise InputError(f"{key}.{error}") from None
         elif isinstance(spec, JudgeReward):
             pair = task.pairs["rm"][0]
-            messages = ResponseScorer.of(spec).messages(pair.prompt, pair.chosen)
+            scorer = ResponseScorer.of(spec)
+            messages = scorer.endpoint.laid_out(scorer.messages(pair.prompt, pair.chosen))
             text = "\n\n".join(f"{message['role']}:\n{message['content']}" for message in messages)
             yield FirstPrompt(key, spec.model, text, note="as it is sent to the server, whose template writes the rest")
     yield from _of_judges(experiment, task, base)

@@ -27,7 +27,7 @@ from apo_bench.plan import match_spend
 from apo_bench.run import trackers
 from apo_bench.run.check_capabilities import check_capabilities
 from apo_bench.run.check_models import check_models
-from apo_bench.run.executors import executor
+from apo_bench.run.executors import check_executor
 from apo_bench.run.experiment import TaskCache, with_python, with_resolved_files, with_set_files, with_task_folder, with_template_dates
 from apo_bench.run.first_prompts import first_prompt, named_models
 from apo_bench.run.prompt_sets import check_sets
@@ -56,7 +56,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
             if arm.fit is None:
                 _check_arm(name, arm, file)
         _check_trials(file)
-        executor(experiment.executor.use)
+        check_executor(experiment.executor)
         if missing := trackers.lacking(experiment.trackers):
             raise InputError(missing)
         engine_module(experiment.engine)

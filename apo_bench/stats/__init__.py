@@ -31,6 +31,7 @@ from apo_bench.stats.power_analysis import (
     power,
 )
 from apo_bench.stats.prediction_powered import PredictionPowered, prediction_powered_win_rate
+from apo_bench.stats.random_judges import AcrossJudges, mean_across_judges, win_rate_across_judges
 from apo_bench.stats.rater_agreement import Agreement, agreement
 from apo_bench.stats.score_layout import Layout, lay_out
 from apo_bench.stats.simultaneous_contrasts import RankSets, SimultaneousContrasts, rank_sets, simultaneous_contrasts
@@ -50,14 +51,15 @@ from apo_bench.stats.unbalanced_designs import UnbalancedContrast, contrast_of_a
 from apo_bench.stats.win_rate_estimates import JudgedWinRate, WinRate, judged_win_rate, win_rate
 
 __all__ = [
-    "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "Davidson", "EffectSize", "Equivalence",
-    "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "MetaAnalysis", "NonInferiority", "PredictionPowered", "RankSets",
-    "RaterAgreement", "SimultaneousContrasts", "Size", "SuperiorAndNonInferior", "TwoWayError", "UnbalancedContrast", "WinRate",
-    "agreement", "anytime_contrast", "anytime_contrast_of", "benjamini_hochberg", "binary_components", "bradley_terry", "brier",
-    "calibration_error", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of", "contrast_of_all_rows", "contrasts",
-    "davidson", "e_value", "ece", "effect_size", "effective_df", "equivalence", "gwet_ac1", "holm", "instruction_difficulty",
-    "judged_win_rate", "krippendorff_alpha", "lay_out", "length_controlled_win_rate", "mde_table", "mean_test", "meta_analysis",
-    "minimum_detectable_effect", "noncentral_t_power", "noninferiority", "paired_error", "plan_size", "power",
-    "prediction_powered_win_rate", "rank_sets", "reliability", "share_interval", "share_test", "simultaneous_contrasts",
-    "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast", "unpaired_error", "weighted_kappa", "wilson", "win_rate",
+    "AcrossJudges", "Agreement", "Bin", "Bootstrap", "BradleyTerry", "CalibrationError", "Components", "Contrast", "Davidson",
+    "EffectSize", "Equivalence", "JudgedWinRate", "Layout", "LengthControlled", "MeanTest", "MetaAnalysis", "NonInferiority",
+    "PredictionPowered", "RankSets", "RaterAgreement", "SimultaneousContrasts", "Size", "SuperiorAndNonInferior", "TwoWayError",
+    "UnbalancedContrast", "WinRate", "agreement", "anytime_contrast", "anytime_contrast_of", "benjamini_hochberg", "binary_components",
+    "bradley_terry", "brier", "calibration_error", "clustered_mean", "clustered_share", "components", "contrast", "contrast_of",
+    "contrast_of_all_rows", "contrasts", "davidson", "e_value", "ece", "effect_size", "effective_df", "equivalence", "gwet_ac1", "holm",
+    "instruction_difficulty", "judged_win_rate", "krippendorff_alpha", "lay_out", "length_controlled_win_rate", "mde_table",
+    "mean_across_judges", "mean_test", "meta_analysis", "minimum_detectable_effect", "noncentral_t_power", "noninferiority",
+    "paired_error", "plan_size", "power", "prediction_powered_win_rate", "rank_sets", "reliability", "share_interval", "share_test",
+    "simultaneous_contrasts", "superior_and_noninferior", "two_way_bootstrap", "unbalanced_contrast", "unpaired_error", "weighted_kappa",
+    "wilson", "win_rate", "win_rate_across_judges",
 ]  # fmt: skip

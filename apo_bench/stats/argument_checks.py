@@ -50,8 +50,14 @@ def check_columns(frame: Any, columns: Sequence[Any], caller: str) -> None:
 
 
 def as_frame(frame: Any) -> Any:
-    """A pandas frame of a table from another library (polars, pyarrow, ...), which goes by its `to_pandas`; anything else as it is."""
-    return frame if isinstance(frame, pd.DataFrame) or not hasattr(frame, "to_pandas") else frame.to_pandas()
+    """A pandas frame of a table of another library that narwhals knows (polars, pyarrow, ...), lazy ones too; anything else as it is."""
+    if isinstance(frame, pd.DataFrame):
+        return frame
+    import narwhals as nw
+
+    table = nw.from_native(frame, pass_through=True)
+    table = table.collect() if isinstance(table, nw.LazyFrame) else table
+    return table.to_pandas() if isinstance(table, nw.DataFrame) else frame
 
 
 def check_arm(arm: Any, caller: str) -> None:

@@ -16,15 +16,15 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtridf, stdtrit  # scipy.stats would take a second to import
+from scipy.special import stdtridf  # scipy.stats would take a second to import
 
 from apo_bench.stats.argument_checks import ROUNDING, Array, check_confidence, short_repr
 from apo_bench.stats.confidence_intervals import design_effect, score_ends, wilson
 from apo_bench.stats.score_layout import Layout, lay_out
+from apo_bench.stats.t_mixture import mixture_below, mixture_quantile
 
 NEW_SEEDS_AND_PROMPTS = "new seeds and new prompts; base policy, world and gold models as they are"
 THESE_CHECKPOINTS = "these checkpoints only"
-HALVINGS = 80
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class TwoWayError:
 
     def below(self, t: Array | float) -> Array:
         """P(T <= t)."""
-        return self.seed_share * stdtr(self.seed_df, t) + (1 - self.seed_share) * stdtr(self.cluster_df, t)
+        return mixture_below(*self._sides, t)
 
     def p_value(self, difference: Array | float) -> Array:
         """Two-sided p-value of a mean that is `difference` away from where it should be."""
@@ -94,16 +94,12 @@ class TwoWayError:
             return 2 * self.below(-np.abs(difference) / np.sqrt(self.variance))
 
     def quantile(self, level: Array | float) -> Array:
-        """t with P(T <= t) = `level`: between those of the two t distributions, by halving."""
-        level = np.asarray(level, dtype=float)
-        upper = np.maximum(level, 1 - level)
-        ends = stdtrit(self.seed_df, upper), stdtrit(self.cluster_df, upper)
-        low, high = np.minimum(*ends), np.maximum(*ends)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            under = self.below(middle) < upper
-            low, high = np.where(under, middle, low), np.where(under, high, middle)
-        return np.where(level < 0.5, -high, high)
+        """t with P(T <= t) = `level`."""
+        return mixture_quantile(*self._sides, level)
+
+    @property
+    def _sides(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        return (self.seed_share, 1 - self.seed_share), (self.seed_df, self.cluster_df)
 
     def df(self, confidence: float = 0.95) -> Array:
         """Degrees of freedom of the t distribution with the same critical value at `confidence`."""

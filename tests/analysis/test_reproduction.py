@@ -155,9 +155,9 @@ def test_another_gold_model_is_another_scale(tmp_path: Path) -> None:
     models = experiment()["models"]
     other = models | {"gold": [{"name": "encoder", "model": {"kind": "ngram", "max_features": 7}}]}
     runs = [write(tmp_path / "first"), write(tmp_path / "second", luck=1, models=other)]
-    first, second = (reproduction._read_contrasts(run) for run in runs)
-    assert reproduction._another_scale(first, second, "encoder") == "gold model encoder is another one in each run"
-    assert reproduction._another_scale(first, second, "ground_truth") == ""
+    first, second = (reproduction.read_contrasts(run) for run in runs)
+    assert reproduction.another_scale(first, second, "encoder") == "gold model encoder is another one in each run"
+    assert reproduction.another_scale(first, second, "ground_truth") == ""
 
 
 @pytest.mark.slow

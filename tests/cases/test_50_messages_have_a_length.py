@@ -17,7 +17,9 @@ from own_server import answering
 from apo_bench.clients.endpoint import Endpoint
 from apo_bench.clients.transport import proxy_for
 from apo_bench.config.load import read_experiment
+from apo_bench.config.schema import Executor
 from apo_bench.errors import MOST, InputError
+from apo_bench.run.executors import check_executor
 from apo_bench.run.jobs import Job, run_job
 
 ANSWER = b'{"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}'
@@ -134,3 +136,22 @@ def test_output_that_its_terminal_cannot_show_is_spelled_out(tmp_path: Path) -> 
     assert ended.returncode == 2
     assert b"no such file" in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("no port", "HOST:PORT, or ray://HOST:PORT, is needed"), ("http://127.0.0.1:1", "HOST:PORT"), ("127.0.0.1:99999", "HOST:PORT"),
+        ("127.0.0.1:1", "not reached: Connection refused"), ("ray://127.0.0.1:1", "not reached: Connection refused"),
+    ],
+)  # fmt: skip
+def test_check_foresees_that_no_cluster_is_there(address: str, why: str) -> None:
+    with pytest.raises(InputError, match=f"^executor.address: {address}: {why}"):
+        check_executor(Executor(use="ray", address=address))
+
+
+def test_a_cluster_that_listens_or_that_ray_looks_for_is_let_be() -> None:
+    with answering(200, ANSWER) as server:
+        check_executor(Executor(use="ray", address=server.base_url.removeprefix("http://").removesuffix("/v1")))
+    for address in (None, "auto"):
+        check_executor(Executor(use="ray", address=address))

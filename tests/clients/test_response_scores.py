@@ -1,14 +1,18 @@
 """A chat model as a reward model, against a real server: scores by hand, nothing paid twice, nothing guessed."""
 
+import json
 import math
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_server import Plan, Served, serving
+from own_server import answering
 
 from apo_bench.clients.replies import CUT_OFF, REFUSED, Reply
 from apo_bench.clients.response_scores import NAMES, NO_NUMBER, ResponseScorer, score_responses
+from apo_bench.config.schema import JudgeReward
 from apo_bench.errors import InputError
 from apo_bench.types import Message, Prompt
 
@@ -148,3 +152,37 @@ def test_prices_and_pace_change_no_identity_and_the_wording_does() -> None:
     assert plain.identity != ResponseScorer("m", "http://h", None, template="overall.v1").identity
     assert plain.identity != ResponseScorer("m", "http://h", None, unscored=1.0).identity
     assert plain.answer_identity == ResponseScorer("m", "http://h", None, unscored=1.0).answer_identity
+
+
+def test_an_experiment_can_say_all_that_a_judge_can() -> None:
+    """The same keys with the same defaults, but for `kind` and what is not asked with (`training`)."""
+    spec = JudgeReward(kind="judge", model="m", base_url="http://127.0.0.1:1/v1")
+    assert {part.name for part in fields(ResponseScorer)} == set(JudgeReward.model_fields) - {"kind"}
+    assert ResponseScorer.of(spec) == ResponseScorer("m", "http://127.0.0.1:1/v1")
+    assert {part.name for part in fields(ResponseScorer) if part.default is part.default_factory is MISSING} == {"model", "base_url"}
+    with pytest.raises(InputError, match="api_key_env: the name of the environment variable"):
+        ResponseScorer.of(JudgeReward(kind="judge", model="m", base_url="https://example.org/v1"))
+
+
+@pytest.mark.parametrize(("system", "roles"), [("own", ["system", "user"]), ("merged", ["user"]), ("none", ["user"])])
+def test_system_headers_and_version_reach_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: Any, roles: list[str]
+) -> None:
+    """As Azure wants them; the key stands in its header alone, and the journal holds none of it."""
+    monkeypatch.setenv("SCORE_KEY", "s3cret-value")
+    answer = json.dumps({"choices": [{"message": {"content": "7"}, "finish_reason": "stop"}]}).encode()
+    with answering(200, answer) as server:
+        spec = JudgeReward(
+            kind="judge", model="m", base_url=server.base_url, api_key_env="SCORE_KEY", system=system, api_version="2024-10-21",
+            headers={"api-key": "{api_key}", "x-team": "alignment"}, probabilities=False,
+        )  # fmt: skip
+        scores, _ = score_responses(ResponseScorer.of(spec), ITEMS[:1], tmp_path)
+        (sent,) = server.heads
+    assert scores == [7]
+    assert sent["path"].endswith("/chat/completions?api-version=2024-10-21")
+    assert (sent["api-key"], sent["x-team"], "authorization" in sent) == ("s3cret-value", "alignment", False)
+    messages = json.loads(sent["body"])["messages"]
+    assert [message["role"] for message in messages] == roles
+    instructions = ResponseScorer.of(spec).messages(*ITEMS[0])[0]["content"]
+    assert (instructions in "".join(message["content"] for message in messages)) == (system != "none")
+    assert not any("s3cret-value" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())

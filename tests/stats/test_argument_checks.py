@@ -12,7 +12,7 @@ import pytest
 from score_frames import frame
 
 from apo_bench.stats import bradley_terry, contrast, krippendorff_alpha, simultaneous_contrasts
-from apo_bench.stats.argument_checks import as_floats, check_columns, check_confidence, check_count, check_labels, check_seed
+from apo_bench.stats.argument_checks import as_floats, as_frame, check_columns, check_confidence, check_count, check_labels, check_seed
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,8 @@ def test_not_labels(labels: list[Any], message: str):
 
 
 def test_tables_of_other_libraries_are_taken() -> None:
-    """A pyarrow table, as a polars frame, has `to_pandas`; the results are those of the pandas frame."""
+    """A pyarrow table, which narwhals reads as it reads a polars frame: the results are those of the pandas frame. A dict is no table."""
+    assert as_frame({"x": [1]}) == {"x": [1]}
     rng = np.random.default_rng(0)
     scores = frame(*rng.normal(size=(2, 3, 6)))
     table: Any = pa.Table.from_pandas(scores)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from statsmodels.stats.meta_analysis import combine_effects
 
 from apo_bench.stats import meta_analysis
@@ -33,6 +34,23 @@ def test_equal_to_statsmodels() -> None:
     assert ours.standard_error == pytest.approx(theirs.sd_eff_w_re_hksj, rel=1e-4)
     assert (ours.ci_low, ours.ci_high) == pytest.approx(theirs.conf_int(use_t=True)[3], rel=1e-3)
     assert ours.q == pytest.approx(theirs.q)
+
+
+def test_restricted_likelihood_is_highest_at_its_tau() -> None:
+    """By scipy's optimizer on -2 log L = sum log(t + s_i^2) + sum w_i (y_i - m)^2 + log sum w_i; with equal errors it is Paule-Mandel's."""
+    y, variances = np.array(DIFFERENCES), np.array(ERRORS) ** 2
+
+    def deviance(tau2: float) -> float:
+        weights = 1 / (tau2 + variances)
+        mean = (weights * y).sum() / weights.sum()
+        return float(-np.log(weights).sum() + (weights * (y - mean) ** 2).sum() + np.log(weights.sum()))
+
+    best: Any = minimize_scalar(deviance, bounds=(0, 10), method="bounded", options={"xatol": 1e-10})
+    assert meta_analysis(DIFFERENCES, ERRORS, tau="reml").tau ** 2 == pytest.approx(best.x, rel=1e-5)
+    assert meta_analysis([0, 4], [1, 1], tau="reml").tau ** 2 == pytest.approx(7)
+    assert meta_analysis([1, 1.1, 0.9], [1, 1, 2], tau="reml").tau == 0
+    with pytest.raises(ValueError, match="tau is one of paule_mandel, reml"):
+        meta_analysis([0, 4], [1, 1], tau="dl")  # pyright: ignore[reportArgumentType]
 
 
 def test_alike_experiments_are_no_surer_than_their_errors() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from apo_bench.config.schema.chat_servers import ChatServer
 from apo_bench.config.schema.policies import Attention, Dtype, Recipe
 from apo_bench.config.schema.values import Section
 
@@ -154,23 +155,11 @@ class PretrainedReward(Section):
         return self
 
 
-class JudgeReward(Section):
+class JudgeReward(ChatServer):
     """A chat model that scores one response: a generative reward model. Its score is a scale's mean under its answer's probabilities."""
 
     kind: Literal["judge"]
     """a model behind the OpenAI chat-completions protocol; nothing here trains it"""
-
-    model: str
-    """the model's name, as the server knows it"""
-
-    base_url: str
-    """the server, such as `https://api.openai.com/v1` or `http://localhost:8000/v1`"""
-
-    api_key_env: str | None
-    """the environment variable that holds the API key; `null`: none is needed"""
-
-    served_as: str | None = None
-    """a name for a server that moves: keys hold it in place of `base_url`"""
 
     template: str = "by_axis"
     """how it is asked: `helpfulness.v1`, `harmlessness.v1`, `overall.v1`, or `by_axis`: whichever goes with the prompt's axis"""
@@ -183,42 +172,6 @@ class JudgeReward(Section):
 
     unscored: float | None = None
     """the score of a response that it refuses to score, or answers with no number of the scale; `null`: that ends the run"""
-
-    temperature: float | None = 0.0
-    """as for a chat judge, as are all that follow"""
-
-    max_tokens: int = Field(default=512, ge=1)
-    """longest answer, thoughts included; 1: the next token's probabilities are read, whatever it is, which suits small models"""
-
-    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """what the server calls it"""
-
-    seed: int | None = 0
-    """`null`: not sent"""
-
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """further fields of the request"""
-
-    concurrency: int = Field(default=16, ge=1)
-    """calls at a time"""
-
-    timeout_s: float = Field(default=60.0, gt=0)
-    """seconds for one attempt"""
-
-    max_attempts: int = Field(default=6, ge=1)
-    """attempts a call"""
-
-    max_wait_s: float = Field(default=60.0, gt=0)
-    """longest wait between two attempts, in seconds"""
-
-    usd_per_million_prompt_tokens: float = Field(default=0.0, ge=0)
-    """price"""
-
-    usd_per_million_completion_tokens: float = Field(default=0.0, ge=0)
-    """price"""
-
-    max_usd: float | None = Field(default=None, ge=0)
-    """most that the run pays for this model's scores; each worker stops there by what it knows when it begins to score"""
 
     training: ClassVar[None] = None
 

@@ -12,6 +12,7 @@ from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.document import Block, Bullets, Section
+from apo_bench.report.sections.across_judges import across_section, ranking_section, without_copies
 from apo_bench.report.sections.contrasts import span
 from apo_bench.report.tables import CI, Cell, Column, Paper, Row, Table, column, footnotes, interval, pair_column, text_column
 from apo_bench.report.text import Text, names, say
@@ -59,14 +60,16 @@ def section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
         return Section("Judged", [])
     rates, audit = frames["judged"], frames["judge_audit"]
     trust = trust_section(audit, sorted(rates["judge"].unique()), frames["judges_agreement"], frames["judges_against_scores"])
-    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), *_unread(run), trust])
+    together = [across_section(frames["across_judges"]), ranking_section(frames["judge_ranking"])]
+    shown = [part for part in together if part.blocks]
+    return Section("Judged", [*forests(rates, audit), *win_rate_blocks(rates), *shown, *_unread(run), trust])
 
 
 def win_rate_blocks(rates: pd.DataFrame) -> list[Block]:
     """Win rates by pair, axis and judge (`win_rates.win_rates`), what the columns mean, and which verdicts are missing and why."""
     if rates.empty:
         return [say("No verdict was recorded.")]
-    shown = _without_copies(rates)
+    shown = without_copies(rates)
     mark, legend = footnotes(shown, _note)
     columns = [
         pair_column("pair", "over", paper=True), text_column("axis"), text_column("judge"), text_column("round"),
@@ -117,12 +120,6 @@ def _tokens(head: str, key: str) -> Column:
     return Column(head, lambda row: None if math.isnan(row[key]) else say(f"{row[key]:+.1f}"))
 
 
-def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the pooled rows where there is one axis, of which they would be copies."""
-    single = frame[frame["axis"] != POOLED]
-    return single if single["axis"].nunique() == 1 else frame
-
-
 def _note(row: Row) -> Text:
     """The test and scope of a row and whatever else limits it."""
     parts = [f"Test: {row['test']}", f"Scope: {row['scope']}", row["note"]]
@@ -170,7 +167,7 @@ def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFr
             "Comparisons that both judges were asked, each a win of the first arm, a tie or a loss; missing: without both orders' verdicts "
             f"from both. Kappa: agreement beyond chance, which is 0. {intervals}"
         )
-        blocks.append(Table(_without_copies(between), columns, "Agreement of judges", say(note)))
+        blocks.append(Table(without_copies(between), columns, "Agreement of judges", say(note)))
     if len(against):
         columns = [
             text_column("judge"), text_column("scorer"), text_column("axis"), column("same winner", "agree", ends=CI),
@@ -181,7 +178,7 @@ def trust_section(audit: pd.DataFrame, judges: Sequence[str], between: pd.DataFr
             "Same winner: share of comparisons on which the judge prefers the response with the higher score, undecided 1/2; chance is "
             f"1/2. Equal scores name no winner and are left out. {intervals}"
         )
-        blocks.append(Table(_without_copies(against), columns, "Judges against scores", say(note)))
+        blocks.append(Table(without_copies(against), columns, "Judges against scores", say(note)))
     return Section(f"How far the {'judge' if len(judges) == 1 else 'judges'} can be trusted", blocks)
 
 

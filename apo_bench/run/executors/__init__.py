@@ -1,4 +1,5 @@
-"""Executors, which run jobs: local processes, or Ray. Each module has `run_all(jobs, work, workers, settings, show)`.
+"""Executors, which run jobs: local processes, or Ray. Each module has `run_all(jobs, work, workers, settings, show)`, and
+`check(settings)` where something can be checked before a run.
 
 An experiment names one by `executor: NAME`. Where a job runs changes no row, so no key holds it. A job whose process or node is lost
 is run once more, and fails when that is lost too. A job that returns an error message is not repeated: it would fail again. When
@@ -25,6 +26,13 @@ class RunAll(Protocol):
     """
 
     def __call__(self, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show) -> list[Failure]: ...
+
+
+def check_executor(settings: Executor) -> None:
+    """Raise InputError where there is no such executor, or its module's `check`, if it has one, finds fault with the settings."""
+    executor(settings.use)
+    module = importlib.import_module(f"apo_bench.run.executors.{settings.use}")
+    getattr(module, "check", lambda settings: None)(settings)
 
 
 def executor(name: str) -> RunAll:

@@ -5,11 +5,13 @@ in the store. Progress is read from the jobs' files: only the job itself is sent
 """
 
 import json
+import socket
 import uuid
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +22,25 @@ from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, m
 
 POLL_S = 0.5  # between two readings of the jobs' progress files
 UNLIMITED = 10**9
+REACH_S = 10.0  # for a cluster's address to answer, when it is checked
+
+
+def check(settings: Executor) -> None:
+    """Raise InputError for an address that is none, or where nothing listens. A cluster that Ray looks for itself is not."""
+    address = settings.address
+    if address is None or address in ("auto", "local"):
+        return
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = place.hostname, place.port
+    except ValueError:
+        host = port = None
+    if not host or not port or place.scheme not in ("", "ray"):
+        raise InputError(f"executor.address: {address}: HOST:PORT, or ray://HOST:PORT, is needed")
+    try:
+        socket.create_connection((host, port), timeout=REACH_S).close()
+    except OSError as error:
+        raise InputError(f"executor.address: {address}: not reached: {error.strerror or error}") from None
 
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
