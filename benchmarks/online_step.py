@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/online_step.py [--steps 20] [--prompts 16] [--responses 4] [--repeats 3]
 
-The policy and the reward model are those of experiments/sim_main.yaml: the policy warmed up, the reward model fitted to 500 pairs. A step
+The policy and the reward model are those of experiments/sim_rjs.yaml: the policy warmed up, the reward model fitted to 500 pairs. A step
 samples, scores by the reward model, and makes one AdamW update on all samples, with scores standardised within each prompt as advantages
 (GRPO without a reference, on-policy). The Lab's side is `lab.train_online` into an empty store: loading, metering, FLOPs, steps.jsonl and
 the saved model are in its time. The plain loop uses the same sampler and scorer and nothing else of ours: logits of all positions, a mask,
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("repeats", 3, "turns of each side"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=what)
-    parser.add_argument("--experiment", type=Path, default=shipped_root() / "experiments" / "sim_main.yaml", help="whose models they are")
+    parser.add_argument("--experiment", type=Path, default=shipped_root() / "experiments" / "sim_rjs.yaml", help="whose models they are")
     given = parser.parse_args(arguments)
     import datasets
 

@@ -129,7 +129,7 @@ def test_adapters_take_what_a_run_with_adapters_leaves(tmp_path: Path) -> None:
     assert needed - projected.removed == pytest.approx(taken(run), rel=0.2)
 
 
-@pytest.mark.parametrize(("name", "n_arms"), [("quickstart", 3), ("sim_main", 15)])
+@pytest.mark.parametrize(("name", "n_arms"), [("quickstart", 4), ("sim_rjs", 9)])
 def test_a_shipped_experiments_plan_is_its_shipped_report(name: str, n_arms: int) -> None:
     """Without a word on lengths: the policy has learned to answer as the task's demonstrations do.
 
