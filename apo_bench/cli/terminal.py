@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apo_bench.cli.methods import HEADINGS
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, lines_of
 from apo_bench.formatting import one_line, visible
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -40,7 +40,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
+        for line in lines_of(error):
+            typer.echo(f"error: {one_line(line)}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except OSError as error:
         if error.errno not in USER_ERRORS:

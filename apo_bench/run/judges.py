@@ -14,7 +14,7 @@ from apo_bench.analysis.seal import IMPORTED, break_seal, check_imported, seal
 from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, what_is_wrong
 from apo_bench.judging.judge_protocol import Judge, ResponsePair
 from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_judge, incomplete
 from apo_bench.judging.load_judges import judge_context, open_judge
@@ -167,7 +167,7 @@ def _added(folder: Path) -> Iterator[tuple[str, JudgeChoice]]:
             choices = TypeAdapter(dict[str, JudgeChoice]).validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{path}: {'.'.join(map(str, first['loc'])) or 'judges'}: {first['msg']}") from None
+            raise InputError(f"{path}: {'.'.join(map(str, first['loc'])) or 'judges'}: {what_is_wrong(first)}") from None
         yield from choices.items()
 
 

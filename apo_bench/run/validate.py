@@ -17,7 +17,7 @@ from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
 from apo_bench.engines import launch as launching
 from apo_bench.engines.vllm_server import version_of
-from apo_bench.errors import InputError, NotHere
+from apo_bench.errors import InputError, NotHere, lines_of, together
 from apo_bench.finished import Finished
 from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
@@ -52,9 +52,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         for pair in (*experiment.compare.primary, *experiment.compare.secondary):
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
-        for name, arm in experiment.arms.items():
-            if arm.fit is None:
-                _check_arm(name, arm, file)
+        _check_arms(file)
         _check_trials(file)
         executor(experiment.executor.use)
         if missing := trackers.lacking(experiment.trackers):
@@ -83,7 +81,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         notes += check_sets(with_set_files(experiment, base), task, base)
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
-        raise InputError(error if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
+        raise together([line if line.startswith(f"{path}: ") else f"{path}: {line}" for line in lines_of(error)]) from None
 
 
 def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
@@ -113,6 +111,19 @@ def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
         for note in notes:
             labels.setdefault(note, []).append(variation.label)
     return [note if len(some) == len(parts) else f"{', '.join(some)}: {note}" for note, some in labels.items()]
+
+
+def _check_arms(file: ExperimentFile) -> None:
+    """Raise what is wrong with every arm's method, all of it."""
+    wrong: list[str] = []
+    for name, arm in file.experiment.arms.items():
+        try:
+            if arm.fit is None:
+                _check_arm(name, arm, file)
+        except InputError as error:
+            wrong += lines_of(error)
+    if wrong:
+        raise together(wrong)
 
 
 def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:

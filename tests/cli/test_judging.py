@@ -89,7 +89,7 @@ def test_the_report_quotes_an_unread_answer_of_each_kind(tmp_path: Path) -> None
         ("x.yaml", "--judge x.yaml: no such file"),
         ("[1]", "--judge: a mapping with name: and use: is needed"),
         ("{use: a@B}", "--judge: a mapping with name: and use: is needed"),
-        ("{name: x}", "--judge: use: Field required"),
+        ("{name: x}", "--judge: use: missing"),
         ("{name: ../x, use: a@B}", "--judge: name: '../x'"),
         ("{name: x, use: a.py}", "--judge: use:"),
         ("{name: x, use: absent.py@B}", "judges.x: use: absent.py: no such file"),

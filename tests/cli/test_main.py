@@ -588,3 +588,13 @@ def test_import_model_knows_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parameters", ["[1]", "3", "{a: 1, a: 2}", "{a"])
 def test_check_method_takes_a_mapping(parameters: str) -> None:
     assert refusal("check-method", "baselines/sft.py@SFT", "--with", parameters).startswith("--with: ")
+
+
+def test_what_is_wrong_with_several_arms_comes_together(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["arms"]["rjs"]["rouns"] = 1
+    tree["arms"]["apo_rjs"]["player"]["use"] = "baselines/rejection_samplng.py@RejectionSampling"
+    path = write_experiment(tree)
+    first, second = call("check", str(path)).stderr.splitlines()
+    assert first.startswith(f"error: {path}: arms.rjs: unknown parameter 'rouns' of RejectionSampling; it has: rounds, ")
+    assert first.endswith("; did you mean 'rounds'?")
+    assert second.endswith("among the shipped methods; did you mean 'baselines/rejection_sampling.py'?")
