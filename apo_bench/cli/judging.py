@@ -53,7 +53,7 @@ def judge(
     if remove is not None:
         remove_judge(folder, remove)
         write_report(folder)
-        typer.echo(str(folder / "report" / "report.md"))
+        terminal.print_report(folder)
         return
     assert judge is not None
     experiment, task = experiment_of_run(folder, Path.cwd())

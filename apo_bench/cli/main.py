@@ -8,6 +8,7 @@ import typer
 
 from apo_bench import __version__
 from apo_bench.cli import data as data_commands
+from apo_bench.cli import doctor as doctor_command
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
 from apo_bench.cli import terminal
@@ -20,13 +21,13 @@ from apo_bench.package_data import shipped_root
 app = typer.Typer(
     help="Is this alignment method really better, at the same cost?",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.add_typer(judging_commands.app)
 app.add_typer(score_command.app)
 app.add_typer(data_commands.app)
+app.add_typer(doctor_command.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]
@@ -63,14 +64,14 @@ def run(
     if dry_run:
         terminal.print_preview(result.preview)
         return
+    for failure in result.failures:
+        typer.echo(f"failed: {one_line(failure)}", err=True)
     if result.n_left:
         typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
     elif result.varied:
         terminal.print_spread(result.folder)
     else:
         terminal.print_summary(result.folder)
-    for failure in result.failures:
-        typer.echo(f"failed: {one_line(failure)}", err=True)
     if result.failures:
         raise typer.Exit(FAILED)
 
@@ -107,6 +108,21 @@ def report(
 
     write_report(folder, aggregates_only=aggregates_only)
     terminal.print_summary(folder)
+
+
+@app.command(name="open")
+@plain_errors()
+def open_page(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or one with a report.html.")]) -> None:
+    """Open a run's report page in a browser; prints its path, which is all where there is no browser."""
+    import webbrowser
+
+    pages = (folder / "report" / "report.html", folder / "report.html")
+    page = next((page for page in pages if page.is_file()), None)
+    if page is None:
+        raise InputError(f"{folder}: no report page (no report/report.html); run it to its end, or apo-bench report {folder}")
+    typer.echo(str(page))
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("no browser here: open this file in one", err=True)
 
 
 @app.command()

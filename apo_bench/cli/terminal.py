@@ -6,6 +6,7 @@ import io
 import json
 import locale
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +85,14 @@ def print_summary(folder: Path) -> None:
     print_tables(
         _scores(_rows(folder / "report" / "tables" / "summary.csv")), _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv"))
     )
+    print_report(folder)
+
+
+def print_report(folder: Path) -> None:
+    """Where the report is, and last the page, with the command that opens it."""
     print(str(folder / "report" / "report.md"))
+    if (page := folder / "report" / "report.html").is_file():
+        print(f"{page}  (apo-bench open {shlex.quote(str(folder))})")
 
 
 def print_judge(folder: Path, judge: str) -> None:
@@ -105,7 +113,7 @@ def print_judge(folder: Path, judge: str) -> None:
             pair = f"{row['arm_a']} over {row['arm_b']}"
             table.add_row(pair, row["axis"], _short(row["win_rate"]), interval, p, row["n_comparisons"], row["n_missing"])
     print_tables(*(f"Audit of {judge}, {line}" for line in lines), table)
-    print(str(folder / "report" / "report.md"))
+    print_report(folder)
 
 
 def print_checkpoints(folder: Path) -> None:
@@ -117,7 +125,7 @@ def print_checkpoints(folder: Path) -> None:
         interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
         table.add_row(row["arm"], row["stands_for"], row["scorer"], _short(row["mean"]), interval, row["clusters"], row["unmatched"] or "-")
     print_tables(table, _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv")))
-    print(str(folder / "report" / "report.md"))
+    print_report(folder)
 
 
 class _Inert(Console):
@@ -177,7 +185,7 @@ def print_spread(folder: Path) -> None:
             table.add_row(*names, _short(row["mean"]), _short(row["sd"]), interval, p, f"{row['n_positive']}/{row['n_negative']}")
             table.caption = _with_test(row, table.caption)
     print_tables(table)
-    print(str(folder / "report" / "report.md"))
+    print_report(folder)
 
 
 def print_listing(listed: Sequence[Any]) -> None:

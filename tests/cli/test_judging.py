@@ -61,8 +61,9 @@ def test_adding_a_judge_ends_with_its_audit_and_its_win_rates_and_it_is_removed_
     assert lines[0].startswith("Audit of second, ")
     title = next(place for place, line in enumerate(lines) if "Win rates by second" in line)
     assert any("apo_rjs over" in line for line in lines[title:])
-    assert lines[-1].endswith("report.md")
-    assert max(map(len, lines)) <= 100
+    assert lines[-2].endswith("report.md")
+    assert lines[-1] == f"{folder / 'report' / 'report.html'}  (apo-bench open {folder})"
+    assert max(map(len, lines[:-1])) <= 100
     assert "second" in (folder / "report" / "tables" / "judged.csv").read_text()
     call("judge", folder, "--remove", "second")
     assert (folder / "report" / "tables" / "judged.csv").read_text() == before
