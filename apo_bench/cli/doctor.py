@@ -36,7 +36,9 @@ def doctor(
     rows = [(need.key, need.what, need.state, need.detail) for need in needs]
     if rows:
         terminal.print_tables(_table(f"What {file.path} needs", ("key", "what", "state", ""), rows))
-    missing, refusals = findings.missing(needs), findings.refusals(file)
+    missing, (notes, refusals) = findings.missing(needs), findings.checked(file)
+    for note in notes:
+        typer.echo(f"note: {one_line(note)}")
     for need in missing:
         typer.echo(f"missing: {one_line(f'{need.key}: {need.what}: {need.detail}')}", err=True)
     for line in refusals:

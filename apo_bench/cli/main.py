@@ -202,6 +202,7 @@ def plan(
 ) -> None:
     """What every arm would spend, counted without a model, time and device memory; nothing is written."""
     from apo_bench.analysis.results import read_run
+    from apo_bench.plan import gold_accuracy
     from apo_bench.plan import probe as probing
     from apo_bench.plan.device_memory import parse_memory
     from apo_bench.plan.display import tables
@@ -222,7 +223,7 @@ def plan(
         device_bytes=device_bytes,
     )  # fmt: skip
     timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
-    terminal.print_tables(*tables(projection, timed))
+    terminal.print_tables(*tables(projection, timed), *gold_accuracy.sentences(gold_accuracy.forecast(wanted, task)))
     if projection.failures or projection.memory.fits is False:
         raise typer.Exit(FAILED)
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -92,15 +92,14 @@ def needs(file: ExperimentFile, *, ask_servers: bool = False) -> list[Need]:
     return list(dict.fromkeys(need for part in each for need in part))
 
 
-def refusals(file: ExperimentFile) -> tuple[str, ...]:
-    """What `check` refuses an experiment for, a line each; none where it accepts it."""
+def checked(file: ExperimentFile) -> tuple[Sequence[str], Sequence[str]]:
+    """The notes of `check` on an experiment, and what it refuses it for, a line each."""
     from apo_bench.run.validate import check
 
     try:
-        check(file, TaskCache(), sizes=False)
+        return check(file, TaskCache(), sizes=False), ()
     except InputError as error:
-        return lines_of(error)
-    return ()
+        return (), lines_of(error)
 
 
 # --- what an experiment needs -------------------------------------------------------------------------------------------------

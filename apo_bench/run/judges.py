@@ -82,7 +82,8 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
     Raises InputError for a name that the run's experiment gives to another judge.
     """
     run = read_run(folder, repairing=True)
-    if run.experiment.judges.get(name, choice) != choice or (folder / IMPORTED / f"{name}.parquet").exists():
+    another = choice != experiment.judges.get(name) and run.experiment.judges.get(name, choice) != choice
+    if another or (folder / IMPORTED / f"{name}.parquet").exists():
         raise InputError(f"judges.{name}: {folder} has another judge of this name")
     judge = open_judge(name, choice, judge_context(experiment, task, folder, Path.cwd()))
     list(_added(folder))  # raises what is wrong with it before anything is asked

@@ -24,6 +24,7 @@ from apo_bench.run import records
 from apo_bench.run.experiment import FIRST_DAY, ResolvedExperiment, first_day
 from apo_bench.run.first_prompts import read_first_prompts, write_first_prompts
 from apo_bench.run.gc import sweep
+from apo_bench.run.inputs import INDEX, keep_inputs
 from apo_bench.run.jobs import Job, Records, Trials
 from apo_bench.run.manifest import manifest
 from apo_bench.run.models_csv import write_models
@@ -191,6 +192,8 @@ def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, MatchedArm], gi
         plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
         plans.check_disk(folder, plan)
     write_text(folder / "experiment.yaml", dump_experiment(given.file.experiment))
+    if running or not (folder / INDEX).exists():
+        keep_inputs(folder, given.file.experiment, base)
     if not (folder / FIRST_DAY).exists():
         write_text(folder / FIRST_DAY, f"{first_day(folder)}\n")
     if plan:

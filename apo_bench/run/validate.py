@@ -24,6 +24,7 @@ from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.lab.response_files import read_responses, text_keys
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
+from apo_bench.plan.gold_accuracy import forecast, warnings
 from apo_bench.run import trackers
 from apo_bench.run.check_capabilities import check_capabilities
 from apo_bench.run.check_models import check_models
@@ -77,6 +78,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         _check_against_task(experiment, task)
         _check_system_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
+        notes += warnings(forecast(experiment, task)) if sizes else ()
         notes += _finished_notes(experiment, task, base)
         notes += check_sets(with_set_files(experiment, base), task, base)
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
