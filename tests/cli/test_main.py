@@ -627,3 +627,18 @@ def test_the_last_line_is_the_page_and_how_it_is_opened(finished: Path, capsys: 
     print_summary(finished)
     page = finished / "report" / "report.html"
     assert capsys.readouterr().out.splitlines()[-2:] == [str(finished / "report" / "report.md"), f"{page}  (apo-bench open {finished})"]
+
+
+@pytest.mark.slow
+def test_an_experiment_is_preregistered_beside_its_file(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    path = write_experiment(tree)
+    result = call("preregister", str(path), "--question", "Is apo_rjs better than rjs?")
+    assert result.exit_code == 0, result.output
+    file, after = result.stdout.splitlines()
+    assert "Is apo_rjs better than rjs?" in Path(file).read_text()
+    assert (Path(file).parent, after) == (path.parent, f"next: commit it, then apo-bench run {path}")
+
+
+def test_verify_takes_a_share_and_a_published_result(tmp_path: Path) -> None:
+    assert refusal("verify", str(tmp_path), "--sample", "some") == "--sample some: a share such as 0.05 or 5% is needed"
+    assert str(tmp_path) in refusal("verify", str(tmp_path))
