@@ -44,12 +44,12 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
     """Check the task and data, every arm's method, the models and the budget of an experiment; return notes.
 
     A note names what could not be checked here, or what is valid but probably not intended. `sizes`: also solve the size of arms with
-    `fit`. Raises InputError, one line naming the file and the first key that is wrong.
+    `fit`, and foretell an uninformative gold. Raises InputError, one line naming the file and the first key that is wrong.
     """
     experiment, path, base = file.experiment, file.path, file.path.parent
     try:
         if experiment.vary:
-            return _check_variations(file, tasks)
+            return _check_variations(file, tasks, sizes)
         for pair in (*experiment.compare.primary, *experiment.compare.secondary):
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
@@ -95,7 +95,7 @@ def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     return costs.missed_matches(plan(with_resolved_files(file.experiment, base), tasks.load(file.experiment, base), base=base).matches)
 
 
-def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
+def _check_variations(file: ExperimentFile, tasks: TaskCache, sizes: bool) -> list[str]:
     """Check every variation as an experiment of its own. A note that only some have starts with their labels."""
     experiment = file.experiment
     parts = variations(experiment)
@@ -107,7 +107,7 @@ def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     labels: dict[str, list[str]] = {}
     for variation in parts:
         try:
-            notes = check(file.under(variation.over(file.overrides)), tasks)
+            notes = check(file.under(variation.over(file.overrides)), tasks, sizes=sizes)
         except InputError as error:
             raise InputError(f"vary: {variation.label}: {str(error).removeprefix(f'{file.path}: ')}") from None
         for note in notes:

@@ -457,7 +457,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
 
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[Any] = []
-    monkeypatch.setattr("apo_bench.run.validate.check", lambda file, tasks, **_: checked.append(file.overrides))
+    monkeypatch.setattr("apo_bench.run.validate.check", lambda file, tasks, **_: checked.append(file.overrides) or [])
     monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
