@@ -52,8 +52,8 @@ def test_paths_by_seed_and_by_round() -> None:
         ({}, "give exactly one of policies, adapters and responses"),
         ({"policies": "a", "responses": "b"}, "give exactly one of policies, adapters and responses"),
         ({"policies": "a", "base": "b"}, "base goes with adapters"),
-        ({"policies": "a", "cost": {"dollars": 3}}, "Input should be 'human_pairs'"),
-        ({"policies": "a", "model": {"temperature": 1}}, "Extra inputs are not permitted"),
+        ({"policies": "a", "cost": {"dollars": 3}}, "cost.dollars: no such key; keys: human_pairs, "),
+        ({"policies": "a", "model": {"temperature": 1}}, "model.temperature: no such key"),
     ],
 )
 def test_what_it_refuses(parameters: dict[str, Any], reason: str) -> None:

@@ -53,7 +53,7 @@ def judge(
     if remove is not None:
         remove_judge(folder, remove)
         write_report(folder)
-        typer.echo(str(folder / "report" / "report.md"))
+        terminal.print_report(folder)
         return
     assert judge is not None
     experiment, task = experiment_of_run(folder, Path.cwd())
@@ -240,6 +240,7 @@ def chosen_judge(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
 
     from apo_bench.config.plain_yaml import parse_yaml, read_yaml
     from apo_bench.config.schema import JudgeChoice
+    from apo_bench.config.schema_errors import input_error
 
     file = given.endswith((".yaml", ".yml"))
     source = f"--judge {given}" if file else "--judge"
@@ -250,11 +251,11 @@ def chosen_judge(given: str, own: Iterable[str] = ()) -> tuple[str, Any]:
     name = settings["name"]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"{source}: name: {name!r}: letters, digits, '_', '-', '.', starting with a letter or digit")
+    tree = {key: value for key, value in settings.items() if key != "name"}
     try:
-        return name, JudgeChoice.model_validate({key: value for key, value in settings.items() if key != "name"})
+        return name, JudgeChoice.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise input_error(source, error, tree, JudgeChoice) from None
 
 
 def _counted(reasons: Mapping[str, int], what: str) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from apo_bench import __version__
 from apo_bench.cli import data as data_commands
+from apo_bench.cli import doctor as doctor_command
 from apo_bench.cli import judging as judging_commands
 from apo_bench.cli import score as score_command
 from apo_bench.cli import site as site_command
@@ -22,7 +23,6 @@ from apo_bench.package_data import shipped_root
 app = typer.Typer(
     help="Is this alignment method really better, at the same cost?",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -30,6 +30,7 @@ app.add_typer(judging_commands.app)
 app.add_typer(score_command.app)
 app.add_typer(data_commands.app)
 app.add_typer(site_command.app)
+app.add_typer(doctor_command.app)
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the experiment, such as budget.flops=1e15.")
 ]
@@ -69,14 +70,14 @@ def run(
     if dry_run:
         terminal.print_preview(result.preview)
         return
+    for failure in result.failures:
+        typer.echo(f"failed: {one_line(failure)}", err=True)
     if result.n_left:
         typer.echo(f"{result.n_left} arm-seeds are left; tables and report are made when none is")
     elif result.varied:
         terminal.print_spread(result.folder)
     else:
         terminal.print_summary(result.folder)
-    for failure in result.failures:
-        typer.echo(f"failed: {one_line(failure)}", err=True)
     if result.failures:
         raise typer.Exit(FAILED)
 
@@ -113,6 +114,21 @@ def report(
 
     write_report(folder, aggregates_only=aggregates_only)
     terminal.print_summary(folder)
+
+
+@app.command(name="open")
+@plain_errors()
+def open_page(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder, or one with a report.html.")]) -> None:
+    """Open a run's report page in a browser; prints its path, which is all where there is no browser."""
+    import webbrowser
+
+    pages = (folder / "report" / "report.html", folder / "report.html")
+    page = next((page for page in pages if page.is_file()), None)
+    if page is None:
+        raise InputError(f"{folder}: no report page (no report/report.html); run it to its end, or apo-bench report {folder}")
+    typer.echo(str(page))
+    if not webbrowser.open(page.resolve().as_uri()):
+        typer.echo("no browser here: open this file in one", err=True)
 
 
 @app.command()
@@ -224,6 +240,7 @@ def plan(
     """What every arm would spend, counted without a model, time and device memory; nothing is written."""
     with contained(time_limit):
         from apo_bench.analysis.results import read_run
+        from apo_bench.plan import gold_accuracy
         from apo_bench.plan import probe as probing
         from apo_bench.plan.device_memory import parse_memory
         from apo_bench.plan.display import tables
@@ -244,7 +261,7 @@ def plan(
             device_bytes=device_bytes,
         )  # fmt: skip
         timed = probing.timing(projection, probing.probe(wanted, task), workers or default_workers(wanted.executor)) if probe else None
-        terminal.print_tables(*tables(projection, timed))
+        terminal.print_tables(*tables(projection, timed), *gold_accuracy.sentences(gold_accuracy.forecast(wanted, task)))
         if projection.failures or projection.memory.fits is False:
             raise typer.Exit(FAILED)
 

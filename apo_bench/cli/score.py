@@ -61,9 +61,9 @@ def score(
     )  # fmt: skip
     typer.echo(str(path))
     result = run_experiment(path, overrides=overrides_of(set_), out=out / RUN, workers=workers)
-    terminal.print_checkpoints(result.folder)
     for failure in result.failures:
         typer.echo(f"failed: {one_line(failure)}", err=True)
+    terminal.print_checkpoints(result.folder)
     if result.failures:
         raise typer.Exit(FAILED)
 

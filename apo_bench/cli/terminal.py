@@ -7,6 +7,7 @@ import json
 import locale
 import math
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apo_bench.cli.methods import HEADINGS
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, lines_of
 from apo_bench.formatting import number, one_line, probability, signed, visible
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
@@ -41,7 +42,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
+        for line in lines_of(error):
+            typer.echo(f"error: {one_line(line)}", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except OSError as error:
         if error.errno not in USER_ERRORS:
@@ -84,7 +86,14 @@ def print_summary(folder: Path) -> None:
     print_tables(
         _scores(_rows(folder / "report" / "tables" / "summary.csv")), _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv"))
     )
+    print_report(folder)
+
+
+def print_report(folder: Path) -> None:
+    """Where the report is, and last the page, with the command that opens it."""
     print(str(folder / "report" / "report.md"))
+    if (page := folder / "report" / "report.html").is_file():
+        print(f"{page}  (apo-bench open {shlex.quote(str(folder))})")
 
 
 def print_judge(folder: Path, judge: str) -> None:
@@ -105,7 +114,7 @@ def print_judge(folder: Path, judge: str) -> None:
             pair = f"{row['arm_a']} over {row['arm_b']}"
             table.add_row(pair, row["axis"], _short(row["win_rate"]), interval, p, row["n_comparisons"], row["n_missing"])
     print_tables(*(f"Audit of {judge}, {line}" for line in lines), table)
-    print(str(folder / "report" / "report.md"))
+    print_report(folder)
 
 
 def print_checkpoints(folder: Path) -> None:
@@ -117,7 +126,7 @@ def print_checkpoints(folder: Path) -> None:
         interval = f"{_short(row['ci_low'])} to {_short(row['ci_high'])}" if row["ci_low"] else "-"
         table.add_row(row["arm"], row["stands_for"], row["scorer"], _short(row["mean"]), interval, row["clusters"], row["unmatched"] or "-")
     print_tables(table, _contrasts(_rows(folder / "report" / "tables" / "contrasts.csv")))
-    print(str(folder / "report" / "report.md"))
+    print_report(folder)
 
 
 class _Inert(Console):
@@ -177,7 +186,7 @@ def print_spread(folder: Path) -> None:
             table.add_row(*names, _short(row["mean"]), _short(row["sd"]), interval, p, f"{row['n_positive']}/{row['n_negative']}")
             table.caption = _with_test(row, table.caption)
     print_tables(table)
-    print(str(folder / "report" / "report.md"))
+    print_report(folder)
 
 
 def print_listing(listed: Sequence[Any]) -> None:

@@ -1,7 +1,6 @@
-"""Experiment files: YAML -> Experiment, and back. Every error names file and key in one line."""
+"""Experiment files: YAML -> Experiment, and back. Every error names file and key in one line; those of the schema come together."""
 
 import json
-import reprlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from apo_bench.config.plain_yaml import PlainDumper, read_yaml
 from apo_bench.config.schema import WHOLE, Experiment
+from apo_bench.config.schema_errors import input_error
 from apo_bench.errors import InputError
 
 
@@ -63,29 +62,9 @@ def _validated(path: Path, tree: Mapping[str, Any], overrides: Mapping[str, Any]
     try:  # as JSON, where strictness takes a list for a tuple
         return Experiment.model_validate_json(json.dumps(changed), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = _key(first, changed)
-        message = first["msg"].removeprefix("Value error, ")
-        shown = (
-            "" if isinstance(first["input"], dict | list) or first["type"] == "json_invalid" else f" (got {reprlib.repr(first['input'])})"
-        )
-        more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise InputError(f"{path}: {key + ': ' if key else ''}{message}{shown}{more}") from None
+        raise input_error(str(path), error, changed, Experiment) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not plain data: {error}") from None
-
-
-def _key(error: ErrorDetails, tree: Any) -> str:
-    """The dotted key of an error as the file spells it, without pydantic's own marks such as a union's member."""
-    parts: list[str] = []
-    for part in error["loc"]:
-        try:
-            tree = tree[part]
-        except (TypeError, KeyError, IndexError):
-            if error["type"] != "missing" or part != error["loc"][-1]:
-                continue
-        parts.append(str(part))
-    return ".".join(parts)
 
 
 def dotted(tree: Any, key: str = "") -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Any, NoReturn, get_type_hints
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from apo_bench.config.python_files import load_python_file, neighbours
-from apo_bench.errors import InputError
-from apo_bench.package_data import find_beside
+from apo_bench.config.schema_errors import input_error
+from apo_bench.errors import InputError, did_you_mean
+from apo_bench.package_data import find_beside, shipped_root
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +50,9 @@ def _resolve(use: str, parameters: Mapping[str, Any], base: Path | None, where: 
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in parameters:
         if name not in fields:
-            _refuse(where, f"unknown parameter {name!r} of {cls.__name__}; it has: {', '.join(fields) or 'none'}")
+            _refuse(
+                where, f"unknown parameter {name!r} of {cls.__name__}; it has: {', '.join(fields) or 'none'}{did_you_mean(name, fields)}"
+            )
     for name, field in fields.items():
         if name not in parameters and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             _refuse(where, f"{cls.__name__} needs the parameter {name!r}")
@@ -86,7 +89,8 @@ def _file(place: str, base: Path | None, where: str) -> Path:
     if place.endswith(".py"):
         path = find_beside(place, base)
         if path is None or not path.is_file():
-            _refuse(where, f"use: {place}: no such file beside the experiment, in the working directory or among the shipped methods")
+            where_else = "beside the experiment, in the working directory or among the shipped methods"
+            _refuse(where, f"use: {place}: no such file {where_else}{did_you_mean(place, _files(place, base))}")
         return path.resolve()
     try:
         spec = importlib.util.find_spec(place)
@@ -95,6 +99,13 @@ def _file(place: str, base: Path | None, where: str) -> Path:
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         _refuse(where, f"use: {place}: no such module")
     return Path(spec.origin).resolve()
+
+
+def _files(place: str, base: Path | None) -> Iterator[str]:
+    """The python files that a misspelt place may mean: in its folder and in `baselines/`, in each of the places where it is sought."""
+    for folder in dict.fromkeys((str(Path(place).parent), "baselines")):
+        for root in (base, Path.cwd(), shipped_root()):
+            yield from (str(Path(folder, path.name)) for path in sorted((root or Path.cwd()).joinpath(folder).glob("[!_]*.py")))
 
 
 def _class(use: Any, base: Path | None, where: str, kinds: Sequence[Kind]) -> type:
@@ -134,10 +145,9 @@ def _value(hint: Any, value: Any, base: Path | None, where: str, kinds: Sequence
             return adapter.validate_python(_resolve(*nested, base, where, kinds))
         return adapter.validate_json(json.dumps(value), strict=True)  # as JSON, where a list is good for a tuple
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "needs_python_object":
+        if error.errors()[0]["type"] == "needs_python_object":
             _refuse(where, f"expected a {' or a '.join(kind.name for kind in kinds)}, as a mapping with `use` (got {value!r})")
-        _refuse(where, f"{first['msg'].removeprefix('Value error, ')} (got {value!r})")
+        raise input_error(where, error, value, hint, joint=".") from None
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:

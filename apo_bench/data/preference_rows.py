@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from apo_bench.config.schema_errors import input_error
 from apo_bench.data import transcripts
 from apo_bench.data.near_duplicates import near_duplicates
 from apo_bench.data.preference_forms import (
@@ -134,8 +135,8 @@ def options_of(values: Mapping[str, Any]) -> Options:
     try:
         options = Options.model_validate(values)
     except ValidationError as error:
-        first, task = error.errors()[0], values.get("task", "preferences")
-        raise InputError(f"task {task}: options.{first['loc'][0]}: {first['msg']}, got {values.get(str(first['loc'][0]))!r}") from None
+        name = f"task {values.get('task', 'preferences')}: options"
+        raise input_error(name, error, dict(values), Options, joint=".") from None
     if (options.data_files is None) == (options.hub is None):
         raise InputError(f"task {options.task}: options.data_files: either files or the option hub is needed, and not both")
     return options

@@ -25,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from apo_bench.config.plain_yaml import PlainLoader, read_yaml
 from apo_bench.config.python_files import load_python_file
+from apo_bench.config.schema_errors import input_error
 from apo_bench.data.splits import check_shares
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, did_you_mean, what_is_wrong
 from apo_bench.package_data import find_beside
 from apo_bench.types import Split
 
@@ -139,9 +140,7 @@ def read_description(path: Path) -> Description:
     try:
         return Description.model_validate(metadata["apo_bench"])
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in ("metadata", "apo_bench", *first["loc"]))
-        raise InputError(f"{path}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise input_error(f"{path}: metadata.apo_bench", error, metadata["apo_bench"], Description, joint=".") from None
 
 
 def with_shares(path: Path, about: Description, shares: Any) -> Description:
@@ -149,14 +148,16 @@ def with_shares(path: Path, about: Description, shares: Any) -> Description:
     try:
         return Description.model_validate({**about.model_dump(), "splits": shares})
     except ValidationError as error:
-        raise InputError(f"{path}: options.splits: {error.errors()[0]['msg'].removeprefix('Value error, ')}, got {shares!r}") from None
+        raise InputError(f"{path}: options.splits: {what_is_wrong(error.errors()[0])}") from None
 
 
 def merge_options(path: Path, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's options with those an experiment gives. Raises InputError for one the task does not have."""
     for key, value in given.items():
         if key not in defaults:
-            raise InputError(f"{path}: options.{key}: no such option; options: {', '.join(defaults) or 'none'}")
+            raise InputError(
+                f"{path}: options.{key}: no such option; options: {', '.join(defaults) or 'none'}{did_you_mean(key, defaults)}"
+            )
         default = defaults[key]
         kind = (int, float) if isinstance(default, float) else list | tuple if isinstance(default, list) else type(default)
         if default is not None and (not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool))):

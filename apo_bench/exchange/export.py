@@ -16,6 +16,7 @@ from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import inert, rows_of
 from apo_bench.judging.judge_protocol import Order, ResponsePair, both_orders
+from apo_bench.run.inputs import with_inputs
 from apo_bench.store import write_text
 from apo_bench.types import Prompt, identity
 
@@ -48,7 +49,7 @@ def read_answers(folder: Path, base: Path | None = None) -> Answers:
     does not have the prompts that were answered.
     """
     run, rows = read_run(folder), read_responses(folder)
-    choice = run.experiment.task
+    choice = with_inputs(folder, run.experiment).task
     prompts = {prompt.id: prompt for prompt in load_task(choice.use, choice.options, base=base).prompts["test"]}
     if unknown := sorted(set(rows["prompt_id"]) - set(prompts)):
         path = folder / "tables" / "responses.parquet"

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from apo_bench.analysis.results import read_responses, read_run
 from apo_bench.analysis.seal import IMPORTED, break_seal, seal
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, what_is_wrong
 from apo_bench.exchange.export import Key, Shown, key_path
 from apo_bench.formatting import rows_of
 from apo_bench.judging.judge_protocol import Choice, value_of
@@ -100,7 +100,7 @@ def _key(path: Path) -> Key:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}; is it a sheet's key?") from None
+        raise InputError(f"{path}: {where + ': ' if where else ''}{what_is_wrong(first)}; is it a sheet's key?") from None
 
 
 def _filled(sheet: Path, known: Key) -> dict[str, Choice | None]:

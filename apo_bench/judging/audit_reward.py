@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.config.schema import PretrainedReward
+from apo_bench.config.schema_errors import input_error
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
 from apo_bench.formatting import count, number, plain, rows_of, table
@@ -118,8 +119,7 @@ def reward_spec(given: str) -> PretrainedReward:
     try:
         spec = PretrainedReward.model_validate({"kind": "pretrained", **fields})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"MODEL: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise input_error("MODEL", error, {"kind": "pretrained", **fields}, PretrainedReward) from None
     if "template" in fields:
         return spec
     from apo_bench.models.finished_reward import own_template

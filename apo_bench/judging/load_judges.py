@@ -47,8 +47,11 @@ def judge_context(experiment: Experiment, task: Task, folder: Path, base: Path |
         import numpy as np
 
         from apo_bench.evaluation.context import in_order
+        from apo_bench.models.pretrained_weights import resolve_model
 
         spec = golds[gold]
+        if experiment.models.policy.path is not None:  # it may have stayed on another machine
+            resolve_model(experiment.models.policy.path, base)
         by_seed = [in_order(evaluation().lab(seed, spec.model).score(evaluation().gold(spec, seed), items), items) for seed in spec.seeds]
         return np.mean(by_seed, axis=0).tolist()
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator
 
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, did_you_mean, what_is_wrong
 from apo_bench.losses.likelihood import SFTLoss
 from apo_bench.losses.policy_gradient import ALGORITHMS
 from apo_bench.losses.policy_loss import PolicyLoss
@@ -66,13 +66,13 @@ def _built(choice: str | Mapping[str, Any], registry: Mapping[str, type], what: 
     parameters = {"name": choice} if isinstance(choice, str) else dict(choice)
     name: Any = parameters.pop("name", None)
     if not isinstance(name, str) or name not in registry:
-        raise InputError(f"no shipped {what} is called {name!r}; there are: {', '.join(registry)}")
+        raise InputError(f"no shipped {what} is called {name!r}; there are: {', '.join(registry)}{did_you_mean(name, registry)}")
     cls = registry[name]
     hints = get_type_hints(cls, include_extras=True)
     known = [field.name for field in fields(cls)]  # pyright: ignore
     for key in parameters:
         if key not in known:
-            raise InputError(f"unknown parameter {key!r} of {name}; it has: {', '.join(known) or 'none'}")
+            raise InputError(f"unknown parameter {key!r} of {name}; it has: {', '.join(known) or 'none'}{did_you_mean(key, known)}")
     return cls(**{key: _checked(f"{name}.{key}", hints[key], value) for key, value in parameters.items()})
 
 
@@ -84,7 +84,7 @@ def _checked(where: str, hint: Any, value: Any) -> Any:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
         return adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        raise InputError(f"{where}: {error.errors()[0]['msg']}") from None
+        raise InputError(f"{where}: {what_is_wrong(error.errors()[0])}") from None
 
 
 def _by_name(shipped: Callable[[Any], Any], *reads: str) -> WrapValidator:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from apo_bench.config.schema import EnsembleReward, Models
-from apo_bench.errors import InputError, NotHere
+from apo_bench.errors import InputError, NotHere, did_you_mean
 from apo_bench.hashing import path_identity
 
 ImportName = Literal["smollm2", "minilm"]
@@ -110,8 +110,19 @@ def resolve_model(path: str, base: Path | None) -> str:
     parts = path.split("/")
     folder = len(parts) > 1 and any(root is not None and (root / parts[0]).is_dir() for root in (base, Path.cwd()))
     if not path or path.startswith((".", "/", "~")) or len(parts) > 2 or "" in parts or "\\" in path or folder:
-        raise InputError(f"path: {path!r}: no such model folder")
+        raise InputError(f"path: {path!r}: no such model folder{similar_model(path, base)}")
     return path
+
+
+def similar_model(path: str, base: Path | None) -> str:
+    """A question that names the model on this machine whose name is most like a path or hub id; "" where none is like it.
+
+    It may be an imported one, or a folder with a config.json in the folder that the path names, beside the file, here, or among imports.
+    """
+    parent = Path(path).expanduser().parent
+    beside = [config.parent for root in (base, Path.cwd()) if root is not None for config in (root / parent).glob("*/*config.json")]
+    imported = [config.parent.name for config in models_folder().glob("*/*config.json")]
+    return did_you_mean(path.removeprefix("./"), [*IMPORT_NAMES, *imported, *(str(parent / folder.name) for folder in beside)])
 
 
 def reads_clock(path: str) -> bool:

@@ -19,7 +19,7 @@ from apo_bench.errors import InputError, NotHere
 from apo_bench.models import precision
 from apo_bench.models.adapter_folder import CONFIG, foreign_base
 from apo_bench.models.model_folder import check_context, check_sizes, config_fields
-from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model
+from apo_bench.models.pretrained_weights import IMPORT_NAMES, resolve_model, similar_model
 from apo_bench.run.first_prompts import named_models
 from apo_bench.types import Message, Prompt
 
@@ -113,7 +113,7 @@ def _check_path(key: str, model: Network, path: str, base: Path, experiment: Exp
         yield f"{key}.{error}"
         return
     if not os.path.isabs(resolved):
-        yield f"{key}.path: {path} is taken for a hub id and was not checked"
+        yield f"{key}.path: {path} is taken for a hub id and was not checked{similar_model(path, base)}"
         return
     try:
         fields = config_fields(Path(resolved))

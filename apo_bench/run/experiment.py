@@ -16,6 +16,7 @@ from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.models.pretrained_weights import each_model, reads_clock, resolve_model, with_paths
 from apo_bench.package_data import find_beside
+from apo_bench.run.inputs import with_inputs
 from apo_bench.run.jobs import Job
 
 FIRST_DAY = "first_day.txt"
@@ -177,9 +178,17 @@ def _dated(arm: Arm, policy: PolicyModel, day: date) -> Arm:
 
 
 def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:
-    """The resolved experiment of a run folder, and its task. `base` is the folder that the files they name are relative to."""
-    experiment = load_experiment(folder / "experiment.yaml")
-    return with_template_dates(with_resolved_files(experiment, base), first_day(folder)), TaskCache().load(experiment, base)
+    """The experiment of a run folder with the files that it keeps, and its task. `base`: what names of other files are relative to.
+
+    A model that is not on this machine keeps its name: the store has those of the run.
+    """
+    experiment = with_inputs(folder, load_experiment(folder / "experiment.yaml"))
+    task = TaskCache().load(experiment, base)
+    try:
+        experiment = with_resolved_files(experiment, base)
+    except InputError:
+        experiment = with_set_files(experiment, base)
+    return with_template_dates(experiment, first_day(folder)), task
 
 
 def find_experiment(path: Path) -> Path:

@@ -14,7 +14,7 @@ from apo_bench.analysis.seal import IMPORTED, break_seal, check_imported, seal
 from apo_bench.clients.journal import Journal
 from apo_bench.config.schema import Experiment, JudgeChoice
 from apo_bench.data.task import Task
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, what_is_wrong
 from apo_bench.judging.judge_protocol import Judge, ResponsePair
 from apo_bench.judging.judge_result import IncompleteJudge, JudgeResult, ask_judge, incomplete
 from apo_bench.judging.load_judges import judge_context, open_judge
@@ -82,7 +82,8 @@ def add_judge(folder: Path, name: str, choice: JudgeChoice, experiment: Experime
     Raises InputError for a name that the run's experiment gives to another judge.
     """
     run = read_run(folder, repairing=True)
-    if run.experiment.judges.get(name, choice) != choice or (folder / IMPORTED / f"{name}.parquet").exists():
+    another = choice != experiment.judges.get(name) and run.experiment.judges.get(name, choice) != choice
+    if another or (folder / IMPORTED / f"{name}.parquet").exists():
         raise InputError(f"judges.{name}: {folder} has another judge of this name")
     judge = open_judge(name, choice, judge_context(experiment, task, folder, Path.cwd()))
     list(_added(folder))  # raises what is wrong with it before anything is asked
@@ -167,7 +168,7 @@ def _added(folder: Path) -> Iterator[tuple[str, JudgeChoice]]:
             choices = TypeAdapter(dict[str, JudgeChoice]).validate_json(path.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError(f"{path}: {'.'.join(map(str, first['loc'])) or 'judges'}: {first['msg']}") from None
+            raise InputError(f"{path}: {'.'.join(map(str, first['loc'])) or 'judges'}: {what_is_wrong(first)}") from None
         yield from choices.items()
 
 

@@ -24,10 +24,12 @@ from apo_bench.run import records
 from apo_bench.run.experiment import FIRST_DAY, ResolvedExperiment, first_day
 from apo_bench.run.first_prompts import read_first_prompts, write_first_prompts
 from apo_bench.run.gc import sweep
+from apo_bench.run.inputs import INDEX, keep_inputs
 from apo_bench.run.jobs import Job, Records, Trials
 from apo_bench.run.manifest import manifest
 from apo_bench.run.models_csv import write_models
 from apo_bench.run.preregister import compare_with_preregistration
+from apo_bench.run.progress import announce
 from apo_bench.run.scheduler import ALL, JobRunner, JobSubset
 from apo_bench.run.tables import gather_tables, remove_tables, write_tables
 from apo_bench.run.trackers import write_curves
@@ -186,9 +188,12 @@ def _write_plan(resolved: ResolvedExperiment, fits: Mapping[str, MatchedArm], gi
     folder, experiment, task, base = resolved.folder, resolved.experiment, resolved.task, resolved.base
     plan = None
     if running:  # then torch is needed anyway, and disk will be
+        announce("planning: what each arm will spend")
         plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
         plans.check_disk(folder, plan)
     write_text(folder / "experiment.yaml", dump_experiment(given.file.experiment))
+    if running or not (folder / INDEX).exists():
+        keep_inputs(folder, given.file.experiment, base)
     if not (folder / FIRST_DAY).exists():
         write_text(folder / FIRST_DAY, f"{first_day(folder)}\n")
     if plan:
@@ -226,6 +231,7 @@ def _write_report(
     (folder / REPORT_KEY).unlink(missing_ok=True)
     plan = plans.read(folder, experiment, task, base) or plans.make(experiment, task, base, fits)
     plans.save(folder, plan)
+    announce("tables: scores, responses and what was spent")
     tables = gather_tables(
         folder, experiment, arm_records, trial_records, pairs_used=_shared_pairs(experiment, task), prompts=task.prompts["test"],
         controls=control_records, plan=plan.arms,
@@ -239,8 +245,11 @@ def _write_report(
     incomplete_judges: Sequence[Any] = []
     if arm_records:
         preregistration.register_plan(folder, experiment)
+        if experiment.judges:
+            announce(f"judges: {', '.join(experiment.judges)}")
         incomplete_judges = [*judge_new_tables(folder, experiment, facts, tables, task, base), *(sets.incomplete if sets else ())]
     seal(folder)
+    announce("report: statistics, figures and page")
     write_report(folder)
     if not incomplete_judges:
         write_report_key(folder, key)

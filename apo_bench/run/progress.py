@@ -117,6 +117,11 @@ class View:
         return Group(grid, Text(), running, Text(), Text(", ".join(totals)))
 
 
+def announce(stage: str) -> None:
+    """Print what a run does now, a line on stderr."""
+    print(one_line(stage), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def live(jobs: Sequence[Job], budgets: Mapping[str, Mapping[Any, float]], workers: int) -> Iterator[Show]:
     """Yields show(job, event): the view on a terminal, elsewhere a line on stderr for every finished job."""

@@ -1,6 +1,5 @@
 """Runs those jobs of an experiment that are not finished, and collects what failed."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from apo_bench.run.devices import default_workers
 from apo_bench.run.executors import executor, is_over
 from apo_bench.run.experiment import ResolvedExperiment
 from apo_bench.run.jobs import GOLD, INITIAL, SHARED, Failure, Job, Records, mark_waiting
-from apo_bench.run.progress import live
+from apo_bench.run.progress import announce, live
 from apo_bench.run.tables import rows_in
 from apo_bench.run.trackers import work_and_track
 from apo_bench.run.worker import work
@@ -45,6 +44,10 @@ class JobSubset:
 ALL = JobSubset()
 
 
+def _count(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
 class JobRunner:
     """Runs jobs by the experiment's executor. `failures` are those of arm-seeds; a failed trial is no failure of the run."""
 
@@ -71,7 +74,9 @@ class JobRunner:
         budgets: dict[str, Mapping[Any, float]] = {arm: experiment.budget_of(arm) for arm in experiment.arms}
         with FileLock(self.resolved.folder / "store" / RUN_LOCK):  # not while a sweep decides what can be removed
             mark_waiting(queue)
-        with live(queue, budgets, self.workers or default_workers(experiment.executor)) as show:
+        workers = min(self.workers or default_workers(experiment.executor), len(queue))
+        announce(f"running {_count(queue, 'job')}, {workers} at a time; each worker loads its models first")
+        with live(queue, budgets, workers) as show:
             failures = self._run_all(queue, work_and_track if experiment.trackers else work, self.workers, experiment.executor, show)
         if is_over(failures):
             first = next(failure for failure in failures if failure.arm in SHARED)
@@ -101,6 +106,6 @@ class JobRunner:
         self._shared_jobs_done = True
         task, golds = self.resolved.task, self.resolved.experiment.models.gold
         sizes = (f"{split} {task.counts[f'{split}.prompts']}/{task.counts[f'{split}.clusters']}" for split in task.prompts)
-        print(f"{task.name}: no cluster in two splits; prompts/clusters: {', '.join(sizes)}", file=sys.stderr)
+        announce(f"{task.name}: no cluster in two splits; prompts/clusters: {', '.join(sizes)}")
         seeds = sorted({seed for gold in golds for seed in gold.seeds})
         return [self.resolved.job(INITIAL, 0), *(self.resolved.job(GOLD, seed) for seed in seeds)]

@@ -1,6 +1,5 @@
 """`run_experiment`: everything that `apo-bench run` does, for callers from Python."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from apo_bench.errors import InputError
 from apo_bench.run import pipeline, variations
 from apo_bench.run.experiment import ResolvedExperiment, TaskCache, find_experiment, resolve
 from apo_bench.run.pipeline import RunResult
+from apo_bench.run.progress import announce
 from apo_bench.run.scheduler import ALL, JobSubset
 from apo_bench.run.status import read_status
 
@@ -44,12 +44,14 @@ def run_experiment(
     """
     subset = JobSubset(None if arms is None else tuple(arms), None if seeds is None else tuple(seeds))
     file, tiny_overrides = open_experiment(path, overrides, tiny=tiny)
+    announce(f"reading {file.path}: task, methods and models")
     experiment, tasks = file.experiment, TaskCache()
     folder = Path(out) if out is not None else Path("results") / f"{experiment.name}{'-tiny' if tiny else ''}"
     if not _was_checked(folder, experiment):
         from apo_bench.run.validate import check
 
-        check(file, tasks, sizes=False)
+        for note in check(file, tasks, sizes=False):
+            announce(f"note: {note}")
     subset.check(experiment)
     if experiment.vary and (subset != ALL or dry_run):
         raise InputError("--arms, --seeds and --dry-run: name one level of what varies with --set, and vary={}")
@@ -107,5 +109,5 @@ def _set_aside(folder: Path) -> Path | None:
             raise InputError(f"{part}: a run is at work (process {busy[0].pid}); --fresh would rename its folder")
     new_name = pipeline.set_aside(folder)
     if new_name:
-        print(f"{folder} is now {new_name}", file=sys.stderr)
+        announce(f"{folder} is now {new_name}")
     return new_name

@@ -302,6 +302,7 @@ def _building(folder: Path) -> Iterator[str]:
 
 def _report_state(folder: Path, experiment: Experiment, manifest: Mapping[str, Any], statuses: Sequence[JobStatus]) -> ReportState:
     from apo_bench.config.plugins import source_files
+    from apo_bench.run.inputs import with_inputs
     from apo_bench.run.up_to_date import REPORT_KEY, report_is_current, report_key
 
     if not (folder / REPORT_KEY).exists():
@@ -311,7 +312,8 @@ def _report_state(folder: Path, experiment: Experiment, manifest: Mapping[str, A
     records = {place: json.loads(jobs[place].record.read_text()) for place in finished}
     facts = {name: value for name, value in manifest.items() if name != "judges"}  # added once the judges had been asked
     try:
-        judges = [path for judge in experiment.judges.values() for path in source_files(judge.use, judge.parameters, base=Path.cwd())]
+        chosen = with_inputs(folder, experiment).judges.values()
+        judges = [path for judge in chosen for path in source_files(judge.use, judge.parameters, base=Path.cwd())]
     except InputError:  # a judge's file that is not here cannot be compared
         return "out of date"
     current = report_is_current(folder, report_key(folder, facts, records, judges))

@@ -17,13 +17,14 @@ from apo_bench.data.task import Task
 from apo_bench.engines import engine_module
 from apo_bench.engines import launch as launching
 from apo_bench.engines.vllm_server import version_of
-from apo_bench.errors import InputError, NotHere
+from apo_bench.errors import InputError, NotHere, lines_of, together
 from apo_bench.finished import Finished
 from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.lab.response_files import read_responses, text_keys
 from apo_bench.package_data import find_beside, shipped_root
 from apo_bench.plan import match_spend
+from apo_bench.plan.gold_accuracy import forecast, warnings
 from apo_bench.run import trackers
 from apo_bench.run.check_capabilities import check_capabilities
 from apo_bench.run.check_models import check_models
@@ -43,18 +44,16 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
     """Check the task and data, every arm's method, the models and the budget of an experiment; return notes.
 
     A note names what could not be checked here, or what is valid but probably not intended. `sizes`: also solve the size of arms with
-    `fit`. Raises InputError, one line naming the file and the first key that is wrong.
+    `fit`, and foretell an uninformative gold. Raises InputError, one line naming the file and the first key that is wrong.
     """
     experiment, path, base = file.experiment, file.path, file.path.parent
     try:
         if experiment.vary:
-            return _check_variations(file, tasks)
+            return _check_variations(file, tasks, sizes)
         for pair in (*experiment.compare.primary, *experiment.compare.secondary):
             if pair.a == pair.b:
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
-        for name, arm in experiment.arms.items():
-            if arm.fit is None:
-                _check_arm(name, arm, file)
+        _check_arms(file)
         _check_trials(file)
         check_executor(experiment.executor)
         if missing := trackers.lacking(experiment.trackers):
@@ -79,11 +78,12 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
         _check_against_task(experiment, task)
         _check_system_prompts(experiment, task, base)
         fits = _check_fits(file, tasks) if sizes and any(arm.fit for arm in experiment.arms.values()) else ()
+        notes += warnings(forecast(experiment, task)) if sizes else ()
         notes += _finished_notes(experiment, task, base)
         notes += check_sets(with_set_files(experiment, base), task, base)
         return [*notes, *_check_judges(experiment, task, base), *_budget_notes(experiment, task), *fits]
     except InputError as error:
-        raise InputError(error if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
+        raise together([line if line.startswith(f"{path}: ") else f"{path}: {line}" for line in lines_of(error)]) from None
 
 
 def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
@@ -95,7 +95,7 @@ def missed_matches(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     return costs.missed_matches(plan(with_resolved_files(file.experiment, base), tasks.load(file.experiment, base), base=base).matches)
 
 
-def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
+def _check_variations(file: ExperimentFile, tasks: TaskCache, sizes: bool) -> list[str]:
     """Check every variation as an experiment of its own. A note that only some have starts with their labels."""
     experiment = file.experiment
     parts = variations(experiment)
@@ -107,12 +107,25 @@ def _check_variations(file: ExperimentFile, tasks: TaskCache) -> list[str]:
     labels: dict[str, list[str]] = {}
     for variation in parts:
         try:
-            notes = check(file.under(variation.over(file.overrides)), tasks)
+            notes = check(file.under(variation.over(file.overrides)), tasks, sizes=sizes)
         except InputError as error:
             raise InputError(f"vary: {variation.label}: {str(error).removeprefix(f'{file.path}: ')}") from None
         for note in notes:
             labels.setdefault(note, []).append(variation.label)
     return [note if len(some) == len(parts) else f"{', '.join(some)}: {note}" for note, some in labels.items()]
+
+
+def _check_arms(file: ExperimentFile) -> None:
+    """Raise what is wrong with every arm's method, all of it."""
+    wrong: list[str] = []
+    for name, arm in file.experiment.arms.items():
+        try:
+            if arm.fit is None:
+                _check_arm(name, arm, file)
+        except InputError as error:
+            wrong += lines_of(error)
+    if wrong:
+        raise together(wrong)
 
 
 def _check_arm(name: str, arm: Arm, file: ExperimentFile) -> None:

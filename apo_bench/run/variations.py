@@ -3,7 +3,6 @@
 Each level is an ordinary run in a folder of its own, `<out>/<label>/`; apo_bench.report.across_variations summarises them.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from apo_bench.errors import InputError
 from apo_bench.run import pipeline
 from apo_bench.run.experiment import TaskCache, resolve
 from apo_bench.run.pipeline import RunResult
+from apo_bench.run.progress import announce
 from apo_bench.store import write_text
 
 
@@ -36,7 +36,7 @@ def run_variations(
     write_text(folder / "experiment.yaml", dump_experiment(file.experiment))
     failures: list[str] = []
     for number, (variation, varied) in enumerate(zip(parts, files, strict=True), start=1):
-        print(f"variation {number}/{len(parts)}: {variation.label}", file=sys.stderr, flush=True)
+        announce(f"variation {number}/{len(parts)}: {variation.label}")
         try:
             resolved = resolve(varied, folder / variation.label, tasks)
             result = pipeline.run(resolved, workers, variation=variation.levels, tiny=tiny)
@@ -44,6 +44,7 @@ def run_variations(
             failures.append(f"{variation.label}: {error}")
         else:
             failures += [f"{variation.label}: {failure}" for failure in result.failures]
+    announce("report: over all variations")
     write_spread(folder)
     return RunResult(folder, tuple(failures), varied=True)
 

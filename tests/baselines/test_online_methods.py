@@ -76,7 +76,7 @@ def test_online_dpo_trains_on_a_loss_of_pairs() -> None:
         (ONLINE, {}, "Online needs the parameter 'algorithm'"),
         (ONLINE, {"algorithm": "bco"}, "algorithm: no shipped online algorithm or loss of pairs is called 'bco'"),
         (ONLINE_DPO, {"loss": "grpo"}, "loss: no shipped loss is called 'grpo'"),
-        (ONLINE, {"algorithm": "grpo", "steps_per_round": 0}, "steps_per_round: Input should be greater than or equal to 1"),
+        (ONLINE, {"algorithm": "grpo", "steps_per_round": 0}, "steps_per_round: 1 or more is needed"),
         (SPIN, {"beta": 0}, r"beta: .*"),
     ],
 )

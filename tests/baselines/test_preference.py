@@ -139,7 +139,7 @@ def test_the_name_sigmoid_is_dpo(tmp_path: Path) -> None:
     ("body", "message"),
     [
         ("reads = 'demonstrations'\n    needs_reference = False", "lab.train_policy: Mine reads demonstrations, got pairs"),
-        ("reads = 'pairs'", "Input should be an instance of PolicyLoss"),
+        ("reads = 'pairs'", "PolicyLoss is needed"),
         ("reads = 'pairs'\n    needs_reference = False", "the loss reads view.scores, which is not there"),
     ],
 )
@@ -158,8 +158,8 @@ def test_a_loss_that_does_not_fit_is_one_line(body: str, message: str, tmp_path:
     [
         ("nope", "no shipped loss is called 'nope'; there are: sigmoid, "),
         ("kto", "KTOLoss reads unpaired, and this method trains on pairs"),
-        ({"name": "simpo", "beta": "2"}, "simpo.beta: Input should be a valid number"),
-        (3, "Input should be an instance of PolicyLoss"),
+        ({"name": "simpo", "beta": "2"}, "simpo.beta: a number is needed"),
+        (3, "PolicyLoss is needed"),
     ],
 )
 def test_a_loss_that_is_not_there_is_refused_where_it_is_named(loss: Any, message: str) -> None:

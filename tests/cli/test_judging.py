@@ -61,8 +61,9 @@ def test_adding_a_judge_ends_with_its_audit_and_its_win_rates_and_it_is_removed_
     assert lines[0].startswith("Audit of second, ")
     title = next(place for place, line in enumerate(lines) if "Win rates by second" in line)
     assert any("apo_rjs over" in line for line in lines[title:])
-    assert lines[-1].endswith("report.md")
-    assert max(map(len, lines)) <= 100
+    assert lines[-2].endswith("report.md")
+    assert lines[-1] == f"{folder / 'report' / 'report.html'}  (apo-bench open {folder})"
+    assert max(map(len, lines[:-1])) <= 100
     assert "second" in (folder / "report" / "tables" / "judged.csv").read_text()
     call("judge", folder, "--remove", "second")
     assert (folder / "report" / "tables" / "judged.csv").read_text() == before
@@ -89,7 +90,7 @@ def test_the_report_quotes_an_unread_answer_of_each_kind(tmp_path: Path) -> None
         ("x.yaml", "--judge x.yaml: no such file"),
         ("[1]", "--judge: a mapping with name: and use: is needed"),
         ("{use: a@B}", "--judge: a mapping with name: and use: is needed"),
-        ("{name: x}", "--judge: use: Field required"),
+        ("{name: x}", "--judge: use: missing"),
         ("{name: ../x, use: a@B}", "--judge: name: '../x'"),
         ("{name: x, use: a.py}", "--judge: use:"),
         ("{name: x, use: absent.py@B}", "judges.x: use: absent.py: no such file"),

@@ -19,6 +19,7 @@ from apo_bench import __version__
 from apo_bench.analysis.power import primary_power
 from apo_bench.analysis.results import read_run
 from apo_bench.cli.main import app
+from apo_bench.cli.terminal import print_summary
 from apo_bench.config.load import ExperimentFile
 from apo_bench.config.plugins import resolve
 from apo_bench.package_data import shipped_root
@@ -41,8 +42,13 @@ def refusal(*words: str) -> str:
     result = call(*words)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    return result.stderr.removeprefix("error: ").rstrip("\n")
+    (line,) = errors_of(result)
+    return line.removeprefix("error: ")
+
+
+def errors_of(result: Result) -> list[str]:
+    """The lines of stderr that do not tell what a run does now."""
+    return [line for line in result.stderr.splitlines() if not line.startswith(("reading ", "note: ", "variation "))]
 
 
 def test_help_names_every_command() -> None:
@@ -406,7 +412,7 @@ def test_failed_arm_seeds_are_named_and_exit_1(
     monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, ("rjs, seed 1: budget exceeded",)))
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 1
-    assert result.stderr == "failed: rjs, seed 1: budget exceeded\n"
+    assert errors_of(result) == ["failed: rjs, seed 1: budget exceeded"]
     assert str(finished / "report" / "report.md") in result.stdout
 
 
@@ -416,7 +422,7 @@ def test_what_failed_is_one_line_in_which_nothing_is_hidden(
 ) -> None:
     rude = "rjs, seed 1: \x1b]0;pwn\x07\u202e\nfailed: nobody"
     monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, (rude,)))
-    assert call("run", str(write_experiment(tree))).stderr == "failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody\n"
+    assert errors_of(call("run", str(write_experiment(tree)))) == ["failed: rjs, seed 1: ␛]0;pwn␇⟨U+202E⟩ failed: nobody"]
 
 
 @pytest.mark.slow
@@ -429,7 +435,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr("apo_bench.run.pipeline.run", stop)
     result = call("run", str(write_experiment(tree)))
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; run the same command to continue\n"
+    assert errors_of(result) == ["interrupted; run the same command to continue"]
 
 
 @pytest.mark.slow
@@ -451,7 +457,7 @@ def test_an_experiment_that_was_accepted_is_not_checked_again(
 
     (finished / "experiment.yaml").write_text(yaml.safe_dump(load_experiment(path).model_dump(mode="json")))
     checked: list[Any] = []
-    monkeypatch.setattr("apo_bench.run.validate.check", lambda file, tasks, **_: checked.append(file.overrides))
+    monkeypatch.setattr("apo_bench.run.validate.check", lambda file, tasks, **_: checked.append(file.overrides) or [])
     monkeypatch.setattr("apo_bench.run.pipeline.run", lambda *_, **__: RunResult(finished, ()))
     assert call("run", str(path), "--out", str(finished)).exit_code == 0
     assert checked == []
@@ -494,7 +500,7 @@ def test_run_at_every_level_prints_the_spread(
     path = write_experiment(tree)
     result = call("run", str(path), "--set", "vary={world: [0, 1]}", "--workers", "3", "--out", str(varied))
     assert result.exit_code == 1
-    assert result.stderr == "failed: world=1: rjs, seed 1: budget exceeded\n"
+    assert errors_of(result) == ["failed: world=1: rjs, seed 1: budget exceeded"]
     assert calls == [(path, {"vary": {"world": [0, 1]}}, varied, 3)]
     lines = result.stdout.splitlines()
     assert lines[-1] == str(varied / "report" / "report.md")
@@ -588,3 +594,51 @@ def test_import_model_knows_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parameters", ["[1]", "3", "{a: 1, a: 2}", "{a"])
 def test_check_method_takes_a_mapping(parameters: str) -> None:
     assert refusal("check-method", "baselines/sft.py@SFT", "--with", parameters).startswith("--with: ")
+
+
+def test_what_is_wrong_with_several_arms_comes_together(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["arms"]["rjs"]["rouns"] = 1
+    tree["arms"]["apo_rjs"]["player"]["use"] = "baselines/rejection_samplng.py@RejectionSampling"
+    path = write_experiment(tree)
+    first, second = call("check", str(path)).stderr.splitlines()
+    assert first.startswith(f"error: {path}: arms.rjs: unknown parameter 'rouns' of RejectionSampling; it has: rounds, ")
+    assert first.endswith("; did you mean 'rounds'?")
+    assert second.endswith("among the shipped methods; did you mean 'baselines/rejection_sampling.py'?")
+
+
+# --- open --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("opened", "words"), [(True, ""), (False, "no browser here: open this file in one\n")])
+def test_the_page_is_opened_or_its_path_is_what_there_is(finished: Path, monkeypatch: pytest.MonkeyPatch, opened: bool, words: str) -> None:
+    addresses: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: addresses.append(address) or opened)
+    page = finished / "report" / "report.html"
+    assert refusal("open", str(finished)).startswith(f"{finished}: no report page (no report/report.html)")
+    page.write_text("<p>")
+    for folder in (finished, finished / "report"):
+        result = call("open", str(folder))
+        assert (result.exit_code, result.stdout, result.stderr) == (0, f"{page}\n", words)
+    assert addresses == [page.as_uri()] * 2
+
+
+def test_the_last_line_is_the_page_and_how_it_is_opened(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "report" / "report.html").write_text("<p>")
+    print_summary(finished)
+    page = finished / "report" / "report.html"
+    assert capsys.readouterr().out.splitlines()[-2:] == [str(finished / "report" / "report.md"), f"{page}  (apo-bench open {finished})"]
+
+
+@pytest.mark.slow
+def test_an_experiment_is_preregistered_beside_its_file(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    path = write_experiment(tree)
+    result = call("preregister", str(path), "--question", "Is apo_rjs better than rjs?")
+    assert result.exit_code == 0, result.output
+    file, after = result.stdout.splitlines()
+    assert "Is apo_rjs better than rjs?" in Path(file).read_text()
+    assert (Path(file).parent, after) == (path.parent, f"next: commit it, then apo-bench run {path}")
+
+
+def test_verify_takes_a_share_and_a_published_result(tmp_path: Path) -> None:
+    assert refusal("verify", str(tmp_path), "--sample", "some") == "--sample some: a share such as 0.05 or 5% is needed"
+    assert str(tmp_path) in refusal("verify", str(tmp_path))

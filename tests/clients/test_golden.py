@@ -363,7 +363,7 @@ def test_another_writer_is_asked_anew_and_the_first_one_s_answers_are_kept(tmp_p
         ({"max_usd": 1.0}, "GoldenWriter: max_usd: a cost limit needs the prices"),
         ({"api_key_env": KEY}, "GoldenWriter: api_key_env: the name"),
         ({"extra": {"messages": []}}, "GoldenWriter: extra: not a place for messages"),
-        ({"max_tokens": "many"}, r"writer\.yaml\.max_tokens: Input should be a valid integer"),
+        ({"max_tokens": "many"}, r"writer\.yaml\.max_tokens: a whole number is needed"),
         ({"max_token": 5}, r"writer\.yaml: unknown parameter 'max_token' of GoldenWriter; it has: model, base_url"),
         ({"max_tokens_key": "tokens"}, r"writer\.yaml\.max_tokens_key"),
     ],

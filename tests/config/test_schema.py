@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from apo_bench.cli.main import app
 from apo_bench.config.load import dump_experiment, load_experiment
 from apo_bench.config.plain_yaml import parse_yaml
 from apo_bench.config.schema import Experiment, NeuralReward, NgramReward
-from apo_bench.errors import InputError
+from apo_bench.errors import InputError, InputErrors
 
 Tree = dict[str, Any]
 ABSENT = object()
@@ -75,7 +76,7 @@ def test_how_many_workers_share_a_sampling_job_is_in_no_dump_but_a_files(tree: T
         assert alone.model_dump(mode=mode) == shared.model_dump(mode=mode)
     assert alone.model_dump_json() == shared.model_dump_json()
     assert alone.models.policy.sampling.model_dump() == shared.models.policy.sampling.model_dump()
-    assert refusal(path, {keys[0]: 0}) == f"{path}: {keys[0]}: Input should be greater than or equal to 1 (got 0)"
+    assert refusal(path, {keys[0]: 0}) == f"{path}: {keys[0]}: 1 or more is needed (got 0)"
 
 
 def test_a_task_may_be_a_bare_name_and_overrides_reach_under_it(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
@@ -116,7 +117,7 @@ BAD_VALUES = [
     ("models.policy.training.freeze", "(", "models.policy.training.freeze: not a regular expression"),
     ("models.policy.training.lr", 1, "models.policy.training.lr"),
     ("models.policy.sampling.top_p", 1.5, "models.policy.sampling.top_p"),
-    ("models.policy.sampling.max_new_tokens", ABSENT, "models.policy.sampling.max_new_tokens: Field required"),
+    ("models.policy.sampling.max_new_tokens", ABSENT, "models.policy.sampling.max_new_tokens: missing"),
     ("models.policy.sampling.engine", {"use": "vllm"}, "models.policy.sampling.engine: give exactly one of python and url"),
     ("evaluation.sampling.engine", {"python": "p", "url": "http://h"}, "evaluation.sampling.engine: give exactly one of python and url"),
     ("evaluation.sampling.engine", {"url": "h:80"}, "evaluation.sampling.engine.url"),
@@ -254,7 +255,7 @@ BAD_TEXTS = {
     "unknown_tag": ("name: !!python/name:os.system x\n", "not valid YAML (line 1)"),
     "bytes": ("name: !!binary aGk=\n", "not plain data"),
     "itself": ("name: &a [*a]\n", "a value holds itself (line 1)"),
-    "surrogate": ('name: "\\ud800"\n', "Invalid JSON"),
+    "surrogate": ('name: "\\ud800"\n', "not JSON: "),
     "long_number": (f"seeds: [{'9' * 5000}]\n", "not valid YAML"),
     "deep": ("name: " + "[" * 1000 + "]" * 1000, "more than 100 levels (line 1)"),
     "empty": ("", "an experiment is a mapping of keys, got NoneType"),
@@ -281,9 +282,123 @@ def test_an_override_that_goes_through_a_value(tree: Tree, write_experiment: Cal
     assert refusal(write_experiment(tree), {"seeds.0": 1}) == "--set seeds.0: 'seeds' is not a mapping"
 
 
-def test_the_first_error_counts_the_others(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
-    tree["name"], tree["surplus"] = 3, 1
-    assert refusal(write_experiment(tree)).endswith("(got 3); and 1 more")
+# --- misspelt keys -------------------------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> list[str]:
+    """What is wrong with a file, a line each, without its name."""
+    with pytest.raises(InputError) as caught:
+        load_experiment(path)
+    return [line.removeprefix(f"{path}: ") for line in getattr(caught.value, "lines", (str(caught.value),))]
+
+
+def moved(tree: Tree, key: str, name: str) -> None:
+    """Give the value of a dotted key another name."""
+    *parents, last = key.split(".")
+    at: Any = tree
+    for parent in parents:
+        at = at[int(parent) if isinstance(at, list) else parent]
+    at[name] = at.pop(last)
+
+
+MISSPELT = [  # key, its misspelling: that the key is then missing goes unsaid
+    ("arms", "amrs"),
+    ("seeds", "seed"),
+    ("models", "model"),
+    ("models.policy", "polcy"),
+    ("models.policy.training", "trainng"),
+    ("models.policy.training.learning_rate", "lr"),
+    ("models.policy.training.learning_rate", "learning-rate"),
+    ("models.policy.sampling.max_new_tokens", "max_tokens"),
+    ("models.reward.kind", "knd"),
+    ("models.reward.training.lora.target_modules", "target_module"),
+    ("models.gold.0.model", "modle"),
+    ("models.gold.0.name", "nmae"),
+    ("evaluation.prompts", "prompt"),
+    ("budget.human_pairs", "human_pair"),
+    ("arms.rjs.use", "ues"),
+    ("compare.primary", "primry"),
+    ("compare.primary.0.matched", "match"),
+    ("task.options", "option"),
+]
+
+
+@pytest.mark.parametrize(("key", "name"), MISSPELT, ids=[f"{key}-{name}" for key, name in MISSPELT])
+def test_a_misspelt_key_is_named_with_the_right_name(tree: Tree, write_experiment: Callable[[Tree], Path], key: str, name: str) -> None:
+    moved(tree, key, name)
+    parent, _, last = key.rpartition(".")
+    assert lines(write_experiment(tree)) == [f"{parent + '.' if parent else ''}{name}: no such key; did you mean {last!r}?"]
+
+
+KINDS = "'neural', 'ngram', 'pretrained', 'judge' or 'ensemble'"
+MATCHES = "'annotation', 'samples', 'updates' or 'flops'"
+WRONG = [
+    ("models.policy.learning_rate", 1, "no such key here; it belongs in models.policy.warmup or models.policy.training"),
+    ("policy", {}, "no such key here; it belongs in models"),
+    ("models.reward.kind", "nueral", f"{KINDS} is needed; did you mean 'neural'? (got 'nueral')"),
+    ("models.reward.kind", ABSENT, f"missing; {KINDS} is needed"),
+    ("models.gold.0.model.max_feature", 3, "no such key; did you mean 'max_features'?"),
+    ("models.gold.0.seeds", 3, "a list is needed (got 3)"),
+    ("models.gold", {"name": "x"}, "a list is needed (got a mapping)"),
+    ("seeds", 3, "a list is needed (got 3)"),
+    ("seeds", "0, 1", "a list is needed (got '0, 1')"),
+    ("arms", ["rjs"], "a mapping is needed (got a list)"),
+    ("arms.rjs", "x.py@X", "a mapping is needed (got 'x.py@X')"),
+    ("arms.rjs.use", "x.py", "module@Class or file.py@Class is needed (got 'x.py')"),
+    ("models.reward.training.lora.target_modules", 3, "a list or 'all-linear' is needed (got 3)"),
+    ("models.reward.training.lora.target_modules", "all", "a list or 'all-linear' is needed (got 'all')"),
+    ("models.policy.training.gradient_checkpointing", "yes", "true or false or 'auto' is needed (got 'yes')"),
+    ("models.policy.training.epochs", "2", "a number is needed (got '2')"),
+    ("models.policy.template_date", "soon", "a date such as 2025-01-31 is needed (got 'soon')"),
+    ("compare.primary.0.matched", ["sample"], f"{MATCHES} is needed; did you mean 'samples'? (got 'sample')"),
+    ("compare.round", "dev-best", "'final' or 'dev_best' is needed; did you mean 'dev_best'? (got 'dev-best')"),
+    ("compare.scorer", "linaer", "no scorer named 'linaer'; scorers: gold, ground_truth, linear, proxy; did you mean 'linear'?"),
+    ("compare.primary.0.a", "apo", "no arm named 'apo'; arms: rjs, apo_rjs; did you mean 'apo_rjs'?"),
+    ("vary", {"world": [1]}, "too short, at least 2 needed"),
+    ("name", "a b", "letters, digits, '_', '-', '.' are needed, at most 100, a letter or digit first (got 'a b')"),
+    ("executor", "Local", "small letters, digits and '_' are needed, a letter first (got 'Local')"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG, ids=[f"{key}-{i}" for i, (key, _, _) in enumerate(WRONG)])
+def test_what_is_wrong_is_a_single_line(tree: Tree, write_experiment: Callable[[Tree], Path], key: str, value: Any, expected: str) -> None:
+    """No error that only follows from it (a list too short without its wrong member), and none of a kind that is not meant."""
+    (line,) = lines(write_experiment(change(tree, key, value)))
+    assert line.endswith(f": {expected}")
+    assert line.startswith(key)
+
+
+def test_all_errors_come_together_and_misspelt_keys_first(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    moved(tree, "arms", "amrs")
+    tree["name"], tree["surplus"], tree["budget"]["flop"] = 3, 1, 3
+    path = write_experiment(tree)
+    first, surplus, flop, name = lines(path)
+    assert first == "amrs: no such key; did you mean 'arms'?"
+    assert surplus.startswith("surplus: no such key; keys: name, task, seeds, models, ")
+    assert flop == "budget.flop: no such key; did you mean 'flops'?"
+    assert name == "name: text is needed (got 3)"
+    result = CliRunner().invoke(app, ["check", str(path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines() == [f"error: {path}: {line}" for line in (first, surplus, flop, name)]
+
+
+def test_sections_that_do_not_agree_are_all_named(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["compare"] |= {"primary": [{"a": "rs", "b": "q"}], "scorer": "silver"}
+    assert [line.partition(";")[0] for line in lines(write_experiment(tree))] == [
+        "compare.primary.0.a: no arm named 'rs'", "compare.primary.0.b: no arm named 'q'", "compare.scorer: no scorer named 'silver'",
+    ]  # fmt: skip
+
+
+def test_so_many_errors_are_counted(tree: Tree, write_experiment: Callable[[Tree], Path]) -> None:
+    tree["seeds"] = ["x"] * 25
+    every_line = lines(write_experiment(tree))
+    assert (len(every_line), every_line[-1]) == (21, "and 5 more errors")
+
+
+def test_errors_travel_between_processes() -> None:
+    errors = InputErrors(["a: b", "c:\nd"])
+    again = pickle.loads(pickle.dumps(errors))
+    assert (again.lines, str(again)) == (errors.lines, str(errors)) == (("a: b", "c: d"), "a: b; and c: d")
 
 
 # --- the same through the command line: status 2, one line, nothing written --------------------------------------------------
@@ -321,7 +436,7 @@ def test_a_refused_run_writes_nothing(
     before = sorted(path.parent.iterdir())
     result = CliRunner().invoke(app, ["run", str(path)])
     assert result.exit_code == 2, result.output
-    assert len(result.stderr.splitlines()) == 1
+    assert [line.startswith("error: ") for line in result.stderr.splitlines() if not line.startswith("reading ")] == [True]
     assert result.stdout == ""
     assert named in result.stderr
     assert str(path) in result.stderr
@@ -370,5 +485,6 @@ def test_a_mutated_experiment_loads_or_is_refused_in_one_line(
     if isinstance(answer, str):
         assert answer.startswith(f"{path}: ")
         assert len(answer.splitlines()) == 1
+        assert not any(words in answer for words in ("Input should", "Extra inputs", "Field required", "validation", "another value"))
     else:
         assert isinstance(answer, Experiment)

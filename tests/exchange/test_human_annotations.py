@@ -179,7 +179,7 @@ def test_files_that_are_no_sheet_or_no_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"sheet.key.json: shown.{first}.order: .*is it a sheet's key\?"):
         read_sheets([sheet])
     key_path(sheet).write_text("{")
-    with pytest.raises(InputError, match=r"sheet.key.json: Invalid JSON.*is it a sheet's key\?"):
+    with pytest.raises(InputError, match=r"sheet.key.json: not JSON: .*is it a sheet's key\?"):
         read_sheets([sheet])
 
 

@@ -216,10 +216,10 @@ def test_algorithms_are_what_their_class_and_fields_say() -> None:
     [
         ("ppo", r"no shipped online algorithm or loss of pairs is called 'ppo'; there are: reinforce, rloo, .*, sigmoid, "),
         ("kto", r"no shipped online algorithm or loss of pairs is called 'kto'"),
-        ({"name": "grpo", "clip_high": -0.1}, r"grpo\.clip_high: Input should be greater than or equal to 0"),
-        ({"name": "grpo", "kl_in": "advantage"}, r"grpo\.kl_in: Input should be 'loss', 'reward' or 'return'"),
+        ({"name": "grpo", "clip_high": -0.1}, r"grpo\.clip_high: 0 or more is needed"),
+        ({"name": "grpo", "kl_in": "advantage"}, r"grpo\.kl_in: 'loss', 'reward' or 'return' is needed"),
         ({"name": "grpo", "beta": 0.1}, r"unknown parameter 'beta' of grpo; it has: kl_coeff, "),
-        ({"name": "dr_grpo", "constant_length": 0}, r"dr_grpo\.constant_length: Input should be greater than 0"),
+        ({"name": "dr_grpo", "constant_length": 0}, r"dr_grpo\.constant_length: more than 0 is needed"),
         ({"name": "grpo", "kl_in": "return"}, r"GRPO: kl_in: return gives each token a return, which has no group"),
         ({"name": "dapo", "ratio": "product"}, r"DAPO: ratio: product is of a whole response: normalise: response, not tokens"),
         ({"name": "rloo", "clip_low": 0.2}, r"unknown parameter 'clip_low' of rloo"),

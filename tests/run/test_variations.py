@@ -185,7 +185,7 @@ def refused(path: Path) -> str:
 @pytest.mark.slow
 def test_check_takes_every_variation(tmp_path: Path) -> None:
     tree = tiny_tree() | {"vary": {"world": [0, {"pairs_per_prompt": 2}]}}
-    assert check_experiment(write_experiment(tmp_path, tree)) == []
+    assert check_experiment(write_experiment(tmp_path, tree), sizes=False) == []
     tree["vary"]["world"].append({"pair_per_prompt": 3})
     path = write_experiment(tmp_path, tree)
     assert refused(path).startswith(f"{path}: vary: world=3: ")
@@ -197,7 +197,7 @@ def test_check_says_which_variations_a_note_is_about(tmp_path: Path) -> None:
     tree = tiny_tree()
     tree["budget"]["golden_responses"] = 0
     tree["vary"] = {"initial_policy": [{}, {"path": "a/b", "architecture": None, "warmup": None}]}
-    assert check_experiment(write_experiment(tmp_path, tree)) == [
+    assert check_experiment(write_experiment(tmp_path, tree), sizes=False) == [
         "budget.golden_responses: 0, so an arm that needs any fails",
         "initial_policy=b: models.policy.path: a/b is taken for a hub id and was not checked",
     ]
@@ -322,7 +322,7 @@ def test_replay_computes_nothing_and_rebuilding_changes_no_byte(question: Path, 
     assert any("arm_seeds" in name for name in times)
     assert run_variations(read_experiment(question), done, workers=1).failures == ()
     assert artifacts(done) == times
-    assert capfd.readouterr().err.splitlines() == ["variation 1/2: world=0", "variation 2/2: world=1"]
+    assert capfd.readouterr().err.splitlines() == ["variation 1/2: world=0", "variation 2/2: world=1", "report: over all variations"]
     assert variation.is_varied(done)
     assert not variation.is_varied(done / "world=0")
     assert variation.rebuild(done) == done / "report" / "report.md"

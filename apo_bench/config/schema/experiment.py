@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,6 +24,7 @@ from apo_bench.config.schema.models import Models
 from apo_bench.config.schema.policies import Sampling
 from apo_bench.config.schema.prompt_sets import RULE, PromptSet
 from apo_bench.config.schema.values import JUDGE, NAME, Budget, Section, Seeds, Unit, distinct
+from apo_bench.errors import did_you_mean
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 Factor = str  # one of DRAWN, whose levels stand for others like them, or a dotted key of the experiment, whose levels are chosen
@@ -179,79 +181,85 @@ class Experiment(Section):
         return named
 
     @model_validator(mode="after")
-    def _factors(self) -> Self:
+    def _sections_agree(self) -> Self:
+        """All that is wrong, a line each."""
+        if problems := [*self._factors(), *self._names(), *self._tuning(), *self._fits(), *self._scorer()]:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _factors(self) -> Iterator[str]:
         names = [factor.rpartition(".")[2] for factor in self.vary]
         for factor, levels in self.vary.items():
             is_drawn, name = factor in DRAWN, factor.rpartition(".")[2]
             if not is_drawn and (not re.fullmatch(r"\w+(\.\w+)+", factor) or names.count(name) > 1 or name in DRAWN):
-                raise ValueError(f"vary.{factor}: {', '.join(DRAWN)}, or a dotted key whose last word no other one has, is needed")
+                known = did_you_mean(factor, DRAWN)
+                yield f"vary.{factor}: {', '.join(DRAWN)}, or a dotted key whose last word no other one has, is needed{known}"
             for place, level in enumerate(levels):
                 if isinstance(level, bool | float | str) if is_drawn else isinstance(level, dict):
                     kind = "a seed, or fields in a mapping, is" if is_drawn else "a plain value is"
-                    raise ValueError(f"vary.{factor}.{place}: {kind} needed, got {level!r}")
-        return self
+                    yield f"vary.{factor}.{place}: {kind} needed, got {level!r}"
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> Self:
+    def _names(self) -> Iterator[str]:
+        def no_arm(name: str) -> str:
+            return f"no arm named {name!r}; arms: {', '.join(self.arms)}{did_you_mean(name, self.arms)}"
+
         for kind in ("primary", "secondary"):
             for place, pair in enumerate(getattr(self.compare, kind)):
                 for side in ("a", "b"):
                     if getattr(pair, side) not in self.arms:
-                        raise ValueError(
-                            f"compare.{kind}.{place}.{side}: no arm named {getattr(pair, side)!r}; arms: {', '.join(self.arms)}"
-                        )
+                        yield f"compare.{kind}.{place}.{side}: {no_arm(getattr(pair, side))}"
         for name, arms in self.compare.curves.items():
-            if unknown := [arm for arm in arms if arm not in self.arms]:
-                raise ValueError(f"compare.curves.{name}: no arm named {unknown[0]!r}; arms: {', '.join(self.arms)}")
+            yield from (f"compare.curves.{name}: {no_arm(arm)}" for arm in arms if arm not in self.arms)
         for part in self.evaluation.prompt_sets:
             if part.refusal_by not in (RULE, *self.judges):
-                raise ValueError(f"evaluation.prompt_sets: {part.name}: refusal_by: no judge named {part.refusal_by!r}, nor {RULE}")
+                yield f"evaluation.prompt_sets: {part.name}: refusal_by: no judge named {part.refusal_by!r}, nor {RULE}"
         if self.compare.round == "dev_best" and self.evaluation.dev_prompts is None:
-            raise ValueError("compare.round: dev_best needs evaluation.dev_prompts")
-        if self.tune is not None:
-            self._check_tuning(self.tune)
+            yield "compare.round: dev_best needs evaluation.dev_prompts"
         for key, name in (("judging.reference", self.judging.reference), ("controls.reference", self.controls.reference)):
-            if name not in (None, *self.arms):
-                raise ValueError(f"{key}: no arm named {name!r}; arms: {', '.join(self.arms)}")
-        self._check_fits()
+            if name is not None and name not in self.arms:
+                yield f"{key}: {no_arm(name)}"
+
+    def _scorer(self) -> Iterator[str]:
         judges = (f"{JUDGE}{name}" for name in self.judges)
         known = {"gold", "proxy", "ground_truth", *(gold.name for gold in self.models.gold), *judges}
-        if self.compare.scorer not in known:
-            raise ValueError(f"compare.scorer: no scorer named {self.compare.scorer!r}; scorers: {', '.join(sorted(known))}")
-        if self.compare.stopping == "anytime" and self.compare.scorer in judges:
-            raise ValueError("compare.stopping: anytime needs a model's scores, and compare.scorer is a judge")
-        return self
+        scorer = self.compare.scorer
+        if scorer not in known:
+            yield f"compare.scorer: no scorer named {scorer!r}; scorers: {', '.join(sorted(known))}{did_you_mean(scorer, sorted(known))}"
+        if self.compare.stopping == "anytime" and scorer.startswith(JUDGE):
+            yield "compare.stopping: anytime needs a model's scores, and compare.scorer is a judge"
 
-    def _check_fits(self) -> None:
+    def _fits(self) -> Iterator[str]:
         """An arm is sized by one that is not itself sized, and only by what it does, not by what it is given."""
         for name, arm in self.arms.items():
             if arm.fit is None:
                 continue
             if arm.fit.to not in self.arms or arm.fit.to == name:
-                raise ValueError(f"arms.{name}.fit.to: no other arm named {arm.fit.to!r}; arms: {', '.join(self.arms)}")
-            if self.arms[arm.fit.to].fit is not None:
-                raise ValueError(f"arms.{name}.fit.to: {arm.fit.to!r} is itself sized by another arm")
+                yield f"arms.{name}.fit.to: no other arm named {arm.fit.to!r}; arms: {', '.join(self.arms)}"
+            elif self.arms[arm.fit.to].fit is not None:
+                yield f"arms.{name}.fit.to: {arm.fit.to!r} is itself sized by another arm"
             if arm.fit.unit in ("human_pairs", "golden_responses"):
-                raise ValueError(f"arms.{name}.fit.unit: {arm.fit.unit} is annotation, which is the budget's to say")
+                yield f"arms.{name}.fit.unit: {arm.fit.unit} is annotation, which is the budget's to say"
             if self.tune is not None:
-                raise ValueError(f"arms.{name}.fit: not together with tune, whose trials would each be of another size")
+                yield f"arms.{name}.fit: not together with tune, whose trials would each be of another size"
 
-    def _check_tuning(self, tune: Tune) -> None:
+    def _tuning(self) -> Iterator[str]:
         """Trials are equally many for every arm, and on seeds that no result is reported for."""
+        if (tune := self.tune) is None:
+            return
         if self.evaluation.dev_prompts is None:
-            raise ValueError("tune: needs evaluation.dev_prompts")
-        if both := sorted(set(tune.seeds) & set(self.seeds)):
-            raise ValueError(f"tune.seeds: {both[0]} is a seed of the experiment; tuning needs seeds of its own")
-        if set(tune.grids) != set(self.arms):
-            odd = sorted(set(tune.grids) ^ set(self.arms))[0]
-            raise ValueError(f"tune.grids: {odd!r} is {'no arm' if odd in tune.grids else 'missing; every arm is tuned alike'}")
+            yield "tune: needs evaluation.dev_prompts"
+        for seed in sorted(set(tune.seeds) & set(self.seeds)):
+            yield f"tune.seeds: {seed} is a seed of the experiment; tuning needs seeds of its own"
+        for odd in sorted(set(tune.grids) ^ set(self.arms)):
+            wrong = f"no arm{did_you_mean(odd, self.arms)}" if odd in tune.grids else "missing; every arm is tuned alike"
+            yield f"tune.grids: {odd!r} is {wrong}"
         for arm, grid in tune.grids.items():
             if "." in arm:  # its parameters are dotted keys
-                raise ValueError(f"tune.grids.{arm}: an arm with a dot in its name cannot be tuned")
+                yield f"tune.grids.{arm}: an arm with a dot in its name cannot be tuned"
             for parameter, values in grid.items():
                 if parameter.partition(".")[0] in ("use", "budget"):
-                    raise ValueError(f"tune.grids.{arm}.{parameter}: no parameter of a method")
+                    yield f"tune.grids.{arm}.{parameter}: no parameter of a method"
                 if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
-                    raise ValueError(f"tune.grids.{arm}.{parameter}: a value occurs twice")
+                    yield f"tune.grids.{arm}.{parameter}: a value occurs twice"
             if (points := math.prod(map(len, grid.values()))) < tune.trials:
-                raise ValueError(f"tune.grids.{arm}: {points} settings for {tune.trials} trials; every arm gets equally many")
+                yield f"tune.grids.{arm}: {points} settings for {tune.trials} trials; every arm gets equally many"
