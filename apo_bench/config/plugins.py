@@ -18,6 +18,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from apo_bench.config.python_files import load_python_file, neighbours
 from apo_bench.config.schema_errors import input_error
 from apo_bench.errors import InputError, did_you_mean
+from apo_bench.hashing import PACKAGE
 from apo_bench.package_data import find_beside, shipped_root
 
 
@@ -76,6 +77,11 @@ def source_files(use: str, parameters: Mapping[str, Any], *, base: Path | None) 
     path = _file(place, base, use)
     own = neighbours(path) if place.endswith(".py") else (path,)
     return tuple(dict.fromkeys((*own, *(path for paths in nested for path in paths))))
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a python file is apo-bench's own."""
+    return any(path.resolve().is_relative_to(room) for room in (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks"))
 
 
 def _split(use: Any, where: str) -> tuple[str, str]:

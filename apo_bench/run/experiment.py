@@ -5,11 +5,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from apo_bench.config import finished_arms
+from apo_bench.config.controls import made_of
 from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
+from apo_bench.config.plugins import is_shipped, source_files
 from apo_bench.config.prompt_sets import with_files
 from apo_bench.config.schema import Arm, Evaluation, Experiment, PolicyModel
 from apo_bench.data.task import Task, load_task
@@ -78,7 +81,19 @@ class ResolvedExperiment:
 
     def job(self, arm: str, seed: int, trial: int | None = None) -> Job:
         """A job of this experiment under these overrides."""
-        return Job(self.path, self.overrides, self.folder, arm, seed, trial)
+        return Job(self.path, self.overrides, self.folder, arm, seed, trial, made_of(self.experiment, arm) in self._foreign_arms)
+
+    @cached_property
+    def _foreign_arms(self) -> frozenset[str]:
+        """The arms whose method, or anything among its parameters, is code that apo-bench does not ship."""
+        return frozenset(name for name, arm in self.experiment.arms.items() if _is_foreign(arm, self.base))
+
+
+def _is_foreign(arm: Arm, base: Path) -> bool:
+    try:
+        return not all(map(is_shipped, source_files(arm.use, arm.parameters, base=base)))
+    except InputError:  # the file is gone
+        return True
 
 
 def resolve_experiment(path: Path, overrides: Mapping[str, Any] | None = None, folder: Path | None = None) -> ResolvedExperiment:

@@ -48,6 +48,7 @@ class Job:
     arm: str
     seed: int
     trial: int | None = None  # of tuning: its setting is among the overrides
+    is_foreign: bool = field(default=False, compare=False)  # its method's code is not apo-bench's: no other job follows it in its process
 
     @property
     def label(self) -> str:

@@ -19,10 +19,9 @@ from apo_bench.engines import launch as launching
 from apo_bench.engines.vllm_server import version_of
 from apo_bench.errors import InputError, NotHere, lines_of, together
 from apo_bench.finished import Finished
-from apo_bench.hashing import PACKAGE
 from apo_bench.judging.load_judges import judge_context, open_judge
 from apo_bench.lab.response_files import read_responses, text_keys
-from apo_bench.package_data import find_beside, shipped_root
+from apo_bench.package_data import find_beside
 from apo_bench.plan import match_spend
 from apo_bench.plan.gold_accuracy import forecast, warnings
 from apo_bench.run import trackers
@@ -203,8 +202,7 @@ def _code(experiment: Experiment, base: Path) -> Iterator[str]:
             files.setdefault(path, []).append(key)
     for path in task_files.code_of(task_files.find_task(experiment.task.use, base)):
         files.setdefault(path, []).append("task")
-    ours = (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks")
-    own = [path for path in files if not any(path.resolve().is_relative_to(room) for room in ours)]
+    own = [path for path in files if not methods.is_shipped(path)]
     yield from (f"code, not of apo-bench: {path} ({', '.join(files[path])})" for path in own)
     for key, model in named_models(experiment):
         if isinstance(model, PolicyModel | NetworkReward) and model.trust_remote_code:

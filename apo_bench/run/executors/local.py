@@ -1,4 +1,7 @@
-"""Run jobs in processes on this machine. A process runs job after job, so that it imports torch once."""
+"""Run jobs in processes on this machine. A process runs job after job, so that it imports torch once.
+
+A job whose method is not apo-bench's own is its process's last: what the code set, patched or left behind reaches no other arm-seed.
+"""
 
 import multiprocessing
 import os
@@ -29,6 +32,7 @@ class _Worker:
     process: Any
     pipe: Connection
     job: Job | None = None
+    is_spent: bool = False  # it ran foreign code
 
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
@@ -46,9 +50,12 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
     pool = [_start(work, environment) for environment in environments[: min(workers, len(jobs))]]
     try:
         while (waiting or any(worker.job for worker in pool)) and not is_over(failures):
-            for worker, slot in zip(pool, slots, strict=False):
+            for index, (worker, slot) in enumerate(zip(pool, slots, strict=False)):
                 if worker.job is None and waiting and hold(slot):
-                    _give(worker, waiting.popleft())
+                    if worker.is_spent:
+                        _end(worker)
+                        pool[index] = _start(work, environments[index])
+                    _give(pool[index], waiting.popleft())
                 elif worker.job is None:
                     slot.release()
             ready = wait([worker.pipe for worker in pool if worker.job])
@@ -70,10 +77,7 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
         for worker in pool:  # idle, unless the run was interrupted
             worker.process.terminate()
         for worker in pool:
-            worker.process.join(GRACE_S)
-            worker.process.kill()  # one whose method ignores the signal
-            worker.process.join()
-            worker.pipe.close()
+            _end(worker)
         for slot in slots:
             slot.release()
         slot_folder.cleanup()
@@ -89,8 +93,16 @@ def _start(work: Work, environment: Mapping[str, str]) -> _Worker:
     return _Worker(process, ours)
 
 
+def _end(worker: _Worker) -> None:
+    worker.process.terminate()
+    worker.process.join(GRACE_S)
+    worker.process.kill()  # one whose method ignores the signal
+    worker.process.join()
+    worker.pipe.close()
+
+
 def _give(worker: _Worker, job: Job) -> None:
-    worker.job = job
+    worker.job, worker.is_spent = job, job.is_foreign
     with suppress(OSError):  # it died idle; the next receive finds out
         worker.pipe.send(job)
 

@@ -66,7 +66,10 @@ def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Exec
 
 def _run(ray: Any, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show) -> list[Failure]:
     environment = {"env_vars": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
-    task = ray.remote(num_cpus=settings.num_cpus, num_gpus=settings.num_gpus, max_retries=TRIES - 1, runtime_env=environment)(_in_task)
+    room: dict[str, Any] = {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus}
+    if any(job.is_foreign for job in jobs):  # then no process runs two tasks
+        room["max_calls"] = 1
+    task = ray.remote(**room, max_retries=TRIES - 1, runtime_env=environment)(_in_task)
     waiting, running, failures = deque(jobs), dict[Any, Job](), list[Failure]()
     while (waiting or running) and not is_over(failures):
         while waiting and len(running) < (workers or UNLIMITED):
