@@ -256,7 +256,7 @@ def test_every_word_is_in_the_vocabulary():
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, float], problem: str):
-    with pytest.raises(InputError, match=r"^sim_hh: ") as caught:
+    with pytest.raises(InputError, match=r"^task sim_hh: ") as caught:
         sim_hh.World(**options)
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)
