@@ -18,6 +18,7 @@ from apo_bench.config.load import dump_experiment
 from apo_bench.formatting import inert
 from apo_bench.report import latex, markdown
 from apo_bench.report.charts import Bars, Forest, Lines
+from apo_bench.report.display_names import with_display_names
 from apo_bench.report.document import Part, Report, Section, blocks_of
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.page.samples import read_samples
@@ -56,7 +57,7 @@ def write_report(folder: Path, *, aggregates_only: bool = False) -> Path:
         is_aggregate = aggregates_only or run.experiment.report.aggregates_only
         run = without_quotes(run) if is_aggregate else run
         frames = report_frames(run)
-        report = build(folder, run, frames)
+        report = with_display_names(build(folder, run, frames), run.experiment.report.names)
         files: dict[str, bytes | str] = dict(render(report))
         files["report.html"] = render_page(report, None if is_aggregate else read_samples(folder, run), is_aggregate=is_aggregate)
         files["rerun.yaml"] = dump_experiment(verification.experiment_as_run(run))

@@ -94,6 +94,9 @@ class Report(Section):
     """published policy, such as `apo_rjs`: the arm shown beside it; a policy that is not named goes with the only arm of its method, if
     there is one"""
 
+    names: dict[str, Annotated[str, Field(min_length=1)]] = Field(default={})
+    """arm or scorer, such as `apo_rjs`: the name that tables, figures and sentences show for it; csv files keep the experiment's own"""
+
     aggregates_only: bool = False
     """the page shows no prompt, no response and no judge's words, for texts that may not be passed on"""
 
@@ -225,6 +228,12 @@ class Experiment(Section):
         scorer = self.compare.scorer
         if scorer not in known:
             yield f"compare.scorer: no scorer named {scorer!r}; scorers: {', '.join(sorted(known))}{did_you_mean(scorer, sorted(known))}"
+        named = sorted({*self.arms, *known})
+        for name in self.report.names:
+            if name not in named:
+                yield f"report.names: no arm or scorer named {name!r}; there are: {', '.join(named)}{did_you_mean(name, named)}"
+        if len(set(self.report.names.values())) < len(self.report.names):
+            yield "report.names: two arms or scorers have the same display name"
         if self.compare.stopping == "anytime" and scorer.startswith(JUDGE):
             yield "compare.stopping: anytime needs a model's scores, and compare.scorer is a judge"
 

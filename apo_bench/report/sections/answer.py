@@ -17,6 +17,7 @@ from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of
 from apo_bench.report.document import Bullets, Claim, Claims, Section
 from apo_bench.report.text import Text, join, say
 
+MOST_NAMED = 8  # comparisons that the first sentence names
 PLACES = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}
 MATCHES = (  # (declared, matched) and what a pair's units of that kind are called
     ("yes", "yes", "matched as declared"), ("yes", "no", "**declared but not matched**"),
@@ -40,15 +41,63 @@ def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
 def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Sequence[str]) -> list[Section]:
     """Claims with their matches, what the controls show (on the page: report.md has it above), and warnings."""
     compared, planned = frames["contrasts"], len(run.experiment.seeds)
-    claims = Claims([claim(row, planned) for row in rows_of(compared[compared["family"] == "primary"])])
+    primary = rows_of(compared[compared["family"] == "primary"])
+    claims = Claims([claim(row, planned) for row in primary])
     pairs = [pair for family, pair in declared_pairs(run) if family == "primary"]
-    matches = Bullets([*(match(frames["budget"], pair.a, pair.b) for pair in pairs), *_declared_costs(run, pairs)])
+    matches = Bullets([*_matches(frames["budget"], pairs), *_declared_costs(run, pairs)])
     texts = [say("{warning}", warning=warning) for warning in warnings(run, frames)]
     return [
-        Section("Answer", [claims, matches]),
+        Section("Answer", [summary(primary), claims, matches]),
         Section("What the controls show", [Bullets([say("{text}", text=text) for text in control_sentences])], is_on_page_only=True),
         Section("Warnings", [Bullets(texts)] if texts else []),
     ]
+
+
+def summary(rows: Sequence[Row]) -> Text:
+    """The answer to the primary question in a sentence or two, for somebody who reads no further."""
+    if not rows:
+        return ()
+    if len(rows) > 1:
+        return _summary_of_many(rows)
+    (row,) = rows
+    if math.isnan(row.difference) or math.isnan(row.ci_low):
+        return say("**Nothing can be said yet** about `{a}` against `{b}`.", a=row.arm_a, b=row.arm_b)
+    if math.isnan(row.p_adjusted) or row.p_adjusted >= ALPHA:
+        text = f"**Which is better cannot be told**, `{{a}}` or `{{b}}`: {_ends(row)} fits what was measured."
+        return say(text, a=row.arm_a, b=row.arm_b)
+    better = say("**`{a}` is better than `{b}`**", **_winner_first(row))
+    return say(f"{{better}}, by {_size(row)}. A difference this large is unlikely to be chance.", better=better)
+
+
+def _size(row: Row) -> str:
+    """A shown difference without its sign, with its interval; a judge's as the win rate of the better arm."""
+    from_half = 0.5 if row.scorer.startswith(JUDGE) else 0.0
+    low, high = sorted((abs(row.ci_low), abs(row.ci_high)))
+    size = f"{number(from_half + abs(row.difference))} (95 % interval {number(from_half + low)} to {number(from_half + high)})"
+    return f"a win rate of {size}" if from_half else size
+
+
+def _ends(row: Row) -> str:
+    """The interval of a difference in words, from its lower to its higher end."""
+    low, high = (f"{number(abs(end))} {'lower' if end < 0 else 'higher'}" for end in (row.ci_low, row.ci_high))
+    return f"anything from {low} to {high} for the first"
+
+
+def _summary_of_many(rows: Sequence[Row]) -> Text:
+    shown = [row for row in rows if row.p_adjusted < ALPHA]
+    n_untested = sum(math.isnan(row.p_adjusted) for row in rows)
+    better = [say("`{a}` above `{b}`", **_winner_first(row)) for row in shown[:MOST_NAMED]]
+    more = f", and {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+    verb = "shows" if len(shown) == 1 else "show"
+    text = f"**{len(shown) or 'None'} of {len(rows)} declared comparisons {verb} a difference**, after correction for all of them"
+    text += f": {{better}}{more}." if shown else "."
+    n_alike = len(rows) - len(shown) - n_untested
+    rest = f" In {n_alike} it cannot be told which arm is better." if n_alike else ""
+    return say(text + rest + (f" {n_untested} could not be tested." if n_untested else ""), better=join(better, ", "))
+
+
+def _winner_first(row: Row) -> dict[str, str]:
+    return {"a": row.arm_a, "b": row.arm_b} if row.difference > 0 else {"a": row.arm_b, "b": row.arm_a}
 
 
 def headline(row: Row, difference: float) -> Text:
@@ -96,6 +145,16 @@ def _declared_costs(run: Run, pairs: Sequence[Comparison]) -> Iterable[Text]:
             yield say(f"`{{arm}}`: {', '.join(declared)} as **declared**, not metered.", arm=name)
 
 
+def _matches(budget: pd.DataFrame, pairs: Sequence[Comparison]) -> Iterable[Text]:
+    """What compared arms spent alike, a line for those arms that are matched alike with the same other."""
+    alike: dict[tuple[str, Text], list[str]] = {}
+    for pair in pairs:
+        alike.setdefault((pair.b, match(budget, pair.a, pair.b)), []).append(pair.a)
+    for (b, parts), arms in alike.items():
+        names = join([say("`{arm}`", arm=arm) for arm in arms], ", ")
+        yield say("{names} against `{b}`: {parts}.", names=names, b=b, parts=parts)
+
+
 def match(budget: pd.DataFrame, a: str, b: str) -> Text:
     """What two arms spent alike, and what not, in units that a match can be declared in."""
     rows = rows_of(budget[(budget["arm_a"] == a) & (budget["arm_b"] == b) & (budget["kind"] != "")])
@@ -104,7 +163,7 @@ def match(budget: pd.DataFrame, a: str, b: str) -> Text:
         alike = [row for row in rows if (row.declared, row.matched) == (declared, matched)]
         units = (row.unit if matched == "yes" else f"{row.unit} ({amounts_of(row)})" for row in alike)
         parts += [say(f"{title}: {', '.join(units)}")] if alike else []
-    return say("`{a}` against `{b}`: {parts}.", a=a, b=b, parts=join(parts, "; "))
+    return join(parts, "; ")
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------------------
