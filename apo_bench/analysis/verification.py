@@ -21,7 +21,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to i
 from apo_bench.analysis.results import Run
 from apo_bench.config import tuning
 from apo_bench.config.load import ExperimentFile
-from apo_bench.config.schema import Experiment
+from apo_bench.config.schema import JUDGE, Experiment
 from apo_bench.formatting import ALPHA
 from apo_bench.stats import holm
 
@@ -64,9 +64,10 @@ def experiment_as_run(run: Run) -> Experiment:
     tree = run.experiment.model_dump(mode="json")
     scorer = {"compare.scorer": "gold"} if run.judge else {}
     controls = {"controls": {"aa": False, "oracle": False}}
+    names = {name: shown for name, shown in run.experiment.report.names.items() if not name.startswith(JUDGE)}
     return (
         ExperimentFile(Path(), tree, {}, run.experiment)
-        .under({**chosen, **controls, **scorer, "tune": None, "judges": {}, "vary": {}})
+        .under({**chosen, **controls, **scorer, "tune": None, "judges": {}, "vary": {}, "report.names": names})
         .experiment
     )
 

@@ -43,6 +43,7 @@ def test_the_experiment_as_it_was_run_has_nothing_left_to_tune_to_size_or_to_ask
     tree["arms"]["apo_rjs"] |= {"fit": {"unit": "flops", "to": "rjs", "by": "rounds"}}
     tree["judges"] = {"truth": {"use": "apo_bench.judging.simulated_judge@SimulatedJudge"}}
     tree["compare"]["scorer"] = "judge/truth"
+    tree["report"] = {"names": {"judge/truth": "Judge", "rjs": "RJS"}}
     experiment = Experiment.model_validate_json(json.dumps(tree))
     manifest = {"tuned": {"rjs": {"chosen": {"learning_rate": 0.5}}}, "fits": {"apo_rjs": {"by": "rounds", "value": 3}}}
     alone = experiment_as_run(Run(experiment, manifest, {}, ()))
@@ -50,6 +51,7 @@ def test_the_experiment_as_it_was_run_has_nothing_left_to_tune_to_size_or_to_ask
     assert alone.arms["apo_rjs"].parameters["rounds"] == 3
     assert alone.arms["apo_rjs"].fit is None
     assert (alone.tune, alone.judges, alone.vary, alone.compare.scorer) == (None, {}, {}, "gold")
+    assert alone.report.names == {"rjs": "RJS"}
     assert alone.models == experiment.models
 
 

@@ -488,3 +488,11 @@ def test_a_mutated_experiment_loads_or_is_refused_in_one_line(
         assert not any(words in answer for words in ("Input should", "Extra inputs", "Field required", "validation", "another value"))
     else:
         assert isinstance(answer, Experiment)
+
+
+def test_an_experiment_without_display_names_is_written_without_the_key() -> None:
+    tree = copy.deepcopy(EXPERIMENT)
+    assert "names" not in Experiment.model_validate(tree).model_dump(mode="json")["report"]
+    arm = next(iter(tree["arms"]))
+    tree["report"] = {"names": {arm: "Shown"}}
+    assert Experiment.model_validate(tree).model_dump(mode="json")["report"]["names"] == {arm: "Shown"}

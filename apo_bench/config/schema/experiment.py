@@ -100,6 +100,11 @@ class Report(Section):
     aggregates_only: bool = False
     """the page shows no prompt, no response and no judge's words, for texts that may not be passed on"""
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without display names where there are none: experiments that are older keep their bytes."""
+        return {name: value for name, value in fields(self).items() if value or name != "names"}
+
 
 class Experiment(Section):
     """One question: arms x seeds on one task under one budget, and the contrasts that answer it."""
