@@ -29,7 +29,7 @@ def rows(*contrasts: dict[str, Any]) -> list[Row]:
         (contrast("ipo", 0.2, 0.1, 0.01), "**`ipo` is better than `dpo`**, by 0.200 (95 % interval 0.100 to 0.300). "),
         (contrast("ipo", -0.2, 0.1, 0.01), "**`dpo` is better than `ipo`**, by 0.200 (95 % interval 0.100 to 0.300). "),
         (contrast("ipo", 0.1, 0.05, 0.01, "judge/x"), "**`ipo` is better than `dpo`**, by a win rate of 0.600 (95 % "),
-        (contrast("ipo", 0.1, 0.3, 0.4), "**Which is better cannot be told**, `ipo` or `dpo`: anything from 0.200 lower to 0.400 higher for "),
+        (contrast("ipo", 0.1, 0.3, 0.4), "**Which is better cannot be told**, `ipo` or `dpo`: anything from 0.200 lower to 0.400 higher "),
         (contrast("ipo", 0.1, 0.3, math.nan), "**Which is better cannot be told**, `ipo` or `dpo`: "),
         (contrast("ipo", math.nan, 0.3, math.nan), "**Nothing can be said yet** about `ipo` against `dpo`."),
     ],
