@@ -31,7 +31,8 @@ def render(report: Report, samples: Samples | None, *, is_aggregate: bool = True
 
     Its policy allows its own style and script, by hash, and nothing else.
     """
-    style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    style, tables, browser = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "tables.js", "page.js"))
+    script = tables + browser if samples else tables
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'; "
         "require-trusted-types-for 'script'"

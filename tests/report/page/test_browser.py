@@ -319,3 +319,27 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
     browser.until("[...document.querySelectorAll('#browse-list .item')].some((element) => element.textContent.startsWith('prompt 19999'))")
     assert cards(browser) == ["prompt 19999"]
     assert len(listed(browser)) < 40
+
+
+def test_tables_are_copied_as_csv_markdown_and_latex(opened: Browser) -> None:
+    """By hand: quotes are doubled, a formula is marked, minus signs are ASCII, and what only screen readers hear is left out."""
+    make = """(() => { const table = document.createElement("table");
+        for (const cells of [["arm", "a_b"], ["=1+1", "\\u22120.5 ± 0.1"], ['say "x"', "1,5|6"]]) {
+            const row = table.insertRow(); for (const cell of cells) row.insertCell().append(cell); }
+        table.rows[1].cells[0].append(Object.assign(document.createElement("span"), { className: "heard", textContent: " highest" }));
+        return tableText(table, "WAY"); })()"""
+    assert opened.run(make.replace("WAY", "CSV")) == 'arm,a_b\n\'=1+1,-0.5 ± 0.1\n"say ""x""","1,5|6"'
+    assert opened.run(make.replace("WAY", "Markdown")) == '| arm | a\\_b |\n| --- | --- |\n| =1+1 | -0.5 ± 0.1 |\n| say "x" | 1,5\\|6 |'
+    latex = opened.run(make.replace("WAY", "LaTeX")).split("\n")
+    assert latex[1:5] == ["\\begin{tabular}{lr}", "\\toprule", "arm & a\\_b \\\\", "\\midrule"]
+    assert latex[5:] == ["=1+1 & {-}0.5 $\\pm$ 0.1 \\\\", 'say "x" & 1,5|6 \\\\', "\\bottomrule", "\\end{tabular}"]
+
+
+def test_each_table_has_a_menu_to_copy_it_and_says_so(opened: Browser) -> None:
+    assert opened.run("document.querySelectorAll('.wide').length === document.querySelectorAll('.wide + .copy').length")
+    opened.run("document.querySelector('.copy').open = true")
+    opened.click(".copy button")
+    for _ in range(50):
+        if state := opened.run("document.querySelector('.copy [role=status]').textContent"):
+            break
+    assert state == "Copied as CSV."

@@ -349,7 +349,7 @@ def test_a_page_that_would_be_too_large_holds_some_prompts_and_says_so(folder: P
 def test_aggregates_only_leaves_out_every_text(folder: Path) -> None:
     html = written(folder, aggregates_only=True)
     assert 'id="data"' not in html
-    assert "<script" not in html
+    assert html.count("<script") == 1  # tables can be copied
     assert "aggregates only" in html
     for place in range(2 * N):
         assert f"|apo_rjs 0 1 {place}" not in html
