@@ -54,7 +54,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
                 raise InputError(f"compare: arm {pair.a!r} is compared with itself")
         _check_arms(file)
         _check_trials(file)
-        check_executor(experiment.executor)
+        places = check_executor(experiment.executor)
         if missing := trackers.lacking(experiment.trackers):
             raise InputError(missing)
         engine_module(experiment.engine)
@@ -63,7 +63,7 @@ def check(file: ExperimentFile, tasks: TaskCache, *, sizes: bool = True) -> list
             published.read_published(published.find_published(experiment.report.beside))
             published.matching_arms(experiment, experiment.report.arms)
         evaluation = with_task_folder(experiment.evaluation, base)
-        notes = [*_code(experiment, base), *_check_samplers(experiment, base)]
+        notes = [*places, *_code(experiment, base), *_check_samplers(experiment, base)]
         notes += check_capabilities(experiment.model_copy(update={"evaluation": evaluation}), base)
         if _comes_from_the_hub(experiment, base):
             return [

@@ -28,11 +28,11 @@ class RunAll(Protocol):
     def __call__(self, jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show) -> list[Failure]: ...
 
 
-def check_executor(settings: Executor) -> None:
-    """Raise InputError where there is no such executor, or its module's `check`, if it has one, finds fault with the settings."""
+def check_executor(settings: Executor) -> list[str]:
+    """What its module's `check`, if it has one, notes of the settings. Raises InputError for no such executor, and as `check` does."""
     executor(settings.use)
     module = importlib.import_module(f"apo_bench.run.executors.{settings.use}")
-    getattr(module, "check", lambda settings: None)(settings)
+    return module.check(settings) if hasattr(module, "check") else []
 
 
 def executor(name: str) -> RunAll:

@@ -25,11 +25,14 @@ UNLIMITED = 10**9
 REACH_S = 10.0  # for a cluster's address to answer, when it is checked
 
 
-def check(settings: Executor) -> None:
-    """Raise InputError for an address that is none, or where nothing listens. A cluster that Ray looks for itself is not."""
+def check(settings: Executor) -> list[str]:
+    """A note where nothing listens at the address: a run with jobs left will fail, a replay needs no cluster.
+
+    A cluster that Ray looks for itself is not checked. Raises InputError for an address that is none.
+    """
     address = settings.address
     if address is None or address in ("auto", "local"):
-        return
+        return []
     place = urlsplit(address if "://" in address else f"//{address}")
     try:
         host, port = place.hostname, place.port
@@ -40,7 +43,8 @@ def check(settings: Executor) -> None:
     try:
         socket.create_connection((host, port), timeout=REACH_S).close()
     except OSError as error:
-        raise InputError(f"executor.address: {address}: not reached: {error.strerror or error}") from None
+        return [f"executor.address: {address}: not reached: {error.strerror or error}"]
+    return []
 
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
