@@ -55,7 +55,8 @@ def table_lines(table: Table) -> list[str]:
     first = next((rows[0] for rows in blocks.values()), [""] * len(columns))  # says which columns hold numbers
     shape = "l" + "".join("l" if isinstance(content, str | tuple) else "r" for content in first[1:])
     lines = [
-        r"\begin{table}", r"\centering", r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
+        r"% needs \usepackage{booktabs} in the preamble", r"\begin{table}", r"\centering",
+        r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
         f"\\caption{{{escape(table.caption)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}}}", r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}", f"\\begin{{tabular}}{{@{{}}{shape}@{{}}}}", r"\toprule",
         _line(escape(column.head) for column in columns), r"\midrule",
