@@ -78,6 +78,12 @@ def probability(value: float) -> str:
     return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_equals(value: float) -> str:
+    """ "p = 0.012", or "p < 0.001"."""
+    shown = probability(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
+
+
 def count(value: float) -> str:
     """A count with thousands separators; from ten million on in scientific notation."""
     if math.isnan(value):

@@ -5,7 +5,7 @@ from typing import Any
 
 from apo_bench.analysis.reproduction import EXACT, REPRODUCED, Reproduction
 from apo_bench.analysis.results import POOLED
-from apo_bench.formatting import Row, number, one_line, probability, rows_of, signed
+from apo_bench.formatting import Row, number, one_line, p_equals, probability, rows_of, signed
 
 
 def reproduction_sentences(result: Reproduction) -> list[str]:
@@ -35,7 +35,7 @@ def _sentence(row: Row) -> str:
     if math.isnan(row.drift) or row.verdict == EXACT:
         return f"{start}."
     overlap = {"yes": "; the intervals overlap", "no": "; the intervals do not overlap", "": ""}[row.overlap]
-    p = "" if math.isnan(row.p_drift) else f", p = {probability(row.p_drift)}"
+    p = "" if math.isnan(row.p_drift) else f", {p_equals(row.p_drift)}"
     return f"{start}{overlap}; drift {_interval(row, 'drift')}{p} ({row.test})."
 
 

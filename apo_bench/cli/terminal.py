@@ -23,7 +23,7 @@ from rich.text import Text
 
 from apo_bench.cli.methods import HEADINGS
 from apo_bench.errors import InputError, lines_of
-from apo_bench.formatting import number, one_line, probability, signed, visible
+from apo_bench.formatting import number, one_line, p_equals, signed, visible
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 USER_ERRORS = {  # a path that cannot be written, or a full disk: the user can mend it
@@ -258,9 +258,9 @@ def combination(combined: Any) -> list[Table | str]:
         result = by.result
         table.add_section()
         table.add_row("mean", by.scorer, "", signed(result.mean), f"{signed(result.ci_low)} to {signed(result.ci_high)}", "1.00")
-        p = "" if math.isnan(result.p_value) else f", p = {probability(result.p_value)}"
+        p = "" if math.isnan(result.p_value) else f", {p_equals(result.p_value)}"
         spread = f"true differences vary with SD {number(result.tau)} (I2 {result.i_squared:.0%}, Q {result.q:.3g}, "
-        spread += f"p = {probability(result.q_p_value)})"
+        spread += f"{p_equals(result.q_p_value)})"
         new = f"in a new experiment {signed(result.predicted_low)} to {signed(result.predicted_high)}"
         shown += [table, f"By {by.scorer}: {result.test}{p}; {spread}; {new}.", *(f"left out: {line}" for line in by.left_out)]
     return [*shown, *combined.notes]

@@ -13,7 +13,7 @@ from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformativ
 from apo_bench.analysis.win_rates import NOT_AUDITED
 from apo_bench.config.finished_arms import declared_cost
 from apo_bench.config.schema import JUDGE, Comparison
-from apo_bench.formatting import ALPHA, Row, count, number, probability, rows_of, signed
+from apo_bench.formatting import ALPHA, Row, count, number, p_equals, probability, rows_of, signed
 from apo_bench.report.document import Bullets, Claim, Claims, Section
 from apo_bench.report.text import Text, join, say
 
@@ -113,7 +113,7 @@ def headline(row: Row, difference: float) -> Text:
 
 def tested(row: Row) -> Text:
     """The p-values behind a claim, and the test that gave them."""
-    return say(f"Holm-adjusted p = {probability(row.p_adjusted)} (unadjusted {probability(row.p_value)}; {{test}})", test=row.test)
+    return say(f"Holm-adjusted {p_equals(row.p_adjusted)} (unadjusted {probability(row.p_value)}; {{test}})", test=row.test)
 
 
 def place_of(row: Row) -> Text:
