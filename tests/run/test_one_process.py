@@ -42,4 +42,4 @@ def test_they_are_refused_by_name(tmp_path: Path, arm: dict[str, Any], kind: str
 
 @pytest.mark.parametrize(("arm", "launch"), [(GRPO, None), ({"use": RJS}, "two.yaml")])
 def test_without_a_launch_or_such_an_arm_nothing_is_refused(tmp_path: Path, arm: dict[str, Any], launch: str | None) -> None:
-    assert check(tmp_path, arm, launch) == []
+    assert all(note.startswith("models.gold: ") for note in check(tmp_path, arm, launch))  # of a tiny world's few pairs
