@@ -178,8 +178,9 @@ def test_the_report_opens_with_the_missed_match_and_the_answer(report: Path) -> 
     assert lines[2].startswith("**Not matched as declared:** `apo_rjs` against `golden_refresh`: rm_updates 31 against 30")
     assert lines[4].startswith("**Controls:** No controls were run")
     assert lines[6] == "## Answer"
-    assert "two-way t test over seeds (paired) and clusters of prompts" in lines[8]
-    assert "Scope: new seeds and new prompts" in lines[8]
+    assert lines[8].startswith("**None of 2 declared comparisons show a difference**")
+    assert "two-way t test over seeds (paired) and clusters of prompts" in lines[10]
+    assert "Scope: new seeds and new prompts" in lines[10]
     assert "## Warnings" not in text
     for heading in (
         "Scores at the final round", "Scores by round beside the reward model", "Contrasts", "Answers by round", "Reward models by round",
