@@ -46,7 +46,7 @@ def judge(
     if (judge is None) == (remove is None):
         raise InputError("judge: give --judge or --remove, one of them")
     from apo_bench.report.report import write_report
-    from apo_bench.run.experiment import experiment_of_run
+    from apo_bench.run.inputs import experiment_of_run
     from apo_bench.run.judges import add_judge, remove_judge
 
     folder = folder.resolve()
@@ -189,7 +189,7 @@ def export(
         exported = exporting.export_pairs(folder, out, judge=judge, base=Path.cwd())
     else:
         from apo_bench.analysis.results import read_responses, read_run
-        from apo_bench.run.experiment import experiment_of_run
+        from apo_bench.run.inputs import experiment_of_run
         from apo_bench.run.judges import pairs_of
 
         task = experiment_of_run(folder, Path.cwd())[1]

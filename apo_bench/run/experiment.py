@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from apo_bench.config import finished_arms
 from apo_bench.config.controls import made_of
-from apo_bench.config.load import ExperimentFile, load_experiment, read_experiment
+from apo_bench.config.load import ExperimentFile, read_experiment
 from apo_bench.config.plugins import is_shipped, source_files
 from apo_bench.config.prompt_sets import with_files
 from apo_bench.config.schema import Arm, Evaluation, Experiment, PolicyModel
@@ -19,7 +19,6 @@ from apo_bench.data.task import Task, load_task
 from apo_bench.errors import InputError
 from apo_bench.models.pretrained_weights import each_model, reads_clock, resolve_model, with_paths
 from apo_bench.package_data import find_beside
-from apo_bench.run.inputs import with_inputs
 from apo_bench.run.jobs import Job
 
 FIRST_DAY = "first_day.txt"
@@ -190,20 +189,6 @@ def _dated(arm: Arm, policy: PolicyModel, day: date) -> Arm:
         return arm
     models = [path for key, path in finished_arms.paths(arm) if key.partition(".")[0] in finished_arms.MODELS]
     return arm.model_copy(update={"model": {**settings, "template_date": day.isoformat()}}) if any(map(reads_clock, models)) else arm
-
-
-def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:
-    """The experiment of a run folder with the files that it keeps, and its task. `base`: what names of other files are relative to.
-
-    A model that is not on this machine keeps its name: the store has those of the run.
-    """
-    experiment = with_inputs(folder, load_experiment(folder / "experiment.yaml"))
-    task = TaskCache().load(experiment, base)
-    try:
-        experiment = with_resolved_files(experiment, base)
-    except InputError:
-        experiment = with_set_files(experiment, base)
-    return with_template_dates(experiment, first_day(folder)), task
 
 
 def find_experiment(path: Path) -> Path:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from apo_bench.config.finished_arms import FILES as RESPONSES
+from apo_bench.config.load import load_experiment
 from apo_bench.config.python_files import neighbours
 from apo_bench.config.schema import WHOLE, Experiment
+from apo_bench.data.task import Task
 from apo_bench.data.task_folder import find_task
 from apo_bench.errors import InputError
 from apo_bench.hashing import PACKAGE, checksum, digest
 from apo_bench.package_data import find_beside, shipped_root
+from apo_bench.run.experiment import TaskCache, first_day, with_resolved_files, with_set_files, with_template_dates
 from apo_bench.store import write_bytes, write_json
 
 INPUTS = "inputs"
@@ -59,6 +62,20 @@ def with_inputs(folder: Path, experiment: Experiment) -> Experiment:
             raise
         raise InputError(f"{folder / INDEX}: not what a run writes: {error!r}") from None
     return Experiment.model_validate_json(json.dumps(tree), strict=True)
+
+
+def experiment_of_run(folder: Path, base: Path) -> tuple[Experiment, Task]:
+    """The experiment of a run folder with the files that it keeps, and its task. `base`: what names of other files are relative to.
+
+    A model that is not on this machine keeps its name: the store has those of the run.
+    """
+    experiment = with_inputs(folder, load_experiment(folder / "experiment.yaml"))
+    task = TaskCache().load(experiment, base)
+    try:
+        experiment = with_resolved_files(experiment, base)
+    except InputError:
+        experiment = with_set_files(experiment, base)
+    return with_template_dates(experiment, first_day(folder)), task
 
 
 def _named(tree: dict[str, Any], base: Path) -> Iterator[tuple[Place, str, Path]]:

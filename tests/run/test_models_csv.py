@@ -18,8 +18,9 @@ from apo_bench.exchange.export_model import export_model
 from apo_bench.models.adapter_folder import base_of, is_adapter
 from apo_bench.models.policy import load_policy
 from apo_bench.run import pipeline
-from apo_bench.run.experiment import experiment_of_run, resolve_experiment
+from apo_bench.run.experiment import resolve_experiment
 from apo_bench.run.gc import sweep
+from apo_bench.run.inputs import experiment_of_run
 from apo_bench.run.models_csv import read_models, unkept
 from apo_bench.types import Policy
 
