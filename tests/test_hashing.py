@@ -145,7 +145,7 @@ def test_a_users_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "inside", "outside"),
     [
-        ("apo_bench.lab.lab", {"config/schema/models.py", "types.py"}, {"cli/", "report/", "formatting.py", "stats/", "config/schema/comp"}),
+        ("apo_bench.lab.lab", {"config/schema/models.py", "types.py"}, {"cli/", "report/", "formatting.py", "stats/", "config/schema/com"}),
         ("apo_bench.engines.transformers", {"training/trainer.py", "models/generate.py"}, {"cli/", "report/", "lab/", "evaluation/"}),
         ("apo_bench.report.report", {"formatting.py", "stats/", "report/page/page.css"}, {"cli/", "training/"}),
         ("apo_bench.models.policy", {"models/tokenize.py"}, {"lab/", "store.py"}),
