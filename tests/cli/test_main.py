@@ -262,7 +262,7 @@ def blocks(page: str, language: str) -> list[str]:
 @pytest.mark.slow
 def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
     """Only the three model ids are not checked, each a note."""
-    (experiment, _), (_, method) = blocks("README.md", "yaml"), blocks("README.md", "python")
+    (experiment, _), (_, method) = blocks("docs/tour.md", "yaml"), blocks("docs/tour.md", "python")
     assert len(experiment.splitlines()) <= 20
     path = tmp_path / "mine.yaml"
     path.write_text(experiment)
@@ -279,12 +279,12 @@ def test_the_readmes_experiment_and_method_are_valid(tmp_path: Path) -> None:
 def test_the_pages_judges_are_valid(
     tree: Tree, write_experiment: Callable[[Tree], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Those of README.md and docs/judging.md: of a machine with neither key nor imported model, what is lacking is a note."""
+    """Those of docs/tour.md and docs/judging.md: of a machine with neither key nor imported model, what is lacking is a note."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("APO_BENCH_MODELS", str(tmp_path / "models"))
     tree["models"]["gold"][0]["name"] = "gpt2"
     for page, lacking in (
-        (blocks("README.md", "yaml")[1], ["judges.gpt"]),
+        (blocks("docs/tour.md", "yaml")[1], ["judges.gpt"]),
         (blocks("docs/judging.md", "yaml")[0], ["judges.gpt", "judges.local"]),
     ):
         shown = yaml.safe_load(page)
@@ -294,14 +294,14 @@ def test_the_pages_judges_are_valid(
 
 
 def test_the_pages_statistics_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of the arms that README.md and docs/statistics.md name, three seeds and eight prompts each."""
+    """Scores of the arms that docs/tour.md and docs/statistics.md name, three seeds and eight prompts each."""
     names = ("ours", "theirs", "apo", "control", "plain")
     values = np.random.default_rng(0).normal(size=(len(names), 3, 8))
     rows = [(arm, seed, f"p{j}", values[i, seed, j]) for i, arm in enumerate(names) for seed in range(3) for j in range(8)]
     scores = pd.DataFrame(rows, columns=["arm", "seed", "prompt_id", "value"])
     scores.to_parquet(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
-    for block in (blocks("README.md", "python")[0], *blocks("docs/statistics.md", "python")):
+    for block in (blocks("docs/tour.md", "python")[0], *blocks("docs/statistics.md", "python")):
         exec(compile(block, "page", "exec"), {"scores": scores})
 
 
