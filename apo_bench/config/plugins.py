@@ -80,7 +80,7 @@ def source_files(use: str, parameters: Mapping[str, Any], *, base: Path | None) 
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a python file is apo-bench's own."""
+    """Whether a file or folder of code is apo-bench's own."""
     return any(path.resolve().is_relative_to(room) for room in (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks"))
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from apo_bench.config.finished_arms import FILES as RESPONSES
 from apo_bench.config.load import load_experiment
+from apo_bench.config.plugins import is_shipped
 from apo_bench.config.python_files import neighbours
 from apo_bench.config.schema import WHOLE, Experiment
 from apo_bench.data.task import Task
 from apo_bench.data.task_folder import find_task
 from apo_bench.errors import InputError
-from apo_bench.hashing import PACKAGE, checksum, digest
-from apo_bench.package_data import find_beside, shipped_root
+from apo_bench.hashing import checksum, digest
+from apo_bench.package_data import find_beside
 from apo_bench.run.experiment import TaskCache, first_day, with_resolved_files, with_set_files, with_template_dates
 from apo_bench.store import write_bytes, write_json
 
@@ -57,9 +58,9 @@ def with_inputs(folder: Path, experiment: Experiment) -> Experiment:
             for part in above:
                 at = at[part]
             at[last] = f"{path}@{row['value'].rpartition('@')[2]}" if last == "use" and "@" in row["value"] else str(path)
+    except InputError:
+        raise
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{folder / INDEX}: not what a run writes: {error!r}") from None
     return Experiment.model_validate_json(json.dumps(tree), strict=True)
 
@@ -91,9 +92,8 @@ def _named(tree: dict[str, Any], base: Path) -> Iterator[tuple[Place, str, Path]
             case ("task", "options", *_) | ("evaluation", "prompt_sets", _, "data_files" | "refusal_labels", *_):
                 file = _file(value, base)
                 named.append((place, value, file if file and file.is_file() else None))
-    ours = (PACKAGE, shipped_root() / "baselines", shipped_root() / "tasks")
     for place, value, path in named:
-        if path is not None and not any(path.resolve().is_relative_to(room) for room in ours):
+        if path is not None and not is_shipped(path):
             yield place, value, path.resolve()
 
 

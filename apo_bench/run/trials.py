@@ -75,10 +75,9 @@ def run_tuning(runner: JobRunner, subset: JobSubset) -> Tuning:
             continue
         trials = []
         for trial, (setting, outcome) in enumerate(zip(settings, outcomes, strict=True)):
+            reached = {name: None if math.isnan(value) else value for name, value in asdict(outcome).items()}
             error = {"error": messages[arm, trial]} if math.isnan(outcome.dev_score) else {}
-            trials.append(
-                {"setting": setting, **{name: None if math.isnan(value) else value for name, value in asdict(outcome).items()}, **error}
-            )
+            trials.append({"setting": setting, **reached, **error})
         arms[arm] = {"chosen": chosen, "trials": trials}
     return Tuning(arms, records, tuple(failed), postponed)
 

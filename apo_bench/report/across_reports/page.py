@@ -1,16 +1,11 @@
 """The living benchmark as one html file that loads nothing and needs no script."""
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
-from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from apo_bench.formatting import count, number
@@ -19,9 +14,8 @@ from apo_bench.report.across_reports.answers import Answered, answers_of
 from apo_bench.report.across_reports.committed import WITHOUT, CommittedReport, committed_reports
 from apo_bench.report.across_reports.ranking import Ranked, not_combined, rankings
 from apo_bench.report.charts import Estimate, ForestPanel
-from apo_bench.report.page import svg
-from apo_bench.report.page.render import estimate, inline
-from apo_bench.report.page.svg import minus, shown
+from apo_bench.report.page.render import environment, policy_hash
+from apo_bench.report.page.svg import minus
 from apo_bench.store import write_text
 
 HERE = Path(__file__).parent
@@ -55,9 +49,9 @@ def render(reports: Sequence[CommittedReport]) -> str:
     answers = {report.name: answers_of(report) for report in reports}
     tables, left_out = rankings(reports)
     style = Markup("".join(path.read_text(encoding="utf-8") for path in (Path(report_page.__path__[0]) / "page.css", HERE / "index.css")))
-    policy = f"default-src 'none'; style-src 'sha256-{_hash(style)}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src '{policy_hash(style)}'; base-uri 'none'; form-action 'none'"
     compared = [answer for report in reports if not report.is_audit for answer in answers[report.name]]
-    return _environment().get_template("index.html.j2").render(
+    return environment(HERE).get_template("index.html.j2").render(
         style=style, policy=Markup(policy), reports=reports, answers=answers, without=WITHOUT, tasks=_by_task(tables),
         reasons=not_combined(tables), counts=_counts(compared),
         left_out={name: [*items] for name, items in groupby(sorted(left_out, key=lambda item: item.report), key=lambda item: item.report)},
@@ -93,17 +87,3 @@ def _drawn(ranked: Ranked) -> RankTable:
         low, high = row["rank_low"], row["rank_high"]
         ranks.append(f"rank {low}" if low == high else f"rank {low} to {high}")
     return RankTable(ranked, ForestPanel("", tuple(rows), x_label="difference from the first"), tuple(ranks))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals |= {"svg": svg, "estimate": estimate}
-    environment.filters |= {"inline": inline, "address": lambda path: quote(path, safe="/.")}
-    return environment
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -34,25 +34,33 @@ def render(report: Report, samples: Samples | None, *, is_aggregate: bool = True
     style, tables, browser = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "tables.js", "page.js"))
     script = tables + browser if samples else tables
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'; "
+        f"default-src 'none'; style-src '{policy_hash(style)}'; script-src '{policy_hash(script)}'; base-uri 'none'; form-action 'none'; "
         "require-trusted-types-for 'script'"
     )
     parts = [part for part in report.parts if part.anchor == "samples" or any(section.blocks for section in part.sections)]
-    template = _environment().get_template("page.html.j2")
+    template = environment(HERE / "templates").get_template("page.html.j2")
     return template.render(
         report=report, parts=parts, samples=samples, is_aggregate=is_aggregate, style=style, script=script, policy=Markup(policy)
     )
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals |= {"svg": svg, "cell": cell, "estimate": estimate, "kind": lambda block: type(block).__name__.lower()}
-    environment.filters |= {"inline": inline, "count": FORMS["count"], "known": lambda value: not math.isnan(value)}
-    return environment
+def environment(folder: Path) -> Environment:
+    """The templates of a folder, with what pages of reports share: texts, cells, estimates and drawings."""
+    templates = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.globals |= {"svg": svg, "cell": cell, "estimate": estimate, "kind": lambda block: type(block).__name__.lower()}
+    templates.filters |= {
+        "inline": inline, "count": FORMS["count"], "known": lambda value: not math.isnan(value),
+        "address": lambda path: quote(path, safe="/."),
+    }  # fmt: skip
+    return templates
+
+
+def policy_hash(text: str) -> str:
+    """How a page's policy names a style or script of its own."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def inline(text: Text) -> Markup:
@@ -103,7 +111,3 @@ def estimate(row: Estimate) -> Markup:
     """The value of an estimate and its interval."""
     around = interval(row.low, row.high, row.form)
     return el("b", minus(FORMS[row.form](row.value))) + el("span", minus(around.text) if around else "", class_="sub")
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
