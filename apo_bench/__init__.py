@@ -1,3 +1,3 @@
 """apo-bench: is this alignment method really better, at the same cost?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
