@@ -6,6 +6,8 @@ PYTHON ?= python3
 TORCH ?= torch<2.14
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that test: a core each, at most four, for each takes a gigabyte or two.
+JOBS ?= $(shell $(PYTHON) -c "import os; print(max(2, min(4, os.cpu_count() or 2)))")
 
 # One thread a process: arms and tests run side by side, and small matrices gain nothing from more.
 export OMP_NUM_THREADS := 1
@@ -26,11 +28,11 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n $(JOBS)
 
 # What trains nothing, starts nothing and takes no seconds.
 test-fast: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow"
 
 # On a machine with a GPU nothing is installed: which build of vLLM fits is the driver's to say.
 vllm-env:

@@ -17,6 +17,8 @@ from tiny_world import RJS, SMALL_TURN, tiny_tree
 from typer.testing import CliRunner
 
 from apo_bench.cli.main import app
+from apo_bench.config.plain_yaml import parse_yaml
+from apo_bench.config.schema import Experiment
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +62,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tree = tiny_tree() | {"name": "mine", "seeds": [0, 1]}
     tree["arms"] = {"rjs": tree["arms"]["rjs"], "golden_refresh": {**APO, "opponent": "initial"}, "apo_rjs": APO}
     tree["compare"] = {"primary": [{"a": "apo_rjs", "b": "golden_refresh"}], "secondary": [{"a": "apo_rjs", "b": "rjs"}]}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "mine.yaml").write_text("# Does the adversary help?\n" + yaml.safe_dump(tree))
     (method,) = [block.text for block in blocks(TOUR) if "class BestOnce" in block.text]
     (tmp_path / "best_once.py").write_text(method)
     (tmp_path / "longer.py").write_text(JUDGE)
@@ -92,7 +94,7 @@ def test_every_command_runs_as_it_stands(place: Path, pages: list[Path]) -> None
     for words in chain.from_iterable(map(commands, pages)):
         match words:
             case ["apo-bench", "run", file, *rest] if file.startswith("experiments/"):
-                call("check", file, *(["--set", *rest[rest.index("--set") + 1 :]] if "--set" in rest else []))
+                call("check", file, *(rest[: rest.index("--workers")] if "--workers" in rest else rest))
             case ["apo-bench", "run", "my_method.yaml"]:
                 call("check", "my_method.yaml")
             case ["apo-bench", "import-model", name]:
@@ -123,7 +125,7 @@ def test_every_command_runs_as_it_stands(place: Path, pages: list[Path]) -> None
 def fill(sheet: Path) -> None:
     """A person's part: every pair of responses gets a preference."""
     rows = pd.read_csv(sheet, dtype=str, keep_default_na=False)
-    rows["preference"] = ["A", "B"] * (len(rows) // 2) + ["A"] * (len(rows) % 2)
+    rows["preference"] = [("1", "2", "tie")[place % 3] for place in range(len(rows))]
     rows.to_csv(sheet, index=False)
 
 
@@ -150,3 +152,4 @@ def test_extras_that_the_readme_names_are_there() -> None:
 def test_the_experiment_has_twenty_lines_at_most() -> None:
     first = next(block for block in blocks(README) if block.language == "yaml")
     assert len(first.text.splitlines()) <= 20
+    assert set(Experiment.model_validate(parse_yaml(first.text, "README.md")).arms) == {"golden_refresh", "apo_rjs"}
