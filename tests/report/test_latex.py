@@ -192,7 +192,7 @@ def test_what_the_tables_say(tmp_path: Path) -> None:
     (row,) = [row for row in frames["contrasts"].itertuples() if (row.family, row.axis) == ("primary", "all")]
     texts = tables(run, frames)
     text = texts["contrasts"]
-    assert row.p_adjusted < 0.05
+    assert float(row.p_adjusted) < 0.05  # pyright: ignore[reportArgumentType]
     assert f"${row.difference:+.3f}${latex.DAGGER} & [${row.ci_low:+.3f}$, ${row.ci_high:+.3f}$]" in text
     assert "3 seeds of each arm, 6 to 12 clusters of prompts" in text
     assert "new seeds and new prompts" in text
