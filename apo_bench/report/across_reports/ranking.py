@@ -196,11 +196,9 @@ def _apart(tables: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 def agreement(ranked: Ranked) -> list[str]:
     """Whether methods that several reports measured have the same scores in each: a sentence for those that do, and one for each other."""
     same = [pair for pair in ranked.twice if not pair.apart]
-    sentences = []
-    if same:
-        sources = sorted({f"{pair.kept} and {pair.other}" for pair in same})
-        methods = ", ".join(dict.fromkeys(pair.method for pair in same))
-        sentences.append(f"Measured twice, with the same scores ({'; '.join(sources)}): {methods}.")
+    sources = ", ".join(dict.fromkeys(report for pair in same for report in (pair.kept, pair.other)))
+    methods = ", ".join(dict.fromkeys(pair.method for pair in same))
+    sentences = [f"With the same scores in each of {sources} that has them: {methods}."] if same else []
     return sentences + [
         f"{pair.method} scores otherwise in {pair.other} than in {pair.kept}, by up to {number(pair.apart)} in their {pair.n_seeds} shared "
         f"seeds, at the same settings: another version of the code, or another machine. The scores of {pair.kept} count."
