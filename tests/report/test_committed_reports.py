@@ -338,13 +338,11 @@ def plain(text: Any) -> str:
 @pytest.mark.slow
 def test_the_page_loads_nothing_and_no_name_becomes_markup(tmp_path: Path) -> None:
     hostile = "<img src=x onerror=alert(1)>"
-    write_report(tmp_path / "run", contrast(-0.5, arm_a=hostile), scores={hostile: SCORES["a"], "b": SCORES["b"]}, tree=experiment())
+    write_report(tmp_path / "run", contrast(arm_a=hostile), scores={hostile: SCORES["a"], "b": SCORES["b"]}, tree=experiment())
     page = write_site(tmp_path).read_text(encoding="utf-8")
     assert write_site(tmp_path) == tmp_path / INDEX
     assert (tmp_path / INDEX).read_text(encoding="utf-8") == page
     assert "<img" not in page
     assert "&lt;img" in page
-    assert "difference \u22120.500, 95 % interval \u22120.800 to \u22120.200" in page  # of numbers; words keep their hyphens
-    assert "Holm-adjusted" in page
     assert not any(sign in page for sign in ("<script", "http://", "https://", "url(", "@import"))
     assert "1 declared comparison: 1 shows a difference, 0 do not." in page

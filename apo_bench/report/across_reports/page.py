@@ -1,9 +1,8 @@
 """The living benchmark as one html file that loads nothing and needs no script."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from apo_bench.report.across_reports.answers import Answered, answers_of, mind_o
 from apo_bench.report.across_reports.committed import WITHOUT, CommittedReport, committed_reports
 from apo_bench.report.across_reports.ranking import Ranked, agreement, not_combined, rankings
 from apo_bench.report.charts import Estimate, ForestPanel
-from apo_bench.report.page.render import environment, inline, policy_hash
+from apo_bench.report.page.render import environment, policy_hash
 from apo_bench.report.page.svg import minus
 from apo_bench.report.text import Text
 from apo_bench.store import write_text
@@ -62,15 +61,10 @@ def render(reports: Sequence[CommittedReport]) -> str:
     policy = f"default-src 'none'; style-src '{policy_hash(style)}'; base-uri 'none'; form-action 'none'"
     compared = [answer for report in reports if not report.is_audit for answer in answers[report.name]]
     return environment(HERE).get_template("index.html.j2").render(
-        style=style, policy=Markup(policy), prose=prose, reports=reports, answers=answers, without=WITHOUT, tasks=_by_task(tables),
+        style=style, policy=Markup(policy), reports=reports, answers=answers, without=WITHOUT, tasks=_by_task(tables),
         reasons=not_combined(tables), counts=_counts(compared),
         left_out={name: [*items] for name, items in groupby(sorted(left_out, key=lambda item: item.report), key=lambda item: item.report)},
     )  # fmt: skip
-
-
-def prose(text: Text) -> Markup:
-    """A text in which numbers below 0 have the minus sign of the drawings."""
-    return inline(tuple(span if span.data else replace(span, text=re.sub(r"(?<!\w)-(?=\d)", "\u2212", span.text)) for span in text))
 
 
 def _counts(answers: Sequence[Answered]) -> str:
