@@ -60,10 +60,21 @@ class Renaming:
             case Section():
                 return self.section(block)
             case Table():
-                legend = [self.text(line) for line in block.legend]
-                return replace(block, columns=[self.column(column) for column in block.columns], note=self.text(block.note), legend=legend)
+                return self.table(block)
             case Lines() | Forest() | Bars():
                 return self.figure(block)
+
+    def table(self, table: Table) -> Table:
+        """A caption ends in its scorer; block titles and the note of a paper's table are renamed as well."""
+        head, by, scorer = table.caption.rpartition(", by ")
+        paper = table.paper
+        if paper is not None:
+            block = paper.block
+            paper = replace(paper, block=lambda row: self.word(block(row)), note=self.text(paper.note))
+        return replace(
+            table, columns=[self.column(column) for column in table.columns], caption=f"{head}{by}{self.word(scorer)}" if by else scorer,
+            note=self.text(table.note), legend=[self.text(line) for line in table.legend], paper=paper,
+        )  # fmt: skip
 
     def column(self, column: Column) -> Column:
         def cell(row: Row) -> Cell:

@@ -1,17 +1,19 @@
 """The report's tables for a paper: a .tex file each, to be read by \\input.
 
-A file is one table environment and needs booktabs alone. What comes from an experiment or a task (names of arms, axes, judges) is data:
-every character that TeX would act upon is escaped, and what pdflatex cannot set is written as its code point, [U+202E].
+A file is one table environment; its first lines are a comment with the preamble that it needs, which is booktabs alone. What comes from
+an experiment or a task (names of arms, axes, judges) is data: every character that TeX would act upon is escaped, and what pdflatex
+cannot set is written as its code point, [U+202E].
 """
 
 import math
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 
-from apo_bench.formatting import UNKNOWN
+from apo_bench.formatting import ALPHA, UNKNOWN
 from apo_bench.report.document import Report, blocks_of
-from apo_bench.report.tables import FORMS, Cell, Interval, Table, Value
+from apo_bench.report.tables import FORMS, Cell, Interval, Row, Table, Value
 from apo_bench.report.text import Text, keep_ends
 
 SPECIAL = {
@@ -20,6 +22,13 @@ SPECIAL = {
     "`": r"\textquoteleft{}", "'": r"\textquoteright{}", '"': r"\textquotedblright{}", "-": "{-}", ",": "{,}", "!": "{!}", "?": "{?}",
 }  # fmt: skip
 ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v", "\u0327": "c"}
+PREAMBLE = ["% In the preamble:", r"%   \usepackage{booktabs}", r"% Where the table goes: \input of this file."]
+DAGGER = r"$^{\dagger}$"
+RULES = {  # of the dagger, by what a table marks with it
+    "declared": f"adjusted p \\textless{{}} {ALPHA:g} for the declared contrast.",
+    "lower": f"lower than the highest mean of its column, by the contrast of the two arms at the final round, p \\textless{{}} {ALPHA:g}, "
+    "adjusted where the contrast is declared.",
+}
 LETTERS = {"ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ł": r"\l{}", "Ł": r"\L{}", "±": r"$\pm$"}
 
 
@@ -46,16 +55,16 @@ def render(report: Report) -> dict[str, str]:
 
 
 def table_lines(table: Table) -> list[str]:
-    """A table environment: its paper's rows and columns, in blocks that have a title or none."""
+    """A table environment: its paper's rows and columns, in blocks that have a title or none, and below them what its marks mean."""
     assert table.paper is not None
     columns = [column for column in table.columns if column.paper]
     blocks: dict[str, list[list[Cell]]] = {}
     for row in filter(table.paper.rows, table.rows):
-        blocks.setdefault(table.paper.block(row), []).append([column.cell(row) for column in columns])
+        blocks.setdefault(table.paper.block(row), []).append(_marked([column.cell(row) for column in columns], row))
     first = next((rows[0] for rows in blocks.values()), [""] * len(columns))  # says which columns hold numbers
     shape = "l" + "".join("l" if isinstance(content, str | tuple) else "r" for content in first[1:])
     lines = [
-        r"% needs \usepackage{booktabs} in the preamble", r"\begin{table}", r"\centering",
+        *PREAMBLE, r"\begin{table}", r"\centering",
         r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
         f"\\caption{{{escape(table.caption)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}}}", r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}", f"\\begin{{tabular}}{{@{{}}{shape}@{{}}}}", r"\toprule",
@@ -65,8 +74,24 @@ def table_lines(table: Table) -> list[str]:
         lines += [r"\addlinespace"] if place else []
         lines += [f"\\multicolumn{{{len(columns)}}}{{@{{}}l}}{{\\textit{{{escape(title)}}}}} \\\\"] if title else []
         lines += [_line(map(cell, row)) for row in rows]
-    note = inline(table.paper.note or table.note)
+    marks = {_mark(content) for rows in blocks.values() for row in rows for content in row}
+    rules = [f"{DAGGER}: {rule}" for mark, rule in RULES.items() if mark in marks]
+    note = " ".join(filter(None, [inline(table.paper.note or table.note), *rules]))
     return [*lines, r"\bottomrule", r"\end{tabular}", r"\par\smallskip", f"\\parbox{{\\linewidth}}{{\\scriptsize {note}}}", r"\end{table}"]
+
+
+def _marked(cells: list[Cell], row: Row) -> list[Cell]:
+    """A row's cells; of a declared contrast that is shown, the first number has the mark."""
+    is_shown = float(row.get("p_adjusted", math.nan)) < ALPHA
+    first = next((content for content in cells if isinstance(content, Value)), None)
+    return [replace(first, is_shown=True) if is_shown and first and content is first else content for content in cells]
+
+
+def _mark(content: Cell) -> str:
+    """Why a dagger stands at a number: a key of RULES, or ""."""
+    if not isinstance(content, Value):
+        return ""
+    return "declared" if content.is_shown else "lower" if content.standing == "lower" else ""
 
 
 def inline(text: Text) -> str:
@@ -100,6 +125,7 @@ def _value(value: Value) -> str:
     shown = _math(value.text, r"\leq " if value.is_bound else "")
     if value.standing == "best":
         shown = f"\\textbf{{{value.text}}}".replace("{-", "{$-$")
+    shown += DAGGER if _mark(value) else ""
     shown += "" if math.isnan(value.sd) else f" {{\\scriptsize$\\pm$ {value.write(value.sd)}}}"
     return f"{shown} {_interval(value.interval)}" if value.interval else shown
 

@@ -49,6 +49,7 @@ class Value:
     is_bound: bool = False  # the true value is at most this
     limit: float = NAN  # "of" which it is
     standing: str = ""  # in its column: best, highest, alike or lower
+    is_shown: bool = False  # a declared difference with an adjusted p below ALPHA
 
     @property
     def text(self) -> str:

@@ -12,10 +12,11 @@ import yaml
 from scipy import stats
 
 from apo_bench.errors import InputError
-from apo_bench.report.across_reports.answers import answers_of, detectable
+from apo_bench.report.across_reports.answers import answers_of, detectable, mind_of, seeds_needed
 from apo_bench.report.across_reports.committed import committed_reports
 from apo_bench.report.across_reports.page import INDEX, write_site
-from apo_bench.report.across_reports.ranking import NO_BUDGET, not_combined, rankings
+from apo_bench.report.across_reports.ranking import NO_BUDGET, agreement, not_combined, rankings
+from apo_bench.stats.power_analysis import plan_size
 
 SCORES = {"a": [0.5, 0.9, 0.4, 1.0], "b": [0.1, 0.2, 0.3, 0.0]}
 SCOPE = "new seeds and new prompts"
@@ -29,6 +30,8 @@ def experiment(world: int = 0, **models: Any) -> dict[str, Any]:
         "models": {"policy": policy, "gold": [{"name": "gpt2", "seeds": [0]}], **models},
         "evaluation": {"sampling": {"temperature": 1.0}, "prompts": 40, "kl_prompts": 8},
         "compare": {"round": "final"},
+        "budget": {"human_pairs": 600},
+        "arms": {name: {"use": f"/home/a/baselines/{name}.py@Method", "rounds": 3} for name in "abcdef"},
     }
 
 
@@ -154,23 +157,61 @@ def test_ranks_are_as_sure_as_the_intervals(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_experiments_of_one_place_share_a_table_and_others_do_not(tmp_path: Path) -> None:
-    """Training and folders of paths are no part of the place; world and starting policy are."""
-    more = experiment()
-    more["models"]["policy"]["training"] = {"learning_rate": 0.5}
+def test_experiments_that_share_a_method_share_a_table_and_others_do_not(tmp_path: Path) -> None:
+    """b's settings are the same in both, folders aside, so it is one method; those of a differ in the third. World 1 is elsewhere."""
+    other, third = experiment(), experiment()
+    other["arms"]["b"]["use"] = "baselines/b.py@Method"
+    third["arms"]["a"]["rounds"] = 4
     write_report(tmp_path / "first", tree=experiment())
-    write_report(tmp_path / "second", scores={"d": [0.3, 0.4, 0.2, 0.6]}, tree=more)
+    write_report(tmp_path / "second", scores={"b": SCORES["b"], "d": [0.3, 0.4, 0.2, 0.6]}, tree=other)
+    write_report(tmp_path / "third", scores={"a": SCORES["a"], "e": SCORES["b"]}, tree=third)
     write_report(tmp_path / "elsewhere", tree=experiment(world=1))
     write_report(tmp_path / "old")
     tables, _ = rankings(committed_reports(tmp_path))
-    assert [(table.reports, sorted(table.table["arm"])) for table in tables] == [
+    assert sorted((table.reports, sorted(table.table["arm"])) for table in tables) == [
         (("elsewhere",), ["a", "b"]),
         (("first", "second"), ["a", "b", "d"]),
         (("old",), ["a", "b"]),
+        (("third",), ["a", "e"]),
     ]
+    table = next(table for table in tables if len(table.reports) > 1)
+    assert dict(zip(table.table["arm"], table.table["report"], strict=True)) == {"a": "first", "b": "first, second", "d": "second"}
+    assert agreement(table) == ["With the same scores in each of first, second that has them: b."]
     (sentences,) = not_combined(tables).values()
     assert "Not combined: old." in sentences[0]
-    assert sentences[1] == "Experiments of another task are not combined."
+    assert sentences[1:] == [
+        "Experiments of another task are not combined.",
+        "(first, second) and third are not combined: no method is in both with the same settings.",
+    ]
+
+
+def test_a_method_that_scores_otherwise_in_another_report_is_named(tmp_path: Path) -> None:
+    """Its 4th seed is higher by .25, and a 5th seed is the second report's alone; the first's scores count, as both have 4 shared."""
+    write_report(tmp_path / "first", tree=experiment())
+    write_report(tmp_path / "second", scores={"b": [*SCORES["b"][:3], 0.25], "d": [0.3, 0.4, 0.2, 0.6]}, tree=experiment())
+    ((table,), _) = rankings(committed_reports(tmp_path))
+    (sentence,) = agreement(table)
+    assert sentence.startswith("b scores otherwise in second than in first, by up to 0.250 in their 4 shared seeds")
+    assert dict(zip(table.table["arm"], table.table["mean"], strict=True))["b"] == pytest.approx(np.mean(SCORES["b"]))
+
+
+def test_arms_of_one_name_and_other_settings_are_labelled_by_their_reports(tmp_path: Path) -> None:
+    other = experiment()
+    other["arms"]["a"]["rounds"] = 4
+    write_report(tmp_path / "first", tree=experiment())
+    write_report(tmp_path / "second", tree=other)
+    ((table,), _) = rankings(committed_reports(tmp_path))
+    assert sorted(table.table["label"]) == ["a (first)", "a (second)", "b"]
+
+
+def test_few_seeds_do_not_cost_the_others_theirs(tmp_path: Path) -> None:
+    """8 seeds: an arm with 4 of them costs half and is in the table, which is then of 4; those with 3 stand in one of their own."""
+    many, half, few = [0.1 * step for step in (3, 1, 4, 1, 5, 9, 2, 6)], [0.2, 0.1, 0.5, 0.3], [0.4, 0.7, 0.6]
+    scores = {"a": many, "b": few, "c": many[::-1], "d": half, "e": few[::-1]}
+    write_report(tmp_path / "run", scores=scores, tree=experiment())
+    tables, left_out = rankings(committed_reports(tmp_path))
+    assert left_out == ()
+    assert [(sorted(table.table["arm"]), set(table.table["n_seeds"])) for table in tables] == [(["a", "c", "d"], {4}), (["b", "e"], {3})]
 
 
 def test_budgets_are_kept_apart(tmp_path: Path) -> None:
@@ -183,7 +224,7 @@ def test_budgets_are_kept_apart(tmp_path: Path) -> None:
         ("600 human pairs, 0 golden responses", ["a", "b"]),
         ("600 human pairs, 48 golden responses", ["c", "d"]),
     ]
-    assert [(item.arm, item.reason) for item in left_out] == [("e", f"alone with {NO_BUDGET}")]
+    assert [(item.arm, item.reason) for item in left_out] == [("e", f"alone with {NO_BUDGET} at 4 seeds")]
 
 
 def test_what_a_report_does_not_test_is_not_ranked(tmp_path: Path) -> None:
@@ -207,6 +248,32 @@ def test_what_is_detectable_is_detected_with_that_power(df: float) -> None:
     assert 1 - stats.nct.cdf(critical, df, detectable(0.1, df) / 0.1) == pytest.approx(0.8, abs=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("paired", [True, False])
+def test_seeds_needed_are_those_of_the_power_analysis(paired: bool) -> None:
+    """By `plan_size`, where all variance is the seeds': an SD of .3 of paired differences, or of each arm's scores."""
+    size = plan_size(0.2, seed_sd=0.3, method_prompt_sd=0, residual_sd=0, n_clusters=3, paired=paired, alpha=0.01)
+    error = 0.3 * math.sqrt((1 if paired else 2) / 5)
+    needed = seeds_needed(-0.2, error, 5, 0.01, arms=1 if paired else 2)
+    assert size.n_seeds is not None
+    assert abs(needed - size.n_seeds) <= 1
+    assert math.isnan(seeds_needed(0.0, error, 5))
+
+
+def test_what_would_change_a_ranking(tmp_path: Path) -> None:
+    """b crosses a; c is lower by about 9.5 in every seed, so that its interval's half-width is what new seeds would have to stay within."""
+    scores = {"c": [-9.0, -9.2, -9.1, -9.3], "a": [0.0, 1.0, 0.0, 1.1], "b": [1.0, 0.0, 1.0, 0.0]}
+    write_report(tmp_path / "run", scores=scores, tree=experiment())
+    ((table,), _) = rankings(committed_reports(tmp_path))
+    _, b, c = table.table.to_dict("records")
+    needed = seeds_needed(b["difference"], b["standard_error"], 4, table.alpha)
+    assert plain(mind_of(table)) == (
+        f"b is not told from a: to show its difference, {b['difference']:+.3f}, in four of five experiments takes about {needed:,} seeds. "
+        f"a over c is the least sure of what is shown: 4 new seeds in which they differ by less than "
+        f"{(c['ci_high'] - c['ci_low']) / 2:.3f}, not by {-c['difference']:.3f}, would not show it."
+    )
+
+
 def test_answers_name_what_would_change_them(tmp_path: Path) -> None:
     rows = contrast(), contrast(-0.1, 0.4, arm_a="c"), contrast(0.2, math.nan, arm_a="d", test="none: two seeds give an interval only")
     write_report(tmp_path / "run", *rows)
@@ -217,6 +284,8 @@ def test_answers_name_what_would_change_them(tmp_path: Path) -> None:
     assert size in plain(shown.mind)
     assert plain(level.question) == "Does c score higher than b?"
     assert plain(level.mind).startswith(f"New seeds that show a difference. One of {size} would have been shown")
+    needed = seeds_needed(-0.1, 0.1, 4, 0.05 / 3)
+    assert plain(level.mind).endswith(f"One of its own size, -0.100, takes at least {needed} seeds.")
     assert plain(untested.mind).startswith("Any test")
     assert [(answer.is_tested, answer.is_shown) for answer in (shown, level, untested)] == [(True, True), (True, False), (False, False)]
 

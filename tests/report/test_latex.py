@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from apo_bench.analysis import costs, results
 from apo_bench.analysis.contrasts import contrasts
 from apo_bench.analysis.results import Run
 from apo_bench.report import latex
+from apo_bench.report.display_names import with_display_names
 from apo_bench.report.document import Block, Part, Report, Section
 from apo_bench.report.latex import escape
 from apo_bench.report.sections import contrasts as contrast_sections
@@ -143,8 +145,8 @@ def analyse(run: Run, **changes: str) -> dict[str, pd.DataFrame]:
     }
 
 
-def tables(run: Run, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """The paper's tables of a run, by name."""
+def tables(run: Run, frames: dict[str, pd.DataFrame], names: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The paper's tables of a run, by name. `names`: display names."""
     blocks: list[Block] = [
         scores.final_section(run, frames),
         contrast_sections.section(run, frames["contrasts"]),
@@ -152,6 +154,7 @@ def tables(run: Run, frames: dict[str, pd.DataFrame]) -> dict[str, str]:
     ]
     blocks += win_rate_blocks(frames["judged"]) if "judged" in frames else []
     report = Report("synthetic", [], (), [Part("all", "All", [Section("All", blocks)])], {})
+    report = with_display_names(report, names or {})
     return {name.removesuffix(".tex"): text for name, text in latex.render(report).items()}
 
 
@@ -189,7 +192,8 @@ def test_what_the_tables_say(tmp_path: Path) -> None:
     (row,) = [row for row in frames["contrasts"].itertuples() if (row.family, row.axis) == ("primary", "all")]
     texts = tables(run, frames)
     text = texts["contrasts"]
-    assert f"${row.difference:+.3f}$ & [${row.ci_low:+.3f}$, ${row.ci_high:+.3f}$]" in text
+    assert float(row.p_adjusted) < 0.05  # pyright: ignore[reportArgumentType]
+    assert f"${row.difference:+.3f}${latex.DAGGER} & [${row.ci_low:+.3f}$, ${row.ci_high:+.3f}$]" in text
     assert "3 seeds of each arm, 6 to 12 clusters of prompts" in text
     assert "new seeds and new prompts" in text
     spent = texts["budget"]
@@ -198,6 +202,41 @@ def test_what_the_tables_say(tmp_path: Path) -> None:
     judged = texts["judged"]
     assert r"\texttt{apo\_rjs} over \texttt{rjs} & $0.600$ [$0.500$, $0.700$] & $0.040$ & $1{,}200$ & $0.550$ \\" in judged
     assert r"\textit{gpt\_4{,} all axes pooled}" in judged
+
+
+def test_a_file_begins_with_the_preamble_that_it_needs(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    for text in tables(run, analyse(run)).values():
+        comment = [line for line in text.splitlines() if line.startswith("%")]
+        assert text.startswith("\n".join(comment) + "\n\\begin{table}\n")
+        assert [line.lstrip("% ") for line in comment if "usepackage" in line] == [r"\usepackage{booktabs}"]
+
+
+def test_a_dagger_marks_what_is_shown_and_its_rule_stands_below(tmp_path: Path) -> None:
+    """Of declared contrasts those with adjusted p below .05; of scores those that the contrast with the highest tells from it."""
+    run = made_run(tmp_path)
+    frames = analyse(run)
+    compared = frames["contrasts"]
+    declared = compared[(compared["family"] != "descriptive") & (compared["at"] == "final")]
+    text = tables(run, frames)["contrasts"]
+    marked = [latex.DAGGER in line for line in text.splitlines() if line.startswith(r"\texttt")]
+    assert 0 < sum(marked) == int((declared["p_adjusted"] < 0.05).sum())
+    assert text.count(f"{latex.DAGGER}: adjusted p") == 1
+    main = tables(run, frames)["main"]
+    assert [line.split(" & ")[2].count(latex.DAGGER) for line in main.splitlines() if line.startswith(r"\texttt")] == [0, 1, 1]
+    assert main.count(f"{latex.DAGGER}: lower than the highest mean") == 1
+    frames["contrasts"] = compared.assign(p_value=0.9, p_adjusted=0.9)
+    assert latex.DAGGER not in "".join(tables(run, frames).values())
+
+
+def test_display_names_stand_in_captions_blocks_and_notes(tmp_path: Path) -> None:
+    names = {"apo_rjs": "APO, ours", "gpt_4": "GPT-4", "ground_truth": "truth"}
+    run = made_run(tmp_path)
+    texts = tables(run, analyse(run), names)
+    assert r"\caption{Declared contrasts at the final round{,} by truth.}" in texts["contrasts"]
+    assert r"\textit{GPT{-}4{,} all axes pooled}" in texts["judged"]
+    assert r"not: APO{,} ours and rjs in sampled\_responses" in texts["budget"]
+    assert not any(name in text for name in ("apo\\_rjs", "gpt\\_4", "ground\\_truth") for text in texts.values())
 
 
 @pytest.mark.slow

@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from apo_bench.formatting import count, number
 from apo_bench.report import page as report_page
-from apo_bench.report.across_reports.answers import Answered, answers_of
+from apo_bench.report.across_reports.answers import Answered, answers_of, mind_of
 from apo_bench.report.across_reports.committed import WITHOUT, CommittedReport, committed_reports
-from apo_bench.report.across_reports.ranking import Ranked, not_combined, rankings
+from apo_bench.report.across_reports.ranking import Ranked, agreement, not_combined, rankings
 from apo_bench.report.charts import Estimate, ForestPanel
 from apo_bench.report.page.render import environment, policy_hash
 from apo_bench.report.page.svg import minus
+from apo_bench.report.text import Text
 from apo_bench.store import write_text
 
 HERE = Path(__file__).parent
@@ -33,6 +34,14 @@ class RankTable:
     @property
     def caption(self) -> str:
         return f"By {self.ranked.place.scorer}, {self.ranked.budget}"
+
+    @property
+    def mind(self) -> Text:
+        return mind_of(self.ranked)
+
+    @property
+    def agreement(self) -> list[str]:
+        return agreement(self.ranked)
 
 
 def write_site(results: Path) -> Path:
@@ -68,9 +77,9 @@ def _counts(answers: Sequence[Answered]) -> str:
 
 
 def _by_task(tables: Sequence[Ranked]) -> Mapping[str, Mapping[str, list[RankTable]]]:
-    """Tables by task, then by the reports that they are of."""
+    """Tables by task, then by the reports that they are of, those of most reports first."""
     tasks: dict[str, dict[str, list[RankTable]]] = {}
-    for table in tables:
+    for table in sorted(tables, key=lambda table: -len(table.reports)):
         tasks.setdefault(table.place.task, {}).setdefault(", ".join(table.reports), []).append(_drawn(table))
     return tasks
 
@@ -78,12 +87,12 @@ def _by_task(tables: Sequence[Ranked]) -> Mapping[str, Mapping[str, list[RankTab
 def _drawn(ranked: Ranked) -> RankTable:
     rows, ranks = [], []
     for place, row in enumerate(ranked.table.to_dict("records")):
-        name = f"{row['arm']} ({row['report']})" if len(ranked.reports) > 1 else row["arm"]
         flops = "" if math.isnan(row["flops"]) else f", {count(row['flops'])}\u00a0FLOPs"
-        remark = minus(f"mean {number(row['mean'])}") + f", {row['n_seeds']} seeds{flops}"
+        sources = f"; {row['report']}" if len(ranked.reports) > 1 else ""
+        remark = minus(f"mean {number(row['mean'])}") + f", {row['n_seeds']} seeds{flops}{sources}"
         is_clear = row["ci_high"] < 0 or row["ci_low"] > 0
         value = 0.0 if place == 0 else row["difference"]
-        rows.append(Estimate(name, value, row["ci_low"], row["ci_high"], remark=remark, family="primary" if is_clear else ""))
+        rows.append(Estimate(row["label"], value, row["ci_low"], row["ci_high"], remark=remark, family="primary" if is_clear else ""))
         low, high = row["rank_low"], row["rank_high"]
         ranks.append(f"rank {low}" if low == high else f"rank {low} to {high}")
     return RankTable(ranked, ForestPanel("", tuple(rows), x_label="difference from the first"), tuple(ranks))
