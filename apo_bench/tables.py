@@ -225,8 +225,8 @@ _ALL = (
     ),
     Table(
         "training",
-        "Losses of every fit: of an arm-seed's policies and reward models; as arm `_tune.ARM` of its trials', as `_aa` of the control's; and "
-        "as `_bench` of the initial policy and of the reward models that evaluate. At most 200 rows a fit; of a longer one a row is the "
+        "Losses of every fit: of an arm-seed's policies and reward models, of those of trials, as arm `_tune.ARM`, and of `_aa`; as arm "
+        "`_bench` of the initial policy and of the reward models that evaluate. At most 200 rows a fit; of a longer one a row is the "
         "mean over the updates since the row before.",
         (
             _ARM, _TRIAL, _SEED,
