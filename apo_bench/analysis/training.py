@@ -63,13 +63,14 @@ def trial_losses(run: Run) -> pd.DataFrame:
     )
     of_trial = dict(iter(of_seeds.groupby(level=["arm", "trial", "model"]).mean().reset_index().groupby(["arm", "trial"])))
     nothing = pd.DataFrame([{"model": None, **dict.fromkeys(LOSSES, np.nan)}])
-    rows = []
+    remarks = {place: {"chosen": False, "error": ""} for place in of_trial}  # also of arms that no setting could be chosen for
     for arm, tuned in (run.manifest.get("tuned") or {}).items():
         for number, trial in enumerate(tuned.get("trials", ()), 1):
-            remarks = {"chosen": trial["setting"] == tuned.get("chosen"), "error": trial.get("error") or ""}
-            rows.append(of_trial.get((arm, number), nothing).assign(arm=arm, trial=number, **remarks))
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["arm", "trial", "model", *LOSSES, "chosen", "error"])
-    return in_order(table[["arm", "trial", "model", *LOSSES, "chosen", "error"]], run, ["arm", "trial", "model"])
+            remarks[arm, number] = {"chosen": trial["setting"] == tuned.get("chosen"), "error": trial.get("error") or ""}
+    rows = [of_trial.get(place, nothing).assign(arm=place[0], trial=place[1], **remark) for place, remark in remarks.items()]
+    columns = ["arm", "trial", "model", *LOSSES, "chosen", "error"]
+    table = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    return in_order(table, run, ["arm", "trial", "model"])
 
 
 def trial_curves(run: Run) -> pd.DataFrame:
