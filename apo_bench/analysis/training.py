@@ -1,6 +1,7 @@
 """How training went: losses of fits and steps of online training, over seeds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,9 @@ def trial_losses(run: Run) -> pd.DataFrame:
     of_seeds = ends.agg(
         updates=("updates", "sum"), first=("first", "first"), last=("last", "last"), lowest=("lowest", "min"), highest=("highest", "max")
     )
-    of_trial = dict(iter(of_seeds.groupby(level=["arm", "trial", "model"]).mean().reset_index().groupby(["arm", "trial"])))
+    of_trial: dict[Any, pd.DataFrame] = dict(
+        iter(of_seeds.groupby(level=["arm", "trial", "model"]).mean().reset_index().groupby(["arm", "trial"]))
+    )
     nothing = pd.DataFrame([{"model": None, **dict.fromkeys(LOSSES, np.nan)}])
     remarks = {place: {"chosen": False, "error": ""} for place in of_trial}  # also of arms that no setting could be chosen for
     for arm, tuned in (run.manifest.get("tuned") or {}).items():

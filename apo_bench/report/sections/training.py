@@ -95,7 +95,11 @@ def _trial_blocks(run: Run) -> list[Block]:
     blocks: list[Block] = []
     for model, rows in curves.groupby("model"):
         lines = {
-            arm: tuple(series_of(names[trial - 1], trial - 1, own, "update") for trial, own in of_arm.groupby("trial"))
+            arm: tuple(
+                series_of(name, place, own, "update")
+                for place, name in enumerate(names)
+                if len(own := of_arm[of_arm["trial"] == place + 1])
+            )
             for arm, of_arm in rows.groupby("arm")
         }
         panels = tuple(Panel(arm, lines[arm]) for arm in run.arms if arm in lines)
