@@ -57,8 +57,8 @@ def _text(name: str, meaning: str, *, nullable: bool = False, added: bool = Fals
     return Column(name, "text", meaning, nullable, added)
 
 
-def _whole(name: str, meaning: str, *, nullable: bool = False) -> Column:
-    return Column(name, "whole", meaning, nullable)
+def _whole(name: str, meaning: str, *, nullable: bool = False, added: bool = False) -> Column:
+    return Column(name, "whole", meaning, nullable, added)
 
 
 def _number(name: str, meaning: str, *, added: bool = False) -> Column:
@@ -69,6 +69,7 @@ def _number(name: str, meaning: str, *, added: bool = False) -> Column:
 _ARM = _text("arm", "the arm; `_floor`, `_bench`, `_tune.ARM` and `_judge.NAME` are not arms of the experiment")
 _SEED = _whole("seed", "the run seed; -1 where it does not apply")
 _ROUND = _whole("round", "the round, 0 for the initial policy")
+_TRIAL = _whole("trial", "number of the trial among its arm's, from 1; missing where it is none", nullable=True, added=True)
 _PROMPT = _text("prompt_id", "content id of the test prompt")
 _CLUSTER = _text("cluster_id", "the unit that is split and resampled")
 _AXIS = _text("axis", "the preference axis; `all` pools them")
@@ -224,10 +225,11 @@ _ALL = (
     ),
     Table(
         "training",
-        "Losses of every fit: of an arm-seed's policies and reward models, and, as arm `_bench`, of the initial policy and of the reward "
-        "models that evaluate. At most 200 rows a fit; of a longer one a row is the mean over the updates since the row before.",
+        "Losses of every fit: of an arm-seed's policies and reward models, of those of trials, as arm `_tune.ARM`, and of `_aa`; as arm "
+        "`_bench` of the initial policy and of the reward models that evaluate. At most 200 rows a fit; of a longer one a row is the "
+        "mean over the updates since the row before.",
         (
-            _ARM, _SEED,
+            _ARM, _TRIAL, _SEED,
             _whole("round", "the round that the model was trained for; 0 for `_bench`"),
             _whole("fit", "number of the fit among the arm-seed's, from 1, in the order in which they were trained"),
             _text("model", "`policy` or `reward model`"),
@@ -235,14 +237,14 @@ _ALL = (
             _whole("update", "number of the optimizer update, from 1"),
             _number("loss", "the training loss"),
         ),
-        ("arm", "seed", "fit", "update"),
-        unique=("arm", "seed", "fit", "update"),
+        ("arm", "trial", "seed", "fit", "update"),
+        unique=("arm", "trial", "seed", "fit", "update"),
     ),
     Table(
         "steps",
-        "Online training, a row a step, of every policy that was trained while it sampled.",
+        "Online training, a row a step, of every policy that was trained while it sampled; arms as in `training`.",
         (
-            _ARM, _SEED,
+            _ARM, _TRIAL, _SEED,
             _whole("round", "the round that the policy was trained for"),
             _whole("fit", "number of the fit among the arm-seed's, as in `training`"),
             _whole("step", "number of the step within the fit"),
@@ -263,8 +265,8 @@ _ALL = (
             _number("sampled_tokens", "tokens sampled"),
             _number("train_tokens", "tokens trained on"),
         ),
-        ("arm", "seed", "fit", "step"),
-        unique=("arm", "seed", "fit", "step"),
+        ("arm", "trial", "seed", "fit", "step"),
+        unique=("arm", "trial", "seed", "fit", "step"),
     ),
     Table(
         "plan",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, in_order, seed_means, shared_seeds
+from apo_bench.config import tuning
 from apo_bench.config.schema import Comparison, Unit
 from apo_bench.formatting import Row, rows_of, spent
 
@@ -148,6 +149,6 @@ def tuning_costs(run: Run) -> pd.DataFrame:
         scores = [float(trial["dev_score"]) for trial in trials if trial.get("dev_score") is not None]
         reached = [float(trial["dev_score"]) for trial in trials if trial["setting"] == chosen and trial.get("dev_score") is not None]
         span = (min(scores), max(scores)) if scores else (np.nan, np.nan)
-        spent = [float(used.get((f"_tune.{arm}", unit), np.nan)) for unit in TUNING]
+        spent = [float(used.get((f"{tuning.TUNING}{arm}", unit), np.nan)) for unit in TUNING]
         rows.append((arm, len(trials), len(scores), json.dumps(chosen), max(reached, default=np.nan), *span, *spent))
     return pd.DataFrame(rows, columns=["arm", "trials", "scored", "chosen", "dev_score", "lowest", "highest", *TUNING])

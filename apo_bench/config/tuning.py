@@ -11,6 +11,7 @@ from typing import Any
 
 from apo_bench.types import identity
 
+TUNING = "_tune."  # before an arm's name in tables: its trials
 Setting = dict[str, Any]  # dotted parameter of an arm -> value
 
 

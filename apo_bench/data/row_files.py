@@ -15,6 +15,7 @@ from apo_bench.errors import InputError
 Row = dict[str, Any]
 COMPRESSED = (".gz", ".zst")
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_ZST_CHUNK = 1 << 14  # compressed bytes at a time
 _CELL = 1 << 27  # characters of a CSV's cell; the module's own limit is 131,072, which a transcript can pass
 
 
@@ -85,13 +86,39 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         except ImportError:
             raise InputError(f"{path}: .zst needs the package zstandard, which is not installed; or decompress it") from None
         try:
-            with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
-                yield io.BufferedReader(stream)
+            with path.open("rb") as raw:
+                yield io.BufferedReader(_ZstFrames(raw, zstandard.ZstdDecompressor()))
         except zstandard.ZstdError as error:
             raise OSError(error) from None
     else:
         with path.open("rb") as file:
             yield file
+
+
+class _ZstFrames(io.RawIOBase):
+    """What a .zst file's frames hold. Raises EOFError for a frame that is cut off, which zstandard's own stream takes for the end."""
+
+    def __init__(self, raw: IO[bytes], decompressor: Any) -> None:
+        self.raw, self.decompressor = raw, decompressor
+        self.frame: Any = None
+        self.compressed = self.left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.left:
+            self.compressed = self.compressed or self.raw.read(_ZST_CHUNK)
+            if not self.compressed and self.frame is not None:
+                raise EOFError("the file is cut off")
+            if not self.compressed:
+                return 0
+            frame = self.frame or self.decompressor.decompressobj()
+            self.left = frame.decompress(self.compressed)
+            self.frame, self.compressed = (None, frame.unused_data) if frame.eof else (frame, b"")
+        part, self.left = self.left[: len(buffer)], self.left[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def _kind(path: Path) -> str:

@@ -138,7 +138,7 @@ class StoredModels:
             origin = self.folder("policies", job.body) if job.body else spec.path
         name = str(origin or json.dumps(spec.architecture, sort_keys=True))
         key = ("untrained reward model", name, job.axes if spec.axis_heads else (), job.seed)
-        load = partial(rewards.new_reward_model, spec, origin, job.axes, job.vocabulary, job.seed)
+        load = partial(rewards.new_reward_model, spec, origin, job.axes, job.vocabulary, job.seed, shards=lora is None)
         size = stored_bytes(origin) if origin else 0.0
         if lora is None:
             return self.resident.copy(key, load, size)
@@ -178,7 +178,7 @@ class StoredModels:
         """A finished reward model of the caller's own, or what training made of it, to go on from."""
         assert spec.training is not None
         start = self.folder("reward_models", job.start) if job.start else None
-        source = self._finished(start, spec, "float32")
+        source = self._finished(start, spec, "float32", shards=spec.training.lora is None)
         if (lora := spec.training.lora) is None:
             return self.resident.copy(*source)
         model, tokenizer = self.resident.get(*source)
@@ -186,12 +186,12 @@ class StoredModels:
             return adapters.load(model, start, trainable=True), tokenizer
         return adapters.add(model, lora, job.seed), tokenizer
 
-    def _finished(self, folder: Path | None, spec: PretrainedReward, dtype: str) -> tuple[Any, Any, float]:
+    def _finished(self, folder: Path | None, spec: PretrainedReward, dtype: str, shards: bool = False) -> tuple[Any, Any, float]:
         """Key, loader and size of the finished model at the spec's path, or of the whole model that training made of it."""
         trained = folder is not None and not is_adapter(folder) and not _is_finished(folder)
         source = folder if trained and folder is not None else Path(spec.path) if Path(spec.path).is_dir() else spec.path
         key = ("finished reward model", str(source), spec.model_dump_json(include={"template", "output", "attention"}), dtype)
-        return key, partial(finished_reward.load_finished, source, spec, **_read_as(spec, dtype)), stored_bytes(source, dtype)
+        return key, partial(finished_reward.load_finished, source, spec, shards, **_read_as(spec, dtype)), stored_bytes(source, dtype)
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 

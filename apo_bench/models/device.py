@@ -48,6 +48,15 @@ def gets_weights_from_another() -> bool:
 
 
 @contextmanager
+def on_meta() -> Iterator[None]:
+    """Models that are built within have weights without memory, and their buffers, which nobody sends, in memory."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        yield
+
+
+@contextmanager
 def whole_weights() -> Iterator[None]:
     """Load models whole on every process, within: where weights are to be sharded, transformers gives all but one process none."""
     before = os.environ.get(EFFICIENT)

@@ -9,6 +9,7 @@ from apo_bench.config.schema import PretrainedReward
 from apo_bench.errors import InputError
 from apo_bench.models import precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
+from apo_bench.models.device import gets_weights_from_another, is_sharded
 from apo_bench.models.model_folder import check_context, fit_embedding, read_config, read_model
 from apo_bench.models.padding import pad
 from apo_bench.models.policy import on_device
@@ -20,8 +21,8 @@ PROBES = ((1,), (1, 2, 3, 1, 2, 3))  # places in a vocabulary: two texts of diff
 CLASSIFIER, ANY_MODEL = "AutoModelForSequenceClassification", "AutoModel"
 
 
-def load_finished(source: str | Path, spec: PretrainedReward, **options: Any) -> tuple[Any, Any]:
-    """(model, tokenizer) from a folder or the hub; `options` as for `load_policy`. The head is in fp32.
+def load_finished(source: str | Path, spec: PretrainedReward, shards: bool = False, **options: Any) -> tuple[Any, Any]:
+    """(model, tokenizer) from a folder or the hub; `shards` and `options` as for `load_policy`. The head is in fp32.
 
     What pads is what the model's configuration says, even where that is the end token: alone, too, such a model reads no further than the
     last token before it. Raises InputError for a folder that is not whole, an output that the model lacks, a context shorter
@@ -29,14 +30,16 @@ def load_finished(source: str | Path, spec: PretrainedReward, **options: Any) ->
     """
     config = read_config(source, spec.trust_remote_code)
     check_finished(source, config, spec)
+    shards = shards and is_sharded()
     model = read_model(
-        auto_class(config), source, config=config, trust_remote_code=spec.trust_remote_code, **precision.load_options(**options)
-    )
+        auto_class(config), source, config=config, trust_remote_code=spec.trust_remote_code, shards=shards,
+        **precision.load_options(**options),
+    )  # fmt: skip
     tokenizer = finished_tokenizer(source, spec, model)
     if options.get("dtype", "float32") != "float32":
         precision.heads_in_fp32(model, CLASSIFICATION_HEADS)
-    model = on_device(model).eval()
-    if spec.trust_remote_code and spec.score_batch_size > 1:
+    model = (model if shards else on_device(model)).eval()
+    if spec.trust_remote_code and spec.score_batch_size > 1 and not (shards and gets_weights_from_another()):
         _check_padding(model, tokenizer, source)
     return model, tokenizer
 

@@ -6,7 +6,7 @@ Nothing that a folder should bring is drawn at random but a head that is meant t
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,23 @@ POSITIVE = ("hidden_size", "n_embd", "d_model", "num_hidden_layers", "n_layer", 
 
 
 def read_model(
-    auto: Any, source: str | Path, *, config: Any = None, new_head: bool = False, trust_remote_code: bool = False, **options: Any
-) -> Any:
+    auto: Any, source: str | Path, *, config: Any = None, new_head: bool = False, trust_remote_code: bool = False, shards: bool = False,
+    **options: Any,
+) -> Any:  # fmt: skip
     """A model by an auto class, from safetensors; `options` are `from_pretrained`'s.
 
-    `new_head`: a head, which is all that stands outside the body, may be missing and is then drawn. Raises InputError, one line, for
-    weights that are missing or of another shape, naming them, and for a source that cannot be read.
+    `new_head`: a head, which is all that stands outside the body, may be missing and is then drawn. `shards`: accelerate is to shard it,
+    and of a machine's processes the first loads weights. Raises InputError, one line, for weights that are missing or of another shape,
+    naming them, and for a source that cannot be read.
     """
+    from apo_bench.models.device import gets_weights_from_another, on_meta, whole_weights
+
     config = read_config(source, trust_remote_code) if config is None else config
+    if shards and gets_weights_from_another():
+        with on_meta():
+            return auto.from_config(config, trust_remote_code=trust_remote_code, **options)
     options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    with refusing(source), _quiet():
+    with refusing(source), _quiet(), nullcontext() if shards else whole_weights():
         _refuse_pickles(source)
         model, info = auto.from_pretrained(source, config=config, trust_remote_code=trust_remote_code, **options)
     if wrong := [f"{name} is {_shape(here)}, not {_shape(wanted)}" for name, here, wanted in sorted(info["mismatched_keys"], key=str)]:

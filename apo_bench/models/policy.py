@@ -1,15 +1,14 @@
 """Policies: loading one, building one, saving one."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from apo_bench.models import precision
-from apo_bench.models.device import gets_weights_from_another, is_sharded, own_device, seeded, whole_weights
-from apo_bench.models.model_folder import fit_embedding, read_config, read_model
+from apo_bench.models.device import is_sharded, own_device, seeded
+from apo_bench.models.model_folder import fit_embedding, read_model
 from apo_bench.models.tokenize import load_tokenizer
 from apo_bench.models.word_tokenizer import word_tokenizer
 
@@ -47,18 +46,11 @@ def load_policy(folder: str | Path, trust_remote_code: bool = False, shards: boo
     `options`: dtype (float32 unless given), attention, quantize, as of resolved settings. Raises InputError for what is not possible here,
     and for a folder that is not whole.
     """
-    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     tokenizer, load_options = load_tokenizer(folder, trust_remote_code), precision.load_options(**options)
     shards = shards and is_sharded()
-    if shards and gets_weights_from_another():
-        config = read_config(folder, trust_remote_code)
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **load_options)
-    else:
-        with nullcontext() if shards else whole_weights():
-            model = read_model(AutoModelForCausalLM, folder, trust_remote_code=trust_remote_code, **load_options)
+    model = read_model(AutoModelForCausalLM, folder, trust_remote_code=trust_remote_code, shards=shards, **load_options)
     fit_embedding(model, tokenizer)
     return model if shards else on_device(model), tokenizer
 

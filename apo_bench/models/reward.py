@@ -3,6 +3,7 @@ reading at the end of the response's turn; a finished model reads what its maker
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from apo_bench.errors import InputError
 from apo_bench.losses import RewardLoss
 from apo_bench.models import flops, precision
 from apo_bench.models.adapters import CLASSIFICATION_HEADS
-from apo_bench.models.device import is_sharded, seeded
+from apo_bench.models.device import gets_weights_from_another, is_sharded, on_meta, seeded
 from apo_bench.models.model_folder import check_context, fit_embedding, read_config, read_model
 from apo_bench.models.padding import in_like_lengths, like_lengths, pad
 from apo_bench.models.policy import on_device, token_ids
@@ -28,13 +29,17 @@ OURS = "apo_bench_reward"  # a field in the configuration of models that are tra
 
 
 def new_reward_model(
-    spec: NeuralReward, start: str | Path | None, axes: Sequence[str], vocabulary: Sequence[str] | None, seed: int
+    spec: NeuralReward, start: str | Path | None, axes: Sequence[str], vocabulary: Sequence[str] | None, seed: int, shards: bool = False
 ) -> tuple[Any, Any]:
-    """(model, tokenizer), in fp32: from the folder `start`, or the spec's architecture; the seed draws the head (and a new body)."""
+    """(model, tokenizer), in fp32: from the folder `start`, or the spec's architecture; the seed draws the head (and a new body).
+
+    `shards` as for `load_policy`.
+    """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     names = list(axes) if spec.axis_heads else [ANY_AXIS]
     attention = "sdpa" if spec.attention == "auto" else spec.attention
+    shards = shards and is_sharded()
     with seeded(seed):
         if start is not None:
             tokenizer = load_tokenizer(start, spec.trust_remote_code)
@@ -42,7 +47,7 @@ def new_reward_model(
             check_context(config, f"{start}: max_tokens", spec.max_tokens)
             model = read_model(
                 AutoModelForSequenceClassification, start, config=config, new_head=True, trust_remote_code=spec.trust_remote_code,
-                **precision.load_options(attention=attention),
+                shards=shards, **precision.load_options(attention=attention),
             )  # fmt: skip
             fit_embedding(model, tokenizer)
         else:
@@ -51,11 +56,12 @@ def new_reward_model(
             tokenizer = word_tokenizer(vocabulary)
             fields = dict(spec.architecture)
             config = AutoConfig.for_model(fields.pop("model_type"), **fields, **token_ids(tokenizer), num_labels=len(names))
-            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            with on_meta() if shards and gets_weights_from_another() else nullcontext():
+                model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
     setattr(model.config, OURS, True)
-    return model if is_sharded() else on_device(model), tokenizer
+    return model if shards else on_device(model), tokenizer
 
 
 def load_reward_model(

@@ -24,7 +24,6 @@ from apo_bench.types import Round
 
 BENCH = "_bench"
 MODELS = ("policies", "reward_models")  # kinds of artifact
-TUNING = "_tune."  # before an arm's name: what its trials spend
 RUN = "_run"
 REPORT = 1.2e6  # bytes of figures, page and csv files, whatever the sizes
 TABLES = 0.25  # of what evaluations take on disk, their rows take in tables and report once more
@@ -129,15 +128,15 @@ class Accounts:
                 for number, setting in enumerate(tune.trials(arm, grid, tuning.trials)):
                     lab, error = play(context, arm, self._method(arm, setting), seed)
                     labs.append(lab)
-                    self.failures += [(f"{TUNING}{arm}", seed, f"trial {number + 1}: {error}")] if error else []
+                    self.failures += [(f"{tune.TUNING}{arm}", seed, f"trial {number + 1}: {error}")] if error else []
                     for round_ in lab.rounds if not error else ():
                         evaluation = RoundEvaluation(context, round_, seed)
                         evaluation.dev_score()
                         evaluation.divergence(context.dev_prompts)
                 used = {unit: float((max if unit in STOCKS else sum)(lab.used[unit] for lab in labs)) for unit in UNITS}
                 new = marginals((number, lab.charged, lab.seen) for number, lab in enumerate(labs)).values()
-                self._tuned.append((f"{TUNING}{arm}", seed, used, {unit: sum(spent[unit] for spent in new) for unit in UNITS}))
-            self._take(f"{TUNING}{arm}")
+                self._tuned.append((f"{tune.TUNING}{arm}", seed, used, {unit: sum(spent[unit] for spent in new) for unit in UNITS}))
+            self._take(f"{tune.TUNING}{arm}")
 
     def arm_seed(self, account: str, arm: str, seed: int) -> None:
         planned, bench = len(self.context.planned), len(self.context.charged)

@@ -20,6 +20,7 @@ from apo_bench.clients.rate_limit import most_tokens
 from apo_bench.config.finished_arms import declared_cost, finished_arms
 from apo_bench.config.plugins import JUDGE, resolve
 from apo_bench.config.schema import Experiment, NetworkReward, PromptSet, members
+from apo_bench.config.tuning import TUNING
 from apo_bench.data.task import Task
 from apo_bench.errors import InputError, NotHere
 from apo_bench.judging.attacks import ATTACKS
@@ -28,7 +29,7 @@ from apo_bench.judging.prompt_templates import template_for
 from apo_bench.judging.refusals import read_labelled
 from apo_bench.judging.response_pairs import arm_pairs
 from apo_bench.lab.ledger import UNITS
-from apo_bench.plan.accounts import TUNING, Accounts, Disk, Work
+from apo_bench.plan.accounts import Accounts, Disk, Work
 from apo_bench.plan.arm_spend import CountingContext, counting_context
 from apo_bench.plan.capability_tokens import capability_note
 from apo_bench.plan.device_memory import DeviceMemory, device_memory

@@ -58,7 +58,8 @@ def read(folder: Path, experiment: Experiment, task: Task, base: Path) -> SavedP
 
 def make(experiment: Experiment, task: Task, base: Path, fits: Mapping[str, MatchedArm]) -> SavedPlan:
     """Count what a run would spend; what prevents a method from being counted stands in the plan, and does not stop the run."""
-    from apo_bench.plan.accounts import BENCH, TUNING, Accounts, Disk
+    from apo_bench.config.tuning import TUNING
+    from apo_bench.plan.accounts import BENCH, Accounts, Disk
     from apo_bench.plan.arm_spend import counting_context
     from apo_bench.plan.match_spend import with_sizes
     from apo_bench.plan.probe import answer_tokens

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +23,7 @@ from apo_bench.package_data import find_beside
 from apo_bench.run.devices import cores, gpu_count
 from apo_bench.run.experiment import TaskCache, with_python
 from apo_bench.run.first_prompts import named_models
+from apo_bench.run.listening import why_silent
 
 LIBRARIES = (
     "torch", "transformers", "accelerate", "tokenizers", "datasets", "safetensors", "numpy", "pandas", "scipy", "scikit-learn", "vllm",
@@ -33,7 +33,6 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {  # extra -> the distributions that it 
     "docs": ("mkdocs-material",), "tensorboard": ("tensorboard",), "wandb": ("wandb",), "trackio": ("trackio",), "judge": ("aiohttp",),
 }  # fmt: skip
 State = Literal["ok", "missing", "to download", "not asked"]
-ASK_S = 3.0  # for a server's answer
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,10 @@ def _reached(key: str, url: str) -> Need:
     """Whether something listens where a server should be; nothing is sent."""
     parts = urlsplit(url)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=ASK_S).close()
-    except (OSError, ValueError) as error:
-        return Need(key, url, "missing", f"nothing listens there: {error}")
-    return Need(key, url, "ok", "something listens there")
+        reason = why_silent(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    except ValueError as error:  # no port at all
+        reason = str(error)
+    return Need(key, url, "missing" if reason else "ok", f"nothing listens there: {reason}" if reason else "something listens there")
 
 
 def missing(rows: Iterable[Need]) -> list[Need]:

@@ -91,11 +91,12 @@ def run(
     if left:
         return RunResult(resolved.folder, tuple(runner.failures), len(left))
     arm_records = runner.records(arm_seeds)
-    if resolved.experiment.trackers:
-        write_curves(resolved.folder, arm_records)  # of arm-seeds that were finished before
     oracles = [job for job in controls if job.arm == ORACLE and (resolved.experiment.reference, job.seed) in arm_records]
     runner.run([*(again if subset != ALL else ()), *oracles])  # controls belong to the run that makes the tables
     control_records = runner.records([*again, *oracles])
+    if resolved.experiment.trackers:  # of jobs that were finished before
+        finished = [job for job in (*trial_jobs(resolved), *arm_seeds, *again) if runner.record(job)]
+        write_curves(resolved.folder, [job.record for job in finished])
     facts = manifest(resolved.experiment, resolved.task, runner.failures, arm_records, given.file.overrides, resolved.path, tiny)
     facts |= {"first_prompts": read_first_prompts(resolved.folder)}
     facts |= {"plan": plans.plan_key(resolved.experiment, resolved.task, resolved.base)}

@@ -93,11 +93,15 @@ class JobRunner:
 
     def records(self, jobs: Sequence[Job]) -> Records:
         """The records of the finished arm-seeds among the jobs. One whose rows are damaged on disk is run again first."""
+        self.run(self.discard_damaged(jobs))
+        return {(job.arm, job.seed): record for job in jobs if (record := self.record(job))}
+
+    def discard_damaged(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of the finished jobs whose rows are damaged on disk; they are finished no longer."""
         damaged = [job for job in jobs if (record := self.record(job)) and any(map(damage_of, rows_in(job.folder, record)))]
         for job in damaged:
             job.record.unlink(missing_ok=True)
-        self.run(damaged)
-        return {(job.arm, job.seed): record for job in jobs if (record := self.record(job))}
+        return damaged
 
     def _shared_jobs(self) -> list[Job]:
         """The jobs whose results all arms share, the first time; they head the queue."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from apo_bench.analysis.seal import break_seal
 from apo_bench.config.controls import AA, made_of
 from apo_bench.config.schema import Experiment, Unit
+from apo_bench.config.tuning import TUNING
 from apo_bench.lab.ledger import STOCKS, UNITS, marginals
 from apo_bench.run.jobs import Records, Trials
 from apo_bench.run.training_curves import KIND
@@ -71,7 +72,7 @@ def gather_tables(
         tables["prompts"] = pd.DataFrame(_turns(prompts, set(tables["responses"]["prompt_id"])), columns=list(TABLES["prompts"].names))
         gold = next(iter({record["gold"] for record in records.values()}))  # all arm-seeds share their gold
         tables["gold"] = pd.read_parquet(folder / "store" / "gold_accuracy" / gold / "gold.parquet")
-    tables |= {**_curves(folder, records), **_capabilities(folder, records)}
+    tables |= {**_curves(folder, records, trials, controls), **_capabilities(folder, records)}
     flat = {
         "ledger": _ledger(experiment, records, trials, controls, pairs_used),
         "plan": [
@@ -90,23 +91,25 @@ def gather_tables(
     return tables | {name: pd.DataFrame(rows) for name, rows in flat.items() if rows}
 
 
-def _curves(folder: Path, records: Records) -> dict[str, "pd.DataFrame"]:
-    """Losses and steps of the arm-seeds' fits, and once the losses of fits for all arms, numbered anew."""
+def _curves(folder: Path, records: Records, trials: Trials, controls: Records) -> dict[str, "pd.DataFrame"]:
+    """Losses and steps of the fits of arm-seeds, trials and controls, and once the losses of fits for all arms, numbered anew."""
     import pandas as pd
 
     def parts(key: str, name: str) -> list[pd.DataFrame]:
         path = folder / "store" / KIND / key / f"{name}.parquet"
         return [pd.read_parquet(path)] if path.is_file() else []
 
-    own = [(arm, seed, record["curves"]) for (arm, seed), record in records.items()]
+    own = [((arm, NAN, seed), record) for (arm, seed), record in {**records, **controls}.items()]
+    own += [((f"{TUNING}{arm}", trial + 1, seed), record) for (arm, trial, seed), record in trials.items()]
+    kept = [(place, record["curves"]) for place, record in own if "curves" in record]  # an oracle trains nothing
     frames = {
-        name: [part.assign(arm=arm, seed=seed) for arm, seed, keys in own for part in parts(keys["arm"], name)]
+        name: [part.assign(arm=arm, trial=trial, seed=seed) for (arm, trial, seed), keys in kept for part in parts(keys["arm"], name)]
         for name in ("training", "steps")
     }
-    if shared := [part for key in sorted({keys["shared"] for _, _, keys in own}) for part in parts(key, "training")]:
+    if shared := [part for key in sorted({keys["shared"] for _, keys in kept}) for part in parts(key, "training")]:
         once = pd.concat(shared, ignore_index=True).drop_duplicates(["artifact", "update"])
         numbers = {artifact: place for place, artifact in enumerate(sorted(once["artifact"].unique()), 1)}
-        frames["training"].append(once.assign(arm="_bench", seed=-1, fit=once["artifact"].map(numbers)))
+        frames["training"].append(once.assign(arm="_bench", trial=NAN, seed=-1, fit=once["artifact"].map(numbers)))
     return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items() if parts}
 
 
@@ -196,7 +199,7 @@ def _tuning_rows(trials: Trials) -> list[dict[str, Any]]:
             spent.setdefault((arm, seed, unit), []).append(record["used"][unit])
     return [
         {
-            "arm": f"_tune.{arm}",
+            "arm": f"{TUNING}{arm}",
             "seed": seed,
             "unit": unit,
             "used": max(used) if unit in STOCKS else sum(used),

@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from apo_bench.analysis.training import counted_on
 from apo_bench.config.load import load_experiment
+from apo_bench.config.tuning import TUNING
 from apo_bench.run.training_curves import KIND
 from apo_bench.store import write_json
 
@@ -37,7 +38,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """An arm-seed as trackers know it: a run of a project."""
+    """An arm-seed, or a trial's, as trackers know it: a run of a project."""
 
     project: str
     arm: str
@@ -45,37 +46,45 @@ class TrackedRun:
     curves: Sequence[Curves]
 
 
-def write_missing(folder: Path, arm_seeds: Sequence[tuple[str, int]]) -> list[str]:
-    """Write what of these arm-seeds is not written yet, one process at a time; returns what failed, a line each.
+def write_missing(folder: Path, records: Sequence[Path]) -> list[str]:
+    """Write what of the jobs with these records is not written yet, one process at a time; returns what failed, a line each.
 
-    An arm-seed that was trained anew gets another run, with a number.
+    What was trained anew gets another run, with a number.
     """
     experiment, failed = load_experiment(folder / "experiment.yaml"), []
     (folder / "trackers").mkdir(exist_ok=True)
     with FileLock(folder / "trackers" / ".lock"):
-        for arm, seed in arm_seeds:
-            key = _curves_key(folder / "store" / "arm_seeds" / f"{arm}.{seed}.json")
+        for record in records:
+            (arm, name), key = _named(record), _curves_key(record)
             if key is None:
                 continue
             for tracker in experiment.trackers:
                 place = folder / "trackers" / tracker
-                marker = place / f".{arm}.{seed}.json"
+                marker = place / f".{name}.json"
                 earlier = json.loads(marker.read_text())["curves"] if marker.is_file() else []
                 if key in earlier:
                     continue
-                name = f"{arm}.{seed}" + (f".{len(earlier) + 1}" if earlier else "")
+                again = f".{len(earlier) + 1}" if earlier else ""
                 try:
                     place.mkdir(exist_ok=True)
-                    WRITERS[tracker](TrackedRun(experiment.name, arm, name, list(_curves(folder / "store" / KIND / key))), place)
+                    WRITERS[tracker](TrackedRun(experiment.name, arm, name + again, list(_curves(folder / "store" / KIND / key))), place)
                 except Exception as error:  # a package of somebody else, with errors of every kind
-                    failed.append(f"{tracker}, {arm}, seed {seed}: {type(error).__name__}: {error}")
+                    failed.append(f"{tracker}, {name}: {type(error).__name__}: {error}")
                 else:
                     write_json(marker, {"curves": [*earlier, key]})
     return failed
 
 
+def _named(record: Path) -> tuple[str, str]:
+    """The arm of a job's record, of a trial as in tables, and the name of its run: arm, number of the trial from 1, seed."""
+    if record.parent.name != "trials":
+        return record.stem.rpartition(".")[0], record.stem
+    arm, trial, seed = record.stem.rsplit(".", 2)
+    return TUNING + arm, f"{TUNING}{arm}.{int(trial) + 1}.{seed}"
+
+
 def _curves_key(record: Path) -> str | None:
-    """Which artifact holds an arm-seed's curves; None where it is not finished, or was by code that kept none."""
+    """Which artifact holds a job's curves; None where it is not finished, or was by code that kept none."""
     try:
         return json.loads(record.read_text(encoding="utf-8"))["curves"]["arm"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -145,5 +154,5 @@ WRITERS: Mapping[str, Any] = {"tensorboard": tensorboard, "wandb": wandb, "track
 
 
 if __name__ == "__main__":
-    if failures := write_missing(Path(sys.argv[1]), json.loads(sys.argv[2])):
+    if failures := write_missing(Path(sys.argv[1]), [*map(Path, sys.argv[2:])]):
         sys.exit("\n".join(failures))

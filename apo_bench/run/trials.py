@@ -57,7 +57,9 @@ def run_tuning(runner: JobRunner, subset: JobSubset) -> Tuning:
     if tune is None:
         return Tuning({}, {})
     jobs = trial_jobs(runner.resolved)
-    messages = {(failure.arm, failure.trial): failure.message for failure in runner.run([job for job in jobs if subset.has(job)])}
+    wanted = [job for job in jobs if subset.has(job)]
+    runner.discard_damaged(wanted)
+    messages = {(failure.arm, failure.trial): failure.message for failure in runner.run(wanted)}
     postponed = frozenset(job.arm for job in jobs if not subset.has(job) and runner.record(job) is None)
     records = {(job.arm, job.trial or 0, job.seed): record for job in jobs if (record := runner.record(job))}
     arms: dict[str, Mapping[str, Any]] = {}

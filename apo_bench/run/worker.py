@@ -112,8 +112,8 @@ def _run_arm(context: Any, job: Job, resolved: ResolvedExperiment, report: Repor
         if context.experiment.evaluation.capabilities and job.arm in context.experiment.arms:
             report("capabilities")
             record["capabilities"] = capability_keys(context, lab.rounds[-1].policy)
-        fits = {"arm": fits_of(context.store, lab.charged, lab.rounds), "shared": fits_of(context.store, sorted(context.charged))}
-        record["curves"] = {whose: keep_curves(context.store, curves) for whose, curves in fits.items()}
+    fits = {"arm": fits_of(context.store, lab.charged, lab.rounds), "shared": fits_of(context.store, sorted(context.charged))}
+    record["curves"] = {whose: keep_curves(context.store, curves) for whose, curves in fits.items()}
     records.write_record(job, resolved, {**record, "bench": context.charged, "artifacts": context.store.used})
 
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,19 +91,13 @@ def test_broken_files(name: str, data: bytes, pattern: str, tmp_path: Path) -> N
     assert "\n" not in str(error.value)
 
 
-class Reversed(io.RawIOBase):
-    """Stands for zstandard's stream: the file's bytes backwards."""
+class Reversed:
+    """Stands for a frame of zstandard's: the file's bytes backwards."""
 
-    def __init__(self, file: Any) -> None:
-        self.left = file.read()[::-1]
+    eof, unused_data = True, b""
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        part, self.left = self.left[: len(buffer)], self.left[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
+    def decompress(self, data: bytes) -> bytes:
+        return data[::-1]
 
 
 def test_zst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +106,30 @@ def test_zst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(InputError, match=r"\.zst needs the package zstandard"):
         list(read_rows(path))
-    double = SimpleNamespace(
-        ZstdDecompressor=lambda: SimpleNamespace(stream_reader=lambda file, read_across_frames: Reversed(file)), ZstdError=RuntimeError
-    )
+    double = SimpleNamespace(ZstdDecompressor=lambda: SimpleNamespace(decompressobj=Reversed), ZstdError=RuntimeError)
     monkeypatch.setitem(sys.modules, "zstandard", double)
     assert [row for _, row in read_rows(path)] == ROWS
+
+
+def test_zst_by_the_package_itself(tmp_path: Path) -> None:
+    """A file of two frames, as `cat` joins two files, is read to its end; one that is cut off, or no zst at all, is refused in a line.
+
+    So is a long one of random digits, which is cut in its second chunk after many whole rows.
+    """
+    zstandard = pytest.importorskip("zstandard")
+    path, whole = tmp_path / "rows.jsonl.zst", content(".jsonl")
+    half = whole.index(b"\n") + 1
+    path.write_bytes(zstandard.compress(whole[:half]) + zstandard.compress(whole[half:]))
+    assert [row for _, row in read_rows(path)] == ROWS
+    digits = random.Random(0)
+    long = zstandard.compress(b"".join(b'{"x": "%d"}\n' % digits.getrandbits(600) for _ in range(2000)))
+    path.write_bytes(long)
+    assert sum(1 for _ in read_rows(path)) == 2000
+    for data in (long[: len(long) // 2], zstandard.compress(b"{}\n" * 1000)[:-4], zstandard.compress(whole) + long[:3], b"not compressed"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"rows\.jsonl\.zst: ") as error:
+            list(read_rows(path))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import pytest
 from run_folder import frame, scored, write_run
 
 from apo_bench.analysis.results import Run, read_run
-from apo_bench.analysis.training import POINTS, fit_losses, loss_curves, step_curves
+from apo_bench.analysis.training import POINTS, fit_losses, loss_curves, step_curves, trial_losses
 from apo_bench.report.charts import DENSE, Lines
+from apo_bench.report.document import blocks_of
 from apo_bench.report.markdown import section_lines
 from apo_bench.report.page import svg
 from apo_bench.report.sections.training import frames, section
@@ -56,7 +57,9 @@ def test_losses_of_rounds_follow_one_another(run: Run) -> None:
 
 def test_a_fit_begins_and_ends_with_a_loss(run: Run) -> None:
     fits = fit_losses(run)[["arm", "round", "updates", "first", "last"]].values.tolist()
-    assert fits == [["rjs", 1, 2.0, 5.0, 3.0], ["rjs", 2, 2.0, 3.0, 2.0], ["_bench", 0, 1.0, 5.0, 5.0]]
+    assert fits == [
+        ["apo_rjs", 1, 2.0, 0.5, 0.5], ["rjs", 1, 2.0, 5.0, 3.0], ["rjs", 2, 2.0, 3.0, 2.0], ["_bench", 0, 1.0, 5.0, 5.0],
+    ]  # fmt: skip
 
 
 def test_long_fits_are_as_many_points_as_a_chart_needs(tmp_path: Path) -> None:
@@ -83,12 +86,55 @@ def test_the_section_has_figures_and_a_table(run: Run) -> None:
     assert [panel.title for panel in losses.panels] == ["rjs"]
     assert (losses.name, steps.name, steps.names) == ("training_policy", "steps", ("apo_rjs",))
     assert [panel.title.partition(",")[0] for panel in steps.panels] == [
-        "reward", "KL to the reference", "length", "entropy", "norm of the gradient",
+        "reward", "KL to the reference", "loss", "length", "entropy", "norm of the gradient",
     ]  # fmt: skip
     text = "\n".join(section_lines([section(run)], "##"))
     assert "| `rjs` | 1 | policy | 2 | 5.000 ± 1.414 | 3.000 ± 1.414 |" in text
     assert "![Online training by step" in text
     assert list(frames(run)) == ["training_curves", "step_curves"]
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Run:
+    """rjs, its A/A control and three of its trials over two fits; the second trial diverges, the third was stopped. apo_rjs: online."""
+    training = frame("training", [*fit("rjs", 0, 1, 1, [4.0, 2.0]), *fit("_aa", 1_000_000, 1, 1, [5.0, 3.0])])
+    trials = [
+        frame("training", [*fit("_tune.rjs", 1000, 1, 1, losses), *fit("_tune.rjs", 1000, 2, 2, later)]).assign(trial=trial)
+        for trial, losses, later in ((1, [4.0, 3.0], [2.0, 1.0]), (2, [4.0, 9.0], [20.0, 80.0]))
+    ]
+    steps = [frame("steps", [step("_tune.apo_rjs", 0, number, 1.0)]).assign(trial=1) for number in (1, 2)]
+    tables = {**SCORES, "training": pd.concat([training, *trials]), "steps": pd.concat(steps)}
+    settings = [{"rounds": number} for number in (1, 2, 3)]
+    rjs = [{"setting": setting, "dev_score": 0.0} for setting in settings[:2]] + [{"setting": settings[2], "error": "the loss is nan"}]
+    chosen = {"rjs": {"chosen": settings[0], "trials": rjs}}  # for apo_rjs no setting could be chosen
+    return read_run(write_run(tmp_path / "tuned", tables, tuned=chosen))
+
+
+def test_a_trial_that_diverged_and_one_that_was_stopped_are_seen(tuned: Run) -> None:
+    """Of four updates, two fits of two, the first is the first fit's first and the last the last fit's last: a tenth of two is one."""
+    missing = {"model": "", "updates": 0} | dict.fromkeys(("first", "last", "lowest", "highest"), -1)
+    rows = trial_losses(tuned).drop(columns="error").fillna(missing)
+    assert rows.values.tolist() == [
+        ["apo_rjs", 1, "policy, online", 2, 0.5, 0.5, 0.5, 0.5, False], ["rjs", 1, "policy", 4, 4.0, 1.0, 1.0, 4.0, True],
+        ["rjs", 2, "policy", 4, 4.0, 80.0, 4.0, 80.0, False], ["rjs", 3, "", 0, -1, -1, -1, -1, False],
+    ]  # fmt: skip
+    text = "\n".join(section_lines([section(tuned)], "##"))
+    assert "| `rjs` | 1 | policy | 4 | 4.000 | 1.000 | 1.000 | 4.000 | chosen |" in text
+    assert "| `rjs` | 2 | policy | 4 | 4.000 | 80.000 | 4.000 | 80.000 | ends above its start |" in text
+    assert "| `rjs` | 3 | - | - | - | - | - | - | the loss is nan |" in text
+
+
+def test_trials_have_a_figure_and_no_part_in_those_of_arms(tuned: Run) -> None:
+    """The trials' updates count on from fit to fit: 1 to 4. The control has a panel as an arm has, and a row among the fits."""
+    figures = {block.name: block for block in blocks_of([section(tuned)]) if isinstance(block, Lines)}
+    assert list(figures) == ["training_policy", "trials_policy", "trials_policy_online"]
+    assert [panel.title for panel in figures["training_policy"].panels] == ["rjs", "_aa"]
+    (panel,) = figures["trials_policy"].panels
+    assert [(line.name, [(point.x, point.y) for point in line.points]) for line in panel.series] == [
+        ("trial 1", [(1, 4), (2, 3), (3, 2), (4, 1)]), ("trial 2", [(1, 4), (2, 9), (3, 20), (4, 80)]),
+    ]  # fmt: skip
+    assert [*fit_losses(tuned)["arm"]] == ["rjs", "_aa"]
+    assert list(frames(tuned)) == ["training_curves", "trial_curves"]
 
 
 def test_a_long_line_has_no_markers(tmp_path: Path) -> None:

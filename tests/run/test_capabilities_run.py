@@ -15,8 +15,8 @@ from tiny_world import smallest_tree, tiny_task
 from apo_bench.config.load import load_experiment
 from apo_bench.errors import InputError
 from apo_bench.run import records
-from apo_bench.run.experiment import resolve_experiment
-from apo_bench.run.tiny import tiny_overrides
+from apo_bench.run.experiment import find_experiment, resolve_experiment
+from apo_bench.run.tiny import ITEMS, tiny_overrides
 
 CAPABILITIES = {"tasks": ["sim_hh_answers"], "include_path": "tasks/sim_hh", "limit": 12, "apply_chat_template": True, "margin": 0.5}
 
@@ -98,6 +98,35 @@ def test_policies_of_a_simulated_world_are_run_on_its_own_task(tmp_path: Path):
     report = (run / "report" / "report.md").read_bytes()
     assert not run_experiment(path, out=run, workers=1).failures
     assert (folders("capabilities"), (run / "report" / "report.md").read_bytes()) == (capabilities, report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "player"), [("sim_rjs", "rjs"), ("sim_dpo", "dpo"), ("sim_rrhf", "rrhf")])
+def test_policies_of_the_simulated_experiments_are_run_on_the_world_s_task(name: str, player: str, tmp_path: Path):
+    """Each shipped experiment with its player and APO alone, in one round at `--tiny` sizes: an item is the same for all three policies.
+
+    The report asks of both arms whether they are worse than the initial policy, and gives the mean differences of the table's rows.
+    """
+    pytest.importorskip("lm_eval")
+    from apo_bench.run import run_experiment
+
+    tree = yaml.safe_load((find_experiment(Path(f"experiments/{name}.yaml"))).read_text(encoding="utf-8"))
+    tree["arms"] = {arm: {**tree["arms"][arm], "rounds": 1} for arm in (player, f"apo_{player}")}
+    tree["models"]["gold"][0]["seeds"] = [0]
+    tree |= {"task": smallest_tree()["task"], "seeds": [0], "controls": {}, "compare": {"primary": [{"a": f"apo_{player}", "b": player}]}}
+    tree["evaluation"]["capabilities"] = CAPABILITIES
+    (tmp_path / "experiment.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    assert not run_experiment(tmp_path / "experiment.yaml", out=tmp_path / "run", workers=1, tiny=True).failures
+    rows = pd.read_parquet(tmp_path / "run" / "tables" / "capabilities.parquet")
+    by_arm = rows.pivot(index="doc_id", columns="arm", values="value")
+    assert by_arm.shape == (ITEMS, 3)
+    assert by_arm.isin([0.0, 1.0]).to_numpy().all()
+    losses = pd.read_csv(tmp_path / "run" / "report" / "tables" / "capabilities.csv").set_index("arm")
+    assert set(losses.index) == {player, f"apo_{player}"}
+    clusters = rows.drop_duplicates("doc_id").set_index("doc_id")["cluster_id"]
+    means = by_arm.groupby(clusters).mean().mean()  # clusters weigh alike
+    for arm in losses.index:
+        assert losses.loc[arm, "difference"] == pytest.approx(means[arm] - means["_initial"], abs=1e-9)
 
 
 def _samples(run: Path) -> dict[int, float]:

@@ -462,7 +462,10 @@ def test_a_replay_of_controls_computes_nothing_and_needs_no_torch(done: tuple[Pa
 
 
 def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: Path) -> None:
-    """Without them, on a copy: nothing is run again, all other tables are the same, and in the ledger A/A and some of `_bench` is gone."""
+    """Without them, on a copy: nothing is run again, all other tables are the same, and in the ledger A/A and some of `_bench` is gone.
+
+    So are its losses, a fit in each of two seeds.
+    """
     _, first = done
     folder = shutil.copytree(first, tmp_path / "copy")
     assert (
@@ -474,6 +477,9 @@ def test_controls_change_no_row_of_the_arms(done: tuple[Path, Path], tmp_path: P
     assert not (folder / "tables" / "control_scores.parquet").exists()
     for name in ("scores", "metrics", "reward_models", "reliability", "responses", "gold"):
         assert (folder / "tables" / f"{name}.parquet").read_bytes() == (first / "tables" / f"{name}.parquet").read_bytes()
+    trained = table(first, "training")
+    assert trained[(trained["arm"] == AA) & (trained["model"] == "policy")].groupby("seed")["fit"].nunique().tolist() == [1, 1]
+    pd.testing.assert_frame_equal(table(folder, "training"), trained[trained["arm"] != AA].reset_index(drop=True))
     before, after = (table(run_folder, "ledger").set_index(["arm", "seed", "unit"])["used"] for run_folder in (first, folder))
     assert set(before.index.get_level_values("arm")) - set(after.index.get_level_values("arm")) == {AA}
     assert before.drop([AA, "_bench"]).equals(after.drop("_bench"))

@@ -566,6 +566,21 @@ def test_trials_are_charged_apart(tuned: tuple[Path, Path]) -> None:
     assert set(zip(scores["arm"], scores["seed"], strict=True)) == {("rjs", 0), ("apo_rjs", 0)}
 
 
+def test_losses_of_trials_are_kept_and_damaged_ones_made_again(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every trial has one round. A trial whose curves are gone is run again, trains nothing anew, and the tables are those of before."""
+    path, first = tuned
+    folder = shutil.copytree(first, tmp_path / "copy")
+    losses = pd.read_parquet(folder / "tables" / "training.parquet")
+    fits = losses[losses["model"] == "policy"].groupby(["arm", "trial", "seed"])["fit"].nunique()
+    assert fits.to_dict() == {(f"_tune.{arm}", trial, 1000): 1 for arm in ("rjs", "apo_rjs") for trial in (1, 2)}
+    curves = json.loads((folder / "store" / "trials" / "rjs.1.1000.json").read_text())["curves"]["arm"]
+    shutil.rmtree(folder / "store" / "curves" / curves)
+    (folder / "store" / "report_key.json").unlink()
+    assert pipeline.run(resolve_experiment(path, None, folder), workers=1).failures == ()
+    assert tables(folder) == tables(first)
+    assert artifacts(folder) == artifacts(first)
+
+
 def test_a_tuned_run_replays_without_computing_and_without_torch(tuned: tuple[Path, Path], tmp_path: Path) -> None:
     path, first = tuned
     folder = shutil.copytree(first, tmp_path / "copy")

@@ -60,9 +60,9 @@ def test_tensorboard_reads_what_was_written_once(tmp_path: Path) -> None:
     """By its own reader. The second call writes nothing; a record with other curves is another run."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # pyright: ignore[reportMissingImports]
 
-    run_of(tmp_path, ("tensorboard",), *TWO)
+    store = run_of(tmp_path, ("tensorboard",), *TWO)
     for _ in range(2):
-        assert write_missing(tmp_path, [("rjs", 0), ("rjs", 1)]) == []
+        assert write_missing(tmp_path, [store.root / "arm_seeds" / f"rjs.{seed}.json" for seed in (0, 1)]) == []
     runs = tmp_path / "trackers" / "tensorboard"
     assert [len([*folder.iterdir()]) for folder in runs.glob("[!.]*")] == [1]
     events = EventAccumulator(str(runs / "rjs.0")).Reload()
@@ -70,8 +70,22 @@ def test_tensorboard_reads_what_was_written_once(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("policy/loss")] == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert [(event.step, event.value) for event in events.Scalars("online/kl")] == [(2, 0.25)]
     run_of(tmp_path, ("tensorboard",), TWO[0])
-    assert write_missing(tmp_path, [("rjs", 0)]) == []
+    assert write_missing(tmp_path, [store.root / "arm_seeds" / "rjs.0.json"]) == []
     assert sorted(folder.name for folder in runs.glob("[!.]*")) == ["rjs.0", "rjs.0.2"]
+
+
+@needs["tensorboard"]
+def test_a_trial_and_a_control_are_runs_of_their_own(tmp_path: Path) -> None:
+    """Named as in the table `training`; an arm's name may have a dot. An oracle has no curves."""
+    store = run_of(tmp_path, ("tensorboard",), TWO[0])
+    curves = (store.root / "arm_seeds" / "rjs.0.json").read_text()
+    (store.root / "trials").mkdir()
+    records = [store.root / place for place in ("trials/v1.5.0.1000.json", "arm_seeds/_aa.1000000.json", "arm_seeds/_oracle.0.json")]
+    for record, text in zip(records, (curves, curves, "{}"), strict=True):
+        record.write_text(text)
+    assert write_missing(tmp_path, records) == []
+    runs = tmp_path / "trackers" / "tensorboard"
+    assert sorted(folder.name for folder in runs.glob("[!.]*")) == ["_aa.1000000", "_tune.v1.5.1.1000"]
 
 
 @pytest.mark.slow
@@ -80,7 +94,7 @@ def test_wandb_writes_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """In its own process, whatever the user's environment says."""
     monkeypatch.setenv("WANDB_MODE", "online")
     run_of(tmp_path, ("wandb",), *TWO)
-    trackers.write_curves(tmp_path, [("rjs", 0)])
+    trackers.write_curves(tmp_path, [tmp_path / "store" / "arm_seeds" / "rjs.0.json"])
     assert capfd.readouterr() == ("", "")
     (run,) = (tmp_path / "trackers" / "wandb" / "wandb").glob("offline-run-*/run-*.wandb")
     written = run.read_bytes()
@@ -92,7 +106,7 @@ def test_wandb_writes_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_trackio_writes_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TRACKIO_SERVER_URL", "http://127.0.0.1:9")
     run_of(tmp_path, ("trackio",), *TWO)
-    trackers.write_curves(tmp_path, [("rjs", 0)])
+    trackers.write_curves(tmp_path, [tmp_path / "store" / "arm_seeds" / "rjs.0.json"])
     assert capfd.readouterr() == ("", "")
     with sqlite3.connect(tmp_path / "trackers" / "trackio" / "synthetic.db") as database:
         rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
@@ -106,8 +120,8 @@ def test_a_tracker_that_fails_is_a_line(tmp_path: Path, capfd: pytest.CaptureFix
     run_of(tmp_path, ("tensorboard",), *TWO)
     (tmp_path / "trackers").mkdir()
     (tmp_path / "trackers" / "tensorboard").write_text("")
-    trackers.write_curves(tmp_path, [("rjs", 0)])
-    assert capfd.readouterr().err.startswith("trackers: tensorboard, rjs, seed 0: ")
+    trackers.write_curves(tmp_path, [tmp_path / "store" / "arm_seeds" / "rjs.0.json"])
+    assert capfd.readouterr().err.startswith("trackers: tensorboard, rjs.0: ")
 
 
 def test_a_missing_package_is_one_line_of_check(tree: dict[str, Any], write_experiment: Any, monkeypatch: pytest.MonkeyPatch) -> None:

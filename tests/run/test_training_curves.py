@@ -69,7 +69,7 @@ def test_tables_of_two_arm_seeds_that_share_what_evaluates(tmp_path: Path) -> No
     assert len(rows_in(tmp_path, records["sft", 0])) == 2
     for key in (own, online):  # as `store.keep` removes models
         (store.root / "policies" / key / LOSSES).unlink()
-    frames = _curves(tmp_path, records)
+    frames = _curves(tmp_path, records, {}, {})
     for name, rows in frames.items():
         write_table(tmp_path / f"{name}.parquet", name, rows)
     training = read_table(tmp_path / "training.parquet", "training")
@@ -90,11 +90,33 @@ def test_a_measure_that_no_step_has_is_missing(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     online = trained(store, "policies", "online", steps=[{"step": 1, **STEP}])
     keys = {"arm": keep_curves(store, fits_of(store, [online])), "shared": keep_curves(store, [])}
-    frames = _curves(tmp_path, {("reinforce", 0): {"curves": keys}})
+    frames = _curves(tmp_path, {("reinforce", 0): {"curves": keys}}, {}, {})
     write_table(tmp_path / "steps.parquet", "steps", frames["steps"])
     assert read_table(tmp_path / "steps.parquet", "steps")["kl"].isna().all()
 
 
 def test_a_run_without_a_gradient_has_no_curves(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
-    assert _curves(tmp_path, {("best", 0): {"curves": {"arm": keep_curves(store, []), "shared": keep_curves(store, [])}}}) == {}
+    keys = {"arm": keep_curves(store, []), "shared": keep_curves(store, [])}
+    assert _curves(tmp_path, {("best", 0): {"curves": keys}}, {}, {}) == {}
+
+
+def test_trials_and_controls_stand_beside_the_arms(tmp_path: Path) -> None:
+    """Two trials of sft on seed 1000, the second online; A/A; an oracle, which trains nothing. What evaluates the trials is there once."""
+    store = RunStore(tmp_path)
+    own, first, again, referee = (trained(store, "policies", name, [loss]) for name, loss in zip("abcd", (3.0, 4.0, 5.0, 6.0), strict=True))
+    online = trained(store, "policies", "online", steps=[{"step": 1, **STEP, "loss": 0.5}])
+
+    def record(model: str, *shared: str) -> dict[str, dict[str, str]]:
+        return {"curves": {"arm": keep_curves(store, fits_of(store, [model])), "shared": keep_curves(store, fits_of(store, shared))}}
+
+    trials = {("sft", 0, 1000): record(first, referee), ("sft", 1, 1000): record(online, referee)}
+    frames = _curves(tmp_path, {("sft", 0): record(own)}, trials, {("_aa", 1_000_000): record(again), ("_oracle", 0): {"rounds": []}})
+    for name, rows in frames.items():
+        write_table(tmp_path / f"{name}.parquet", name, rows)
+    rows = read_table(tmp_path / "training.parquet", "training").fillna({"trial": 0})
+    assert rows[["arm", "trial", "seed", "loss"]].values.tolist() == [
+        ["_aa", 0, 1_000_000, 5.0], ["_bench", 0, -1, 6.0], ["_tune.sft", 1, 1000, 4.0], ["sft", 0, 0, 3.0],
+    ]  # fmt: skip
+    steps = read_table(tmp_path / "steps.parquet", "steps")
+    assert steps[["arm", "trial", "seed", "loss"]].values.tolist() == [["_tune.sft", 2, 1000, 0.5]]

@@ -122,7 +122,7 @@ def test_not_labels(labels: list[Any], message: str):
 
 
 def test_tables_of_other_libraries_are_taken() -> None:
-    """A pyarrow table, which narwhals reads as it reads a polars frame: the results are those of the pandas frame. A dict is no table."""
+    """A pyarrow table: the results are those of the pandas frame. A dict is no table."""
     assert as_frame({"x": [1]}) == {"x": [1]}
     rng = np.random.default_rng(0)
     scores = frame(*rng.normal(size=(2, 3, 6)))
@@ -135,3 +135,15 @@ def test_tables_of_other_libraries_are_taken() -> None:
     ratings = pd.DataFrame({"item": [0, 0, 1, 1], "rater": [0, 1, 0, 1], "label": [1, 1, 2, 1]})
     other = pa.Table.from_pandas(ratings)
     assert krippendorff_alpha(other).coefficient == krippendorff_alpha(ratings).coefficient
+
+
+def test_polars_frames_are_taken() -> None:
+    """Eager and lazy ones, with missing values: the same frame and the same contrast as from pandas."""
+    polars = pytest.importorskip("polars")
+    scores = frame(*np.random.default_rng(0).normal(size=(2, 3, 6)))
+    table = polars.DataFrame({name: scores[name].to_list() for name in scores})
+    for other in (table, table.lazy()):
+        pd.testing.assert_frame_equal(as_frame(other), scores, check_dtype=False)
+        assert contrast(other, "a", "b") == contrast(scores, "a", "b")
+    missing = as_frame(polars.DataFrame({"x": [1.0, None], "name": ["a", None]}))
+    assert missing.isna().to_numpy().tolist() == [[False, False], [True, True]]

@@ -5,7 +5,6 @@ in the store. Progress is read from the jobs' files: only the job itself is sent
 """
 
 import json
-import socket
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -19,10 +18,10 @@ from apo_bench.config.schema import Executor
 from apo_bench.errors import InputError
 from apo_bench.run.executors import TRIES, Show, in_order, is_over, quiet
 from apo_bench.run.jobs import Failure, Job, ProgressEvent, Work, final_event, mark_failed, prepare_worker, run_job
+from apo_bench.run.listening import why_silent
 
 POLL_S = 0.5  # between two readings of the jobs' progress files
 UNLIMITED = 10**9
-REACH_S = 10.0  # for a cluster's address to answer, when it is checked
 
 
 def check(settings: Executor) -> list[str]:
@@ -40,11 +39,8 @@ def check(settings: Executor) -> list[str]:
         host = port = None
     if not host or not port or place.scheme not in ("", "ray"):
         raise InputError(f"executor.address: {address}: HOST:PORT, or ray://HOST:PORT, is needed")
-    try:
-        socket.create_connection((host, port), timeout=REACH_S).close()
-    except OSError as error:
-        return [f"executor.address: {address}: not reached: {error.strerror or error}"]
-    return []
+    reason = why_silent(host, port)
+    return [f"executor.address: {address}: not reached: {reason}"] if reason else []
 
 
 def run_all(jobs: Sequence[Job], work: Work, workers: int | None, settings: Executor, show: Show = quiet) -> list[Failure]:
