@@ -112,3 +112,9 @@ def inert(text: str) -> str:
     Every text that starts with an apostrophe gets one too, so that taking one off a cell that has it gives the text back.
     """
     return f"'{text}" if text[:1] in ("\t", "\r", "\n") or text.lstrip()[:1] in RISKY else text
+
+
+def csv_text(frame: "pd.DataFrame") -> str:
+    """A frame as csv, with nothing in it that a spreadsheet would run."""
+    safe = frame.map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
+    return safe.to_csv(index=False, float_format="%.12g", lineterminator="\n")

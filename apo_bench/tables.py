@@ -3,6 +3,7 @@
 Adding a table is one entry in TABLES. A file whose columns differ from its entry is refused, when it is written and when it is read.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class Column:
     """A column: its name, what it holds and what that means.
 
-    `nullable`: rows may lack a value. `added`: folders written before the column existed lack it, which reads as missing values.
+    `nullable`: rows may lack a value. `added`: folders written before the column existed lack it, which reads as missing values. `among`:
+    the texts that it may hold, any if there are none. `within`: the least and the largest number.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Column:
     meaning: str
     nullable: bool = False
     added: bool = False
+    among: tuple[str, ...] = ()
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,20 @@ class Table:
         return tuple(column.name for column in self.columns)
 
 
-def _text(name: str, meaning: str, *, nullable: bool = False, added: bool = False) -> Column:
-    return Column(name, "text", meaning, nullable, added)
+def _text(name: str, meaning: str, *, nullable: bool = False, added: bool = False, among: tuple[str, ...] = ()) -> Column:
+    return Column(name, "text", meaning, nullable, added, among)
 
 
 def _whole(name: str, meaning: str, *, nullable: bool = False, added: bool = False) -> Column:
     return Column(name, "whole", meaning, nullable, added)
 
 
-def _number(name: str, meaning: str, *, added: bool = False) -> Column:
+def _number(name: str, meaning: str, *, added: bool = False, within: tuple[float, float] | None = None) -> Column:
     """NaN where it is not known."""
-    return Column(name, "number", meaning, nullable=True, added=added)
+    return Column(name, "number", meaning, nullable=True, added=added, within=within)
 
 
+FINITE = sys.float_info.max
 _ARM = _text("arm", "the arm; `_floor`, `_bench`, `_tune.ARM` and `_judge.NAME` are not arms of the experiment")
 _SEED = _whole("seed", "the run seed; -1 where it does not apply")
 _ROUND = _whole("round", "the round, 0 for the initial policy")
@@ -102,9 +107,9 @@ _JUDGMENT_COLUMNS = (
     _CLUSTER,
     _AXIS,
     _text("judge", "the judge's name"),
-    _text("order", "ab: arm_a's response was shown first; ba: arm_b's; empty: not recorded"),
-    _text("verdict", "first, tie or second; missing without a verdict", nullable=True),
-    _number("value", "the verdict for arm_a: 1 a win, 1/2 a tie, 0 a loss; missing without a verdict"),
+    _text("order", "ab: arm_a's response was shown first; ba: arm_b's; empty: not recorded", among=("ab", "ba", "")),
+    _text("verdict", "first, tie or second; missing without a verdict", nullable=True, among=("first", "tie", "second")),
+    _number("value", "the verdict for arm_a: 1 a win, 1/2 a tie, 0 a loss; missing without a verdict", within=(0, 1)),
     _text("failure", "why there is no verdict; empty where there is one", nullable=True),
     _number("length_a", "length of arm_a's response, in tokens"),
     _number("length_b", "length of arm_b's response, in tokens"),
@@ -149,6 +154,7 @@ _ALL = (
             _whole("n", "the prompts it was measured on", nullable=True),
         ),
         ("arm", "seed", "round", "axis", "metric"),
+        unique=("arm", "seed", "round", "axis", "metric"),
         presence="expected",
     ),
     Table(
@@ -161,6 +167,7 @@ _ALL = (
             _whole("n", "the pairs or responses it was measured on", nullable=True),
         ),
         ("arm", "seed", "round", "axis", "metric"),
+        unique=("arm", "seed", "round", "axis", "metric"),
         presence="expected",
     ),
     Table(
@@ -190,6 +197,7 @@ _ALL = (
             _whole("n_clusters", "clusters of their prompts"),
         ),
         ("gold", "seed", "axis", "metric"),
+        unique=("gold", "seed", "axis", "metric"),
         presence="expected",
     ),
     Table(
@@ -198,11 +206,12 @@ _ALL = (
         (
             _ARM, _SEED,
             _text("unit", "the metered unit"),
-            _number("used", "the amount used"),
+            _number("used", "the amount used", within=(0, FINITE)),
             _number("marginal", "the amount that no earlier arm-seed of the run had already paid for", added=True),
             _number("budget", "the limit; missing where there is none"),
         ),
         ("arm", "seed", "unit"),
+        unique=("arm", "seed", "unit"),
         presence="required",
     ),
     Table(
@@ -273,18 +282,21 @@ _ALL = (
         "What each arm was planned to spend.",
         (_ARM, _text("unit", "the metered unit"), _number("planned", "the planned amount, a mean over seeds")),
         ("arm", "unit"),
+        unique=("arm", "unit"),
     ),
     Table(
         "judgments",
         "Verdicts of judges on pairs of responses, one row a question.",
         _JUDGMENT_COLUMNS,
         _JUDGMENT_KEYS,
+        unique=_JUDGMENT_KEYS,
     ),
     Table(
         "set_judgments",
         "Verdicts of judges on pairs of answers to sets of prompts; columns as of `judgments`.",
         _JUDGMENT_COLUMNS,
         _JUDGMENT_KEYS,
+        unique=_JUDGMENT_KEYS,
     ),
     Table(
         "judge_audit",
@@ -298,6 +310,7 @@ _ALL = (
             _whole("n_missing", "comparisons without a verdict in both orders"),
         ),
         ("judge", "axis", "metric"),
+        unique=("judge", "axis", "metric"),
     ),
     Table(
         "capabilities",
@@ -321,6 +334,7 @@ _ALL = (
         "The policies' responses to test prompts.",
         _RESPONSE_COLUMNS,
         ("arm", "seed", "round", "prompt_id"),
+        unique=("arm", "seed", "round", "prompt_id"),
         with_run=False,
     ),
     Table(
@@ -328,6 +342,7 @@ _ALL = (
         "The test prompts that were answered, one row a turn.",
         _TURN_COLUMNS,
         ("prompt_id", "turn"),
+        unique=("prompt_id", "turn"),
         with_run=False,
     ),
     Table(
@@ -335,6 +350,7 @@ _ALL = (
         "The policies' answers to sets of prompts.",
         _RESPONSE_COLUMNS,
         ("arm", "seed", "round", "prompt_id"),
+        unique=("arm", "seed", "round", "prompt_id"),
         with_run=False,
     ),
     Table(
@@ -342,6 +358,7 @@ _ALL = (
         "The prompts of sets, one row a turn.",
         _TURN_COLUMNS,
         ("prompt_id", "turn"),
+        unique=("prompt_id", "turn"),
         with_run=False,
     ),
     Table(
@@ -424,10 +441,17 @@ def _misfit(values: "pd.Series", column: Column) -> str:
         return f"{len(values) - len(known)} rows have none"
     if column.kind == "text":
         if isinstance(values.dtype, pd.StringDtype):
-            return _undecodable(values)
-        return "" if all(isinstance(value, str) for value in known) else "texts are needed"
+            if reason := _undecodable(values):
+                return reason
+        elif not all(isinstance(value, str) for value in known):
+            return "texts are needed"
+        other = sorted(set(known) - set(column.among)) if column.among else []
+        return f"{', '.join(filter(None, column.among))} are needed, got {other[0]!r:.80}" if other else ""
     if len(known) and not pd.api.types.is_numeric_dtype(values):
         return f"numbers are needed, got {values.dtype}"
+    if column.within and not known.between(*column.within).all():
+        outside = known[~known.between(*column.within)]
+        return f"numbers from {column.within[0]:g} to {column.within[1]:g} are needed, got {outside.iloc[0]:g}"
     return "whole numbers are needed" if column.kind == "whole" and bool((known % 1 != 0).any()) else ""
 
 

@@ -142,6 +142,10 @@ def read_run(folder: str | Path, *, repairing: bool = False) -> Run:
             absent += [name] if table.presence != "optional" else []
             continue
         tables[name] = read_table(path, name)
+    for name, columns in (("scores", ("arm",)), ("judgments", ("arm_a", "arm_b"))):
+        for column in columns:
+            if unknown := sorted(set(tables[name][column]) - set(experiment.arms)):
+                raise InputError(f"{table_path(folder, name)}: column {column}: {unknown[0]!r:.80} is no arm of the experiment")
     if tables["scores"].empty and not manifest.get("failures"):
         raise InputError(f"{table_path(folder, 'scores')}: no rows, so there is nothing to report")
     return Run(experiment, manifest, tables, tuple(absent))

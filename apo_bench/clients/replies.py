@@ -107,7 +107,7 @@ def read_reply(content: bytes) -> Reply:
         raised = error_of(None, choice.get("error") or {"message": f"finish_reason: {finish}"})
         raised.lost = True
         raise raised
-    message = choice["message"] if isinstance(choice.get("message"), Mapping) else {}
+    message = choice["message"] if isinstance(choice.get("message"), Mapping) else {"content": False}  # no message: no text
     text, refusal = _text(message.get("content")), _text(message.get("refusal")) or _text(message.get("content"), "refusal")
     answer = without_thoughts(text or "")
     if refusal or finish in _REFUSED_FINISHES:
@@ -165,7 +165,7 @@ def _logprobs(given: Any) -> tuple[tuple[str, Mapping[str, float]], ...]:
     content = given.get("content") if isinstance(given, Mapping) else None
     try:
         return tuple((each["token"], _alternatives(each)) for each in content or ())
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return ()
 
 

@@ -5,11 +5,12 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+from apo_bench.data.strict_json import parse_json
 from apo_bench.errors import InputError
 
 Row = dict[str, Any]
@@ -46,7 +47,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
                 where = f"{path}: line {number}"
                 if not line.strip():
                     continue
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 if not isinstance(row, dict):
                     raise InputError(f"{where}: an object is needed, got {type(row).__name__}")
                 yield where, row
@@ -56,7 +57,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, Row]]:
         raise InputError(f"{path}: line {number}: broken JSON: {error.msg} (column {error.colno})") from None
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:  # a number of too many digits, or lists too deep
+    except (ValueError, RecursionError) as error:  # a key given twice, a number of too many digits, or lists too deep
         raise InputError(f"{path}: line {number}: broken JSON: {error}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: line {number + 1}: cannot be read: {error}") from None
@@ -157,7 +158,7 @@ def _first_lines(path: Path) -> tuple[bool, bool]:
 
 def _json(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        items = json.loads(_text(path))
+        items = parse_json(_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno}: broken JSON: {error.msg} (column {error.colno})") from None
     except (ValueError, RecursionError) as error:
@@ -176,6 +177,7 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(_CELL)
     reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
+        _once(path, [name for name in reader.fieldnames or () if name])
         for row in reader:
             if None in row:
                 raise InputError(f"{path}: line {reader.line_num}: more cells than the first line has columns")
@@ -200,12 +202,21 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
         table = pyarrow.parquet.ParquetFile(path if path.suffix == ".parquet" else pyarrow.BufferReader(_content(path)))
-        number = 0
+        _once(path, table.schema_arrow.names)
         for batch in table.iter_batches():
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}: row {number}", row
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:  # values that Python has not, or text that is no UTF-8
+        where = f"{path}: a row after {number}" if number else str(path)
+        raise InputError(f"{where}: cannot be read: {error}") from None
+
+
+def _once(path: Path, columns: Sequence[str]) -> None:
+    if twice := next((name for place, name in enumerate(columns) if name in columns[:place]), None):
+        raise InputError(f"{path}: column {twice!r} occurs twice")

@@ -4,7 +4,6 @@ AlpacaEval shows every comparison in one order, drawn at random, and does not re
 "", and in place of a `verdict`, which is in terms of order, there is only the `value` for arm_a.
 """
 
-import json
 import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from apo_bench.data.strict_json import parse_json
 from apo_bench.errors import InputError
 from apo_bench.exchange.human_annotations import COMPARISON, Imported, as_judgments, missing_by_reason, text_of
-from apo_bench.formatting import number, plain, rows_of, table
+from apo_bench.formatting import csv_text, number, plain, rows_of, table
 from apo_bench.hashing import digest_files
 from apo_bench.provenance import origin
 from apo_bench.stats import BradleyTerry, bradley_terry, instruction_difficulty, length_controlled_win_rate, win_rate
@@ -46,7 +46,7 @@ def import_annotations(paths: Sequence[Path], out: Path, *, without_difficulty: 
     rates, fitted = win_rates(judgments, without_difficulty=without_difficulty), strengths(judgments)
     path = table_path(out, "judgments")
     write_table(path, "judgments", judgments)
-    write_text(out / "win_rates.csv", rates.to_csv(index=False))
+    write_text(out / "win_rates.csv", csv_text(rates))
     write_text(out / "summary.md", "\n".join(_summary(rates, fitted)) + "\n")
     files = {str(path): digest_files([path]) for path in paths}
     counts = {"rows": len(judgments), "missing": missing_by_reason(judgments), "skipped": n_skipped}
@@ -220,6 +220,6 @@ def _interval(low: float, high: float) -> str:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None

@@ -41,10 +41,12 @@ def export_model(folder: Path, arm: str, seed: int, round_: int | None, out: Pat
 def _policy(folder: Path, settings: PolicyModel, arm: Arm | None) -> tuple[Policy, PolicyModel]:
     """The policy that a folder of the store holds, or that it notes the place of, with how it is read.
 
-    Raises InputError where a policy from elsewhere is no longer there.
+    Raises InputError where the folder, or a policy from elsewhere, is no longer there.
     """
     from apo_bench.models.finished_reward import MARKER  # which imports torch
 
+    if not folder.is_dir():
+        raise InputError(f"{folder}: the policy is not in the store any more; run the experiment again, which makes it")
     note = folder / MARKER
     if not note.is_file():
         return Policy(folder.name), settings

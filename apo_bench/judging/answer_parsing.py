@@ -3,7 +3,6 @@
 import json
 import re
 import string
-from collections.abc import Mapping
 
 from apo_bench.judging.judge_protocol import Choice
 
@@ -34,14 +33,18 @@ def parse_answer(answer: str, reasoned: bool) -> Choice | None:
     lines = [_stated(line) for line in answer.splitlines() if line.strip(DECORATION)]
     verdicts: set[Choice | None] = {verdict for head, verdict in lines if head == "verdict"}
     marks: set[Choice | None] = {choice_of(mark) for mark in _MARK.findall(answer)}
+    # A line that is A or B alone may be a heading, A>B alone is a verdict.
+    relations: set[Choice | None] = {
+        choice_of(line) for line in answer.splitlines() if _RELATION.fullmatch(line.strip(DECORATION).casefold())
+    }
     if not reasoned:
         head, verdict = _stated(answer)
         if head in ("", "verdict") and verdict:
             return verdict
-    elif len(verdicts) == 1 and lines[-1][0] == "verdict":
+    elif len(verdicts | relations) == 1 and lines[-1][0] == "verdict":
         return verdicts.pop()
     is_last = bool(_MARK.search(answer.rstrip().rpartition("\n")[2]))
-    return marks.pop() if is_last and len(marks) == 1 and not verdicts - marks else None
+    return marks.pop() if is_last and len(marks) == 1 and not (verdicts | relations) - marks else None
 
 
 def choice_of(text: str) -> Choice | None:
@@ -60,13 +63,13 @@ def _stated(text: str) -> tuple[str, Choice | None]:
 
 
 def _of_json(answer: str) -> set[Choice | None] | None:
-    """What the keys that hold a verdict hold; None where the answer is no JSON object."""
+    """What the keys that hold a verdict hold, each as often as it is there; None where the answer is no JSON object."""
     fenced = _FENCED.fullmatch(answer)
     try:
-        value = json.loads(fenced[1] if fenced else answer)
+        pairs = json.loads(fenced[1] if fenced else answer, object_pairs_hook=tuple)  # a key may be given twice
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, Mapping):
+    if not isinstance(pairs, tuple):
         return None
-    stated = [inner for key, inner in value.items() if key.casefold().replace("_", "").replace(" ", "") in VERDICT_KEYS]
+    stated = [inner for key, inner in pairs if key.casefold().replace("_", "").replace(" ", "") in VERDICT_KEYS]
     return {choice_of(inner) if isinstance(inner, str) else None for inner in stated}

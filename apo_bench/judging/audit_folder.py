@@ -10,6 +10,7 @@ from apo_bench.clients.replies import counted_reasons
 from apo_bench.config.schema import JudgeChoice
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
+from apo_bench.formatting import csv_text, plain
 from apo_bench.hashing import code_hash, digest
 from apo_bench.judging.attacks import ATTACKS
 from apo_bench.judging.audit import audit
@@ -36,7 +37,7 @@ def audit_judge(
     with Journal(folder / "store" / f"{name}.jsonl").open() as journal:
         for (labelled, _), judge in zip(sources, judges, strict=True):
             audited = audit(judge, labelled, journal, attacks=ATTACKS if attacks else {})
-            lines += [f"## {labelled.name}", "", *markdown(audited), ""]
+            lines += [f"## {plain(labelled.name)}", "", *markdown(audited), ""]
             frames.append(audited.rows.assign(judge=name, data=labelled.name))
             if audited.unanswered:
                 message = (
@@ -46,7 +47,7 @@ def audit_judge(
     table = pd.concat(frames, ignore_index=True)
     first = ["judge", "data"]
     table = table[[*first, *(column for column in table if column not in first)]]
-    write_text(folder / "report" / "audit.csv", table.to_csv(index=False, float_format="%.12g", lineterminator="\n"))
+    write_text(folder / "report" / "audit.csv", csv_text(table))
     write_text(folder / "report" / "audit.md", "\n".join(lines).rstrip() + "\n")
     return incomplete
 

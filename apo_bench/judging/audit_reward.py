@@ -12,7 +12,7 @@ from apo_bench.config.schema import PretrainedReward
 from apo_bench.config.schema_errors import input_error
 from apo_bench.data.task import load_task
 from apo_bench.errors import InputError
-from apo_bench.formatting import count, number, plain, rows_of, table
+from apo_bench.formatting import count, csv_text, number, plain, rows_of, table
 from apo_bench.hashing import path_identity
 from apo_bench.judging.audit import COLUMNS, POOLED, Line, length_bias_line, mean_line, share_line
 from apo_bench.judging.human_preferences import Labelled, labelled_pairs, read_labelled
@@ -42,7 +42,7 @@ def audit_reward(spec: PretrainedReward, data: Sequence[str], folder: Path, *, n
         frames.append(rows.assign(data=labelled.name))
     settings = spec.model_dump(mode="json", exclude={"path", "training", "stored_dtype"})
     lines += [f"Model: `{path_identity(spec.path)}`, read with `{settings}`."]
-    text = pd.concat(frames, ignore_index=True)[["data", *COLUMNS]].to_csv(index=False, float_format="%.12g", lineterminator="\n")
+    text = csv_text(pd.concat(frames, ignore_index=True)[["data", *COLUMNS]])
     write_text(folder / "report" / "audit.csv", text)
     write_text(folder / "report" / "audit.md", "\n".join(lines).rstrip() + "\n")
     return folder / "report" / "audit.md"

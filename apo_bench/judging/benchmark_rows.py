@@ -5,12 +5,13 @@ JudgeBench (arXiv:2410.12784), LLMBar (arXiv:2310.07641), MT-Bench's human judgm
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from apo_bench.data.row_files import read_rows
+from apo_bench.data.rows import is_text
 from apo_bench.errors import InputError
 from apo_bench.judging.answer_parsing import choice_of
 from apo_bench.judging.judge_protocol import Choice
@@ -19,6 +20,7 @@ from apo_bench.types import Message
 Label = Literal["a", "tie", "b"]
 WINNERS: Mapping[str, Label] = {"model_a": "a", "model_b": "b", "tie": "tie", "tie (bothbad)": "tie", "tie (inconsistent)": "tie"}
 NO_MAJORITY = "no majority of annotators"
+LARGE = 1e300
 PEOPLE = ("expert", "author", "human")  # judges of MT-Bench who are people
 
 
@@ -55,7 +57,14 @@ def benchmark_form(path: Path) -> BenchmarkForm | None:
 
 def read_benchmark(path: Path, form: BenchmarkForm) -> Iterator[LabelledRow | str]:
     """The rows of a file in this form. Raises InputError that names file, line and key."""
-    return form.read(read_rows(path))
+    return form.read(_whole_rows(path, form))
+
+
+def _whole_rows(path: Path, form: BenchmarkForm) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for where, row in read_rows(path):
+        if lacking := sorted(form.columns - row.keys()):
+            raise InputError(f"{where}: {lacking[0]}: missing; the file is read as {form.name}")
+        yield where, row
 
 
 def _judge_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[LabelledRow]:
@@ -64,7 +73,10 @@ def _judge_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labe
         label = choice_of(_text(where, row, "label"))
         if label not in ("first", "second"):
             raise InputError(f"{where}: label: A>B or B>A is needed, got {row['label']!r}")
-        given = [judgment.get("decision") if isinstance(judgment, Mapping) else None for judgment in row.get("judgments") or ()][:2]
+        judgments = row.get("judgments") or []
+        if not isinstance(judgments, list | tuple):
+            raise InputError(f"{where}: judgments: a list is needed, got {type(judgments).__name__}")
+        given = [judgment.get("decision") if isinstance(judgment, Mapping) else None for judgment in judgments][:2]
         verdicts: list[Choice | None] = [choice_of(verdict) if isinstance(verdict, str) else None for verdict in given]
         own = _own_verdicts(row)
         ab, ba = own if any(own) else (*verdicts, None, None)[:2]
@@ -74,7 +86,7 @@ def _judge_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labe
 
 def _llm_bar(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[LabelledRow]:
     for where, row in rows:
-        if row["label"] not in (1, 2):
+        if row["label"] not in (1, 2) or isinstance(row["label"], bool):
             raise InputError(f"{where}: label: 1 or 2 is needed, got {row['label']!r}")
         axis = str(row.get("subset") or "overall")
         label: Label = "a" if row["label"] == 1 else "b"
@@ -82,12 +94,19 @@ def _llm_bar(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labelled
 
 
 def _mt_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[LabelledRow | str]:
-    """A row a vote: people's majority is the label, and a row of another judge its verdict, of which both orders are one."""
+    """A row a vote: people's majority is the label, and a row of another judge its verdict, of which both orders are one.
+
+    Raises InputError for verdicts of two such judges, for two of one judge on a comparison, and for a comparison with two sets of texts.
+    """
     other_side: dict[Label, Label] = {"a": "b", "b": "a", "tie": "tie"}
     votes: dict[tuple[Any, ...], list[tuple[str, Label]]] = {}
     first: dict[tuple[Any, ...], LabelledRow] = {}
+    machine = ""
     for where, row in rows:
         winner, judge = WINNERS.get(str(row["winner"])), str(row.get("judge") or "human")
+        for name in ("question_id", "model_a", "model_b"):
+            if not isinstance(row[name], str | int):
+                raise InputError(f"{where}: {name}: text or a whole number is needed, got {row[name]!r:.80}")
         if winner is None:
             raise InputError(f"{where}: winner: model_a, model_b or tie is needed, got {row['winner']!r}")
         swapped = str(row["model_a"]) > str(row["model_b"])  # a comparison stands either way round
@@ -95,7 +114,15 @@ def _mt_bench(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Labelle
         messages, a = _conversation(where, row, f"conversation_{names[0]}", row["turn"])
         _, b = _conversation(where, row, f"conversation_{names[1]}", row["turn"])
         key = (row["question_id"], *sorted((str(row["model_a"]), str(row["model_b"]))), row["turn"])
-        first.setdefault(key, LabelledRow(f"turn {row['turn']}", messages, a, b, "tie"))
+        comparison = LabelledRow(f"turn {row['turn']}", messages, a, b, "tie")
+        if first.setdefault(key, comparison) != comparison:
+            raise InputError(f"{where}: question {row['question_id']!r}: other conversations than in an earlier row about it")
+        if not judge.startswith(PEOPLE):
+            machine = machine or judge
+            if judge != machine:
+                raise InputError(f"{where}: judge: {judge!r} beside {machine!r}; a file has the verdicts of one judge")
+            if judge in dict(votes.get(key, ())):
+                raise InputError(f"{where}: judge: a second verdict of {judge!r} on question {row['question_id']!r}")
         votes.setdefault(key, []).append((judge, other_side[winner] if swapped else winner))
     for key, row in first.items():
         labels: Counter[Label] = Counter(label for judge, label in votes[key] if judge.startswith(PEOPLE))
@@ -113,12 +140,13 @@ def _reward_bench_scores(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Itera
     for where, row in rows:
         scores = [row["scores_chosen"], row["scores_rejected"]]
         values: list[Any] = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in scores]
-        if not all(isinstance(value, int | float) for value in values):
-            raise InputError(f"{where}: scores_chosen, scores_rejected: numbers are needed, got {scores!r}")
+        if not all(map(_is_score, values)):
+            raise InputError(f"{where}: scores_chosen, scores_rejected: numbers below {LARGE:g} are needed, got {scores!r:.80}")
         difference = values[0] - values[1]
         verdict: Choice | None = None if difference != difference else "first" if difference > 0 else "second" if difference < 0 else "tie"
-        a, b = (str(row.get(f"text_{side}", row.get(side, ""))) for side in ("chosen", "rejected"))
-        messages = (Message("user", str(row.get("prompt", row.get("id", where)))),)
+        names = [f"text_{side}" if f"text_{side}" in row else side for side in ("chosen", "rejected")]
+        a, b = (_text(where, row, name) if name in row else "" for name in names)
+        messages = _messages(where, row, "prompt") if "prompt" in row else (Message("user", str(row.get("id", where))),)
         yield LabelledRow(str(row.get("subset") or "overall"), messages, a, b, "a", verdict)
 
 
@@ -132,6 +160,10 @@ FORMS = (
         _mt_bench,
     ),
 )
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value != value or abs(value) < LARGE)
 
 
 def _own_verdicts(row: Mapping[str, Any]) -> tuple[Choice | None, Choice | None]:
@@ -156,15 +188,29 @@ def _text(where: str, row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise InputError(f"{where}: {key}: text is needed, got {type(value).__name__}")
+    if not is_text(value):
+        raise InputError(f"{where}: {key}: holds half a surrogate pair, which is no text")
     return value
+
+
+def _messages(where: str, row: Mapping[str, Any], key: str) -> tuple[Message, ...]:
+    """A prompt: a text, or messages."""
+    turns = row[key]
+    return _turns(where, key, turns) if isinstance(turns, list | tuple) and turns else _question(where, row, key)
+
+
+def _turns(where: str, key: str, turns: Sequence[Any]) -> tuple[Message, ...]:
+    if not all(isinstance(part, Mapping) and part.get("role") in ("user", "assistant") for part in turns):
+        raise InputError(f"{where}: {key}: messages with role and content are needed")
+    return tuple(Message(part["role"], _text(f"{where}: {key}", part, "content")) for part in turns)
 
 
 def _conversation(where: str, row: Mapping[str, Any], key: str, turn: Any) -> tuple[tuple[Message, ...], str]:
     """The messages up to a turn's answer, and that answer."""
     turns = row[key]
-    if not isinstance(turn, int) or not isinstance(turns, list | tuple) or turn < 1 or len(turns) < 2 * turn:
+    if type(turn) is not int or turn < 1:
+        raise InputError(f"{where}: turn: a whole number from 1 is needed, got {turn!r:.80}")
+    if not isinstance(turns, list | tuple) or len(turns) < 2 * turn:
         raise InputError(f"{where}: {key}: a conversation of at least {turn} turns is needed")
-    if not all(isinstance(part, Mapping) and part.get("role") in ("user", "assistant") for part in turns):
-        raise InputError(f"{where}: {key}: messages with role and content are needed")
-    texts = [Message(part["role"], str(part.get("content"))) for part in turns[: 2 * turn]]
-    return tuple(texts[:-1]), texts[-1].content
+    texts = _turns(where, key, turns[: 2 * turn])
+    return texts[:-1], texts[-1].content

@@ -14,6 +14,7 @@ from apo_bench.data.preference_forms import Reading, recognise
 from apo_bench.data.preference_rows import options_of, read_preferences
 from apo_bench.data.row_files import read_jsonl, read_rows
 from apo_bench.data.splits import normalise
+from apo_bench.data.strict_json import parse_json
 from apo_bench.data.task import Task
 from apo_bench.data.task_folder import read_description
 from apo_bench.data.transcripts import is_transcript
@@ -205,12 +206,12 @@ def _pandalm(path: Path) -> Iterator[LabelledPair | str]:
 
 def _pandalm_items(path: Path) -> Iterator[tuple[Any, LabelledPair | str]]:
     try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"))
+        items = parse_json(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: line {error.lineno}: broken JSON: {error.msg} (column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of too many digits, or lists too deep
+    except (ValueError, RecursionError) as error:  # a key given twice, a number of too many digits, or lists too deep
         raise InputError(f"{path}: broken JSON: {error}") from None
     for number, item in enumerate(items, 1):
         where = f"{path}: item {number}"

@@ -1,14 +1,14 @@
 """Verdicts that a judge gave elsewhere, compared with people's labels: accuracy by both rules for ties, agreement beyond chance."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from apo_bench.clients.replies import read_json
+from apo_bench.data.strict_json import parse_json
 from apo_bench.errors import InputError
-from apo_bench.formatting import count, number, plain, rows_of, table
+from apo_bench.formatting import count, csv_text, number, plain, rows_of, table
 from apo_bench.judging.audit import POOLED, Line, share_line
 from apo_bench.judging.benchmark_rows import LabelledRow, benchmark_form, read_benchmark
 from apo_bench.judging.human_preferences import read_labelled_votes
@@ -17,7 +17,7 @@ from apo_bench.stats import agreement
 from apo_bench.store import write_text
 from apo_bench.types import identity
 
-GPT_RESULTS: dict[str, Choice] = {"1": "first", "2": "second", "tie": "tie"}
+GPT_RESULTS: dict[str, Choice] = {"1": "first", "2": "second", "tie": "tie", "1.0": "first", "2.0": "second"}  # 1.0: a column of numbers
 MEANINGS = {
     "accuracy, ties half": "share of the pairs that people decide on which the judge takes their side; an undecided verdict counts 1/2",
     "accuracy, ties wrong": "the same, with an undecided verdict as wrong",
@@ -81,7 +81,7 @@ def audit_recorded(path: Path, labels: Path | None, folder: Path) -> Path:
         f"# Recorded verdicts: {plain(path.name)}", "", *(f"- {name}: {meaning}." for name, meaning in MEANINGS.items()), "",
         *table(["axis", "metric", "value", "95 % interval", "n", "missing"], cells), "", f"{count(len(rows))} labelled pairs{dropped}.",
     ]  # fmt: skip
-    write_text(folder / "report" / "recorded.csv", compared.to_csv(index=False, float_format="%.12g", lineterminator="\n"))
+    write_text(folder / "report" / "recorded.csv", csv_text(compared))
     summary = folder / "report" / "recorded.md"
     write_text(summary, "\n".join(lines) + "\n")
     return summary
@@ -119,20 +119,29 @@ def _lines(rows: pd.DataFrame, confidence: float) -> Iterator[Line]:
 def _pandalm(path: Path, labels: Path) -> Iterator[LabelledRow | str]:
     """Pairs with people's majority, and the verdict of the same idx."""
     try:
-        records = read_json(path.read_bytes())
+        records = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"--verdicts {path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--verdicts {path}: not readable as JSON: {error}") from None
     verdicts: dict[str, Choice | None] = {}
-    for place, record in enumerate(records if isinstance(records, Sequence) else (), 1):
+    if not isinstance(records, list):
+        raise InputError(f"--verdicts {path}: a list of objects is needed, got {type(records).__name__}")
+    for place, record in enumerate(records, 1):
         if not isinstance(record, dict) or not {"idx", "gpt_result"} <= record.keys():
             raise InputError(f"--verdicts {path}: item {place}: idx and gpt_result are needed")
-        verdicts[json.dumps(record["idx"])] = GPT_RESULTS.get(str(record["gpt_result"]).strip().casefold())
+        verdict, key = GPT_RESULTS.get(str(record["gpt_result"]).strip().casefold()), json.dumps(record["idx"])
+        if verdicts.setdefault(key, verdict) != verdict:
+            raise InputError(f"--verdicts {path}: item {place}: idx: a second, different verdict on {key:.80}")
+    known: set[str] = set()
     for idx, pair in read_labelled_votes(labels):
+        if (key := json.dumps(idx)) in known:
+            raise InputError(f"--data {labels}: idx: {key:.80} occurs twice, so which of them a verdict is on is not known")
+        known.add(key)
         if isinstance(pair, str):
             yield pair
-        elif (key := json.dumps(idx)) not in verdicts:
+        elif key not in verdicts:
             yield "pairs without a recorded verdict"
         else:
             yield LabelledRow(pair.prompt.axis, pair.prompt.messages, pair.a, pair.b, pair.label, verdicts[key])
+    yield from ("recorded verdicts without a labelled pair" for key in verdicts if key not in known)

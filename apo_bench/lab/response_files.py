@@ -6,13 +6,13 @@ Anthropic's HH data.
 """
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from apo_bench.data.strict_json import parse_json
 from apo_bench.errors import InputError
 from apo_bench.types import Message, Prompt
 
@@ -108,6 +108,6 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None

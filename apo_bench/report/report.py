@@ -15,7 +15,7 @@ from apo_bench.analysis.contrasts import contrasts, scope_of
 from apo_bench.analysis.human_labels import human_labels, imported_judges
 from apo_bench.analysis.results import Run
 from apo_bench.config.load import dump_experiment
-from apo_bench.formatting import inert
+from apo_bench.formatting import csv_text
 from apo_bench.report import latex, markdown
 from apo_bench.report.charts import Bars, Forest, Lines
 from apo_bench.report.display_names import with_display_names
@@ -171,9 +171,3 @@ def render(report: Report) -> dict[str, bytes | str]:
         **{f"tables/{name}": text for name, text in latex.render(report).items()},
         **{f"figures/{name}": content for figure in drawn for name, content in figures.draw(figure).items()},
     }
-
-
-def csv_text(frame: pd.DataFrame) -> str:
-    """A frame as csv, with nothing in it that a spreadsheet would run."""
-    safe = frame.map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
-    return safe.to_csv(index=False, float_format="%.12g", lineterminator="\n")

@@ -79,7 +79,9 @@ def test_a_transcript_says_who_speaks_only_where_several_do() -> None:
 def test_prompts_that_the_task_does_not_have_are_refused(tmp_path: Path) -> None:
     folder = answered(tmp_path / "run", TEXTS)
     path = folder / "tables" / "responses.parquet"
-    pd.read_parquet(path).assign(prompt_id="gone").to_parquet(path)
+    rows = pd.read_parquet(path)
+    rows.loc[0, "prompt_id"] = "gone"
+    rows.to_parquet(path)
     with pytest.raises(InputError, match=r"responses.parquet: prompt_id: gone is no test prompt of task sim_hh"):
         export_alpaca_eval(folder, tmp_path / "out")
 
