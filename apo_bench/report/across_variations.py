@@ -20,7 +20,7 @@ from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.document import Block, Bullets, Claim, Claims, Part, Report, Section
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.report import render
-from apo_bench.report.sections.answer import headline, place_of, tested
+from apo_bench.report.sections.answer import headline, place_of, summary, tested
 from apo_bench.report.sections.contrasts import test_and_scope
 from apo_bench.report.tables import CI, NAN, Cell, Column, Row, Table, arm_column, column, footnotes, text_column
 from apo_bench.report.text import Span, say
@@ -78,7 +78,11 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
     """The report over variations; `table` is that of `analysis.spread.spread`."""
     warnings = [say("{warning}", warning=warning) for warning in warnings_of(variations, table)]
     claims = [claim(row) for row in rows_of(table[table["family"] == "primary"])]
-    answer = Claims(claims) if claims else Bullets([say("**No result**: no variation has a report.")])
+    primary = table[table["family"] == "primary"]
+    answer: list[Block] = [Bullets([say("**No result**: no variation has a report.")])]
+    if claims:
+        means = rows_of(primary.assign(difference=primary["mean"]))
+        answer = [summary(means, ", on average over the variations"), Claims(claims)]
     contrasts = contrast_table(table, list(levels)) if len(table) else say("No results.")
     pages = Bullets([
         (Span(label, data=True, link=f"../{label}/report/report.html"),) if variation.has_page else say("{label}: no page", label=label)
@@ -86,7 +90,7 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
     ])  # fmt: skip
     own_pages = Section("Pages of the variations", [pages], is_on_page_only=True)
     parts = [
-        Part("answer", "The answer", [Section("Answer", [answer]), Section("Warnings", [Bullets(warnings)] if warnings else [])]),
+        Part("answer", "The answer", [Section("Answer", answer), Section("Warnings", [Bullets(warnings)] if warnings else [])]),
         Part("figures", "Figures", [Section("Differences by variation", [forest_of(table, list(levels))])]),
         Part("spread", "Contrasts by variation", [Section("Contrasts by variation", [contrasts])]),
         *(_where_each_wins(variations, levels, table) if chosen_levels.chosen_factors(levels) else ()),
@@ -94,7 +98,7 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
         Part("levels", "Variations", [Section("Variations", [variation_table(variations, levels)]), own_pages]),
     ]
     title = f"{name}: {' and '.join(_factors(levels))} varied"
-    return Report(title, [], (), parts, {"spread": table})
+    return Report(title, parts, {"spread": table})
 
 
 def _where_each_wins(

@@ -92,13 +92,21 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     return files
 
 
+def _less(text: str) -> str:
+    """A contrast with a true minus sign."""
+    return text.replace(" - ", " \N{MINUS SIGN} ")
+
+
 def published_section(run: Run, source: str, frame: pd.DataFrame) -> Section:
     """The published numbers called `source` beside ours, and what differs. `frame`: of `published.compare_with_published`.
 
     Raises InputError as `published.read_published` does.
     """
     rows = pd.DataFrame(published.comparison_cells(frame), columns=list(published.HEADERS))
-    columns = [Column(head, lambda row, head=head: None if row[head] == "-" else row[head]) for head in published.HEADERS]
+    columns = [
+        Column(_less(head), lambda row, head=head: None if row[head] == "-" else say("{cell}", cell=_less(row[head])))
+        for head in published.HEADERS
+    ]
     caveats = published.comparison_caveats(run, published.read_published(published.find_published(source)), frame)
     lines = Bullets([say("{line}", line=line) for line in caveats])
     return Section(f"Published numbers: {source}", [Table(rows, columns, f"{source} beside this run"), lines])

@@ -308,7 +308,7 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
         "prompts": {"id": texts, "axis": [0] * n, "turns": [[["user", place]] for place in range(n)]},
         "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"), none),
     }  # fmt: skip
-    report = Report("many", [], (), [Part("samples", "Samples", [])], {})
+    report = Report("many", [Part("samples", "Samples", [])], {})
     path = tmp_path / "many.html"
     path.write_text(render(report, Samples(encoded(data), n, n, "")), encoding="utf-8")
     assert block_of(path.read_text(encoding="utf-8"))["texts"] == texts
