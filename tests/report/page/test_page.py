@@ -398,6 +398,37 @@ def test_encoded_is_what_any_gzip_reads_and_has_no_time_in_it() -> None:
     assert json.loads(gzip.decompress(raw)) == {"a": ["\ud800<", None, 1.5]}
 
 
+# Colours
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance of #rgb or #rrggbb."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_formula_for_contrast() -> None:
+    """Black on white is 21 to 1; #767676 is the lightest grey that passes on white, at 4.54 to 1 (WCAG's own example)."""
+    assert 1.05 / (luminance("#000") + 0.05) == pytest.approx(21)
+    assert 1.05 / (luminance("#767676") + 0.05) == pytest.approx(4.54, abs=0.005)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_stands_out_by_4_5_to_1(theme: str) -> None:
+    """Of each colour that the style gives to text, on both backgrounds; WCAG 2.2, level AA."""
+    style = (Path(samples.__file__).parent / "page.css").read_text(encoding="utf-8")
+    colours = {name: {"light": light, "dark": dark} for name, light, dark in re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", style)}
+    texts = set(re.findall(r"[ {;]color: var\(--(\w+)\)", style)) | set(re.findall(r"svg text \{ fill: var\(--(\w+)\)", style))
+    assert texts == {"ink", "soft", "accent", "warn"}
+    assert not re.findall(r"[ {;]color: (?!var|light-dark)(\S+)", style)
+    for text in sorted(texts):
+        for behind in ("paper", "raised"):
+            dark, light = sorted(luminance(colours[name][theme]) for name in (text, behind))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
+
+
 # Drawings
 
 
