@@ -69,7 +69,7 @@ def test_of_several_against_the_same_arm_the_better_and_the_worse_are_named() ->
 
 def test_of_several_pairs_the_better_of_each_is_named() -> None:
     some = contrast("ipo", 0.2, 0.1, 0.01), contrast("kto", -0.2, 0.1, 0.01) | {"arm_b": "nca"}
-    assert words(summary(rows(*some)))[0] == "**`ipo` is better than `dpo`, `nca` is better than `kto`.**"
+    assert words(summary(rows(*some)))[0] == "**`ipo` is better than `dpo`; `nca` is better than `kto`.**"
 
 
 def test_arms_that_are_matched_alike_share_a_line() -> None:

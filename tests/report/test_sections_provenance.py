@@ -46,9 +46,9 @@ def test_hashes_and_commands_are_folded_away(tmp_path: Path) -> None:
 
 
 def test_the_machine_in_words(tmp_path: Path) -> None:
-    hardware = {"cores": 2, "machine": "Linux x86_64", "workers": [{"device": "cuda", "gpu": "A100", "threads": 1}]}
+    hardware = {"cores": 2, "machine": "Linux x86_64", "workers": [{"device": "cuda", "gpu": "A100", "threads": 4}]}
     folder = written(tmp_path / "run", hardware=hardware)
     (folder / "first_day.txt").write_text("2026-12-01\n")
     words = machine_section(folder, read_run(folder)).blocks[0]
     assert isinstance(words, tuple)
-    assert inline(words) == "Begun on 2026-12-01; Linux x86_64 with 2 cores; workers on cuda, A100, threads 1."
+    assert inline(words) == "Begun on 2026-12-01; Linux x86_64 with 2 cores; workers on cuda, A100, 4 threads."

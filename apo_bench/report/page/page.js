@@ -150,7 +150,7 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts, lab
       }
     }
     const both = judged(current);
-    if (both.length) detail.append(make("h4", "", "Verdicts"), ...both.map(verdict));
+    if (both.length) detail.append(make("h4", "", "Verdicts"), make("div", "verdicts", ...both.map(verdict)));
   }
 
   const words = (text) => make("div", { className: "words", dir: "auto" }, texts[text]);

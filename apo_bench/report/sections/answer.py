@@ -106,7 +106,7 @@ def _summary_of_many(rows: Sequence[Row]) -> Answer:
         texts += [say(f"**Worse{'' if better else ' than `{b}`'}: {{arms}}.**", b=rows[0].arm_b, arms=worse)] if worse else []
         first = join(texts)
     else:
-        pairs = _listed([say("`{a}` is better than `{b}`", **_winner_first(row)) for row in shown])
+        pairs = _listed([say("`{a}` is better than `{b}`", **_winner_first(row)) for row in shown], "; ")
         first = say("**{pairs}.**", pairs=pairs)
     rest = [f"In {n_alike} of {len(rows)} comparisons it cannot be told which arm is better."] if n_alike and shown else []
     rest += [f"{n_untested} could not be tested."] if n_untested else []
@@ -117,8 +117,8 @@ def _summary_of_many(rows: Sequence[Row]) -> Answer:
     return Answer(first, say(" ".join(rest)))
 
 
-def _listed(texts: Sequence[Text]) -> Text:
-    return join([*texts[:MOST_NAMED], *([say(f"and {len(texts) - MOST_NAMED} more")] if len(texts) > MOST_NAMED else [])], ", ")
+def _listed(texts: Sequence[Text], between: str = ", ") -> Text:
+    return join([*texts[:MOST_NAMED], *([say(f"and {len(texts) - MOST_NAMED} more")] if len(texts) > MOST_NAMED else [])], between)
 
 
 def _winner_first(row: Row) -> dict[str, str]:

@@ -101,7 +101,7 @@ def _machine(hardware: Mapping[str, Any]) -> Text:
         return ()
     cores = f" with {hardware['cores']} cores" if hardware.get("cores") else ""
     devices = [
-        ", ".join(str(worker[key]) if key in ("device", "gpu") else f"{key} {worker[key]}" for key in sorted(worker))
+        ", ".join(str(value) if key in ("device", "gpu") else f"{value} {key}" for key, value in sorted(worker.items()))
         for worker in hardware.get("workers") or ()
     ]
     on = say("; workers on {devices}", devices=names(devices, " and on ")) if devices else ()
