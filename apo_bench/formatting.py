@@ -24,6 +24,10 @@ _HIDDEN = re.compile(
 )
 
 
+# A sign of a number, not a hyphen in a word, range, date, exponent or option; or the operator that stands alone between two names.
+_MINUS = re.compile(r"(?<![\w)\].:/-])-(?=\.?\d)|(?<=^ )-(?= $)")
+
+
 def visible(text: object) -> str:
     """Text with hidden characters shown: control pictures for ASCII's, ⟨U+202E⟩ for others. Tabs and newlines stay."""
     return _HIDDEN.sub(_named, str(text))
@@ -66,6 +70,11 @@ def number(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def minus(text: str) -> str:
+    """Text with true minus signs, as reports show it; csv files and the terminal keep the hyphen."""
+    return _MINUS.sub("\N{MINUS SIGN}", text)
 
 
 def signed(value: float) -> str:

@@ -17,13 +17,13 @@ from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import number, rows_of, signed
 from apo_bench.report import chosen_levels
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
-from apo_bench.report.document import Block, Bullets, Claim, Claims, Part, Report, Section
+from apo_bench.report.document import Answer, Block, Bullets, Claim, Claims, Part, Report, Section
 from apo_bench.report.page.render import render as render_page
 from apo_bench.report.report import render
-from apo_bench.report.sections.answer import headline, place_of, tested
-from apo_bench.report.sections.contrasts import test_and_scope
+from apo_bench.report.sections.answer import MOST_NAMED, headline, place_of, summary, tested
+from apo_bench.report.sections.contrasts import test_and_scope, without_copies
 from apo_bench.report.tables import CI, NAN, Cell, Column, Row, Table, arm_column, column, footnotes, text_column
-from apo_bench.report.text import Span, say
+from apo_bench.report.text import Span, join, say
 from apo_bench.report.write import write_report_files
 
 SUMMARY = ["arm", "round", "axis", "scorer", "mean", "seed_sd"]
@@ -78,7 +78,10 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
     """The report over variations; `table` is that of `analysis.spread.spread`."""
     warnings = [say("{warning}", warning=warning) for warning in warnings_of(variations, table)]
     claims = [claim(row) for row in rows_of(table[table["family"] == "primary"])]
-    answer = Claims(claims) if claims else Bullets([say("**No result**: no variation has a report.")])
+    primary = table[table["family"] == "primary"]
+    answer: list[Block] = [Bullets([say("**No result**: no variation has a report.")])]
+    if claims:
+        answer = [_summary(primary), Claims(claims)]
     contrasts = contrast_table(table, list(levels)) if len(table) else say("No results.")
     pages = Bullets([
         (Span(label, data=True, link=f"../{label}/report/report.html"),) if variation.has_page else say("{label}: no page", label=label)
@@ -86,7 +89,7 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
     ])  # fmt: skip
     own_pages = Section("Pages of the variations", [pages], is_on_page_only=True)
     parts = [
-        Part("answer", "The answer", [Section("Answer", [answer]), Section("Warnings", [Bullets(warnings)] if warnings else [])]),
+        Part("answer", "The answer", [Section("Answer", answer), Section("Warnings", [Bullets(warnings)] if warnings else [])]),
         Part("figures", "Figures", [Section("Differences by variation", [forest_of(table, list(levels))])]),
         Part("spread", "Contrasts by variation", [Section("Contrasts by variation", [contrasts])]),
         *(_where_each_wins(variations, levels, table) if chosen_levels.chosen_factors(levels) else ()),
@@ -94,7 +97,7 @@ def build(name: str, variations: Mapping[str, VariationReport], levels: Mapping[
         Part("levels", "Variations", [Section("Variations", [variation_table(variations, levels)]), own_pages]),
     ]
     title = f"{name}: {' and '.join(_factors(levels))} varied"
-    return Report(title, [], (), parts, {"spread": table})
+    return Report(title, parts, {"spread": table})
 
 
 def _where_each_wins(
@@ -122,6 +125,16 @@ def warnings_of(variations: Mapping[str, VariationReport], table: pd.DataFrame) 
     return lines
 
 
+def _summary(primary: pd.DataFrame) -> Answer:
+    """For somebody who reads no further; over levels that were chosen nothing is tested, and the first contrasts are counted."""
+    if not primary["test"].eq(CHOSEN).any():
+        return summary(rows_of(primary.assign(difference=primary["mean"])), ", on average over the variations")
+    counts = "**`{a}` scored higher than `{b}` at {n_positive} of {n_variations} levels, and lower at {n_negative}.**"
+    rows = primary.rename(columns={"arm_a": "a", "arm_b": "b"}).head(MOST_NAMED).to_dict("records")
+    certainty = "The levels were chosen, so nothing is tested over them: their own intervals say how certain each is."
+    return Answer(join([say(counts, **{str(key): value for key, value in row.items()}) for row in rows]), say(certainty))
+
+
 def claim(row: NamedRow) -> Claim:
     """A primary contrast over the variations."""
     if not row.n_variations:
@@ -144,6 +157,7 @@ def contrast_table(table: pd.DataFrame, labels: Sequence[str]) -> Table:
     """A row per contrast, axis and scorer: its difference in each variation, and over them."""
     factors = [name for name in map(str, table.columns) if name.startswith("sd_")]
     is_chosen = table["test"].eq(CHOSEN).any()
+    table = without_copies(table)
     mark, legend = footnotes(table, test_and_scope)
 
     def pair(row: Row) -> Cell:

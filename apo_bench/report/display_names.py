@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from apo_bench.report.charts import Bars, Forest, Lines
-from apo_bench.report.document import Block, Bullets, Claim, Claims, Facts, Part, Report, Section
+from apo_bench.report.document import Answer, Block, Bullets, Claim, Claims, Facts, Notices, Part, Report, Section
 from apo_bench.report.tables import Cell, Column, Row, Table
 from apo_bench.report.text import Text
 
@@ -18,7 +18,7 @@ def with_display_names(report: Report, names: Mapping[str, str]) -> Report:
         return report
     rename = Renaming(names)
     parts = [part if part.anchor in AS_WRITTEN else rename.part(part) for part in report.parts]
-    return replace(report, parts=parts, notices=[rename.text(notice) for notice in report.notices], controls=rename.text(report.controls))
+    return replace(report, parts=parts)
 
 
 class Renaming:
@@ -50,6 +50,10 @@ class Renaming:
         match block:
             case tuple():
                 return self.text(block)
+            case Answer():
+                return Answer(self.text(block.headline), self.text(block.certainty))
+            case Notices():
+                return Notices([self.text(item) for item in block.items])
             case Claims():
                 claims = [Claim(self.text(claim.headline), self.text(claim.where), self.text(claim.detail)) for claim in block.items]
                 return Claims(claims)

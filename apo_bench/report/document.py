@@ -11,6 +11,21 @@ from apo_bench.report.text import Text
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A sentence for somebody who reads no further, and how certain it is."""
+
+    headline: Text
+    certainty: Text = ()
+
+
+@dataclass(frozen=True)
+class Notices:
+    """What a reader must know to judge the answer; a renderer sets it off."""
+
+    items: Sequence[Text]
+
+
+@dataclass(frozen=True)
 class Claim:
     """What a contrast permits to be said first, on what, and the numbers behind it."""
 
@@ -38,14 +53,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it. `is_on_page_only`: report.md leaves it out."""
+    """A heading and what stands below it. `is_on_page_only`: report.md leaves it out. `is_folded`: the page shows it when asked to."""
 
     title: str
     blocks: Sequence["Block"]
     is_on_page_only: bool = False
+    is_folded: bool = False
 
 
-Block = Text | Claims | Bullets | Facts | Table | Figure | Section
+Block = Text | Answer | Notices | Claims | Bullets | Facts | Table | Figure | Section
 
 
 @dataclass(frozen=True)
@@ -59,11 +75,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """`notices` come before everything else. `frames`: the csv files that no table has written, by name."""
+    """`frames`: the csv files that no table has written, by name."""
 
     title: str
-    notices: Sequence[Text]
-    controls: Text
     parts: Sequence[Part]
     frames: Mapping[str, pd.DataFrame]
     subtitle: str = ""

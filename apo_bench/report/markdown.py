@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from apo_bench.formatting import plain, table
+from apo_bench.formatting import minus, plain, table
 from apo_bench.report.charts import Forest
-from apo_bench.report.document import Block, Bullets, Claims, Facts, Report, Section
+from apo_bench.report.document import Answer, Block, Bullets, Claims, Facts, Notices, Report, Section
 from apo_bench.report.tables import Cell, Interval, Table, Value
 from apo_bench.report.text import Span, Text, keep_ends
 
@@ -21,8 +21,6 @@ MARKS = {"": "", "best": " ▲", "highest": " ▲", "alike": " ≈", "lower": " 
 def render(report: Report, limit: int = LIMIT) -> str:
     """report.md."""
     lines = [f"# {plain(': '.join(filter(None, (report.title, report.subtitle))))}"]
-    lines += ["", *map(inline, report.notices)] if report.notices else []
-    lines += ["", f"**Controls:** {inline(report.controls)}"] if report.controls else []
     return "\n".join(shortened([*lines, *section_lines(report.sections, "##")], limit)) + "\n"
 
 
@@ -43,6 +41,10 @@ def block_lines(block: Block) -> list[str]:
     match block:
         case tuple():
             return [inline(block)] if block else []
+        case Answer():
+            return [inline(block.headline), *(["", inline(block.certainty)] if block.certainty else [])]
+        case Notices():
+            return [line for item in block.items for line in (f"> {inline(item)}", "")][:-1]
         case Claims():
             ends = [f": {inline(item.detail)}" if item.detail else "." for item in block.items]
             return [f"- **{inline(item.headline)}** ({inline(item.where)}){end}" for item, end in zip(block.items, ends, strict=True)]
@@ -75,7 +77,8 @@ def inline(text: Text) -> str:
 
 
 def _span(span: Span) -> str:
-    text = keep_ends(span.text, plain) if span.data else span.text
+    text = span.text if span.code else minus(span.text)
+    text = keep_ends(text, plain) if span.data else text
     if span.link.endswith(".md"):
         return f"[{text}]({span.link})"
     return f"`{text}`" if span.code else text
@@ -91,9 +94,9 @@ def cell(content: Cell) -> str:
             text += "" if math.isnan(content.sd) else f" ± {content.write(content.sd)}"
             text += f" ({content.interval.text})" if content.interval else ""
             text += "" if math.isnan(content.limit) else f" of {content.write(content.limit)}"
-            return text + MARKS[content.standing]
+            return minus(text) + MARKS[content.standing]
         case Interval():
-            return content.text
+            return minus(content.text)
         case tuple():
             return inline(content)
         case _:

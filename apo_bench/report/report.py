@@ -40,7 +40,6 @@ from apo_bench.report.sections import contrasts as contrast_sections
 from apo_bench.report.sections import costs as cost_sections
 from apo_bench.report.sections import human_labels as label_section
 from apo_bench.report.tables import Table
-from apo_bench.report.text import say
 from apo_bench.report.write import write_report_files
 from apo_bench.store import updating
 from apo_bench.tables import read_table, table_path
@@ -154,8 +153,7 @@ def build(folder: Path, run: Run, frames: Mapping[str, pd.DataFrame]) -> Report:
         Part("provenance", "Provenance", [provenance.section(run), provenance.machine_section(folder, run)]),
     ]
     varied = ", ".join(f"{factor} {json.dumps(level)}" for factor, level in (run.manifest.get("variation") or {}).items())
-    notices = answer.notices(run, frames)
-    return Report(run.experiment.name, notices, say("{text}", text=" ".join(sentences)), parts, frames, varied)
+    return Report(run.experiment.name, parts, frames, varied)
 
 
 def render(report: Report) -> dict[str, bytes | str]:

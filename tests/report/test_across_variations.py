@@ -197,14 +197,14 @@ def test_the_report_says_what_is_there_and_what_is_missing(tmp_path: Path) -> No
     assert text.startswith("# mine: world varied\n")
     assert (
         "- **No test of `null` against `1`** (truth, all axes pooled): mean difference +2.000 over 2 variations (SD 1.414), 95 % interval "
-        "-10.706 to +14.706; two levels give an interval only. Higher in 2, lower in 0, missing in 1."
+        "\u221210.706 to +14.706; two levels give an interval only. Higher in 2, lower in 0, missing in 1."
     ) in text
     assert "- world=1: no report; it is missing below." in text
     assert "- world=2: failed: null, seed 1: budget \\| exceeded" in text
     assert "- 1 of 1 rows lack a difference in at least one variation; column missing counts them." in text
-    assert "| `null` - `1` | all | truth | primary | +1.000 (+0.500 to +1.500) | - | +3.000 (+2.500 to +3.500) |" in text
+    assert "| `null` \u2212 `1` | all | truth | primary | +1.000 (+0.500 to +1.500) | - | +3.000 (+2.500 to +3.500) |" in text
     assert "| `null` | all | truth | 0.500 | - | 1.500 | 1.000 | 0.707 | 1 |" in text  # round 2: half of 1 and of 3
-    assert "| `1` | all | truth | -0.500 | - | -1.500 | -1.000 | 0.707 | 1 |" in text
+    assert "| `1` | all | truth | \u22120.500 | - | \u22121.500 | \u22121.000 | 0.707 | 1 |" in text
     assert "| `world=0` | 0 | linear | 0 | [report](../world=0/report/report.md) |" in text
     assert "| `world=1` | 1 | - | 0 | none |" in text
 
@@ -214,7 +214,7 @@ def test_the_report_says_what_is_there_and_what_is_missing(tmp_path: Path) -> No
     ("differences", "sentence"),
     [
         ([1.0, 1.1, 1.2], "**`a` scored higher than `b`** (truth, all axes pooled): mean difference +1.100"),
-        ([-1.0, -1.1, -1.2], "**`a` scored lower than `b`** (truth, all axes pooled): mean difference -1.100"),
+        ([-1.0, -1.1, -1.2], "**`a` scored lower than `b`** (truth, all axes pooled): mean difference \u22121.100"),
         ([1.0, 2.0, 3.0], "**No difference between `a` and `b` could be shown** (truth, all axes pooled): mean difference +2.000"),
         ([math.nan] * 3, "**No result for `a` against `b`** (truth, all axes pooled)."),
     ],
@@ -272,8 +272,8 @@ def test_the_page_over_levels(tmp_path: Path) -> None:
     assert "mine: world varied" in html
     text = re.sub("<[^>]*>", "", html)
     assert (
-        "No difference between a and b could be shown.\n&lt;img src=x&gt;&amp;, all axes pooled: mean difference +2.000 over 3 variations "
-        "(SD 1.000), 95 % interval -0.484 to +4.484"
+        "No difference between a and b could be shown. &lt;img src=x&gt;&amp;, all axes pooled: mean difference +2.000 over 3 variations "
+        "(SD 1.000), 95 % interval \u22120.484 to +4.484"
     ) in text
     assert hostile not in html
     assert html.count('class="interval primary"') == 1

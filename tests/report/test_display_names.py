@@ -34,7 +34,7 @@ def test_tables_claims_and_figures_show_display_names_and_csv_files_do_not() -> 
     ]
     command = Section("Command", [say("`{command}`", command="apo-bench run --arms apo")])
     parts = [Part("answer", "Answer", [Section("Answer", blocks)]), Part("provenance", "Provenance", [command])]
-    report = with_display_names(Report("r", [], (), parts, {}), NAMES)
+    report = with_display_names(Report("r", parts, {}), NAMES)
     text = render(report)
     for shown in (
         "- **APO (ours) is better** (GPT-2).",

@@ -153,7 +153,7 @@ def tables(run: Run, frames: dict[str, pd.DataFrame], names: Mapping[str, str] |
         costs_section(run, frames),
     ]
     blocks += win_rate_blocks(frames["judged"]) if "judged" in frames else []
-    report = Report("synthetic", [], (), [Part("all", "All", [Section("All", blocks)])], {})
+    report = Report("synthetic", [Part("all", "All", [Section("All", blocks)])], {})
     report = with_display_names(report, names or {})
     return {name.removesuffix(".tex"): text for name, text in latex.render(report).items()}
 

@@ -171,16 +171,16 @@ def test_budget(report: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_opens_with_the_missed_match_and_the_answer(report: Path) -> None:
+def test_the_report_opens_with_the_answer_and_then_the_missed_match(report: Path) -> None:
     text = (report / "report.md").read_text()
     lines = text.splitlines()
     assert lines[0] == "# synthetic"
-    assert lines[2].startswith("**Not matched as declared:** `apo_rjs` against `golden_refresh`: rm_updates 31 against 30")
-    assert lines[4].startswith("**Controls:** No controls were run")
-    assert lines[6] == "## Answer"
-    assert lines[8].startswith("**None of 2 declared comparisons show a difference**")
+    assert lines[2] == "## Answer"
+    assert lines[4] == "**None of 2 declared comparisons shows a difference.**"
+    assert lines[8].startswith("> **Not matched as declared:** `apo_rjs` against `golden_refresh`: rm_updates 31 against 30")
     assert "two-way t test over seeds (paired) and clusters of prompts" in lines[10]
     assert "Scope: new seeds and new prompts" in lines[10]
+    assert "\n## What the controls show\n\n- No controls were run" in text
     assert "## Warnings" not in text
     for heading in (
         "Scores at the final round", "Scores by round beside the reward model", "Contrasts", "Answers by round", "Reward models by round",

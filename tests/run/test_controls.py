@@ -133,8 +133,9 @@ def test_nothing_looks_like_nothing(tmp_path: Path) -> None:
         "No oracle was run.",
     ]
     text = write_report(tmp_path / "run").read_text()
-    assert text.splitlines()[2] == f"**Controls:** {' '.join(sentences(run))}"
-    assert f"| A/A | `{B}` - `{AA}` | all | ground_truth | - | +0.000 | -2.267 to +2.267 | 1.000 | 3 | 4 | a |" in text
+    shown = "\n".join(f"- {sentence}" for sentence in sentences(run)).replace("(-", "(\u2212")
+    assert f"## What the controls show\n\n{shown}\n" in text
+    assert f"| A/A | `{B}` \u2212 `{AA}` | all | ground_truth | - | +0.000 | \u22122.267 to +2.267 | 1.000 | 3 | 4 | a |" in text
     assert "under the seeds 1000000, 1000001, 1000002." in text
     assert hard_failure(tmp_path / "run") is None
 
@@ -202,14 +203,14 @@ def test_a_reference_without_any_result(tmp_path: Path) -> None:
         "There is no diluted oracle (not a fair arm either): the reference has no result.",
         "The oracle (not a fair arm) is missing in 3 of 3 seeds (0, 1, 2): the reference has no result there.",
     ]
-    assert "**Controls:**" in write_report(tmp_path / "run").read_text()
+    assert "- An oracle (not a fair arm) has no result" in write_report(tmp_path / "run").read_text()
 
 
 def test_where_no_controls_were_run_that_is_said(tmp_path: Path) -> None:
     run = made_run(tmp_path, pd.concat([rows(A, [HARDNESS] * 3), rows(B, [HARDNESS] * 3)]), frame("control_scores", []))
     (message,) = sentences(run)
     assert message == "No controls were run, so nothing shows here that this run invents no difference, or that it would see one."
-    assert f"**Controls:** {message}\n" in write_report(tmp_path / "run").read_text()
+    assert f"## What the controls show\n\n- {message}\n" in write_report(tmp_path / "run").read_text()
     assert (tmp_path / "run" / "report" / "tables" / "controls.csv").read_text().count("\n") == 1
     assert hard_failure(tmp_path / "run") is None
 
@@ -243,7 +244,7 @@ def test_a_diluted_oracle_by_hand(tmp_path: Path) -> None:
         f"(-0.046 to +0.646, p = 0.081; {POOLED}).",
     ]
     text = write_report(tmp_path / "run").read_text()
-    assert f"| diluted oracle (not a fair arm) | `{DILUTED}` - `{B}` | all | ground_truth | 30 % | +0.300 |" in text
+    assert f"| diluted oracle (not a fair arm) | `{DILUTED}` \u2212 `{B}` | all | ground_truth | 30 % | +0.300 |" in text
     assert all("not a fair arm" in line for line in text.splitlines() if "oracle" in line.lower() and not line.startswith("- ("))
 
 
@@ -440,8 +441,9 @@ def test_control_scores_are_a_table_of_their_own(done: tuple[Path, Path]) -> Non
     assert (ORACLE, 0) not in ledger.index
     run = read_run(folder)
     assert sentences(run)[0].startswith("The reference, rjs, against itself under other seeds differs by")
-    head, _, rest = (folder / "report" / "report.md").read_text().partition("## Answer")
-    assert "**Controls:** The reference, rjs, against itself" in head
+    answer, _, rest = (folder / "report" / "report.md").read_text().partition("## What the controls show")
+    assert "## Answer" in answer
+    assert rest.startswith("\n\n- The reference, rjs, against itself")
     assert "\n## Controls\n" in rest
     assert len(pd.read_csv(folder / "report" / "tables" / "controls.csv")) == len(controls(run)) == 1 + 2 * 2  # gold and truth
 

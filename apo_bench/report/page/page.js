@@ -40,7 +40,9 @@ async function unpack(block) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 }
 
-function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
+function browser({ arms, axes, scorers, prompts, responses, verdicts, texts, labels = [] }) {
+  const display = new Map(labels); // names of the report for those of the experiment
+  const label = (name) => own(display.get(name) ?? name);
   const rounds = distinct(responses.round);
   const seeds = distinct(responses.seed);
   let passing = []; // the prompts that pass the filters, in order
@@ -66,7 +68,9 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
   const count = make("p", { className: "small", role: "status" });
   const inner = make("div", "inner");
   const list = make("div", { className: "list", id: "browse-list", tabIndex: 0, role: "listbox", ariaLabel: "Prompts" }, inner);
-  const detail = make("article", { className: "detail", id: "browse-detail" });
+  const detail = make("article", { className: "detail", id: "browse-detail", tabIndex: -1, ariaLabel: "The chosen prompt and its answers" });
+  const copied = make("span", { className: "small", role: "status" });
+  const copy = make("button", { type: "button", id: "browse-link" }, "Copy a link to this view");
 
   function select(name, options) {
     return make("select", { id: `browse-${name}`, name }, ...options.map(([value, text]) => make("option", { value }, text)));
@@ -78,7 +82,7 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
 
   function chips(name, values, usual) {
     const box = (value) => make("input", { type: "checkbox", name, value, defaultChecked: usual.includes(value) });
-    return values.map((value) => make("label", "", box(value), make("span", "", own(value))));
+    return values.map((value) => make("label", "", box(value), make("span", "", label(value))));
   }
 
   const inputs = (name) => boxes[name].map((label) => label.control);
@@ -146,17 +150,17 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
       }
     }
     const both = judged(current);
-    if (both.length) detail.append(make("h4", "", "Verdicts"), ...both.map(verdict));
+    if (both.length) detail.append(make("h4", "", "Verdicts"), make("div", "verdicts", ...both.map(verdict)));
   }
 
   const words = (text) => make("div", { className: "words", dir: "auto" }, texts[text]);
 
   function card(row) {
     const fact = (term, ...known) => make("div", "", make("dt", "", term), make("dd", "", ...known));
-    const facts = scorers.map((scorer, place) => fact(own(scorer.replace("_", " ")), number(responses.scores[place][row])));
+    const facts = scorers.map((scorer, place) => fact(display.has(scorer) ? label(scorer) : own(scorer.replace("_", " ")), number(responses.scores[place][row])));
     facts.push(fact("tokens", responses.tokens[row] ?? "\u2013", responses.cut[row] ? ", cut off" : ""));
     const text = texts[responses.text[row]] === "" ? make("p", "small", "(empty)") : words(responses.text[row]);
-    const section = make("section", `card c${responses.arm[row] % 7}`, make("h5", "", own(arms[responses.arm[row]])), text, make("dl", "", ...facts));
+    const section = make("section", `card c${responses.arm[row] % 7}`, make("h5", "", label(arms[responses.arm[row]])), text, make("dl", "", ...facts));
     const gap = responses.gap[row];
     if (gap !== null && Math.abs(gap) >= 1.5) section.append(make("p", "flag", `Proxy ranks it ${Math.abs(gap).toFixed(1)} SD ${gap > 0 ? "above" : "below"} gold`));
     return section;
@@ -164,17 +168,17 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
 
   function verdict(both) {
     const [row] = both;
-    const side = (arm, place) => make("span", "", own(arms[arm]), ` (round ${verdicts.rounds[row][place]}, seed ${verdicts.seeds[row][place]})`);
-    const title = make("p", "pair", own(verdicts.judges[verdicts.judge[row]]), ": ", side(verdicts.a[row], 0), " against ", side(verdicts.b[row], 1));
+    const side = (arm, place) => make("span", "", label(arms[arm]), ` (round ${verdicts.rounds[row][place]}, seed ${verdicts.seeds[row][place]})`);
+    const title = make("p", "pair", label(verdicts.judges[verdicts.judge[row]]), ": ", side(verdicts.a[row], 0), " against ", side(verdicts.b[row], 1));
     if (contradicts(both)) title.append(make("span", "flag", "the two orders disagree"));
     const lines = both.map((item) => {
       const shown = verdicts.order[item] ? [verdicts.b[item], verdicts.a[item]] : [verdicts.a[item], verdicts.b[item]];
       const choice = verdicts.choice[item];
       const failure = verdicts.failure[item];
-      const line = make("li", "", own(arms[shown[0]]), " shown first: ");
+      const line = make("li", "", label(arms[shown[0]]), " shown first: ");
       if (choice === null) line.append(make("em", "", "no verdict"), ...(failure === null ? [] : [" (", own(texts[failure]), ")"]));
       else if (choice === 1) line.append(make("b", "", "a tie"));
-      else line.append(make("b", "", own(arms[shown[choice / 2]])), ` is better (${CHOICES[choice]})`);
+      else line.append(make("b", "", label(arms[shown[choice / 2]])), ` is better (${CHOICES[choice]})`);
       if (verdicts.words[item] !== null) line.append(make("blockquote", "", words(verdicts.words[item])));
       return line;
     });
@@ -204,16 +208,16 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
   }
 
   function link() {
-    const query = new URLSearchParams(current === null ? {} : { prompt: prompts.id[current] });
-    for (const name in boxes) if (inputs(name).some((box) => box.checked !== box.defaultChecked)) query.set(name, checked(name).join(","));
-    for (const [control, usual] of [[axis, ""], [show, "all"], [search, ""]]) if (control.value !== usual) query.set(control.name, control.value);
-    history.replaceState(null, "", `#browse?${query}`);
+    const shown = { prompt: current === null ? null : prompts.id[current] };
+    for (const name in boxes) shown[name] = inputs(name).some((box) => box.checked !== box.defaultChecked) ? checked(name).join(",") : null;
+    for (const [control, usual] of [[axis, ""], [show, "all"], [search, ""]]) shown[control.name] = control.value === usual ? null : control.value;
+    remember("browse", shown);
   }
 
   // Names in a link that the run does not have are passed over.
   function follow() {
-    if (!location.hash.startsWith("#browse?")) return false;
-    const query = new URLSearchParams(location.hash.slice("#browse?".length));
+    const [part, query] = view();
+    if (part !== "browse") return false;
     form.reset();
     for (const name in boxes) if (query.has(name)) for (const box of inputs(name)) box.checked = query.get(name).split(",").includes(box.value);
     for (const menu of [axis, show]) for (const option of menu.options) if (option.value === query.get(menu.name)) menu.value = option.value;
@@ -241,10 +245,20 @@ function browser({ arms, axes, scorers, prompts, responses, verdicts, texts }) {
     const place = passing.findIndex((item) => item.prompt === current);
     choose(passing[Math.min(passing.length - 1, Math.max(0, place + steps[event.key]))].prompt);
   });
+  list.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && current !== null) detail.focus();
+  });
+  detail.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") list.focus();
+  });
+  copy.addEventListener("click", () => {
+    link();
+    copyText(location.href).then(() => { copied.textContent = "Copied."; }, (error) => { copied.textContent = `Not copied: ${error.message}.`; });
+  });
   addEventListener("hashchange", follow);
   addEventListener("resize", drawList);
 
-  document.getElementById("browser").append(form, count, make("div", "split", list, detail));
+  document.getElementById("browser").append(form, make("div", "counted", count, make("div", "copy", copy, copied)), make("div", "split", list, detail));
   if (!follow()) refresh(false);
 }
 

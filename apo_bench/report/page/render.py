@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import math
+import re
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote
@@ -10,11 +12,12 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from apo_bench.formatting import minus
 from apo_bench.report.charts import Estimate
 from apo_bench.report.document import Report
 from apo_bench.report.page import svg
 from apo_bench.report.page.samples import Samples
-from apo_bench.report.page.svg import el, minus, shown
+from apo_bench.report.page.svg import el, shown
 from apo_bench.report.tables import FORMS, Cell, Interval, Value, interval
 from apo_bench.report.text import Text
 
@@ -40,8 +43,22 @@ def render(report: Report, samples: Samples | None, *, is_aggregate: bool = True
     parts = [part for part in report.parts if part.anchor == "samples" or any(section.blocks for section in part.sections)]
     template = environment(HERE / "templates").get_template("page.html.j2")
     return template.render(
-        report=report, parts=parts, samples=samples, is_aggregate=is_aggregate, style=style, script=script, policy=Markup(policy)
-    )
+        report=report, parts=parts, samples=samples, is_aggregate=is_aggregate, style=style, script=script, policy=Markup(policy),
+        anchor=anchors(part.anchor for part in parts),
+    )  # fmt: skip
+
+
+def anchors(taken: Iterable[str]) -> Callable[[str], str]:
+    """Names for links to parts of a page: the words of their titles, numbered where these are `taken` or come again."""
+    names = {*taken}
+
+    def anchor(title: str) -> str:
+        stem = re.sub("[^a-z0-9]+", "-", title.lower())[:60].strip("-") or "part"
+        name = next(name for name in (stem, *(f"{stem}-{place}" for place in range(2, len(names) + 3))) if name not in names)
+        names.add(name)
+        return name
+
+    return anchor
 
 
 @cache
@@ -64,10 +81,11 @@ def policy_hash(text: str) -> str:
 
 
 def inline(text: Text) -> Markup:
-    """Spans as elements; data are kept apart from the direction of the text around them."""
+    """Spans as elements; data are kept apart from the direction of the text around them. Code is as it was typed."""
     parts = []
     for span in text:
-        part: object = el("bdi", span.text) if span.data else span.text
+        words = span.text if span.code else minus(span.text)
+        part: object = el("bdi", words) if span.data else words
         for applies, tag in ((span.code, "code"), (span.emphasis, "em"), (span.strong, "strong")):
             part = el(tag, part) if applies else part
         if span.link.endswith(".html"):

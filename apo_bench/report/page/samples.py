@@ -123,6 +123,7 @@ def columns(run: Run, rows: pd.DataFrame, turns: Turns, judge_texts: Mapping[tup
             "scores": [_numbers(rows[scorer]) for scorer in scorers],
         },
         "verdicts": _verdicts(run, rows, place, texts, judge_texts),
+        "labels": [*run.experiment.report.names.items()],
         "texts": list(texts),  # last, when all are known
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
-from apo_bench.formatting import visible
+from apo_bench.formatting import minus, visible
 from apo_bench.report.charts import Bar, Estimate, ForestPanel, Lines, Panel, Series
 from apo_bench.report.tables import NAN
 
@@ -40,11 +40,6 @@ def el(tag: str, *children: object, **attributes: object) -> Markup:
         if value is not None and value is not False:
             start += f" {name.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{shown(value)}"')
     return Markup(f"{start}/>" if tag in EMPTY else f"{start}>{Markup().join(map(shown, children))}</{tag}>")
-
-
-def minus(number: str) -> str:
-    """A number with a true minus sign."""
-    return number.replace("-", "\u2212")
 
 
 def linear_scale(low: float, high: float, start: float, end: float) -> Scale:
@@ -101,7 +96,7 @@ def described(figure: Lines, panel: Panel) -> str:
     """A panel's numbers in words, of a long line every so many."""
     x = "round" if figure.by_round else figure.x_label
     read = {series.name: series.points[:: len(series.points) // READ + 1] for series in panel.series}
-    lines = (f"{name}: {', '.join(f'{point.x:.3g}: {point.y:.3f}' for point in points)}" for name, points in read.items())
+    lines = (f"{name}: {', '.join(minus(f'{point.x:.3g}: {point.y:.3f}') for point in points)}" for name, points in read.items())
     return f"{panel.title}, {'all axes' if panel.group in ('', 'all') else panel.group}, by {x}. {'. '.join(lines)}"
 
 

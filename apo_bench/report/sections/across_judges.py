@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from apo_bench.analysis.results import POOLED
 from apo_bench.report.document import Section
+from apo_bench.report.sections.contrasts import without_copies
 from apo_bench.report.tables import CI, Column, Table, arm_column, column, footnotes, pair_column, text_column
 from apo_bench.report.text import say
 
@@ -45,9 +45,3 @@ def ranking_section(frame: pd.DataFrame) -> Section:
     mark, legend = footnotes(frame, lambda row: say("{text}.", text=". ".join(filter(None, (row["test"], row["scope"], row["note"])))))
     table = Table(frame, [*columns, mark], "Arms by each judge", say(RANKING), legend, "judge_ranking")
     return Section("Ranking by judges", [table] if len(frame) else [])
-
-
-def without_copies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the pooled rows where there is one axis, of which they would be copies."""
-    single = frame[frame["axis"] != POOLED]
-    return single if single["axis"].nunique() == 1 else frame

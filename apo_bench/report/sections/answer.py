@@ -1,4 +1,4 @@
-"""What the report says first: claims, matches, failed controls, a changed plan, warnings."""
+"""What the report says first: the answer and how certain it is; then what limits it: failed controls, missed matches, warnings."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from apo_bench.analysis.win_rates import NOT_AUDITED
 from apo_bench.config.finished_arms import declared_cost
 from apo_bench.config.schema import JUDGE, Comparison
 from apo_bench.formatting import ALPHA, Row, count, number, p_equals, probability, rows_of, signed
-from apo_bench.report.document import Bullets, Claim, Claims, Section
+from apo_bench.report.document import Answer, Block, Bullets, Claim, Claims, Notices, Section
 from apo_bench.report.text import Text, join, say
 
 MOST_NAMED = 8  # comparisons that the first sentence names
@@ -26,47 +26,57 @@ MATCHES = (  # (declared, matched) and what a pair's units of that kind are call
 )  # fmt: skip
 
 
-def notices(run: Run, frames: Mapping[str, pd.DataFrame]) -> list[Text]:
-    """What a reader must know before the answer: failed controls, missed matches, a plan that changed after results were seen."""
-    budget, failed = frames["budget"], controls.failed(frames["controls"])
-    texts = [say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in failed]
-    for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] != "yes")]):
-        title = "Not matched as declared" if row.matched == "no" else "Not known to match as declared"
-        texts.append(say(f"**{title}:** `{{a}}` against `{{b}}`: {row.unit} {amounts_of(row)}.", a=row.arm_a, b=row.arm_b))
-    if change := run.manifest.get("preregistration_change"):
-        texts.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
-    return texts
-
-
 def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Sequence[str]) -> list[Section]:
-    """Claims with their matches, what the controls show (on the page: report.md has it above), and warnings."""
+    """The answer with what limits it, the claims behind it and their matches; what the controls show; warnings."""
     compared, planned = frames["contrasts"], len(run.experiment.seeds)
     primary = rows_of(compared[compared["family"] == "primary"])
-    claims = Claims([claim(row, planned) for row in primary])
     pairs = [pair for family, pair in declared_pairs(run) if family == "primary"]
-    matches = Bullets([*_matches(frames["budget"], pairs), *_declared_costs(run, pairs)])
-    texts = [say("{warning}", warning=warning) for warning in warnings(run, frames)]
+    missed = _missed_matches(frames["budget"])
+    limits = [
+        say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in controls.failed(frames["controls"])
+    ]
+    limits += [text for a, b, text in missed if (a, b) in {(pair.a, pair.b) for pair in pairs}]
+    if change := run.manifest.get("preregistration_change"):
+        limits.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
+    blocks: list[Block] = [summary(primary)] if primary else []
+    blocks += [Notices(limits)] if limits else []
+    blocks += [Claims([claim(row, planned) for row in primary])]
+    blocks += [Bullets([*_matches(frames["budget"], pairs), *_declared_costs(run, pairs)])]
+    cautions = [say("{warning}", warning=warning) for warning in warnings(run, frames)]
+    cautions += [text for a, b, text in missed if (a, b) not in {(pair.a, pair.b) for pair in pairs}]
     return [
-        Section("Answer", [summary(primary), claims, matches]),
-        Section("What the controls show", [Bullets([say("{text}", text=text) for text in control_sentences])], is_on_page_only=True),
-        Section("Warnings", [Bullets(texts)] if texts else []),
+        Section("Answer", blocks),
+        Section("What the controls show", [Bullets([say("{text}", text=text) for text in control_sentences])]),
+        Section("Warnings", [Bullets(cautions)] if cautions else []),
     ]
 
 
-def summary(rows: Sequence[Row]) -> Text:
-    """The answer to the primary question in a sentence or two, for somebody who reads no further."""
-    if not rows:
-        return ()
+def _missed_matches(budget: pd.DataFrame) -> list[tuple[str, str, Text]]:
+    """Pairs that spent other amounts than declared, or that are not known to have spent alike, with a sentence for each unit."""
+    missed = []
+    for row in rows_of(budget[(budget["declared"] == "yes") & (budget["matched"] != "yes")]):
+        title = "Not matched as declared" if row.matched == "no" else "Not known to match as declared"
+        sentence = f"**{title}:** `{{a}}` against `{{b}}`: {row.unit} {amounts_of(row)}."
+        missed.append((row.arm_a, row.arm_b, say(sentence, a=row.arm_a, b=row.arm_b)))
+    return missed
+
+
+def summary(rows: Sequence[Row], over: str = "") -> Answer:
+    """The answer to the primary question for somebody who reads no further. `over`: what differences are means over."""
     if len(rows) > 1:
         return _summary_of_many(rows)
     (row,) = rows
     if math.isnan(row.difference) or math.isnan(row.ci_low):
-        return say("**Nothing can be said yet** about `{a}` against `{b}`.", a=row.arm_a, b=row.arm_b)
+        return Answer(say("**Nothing can be said yet** about `{a}` against `{b}`.", a=row.arm_a, b=row.arm_b))
+    by = say(f"By {{scorer}}{over}", scorer=row.scorer)
     if math.isnan(row.p_adjusted) or row.p_adjusted >= ALPHA:
-        text = f"**Which is better cannot be told**, `{{a}}` or `{{b}}`: {_ends(row)} fits what was measured."
-        return say(text, a=row.arm_a, b=row.arm_b)
-    better = say("**`{a}` is better than `{b}`**", **_winner_first(row))
-    return say(f"{{better}}, by {_size(row)}. A difference this large is unlikely to be chance.", better=better)
+        first = say("**Which is better cannot be told**, `{a}` or `{b}`.", a=row.arm_a, b=row.arm_b)
+        return Answer(first, say(f"{{by}}, {_ends(row)} fits what was measured.", by=by))
+    chance = "fewer than 1" if row.p_adjusted < 0.001 else f"about {1000 * row.p_adjusted:.0f}"
+    certainty = say(
+        f"{{by}}, {_size(row)}. Were the two alike, a difference this large would come up in {chance} of 1,000 such experiments.", by=by
+    )
+    return Answer(say("**`{a}` is better than `{b}`.**", **_winner_first(row)), certainty)
 
 
 def _size(row: Row) -> str:
@@ -74,7 +84,7 @@ def _size(row: Row) -> str:
     from_half = 0.5 if row.scorer.startswith(JUDGE) else 0.0
     low, high = sorted((abs(row.ci_low), abs(row.ci_high)))
     size = f"{number(from_half + abs(row.difference))} (95 % interval {number(from_half + low)} to {number(from_half + high)})"
-    return f"a win rate of {size}" if from_half else size
+    return f"it wins {size} of the comparisons" if from_half else f"it scores higher by {size}"
 
 
 def _ends(row: Row) -> str:
@@ -83,17 +93,32 @@ def _ends(row: Row) -> str:
     return f"anything from {low} to {high} for the first"
 
 
-def _summary_of_many(rows: Sequence[Row]) -> Text:
+def _summary_of_many(rows: Sequence[Row]) -> Answer:
+    """Where all are against the same arm, which are better and which are worse; else which of each pair is better."""
     shown = [row for row in rows if row.p_adjusted < ALPHA]
     n_untested = sum(math.isnan(row.p_adjusted) for row in rows)
-    better = [say("`{a}` above `{b}`", **_winner_first(row)) for row in shown[:MOST_NAMED]]
-    more = f", and {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
-    verb = "shows" if len(shown) == 1 else "show"
-    text = f"**{len(shown) or 'None'} of {len(rows)} declared comparisons {verb} a difference**, after correction for all of them"
-    text += f": {{better}}{more}." if shown else "."
     n_alike = len(rows) - len(shown) - n_untested
-    rest = f" In {n_alike} it cannot be told which arm is better." if n_alike else ""
-    return say(text + rest + (f" {n_untested} could not be tested." if n_untested else ""), better=join(better, ", "))
+    if not shown:
+        first = say(f"**None of {len(rows)} declared comparisons shows a difference.**")
+    elif len({row.arm_b for row in rows}) == 1 and len({row.arm_a for row in rows}) == len(rows):
+        better, worse = (_listed([say("`{arm}`", arm=row.arm_a) for row in shown if (row.difference > 0) is up]) for up in (True, False))
+        texts = [say("**Better than `{b}`: {arms}.**", b=rows[0].arm_b, arms=better)] if better else []
+        texts += [say(f"**Worse{'' if better else ' than `{b}`'}: {{arms}}.**", b=rows[0].arm_b, arms=worse)] if worse else []
+        first = join(texts)
+    else:
+        pairs = _listed([say("`{a}` is better than `{b}`", **_winner_first(row)) for row in shown], "; ")
+        first = say("**{pairs}.**", pairs=pairs)
+    rest = [f"In {n_alike} of {len(rows)} comparisons it cannot be told which arm is better."] if n_alike and shown else []
+    rest += [f"{n_untested} could not be tested."] if n_untested else []
+    if shown:
+        rest.append(f"With correction for all {len(rows)}, the chance that any of these differences is an accident is at most 5 %.")
+    else:
+        rest.append("That says neither that there is none, nor that there is one: the intervals below say what fits.")
+    return Answer(first, say(" ".join(rest)))
+
+
+def _listed(texts: Sequence[Text], between: str = ", ") -> Text:
+    return join([*texts[:MOST_NAMED], *([say(f"and {len(texts) - MOST_NAMED} more")] if len(texts) > MOST_NAMED else [])], between)
 
 
 def _winner_first(row: Row) -> dict[str, str]:

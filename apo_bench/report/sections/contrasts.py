@@ -32,7 +32,8 @@ CONTROLS = {"aa": "A/A", "oracle": "oracle (not a fair arm)", "diluted": "dilute
 
 def section(run: Run, compared: pd.DataFrame) -> Section:
     """The contrasts at the declared round in full; elsewhere those of the declared axes, by gold and truth."""
-    declared, axes = run.experiment.compare.round, {POOLED, *run.experiment.compare.axes}
+    compared = without_copies(compared)
+    declared, axes = run.experiment.compare.round, {POOLED, *run.experiment.compare.axes, *(run.axes if len(run.axes) == 1 else ())}
     others, note = [place for place in dict.fromkeys(compared["at"]) if place != declared], ADJUSTED
     if others or declared != "final":
         below = f"; below {' and '.join(PLACES[place] for place in others)}" if others else ""
@@ -43,6 +44,18 @@ def section(run: Run, compared: pd.DataFrame) -> Section:
         title = f"{PLACES[place][0].upper()}{PLACES[place][1:]}"
         blocks.append(Section(title, [_table(run, rows, place, EQUAL_KL if place == MATCHED_KL else "")]))
     return Section("Contrasts", blocks)
+
+
+def without_copies(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of all axes without pooled rows where there is one axis: they are copies. Of contrasts the declared one of both stays."""
+    if frame.loc[frame["axis"] != POOLED, "axis"].nunique() != 1:
+        return frame
+    if "family" not in frame:
+        return frame[frame["axis"] != POOLED]
+    order = frame.assign(late=frame["family"] == "descriptive", pooled=frame["axis"] == POOLED).sort_values(
+        ["late", "pooled"], kind="stable"
+    )
+    return frame.loc[order.drop_duplicates(["arm_a", "arm_b", "scorer", "at"]).index.sort_values()]
 
 
 def _table(run: Run, rows: pd.DataFrame, at: str, note: str) -> Table:

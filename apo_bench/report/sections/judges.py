@@ -12,8 +12,8 @@ from apo_bench.formatting import Row as NamedRow
 from apo_bench.formatting import count, rows_of
 from apo_bench.report.charts import Estimate, Forest, ForestPanel
 from apo_bench.report.document import Block, Bullets, Section
-from apo_bench.report.sections.across_judges import across_section, ranking_section, without_copies
-from apo_bench.report.sections.contrasts import span
+from apo_bench.report.sections.across_judges import across_section, ranking_section
+from apo_bench.report.sections.contrasts import span, without_copies
 from apo_bench.report.tables import CI, Cell, Column, Paper, Row, Table, column, footnotes, interval, pair_column, text_column
 from apo_bench.report.text import Text, names, say
 
@@ -219,7 +219,7 @@ def _attack_blocks(audit: pd.DataFrame) -> list[Block]:
 def forests(rates: pd.DataFrame, audit: pd.DataFrame) -> list[Forest]:
     """Win rates of each judge, and how it did on pairs that people labelled and under attack."""
     panels = []
-    for judge, rows in rates.groupby("judge", sort=False):
+    for judge, rows in without_copies(rates).groupby("judge", sort=False):
         known = sorted(rows_of(rows[rows["win_rate"].notna()]), key=lambda row: (row.arm_a, row.arm_b, row.axis != POOLED))
         won = [
             Estimate(f"{row.arm_a} over {row.arm_b}, {'all axes' if row.axis == POOLED else row.axis}", row.win_rate, row.ci_low,

@@ -1,4 +1,4 @@
-"""Whether the run is the one that was preregistered: question, file and hash, and every deviation."""
+"""Whether the run is the one that was preregistered: question, file and every deviation."""
 
 from collections.abc import Iterator
 
@@ -18,8 +18,8 @@ def sections(run: Run) -> Iterator[Section]:
     verdict = (
         "**As preregistered**" if not deviations else f"**Preregistered, with {len(deviations)} deviation{'s' * (len(deviations) > 1)}**"
     )
-    first = f"first in commit {committed['commit'][:12]} of {committed['day']}" if committed else UNCOMMITTED
-    about = say(f"{verdict} on {facts['day']} in `{{file}}` (SHA-256 {facts['sha256'][:16]}; {first}).", file=facts["file"])
+    first = f"first committed on {committed['day']}" if committed else UNCOMMITTED
+    about = say(f"{verdict} on {facts['day']} in `{{file}}` ({first}).", file=facts["file"])
     blocks: list[Block] = [about, say("Question: {question}", question=facts["question"])]
     blocks += [Bullets([say("{deviation}", deviation=deviation) for deviation in deviations])] if deviations else []
     yield Section("Preregistration", blocks)

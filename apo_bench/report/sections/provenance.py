@@ -1,4 +1,4 @@
-"""Where a report comes from: data, splits, commit and versions; for the page also hardware, time, cost and the files behind it."""
+"""Where a report comes from, in words and then in hashes: data, version, seeds; for the page also machine, time, cost and files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,24 +19,59 @@ HASHED_BYTES = 64 * 2**20  # what is larger is named without a hash
 
 
 def section(run: Run) -> Section:
-    """The data and what the experiment ran with."""
+    """The data and the run in words, then what it takes to run it again."""
     manifest = run.manifest
-    dirty = manifest.get("dirty")
-    changes = "" if dirty is None else f", {'with' if dirty else 'without'} uncommitted changes"
     arms = manifest.get("arms") or {name: arm.use for name, arm in run.experiment.arms.items()}
     facts = {
         "experiment": say("{name}", name=run.experiment.name),
         "task": say("{task}", task=manifest.get("task") or run.experiment.task.use),
         "seeds": say(", ".join(map(str, run.experiment.seeds))),
         "arms": names(f"{name} = {use}" for name, use in arms.items()),
-        "command": say("{command}", command=manifest["command"]) if manifest.get("command") else (),
-        "commit": say(f"{{commit}}{changes}", commit=manifest.get("commit") or "unknown"),
+        "command": say("`{command}`", command=manifest["command"]) if manifest.get("command") else (),
+        "commit": say(f"{{commit}}{_changes(manifest)}", commit=manifest.get("commit") or "unknown"),
         "versions": names(f"{name} {version}" for name, version in sorted((manifest.get("versions") or {}).items())),
+        "preregistration": _preregistration(manifest.get("preregistered") or {}),
     }
-    blocks: list[Block] = [say("{text}", text=manifest.get("provenance") or "No provenance was recorded."), *_splits(manifest)]
+    blocks: list[Block] = [
+        say("{text}", text=manifest.get("provenance") or "No provenance was recorded."),
+        in_words(run),
+        *_splits(manifest),
+    ]
     notes = [say("{note}", note=note) for note in manifest.get("notes") or []]
     blocks += [Bullets(notes)] if notes else []
-    return Section("Data and provenance", [*blocks, Facts({term: text for term, text in facts.items() if text})])
+    details = Section("What it takes to run it again", [Facts({term: text for term, text in facts.items() if text})], is_folded=True)
+    return Section("Data and provenance", [*blocks, details])
+
+
+def in_words(run: Run) -> Text:
+    """The version, the seeds, and whether the run is the one that was preregistered."""
+    manifest, seeds = run.manifest, run.experiment.seeds
+    version, commit = (manifest.get("versions") or {}).get("apo-bench"), str(manifest.get("commit") or "")
+    code = say(f"commit `{{commit}}`{_changes(manifest)}", commit=commit[:7]) if commit else say("a commit that is not known")
+    listed = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    registered = manifest.get("preregistered")
+    n = len(registered["deviations"]) if registered else 0
+    verdict = f"It was preregistered on {registered['day']}" if registered else "It was not preregistered"
+    deviations = f", and differs from that in {n} place{'s' * (n > 1)}" if n else ""
+    return say(
+        f"Run with apo-bench{{version}}, {{code}}, under {listed}. {verdict}{deviations}.",
+        version=f" {version}" if version else "",
+        code=code,
+    )
+
+
+def _changes(manifest: Mapping[str, Any]) -> str:
+    dirty = manifest.get("dirty")
+    return "" if dirty is None else f", {'with' if dirty else 'without'} uncommitted changes"
+
+
+def _preregistration(facts: Mapping[str, Any]) -> Text:
+    """Its file, hash and first commit."""
+    if not facts:
+        return ()
+    committed = facts["committed"]
+    first = f", first in commit {committed['commit'][:12]} of {committed['day']}" if committed else ""
+    return say(f"`{{file}}`, SHA-256 {facts['sha256']}{first}", file=facts["file"])
 
 
 def _splits(manifest: Mapping[str, Any]) -> list[Table]:
@@ -47,19 +82,30 @@ def _splits(manifest: Mapping[str, Any]) -> list[Table]:
 
 
 def machine_section(folder: Path, run: Run) -> Section:
-    """Hardware, time and cost, and the files behind the page. Raises InputError where tables/timings.parquet is not readable."""
-    hardware = run.manifest.get("hardware")
-    facts = {
-        "Hardware": say("{hardware}", hardware=", ".join(f"{key} {value}" for key, value in hardware.items())) if hardware else (),
-        "Time and cost": _time_and_cost(folder),
-    }
+    """When and where it ran, its cost, and the files behind the page. Raises InputError where tables/timings.parquet is not readable."""
     columns = [
         Column("file", lambda row: say("`{path}`", path=row["path"])),
         Column("bytes", lambda row: count(row["bytes"])),
         Column("SHA-256", lambda row: say("`{digest}`", digest=row["digest"])),
     ]
     files = Table(pd.DataFrame(_files(folder)), columns, "The files behind this page")
-    return Section("Hardware, time and files", [Facts({term: text for term, text in facts.items() if text}), files], is_on_page_only=True)
+    day = folder / "first_day.txt"
+    begun = say("Begun on {day}", day=day.read_text(encoding="utf-8", errors="replace").strip()[:10]) if day.is_file() else ()
+    parts = [part for part in (begun, _machine(run.manifest.get("hardware") or {}), _time_and_cost(folder)) if part]
+    return Section("Machine, time and cost", [*([say("{parts}.", parts=join(parts, "; "))] if parts else []), files], is_on_page_only=True)
+
+
+def _machine(hardware: Mapping[str, Any]) -> Text:
+    """The system, its cores, and each kind of device that trained."""
+    if not hardware:
+        return ()
+    cores = f" with {hardware['cores']} cores" if hardware.get("cores") else ""
+    devices = [
+        ", ".join(str(value) if key in ("device", "gpu") else f"{value} {key}" for key, value in sorted(worker.items()))
+        for worker in hardware.get("workers") or ()
+    ]
+    on = say("; workers on {devices}", devices=names(devices, " and on ")) if devices else ()
+    return say(f"{{machine}}{cores}{{on}}", machine=hardware.get("machine") or "a machine that is not known", on=on)
 
 
 def _time_and_cost(folder: Path) -> Text:
@@ -92,13 +138,21 @@ def _files(folder: Path) -> list[dict[str, Any]]:
     return files
 
 
+def _less(text: str) -> str:
+    """A contrast with a true minus sign."""
+    return text.replace(" - ", " \N{MINUS SIGN} ")
+
+
 def published_section(run: Run, source: str, frame: pd.DataFrame) -> Section:
     """The published numbers called `source` beside ours, and what differs. `frame`: of `published.compare_with_published`.
 
     Raises InputError as `published.read_published` does.
     """
     rows = pd.DataFrame(published.comparison_cells(frame), columns=list(published.HEADERS))
-    columns = [Column(head, lambda row, head=head: None if row[head] == "-" else row[head]) for head in published.HEADERS]
+    columns = [
+        Column(_less(head), lambda row, head=head: None if row[head] == "-" else say("{cell}", cell=_less(row[head])))
+        for head in published.HEADERS
+    ]
     caveats = published.comparison_caveats(run, published.read_published(published.find_published(source)), frame)
     lines = Bullets([say("{line}", line=line) for line in caveats])
     return Section(f"Published numbers: {source}", [Table(rows, columns, f"{source} beside this run"), lines])

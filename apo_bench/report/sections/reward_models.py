@@ -12,6 +12,7 @@ from apo_bench.config.schema import FinishedReward, JudgeReward, members
 from apo_bench.formatting import count, number
 from apo_bench.report.charts import Lines, Panel, Point, Series, lines_by_arm
 from apo_bench.report.document import Block, Bullets, Section
+from apo_bench.report.sections.contrasts import without_copies
 from apo_bench.report.sections.scores import LINEAR, RM_COLUMNS, ngram_floors
 from apo_bench.report.tables import NAN, Column, Row, Table, arm_column, column, interval_column, text_column
 from apo_bench.report.text import say
@@ -142,5 +143,7 @@ def gold_section(run: Run) -> Section:
             f"Of all changes between two rounds of an arm and seed in which mean truth moved by more than {results.TRUSTED_CHANGE:g}, "
             "the share in which gold moved the same way. The changes are not independent of each other."
         )
-        blocks.append(Section("How far gold can be trusted", [Table(agreement, columns, "Gold models against the truth", note)]))
+        blocks.append(
+            Section("How far gold can be trusted", [Table(without_copies(agreement), columns, "Gold models against the truth", note)])
+        )
     return Section("Gold reward models", blocks)

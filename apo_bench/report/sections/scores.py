@@ -168,9 +168,10 @@ def round_section(run: Run, frames: Mapping[str, pd.DataFrame]) -> Section:
     blocks: list[Block] = [
         *score_figures(run, summary),
         Table(frame, columns, "Scores by round, all axes pooled", say(_round_note(run, measured))),
-        Table(table, [arm_column(), text_column("axis"), text_column("round"), *map(column, scorers)],
-              "Scores by arm, round and axis", is_on_page_only=True),
     ]  # fmt: skip
+    if len(run.axes) > 1:
+        by_axis = [arm_column(), text_column("axis"), text_column("round"), *map(column, scorers)]
+        blocks.append(Table(table, by_axis, "Scores by arm, round and axis", is_on_page_only=True))
     return Section("Scores by round beside the reward model", blocks)
 
 

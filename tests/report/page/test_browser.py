@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 from hostile_run import AXES, HOSTILE, JUDGE, N, block_of, hostile_run, said_by, text_of, written
 
 from apo_bench.formatting import visible
@@ -24,6 +25,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 WITHOUT_SANDBOX = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # which Chromium refuses to root
 PATIENCE = 60  # s
 LOUD = ("Page.javascriptDialogOpening", "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Page.windowOpen")
+CONTRAST = """[...document.querySelectorAll("p, li, th, td, dt, dd, summary, caption, a, b, code, legend, label span, .sub, .sd")]
+    .filter((element) => element.innerText && element.checkVisibility()).map((element) => {
+    const numbers = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((value) => value / (colour.startsWith("rgb") ? 255 : 1));
+    const light = (colour) => numbers(colour).map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+    const behind = (part) => ["rgba(0, 0, 0, 0)", "transparent"].includes(getComputedStyle(part).backgroundColor) && part.parentElement
+        ? behind(part.parentElement) : getComputedStyle(part).backgroundColor;
+    const [a, b] = [light(getComputedStyle(element).color), light(behind(element))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }).reduce((least, ratio) => Math.min(least, ratio), 21)"""
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
 
 
@@ -267,7 +277,7 @@ def test_the_policy_stops_a_mistake(browser: Browser, address: str) -> None:
     assert "violates the following Content Security Policy directive" in log
 
 
-@pytest.mark.parametrize(("name", "width", "height"), [("phone", 390, 844), ("desktop", 1280, 900)])
+@pytest.mark.parametrize(("name", "width", "height"), [("phone", 390, 844), ("desktop", 1280, 900), ("wide", 1920, 1080)])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_screenshots(opened: Browser, address: str, tmp_path: Path, name: str, width: int, height: int, theme: str) -> None:
     """On a phone too nothing is wider than the screen, hostile texts of 400 letters included."""
@@ -280,6 +290,13 @@ def test_screenshots(opened: Browser, address: str, tmp_path: Path, name: str, w
     opened.run(f"location.hash = {json.dumps(link(9))}")
     opened.until("document.querySelector('#browse-detail code').textContent.startsWith('p9')")
     assert opened.run("document.documentElement.scrollWidth") <= width
+    opened.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert opened.run("document.documentElement.scrollWidth") <= width
+    assert opened.run(CONTRAST) >= 4.5
+    columns = opened.run(
+        "new Set([...document.querySelectorAll('#figures .drawn')].map((e) => Math.round(e.getBoundingClientRect().x))).size"
+    )
+    assert columns == (2 if width > 1536 else 1)
     assert len(list(tmp_path.glob("*.png"))) == len(sections)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.glob("*.png"))
 
@@ -308,7 +325,7 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
         "prompts": {"id": texts, "axis": [0] * n, "turns": [[["user", place]] for place in range(n)]},
         "verdicts": dict.fromkeys(("judges", "prompt", "judge", "a", "b", "seeds", "rounds", "order", "choice", "failure", "words"), none),
     }  # fmt: skip
-    report = Report("many", [], (), [Part("samples", "Samples", [])], {})
+    report = Report("many", [Part("samples", "Samples", [])], {})
     path = tmp_path / "many.html"
     path.write_text(render(report, Samples(encoded(data), n, n, "")), encoding="utf-8")
     assert block_of(path.read_text(encoding="utf-8"))["texts"] == texts
@@ -322,24 +339,87 @@ def test_thousands_of_prompts(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_tables_are_copied_as_csv_markdown_and_latex(opened: Browser) -> None:
-    """By hand: quotes are doubled, a formula is marked, minus signs are ASCII, and what only screen readers hear is left out."""
+    """By hand: quotes are doubled, a formula is marked, in csv minus signs are ASCII, and what only screen readers hear is left out."""
     make = """(() => { const table = document.createElement("table");
         for (const cells of [["arm", "a_b"], ["=1+1", "\\u22120.5 ± 0.1"], ['say "x"', "1,5|6"]]) {
             const row = table.insertRow(); for (const cell of cells) row.insertCell().append(cell); }
         table.rows[1].cells[0].append(Object.assign(document.createElement("span"), { className: "heard", textContent: " highest" }));
         return tableText(table, "WAY"); })()"""
     assert opened.run(make.replace("WAY", "CSV")) == 'arm,a_b\n\'=1+1,-0.5 ± 0.1\n"say ""x""","1,5|6"'
-    assert opened.run(make.replace("WAY", "Markdown")) == '| arm | a\\_b |\n| --- | --- |\n| =1+1 | -0.5 ± 0.1 |\n| say "x" | 1,5\\|6 |'
+    assert (
+        opened.run(make.replace("WAY", "Markdown")) == '| arm | a\\_b |\n| --- | --- |\n| =1+1 | \u22120.5 ± 0.1 |\n| say "x" | 1,5\\|6 |'
+    )
     latex = opened.run(make.replace("WAY", "LaTeX")).split("\n")
     assert latex[1:5] == ["\\begin{tabular}{lr}", "\\toprule", "arm & a\\_b \\\\", "\\midrule"]
-    assert latex[5:] == ["=1+1 & {-}0.5 $\\pm$ 0.1 \\\\", 'say "x" & 1,5|6 \\\\', "\\bottomrule", "\\end{tabular}"]
+    assert latex[5:] == ["=1+1 & $-$0.5 $\\pm$ 0.1 \\\\", 'say "x" & 1,5|6 \\\\', "\\bottomrule", "\\end{tabular}"]
 
 
 def test_each_table_has_a_menu_to_copy_it_and_says_so(opened: Browser) -> None:
-    assert opened.run("document.querySelectorAll('.wide').length === document.querySelectorAll('.wide + .copy').length")
     opened.run("document.querySelector('.copy').open = true")
     opened.click(".copy button")
     for _ in range(50):
         if state := opened.run("document.querySelector('.copy [role=status]').textContent"):
             break
     assert state == "Copied as CSV."
+
+
+def test_drawings_are_copied_as_the_tables_that_they_are(opened: Browser) -> None:
+    """A forest's rows have no drawing in them, its scale is no row, and what screen readers hear of its heads is its head."""
+    lines = opened.run("tableText(document.querySelector('.forest'), 'CSV')").split("\n")
+    assert lines[0] == "What,Value and 95 % interval,Remark"
+    assert len(lines) == 1 + opened.run("document.querySelector('.forest').tBodies[0].rows.length")
+    assert lines[1].startswith("apo_rjs \u2212 golden_refresh".replace("\u2212", "-") + " primary,+")
+    assert " to " in lines[1]
+    assert opened.run("document.querySelectorAll('main table').length === document.querySelectorAll('table + .copy, .wide + .copy').length")
+    assert opened.run("tableText(document.querySelector('.spent'), 'CSV')").startswith("Arm,Amount\n")
+
+
+def test_a_link_opens_the_same_tables(opened: Browser, address: str) -> None:
+    """What is opened stands in the address with the sample that is shown; loading it again opens both, and closing takes it out."""
+    opened.click("#scores-by-arm-round-and-axis > summary")
+    opened.until("location.hash.includes('open=')")
+    assert opened.run("location.hash") == "#figures?open=scores-by-arm-round-and-axis"
+    opened.click("#browse-list .item:nth-child(2)")
+    fragment = opened.run("location.hash")
+    assert fragment.startswith("#browse?open=scores-by-arm-round-and-axis&prompt=")
+    opened.open(address + fragment)
+    assert opened.run("document.querySelectorAll('main details[open]').length") == 1
+    assert opened.run("location.hash") == fragment
+    opened.run("document.getElementById('scores-by-arm-round-and-axis').open = false")
+    opened.until("!location.hash.includes('open=')")
+    opened.open(f"{address}#figures?open=scores-by-arm-round-and-axis,nothing,__proto__")
+    assert opened.run("document.getElementById('scores-by-arm-round-and-axis').open")
+    assert opened.run(
+        "[...document.querySelectorAll('[id]')].length === new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size"
+    )
+
+
+def test_the_samples_are_reached_and_left_by_keyboard(opened: Browser) -> None:
+    """Enter goes from the list to the chosen prompt, Escape back; a screen reader hears which option is chosen."""
+    opened.run("document.getElementById('browse-list').focus()")
+    opened.press("Home")
+    opened.press("ArrowDown")
+    heard = "document.getElementById(document.getElementById('browse-list').getAttribute('aria-activedescendant')).ariaPosInSet"
+    assert opened.run(heard) == "2"
+    opened.press("Enter")
+    assert opened.run("document.activeElement.id") == "browse-detail"
+    opened.press("Escape")
+    assert opened.run("document.activeElement.id") == "browse-list"
+
+
+def test_the_samples_show_the_names_of_the_report(browser: Browser, tmp_path: Path) -> None:
+    """Links keep the experiment's own names."""
+    folder = hostile_run(tmp_path / "run")
+    tree = yaml.safe_load((folder / "experiment.yaml").read_text())
+    tree["report"] = {"names": {"apo_rjs": "APO <b>", "encoder": "Gold"}}
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(tree))
+    path = folder / "page.html"
+    path.write_text(written(folder), encoding="utf-8")
+    browser.open(path.as_uri())
+    shown = browser.run("[...document.querySelectorAll('#browser .chips:first-child label')].map((label) => label.textContent)")
+    assert sorted(shown) == ["APO <b>", "golden_refresh", "rjs"]
+    assert "APO <b>" in words(browser, ".card h5")
+    assert "Gold" in words(browser, ".card dt")
+    assert "APO <b> (round 1, seed 0) against" in words(browser, ".pair")[0]
+    browser.open(path.as_uri() + link(2, arms="apo_rjs"))
+    assert words(browser, ".card h5") == ["APO <b>"]

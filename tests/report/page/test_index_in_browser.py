@@ -6,16 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from test_browser import CHROMIUM, LOUD, Browser
+from test_browser import CHROMIUM, CONTRAST, LOUD, Browser
 
 INDEX = Path(__file__).parents[3] / "results" / "index.html"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
-CONTRAST = """[...document.querySelectorAll("p, li, th, td, summary, caption, a, code, .sub")].filter((e) => e.innerText).map((element) => {
-    const numbers = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((value) => value / (colour.startsWith("rgb") ? 255 : 1));
-    const light = (colour) => numbers(colour).map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
-    const [a, b] = [light(getComputedStyle(element).color), light(getComputedStyle(document.documentElement).backgroundColor)];
-    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }).reduce((least, ratio) => Math.min(least, ratio), 21)"""
 
 
 @pytest.fixture(scope="module")

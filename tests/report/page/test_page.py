@@ -36,7 +36,7 @@ from apo_bench.analysis import published, results
 from apo_bench.errors import InputError
 from apo_bench.formatting import visible
 from apo_bench.report.charts import Estimate, ForestPanel
-from apo_bench.report.document import Bullets, Section
+from apo_bench.report.document import Bullets, Notices, Section
 from apo_bench.report.page import samples, svg
 from apo_bench.report.page.svg import el
 from apo_bench.report.report import report_frames
@@ -84,11 +84,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def html(folder: Path) -> str:
     """With a failed control, a sentence on controls and a warning that no hostile run would have by itself."""
     report = report_of(folder)
-    answer = report.parts[0]
+    answer, notice = report.parts[0], say("**The harness failed a control of its own:** {text}", text="a seed apart")
+    first, limits, *rest = answer.sections[0].blocks
+    assert isinstance(limits, Notices)
+    opening = replace(answer.sections[0], blocks=[first, Notices([notice, *limits.items]), *rest])
     control, warning = (Bullets([say("{text}", text=text)]) for text in ("The null control found nothing <b>.", f"Judge: {LONE}"))
-    sections = [answer.sections[0], Section("What the controls show", [control]), Section("Warnings", [warning])]
-    notices = [say("**The harness failed a control of its own:** {text}", text="a seed apart"), *report.notices]
-    return written(folder, notices=notices, parts=[replace(answer, sections=sections), *report.parts[1:]])
+    sections = [opening, Section("What the controls show", [control]), Section("Warnings", [warning])]
+    return written(folder, parts=[replace(answer, sections=sections), *report.parts[1:]])
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_published_numbers_have_a_section_where_they_are_asked_for(folder: Path,
     assert all(attributes.get("scope") for attributes in page.of("th"))
     text = page.text("script", "style")
     assert "apo_2024 beside this run" in text
-    assert "win rate, %apo_rjs - rjs35.7836.43+0.65 (-1.30 to +2.60)0.65" in text
+    assert "win rate, %apo_rjs \u2212 rjs35.7836.43+0.65 (\u22121.30 to +2.60)0.65" in text
     for line in published.comparison_caveats(run, rows, frame):
         assert visible(line) in text
     assert "unknown: against what they were won" in text
@@ -210,7 +212,7 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_pa
 
 
 def test_the_answer_in_words(folder: Path, elements: Elements) -> None:
-    """rm_updates: 33 against 30, declared as matched; what was missed stands first."""
+    """rm_updates: 33 against 30, declared as matched; the answer stands first, then what limits it, then the numbers."""
     run = results.read_run(folder)
     row = next(row for row in report_frames(run)["contrasts"].itertuples() if row.family == "primary")
     text = " ".join(elements.text("script", "style").split())
@@ -220,7 +222,9 @@ def test_the_answer_in_words(folder: Path, elements: Elements) -> None:
         f"encoder, all axes pooled: difference {row.difference:+.3f}, 95 % interval {row.ci_low:+.3f} to {row.ci_high:+.3f}, "
         "Holm-adjusted p"
     )
-    assert text.index("The harness failed a control of its own: a seed apart") < start < claim < text.index(sentence)
+    places = [text.index(part) for part in ("apo_rjs is better than golden_refresh.", "By encoder, it scores higher by ")]
+    places += [text.index("The harness failed a control of its own: a seed apart"), start, claim, text.index(sentence)]
+    assert places == sorted(places)
     assert "Scope: new seeds and new prompts; base policy, world and gold models as they are; 3 seeds, 12 clusters of prompts." in text
     assert "declared but not matched: rm_updates (33 against 30, ratio 1.1)." in text
     assert "matched as declared: human_pairs, golden_responses, sampled_responses, policy_updates, flops;" in text
@@ -392,6 +396,37 @@ def test_encoded_is_what_any_gzip_reads_and_has_no_time_in_it() -> None:
     raw = base64.b64decode(block)
     assert raw[4:8] == bytes(4)  # the time, in a gzip header
     assert json.loads(gzip.decompress(raw)) == {"a": ["\ud800<", None, 1.5]}
+
+
+# Colours
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2's relative luminance of #rgb or #rrggbb."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_formula_for_contrast() -> None:
+    """Black on white is 21 to 1; #767676 is the lightest grey that passes on white, at 4.54 to 1 (WCAG's own example)."""
+    assert 1.05 / (luminance("#000") + 0.05) == pytest.approx(21)
+    assert 1.05 / (luminance("#767676") + 0.05) == pytest.approx(4.54, abs=0.005)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_stands_out_by_4_5_to_1(theme: str) -> None:
+    """Of each colour that the style gives to text, on both backgrounds; WCAG 2.2, level AA."""
+    style = (Path(samples.__file__).parent / "page.css").read_text(encoding="utf-8")
+    colours = {name: {"light": light, "dark": dark} for name, light, dark in re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", style)}
+    texts = set(re.findall(r"[ {;]color: var\(--(\w+)\)", style)) | set(re.findall(r"svg text \{ fill: var\(--(\w+)\)", style))
+    assert texts == {"ink", "soft", "accent", "warn"}
+    assert not re.findall(r"[ {;]color: (?!var|light-dark)(\S+)", style)
+    for text in sorted(texts):
+        for behind in ("paper", "raised"):
+            dark, light = sorted(luminance(colours[name][theme]) for name in (text, behind))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, behind)
 
 
 # Drawings
