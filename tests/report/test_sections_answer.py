@@ -58,8 +58,8 @@ def test_of_several_against_the_same_arm_the_better_and_the_worse_are_named() ->
     ]
     assert words(summary(rows(*some))) == (
         "**Better than `dpo`: `ipo`.** **Worse: `kto`.**",
-        "In 1 of 4 comparisons it cannot be told which arm is better. 1 could not be tested. With correction for all 4, the chance that "
-        "any of these differences is an accident is at most 5 %.",
+        "In 1 of 4 comparisons it cannot be told which arm is better. 1 could not be tested. All 4 are tested together: were no two "
+        "arms different, one experiment in 20 would show any difference.",
     )
     assert words(summary(rows(*some[1:])))[0] == "**Worse than `dpo`: `kto`.**"
     assert words(summary(rows(*some[2:])))[0] == "**None of 2 declared comparisons shows a difference.**"

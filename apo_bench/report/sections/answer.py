@@ -15,7 +15,8 @@ from apo_bench.config.finished_arms import declared_cost
 from apo_bench.config.schema import JUDGE, Comparison
 from apo_bench.formatting import ALPHA, Row, count, number, p_equals, probability, rows_of, signed
 from apo_bench.report.document import Answer, Block, Bullets, Claim, Claims, Notices, Section
-from apo_bench.report.text import Text, join, say
+from apo_bench.report.sections.other_views import opposed, other_views
+from apo_bench.report.text import Text, join, names, say
 
 MOST_NAMED = 8  # comparisons that the first sentence names
 PLACES = {"final": "at the final round", "dev_best": "at the round chosen on dev", MATCHED_KL: "at equal KL"}
@@ -36,19 +37,35 @@ def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Se
         say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in controls.failed(frames["controls"])
     ]
     limits += [text for a, b, text in missed if (a, b) in {(pair.a, pair.b) for pair in pairs}]
+    limits += opposed(compared)
     if change := run.manifest.get("preregistration_change"):
         limits.append(say("**Not as preregistered:** {change}", change=preregistration.describe_change(change)))
     blocks: list[Block] = [summary(primary)] if primary else []
     blocks += [Notices(limits)] if limits else []
     blocks += [Claims([claim(row, planned) for row in primary])]
-    blocks += [Bullets([*_matches(frames["budget"], pairs), *_declared_costs(run, pairs)])]
+    blocks += [Bullets([*_matches(frames["budget"], pairs), *_declared_costs(run, pairs)]), other_views(compared)]
     cautions = [say("{warning}", warning=warning) for warning in warnings(run, frames)]
     cautions += [text for a, b, text in missed if (a, b) not in {(pair.a, pair.b) for pair in pairs}]
     return [
         Section("Answer", blocks),
+        Section("The words", [Bullets(list(_words(run, compared)))], is_on_page_only=True, is_folded=True),
         Section("What the controls show", [Bullets([say("{text}", text=text) for text in control_sentences])]),
         Section("Warnings", [Bullets(cautions)] if cautions else []),
     ]
+
+
+def _words(run: Run, compared: pd.DataFrame) -> Iterable[Text]:
+    """What a reader has to know to read the answer, in a line each."""
+    yield say("**Arm:** a method with its parameters, trained once for each seed. **Contrast:** the difference of two arms' mean scores.")
+    scorers = set(compared["scorer"])
+    if "ground_truth" in scorers:
+        yield say("**{truth}:** the true score of an answer, which only a simulated world knows.", truth="ground_truth")
+    for gold in (gold for gold in run.golds if gold in scorers):
+        yield say("**{gold}:** a gold reward model: it learnt from pairs of its own, and no method ever saw it.", gold=gold)
+    if len(run.axes) > 1:
+        yield say("**All axes pooled:** prompts of {axes} together.", axes=names(run.axes))
+    yield say("**Cluster:** prompts that depend on each other, such as those of one template; a claim is about new clusters.")
+    yield say("**Matched:** both arms spent the same; counts are equal in every seed, FLOPs within 5 %.")
 
 
 def _missed_matches(budget: pd.DataFrame) -> list[tuple[str, str, Text]]:
@@ -111,7 +128,7 @@ def _summary_of_many(rows: Sequence[Row]) -> Answer:
     rest = [f"In {n_alike} of {len(rows)} comparisons it cannot be told which arm is better."] if n_alike and shown else []
     rest += [f"{n_untested} could not be tested."] if n_untested else []
     if shown:
-        rest.append(f"With correction for all {len(rows)}, the chance that any of these differences is an accident is at most 5 %.")
+        rest.append(f"All {len(rows)} are tested together: were no two arms different, one experiment in 20 would show any difference.")
     else:
         rest.append("That says neither that there is none, nor that there is one: the intervals below say what fits.")
     return Answer(first, say(" ".join(rest)))
@@ -176,8 +193,8 @@ def _matches(budget: pd.DataFrame, pairs: Sequence[Comparison]) -> Iterable[Text
     for pair in pairs:
         alike.setdefault((pair.b, match(budget, pair.a, pair.b)), []).append(pair.a)
     for (b, parts), arms in alike.items():
-        names = join([say("`{arm}`", arm=arm) for arm in arms], ", ")
-        yield say("{names} against `{b}`: {parts}.", names=names, b=b, parts=parts)
+        listed = join([say("`{arm}`", arm=arm) for arm in arms], ", ")
+        yield say("{names} against `{b}`: {parts}.", names=listed, b=b, parts=parts)
 
 
 def match(budget: pd.DataFrame, a: str, b: str) -> Text:

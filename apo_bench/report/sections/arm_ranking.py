@@ -8,6 +8,7 @@ from apo_bench.report.sections.answer import PLACES
 from apo_bench.report.tables import Cell, Column, Row, Table, arm_column, column, interval_column, text_column
 from apo_bench.report.text import Text, join, say
 
+MOST_BEST = 2  # arms that may be the best and are named; where it may be any of more, nothing is known that a name would tell
 NOTE = (
     "Intervals against the reference hold for all arms at once with 95 % confidence (as Dunnett's), and so do the ranks, from intervals of "
     "all pairs (as Tukey's): of 20 such tables, about one has an arm outside of what it shows. Both are wider than the declared "
@@ -34,8 +35,8 @@ def summary(frame: pd.DataFrame) -> Text:
     """Which arms may be the best, and which differ from the reference."""
     best, first = frame.loc[frame["rank_low"] == 1, "arm"], frame.iloc[0]
     higher, lower = frame.loc[frame["ci_low"] > 0, "arm"], frame.loc[frame["ci_high"] < 0, "arm"]
-    if len(best) == len(frame):
-        text = say("Any of the {n} arms may be the best.", n=len(frame))
+    if len(best) > MOST_BEST:
+        text = say("Which of the {n} arms is the best cannot be told.", n=len(frame))
     elif len(best) == 1:
         text = say("Of {n} arms, `{arm}` is the best.", n=len(frame), arm=best.iloc[0])
     else:
