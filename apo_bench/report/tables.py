@@ -124,7 +124,7 @@ class Table:
     """A frame, a row of the table for each of its rows, with a caption and a note.
 
     With a `name` the frame is written to tables/<name>.csv and, where `paper` is given, its paper columns to tables/<name>.tex.
-    `legend`: what columns and marks mean, a line each.
+    `legend`: what columns and marks mean, a line each. `is_stacked`: on a narrow screen each row is a list of what is known.
     """
 
     frame: pd.DataFrame
@@ -136,6 +136,7 @@ class Table:
     paper: Paper | None = None
     is_on_page_only: bool = False
     is_in_paper_only: bool = False
+    is_stacked: bool = False
 
     @property
     def rows(self) -> list[Row]:

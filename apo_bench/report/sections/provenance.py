@@ -101,7 +101,10 @@ def _machine(hardware: Mapping[str, Any]) -> Text:
         return ()
     cores = f" with {hardware['cores']} cores" if hardware.get("cores") else ""
     devices = [
-        ", ".join(str(value) if key in ("device", "gpu") else f"{value} {key}" for key, value in sorted(worker.items()))
+        ", ".join(
+            str(value) if key in ("device", "gpu") else f"{value} {key.removesuffix('s') if value == 1 else key}"
+            for key, value in sorted(worker.items())
+        )
         for worker in hardware.get("workers") or ()
     ]
     on = say("; workers on {devices}", devices=names(devices, " and on ")) if devices else ()
@@ -123,7 +126,7 @@ def _time_and_cost(folder: Path) -> Text:
         parts.append(say(f"at most {values['peak_memory_bytes'].max() / 2**30:.2f} GiB of memory"))
     if "peak_device_bytes" in values:
         parts.append(say(f"at most {values['peak_device_bytes'].max() / 2**30:.2f} GiB on a device"))
-    if "judge_usd" in values:
+    if "judge_usd" in values and values["judge_usd"].sum():
         parts.append(say(f"judges: {values['judge_usd'].sum():.2f} USD"))
     return join(parts, "; ")
 
@@ -155,4 +158,4 @@ def published_section(run: Run, source: str, frame: pd.DataFrame) -> Section:
     ]
     caveats = published.comparison_caveats(run, published.read_published(published.find_published(source)), frame)
     lines = Bullets([say("{line}", line=line) for line in caveats])
-    return Section(f"Published numbers: {source}", [Table(rows, columns, f"{source} beside this run"), lines])
+    return Section(f"Published numbers: {source}", [Table(rows, columns, f"{source} beside this run", is_stacked=True), lines])
