@@ -181,7 +181,7 @@ def test_experiments_that_share_a_method_share_a_table_and_others_do_not(tmp_pat
     assert "Not combined: old." in sentences[0]
     assert sentences[1:] == [
         "Experiments of another task are not combined.",
-        "(first, second) and third are not combined: no method is in both with the same settings.",
+        "Not combined with one another: first, second; third. No method is in two of these with the same settings.",
     ]
 
 

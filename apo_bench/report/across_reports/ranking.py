@@ -176,7 +176,7 @@ def not_combined(tables: Sequence[Ranked]) -> dict[str, list[str]]:
         if differing:
             reasons[task].append(f"Experiments of another {', '.join(differing)} are not combined.")
         reasons[task] += [
-            f"{' and '.join(groups)} are not combined: no method is in both with the same settings."
+            f"Not combined with one another: {'; '.join(groups)}. No method is in two of these with the same settings."
             for groups in dict.fromkeys(apart)
             if len(groups) > 1
         ]
@@ -190,7 +190,7 @@ def _apart(tables: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         near = [group for group in groups if group.keys() & set(reports)]
         joined = {report: None for group in near for report in group} | dict.fromkeys(reports)
         groups = [group for group in groups if group not in near] + [joined]
-    return tuple(f"({', '.join(group)})" if len(group) > 1 else next(iter(group)) for group in groups)
+    return tuple(", ".join(group) for group in groups)
 
 
 def agreement(ranked: Ranked) -> list[str]:
