@@ -1,5 +1,6 @@
 """How training went: losses of fits and steps of online training, over seeds."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,8 +55,8 @@ def trial_losses(run: Run) -> pd.DataFrame:
     """A row for each trial of tuning and each model that it trained; of a trial without a finished fit one row, with NaN.
 
     Columns: arm, trial (from 1), model, first and last (mean loss in the first tenth of the first fit and in the last tenth of the last),
-    lowest and highest (of all its fits), each a mean over the tuning seeds; updates (all fits together), chosen (whether the arm runs with
-    its setting) and error (of a trial without a score). Numbers are of the rows of `training`, at most 200 a fit.
+    lowest and highest (of all its fits), each a mean over the tuning seeds; updates (all fits together), setting (what was tried, "" where
+    it is not known), chosen (whether the arm runs with it) and error (of a trial without a score). Numbers are of the rows of `training`, at most 200 a fit.
     """
     keys = ["arm", "trial", "seed", "model"]
     ends = _ends(_of_trials(_losses(run)), [*keys, "fit"]).sort_values("fit").groupby(keys)
@@ -66,12 +67,16 @@ def trial_losses(run: Run) -> pd.DataFrame:
         iter(of_seeds.groupby(level=["arm", "trial", "model"]).mean().reset_index().groupby(["arm", "trial"]))
     )
     nothing = pd.DataFrame([{"model": None, **dict.fromkeys(LOSSES, np.nan)}])
-    remarks = {place: {"chosen": False, "error": ""} for place in of_trial}  # also of arms that no setting could be chosen for
+    remarks = {
+        place: {"setting": "", "chosen": False, "error": ""} for place in of_trial
+    }  # also of arms that no setting could be chosen for
     for arm, tuned in (run.manifest.get("tuned") or {}).items():
         for number, trial in enumerate(tuned.get("trials", ()), 1):
-            remarks[arm, number] = {"chosen": trial["setting"] == tuned.get("chosen"), "error": trial.get("error") or ""}
+            setting = ", ".join(f"{name} = {json.dumps(value)}" for name, value in trial["setting"].items())
+            chosen, error = trial["setting"] == tuned.get("chosen"), trial.get("error") or ""
+            remarks[arm, number] = {"setting": setting, "chosen": chosen, "error": error}
     rows = [of_trial.get(place, nothing).assign(arm=place[0], trial=place[1], **remark) for place, remark in remarks.items()]
-    columns = ["arm", "trial", "model", *LOSSES, "chosen", "error"]
+    columns = ["arm", "trial", "setting", "model", *LOSSES, "chosen", "error"]
     table = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
     return in_order(table, run, ["arm", "trial", "model"])
 

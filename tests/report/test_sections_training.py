@@ -115,13 +115,13 @@ def test_a_trial_that_diverged_and_one_that_was_stopped_are_seen(tuned: Run) -> 
     missing = {"model": "", "updates": 0} | dict.fromkeys(("first", "last", "lowest", "highest"), -1)
     rows = trial_losses(tuned).drop(columns="error").fillna(missing)
     assert rows.values.tolist() == [
-        ["apo_rjs", 1, "policy, online", 2, 0.5, 0.5, 0.5, 0.5, False], ["rjs", 1, "policy", 4, 4.0, 1.0, 1.0, 4.0, True],
-        ["rjs", 2, "policy", 4, 4.0, 80.0, 4.0, 80.0, False], ["rjs", 3, "", 0, -1, -1, -1, -1, False],
+        ["apo_rjs", 1, "", "policy, online", 2, 0.5, 0.5, 0.5, 0.5, False], ["rjs", 1, "rounds = 1", "policy", 4, 4.0, 1.0, 1.0, 4.0, True],
+        ["rjs", 2, "rounds = 2", "policy", 4, 4.0, 80.0, 4.0, 80.0, False], ["rjs", 3, "rounds = 3", "", 0, -1, -1, -1, -1, False],
     ]  # fmt: skip
     text = "\n".join(section_lines([section(tuned)], "##"))
-    assert "| `rjs` | 1 | policy | 4 | 4.000 | 1.000 | 1.000 | 4.000 | chosen |" in text
-    assert "| `rjs` | 2 | policy | 4 | 4.000 | 80.000 | 4.000 | 80.000 | ends above its start |" in text
-    assert "| `rjs` | 3 | - | - | - | - | - | - | the loss is nan |" in text
+    assert "| `rjs` | 1 | rounds = 1 | policy | 4 | 4.000 | 1.000 | 1.000 | 4.000 | chosen |" in text
+    assert "| `rjs` | 2 | rounds = 2 | policy | 4 | 4.000 | 80.000 | 4.000 | 80.000 | ends above its start |" in text
+    assert "| `rjs` | 3 | rounds = 3 | - | - | - | - | - | - | the loss is nan |" in text
 
 
 def test_trials_have_a_figure_and_no_part_in_those_of_arms(tuned: Run) -> None:

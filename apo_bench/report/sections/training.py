@@ -106,7 +106,7 @@ def _trial_blocks(run: Run) -> list[Block]:
         title = f"Loss of the {model} in trials"
         blocks.append(Lines(_name("trials", model), title, say(TRIAL_CAPTION, model=model), panels, names, "update", "loss"))
     numbers = [column("updates", form="count"), *(column(name) for name in ("first", "last", "lowest", "highest"))]
-    columns = [arm_column(), text_column("trial"), text_column("model"), *numbers, Column("remark", _remark)]
+    columns = [arm_column(), text_column("trial"), text_column("setting"), text_column("model"), *numbers, Column("remark", _remark)]
     return [*blocks, Table(losses, columns, "Losses of trials", say(TRIALS), (), "trial_losses")]
 
 
