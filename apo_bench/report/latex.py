@@ -8,7 +8,7 @@ cannot set is written as its code point, [U+202E].
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 from apo_bench.formatting import ALPHA, UNKNOWN
@@ -23,6 +23,8 @@ SPECIAL = {
 }  # fmt: skip
 ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030a": "r", "\u030c": "v", "\u0327": "c"}
 PREAMBLE = ["% In the preamble:", r"%   \usepackage{booktabs}", r"% Where the table goes: \input of this file."]
+LINE, WIDTH = 30, r"0.23\linewidth"  # characters that a text's column shows in a line, and the width of one that has more
+END, AFTER_LINES = r"\\", r"\tabularnewline"  # of a row
 DAGGER = r"$^{\dagger}$"
 RULES = {  # of the dagger, by what a table marks with it
     "declared": f"adjusted p \\textless{{}} {ALPHA:g} for the declared contrast.",
@@ -61,23 +63,30 @@ def table_lines(table: Table) -> list[str]:
     blocks: dict[str, list[list[Cell]]] = {}
     for row in filter(table.paper.rows, table.rows):
         blocks.setdefault(table.paper.block(row), []).append(_marked([column.cell(row) for column in columns], row))
-    first = next((rows[0] for rows in blocks.values()), [""] * len(columns))  # says which columns hold numbers
-    shape = "l" + "".join("l" if isinstance(content, str | tuple) else "r" for content in first[1:])
+    shapes = ["l", *map(_shape, list(zip(*(row for rows in blocks.values() for row in rows), strict=True))[1:])]
+    shapes = shapes if blocks else ["l"] * len(columns)
     lines = [
         *PREAMBLE, r"\begin{table}", r"\centering",
         r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{5pt}",
         f"\\caption{{{escape(table.caption)}.}}", f"\\label{{tab:{table.name.replace('_', '-')}}}", r"\footnotesize",
-        r"\setlength{\tabcolsep}{3pt}", f"\\begin{{tabular}}{{@{{}}{shape}@{{}}}}", r"\toprule",
-        _line(escape(column.head) for column in columns), r"\midrule",
+        r"\setlength{\tabcolsep}{3pt}", f"\\begin{{tabular}}{{@{{}}{''.join(shapes)}@{{}}}}", r"\toprule",
+        _line([escape(column.head) for column in columns], shapes), r"\midrule",
     ]  # fmt: skip
     for place, (title, rows) in enumerate(blocks.items()):
         lines += [r"\addlinespace"] if place else []
         lines += [f"\\multicolumn{{{len(columns)}}}{{@{{}}l}}{{\\textit{{{escape(title)}}}}} \\\\"] if title else []
-        lines += [_line(map(cell, row)) for row in rows]
+        lines += [_line(list(map(cell, row)), shapes) for row in rows]
     marks = {_mark(content) for rows in blocks.values() for row in rows for content in row}
     rules = [f"{DAGGER}: {rule}" for mark, rule in RULES.items() if mark in marks]
     note = " ".join(filter(None, [inline(table.paper.note or table.note), *rules]))
     return [*lines, r"\bottomrule", r"\end{tabular}", r"\par\smallskip", f"\\parbox{{\\linewidth}}{{\\scriptsize {note}}}", r"\end{table}"]
+
+
+def _shape(cells: Sequence[Cell]) -> str:
+    """How a column stands: numbers right, texts left, those of several parts in lines of their own width."""
+    texts = [content for content in cells if isinstance(content, str | tuple)]
+    is_long = any(len("".join(span.text for span in text)) > LINE for text in texts if isinstance(text, tuple))
+    return f"p{{{WIDTH}}}" if is_long else "l" if texts else "r"
 
 
 def _marked(cells: list[Cell], row: Row) -> list[Cell]:
@@ -123,7 +132,7 @@ def cell(content: Cell) -> str:
 
 def _value(value: Value) -> str:
     shown = _math(value.text, r"\leq " if value.is_bound else "")
-    if value.standing == "best":
+    if value.standing in ("best", "highest"):
         shown = f"\\textbf{{{value.text}}}".replace("{-", "{$-$")
     shown += DAGGER if _mark(value) else ""
     shown += "" if math.isnan(value.sd) else f" {{\\scriptsize$\\pm$ {value.write(value.sd)}}}"
@@ -146,5 +155,7 @@ def _math(text: str, relation: str = "") -> str:
     return f"${relation}{text.replace(',', '{,}')}$"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
+def _line(cells: Sequence[str], shapes: Sequence[str]) -> str:
+    """A row of a table. Text in lines of its own is not stretched to their width; after it LaTeX has another command for a row's end."""
+    shown = [rf"\raggedright {text}" if shape.startswith("p") else text for text, shape in zip(cells, shapes, strict=True)]
+    return f"{' & '.join(shown)} {AFTER_LINES if shapes[-1].startswith('p') else END}"

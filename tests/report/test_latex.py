@@ -165,25 +165,42 @@ def write(run: Run, frames: dict[str, pd.DataFrame], folder: Path) -> list[Path]
     return [folder / f"{name}.tex" for name in texts]
 
 
-def test_bold_is_what_beats_every_other_arm(tmp_path: Path) -> None:
+def test_bold_is_the_highest_mean_as_on_the_page(tmp_path: Path) -> None:
     """apo_rjs was tested against both others and is higher, on one axis and pooled; on the other axis nothing is told apart."""
     run = made_run(tmp_path)
     frames = analyse(run)
     texts = tables(run, frames)
     main = [line for line in texts["main"].splitlines() if line.startswith(r"\texttt")]
     assert [line.startswith(r"\texttt{apo\_rjs} & 3 & \textbf{") for line in main] == [True, False, False]
+    assert "Bold: the highest mean of its column" in texts["main"]
     assert main[0].endswith(r"& $1.500$ {\scriptsize$\pm$ 0.000} \\")
     assert main[1].endswith(r"& -- \\")
     blocks = texts["by_axis"].split("addlinespace")
-    assert (r"\textit{harmless}" in blocks[0], r"\textbf" in blocks[0]) == (True, False)
-    assert (r"\textit{helpful}" in blocks[1], r"\textbf" in blocks[1]) == (True, True)
+    for block, axis, n_lower in zip(blocks, ("harmless", "helpful"), (0, 2), strict=True):
+        assert f"\\textit{{{axis}}}" in block
+        assert (block.count(r"\textbf"), block.split(r"\bottomrule")[0].count(latex.DAGGER)) == (1, n_lower)
 
 
-def test_no_bold_without_a_test_against_every_arm(tmp_path: Path) -> None:
+def test_no_mark_without_a_test_against_the_highest(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     frames = analyse(run)
     frames["contrasts"] = frames["contrasts"].query("arm_b != 'rjs'")
-    assert r"\textbf" not in tables(run, frames)["main"]
+    main = tables(run, frames)["main"].split(r"\bottomrule")[0]
+    assert (main.count(r"\textbf"), main.count(latex.DAGGER)) == (1, 1)
+
+
+def test_win_rates_stand_in_the_main_table(tmp_path: Path) -> None:
+    """Each arm's own side of a pair; what is longer than a line is set in lines, and not stretched."""
+    run = made_run(tmp_path)
+    main = tables(run, analyse(run))["main"]
+    assert r"win rate{,} by gpt\_4" in main
+    assert r"& 0.600 over \texttt{rjs} &" in main
+    assert r"& 0.400 over \texttt{apo\_rjs} &" in main
+    frames = analyse(run)
+    frames["judged"] = pd.concat([frames["judged"], pd.DataFrame([RATES | {"arm_b": "golden_refresh"}])])
+    main = tables(run, frames)["main"]
+    assert r"\raggedright 0.600 over \texttt{rjs}; 0.600 over \texttt{golden\_refresh} &" in main
+    assert f"p{{{latex.WIDTH}}}" in main
 
 
 def test_what_the_tables_say(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _win_rate_column(judge: str, pooled: pd.DataFrame) -> Column:
         sides = ((pair.win_rate, pair.arm_b) if pair.arm_a == row["arm"] else (1 - pair.win_rate, pair.arm_a) for pair in pairs)
         return join((say(f"{number(rate)} over `{{other}}`", other=other) for rate, other in sides), "; ") or None
 
-    return Column(f"win rate, by {judge}", cell)
+    return Column(f"win rate, by {judge}", cell, paper=True)
 
 
 def kl_cell(row: Row) -> Cell:
@@ -107,10 +107,8 @@ def _paper_note(run: Run, *, by_axis: bool = False) -> Text:
     clusters = span(run.final_scores.groupby(["arm", "axis"] if by_axis else ["arm"])["cluster_id"].nunique())
     kl = "" if by_axis else " KL to the initial policy in nats per response; a number after a sign is an upper bound."
     return say(
-        f"Mean over {seeds} seeds ± sample SD over seeds, of answers to prompts in {clusters} clusters, which weigh alike. Bold is the "
-        "highest mean of its column, where it was tested against every other arm and is higher each time (contrasts at the final round, "
-        "two-way over seeds and clusters of prompts, p < 0.05, adjusted where the contrast is declared); no bold where a test is missing "
-        f"or cannot tell two arms apart.{kl}"
+        f"Mean over {seeds} seeds ± sample SD over seeds, of answers to prompts in {clusters} clusters, which weigh alike. Bold: the "
+        f"highest mean of its column; a mean without a mark is not distinguishable from it, or was not tested against it.{kl}"
     )
 
 
