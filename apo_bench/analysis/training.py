@@ -54,9 +54,9 @@ def step_curves(run: Run) -> pd.DataFrame:
 def trial_losses(run: Run) -> pd.DataFrame:
     """A row for each trial of tuning and each model that it trained; of a trial without a finished fit one row, with NaN.
 
-    Columns: arm, trial (from 1), model, first and last (mean loss in the first tenth of the first fit and in the last tenth of the last),
-    lowest and highest (of all its fits), each a mean over the tuning seeds; updates (all fits together), setting (what was tried, "" where
-    it is not known), chosen (whether the arm runs with it) and error (of a trial without a score). Numbers are of the rows of `training`, at most 200 a fit.
+    Columns: arm, trial (from 1), setting ("" where it is not known), model; updates (all fits together), first and last (mean loss in the
+    first tenth of the first fit and in the last tenth of the last), lowest and highest (of all fits), each a mean over the tuning seeds;
+    chosen (whether the arm runs with the setting) and error (of a trial without a score). Numbers are of the rows of `training`.
     """
     keys = ["arm", "trial", "seed", "model"]
     ends = _ends(_of_trials(_losses(run)), [*keys, "fit"]).sort_values("fit").groupby(keys)
@@ -67,9 +67,8 @@ def trial_losses(run: Run) -> pd.DataFrame:
         iter(of_seeds.groupby(level=["arm", "trial", "model"]).mean().reset_index().groupby(["arm", "trial"]))
     )
     nothing = pd.DataFrame([{"model": None, **dict.fromkeys(LOSSES, np.nan)}])
-    remarks = {
-        place: {"setting": "", "chosen": False, "error": ""} for place in of_trial
-    }  # also of arms that no setting could be chosen for
+    # also of arms that no setting could be chosen for
+    remarks = {place: {"setting": "", "chosen": False, "error": ""} for place in of_trial}
     for arm, tuned in (run.manifest.get("tuned") or {}).items():
         for number, trial in enumerate(tuned.get("trials", ()), 1):
             setting = ", ".join(f"{name} = {json.dumps(value)}" for name, value in trial["setting"].items())
