@@ -46,9 +46,10 @@ def section(run: Run) -> Section:
 def in_words(run: Run) -> Text:
     """The version, the seeds, and whether the run is the one that was preregistered."""
     manifest, seeds = run.manifest, run.experiment.seeds
+    numbers = ", ".join(map(str, seeds))
     version, commit = (manifest.get("versions") or {}).get("apo-bench"), str(manifest.get("commit") or "")
     code = say(f"commit `{{commit}}`{_changes(manifest)}", commit=commit[:7]) if commit else say("a commit that is not known")
-    listed = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})" if len(seeds) > 1 else f"one seed ({seeds[0]})"
+    listed = f"{len(seeds)} seeds ({numbers})" if len(seeds) > 1 else f"one seed ({numbers})"
     registered = manifest.get("preregistered")
     n = len(registered["deviations"]) if registered else 0
     verdict = f"It was preregistered on {registered['day']}" if registered else "It was not preregistered"
