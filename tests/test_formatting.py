@@ -105,3 +105,11 @@ def test_durations() -> None:
     seconds = (0, 0.4, 89, 90, 5399, 5400, 3600 * 1500, math.nan)
     texts = ["0 s", "0 s", "89 s", "1.5 min", "90.0 min", "1.5 h", "1,500.0 h", "not known"]
     assert [duration(value) for value in seconds] == texts
+
+
+def test_signs_of_numbers_are_minus_signs_and_hyphens_stay() -> None:
+    """By hand: after a blank, a bracket or a plus; not in words, ranges, dates, exponents, options or paths."""
+    assert markdown.minus("-0.5 (-1 to +2), +-3, [-.5") == "\u22120.5 (\u22121 to +2), +\u22123, [\u2212.5"
+    for text in ("SHA-256", "1e-05", "2026-12-01", "3-5", "--set", "a/-1", "no-1", "x - y", "-"):
+        assert markdown.minus(text) == text
+    assert markdown.minus(" - ") == " \u2212 "  # between two names

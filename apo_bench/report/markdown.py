@@ -77,8 +77,7 @@ def inline(text: Text) -> str:
 
 
 def _span(span: Span) -> str:
-    text = span.text if span.code else minus(span.text)
-    text = keep_ends(text, plain) if span.data else text
+    text = keep_ends(span.text, plain) if span.data else span.text if span.code else minus(span.text)
     if span.link.endswith(".md"):
         return f"[{text}]({span.link})"
     return f"`{text}`" if span.code else text

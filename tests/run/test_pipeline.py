@@ -328,7 +328,7 @@ def test_changing_an_arm_reruns_that_arm_only(done: Path, tmp_path: Path, capfd:
 
 
 def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path: Path) -> None:
-    """Seen with seeds 0 and 1. Without seed 1 the report opens with it, a replay of that too; as planned, nothing is said."""
+    """Seen with seeds 0 and 1. Without seed 1 it stands below the answer, in a replay too; as planned, nothing is said."""
     folder = shutil.copytree(done, tmp_path / "copy")
     assert json.loads((folder / "store" / "preregistration.json").read_text()) == [{"prompts": 14, "seeds": [0, 1], "stopping": "fixed"}]
     fewer = tiny_tree() | {"seeds": [0]}
@@ -336,7 +336,7 @@ def test_seeds_changed_after_results_were_seen_are_reported(done: Path, tmp_path
     for _ in range(2):
         pipeline.run(resolve_experiment(write_experiment(tmp_path / "fewer", fewer), None, folder), workers=1)
         assert json.loads((folder / "manifest.json").read_text())["preregistration_change"]["seeds_removed"] == [1]
-        assert notice in (folder / "report" / "report.md").read_text().partition("## Answer")[0]
+        assert notice in (folder / "report" / "report.md").read_text().partition("## What the controls show")[0]
     pipeline.run(resolve_experiment(write_experiment(tmp_path / "again", tiny_tree()), None, folder), workers=1)
     assert "preregistration_change" not in json.loads((folder / "manifest.json").read_text())
     assert tables(folder) == tables(done)

@@ -81,10 +81,10 @@ def policy_hash(text: str) -> str:
 
 
 def inline(text: Text) -> Markup:
-    """Spans as elements; data are kept apart from the direction of the text around them. Code is as it was typed."""
+    """Spans as elements; data are kept apart from the direction of the text around them. Data and code are as they were written."""
     parts = []
     for span in text:
-        words = span.text if span.code else minus(span.text)
+        words = span.text if span.code or span.data else minus(span.text)
         part: object = el("bdi", words) if span.data else words
         for applies, tag in ((span.code, "code"), (span.emphasis, "em"), (span.strong, "strong")):
             part = el(tag, part) if applies else part

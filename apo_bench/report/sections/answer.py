@@ -13,7 +13,7 @@ from apo_bench.analysis.results import POOLED, Run, declared_pairs, uninformativ
 from apo_bench.analysis.win_rates import NOT_AUDITED
 from apo_bench.config.finished_arms import declared_cost
 from apo_bench.config.schema import JUDGE, Comparison
-from apo_bench.formatting import ALPHA, Row, count, number, p_equals, probability, rows_of, signed
+from apo_bench.formatting import ALPHA, Row, count, minus, number, p_equals, probability, rows_of, signed
 from apo_bench.report.document import Answer, Block, Bullets, Claim, Claims, Notices, Section
 from apo_bench.report.sections.other_views import opposed, other_views
 from apo_bench.report.text import Text, join, names, say
@@ -34,7 +34,8 @@ def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Se
     pairs = [pair for family, pair in declared_pairs(run) if family == "primary"]
     missed = _missed_matches(frames["budget"])
     limits = [
-        say("**The harness failed a control of its own:** {failure}", failure=failure) for failure in controls.failed(frames["controls"])
+        say("**The harness failed a control of its own:** {failure}", failure=minus(failure))
+        for failure in controls.failed(frames["controls"])
     ]
     limits += [text for a, b, text in missed if (a, b) in {(pair.a, pair.b) for pair in pairs}]
     limits += opposed(compared)
@@ -49,7 +50,7 @@ def sections(run: Run, frames: Mapping[str, pd.DataFrame], control_sentences: Se
     return [
         Section("Answer", blocks),
         Section("The words", [Bullets(list(_words(run, compared)))], is_on_page_only=True, is_folded=True),
-        Section("What the controls show", [Bullets([say("{text}", text=text) for text in control_sentences])]),
+        Section("What the controls show", [Bullets([say("{text}", text=minus(text)) for text in control_sentences])]),
         Section("Warnings", [Bullets(cautions)] if cautions else []),
     ]
 

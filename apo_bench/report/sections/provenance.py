@@ -9,7 +9,7 @@ import pandas as pd
 
 from apo_bench.analysis import published
 from apo_bench.analysis.results import Run
-from apo_bench.formatting import count, duration
+from apo_bench.formatting import count, duration, minus
 from apo_bench.report.document import Block, Bullets, Facts, Section
 from apo_bench.report.tables import Column, Table, text_column
 from apo_bench.report.text import Text, join, names, say
@@ -46,10 +46,9 @@ def section(run: Run) -> Section:
 def in_words(run: Run) -> Text:
     """The version, the seeds, and whether the run is the one that was preregistered."""
     manifest, seeds = run.manifest, run.experiment.seeds
-    numbers = ", ".join(map(str, seeds))
     version, commit = (manifest.get("versions") or {}).get("apo-bench"), str(manifest.get("commit") or "")
     code = say(f"commit `{{commit}}`{_changes(manifest)}", commit=commit[:7]) if commit else say("a commit that is not known")
-    listed = f"{len(seeds)} seeds ({numbers})" if len(seeds) > 1 else f"one seed ({numbers})"
+    listed = f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))})"
     registered = manifest.get("preregistered")
     n = len(registered["deviations"]) if registered else 0
     verdict = f"It was preregistered on {registered['day']}" if registered else "It was not preregistered"
@@ -154,7 +153,7 @@ def published_section(run: Run, source: str, frame: pd.DataFrame) -> Section:
     """
     rows = pd.DataFrame(published.comparison_cells(frame), columns=list(published.HEADERS))
     columns = [
-        Column(_less(head), lambda row, head=head: None if row[head] == "-" else say("{cell}", cell=_less(row[head])))
+        Column(_less(head), lambda row, head=head: None if row[head] == "-" else say("{cell}", cell=minus(_less(row[head]))))
         for head in published.HEADERS
     ]
     caveats = published.comparison_caveats(run, published.read_published(published.find_published(source)), frame)
