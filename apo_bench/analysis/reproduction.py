@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats would take a second to import
 
+from apo_bench.analysis.report_files import check_report_file
 from apo_bench.analysis.results import POOLED, Run, read_run
 from apo_bench.config.load import dotted
 from apo_bench.errors import InputError
@@ -261,6 +262,7 @@ def read_contrasts(folder: Path) -> RunContrasts:
     if not path.is_file() or ((folder / "experiment.yaml").is_file() and not (folder / "manifest.json").is_file()):
         missing = "manifest.json" if path.is_file() else "report/tables/contrasts.csv"
         raise InputError(f"{folder}: not a finished run folder (no {missing})")
+    check_report_file(folder / "report", "tables/contrasts.csv")
     try:
         rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -273,6 +275,8 @@ def read_contrasts(folder: Path) -> RunContrasts:
         values = pd.to_numeric(rows[column].replace("", "nan"), errors="coerce")
         if bad := list(rows[column][values.isna() & ~rows[column].isin(["", "nan"])]):
             raise InputError(f"{path}: column {column}: {bad[0]!r} is no number")
+        if bad := values[np.isinf(values) | ((values < 0) & (column in ("standard_error", "df", "n_seeds", "sd")))].tolist():
+            raise InputError(f"{path}: column {column}: {bad[0]:g} cannot be")
         rows[column] = values.astype(float)
     if rows.duplicated(KEY).any():
         raise InputError(f"{path}: two rows have the same {', '.join(KEY)}")

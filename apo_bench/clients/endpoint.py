@@ -1,6 +1,7 @@
 """Where a model is served, at what price, and how it is sampled: the settings of a chat client, checked."""
 
 import ipaddress
+import json
 import math
 import os
 import re
@@ -107,6 +108,10 @@ class Sampling:
         require(self.temperature is None or 0 <= self.temperature < math.inf, "temperature", "must be at least 0", self.temperature)
         taken = {"model", "messages", "max_tokens", "max_completion_tokens", "temperature", "seed", "n", "stream"} & set(self.extra)
         require(not taken, "extra", f"not a place for {', '.join(sorted(taken))}")
+        try:
+            json.dumps(dict(self.extra), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"extra: no JSON: {error}") from None
 
     def body(self) -> dict[str, Any]:
         """These settings as fields of a request."""

@@ -2,16 +2,14 @@
 
 import ctypes
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from apo_bench.analysis.report_files import MANIFEST, listed_files
 from apo_bench.hashing import checksum
 from apo_bench.store import temporary_name, write_bytes, write_json
-
-MANIFEST = "report.json"
 
 
 def write_report_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
@@ -20,7 +18,7 @@ def write_report_files(folder: Path, files: Mapping[str, bytes | str]) -> None:
     What else lies in the folder stays.
     """
     target = folder / "report"
-    earlier = {MANIFEST, *_listed(target)}
+    earlier = {MANIFEST, *listed_files(target)}
     for left_over in folder.glob(".report.tmp-*"):  # of a killed process: the caller holds the lock
         shutil.rmtree(left_over, ignore_errors=True)
     beside = temporary_name(target)
@@ -60,7 +58,7 @@ def report_damage(folder: Path) -> str | None:
     target = folder / "report"
     if not (target / MANIFEST).is_file():
         return f"report/{MANIFEST} is missing: the report was interrupted, or never written"
-    files = _listed(target)
+    files = listed_files(target)
     if not files:
         return f"report/{MANIFEST} is not readable"
     for name, expected in files.items():
@@ -69,12 +67,3 @@ def report_damage(folder: Path) -> str | None:
         if checksum(target / name) != expected:
             return f"report/{name} does not match its checksum"
     return None
-
-
-def _listed(target: Path) -> dict[str, str]:
-    """The files of a report by its manifest, with their checksums; none where there is no readable manifest."""
-    try:
-        files = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return {str(name): str(expected) for name, expected in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}

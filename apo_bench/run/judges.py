@@ -106,15 +106,16 @@ def remove_judge(folder: Path, name: str) -> None:
     """
     with updating(folder):
         run = read_run(folder, repairing=True)
-        added, imported = dict(_added(folder)), folder / IMPORTED / f"{name}.parquet"
+        added, imported = dict(_added(folder)), {path.stem: path for path in (folder / IMPORTED).glob("*.parquet")}
         if name in run.experiment.judges:
             raise InputError(f"judges.{name}: it is in {folder}'s experiment; take it out there and run it again")
-        if name not in added and not imported.exists():
-            others = sorted({*added, *(path.stem for path in imported.parent.glob("*.parquet"))})
+        if name not in {*added, *imported}:  # so that no path is a name
+            others = sorted({*added, *imported})
             raise InputError(f"judges.{name}: {folder} has no such judge; added or imported: {', '.join(others) or 'none'}")
         break_seal(folder, "judges")
         _write_added(folder, {other: choice for other, choice in added.items() if other != name})
-        imported.unlink(missing_ok=True)
+        if name in imported:
+            imported[name].unlink()
         replace_judges(folder, {table: pd.DataFrame() for table in ("judgments", "set_judgments", "judge_audit", "timings")}, {name})
         judges = {other: facts for other, facts in (run.manifest.get("judges") or {}).items() if other != name}
         write_json(folder / "manifest.json", {**run.manifest, "judges": judges})

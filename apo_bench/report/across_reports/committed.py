@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from apo_bench.analysis.report_files import check_report_file
 from apo_bench.config.plain_yaml import read_yaml
 from apo_bench.errors import InputError
 
@@ -116,6 +117,8 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     """A table's columns; without rows where there is no file."""
     if not path.is_file():
         return pd.DataFrame(columns=columns)
+    if path.parent.name == "tables":
+        check_report_file(path.parents[1], f"tables/{path.name}")
     try:
         frame = pd.read_csv(path, dtype=TEXTS, keep_default_na=False, na_values=[""], encoding="utf-8")
     except ValueError as error:  # a parser's and a decoder's are such
