@@ -78,13 +78,13 @@ def test_a_broken_record_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_opens_with_a_change(tmp_path: Path) -> None:
+def test_the_answer_stands_beside_a_change(tmp_path: Path) -> None:
     scores = scored({(arm, seed, 1): (seed, arm == "apo_rjs", 2) for arm in ("apo_rjs", "golden_refresh", "rjs") for seed in (0, 1, 2)})
     ledger = frame("ledger", [("rjs", 0, "flops", 1.0, float("nan"))])
     preregistration.register_plan(tmp_path / "run", planned([0, 1], prompts=None))
     change = preregistration.plan_change(tmp_path / "run", planned([0, 1, 2], prompts=None))
     (tmp_path / "run" / "store" / "preregistration.json").rename(tmp_path / "preregistration.json")
     folder = write_run(tmp_path / "run", {"scores": scores, "ledger": ledger}, preregistration_change=change)
-    head = write_report(folder).read_text().partition("## Answer")[0]
+    answer = write_report(folder).read_text().partition("## Answer")[2].partition("\n## ")[0]
     expected = "**Not as preregistered:** results were first seen with seeds 0, 1; seeds 2 were added after results were seen."
-    assert expected in head
+    assert expected in answer

@@ -253,10 +253,10 @@ def test_the_section_has_both_and_says_what_differs(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     lines = section_of(run)
     text = "\n".join(lines)
-    (row,) = [line for line in lines if line.startswith("| win rate, % | apo_rjs - rjs")]
-    assert "| 35.78 | 36.43 | +0.65 (-1.30 to +2.60) | 0.65 |" in row
+    (row,) = [line for line in lines if line.startswith("| win rate, % | apo_rjs \u2212 rjs")]
+    assert "| 35.78 | 36.43 | +0.65 (\u22121.30 to +2.60) | 0.65 |" in row
     assert row.endswith("| 0.65 | - | - | - | - |")  # no judge was asked
-    assert "| apo_rjs - rjs | 1.582 | 1.623 | +0.041 | - | apo_rjs - rjs |" in text
+    assert "| apo_rjs \u2212 rjs | 1.582 | 1.623 | +0.041 | - | apo_rjs \u2212 rjs |" in text
     for word in (
         "third-party extraction",
         "Alpaca2",
