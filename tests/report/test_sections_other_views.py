@@ -39,6 +39,8 @@ def test_other_scorers_axes_and_equal_distance_stand_in_a_line() -> None:
 
 
 def test_a_scorer_of_the_other_sign_is_named_where_a_difference_is_shown() -> None:
-    (line,) = map(inline, opposed(pd.DataFrame([PRIMARY, row("gpt2", -0.5), row("ngram", 0.5), row("proxy", -0.5)])))
-    assert line.startswith("**Another scorer points the other way:** by gpt2, `apo` against `rjs` \u22120.500 (")
+    others = row("gpt2", -0.5), row("bert", -0.05), row("ngram", 0.5), row("proxy", -0.5)
+    surely, perhaps = map(inline, opposed(pd.DataFrame([PRIMARY, *others])))
+    assert surely.startswith("**Another scorer contradicts it:** by gpt2, `apo` against `rjs` \u22120.500 (")
+    assert perhaps.startswith("**Another scorer does not show it:** by bert, `apo` against `rjs` \u22120.050 (\u22120.150 to +0.050)")
     assert opposed(pd.DataFrame([PRIMARY | {"p_adjusted": 0.2}, row("gpt2", -0.5)])) == []

@@ -16,10 +16,11 @@ def other_views(compared: pd.DataFrame) -> Bullets:
 
 
 def opposed(compared: pd.DataFrame) -> list[Text]:
-    """A line for each scorer whose difference has the other sign than a primary comparison that shows one."""
+    """A line for each scorer whose difference has the other sign than a primary comparison that shows one, surely or not."""
     return [
         say(
-            f"**Another scorer points the other way:** by {{scorer}}, `{{a}}` against `{{b}}` {_size(other)}, descriptive.",
+            f"**Another scorer {'contradicts it' if _is_apart_from_zero(other) else 'does not show it'}:** by {{scorer}}, `{{a}}` against "
+            f"`{{b}}` {_size(other)}, descriptive.",
             scorer=other.scorer, a=row.arm_a, b=row.arm_b,
         )
         for row in _primary(compared)
@@ -27,6 +28,10 @@ def opposed(compared: pd.DataFrame) -> list[Text]:
         for other in _by_scorers(row, compared)
         if other.difference * row.difference < 0
     ]  # fmt: skip
+
+
+def _is_apart_from_zero(row: Row) -> bool:
+    return row.ci_low * row.ci_high > 0
 
 
 def _primary(compared: pd.DataFrame) -> list[Row]:
