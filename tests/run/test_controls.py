@@ -149,7 +149,9 @@ def test_a_difference_without_a_cause_fails_hard(tmp_path: Path) -> None:
         "below can be trusted."
     )
     lines = write_report(tmp_path / "run").read_text().splitlines()
-    assert lines[2] == f"**The harness failed a control of its own:** {B} differs from itself under other seeds: {numbers}."
+    shown = numbers.replace("-", "\N{MINUS SIGN}")
+    assert f"> **The harness failed a control of its own:** {B} differs from itself under other seeds: {shown}." in lines
+    assert lines[2] == "## Answer"
     message = f"controls: {B} differs from itself under other seeds (ground_truth, all: -20, p = 1.6e-05)"
     assert hard_failure(tmp_path / "run") == message
 

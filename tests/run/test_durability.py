@@ -43,7 +43,7 @@ def products(folder: Path) -> dict[str, bytes]:
     paths = [path for room in ("tables", "report") for path in sorted((folder / room).rglob("*")) if path.is_file()]
     contents = {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name not in OF_THIS_RUN}
     page = contents["report/report.html"]
-    for measured in (rb"<dt>Time and cost</dt><dd>.*?</dd>", rb"<tr>(?:(?!</tr>).)*timings\.parquet.*?</tr>"):
+    for measured in (rb"<p>Begun on .*?</p>", rb"<tr>(?:(?!</tr>).)*timings\.parquet.*?</tr>"):
         page, times = re.subn(measured, b"", page, flags=re.DOTALL)
         assert times == 1
     return contents | {"report/report.html": page}
