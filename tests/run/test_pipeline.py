@@ -41,7 +41,7 @@ COLUMNS = {
     "reliability": ["arm", "seed", "round", "axis", "bin", "low", "high", "confidence", "accuracy", "n"],
     "ledger": ["arm", "seed", "unit", "used", "marginal", "budget"],
     "timings": ["arm", "seed", "measure", "value"],
-    "training": ["arm", "seed", "round", "fit", "model", "artifact", "update", "loss"],
+    "training": ["arm", "trial", "seed", "round", "fit", "model", "artifact", "update", "loss"],
 }
 
 
