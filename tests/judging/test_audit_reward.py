@@ -17,7 +17,7 @@ from apo_bench.judging.human_preferences import Labelled, LabelledPair, read_lab
 from apo_bench.stats import clustered_share
 from apo_bench.types import Message, Prompt
 
-HH = Path("/work/shared/data/hh/hh_helpful_base_test.jsonl")
+HH = Path(__file__).parents[3] / "shared" / "data" / "hh" / "hh_helpful_base_test.jsonl"
 ROWS = [
     {"prompt": "how do i wash wool", "chosen": "by hand", "rejected": "you boil it for an hour", "subset": "laundry"},
     {"prompt": "why is the sky blue", "chosen": "light scatters", "rejected": "paint", "subset": "physics"},
