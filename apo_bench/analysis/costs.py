@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from apo_bench.analysis.results import POOLED, Run, declared_pairs, exclude_failed, in_order, seed_means, shared_seeds
-from apo_bench.config import tuning
 from apo_bench.config.schema import Comparison, Unit
+from apo_bench.config.tuning import TUNING
 from apo_bench.formatting import Row, rows_of, spent
 
 MATCH_KINDS = {
@@ -22,7 +22,7 @@ MATCH_KINDS = {
     "flops": "flops",
 }
 ANNOTATION = ["human_pairs", "golden_responses"]
-TUNING = ["policy_updates", "rm_updates", "sampled_responses", "flops"]
+TUNING_UNITS = ["policy_updates", "rm_updates", "sampled_responses", "flops"]
 FLOPS_TOLERANCE = 0.05
 PLAN_TOLERANCE = 0.1
 MEASURES = {"wall_s": "seconds of work", "peak_memory_bytes": "peak memory, bytes", "peak_device_bytes": "peak device memory, bytes"}
@@ -136,7 +136,7 @@ def annotation_curves(run: Run) -> pd.DataFrame:
 
 
 def tuning_costs(run: Run) -> pd.DataFrame:
-    """Tuning by arm: arm, trials, scored, chosen (JSON), dev_score (of the chosen setting), lowest, highest, and the units of TUNING.
+    """Tuning by arm: arm, trials, scored, chosen (JSON), dev_score (of the chosen setting), lowest, highest, and TUNING_UNITS.
 
     `trials` counts settings, `scored` those with a dev_score. The units are what all trials spent, over all tuning seeds.
     """
@@ -149,6 +149,6 @@ def tuning_costs(run: Run) -> pd.DataFrame:
         scores = [float(trial["dev_score"]) for trial in trials if trial.get("dev_score") is not None]
         reached = [float(trial["dev_score"]) for trial in trials if trial["setting"] == chosen and trial.get("dev_score") is not None]
         span = (min(scores), max(scores)) if scores else (np.nan, np.nan)
-        spent = [float(used.get((f"{tuning.TUNING}{arm}", unit), np.nan)) for unit in TUNING]
+        spent = [float(used.get((f"{TUNING}{arm}", unit), np.nan)) for unit in TUNING_UNITS]
         rows.append((arm, len(trials), len(scores), json.dumps(chosen), max(reached, default=np.nan), *span, *spent))
-    return pd.DataFrame(rows, columns=["arm", "trials", "scored", "chosen", "dev_score", "lowest", "highest", *TUNING])
+    return pd.DataFrame(rows, columns=["arm", "trials", "scored", "chosen", "dev_score", "lowest", "highest", *TUNING_UNITS])

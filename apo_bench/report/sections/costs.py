@@ -182,7 +182,7 @@ def tuning_section(run: Run) -> Section:
         Column("trials", lambda row: f"{row['trials']}" + ("" if row["scored"] == row["trials"] else f", {row['scored']} with a score")),
         Column("chosen", lambda row: _setting(json.loads(row["chosen"]) or {}) or None), column("dev_score"),
         Column("range over trials", lambda row: None if math.isnan(row["lowest"]) else say(f"{row['lowest']:.3f} to {row['highest']:.3f}")),
-        *[column(unit, form="count") for unit in costs.TUNING],
+        *[column(unit, form="count") for unit in costs.TUNING_UNITS],
     ]  # fmt: skip
     seeds = f" on seed {', '.join(map(str, tune.seeds))}" if tune else ""
     limit = f", and those that ended more than {tune.max_kl:g} nats from the initial policy set aside" if tune and tune.max_kl else ""
